@@ -1,0 +1,233 @@
+"""The WaveNet: forward, step, plan and generation are one model."""
+
+import math
+
+import pytest
+import torch
+
+from wavedil.audio import WaveNet, generate, stream
+from wavedil.audio.distributions import Categorical, Sampling
+from wavedil.audio.engines import run_torch
+from wavedil.audio.evaluate import evaluate
+from wavedil.audio.generate import Uniforms
+from wavedil.core import add_weight_norm, fold_weight_norm
+from wavedil.errors import WavedilError
+
+SMALL = {"channels": 8, "skip_channels": 12, "dilations": "1..8 x2", "sample_rate": 8000}
+VARIANTS = [
+    {},
+    {"kernel_size": 3},
+    {"kernel_size": 1},
+    {"front_kernel_size": 3, "codes": 31},
+    {"hidden_channels": 5, "head_channels": 7, "residual_scale": 0.5**0.5, "skip_scale": 0.5},
+    {"gate_order": "sigmoid_first", "dilations": [5, 1, 3]},
+    {"weight_norm": True, "kernel_size": 2},
+]
+
+
+def make(**options) -> WaveNet:
+    torch.manual_seed(0)
+    model = WaveNet(**{**SMALL, **options}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # peaked predictions: a wrong one shows
+            parameter.mul_(2)
+    return model
+
+
+def codes_of(model, batch=2, time=60):
+    return torch.randint(model.codes, (batch, time), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_generation_is_the_teacher_forced_pass(options):
+    model = make(**options)
+    sound = generate(model, 70, num=3, seed=5)
+    assert sound.shape == (3, 1, 70) and sound.dtype == torch.float32 and sound.abs().max() <= 1
+    codes = model.encode(sound[:, 0])
+    with torch.no_grad():
+        logits = model(codes)
+    uniforms = Uniforms(5, 3).draw(70)
+    for t in range(70):
+        assert torch.equal(model.distribution.sample(logits[..., t], uniforms[:, t], Sampling()), codes[:, t])
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_steps_equal_the_whole(options):
+    model = make(**options)
+    codes = codes_of(model)
+    with torch.no_grad():
+        whole = model(codes)
+        for lengths in ([60], [1] * 60, [0, 7, 0, 53]):
+            state, parts = None, []
+            for chunk in codes.split(lengths, 1):
+                logits, state = model.step(chunk, state)
+                parts.append(logits)
+            torch.testing.assert_close(torch.cat(parts, -1), whole)
+
+
+def test_a_prediction_sees_the_receptive_field_and_no_more():
+    model = make(front_kernel_size=2)
+    field = model.receptive_field
+    assert field == 2 * 15 + 1 + 1
+    codes = codes_of(model, 1)
+    with torch.no_grad():
+        before = model(codes)
+        for t in (40, 59):
+            changed = codes.clone()
+            changed[:, t - field] = (changed[:, t - field] + 7) % model.codes
+            moved = (model(changed) - before).abs().sum(1)[0] > 0
+            assert moved[t - field + 1 : t + 1].all()  # seen by the prediction at t, the last to see it
+            assert not moved[: t - field + 1].any() and not moved[t + 1 :].any()
+
+
+def test_streams_depend_on_seed_and_number_alone():
+    model = make()
+    five = generate(model, 50, num=5, seed=3)
+    assert torch.equal(five[:2], generate(model, 50, num=2, seed=3))
+    assert torch.equal(five[..., :20], generate(model, 20, num=5, seed=3))
+    assert not torch.equal(five, generate(model, 50, num=5, seed=4))
+    chunks = stream(model, num=5, seed=3, chunk=16)
+    assert torch.equal(torch.cat([next(chunks) for _ in range(3)], -1), five[..., :48])
+
+
+def test_state_continues_elsewhere():
+    model = make(front_kernel_size=2)
+    uniforms = Uniforms(0, 2).draw(40)
+    plan, start = model.plan(), model.start(2)
+    whole, last = run_torch(plan, start, uniforms, Sampling())
+    first, state = run_torch(plan, start, uniforms[:, :13], Sampling())
+    second, end = run_torch(plan, state, uniforms[:, 13:], Sampling())
+    assert torch.equal(torch.cat([first, second], 1), whole)
+    assert end.keys() == last.keys() == start.keys()
+    for key in end:
+        torch.testing.assert_close(end[key], last[key])
+    with torch.no_grad():
+        _, teacher = model.step(whole)
+    for key in end:
+        torch.testing.assert_close(end[key], teacher[key])
+
+
+def test_priming_continues_the_recording():
+    model = make()
+    whole = generate(model, 60, num=2, seed=1)
+    with torch.no_grad():
+        codes = model.encode(whole[:, 0])
+        _, state = model.step(codes[:, :25])
+    uniforms = Uniforms(9, 2).draw(30)
+    expected, _ = run_torch(model.plan(), state, uniforms, Sampling())
+    primed = generate(model, 30, num=2, seed=9, prime=whole[..., :25])
+    assert torch.equal(model.encode(primed[:, 0]), expected)
+    assert torch.equal(generate(model, 30, num=2, seed=9, prime=whole[:1, :, :25])[0], primed[0])
+
+
+def test_generation_follows_the_weights():
+    model = make()
+    first = generate(model, 40)
+    with torch.no_grad():
+        model.stack.layers[3].conv.weight.add_(torch.randn_like(model.stack.layers[3].conv.weight))
+    second = generate(model, 40)
+    assert not torch.equal(first, second)
+    codes = model.encode(second[:, 0])
+    with torch.no_grad():
+        logits = model(codes)
+    u = Uniforms(0, 1).draw(40)
+    assert all(torch.equal(model.distribution.sample(logits[..., t], u[:, t], Sampling()), codes[:, t]) for t in range(40))
+    add_weight_norm(model)
+    torch.testing.assert_close(generate(model, 40), second)
+    fold_weight_norm(model)
+    torch.testing.assert_close(generate(model, 40), second)
+
+
+def test_loss_is_the_mean_over_the_mask():
+    model = make()
+    codes = codes_of(model)
+    mask = torch.zeros_like(codes, dtype=torch.bool)
+    mask[0, 10:20] = True
+    with torch.no_grad():
+        nats = torch.nn.functional.cross_entropy(model(codes), codes, reduction="none")
+        torch.testing.assert_close(model.loss(codes), nats.mean())
+        torch.testing.assert_close(model.loss(codes, mask), nats[0, 10:20].mean())
+
+
+def test_evaluate_has_full_context_in_any_chunks(monkeypatch):
+    model = make()
+    sounds = [model.decode(codes_of(model, 1, 130)[0]), model.decode(codes_of(model, 1, 7)[0])]
+    with torch.no_grad():
+        nats = sum(model.loss(model.encode(s).unsqueeze(0)).item() * len(s) for s in sounds)
+    result = evaluate(model, sounds)
+    assert result.count == 137 and result.files == 2 and "256 mu-law codes at 8000 Hz" in result.definition
+    assert result.bits_per_sample == pytest.approx(nats / 137 / math.log(2), rel=1e-6)
+    monkeypatch.setattr("wavedil.audio.evaluate.CHUNK", 50)
+    assert evaluate(model, sounds).bits_per_sample == pytest.approx(result.bits_per_sample, rel=1e-6)
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+
+def test_choice_is_the_inverse_cdf():
+    logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
+    pick = lambda u, **s: Categorical(4).sample(logits, torch.tensor([u], dtype=torch.float64), Sampling(**s)).item()  # noqa: E731
+    assert [pick(u) for u in (0.0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61, 0.999999)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [pick(u, temperature=0) for u in (0.0, 0.9)] == [3, 3]
+    assert [pick(u, top_k=2) for u in (0.0, 0.4, 0.45, 0.99)] == [2, 2, 3, 3]  # 3/7 is 0.4286
+    assert [pick(u, top_p=0.75) for u in (0.0, 0.2, 0.23, 0.55, 0.56, 0.99)] == [1, 1, 2, 2, 3, 3]  # 0.2, 0.3, 0.4 of 0.9
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (5, None), (None, 0.6), (7, 0.8), (1, None), (None, 1e-9)])
+def test_truncation_equals_a_sort(temperature, top_k, top_p):
+    logits = torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) * 3
+    got = Sampling(temperature, top_k, top_p).probabilities(logits)
+    for row, result in zip(logits.double().tolist(), got.tolist(), strict=True):
+        weights = [math.exp(v / temperature) for v in row]
+        p = [w / sum(weights) for w in weights]
+        order = sorted(range(50), key=lambda i: -p[i])[: top_k or 50]
+        total, kept, held = sum(p[i] for i in order), [], 0.0
+        for i in order:
+            if top_p is not None and held >= top_p * total:
+                break
+            kept.append(i)
+            held += p[i]
+        expected = [p[i] if i in kept else 0.0 for i in range(50)]
+        assert result == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: generate(m, 0), "positive number of samples"),
+        (lambda m: generate(m, 5, num=0), "positive number of streams"),
+        (lambda m: generate(m, 5, seed=-1), "seed is -1"),
+        (lambda m: generate(m, 5, temperature=-0.1), "temperature is -0.1"),
+        (lambda m: generate(m, 5, top_k=0), "top_k is 0"),
+        (lambda m: generate(m, 5, top_p=1.5), "top_p is 1.5"),
+        (lambda m: generate(m, 5, engine="warp"), "expected one of auto, torch"),
+        (lambda m: generate(m, 5, prime=torch.zeros(3, 1, 4)), "expected \\(1 or 1, 1, time\\)"),
+        (lambda m: m(torch.zeros(1, 5)), "expected int64"),
+        (lambda m: WaveNet(skip_channels=0), "positive integer"),
+        (lambda m: WaveNet(dilations="0,1"), "0"),
+    ],
+)
+def test_errors_say_what_to_do(call, message):
+    with pytest.raises(WavedilError, match=message):
+        call(make())
+
+
+def test_nan_weights_are_refused():
+    model = make()
+    with torch.no_grad():
+        model.head.out.bias[3] = math.nan
+    with pytest.raises(WavedilError, match="diverged"):
+        generate(model, 5)
+
+
+def test_an_interrupt_keeps_what_was_made():
+    model = make(dilations=[1])
+    seen = []
+
+    def progress(done, total):
+        seen.append(done)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    assert generate(model, 5000, progress=progress).shape == (1, 1, 2048)

@@ -1,0 +1,344 @@
+"""The core, in 1, 2 and 3 dimensions by the same tests: that they pass is the proof that it is one core."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from wavedil import ConvBlock, DilatedConv, DilatedConv1d, DilatedConv2d, DilatedConv3d, DilatedStack, GatedBlock, doubling
+from wavedil.core import add_weight_norm, fold_weight_norm, stream
+from wavedil.errors import WavedilError
+
+DIMS = (1, 2, 3)
+SIZE = {1: 23, 2: 11, 3: 7}
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def sound(ndim, batch=2, channels=4, size=None):
+    return torch.randn(batch, channels, *[size or SIZE[ndim]] * ndim)
+
+
+# -- answers by hand ---------------------------------------------------------------------------------------------------
+
+
+def filled(conv, values):
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor(values).view_as(conv.weight))
+    return conv
+
+
+@pytest.mark.parametrize(
+    ("padding", "kernel", "dilation", "expected"),
+    [
+        ("causal", [1, 10], 2, [10, 20, 31, 42, 53]),  # out[t] = x[t-2] + 10 x[t]
+        ("causal", [1, 10, 100], 1, [100, 210, 321, 432, 543]),
+        ("valid", [1, 10], 2, [31, 42, 53]),
+        ("same", [1, 10, 100], 1, [210, 321, 432, 543, 54]),
+        ("same", [1, 10], 1, [21, 32, 43, 54, 5]),  # even kernel: the padded position is on the right
+        ("same", [1, 10], 3, [30, 41, 52, 3, 4]),  # span 3: one before, two after: out[t] = x[t-1] + 10 x[t+2]
+    ],
+)
+def test_small_integers(padding, kernel, dilation, expected):
+    x = torch.tensor([[[1.0, 2, 3, 4, 5]]])
+    conv = filled(DilatedConv(1, 1, 1, len(kernel), dilation=dilation, padding=padding, bias=False), kernel)
+    assert conv(x)[0, 0].tolist() == expected
+
+
+def test_reflect_by_hand():
+    x = torch.tensor([[[1.0, 2, 3, 4, 5]]])
+    conv = filled(DilatedConv(1, 1, 1, 3, dilation=2, pad_mode="reflect", bias=False), [1, 10, 100])
+    assert conv(x)[0, 0].tolist() == [3 + 10 + 300, 2 + 20 + 400, 1 + 30 + 500, 2 + 40 + 400, 3 + 50 + 300]
+
+
+# -- against torch -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+@pytest.mark.parametrize(("kernel", "dilation", "stride", "groups"), [(3, 1, 1, 1), (2, 2, 1, 2), (3, 2, 2, 4), (1, 1, 1, 1)])
+def test_equals_torch(ndim, kernel, dilation, stride, groups):
+    x = sound(ndim).requires_grad_()
+    conv = DilatedConv(ndim, 4, 8, kernel, dilation=dilation, stride=stride, padding="valid", groups=groups)
+    y = conv(x)
+    expected = CONV[ndim](x, conv.weight, conv.bias, stride=stride, dilation=dilation, groups=groups)
+    torch.testing.assert_close(y, expected)
+    inputs = (x, conv.weight, conv.bias)
+    seed = torch.randn_like(y)
+    for ours, theirs in zip(torch.autograd.grad(y, inputs, seed), torch.autograd.grad(expected, inputs, seed), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+def test_same_keeps_the_size_and_agrees_with_torch(ndim):
+    for kernel, dilation in itertools.product((1, 2, 3, 4), (1, 2)):
+        x = sound(ndim)
+        conv = DilatedConv(ndim, 4, 4, kernel, dilation=dilation)
+        assert conv(x).shape == x.shape
+        expected = CONV[ndim](F.pad(x, [s for pad in reversed(conv.pads) for s in pad]), conv.weight, conv.bias, dilation=dilation)
+        torch.testing.assert_close(conv(x), expected)
+        assert all(0 <= after - before <= 1 for before, after in conv.pads)
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+@pytest.mark.parametrize("padding", ["same", "causal"])
+def test_strides_give_the_ceiling(ndim, padding):
+    for size in (6, 7):
+        assert DilatedConv(ndim, 2, 2, 3, stride=2, padding=padding)(sound(ndim, 1, 2, size)).shape[2:] == (math.ceil(size / 2),) * ndim
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+def test_axes_of_their_own(ndim):
+    kernel, dilation = (3, 2, 1)[:ndim], (1, 3, 2)[:ndim]
+    padding = ("causal", "same", "valid")[:ndim]
+    conv = DilatedConv(ndim, 4, 4, kernel, dilation=dilation, padding=padding)
+    x = sound(ndim)
+    size = [SIZE[ndim] - (span if name == "valid" else 0) for span, name in zip(conv.span, padding, strict=True)]
+    assert list(conv(x).shape[2:]) == size
+
+
+# -- equivalences ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_2d_of_kernel_1_k_is_1d(causal):
+    one = DilatedStack(1, 4, [1, 2, 4], 3, causal=causal)
+    two = DilatedStack(2, 4, [1, 2, 4], (1, 3), causal=(False, causal))
+    two.load_state_dict({key: value.unsqueeze(2) if value.ndim == 3 else value for key, value in one.state_dict().items()})
+    x = torch.randn(2, 4, 5, 19)
+    rows = x.transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(two(x), one(rows).unflatten(0, (2, 5)).transpose(1, 2))
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+def test_dilation_is_interleaved_undilated_convolution(ndim):
+    d = 2
+    dilated = DilatedConv(ndim, 4, 3, 3, dilation=d)
+    plain = DilatedConv(ndim, 4, 3, 3)
+    plain.load_state_dict(dilated.state_dict())
+    x = sound(ndim, size=2 * d * 3)
+    y = dilated(x)
+    for phase in itertools.product(range(d), repeat=ndim):
+        picks = (slice(None), slice(None), *(slice(p, None, d) for p in phase))
+        torch.testing.assert_close(y[picks], plain(x[picks]))
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+def test_shift_equivariance_in_the_interior(ndim):
+    stack = DilatedStack(ndim, 4, [1, 2], 3, block=ConvBlock)
+    x = sound(ndim, size=16)
+    shifted = torch.roll(x, shifts=(1,) * ndim, dims=tuple(range(2, 2 + ndim)))
+    inside = (slice(None), slice(None), *(slice(5, -5),) * ndim)
+    torch.testing.assert_close(
+        stack(shifted)[inside], torch.roll(stack(x), (1,) * ndim, tuple(range(2, 2 + ndim)))[inside]
+    )
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradient_footprint_is_the_formula(ndim, causal):
+    stack = DilatedStack(ndim, 2, [1, 2], 3, causal=causal)
+    field = 1 + 2 * (1 + 2)
+    assert stack.receptive_field == field
+    size, at = 15, 8
+    x = sound(ndim, 1, 2, size).requires_grad_()
+    stack(x)[(0, slice(None), *(at,) * ndim)].sum().backward()
+    touched = x.grad.abs().sum(dim=(0, 1)) > 0
+    first = at - (field - 1) if causal else at - (field - 1) // 2
+    expected = torch.zeros_like(touched)
+    expected[(slice(first, first + field),) * ndim] = True
+    assert torch.equal(touched, expected)
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+def test_nothing_flows_back_from_the_future(ndim):
+    stack = DilatedStack(ndim, 2, [1, 2, 4], 2, causal=(*(False,) * (ndim - 1), True))
+    x = sound(ndim, 1, 2, 9).requires_grad_()
+    for t in (0, 3, 8):
+        (grad,) = torch.autograd.grad(stack(x)[..., t].sum(), x)
+        assert grad[..., t + 1 :].abs().max() == 0 if t < 8 else True
+        assert grad[..., t].abs().max() > 0
+
+
+# -- streaming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+@pytest.mark.parametrize("options", [{}, {"block": ConvBlock}, {"skip_channels": 0}, {"skip_channels": 3, "skip_scale": 0.5}])
+def test_chunks_equal_the_whole(ndim, options):
+    stack = DilatedStack(ndim, 4, [1, 3], 3, causal=(*(False,) * (ndim - 1), True), **options)
+    x = sound(ndim, size=12)
+    whole = stack(x)
+    for lengths in ([12], [1] * 12, [0, 5, 0, 1, 6], [11, 1]):
+        state, parts = None, []
+        for chunk in x.split(lengths, dim=-1):
+            y, state = stack.step(chunk, state)
+            parts.append(y)
+        torch.testing.assert_close(torch.cat(parts, -1), whole)
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+def test_conditioned_chunks_equal_the_whole(ndim):
+    stack = DilatedStack(ndim, 4, [1, 2], 2, causal=True, condition_channels=3, residual_scale=0.5**0.5)
+    x, c = sound(ndim, size=8), sound(ndim, channels=3, size=8)
+    state, parts = None, []
+    for chunk, part in zip(x.split([3, 5], -1), c.split([3, 5], -1), strict=True):
+        y, state = stack.step(chunk, state, part)
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, -1), stack(x, c))
+
+
+def test_state_is_plain_tensors_that_are_never_changed(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    stack = DilatedStack(1, 4, "1..4 x2", causal=True)
+    x = sound(1)
+    _, state = stack.step(x)
+    assert all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items())
+    save_file(state, tmp_path / "state.safetensors")
+    kept = stream.clone(state)
+    first, _ = stack.step(x, state)
+    again, _ = stack.step(x, load_file(tmp_path / "state.safetensors"))
+    assert torch.equal(first, again)
+    assert all(torch.equal(state[key], kept[key]) for key in state)
+    branch, _ = stack.step(x[[1, 1, 0]], stream.select(state, [1, 1, 0]))
+    torch.testing.assert_close(branch, first[[1, 1, 0]])
+    assert stream.to(state, torch.float32)["layers.0.conv.history"].dtype == torch.float32
+
+
+def test_wrong_states_are_told():
+    stack = DilatedStack(1, 4, [1, 2], causal=True)
+    _, state = stack.step(sound(1))
+    with pytest.raises(WavedilError, match="another model or batch size"):
+        stack.step(sound(1, batch=3), state)
+    with pytest.raises(WavedilError, match="expected 'history'"):
+        stack.step(sound(1), {"nonsense": torch.zeros(1)})
+    with pytest.raises(WavedilError, match="needs a causal axis"):
+        DilatedConv(1, 4, 4, 2).step(sound(1))
+
+
+# -- the stack's product, checkpointing, weight norm, layouts ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+def test_one_product_is_the_sum_of_skips(ndim):
+    scales = [0.5, 2.0, 1.0]
+    stack = DilatedStack(ndim, 4, [1, 2, 1], 2, skip_channels=5, hidden_channels=3, skip_scale=scales, last_residual=True)
+    x = sound(ndim, size=6)
+    total, h = 0, x
+    for layer in stack.layers:
+        h, skip = layer(h)
+        total = total + skip
+    torch.testing.assert_close(stack(x), total)
+
+
+def test_gate_orders_differ_by_a_swap():
+    one, two = GatedBlock(1, 4, dilation=2), GatedBlock(1, 4, dilation=2, gate_order="sigmoid_first")
+    weights = one.state_dict()
+    for key in ("conv.weight", "conv.bias"):
+        weights[key] = weights[key].roll(4, 0)
+    two.load_state_dict(weights)
+    x = sound(1)
+    for a, b in zip(one(x), two(x), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("options", [{}, {"skip_channels": 0}, {"block": ConvBlock}])
+def test_checkpointing_changes_nothing(options):
+    x = sound(1)
+    grads = []
+    for layers in (0, 2):
+        torch.manual_seed(1)
+        stack = DilatedStack(1, 4, [1, 2, 4], causal=True, checkpoint_layers=layers, **options)
+        y = stack(x)
+        y.square().sum().backward()
+        grads.append([y.detach(), *(p.grad for p in stack.parameters())])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+def test_weight_norm_folds_away(ndim):
+    stack = DilatedStack(ndim, 4, [1, 2], 3, weight_norm=True)
+    x = sound(ndim)
+    with torch.no_grad():
+        for name, parameter in stack.named_parameters():
+            if name.endswith("original0"):
+                parameter.mul_(1.5)  # so that the norm matters
+    before = stack(x)
+    fold_weight_norm(stack)
+    assert {name for name, _ in stack.named_parameters()} == {name for name, _ in DilatedStack(ndim, 4, [1, 2], 3).named_parameters()}
+    torch.testing.assert_close(stack(x), before)
+    assert add_weight_norm(stack) is stack
+    torch.testing.assert_close(stack(x), before)
+
+
+@pytest.mark.parametrize("ndim", DIMS)
+def test_gradcheck(ndim):
+    stack = DilatedStack(ndim, 2, [1, 2], 2, causal=True, condition_channels=1, skip_channels=2)
+    x, c = sound(ndim, 1, 2, 4).requires_grad_(), sound(ndim, 1, 1, 4).requires_grad_()
+    assert torch.autograd.gradcheck(stack, (x, c))
+    parameters = [p.detach().requires_grad_() for p in stack.parameters()]
+    names = [name for name, _ in stack.named_parameters()]
+
+    def of_weights(*weights):
+        return torch.func.functional_call(stack, dict(zip(names, weights, strict=True)), (x.detach(), c.detach()))
+
+    assert torch.autograd.gradcheck(of_weights, parameters)
+
+
+def test_layout_is_kept_through_a_stack():
+    stack = DilatedStack(1, 16, "1..8", causal=True).float()
+    x = torch.randn(2, 70, 16, dtype=torch.float32).transpose(1, 2)  # channels innermost in memory
+    y = stack(x)
+    assert y.stride(1) == 1
+    torch.testing.assert_close(y, stack(x.contiguous()))
+
+
+def test_widths_by_layer():
+    stack = DilatedStack(2, [3, 6, 12, 3], [1, 2, 1], 3, block=ConvBlock)
+    assert stack(sound(2, 1, 3)).shape == (1, 3, 11, 11)
+    with pytest.raises(WavedilError, match="3 layers need 4"):
+        DilatedStack(2, [3, 6, 12], [1, 2, 1], 3, block=ConvBlock)
+
+
+def test_doors_and_figures():
+    for door, ndim in ((DilatedConv1d, 1), (DilatedConv2d, 2), (DilatedConv3d, 3)):
+        assert door(4, 4, 3).ndim == ndim
+    assert DilatedStack(1, 4, doubling(512, repeats=3)).receptive_field == 3 * 1023 + 1
+    assert DilatedStack(2, 4, [1, 1, 2, 4, 8, 16, 1], 3, block=ConvBlock).receptive_field == 67
+    assert DilatedStack(2, 4, [1, 2], (1, 3)).receptive_field == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DilatedConv(4, 1, 1, 3), "expected 1, 2 or 3"),
+        (lambda: DilatedConv(2, 1, 1, (3, 3, 3)), "one for each of 2 axes"),
+        (lambda: DilatedConv(1, 1, 1, 0), "at least 1"),
+        (lambda: DilatedConv(1, 3, 4, 2, groups=2), "divisor"),
+        (lambda: DilatedConv(1, 1, 1, 2, padding="full"), "same, causal, valid"),
+        (lambda: DilatedConv(1, 1, 1, 2, pad_mode="circular"), "zeros, reflect"),
+        (lambda: DilatedConv(1, 2, 2, 2)(torch.zeros(1, 3, 8)), "expected \\(batch, 2"),
+        (lambda: DilatedConv(1, 1, 1, 3, dilation=8, padding="valid")(torch.zeros(1, 1, 16)), "needs at least 17"),
+        (lambda: DilatedConv(1, 1, 1, 3, dilation=8, pad_mode="reflect")(torch.zeros(1, 1, 8)), "at least 9"),
+        (lambda: GatedBlock(1, 4, gate_order="relu"), "tanh_first, sigmoid_first"),
+        (lambda: GatedBlock(1, 4, condition_channels=2)(torch.zeros(1, 4, 8)), "needs a condition of 2"),
+        (lambda: GatedBlock(1, 4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)), "takes no condition"),
+        (lambda: GatedBlock(1, 4, condition_channels=4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 7)), "expected the same"),
+        (lambda: DilatedStack(1, 4, [1, 2], skip_scale=[1.0]), "one for each of 2 layers"),
+        (lambda: DilatedStack(1, 4, [1], padding="same", causal=True, block=ConvBlock), "keep one"),
+        (lambda: DilatedStack(1, 4, [1], block=ConvBlock, skip_channels=4), "belong to GatedBlock"),
+    ],
+)
+def test_errors_say_what_to_do(make, message):
+    with pytest.raises(WavedilError, match=message):
+        make()

@@ -1,0 +1,209 @@
+"""WaveNet (van den Oord et al. 2016, arXiv 1609.03499) over mu-law codes. The file reads top-down like the paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wavedil.audio.companding import mu_law_decode, mu_law_encode
+from wavedil.audio.distributions import Categorical
+from wavedil.audio.plan import LayerPlan, Plan
+from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm, format_schedule
+from wavedil.core.stream import State, named, part
+from wavedil.errors import WavedilError
+
+
+class WaveNet(nn.Module):
+    """Autoregressive model of mu-law codes: front, stack of causal gated blocks, head.
+
+    ``forward(codes)``: ``(batch, time) int64 -> (batch, codes, time)`` logits, where ``logits[..., t]`` predicts
+    ``codes[:, t]`` from the codes before t alone. At time 0 every layer's history is zero and the code before the first
+    is the zero-amplitude code (128 for 256 codes), in training, evaluation, streaming and generation alike.
+
+    Args:
+        channels, skip_channels: residual and skip channels.
+        dilations: schedule of the stack, e.g. ``"1..512 x2"``.
+        kernel_size: taps of each dilated convolution.
+        hidden_channels: width of the gated activations; default ``channels``.
+        head_channels: width between the head's two products; default ``skip_channels``.
+        front_kernel_size: taps of the causal front convolution over one-hot codes; 1 is a plain code embedding.
+        codes: number of mu-law codes.
+        sample_rate: in Hz; it is stored with the model and given to the files it makes.
+        residual_scale, skip_scale, gate_order: see :class:`wavedil.GatedBlock`.
+        weight_norm: normalise the weights of stack and head; ``fold_weight_norm(model)`` folds it away.
+        checkpoint_layers: see :class:`wavedil.DilatedStack`.
+    """
+
+    def __init__(
+        self,
+        channels: int = 64,
+        skip_channels: int = 128,
+        dilations: Schedule = "1..512 x2",
+        kernel_size: int = 2,
+        *,
+        hidden_channels: int | None = None,
+        head_channels: int | None = None,
+        front_kernel_size: int = 1,
+        codes: int = 256,
+        sample_rate: int = 16000,
+        residual_scale: float = 1.0,
+        skip_scale: float = 1.0,
+        gate_order: str = "tanh_first",
+        weight_norm: bool = False,
+        checkpoint_layers: int = 0,
+    ):
+        super().__init__()
+        if not isinstance(skip_channels, int) or skip_channels < 1:
+            raise WavedilError(f"skip_channels is {skip_channels!r}: expected a positive integer, since the head reads the skips")
+        if not isinstance(sample_rate, int) or sample_rate < 1:
+            raise WavedilError(f"sample_rate is {sample_rate!r}: expected Hz as a positive integer")
+        self.front = Front(codes, channels, front_kernel_size)
+        self.stack = DilatedStack(
+            ndim=1,
+            channels=channels,
+            dilations=dilations,
+            kernel_size=kernel_size,
+            causal=True,
+            skip_channels=skip_channels,
+            hidden_channels=hidden_channels,
+            residual_scale=residual_scale,
+            skip_scale=skip_scale,
+            gate_order=gate_order,
+            checkpoint_layers=checkpoint_layers,
+        )
+        self.distribution = Categorical(codes)
+        self.head = Head(skip_channels, head_channels or skip_channels, self.distribution.parameters)
+        if weight_norm:
+            add_weight_norm(self)
+        self.sample_rate, self.codes = sample_rate, codes
+        #: The arguments that build this model again; saved beside the weights.
+        self.config = {
+            "channels": channels,
+            "skip_channels": skip_channels,
+            "dilations": format_schedule(self.stack.dilations),
+            "kernel_size": kernel_size,
+            "hidden_channels": hidden_channels,
+            "head_channels": head_channels,
+            "front_kernel_size": front_kernel_size,
+            "codes": codes,
+            "sample_rate": sample_rate,
+            "residual_scale": residual_scale,
+            "skip_scale": skip_scale,
+            "gate_order": gate_order,
+            "weight_norm": weight_norm,
+            "checkpoint_layers": checkpoint_layers,
+        }
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return self.stack.dilations
+
+    @property
+    def kernel_size(self) -> int:
+        return self.stack.kernel_size
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples of the past that a prediction sees."""
+        return self.stack.receptive_field + self.front.receptive_field - 1
+
+    @property
+    def zero_code(self) -> int:
+        """The code of zero amplitude: what comes before the first sample."""
+        return self.codes // 2
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.head(self.stack(self.front(self._shift(codes, None))))
+
+    def step(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The next chunk, any length: logits as in :meth:`forward`, and the state after it (see ``wavedil.core.stream``)."""
+        previous = None if state is None else state["previous"]
+        x, front = self.front.step(self._shift(codes, previous), part(state, "front"))
+        skips, stack = self.stack.step(x, part(state, "stack"))
+        last = codes[:, -1:] if codes.shape[1] else self.start(codes.shape[0])["previous"] if previous is None else previous
+        return self.head(skips), {"previous": last.clone(), **named("front", front), **named("stack", stack)}
+
+    def start(self, batch: int) -> State:
+        """The state before the first sample."""
+        device = self.front.tables.device
+        _, front = self.front.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
+        _, stack = self.stack.step(torch.zeros(batch, self.config["channels"], 0, device=device))
+        previous = torch.full((batch, 1), self.zero_code, device=device)
+        return {"previous": previous, **named("front", front), **named("stack", stack)}
+
+    def loss(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean negative log-likelihood in nats per sample of ``(batch, time)`` codes, over the True places of ``mask``."""
+        return self.distribution.nats(self(codes), codes, mask).mean()
+
+    def encode(self, sound: Tensor) -> Tensor:
+        """Sound in [-1, 1] to codes of the same shape."""
+        return mu_law_encode(sound, self.codes)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes to float32 sound in [-1, 1] of the same shape; ``encode`` gives the codes back."""
+        return mu_law_decode(codes, self.codes)
+
+    def plan(self) -> Plan:
+        """The flat description of weights and wiring that generation engines read."""
+        block = self.stack.layers[0]
+        skip_weight, skip_bias = self.stack.skip_product()
+        return Plan(
+            tables=self.front.tables.detach(),
+            layers=tuple(LayerPlan.of(layer) for layer in self.stack.layers),
+            residual_scale=block.residual_scale,
+            skip_weight=skip_weight.detach().flatten(1),
+            skip_bias=skip_bias.detach(),
+            head=tuple((conv.weight.detach().flatten(1), conv.bias.detach()) for conv in (self.head.hidden, self.head.out)),
+            distribution=self.distribution,
+        )
+
+    def _shift(self, codes: Tensor, previous: Tensor | None) -> Tensor:
+        """The input at t is the code at t - 1."""
+        if codes.ndim != 2 or codes.dtype != torch.int64:
+            raise WavedilError(f"codes are {codes.dtype} of shape {tuple(codes.shape)}: expected int64 of (batch, time)")
+        if previous is None:
+            return F.pad(codes, (1, 0), value=self.zero_code)[:, : codes.shape[1]]
+        return torch.cat([previous, codes], dim=1)[:, : codes.shape[1]]
+
+
+class Front(nn.Module):
+    """Causal convolution over one-hot codes, as a look-up: ``(batch, time) int64 -> (batch, channels, time)``.
+
+    Tap j adds row ``codes[:, t - j]`` of its own table; before the start there is no code and nothing is added.
+    """
+
+    def __init__(self, codes: int, channels: int, kernel_size: int = 1):
+        super().__init__()
+        if kernel_size < 1 or codes < 2:
+            raise WavedilError(f"front_kernel_size is {kernel_size} and codes {codes}: expected at least 1 and 2")
+        self.tables = nn.Parameter(torch.randn(kernel_size, codes, channels) / kernel_size**0.5)  # newest tap last
+
+    @property
+    def receptive_field(self) -> int:
+        return len(self.tables)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.step(codes)[0]
+
+    def step(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        taps, rows, _ = self.tables.shape
+        nothing = codes.new_full((codes.shape[0], taps - 1), rows)
+        joined = torch.cat([nothing if state is None else state["history"], codes], dim=1)
+        time = codes.shape[1]
+        out = F.embedding(joined[:, taps - 1 :], self.tables[-1])
+        for tap in range(taps - 1):  # these may look at "nothing", whose row is zero
+            out = out + F.embedding(joined[:, tap : tap + time], F.pad(self.tables[tap], (0, 0, 0, 1)))
+        return out.transpose(1, 2), {"history": joined[:, joined.shape[1] - (taps - 1) :].clone()}
+
+
+class Head(nn.Module):
+    """Skips to distribution parameters: ReLU, 1x1, ReLU, 1x1 (section 2.4, figure 4)."""
+
+    def __init__(self, channels: int, hidden: int, parameters: int):
+        super().__init__()
+        self.hidden = DilatedConv(1, channels, hidden, 1)
+        self.out = DilatedConv(1, hidden, parameters, 1)
+
+    def forward(self, skips: Tensor) -> Tensor:
+        return self.out(F.relu(self.hidden(F.relu(skips))))

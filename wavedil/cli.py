@@ -1,0 +1,242 @@
+"""The shell: each command reads its arguments and calls the Python function of the same meaning.
+
+Heavy imports are inside the functions: ``wavedil --help`` imports nothing but this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from wavedil.errors import WavedilError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; 0, or 2 after a one-line error."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.run is not _train:
+        parser.error(f"unknown arguments: {' '.join(rest)}; see wavedil {arguments.command} --help")
+    try:
+        arguments.run(arguments, rest)
+    except (WavedilError, FileNotFoundError, PermissionError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    try:
+        from wavedil.train.run import train
+    except ImportError as error:
+        raise WavedilError(f"training needs {error.name}: pip install 'wavedil[train]'") from None
+
+    train(arguments.config, arguments.out, arguments.resume, overrides)
+
+
+def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
+    import torch
+
+    from wavedil.audio import io
+    from wavedil.audio.generate import generate, pick_engine
+    from wavedil.weights import load
+
+    if not arguments.seconds > 0:
+        raise WavedilError(f"--seconds is {arguments.seconds}: expected more than 0")
+    model = load(arguments.model, arguments.device)
+    prime = None
+    if arguments.prime:
+        sound, _ = io.read(arguments.prime, sample_rate=model.sample_rate)
+        prime = torch.from_numpy(sound).unsqueeze(0)
+    samples = max(1, round(arguments.seconds * model.sample_rate))
+    bar = _Bar("sampling", samples, "step")
+    started = time.perf_counter()
+    sound = generate(
+        model,
+        samples,
+        num=arguments.num,
+        seed=arguments.seed,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        prime=prime,
+        engine=arguments.engine,
+        progress=lambda done, total: bar.to(done),
+    )
+    seconds = time.perf_counter() - started
+    bar.close()
+    files = []
+    for index, clip in enumerate(sound):
+        path = Path(arguments.out) / f"sample_{index:03d}.wav"
+        io.write(path, clip.cpu(), model.sample_rate)
+        files.append(str(path))
+    per_second = sound.shape[0] * sound.shape[2] / seconds
+    result = {
+        "files": files,
+        "seconds_each": sound.shape[2] / model.sample_rate,
+        "samples_per_second": round(per_second, 1),
+        "real_time_factor": round(per_second / model.sample_rate, 4),
+        "engine": pick_engine(arguments.engine),
+        "precision": "fp32",
+    }
+    print(json.dumps(result, indent=2))
+
+
+def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
+    import torch
+
+    from wavedil.audio.corpus import Corpus, split_files
+    from wavedil.audio.evaluate import evaluate
+    from wavedil.audio.io import list_audio_files
+    from wavedil.weights import load
+
+    model = load(arguments.model, arguments.device)
+    data = Path(arguments.data)
+    files = [data] if data.is_file() else list_audio_files(data)
+    if arguments.held_out:
+        files = split_files(files).validation
+    corpus = Corpus(files, model.sample_rate)
+    bar = _Bar("evaluating", int(corpus.lengths.sum()), "sample")
+    sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
+    result = evaluate(model, sounds, bar.to)
+    bar.close()
+    if arguments.json:
+        print(json.dumps(vars(result), indent=2))
+    else:
+        print(f"{result.bits_per_sample:.4f} bits per sample over {result.count} samples of {result.files} files")
+        print(f"({result.definition})")
+
+
+def _inspect(arguments: argparse.Namespace, _: list[str]) -> None:
+    from wavedil import inspection
+
+    if Path(arguments.what).is_dir():
+        from wavedil.weights import load
+
+        info = inspection.inspect_model(load(arguments.what))
+    else:
+        info = inspection.inspect_schedule(
+            arguments.what, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate
+        )
+    if arguments.plot:
+        inspection.plot(info, arguments.plot)
+    print(json.dumps(info, indent=2) if arguments.json else inspection.render_text(info))
+
+
+def _report(arguments: argparse.Namespace, _: list[str]) -> None:
+    from wavedil.report import write_report
+
+    print(write_report(arguments.folder))
+
+
+def _bench(arguments: argparse.Namespace, _: list[str]) -> None:
+    from wavedil.bench import render, run_benchmark
+
+    result = run_benchmark(arguments.name, device=arguments.device, threads=arguments.threads)
+    if arguments.json:
+        from wavedil.report import write_beside
+
+        write_beside(Path(arguments.json), (json.dumps(result, indent=2) + "\n").encode())
+    print(render(result))
+
+
+class _Bar:
+    """A progress bar with speed and time left on standard error; quiet where that is no terminal."""
+
+    def __init__(self, name: str, total: int, unit: str):
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, desc=name, unit=unit, unit_scale=True, disable=None, leave=False)
+
+    def to(self, done: int) -> None:
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """Errors in the package's form: one line, status 2."""
+
+    def error(self, message: str):
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLineParser(prog="wavedil", description="Audio models and dense prediction with dilated convolutions.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_OneLineParser)
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    train = command("train", _train, "Train by a recipe; without one, the default recipe on built-in sound.")
+    train.epilog = (
+        "Every key of the recipe is an option: --data.root DIR, --trainer.max_time 00:00:15:00, "
+        "--model.network.channels 32 … Ctrl-C keeps model and checkpoint."
+    )
+    train.add_argument("-c", "--config", metavar="RECIPE", help="a YAML file, or the name of a recipe of the package")
+    train.add_argument("--out", metavar="RUN", help="run folder; default: a fresh one below runs/")
+    train.add_argument("--resume", metavar="auto", help="continue the run in --out, or the newest of this recipe")
+
+    sample = command("sample", _sample, "Make sound with a model.")
+    sample.add_argument("model", metavar="MODEL", help="model folder, e.g. RUN/model")
+    sample.add_argument("--seconds", type=float, default=2.0, help="length of each clip (default 2)")
+    sample.add_argument("--num", type=int, default=1, help="number of clips (default 1)")
+    sample.add_argument("--seed", type=int, default=0, help="clip i depends on the seed and i alone (default 0)")
+    sample.add_argument("--out", default="samples", help="folder for the files (default samples)")
+    sample.add_argument("--temperature", type=float, default=1.0, help="below 1: safer and duller (default 1)")
+    sample.add_argument("--top-k", type=int, help="draw from the k most likely codes only")
+    sample.add_argument("--top-p", type=float, help="draw from the most likely codes that hold this probability")
+    sample.add_argument("--prime", metavar="FILE", help="a recording that the clips continue")
+    sample.add_argument("--engine", default="auto", help="auto or torch (default auto)")
+    sample.add_argument("--device", default="cpu", help="cpu, cuda … (default cpu)")
+
+    evaluate = command("evaluate", _evaluate, "Bits per sample of a model over whole files.")
+    evaluate.add_argument("model", metavar="MODEL", help="model folder")
+    evaluate.add_argument("data", metavar="DATA", help="sound file, or folder of sound files")
+    evaluate.add_argument("--held-out", action="store_true", help="only every tenth of the sorted files, as training does")
+    evaluate.add_argument("--device", default="cpu")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+    inspect = command("inspect", _inspect, "Receptive field, cost and gridding of a schedule or a model.")
+    inspect.add_argument("what", metavar="SCHEDULE|MODEL", help='e.g. "1..512 x3", "1,2,5 x4", or a model folder')
+    inspect.add_argument("--ndim", type=int, default=1, help="space axes, 1 to 3 (default 1)")
+    inspect.add_argument("--kernel-size", type=int, help="default 2 for sound (1 axis), 3 otherwise")
+    inspect.add_argument("--channels", type=int, default=64, help="of each layer, for parameters and cost (default 64)")
+    inspect.add_argument("--rate", type=int, help="sample rate in Hz, to give the field in ms")
+    inspect.add_argument("--plot", metavar="FILE", help="write a picture: .png, .svg or .pdf")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+
+    report = command("report", _report, "One HTML page of a run: players, spectrograms, curves.")
+    report.add_argument("folder", metavar="RUN")
+
+    bench = command("bench", _bench, "Measure on this machine: ours, plain torch, and what else is installed.")
+    bench.add_argument("name", metavar="NAME", help="conv, train or numerics")
+    bench.add_argument("--json", metavar="FILE", help="write the result there")
+    bench.add_argument("--device", default="cpu")
+    bench.add_argument("--threads", type=int, help="default: what torch takes")
+    return parser
+
+
+class _Version(argparse.Action):
+    """Imports the package only when asked for."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from wavedil import __version__
+
+        print(__version__)
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

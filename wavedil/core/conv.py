@@ -1,0 +1,233 @@
+"""One dilated convolution for 1, 2 and 3 space axes.
+
+All the thinking about kernels, dilations and padding is in :class:`DilatedConv`; the doors ``DilatedConv1d``,
+``DilatedConv2d`` and ``DilatedConv3d`` only fix the number of axes. The arithmetic is ``wavedil.ops.dilated_conv``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize
+
+from wavedil.core.stream import State, take_history
+from wavedil.errors import WavedilError
+from wavedil.ops.dilated_conv import dilated_conv
+
+PADDINGS = ("same", "causal", "valid")
+PAD_MODES = ("zeros", "reflect")
+
+PerAxis = int | Sequence[int]
+
+
+def per_axis(name: str, value: PerAxis, ndim: int, minimum: int = 1) -> tuple[int, ...]:
+    """One int per space axis from an int or a sequence; the rest of the code sees only tuples."""
+    values = (value,) * ndim if isinstance(value, int) else tuple(value)
+    if len(values) != ndim or not all(isinstance(v, int) and not isinstance(v, bool) and v >= minimum for v in values):
+        raise WavedilError(f"{name} is {value!r}: expected an integer of at least {minimum}, or one for each of {ndim} axes")
+    return values
+
+
+def paddings(ndim: int, padding: str | Sequence[str] | None = None, causal: bool | Sequence[bool] = False) -> tuple[str, ...]:
+    """The padding of each axis by name. ``causal`` is the short way to say it; both at once is an error."""
+    if padding is None:
+        flags = (causal,) * ndim if isinstance(causal, bool) else tuple(causal)
+        if len(flags) != ndim:
+            raise WavedilError(f"causal is {causal!r}: expected true, false, or one of them for each of {ndim} axes")
+        return tuple("causal" if flag else "same" for flag in flags)
+    if causal is not False:
+        raise WavedilError(f"both padding={padding!r} and causal={causal!r} are given: keep one of them")
+    names = (padding,) * ndim if isinstance(padding, str) else tuple(padding)
+    if len(names) != ndim or any(name not in PADDINGS for name in names):
+        raise WavedilError(f"padding is {padding!r}: expected one of {', '.join(PADDINGS)}, or one for each of {ndim} axes")
+    return names
+
+
+def axes_value(values: Sequence[int]) -> int | tuple[int, ...]:
+    """A per-axis figure as people say it: one int where all axes agree, else a tuple."""
+    return values[0] if len(set(values)) == 1 else tuple(values)
+
+
+class DilatedConv(nn.Module):
+    """Dilated convolution over ``ndim`` space axes: ``(batch, in_channels, *space) -> (batch, out_channels, *space')``.
+
+    As in every deep-learning library this is a cross-correlation: output p reads inputs p + dilation * s, where the
+    padding says which s there are (Yu & Koltun 2015, arXiv 1511.07122, eq. 2, up to the sign of s).
+
+    Args:
+        ndim: number of space axes, 1 to 3.
+        kernel_size, dilation, stride: an int, or one per axis.
+        padding: ``"causal"`` pads (k - 1) * d on the left, so that output t reads no input after t; ``"same"`` keeps the
+            size, and where (k - 1) * d is odd (even kernels) the larger half is on the right, as in torch; ``"valid"``
+            pads nothing. One name, or one per axis. With a stride s, "same" and "causal" give ceil(size / s).
+        pad_mode: ``"zeros"`` or ``"reflect"`` (without repeating the edge).
+        groups: as in torch; ``groups == in_channels`` is a depthwise convolution.
+
+    ``weight`` is (out_channels, in_channels / groups, *kernel) and ``bias`` (out_channels), as in ``torch.nn.Conv*d``.
+
+    Raises:
+        WavedilError: arguments that do not fit, or an input whose rank, channels or size do not.
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: PerAxis,
+        *,
+        dilation: PerAxis = 1,
+        stride: PerAxis = 1,
+        padding: str | Sequence[str] = "same",
+        pad_mode: str = "zeros",
+        groups: int = 1,
+        bias: bool = True,
+    ):
+        super().__init__()
+        if ndim not in (1, 2, 3):
+            raise WavedilError(f"ndim is {ndim!r}: expected 1, 2 or 3 space axes")
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            if not isinstance(value, int) or value < 1:
+                raise WavedilError(f"{name} is {value!r}: expected a positive integer")
+        if in_channels % groups or out_channels % groups:
+            raise WavedilError(f"groups is {groups}: expected a divisor of in_channels {in_channels} and out_channels {out_channels}")
+        if pad_mode not in PAD_MODES:
+            raise WavedilError(f"pad_mode is {pad_mode!r}: expected one of {', '.join(PAD_MODES)}")
+        self.ndim, self.in_channels, self.out_channels, self.groups = ndim, in_channels, out_channels, groups
+        self.kernel_size = per_axis("kernel_size", kernel_size, ndim)
+        self.dilation = per_axis("dilation", dilation, ndim)
+        self.stride = per_axis("stride", stride, ndim)
+        self.padding = paddings(ndim, padding)
+        self.pad_mode = pad_mode
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """torch's own initialisation of convolutions: uniform in ±1/√fan_in, weights and bias."""
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @property
+    def span(self) -> tuple[int, ...]:
+        """(k - 1) * d of each axis: how far one output reaches beyond one input."""
+        return tuple((k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True))
+
+    @property
+    def receptive_field(self) -> int | tuple[int, ...]:
+        """1 + (k - 1) * d input positions: an int where the axes agree, else one per axis."""
+        return axes_value([1 + span for span in self.span])
+
+    @property
+    def pads(self) -> list[tuple[int, int]]:
+        """Positions padded (before, after) on each axis."""
+        sides = {"valid": lambda span: (0, 0), "causal": lambda span: (span, 0), "same": lambda span: (span // 2, span - span // 2)}
+        return [sides[name](span) for name, span in zip(self.padding, self.span, strict=True)]
+
+    @property
+    def stream_axis(self) -> int:
+        """The space axis that :meth:`step` runs along: the last causal one."""
+        causal = [axis for axis, name in enumerate(self.padding) if name == "causal"]
+        if not causal:
+            raise WavedilError(f"padding is {self.padding}: streaming needs a causal axis; build with causal=True")
+        return causal[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, in_channels, *space) -> (batch, out_channels, *space')``."""
+        self._check(x)
+        return self._convolve(x, self.pads)
+
+    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The next chunk along :attr:`stream_axis`; any length, also 0. Chunk by chunk equals the whole pass.
+
+        ``state`` holds the last (k - 1) * d inputs under ``"history"``; ``None`` starts from zeros, which is what causal
+        padding puts there.
+        """
+        self._check(x)
+        axis = self.stream_axis
+        if self.stride[axis] != 1 or self.pad_mode != "zeros":
+            raise WavedilError(f"streaming needs stride 1 and zero padding, got stride {self.stride} and pad_mode {self.pad_mode!r}")
+        span = self.span[axis]
+        past = take_history(state, x, axis, span)
+        joined = torch.cat([past, x], dim=axis + 2)
+        pads = self.pads
+        pads[axis] = (0, 0)
+        size = joined.shape[axis + 2]
+        # A copy, not a view: a view would keep the whole chunk alive for as long as the state lives.
+        history = joined.narrow(axis + 2, size - span, span).clone()
+        return self._convolve(joined, pads), {"history": history}
+
+    def _convolve(self, x: Tensor, pads: list[tuple[int, int]]) -> Tensor:
+        if self.pad_mode == "reflect" and any(map(any, pads)):
+            for axis, (size, pad) in enumerate(zip(x.shape[2:], pads, strict=True)):
+                if max(pad) >= size:
+                    raise WavedilError(
+                        f"axis {axis} has {size} positions: reflect padding by {max(pad)} needs at least {max(pad) + 1}; "
+                        "use a larger input or pad_mode='zeros'"
+                    )
+            x = F.pad(x, [side for pad in reversed(pads) for side in pad], mode="reflect")
+            pads = [(0, 0)] * self.ndim
+        left = [size + sum(pad) - span for size, pad, span in zip(x.shape[2:], pads, self.span, strict=True)]
+        if min(left) < 1:
+            axis = left.index(min(left))
+            if left[axis] < 0 or self.padding[axis] == "valid":
+                raise WavedilError(
+                    f"axis {axis} has {x.shape[axis + 2]} positions: kernel {self.kernel_size[axis]} with dilation "
+                    f"{self.dilation[axis]} and {self.padding[axis]!r} padding needs at least {self.span[axis] + 1}"
+                )
+        return dilated_conv(
+            x, self.weight, self.bias, stride=self.stride, padding=pads, dilation=self.dilation, groups=self.groups
+        )
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
+            raise WavedilError(
+                f"input has shape {tuple(x.shape)}: expected (batch, {self.in_channels}, *space) with {self.ndim} space axes"
+            )
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.ndim}-D, {self.in_channels} -> {self.out_channels}", f"kernel {self.kernel_size}"]
+        parts += [f"{name} {value}" for name, value in (("dilation", self.dilation), ("stride", self.stride)) if set(value) != {1}]
+        parts += [f"padding {axes_value(self.padding)}"]
+        return ", ".join(parts + [f"groups {self.groups}"] * (self.groups > 1))
+
+
+class DilatedConv1d(DilatedConv):
+    """:class:`DilatedConv` with ``ndim=1``: ``(batch, channels, time)``."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(1, *args, **kwargs)
+
+
+class DilatedConv2d(DilatedConv):
+    """:class:`DilatedConv` with ``ndim=2``: ``(batch, channels, height, width)``."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(2, *args, **kwargs)
+
+
+class DilatedConv3d(DilatedConv):
+    """:class:`DilatedConv` with ``ndim=3``: ``(batch, channels, depth, height, width)``."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(3, *args, **kwargs)
+
+
+def add_weight_norm(module: nn.Module) -> nn.Module:
+    """Weight normalisation (Salimans & Kingma 2016, arXiv 1602.07868) on every dilated convolution inside, in place."""
+    for conv in [m for m in module.modules() if isinstance(m, DilatedConv) and not parametrize.is_parametrized(m)]:
+        parametrizations.weight_norm(conv, "weight")
+    return module
+
+
+def fold_weight_norm(module: nn.Module) -> nn.Module:
+    """Replaces each normalised weight by its value, in place: the same outputs, one tensor, no work per call."""
+    for conv in [m for m in module.modules() if isinstance(m, DilatedConv) and parametrize.is_parametrized(m, "weight")]:
+        parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
+    return module

@@ -1,0 +1,147 @@
+"""A stack: any block over any schedule of dilations, in any dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from wavedil.core.block import GatedBlock, field_of
+from wavedil.core.conv import PerAxis, add_weight_norm
+from wavedil.core.schedule import Schedule, parse_schedule
+from wavedil.core.stream import State, named, part
+from wavedil.errors import WavedilError
+from wavedil.ops.dilated_conv import dilated_conv
+
+
+class DilatedStack(nn.Module):
+    """Blocks in sequence, one per dilation; ``layers`` holds them.
+
+    With :class:`GatedBlock` the output is the sum of all layers' skips, or, with ``skip_channels=0``, the residual output
+    of the last layer. With blocks that return one tensor it is the output of the last.
+
+    The sum of skips is taken as **one product** over the concatenated gated activations, which is the same sum and
+    moves layers x hidden instead of layers x skip channels through memory.
+
+    Args:
+        ndim: number of space axes.
+        channels: residual channels; or, for blocks that may change the width (:class:`ConvBlock`), the widths of the
+            input and of each layer's output: ``len(dilations) + 1`` numbers.
+        dilations: a schedule: ``doubling(512, repeats=3)``, ``"1..512 x3"``, ``[1, 2, 5]`` …
+        kernel_size: an int, or one per axis.
+        block: a class or function that is called once per layer with ``(ndim, channels)`` (or
+            ``(ndim, channels, out_channels)``), ``kernel_size=``, ``dilation=``, ``causal=`` and ``options``.
+        causal: for all axes, or one flag per axis.
+        last_residual: whether the last gated block has its residual product, which the sum of skips does not use.
+        skip_scale: one factor, or one per layer.
+        weight_norm: normalise all weights; ``fold_weight_norm`` folds it away.
+        checkpoint_layers: recompute activations in backward in segments of so many layers (0: keep all): memory
+            for long inputs, at the price of one more forward pass.
+        options: for each block, e.g. ``condition_channels``, ``residual_scale``, ``activation``.
+
+    ``forward(x, condition=None)``: ``(batch, channels, *space) -> (batch, skip channels or channels, *space)``.
+    """
+
+    def __init__(
+        self,
+        ndim: int,
+        channels: int | Sequence[int],
+        dilations: Schedule,
+        kernel_size: PerAxis = 2,
+        *,
+        block: Callable[..., nn.Module] = GatedBlock,
+        causal: bool | Sequence[bool] = False,
+        skip_channels: int | None = None,
+        last_residual: bool | None = None,
+        skip_scale: float | Sequence[float] = 1.0,
+        weight_norm: bool = False,
+        checkpoint_layers: int = 0,
+        **options,
+    ):
+        super().__init__()
+        self.ndim = ndim
+        self.dilations = parse_schedule(dilations)
+        self.kernel_size = kernel_size
+        self.checkpoint_layers = checkpoint_layers
+        depth = len(self.dilations)
+        per_layer: list[dict] = [{"kernel_size": kernel_size, "dilation": d, "causal": causal, **options} for d in self.dilations]
+        if block is GatedBlock:
+            if not isinstance(channels, int):
+                raise WavedilError(f"channels is {channels!r}: gated blocks add to their input, so expected one integer")
+            scales = [skip_scale] * depth if isinstance(skip_scale, int | float) else list(skip_scale)
+            if len(scales) != depth:
+                raise WavedilError(f"skip_scale has {len(scales)} factors: expected one, or one for each of {depth} layers")
+            for kwargs, scale in zip(per_layer, scales, strict=True):
+                kwargs.update(skip_channels=skip_channels, skip_scale=scale)
+            per_layer[-1]["residual"] = skip_channels == 0 if last_residual is None else last_residual
+        elif (skip_channels, last_residual, skip_scale) != (None, None, 1.0):
+            raise WavedilError("skip_channels, skip_scale and last_residual belong to GatedBlock: leave them out for other blocks")
+        if isinstance(channels, int):
+            widths: list[tuple[int, ...]] = [(channels,)] * depth
+        else:
+            widths = list(pairwise(channels))
+            if len(widths) != depth:
+                raise WavedilError(f"channels has {len(channels)} widths: {depth} layers need {depth + 1}, the input's first")
+        self.layers = nn.ModuleList(block(ndim, *width, **kwargs) for width, kwargs in zip(widths, per_layer, strict=True))
+        self._sums_skips = block is GatedBlock and skip_channels != 0
+        if weight_norm:
+            add_weight_norm(self)
+
+    @property
+    def receptive_field(self) -> int | tuple[int, ...]:
+        """1 + the sum of (k - 1) * d: an int where the axes agree, else one per axis."""
+        return field_of(self.layers, self.ndim)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        layers = list(self.layers)
+        if not self.checkpoint_layers or not torch.is_grad_enabled():
+            return self._run(layers, x, condition)[int(self._sums_skips)]
+        skips = None
+        for start in range(0, len(layers), self.checkpoint_layers):
+            segment = layers[start : start + self.checkpoint_layers]
+            x, skip = checkpoint(self._run, segment, x, condition, use_reentrant=False)
+            skips = skip if skips is None else skips + skip
+        return skips if self._sums_skips else x
+
+    def step(self, x: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
+        """The next chunk along the causal axis: ``(y, state)``; the chunks' outputs, joined, equal the whole pass.
+
+        ``state`` is a plain dict of tensors; None starts with zero history in every layer.
+        """
+        new: State = {}
+        gates = []
+        for index, layer in enumerate(self.layers):
+            past = part(state, f"layers.{index}")
+            if isinstance(layer, GatedBlock):
+                (x, z), history = layer.advance_step(x, past, condition)
+                gates.append(z)
+            else:
+                x, history = layer.step(x, past)
+            new |= named(f"layers.{index}", history)
+        return (self._sum_skips(list(self.layers), gates) if self._sums_skips else x), new
+
+    def skip_product(self, layers: Sequence[GatedBlock] | None = None) -> tuple[Tensor, Tensor | None]:
+        """Weight (skip, layers x hidden, 1…) and bias (skip) of the one product that is the sum of all skips."""
+        layers = list(self.layers) if layers is None else layers
+        weight = torch.cat([layer.skip.weight * layer.skip_scale for layer in layers], dim=1)
+        biases = [layer.skip.bias * layer.skip_scale for layer in layers if layer.skip.bias is not None]
+        return weight, torch.stack(biases).sum(0) if biases else None
+
+    def _run(self, layers: Sequence[nn.Module], x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        gates = []
+        for layer in layers:
+            if isinstance(layer, GatedBlock):
+                x, z = layer.advance(x, condition)
+                gates.append(z)
+            else:
+                x = layer(x) if condition is None else layer(x, condition)
+        return x, (self._sum_skips(layers, gates) if self._sums_skips else None)
+
+    def _sum_skips(self, layers: Sequence[GatedBlock], gates: list[Tensor]) -> Tensor:
+        weight, bias = self.skip_product(layers)
+        ones = (1,) * self.ndim
+        none = [(0, 0)] * self.ndim
+        return dilated_conv(torch.cat(gates, dim=1), weight, bias, stride=ones, padding=none, dilation=ones, groups=1)

@@ -1,0 +1,43 @@
+"""When a hand-written form may stand in for plain PyTorch, and how it steps back when it may not."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def plain_eager(*tensors: Tensor | None) -> bool:
+    """Whether these are ordinary CPU tensors in ordinary eager mode.
+
+    Tracing, `torch.compile`, export, `torch.func` transforms, forward-mode derivatives and tensor
+    subclasses need operations PyTorch can see through, so they get the plain form.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return False
+    return all(
+        t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu")
+        for t in tensors
+    )
+
+
+def differentiable_backward(
+    ctx: torch.autograd.function.FunctionCtx,
+    plain: Callable[..., Tensor],
+    inputs: tuple[Tensor | None, ...],
+    grad: Tensor,
+) -> list[Tensor | None]:
+    """Gradients of `plain(*inputs)` that can themselves be differentiated.
+
+    For the backward of a fast form when it runs with grad mode on (`create_graph=True`).
+    """
+    wanted = [i for i, t in enumerate(inputs) if t is not None and ctx.needs_input_grad[i]]
+    found = torch.autograd.grad(
+        plain(*inputs), [inputs[i] for i in wanted], grad, create_graph=True
+    )
+    gradients: list[Tensor | None] = [None] * len(inputs)
+    for i, gradient in zip(wanted, found, strict=True):
+        gradients[i] = gradient
+    return gradients

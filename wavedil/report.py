@@ -1,0 +1,148 @@
+"""One self-contained HTML page per run: players, spectrograms, curves."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from wavedil.errors import WavedilError
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem }
+figure { margin: 0 } figcaption { color: #666; font-size: .85rem } img, audio { width: 100% }
+table { border-collapse: collapse } td { padding: .1rem 1rem .1rem 0 } pre { overflow-x: auto; background: #f6f6f6; padding: 1rem }
+"""
+
+
+def spectrogram_db(sound: np.ndarray, rate: int, floor_db: float = -80.0) -> np.ndarray:
+    """Short-time spectrum in dB below the loudest bin, ``(frequencies, frames)``: 32 ms Hann windows, 8 ms hop."""
+    size = max(64, int(0.032 * rate))
+    hop = max(1, size // 4)
+    sound = np.pad(np.asarray(sound, dtype=np.float64), (0, max(0, size - len(sound))))
+    frames = np.lib.stride_tricks.sliding_window_view(sound, size)[::hop] * np.hanning(size)
+    power = np.abs(np.fft.rfft(frames, axis=1)).T
+    return np.maximum(20 * np.log10(power / max(power.max(), 1e-9) + 1e-12), floor_db)
+
+
+def spectrogram_figure(sound: np.ndarray, rate: int, title: str):
+    """Waveform above spectrogram, as a matplotlib Figure that no display or global state knows of."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    wave, spec = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
+    seconds = len(sound) / rate
+    wave.plot(np.arange(len(sound)) / rate, sound, linewidth=0.4, color="#335c67")
+    wave.set(ylim=(-1, 1), yticks=(-1, 0, 1), title=title)
+    db = spectrogram_db(sound, rate)
+    spec.imshow(db, origin="lower", aspect="auto", extent=(0, seconds, 0, rate / 2000), cmap="magma", vmin=-80, vmax=0)
+    spec.set(xlabel="seconds", ylabel="kHz")
+    return figure
+
+
+def spectrogram_png(sound: np.ndarray, rate: int, title: str = "") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    figure = spectrogram_figure(sound, rate, title)
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Written beside, then renamed: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+def write_report(run: str | Path) -> Path:
+    """Writes ``RUN/report.html`` from what lies in the run folder, finished or not.
+
+    Raises:
+        WavedilError: when there is no run in the folder.
+    """
+    run = Path(run)
+    if not (run / "config.yaml").is_file():
+        raise WavedilError(f"{run} is no run folder: it has no config.yaml; give what `wavedil train` printed")
+    rows = _metrics(run / "metrics.csv")
+    parts = [f"<h1>{html.escape(run.name)}</h1>", _summary(rows)]
+    if len(rows) > 1:
+        parts.append("<h2>Bits per sample</h2>" + _image(_curves(rows)))
+    for title, folder, pattern in (
+        ("Samples", "samples", "*.wav"),
+        ("Held-out sound, as the model hears it", "previews", "target_*.wav"),
+        ("While it learnt", "previews", "step_*.wav"),
+    ):
+        clips = sorted((run / folder).glob(pattern))
+        if clips:
+            parts.append(f"<h2>{title}</h2><div class=clips>{''.join(map(_clip, clips))}</div>")
+    config = html.escape((run / "config.yaml").read_text(encoding="utf-8"))
+    parts.append(f"<details><summary>config.yaml</summary><pre>{config}</pre></details>")
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(run.name)}</title>"
+        f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>{''.join(parts)}</html>"
+    )
+    path = run / "report.html"
+    write_beside(path, page.encode())
+    return path
+
+
+def _metrics(path: Path) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _summary(rows: list[dict[str, float]]) -> str:
+    if not rows:
+        return "<p>No steps yet.</p>"
+    valid = [row["valid_bits"] for row in rows if row["valid_bits"] == row["valid_bits"]]
+    figures = {
+        "steps": f"{rows[-1]['step']:.0f}",
+        "minutes": f"{rows[-1]['seconds'] / 60:.1f}",
+        "bits per sample, training": f"{rows[-1]['train_bits']:.3f}",
+        "bits per sample, held-out files": f"{valid[-1]:.3f}" if valid else "not yet",
+    }
+    return "<table>" + "".join(f"<tr><td>{key}<td>{value}" for key, value in figures.items()) + "</table>"
+
+
+def _curves(rows: list[dict[str, float]]) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([r["step"] for r in rows], [r["train_bits"] for r in rows], color="#9db4c0", linewidth=1, label="training")
+    valid = [(r["step"], r["valid_bits"]) for r in rows if r["valid_bits"] == r["valid_bits"]]
+    if valid:
+        axes.plot(*zip(*valid, strict=True), color="#9e2a2b", marker="o", markersize=3, label="held-out files")
+    axes.set(xlabel="step", ylabel="bits per sample")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _image(png: bytes) -> str:
+    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+
+
+def _clip(path: Path) -> str:
+    from wavedil.audio.io import read
+
+    sound, rate = read(path)
+    player = f"<audio controls preload=none src='data:audio/wav;base64,{base64.b64encode(path.read_bytes()).decode()}'></audio>"
+    return f"<figure>{_image(spectrogram_png(sound[0], rate))}{player}<figcaption>{html.escape(path.stem)}</figcaption></figure>"

@@ -1,0 +1,177 @@
+"""What a run shows and leaves behind while it works: progress, metrics.csv, previews, the model folder."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import sys
+import time
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks.progress import ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.image import imread
+
+from wavedil.audio.generate import generate
+from wavedil.audio.io import write
+from wavedil.errors import WavedilError
+from wavedil.report import spectrogram_png, write_beside
+from wavedil.train.module import AudioModule
+from wavedil.weights import save
+
+COLUMNS = ("step", "seconds", "train_bits", "valid_bits", "learning_rate", "samples_per_second")
+
+
+class Progress(ProgressBar):
+    """One line that tells step, loss, speed and time left: rewritten on a terminal, printed now and then elsewhere.
+
+    It also writes ``metrics.csv``, a row for each print and each validation. A resumed run goes on in the same file.
+    """
+
+    def __init__(self, every_seconds: float = 5.0):
+        super().__init__()
+        self.every_seconds = every_seconds
+        self.tty = sys.stderr.isatty()
+        self._last = (0.0, 0)  # time and step of the last row
+        self._samples = 0
+        self._losses: list[torch.Tensor] = []
+        self._valid = math.nan
+
+    def on_train_start(self, trainer: L.Trainer, module: AudioModule) -> None:
+        self.path = Path(trainer.default_root_dir) / "metrics.csv"
+        print(trainer.datamodule.note, file=sys.stderr)
+        rows = []
+        if self.path.exists() and trainer.global_step:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+        self._before = float(rows[-1]["seconds"]) if rows else 0.0
+        beside = self.path.with_suffix(".part")
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(beside, self.path)
+        self._start = time.perf_counter()
+        self._used_at_start = module.budget_used()
+        self._last = (self._start, trainer.global_step)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self._losses.append(outputs["loss"].detach())
+        self._samples += int(batch["mask"].sum())
+        since = time.perf_counter() - self._last[0]
+        # On a terminal the line is alive; elsewhere, a row now and then. The first row comes early either way.
+        if since >= self.every_seconds or trainer.global_step == 10:
+            self._row(trainer, module)
+
+    def on_validation_end(self, trainer, module) -> None:
+        if not trainer.sanity_checking and "valid/bits" in trainer.callback_metrics:
+            self._valid = float(trainer.callback_metrics["valid/bits"])
+            self._row(trainer, module)
+
+    def on_train_end(self, trainer, module) -> None:
+        if self._losses:
+            self._row(trainer, module)
+        if self.tty:
+            print(file=sys.stderr)
+
+    def _row(self, trainer: L.Trainer, module: AudioModule) -> None:
+        now, step = time.perf_counter(), trainer.global_step
+        if not self._losses:
+            return
+        bits = torch.stack(self._losses).mean().item() / math.log(2)
+        rate = self._samples / max(now - self._last[0], 1e-9)
+        seconds = now - self._start + self._before
+        learning_rate = module.optimizers().optimizer.param_groups[0]["lr"]
+        row = [step, f"{seconds:.1f}", f"{bits:.4f}", f"{self._valid:.4f}", f"{learning_rate:.3g}", f"{rate:.0f}"]
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(row)
+        used = module.budget_used()
+        fresh = used - self._used_at_start
+        left = "?" if fresh <= 0 else _clock((now - self._start) * (1 - used) / fresh)
+        valid = "" if math.isnan(self._valid) else f"  valid {self._valid:.3f}"
+        line = f"step {step}  {bits:.3f} bits/sample{valid}  {rate / 1000:.1f} k samples/s  {_clock(seconds)} gone, {left} left"
+        print(f"\r{line:<100}" if self.tty else line, end="" if self.tty else "\n", file=sys.stderr, flush=True)
+        self._last, self._samples, self._losses, self._valid = (now, step), 0, [], math.nan
+
+    # Lightning's own switches; the line costs nothing worth switching off.
+    def disable(self) -> None: ...
+    def enable(self) -> None: ...
+
+
+class Previews(Callback):
+    """Sound and spectrogram of the target and of generated sound: at step ``first``, then every ``every`` steps.
+
+    Files go to ``RUN/previews``; with a TensorBoard logger they are there as well. Fixed seed: the clips of all steps
+    can be compared.
+    """
+
+    def __init__(self, first: int = 100, every: int = 1000, seconds: float = 1.0, num: int = 1):
+        self.first, self.every, self.seconds, self.num = first, every, seconds, num
+
+    def on_train_start(self, trainer, module) -> None:
+        network, sounds = module.network, trainer.datamodule.preview_sounds()
+        for index, sound in enumerate(sounds[: self.num]):
+            clip = torch.as_tensor(sound)[: round(self.seconds * network.sample_rate)]
+            self._keep(trainer, network.decode(network.encode(clip)), network.sample_rate, f"target_{index}", 0)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        step = trainer.global_step
+        if step != self.first and (step <= self.first or step % self.every):
+            return
+        network = module.network
+        network.eval()
+        sound = generate(network, round(self.seconds * network.sample_rate), num=self.num, seed=0)
+        network.train()
+        for index, clip in enumerate(sound[:, 0]):
+            self._keep(trainer, clip.cpu(), network.sample_rate, f"step_{step:06d}_{index}", step)
+
+    def _keep(self, trainer, clip: torch.Tensor, rate: int, name: str, step: int) -> None:
+        folder = Path(trainer.default_root_dir) / "previews"
+        write(folder / f"{name}.wav", clip.unsqueeze(0), rate)
+        picture = spectrogram_png(clip.numpy(), rate, title=name)
+        write_beside(folder / f"{name}.png", picture)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                kind = name.split("_")[0]
+                logger.experiment.add_audio(kind, clip, step, sample_rate=rate)
+                logger.experiment.add_image(kind, imread(BytesIO(picture)), step, dataformats="HWC")
+
+
+class ModelFolder(Callback):
+    """Keeps ``RUN/model`` current: at each validation and whenever training ends, also by Ctrl-C or an error."""
+
+    def on_validation_end(self, trainer, module) -> None:
+        if not trainer.sanity_checking:
+            self._save(trainer, module)
+
+    def on_train_end(self, trainer, module) -> None:
+        self._save(trainer, module)
+
+    def on_exception(self, trainer, module, exception) -> None:
+        self._save(trainer, module)
+
+    def _save(self, trainer, module) -> None:
+        # Diverged weights never replace good ones.
+        if trainer.is_global_zero and all(bool(torch.isfinite(p).all()) for p in module.network.parameters()):
+            save(module.network, Path(trainer.default_root_dir) / "model")
+
+
+class StopOnNaN(Callback):
+    """Ends a diverged run with the reason and the remedy, before it can replace good weights."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % 20 == 0 and not torch.isfinite(outputs["loss"]):
+            raise WavedilError(
+                f"the loss is {outputs['loss'].item()} at step {trainer.global_step}: training diverged; lower the learning "
+                "rate, or set trainer.precision to 32-true"
+            )
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:")

@@ -1,0 +1,55 @@
+"""Where recipes are, and where their runs go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wavedil.errors import WavedilError
+
+DEFAULT = "pluck"
+
+
+def recipe_folder() -> Path:
+    """The recipes that come with the package: inside it when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return next(path for path in (package / "recipes", package.parent / "recipes") if path.is_dir())
+
+
+def find_recipe(name: str | None) -> Path:
+    """The YAML file of a recipe given by path, by name (``speech``), or not at all (the default recipe)."""
+    if name is not None and Path(name).suffix in (".yaml", ".yml"):
+        if not Path(name).is_file():
+            raise WavedilError(f"recipe {name} does not exist: give a YAML file, or one of {', '.join(known_recipes())}")
+        return Path(name)
+    recipes = known_recipes()
+    if (name or DEFAULT) not in recipes:
+        raise WavedilError(f"recipe {name!r} is unknown: give a YAML file, or one of {', '.join(recipes)}")
+    return recipes[name or DEFAULT]
+
+
+def known_recipes() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml"))}
+
+
+def run_folder(recipe: Path, out: str | None, resume: str | None) -> tuple[Path, Path | None]:
+    """The folder of a run and, where it is resumed, the checkpoint to go on from."""
+    base = Path(out) if out else Path("runs") / recipe.stem
+    if resume is None:
+        if out and (base / "config.yaml").exists():
+            raise WavedilError(f"{base} holds a run: add --resume auto to continue it, or choose another --out")
+        if out and base.exists() and not base.is_dir():
+            raise WavedilError(f"{base} is a file: choose another --out")
+        number = 2
+        folder = base
+        while folder.exists() and not out:
+            folder = base.with_name(f"{base.name}-{number}")
+            number += 1
+        return folder, None
+    if resume != "auto":
+        raise WavedilError(f"--resume is {resume!r}: expected auto; the run is the one in --out, or the newest of the recipe")
+    runs = [base] if out else [base, *base.parent.glob(f"{base.name}-*")]
+    checkpoints = [path for run in runs for path in (run / "checkpoints").glob("*.ckpt")]
+    if not checkpoints:
+        raise WavedilError(f"--resume auto found no checkpoint in {', '.join(map(str, runs))}: start without --resume")
+    newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
+    return newest.parents[1], newest
