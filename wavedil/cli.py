@@ -116,7 +116,7 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
 def _inspect(arguments: argparse.Namespace, _: list[str]) -> None:
     from wavedil import inspection
 
-    if Path(arguments.what).is_dir():
+    if arguments.what and Path(arguments.what).is_dir():
         from wavedil.weights import load
 
         info = inspection.inspect_model(load(arguments.what))

@@ -104,6 +104,12 @@ def test_lengths_are_not_taken_from_a_lying_header(tmp_path, noise):
     crop, _ = io.read(path, start=1000, frames=2**62)
     np.testing.assert_array_equal(crop, sound[:, 1000:])
 
+    path = io.write(tmp_path / "b.mp3", noise, RATE)
+    data = bytearray(path.read_bytes())
+    data[9_000:9_400] = bytes(400)  # frames lost in the middle
+    path.write_bytes(data)
+    assert io.info(path).frames == io.read(path)[0].shape[1] < soundfile.info(path).frames
+
     wav = io.write(tmp_path / "a.wav", noise, RATE)
     data = bytearray(wav.read_bytes()[:5044])
     data[40:44] = b"\xff\xff\xff\xff"

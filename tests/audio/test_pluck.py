@@ -92,6 +92,20 @@ def test_corpus_is_complete_deterministic_and_reused(tmp_path):
     assert len(fewer) == 1 and not files[1].exists() and (tmp_path / "a" / "mine.wav").exists()
 
 
+def test_an_interrupted_corpus_is_not_taken_for_a_complete_one(tmp_path, monkeypatch):
+    make_corpus(tmp_path, seconds=15)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pluck.io, "write", fail)
+        with pytest.raises(OSError, match="disk full"):
+            make_corpus(tmp_path, seconds=15, seed=1)
+    assert not (tmp_path / "notes.json").exists()
+    assert len(make_corpus(tmp_path, seconds=15)) == 2
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -127,6 +141,8 @@ def test_noise_and_silence_have_no_pitch():
         {"voiced": 0, "on_notes": 0, "chance": 0.357, "rms": 0}, abs=1e-3
     )
     assert track_pitch(np.zeros(5), 8000)[0].shape == (0,)
+    hum = np.sin(np.arange(8000) * 0.3)
+    assert track_pitch(0.01 * hum, 8000)[1].all() and not track_pitch(1e-4 * hum, 8000)[1].any()
 
 
 def test_pitch_agrees_with_librosa(melody):

@@ -51,13 +51,13 @@ def mu_law_encode(sound: Tensor, codes: int = 256) -> Tensor:
     return ((compressed + 1) / 2 * mu + 0.5).to(torch.int64)
 
 
-def mu_law_decode(codes_: Tensor, codes: int = 256) -> Tensor:
+def mu_law_decode(code: Tensor, codes: int = 256) -> Tensor:
     """The amplitude at the middle of each code; the inverse of :func:`mu_law_encode` on codes.
 
     With an even number of codes no code decodes to exactly zero: 128 of 256 gives 8.6e-5.
 
     Args:
-        codes_: integers in [0, codes), any shape and device.
+        code: integers in [0, codes), any shape and device.
         codes: number of levels, 2 to 65536.
 
     Returns:
@@ -67,16 +67,16 @@ def mu_law_decode(codes_: Tensor, codes: int = 256) -> Tensor:
         WavedilError: codes that are not integers or lie outside [0, codes).
     """
     mu = _mu(codes)
-    if codes_.is_floating_point() or codes_.is_complex() or codes_.dtype == torch.bool:
-        raise WavedilError(f"mu_law_decode: expected integer codes, got {codes_.dtype}")
-    if codes_.numel():
-        low, high = (int(value) for value in codes_.aminmax())
+    if code.is_floating_point() or code.is_complex() or code.dtype == torch.bool:
+        raise WavedilError(f"mu_law_decode: expected integer codes, got {code.dtype}")
+    if code.numel():
+        low, high = (int(value) for value in code.aminmax())
         if low < 0 or high >= codes:
             raise WavedilError(
                 f"mu_law_decode: codes span {low}..{high}, expected 0..{codes - 1}; "
                 "encode and decode with the same number of codes"
             )
-    compressed = codes_.float() / mu * 2 - 1
+    compressed = code.float() / mu * 2 - 1
     expanded = torch.expm1(compressed.abs() * torch.log1p(compressed.new_tensor(mu))) / mu
     return (compressed.sign() * expanded).clamp(-1, 1)  # rounding can overshoot by one ulp
 

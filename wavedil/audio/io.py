@@ -37,7 +37,6 @@ FORMATS = {
 }  # fmt: skip
 _SUFFIXES = ", ".join(FORMATS)
 _BLOCK = 2**20  # values (frames x channels) decoded at a time
-_COUNTED = {"MP3", "OGG"}  # formats whose header only estimates the length
 # Codings whose seek may land beside the frame that was asked for (libsndfile issue 885; mp3 without
 # a table of contents): a crop decodes what is before it and drops it.
 _INEXACT = {"VORBIS", "MPEG_LAYER_III"}
@@ -62,8 +61,8 @@ class AudioInfo:
 def info(path: str | os.PathLike[str]) -> AudioInfo:
     """Describe the sound file at `path`.
 
-    The length is tried by reading the last frame; where that fails, or the format only estimates
-    its length (mp3, ogg), the whole file is decoded and counted.
+    The header's length is tried by reading the last frame; where that fails, the whole file is
+    decoded and counted.
 
     Raises:
         WavedilError: no such file, not a sound file, or broken.
@@ -71,7 +70,7 @@ def info(path: str | os.PathLike[str]) -> AudioInfo:
     path = Path(path)
     with _open(path) as file:
         frames = file.frames
-        if file.format in _COUNTED or not _holds(file, frames):
+        if not _holds(file, frames):
             frames = sum(len(block) for block in _blocks(file, 0, None))
         return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype)
 

@@ -140,8 +140,7 @@ class DilatedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, in_channels, *space) -> (batch, out_channels, *space')``."""
-        self._check(x)
-        return self._convolve(x, self.pads)
+        return self._convolve(self.check(x), self.pads)
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The next chunk along :attr:`stream_axis`; any length, also 0. Chunk by chunk equals the whole pass.
@@ -149,7 +148,7 @@ class DilatedConv(nn.Module):
         ``state`` holds the last (k - 1) * d inputs under ``"history"``; ``None`` starts from zeros, which is what causal
         padding puts there.
         """
-        self._check(x)
+        self.check(x)
         axis = self.stream_axis
         if self.stride[axis] != 1 or self.pad_mode != "zeros":
             raise WavedilError(f"streaming needs stride 1 and zero padding, got stride {self.stride} and pad_mode {self.pad_mode!r}")
@@ -185,11 +184,13 @@ class DilatedConv(nn.Module):
             x, self.weight, self.bias, stride=self.stride, padding=pads, dilation=self.dilation, groups=self.groups
         )
 
-    def _check(self, x: Tensor) -> None:
+    def check(self, x: Tensor) -> Tensor:
+        """x itself, where its rank and channels fit."""
         if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
             raise WavedilError(
                 f"input has shape {tuple(x.shape)}: expected (batch, {self.in_channels}, *space) with {self.ndim} space axes"
             )
+        return x
 
     def extra_repr(self) -> str:
         parts = [f"{self.ndim}-D, {self.in_channels} -> {self.out_channels}", f"kernel {self.kernel_size}"]

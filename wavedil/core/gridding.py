@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wavedil.core.path_counts import Counts, outer, path_counts, path_ratio, placed, reached
-from wavedil.core.schedule import MAX_DILATION, Schedule, hybrid, parse_schedule
+from wavedil.core.path_counts import Counts, count_map, path_counts, path_ratio, placed, reached
+from wavedil.core.schedule import MAX_DILATION, Schedule, format_schedule, hybrid, parse_schedule
 from wavedil.errors import WavedilError
 
 # Above these the counts would take gigabytes; no network in use comes near.
@@ -96,7 +96,7 @@ class GriddingAudit:
                 f"a path map of {_times(self.extent)} positions is too large to make; "
                 "use path_counts, whose outer product it is"
             )
-        return np.sum([outer(counts) for counts in self.path_counts], axis=0)
+        return count_map(self.path_counts)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,9 @@ def audit_branches(
         causal = ndim == 1 and kernel[0] % 2 == 0
     extent = tuple(max(1 + (k - 1) * sum(rates) for rates in branches) for k in kernel)
     if max(extent) > _MAX_FIELD:
-        raise WavedilError(f"the field has {max(extent)} positions; at most {_MAX_FIELD} are audited")
+        raise WavedilError(
+            f"the field has {max(extent)} positions; at most {_MAX_FIELD} are audited"
+        )
     counts = []
     for rates in branches:
         by_kernel = {k: path_counts(rates, k) for k in set(kernel)}
@@ -244,7 +246,9 @@ def _hybrid_rates(original: GriddingAudit) -> Suggestion | None:
         audit = audit_gridding(rates, original.kernel_size, original.ndim)
         more = layers - len(original.dilations)
         cost = f"with {more} more {'layers' if more > 1 else 'layer'}" if more else "as many layers"
-        return Suggestion("hybrid rates", f"use dilations {_list(rates)}: same field, {cost}", audit)
+        return Suggestion(
+            "hybrid rates", f"use dilations {_list(rates)}: same field, {cost}", audit
+        )
     return None
 
 
@@ -274,8 +278,8 @@ def _kernel_per_axis(kernel_size: int | Sequence[int] | None, ndim: int) -> tupl
     return kernel
 
 
-def _list(rates: Sequence[int]) -> str:
-    return ", ".join(map(str, rates))
+def _list(rates: tuple[int, ...]) -> str:
+    return ", ".join(map(str, rates)) if len(rates) <= 8 else format_schedule(rates)
 
 
 def _times(sizes: Sequence[int]) -> str:

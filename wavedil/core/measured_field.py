@@ -112,21 +112,21 @@ def measure_receptive_field(
         box, reached = _footprint(positive, channels, shape, seeds)
         if touched := _touched(box, shape):
             raise WavedilError(_too_small(shape, touched))
-    energy, position = torch.zeros(shape, dtype=torch.float64), shape
+    energy = torch.zeros(shape, dtype=torch.float64)
     for seed in range(seeds):
         gradient, position = _gradient(own, channels, shape, seed, positive=False)
         energy += gradient.square() / seeds
     energy = energy[tuple(slice(low, high + 1) for low, high in box)]
     extent = tuple(high - low + 1 for low, high in box)
-    intervals = [_shortest_interval(line, coverage) for line in _marginals(energy)]
+    lines = _marginals(energy)
     return MeasuredField(
         extent=extent,
         left=tuple(at - low for (low, _), at in zip(box, position, strict=True)),
         right=tuple(high - at for (_, high), at in zip(box, position, strict=True)),
         reached=reached,
         holes=math.prod(extent) - reached,
-        effective=tuple(intervals),
-        std=tuple(_standard_deviation(line) for line in _marginals(energy)),
+        effective=tuple(_shortest_interval(line, coverage) for line in lines),
+        std=tuple(_standard_deviation(line) for line in lines),
         energy=energy,
         coverage=coverage,
         size=shape,
@@ -230,11 +230,8 @@ def _footprint(
 
 def _touched(box: Box, shape: tuple[int, ...]) -> list[int]:
     """Axes along which the footprint comes up to the input's border, so may go on behind it."""
-    return [
-        axis
-        for axis, ((low, high), n) in enumerate(zip(box, shape, strict=True))
-        if low == 0 or high == n - 1
-    ]
+    sides = enumerate(zip(box, shape, strict=True))
+    return [axis for axis, ((low, high), n) in sides if low == 0 or high == n - 1]
 
 
 def _too_small(shape: tuple[int, ...], touched: list[int]) -> str:
@@ -279,7 +276,9 @@ def _redraw_positive(module: nn.Module) -> None:
 
 def _marginals(energy: Tensor) -> list[Tensor]:
     axes = range(energy.dim())
-    return [energy.sum([a for a in axes if a != axis]) if len(axes) > 1 else energy for axis in axes]
+    return [
+        energy.sum([a for a in axes if a != axis]) if len(axes) > 1 else energy for axis in axes
+    ]
 
 
 def _shortest_interval(line: Tensor, share: float) -> int:

@@ -43,13 +43,17 @@ def placed(counts: NDArray, size: int, causal: bool) -> NDArray:
     return np.pad(counts, (before, spare - before))
 
 
-def outer(counts: Counts) -> NDArray:
-    """Outer product of the axes' counts, in big integers where int64 could overflow."""
-    fits = math.prod(int(axis.max()) for axis in counts) < 2**62
-    product = np.ones((), dtype=np.int64 if fits else object)
-    for axis in counts:
-        product = np.multiply.outer(product, axis.astype(product.dtype))
-    return product
+def count_map(branches: Sequence[Counts]) -> NDArray:
+    """Counts in all dimensions: the sum over branches of the outer product of their axes."""
+    highest = sum(math.prod(int(axis.max()) for axis in counts) for counts in branches)
+    dtype = np.int64 if highest < 2**63 else object
+    total: NDArray = np.zeros((), dtype=dtype)
+    for counts in branches:
+        product: NDArray = np.ones((), dtype=dtype)
+        for axis in counts:
+            product = np.multiply.outer(product, axis.astype(dtype))
+        total = total + product
+    return total
 
 
 def reached(branches: Sequence[Counts]) -> int:
@@ -69,13 +73,27 @@ def reached(branches: Sequence[Counts]) -> int:
 
 
 def path_ratio(branches: Sequence[Counts]) -> float:
+    """Largest over smallest count among the reached positions, in all dimensions."""
     if len(branches) == 1:
         high = math.prod(int(axis.max()) for axis in branches[0])
         low = math.prod(int(axis[axis > 0].min()) for axis in branches[0])
     else:
-        high = low = 0
-        total: NDArray = np.sum([outer(counts) for counts in branches], axis=0)
-        high, low = int(total.max()), int(total[total > 0].min())
+        # Positions where all branches count alike are one: a small map instead of the whole.
+        axes = [
+            sorted({tuple(c) for c in zip(*axis, strict=True)})
+            for axis in zip(*branches, strict=True)
+        ]
+        high, low = 0, 0
+        for first in axes[0]:
+            slices = [
+                tuple(np.array([c[b] for c in axis], dtype=object) for axis in ([first], *axes[1:]))
+                for b in range(len(branches))
+            ]
+            total = count_map(slices)
+            used = total[total > 0]
+            if used.size:
+                high = max(high, int(used.max()))
+                low = min(low, int(used.min())) if low else int(used.min())
     try:
         return high / low
     except OverflowError:  # beyond a float: the whole part, exactly

@@ -24,6 +24,7 @@ __all__ = [
     "receptive_field",
 ]
 
+
 class GrowthRow(NamedTuple):
     """One layer of a growth table: its settings, the field up to it, and what one step there spans.
 
@@ -96,12 +97,15 @@ def count_multiply_adds(module: nn.Module, *example_inputs: Tensor) -> int:
     they are called; element-wise work does not. Divide by the positions for the cost of one. The
     module runs in evaluation mode without gradients, and its training flags are put back.
     """
+    from torch.autograd.forward_ad import dual_level
     from torch.utils.flop_counter import FlopCounterMode  # 0.1 s that importing the core can save
 
     training = {part: part.training for part in module.modules()}
     try:
         module.eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # Under forward-mode differentiation the hand-written forms in wavedil.ops step back for
+        # plain PyTorch (ops/fallback.py), whose operations the counter knows.
+        with torch.no_grad(), dual_level(), FlopCounterMode(display=False) as counter:
             module(*example_inputs)
     finally:
         for part, flag in training.items():

@@ -14,7 +14,7 @@ from wavedil.core.conv import PerAxis, add_weight_norm
 from wavedil.core.schedule import Schedule, parse_schedule
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
-from wavedil.ops.dilated_conv import dilated_conv
+from wavedil.ops.skip_sum import skip_sum
 
 
 class DilatedStack(nn.Module):
@@ -142,6 +142,4 @@ class DilatedStack(nn.Module):
 
     def _sum_skips(self, layers: Sequence[GatedBlock], gates: list[Tensor]) -> Tensor:
         weight, bias = self.skip_product(layers)
-        ones = (1,) * self.ndim
-        none = [(0, 0)] * self.ndim
-        return dilated_conv(torch.cat(gates, dim=1), weight, bias, stride=ones, padding=none, dilation=ones, groups=1)
+        return skip_sum(gates, weight, bias)

@@ -25,18 +25,19 @@ def plain_eager(*tensors: Tensor | None) -> bool:
 
 def differentiable_backward(
     ctx: torch.autograd.function.FunctionCtx,
-    plain: Callable[..., Tensor],
+    plain: Callable[..., Tensor | tuple[Tensor, ...]],
     inputs: tuple[Tensor | None, ...],
-    grad: Tensor,
+    grads: tuple[Tensor, ...],
 ) -> list[Tensor | None]:
     """Gradients of `plain(*inputs)` that can themselves be differentiated.
 
     For the backward of a fast form when it runs with grad mode on (`create_graph=True`).
     """
     wanted = [i for i, t in enumerate(inputs) if t is not None and ctx.needs_input_grad[i]]
-    found = torch.autograd.grad(
-        plain(*inputs), [inputs[i] for i in wanted], grad, create_graph=True
-    )
+    outputs = plain(*inputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    sources = [inputs[i] for i in wanted]
+    found = torch.autograd.grad(outputs, sources, grads, create_graph=True)
     gradients: list[Tensor | None] = [None] * len(inputs)
     for i, gradient in zip(wanted, found, strict=True):
         gradients[i] = gradient

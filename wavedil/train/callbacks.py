@@ -143,29 +143,35 @@ class Previews(Callback):
                 logger.experiment.add_image(kind, imread(BytesIO(picture)), step, dataformats="HWC")
 
 
-class ModelFolder(Callback):
-    """Keeps ``RUN/model`` current: at each validation and whenever training ends, also by Ctrl-C or an error."""
+class Keep(Callback):
+    """Keeps ``RUN/model`` current: at each validation and when training ends; by Ctrl-C or an error, a checkpoint too.
+
+    (Lightning's OnExceptionCheckpoint would also make every fresh run look for a checkpoint to start from.)
+    """
 
     def on_validation_end(self, trainer, module) -> None:
-        if not trainer.sanity_checking:
-            self._save(trainer, module)
+        self._save_model(trainer, module)
 
     def on_train_end(self, trainer, module) -> None:
-        self._save(trainer, module)
+        self._save_model(trainer, module)
 
     def on_exception(self, trainer, module, exception) -> None:
-        self._save(trainer, module)
+        if self._save_model(trainer, module):
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt")
 
-    def _save(self, trainer, module) -> None:
-        # Diverged weights never replace good ones.
-        if trainer.is_global_zero and all(bool(torch.isfinite(p).all()) for p in module.network.parameters()):
+    def _save_model(self, trainer, module) -> bool:
+        # Neither untrained nor diverged weights replace good ones.
+        good = trainer.global_step > 0 and all(bool(torch.isfinite(p).all()) for p in module.network.parameters())
+        if good and trainer.is_global_zero:
             save(module.network, Path(trainer.default_root_dir) / "model")
+        return good
 
 
 class StopOnNaN(Callback):
     """Ends a diverged run with the reason and the remedy, before it can replace good weights."""
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        # Asking costs a wait for the device, so not at each step.
         if trainer.global_step % 20 == 0 and not torch.isfinite(outputs["loss"]):
             raise WavedilError(
                 f"the loss is {outputs['loss'].item()} at step {trainer.global_step}: training diverged; lower the learning "

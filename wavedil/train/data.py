@@ -84,6 +84,12 @@ class AudioData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         return DataLoader(_Marked(WholeFiles(self.valid, self.codes), self.valid_seconds * self.valid.sample_rate))
 
+    def code_counts(self) -> Tensor:
+        """How often each code occurs in a fixed handful of crops: what a model starts from."""
+        crops = RandomCrops(self.train, self.crop, codes=self.codes, seed=self.seed + 1)
+        items = [crops[index] for index in range(64)]
+        return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.codes) for item in items)
+
     def preview_sounds(self) -> list[np.ndarray]:
         """The held-out sounds that previews show as targets, float32 ``(time,)``."""
         return [self.valid.sound(i) for i in range(min(4, len(self.valid)))]

@@ -55,6 +55,10 @@ class AudioModule(L.LightningModule):
         left = 1.0 - self.budget_used()
         return warm * (min(1.0, left / self.decay) if self.decay > 0 else 1.0)
 
+    def on_train_start(self) -> None:
+        if self.trainer.global_step == 0:
+            self.network.set_prior(self.trainer.datamodule.code_counts())
+
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         factor = self.rate_factor()
         for group in self.optimizers().optimizer.param_groups:

@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -21,7 +21,7 @@ from wavedil.audio.generate import generate
 from wavedil.audio.io import write
 from wavedil.errors import WavedilError
 from wavedil.report import write_report
-from wavedil.train.callbacks import ModelFolder, Previews, Progress, StopOnNaN
+from wavedil.train.callbacks import Keep, Previews, Progress, StopOnNaN
 from wavedil.train.recipes import find_recipe, run_folder
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
@@ -35,6 +35,10 @@ class RecipeCLI(LightningCLI):
         parser.add_argument("--samples.num", type=int, default=4, help="clips to make at the end")
         parser.add_argument("--samples.seconds", type=float, default=4.0, help="length of each")
         parser.add_argument("--samples.temperature", type=float, default=1.0)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Lightning's own warns when sys.argv holds something else, which behind a command it always does.
+        self.config = parser.parse_args(args)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self.config.trainer
@@ -65,13 +69,14 @@ def train(
     _quiet()
     cli = _build(["-c", str(config), *(overrides or []), "--trainer.default_root_dir", str(folder)], folder)
     network = cli.model.network
-    cli.datamodule.trainer = cli.trainer
     folder.mkdir(parents=True, exist_ok=True)
-    cli.parser.save(cli.config, folder / "config.yaml", skip_none=False, overwrite=True)
+    cli.parser.save(cli.config, folder / "config.yaml", overwrite=True)
     print(f"{path.stem}: {describe(network)}", file=sys.stderr)
     started = time.perf_counter()
     try:
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+        # weights_only: a checkpoint is data, and loading it never runs code from it.
+        resumed = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint else {}
+        cli.trainer.fit(cli.model, cli.datamodule, **resumed)
     except SystemExit:  # what Lightning makes of Ctrl-C, after its callbacks have saved model and checkpoint
         print(f"\ninterrupted; continue with: wavedil train --out {folder} --resume auto", file=sys.stderr)
     else:
@@ -124,12 +129,11 @@ def fast_precision() -> str:
 def _build(args: list[str], folder: Path) -> RecipeCLI:
     callbacks = [
         Progress(),
-        ModelFolder(),
+        Keep(),
         StopOnNaN(),
         ModelCheckpoint(
             folder / "checkpoints", filename="last", train_time_interval=CHECKPOINT_EVERY, enable_version_counter=False
         ),
-        OnExceptionCheckpoint(folder / "checkpoints", filename="interrupted"),
     ]
     try:
         return RecipeCLI(
@@ -141,7 +145,7 @@ def _build(args: list[str], folder: Path) -> RecipeCLI:
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             trainer_defaults={
                 "callbacks": callbacks,
                 "check_val_every_n_epoch": None,  # validation is by steps: the only epoch has no end
@@ -155,7 +159,10 @@ def _build(args: list[str], folder: Path) -> RecipeCLI:
 
 def _quiet() -> None:
     """Lightning's remarks that say nothing about this run."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", module="lightning", category=FutureWarning)
     # One process that crops from memory is faster than workers; recipes say otherwise where it is not.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # The checkpoint folder of a resumed run is not empty, and should not be.

@@ -31,7 +31,7 @@ def dilated_conv(
     (`cpu.py`) and its result has channels innermost in memory. One case that torch gets wrong is
     computed in float32 (`_is_wrong_in_torch`). All else is torch's convolution.
     """
-    x, weight, bias = _as_autocast(x, weight, bias)
+    x, weight, bias = as_autocast(x, weight, bias)
     pad = [side for pair in reversed(padding) for side in pair]
     if cpu.suits(x, weight, bias, stride, groups):
         return cpu.dilated_conv(x, weight, bias, (pad[0], pad[1]), dilation[0])
@@ -49,7 +49,7 @@ def dilated_conv(
     return reference(x, weight, bias, stride, dilation, groups)
 
 
-def _as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+def as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     """CPU tensors in the dtype that autocast would give them at a convolution.
 
     Done here because what follows chooses by the dtype that is computed in.

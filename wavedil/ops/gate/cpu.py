@@ -5,9 +5,9 @@ undone in backward by filling and copying; here each direction reads and writes 
 """
 
 import warnings
-from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,42 +17,36 @@ from wavedil.ops.fallback import differentiable_backward, plain_eager
 from wavedil.ops.gate.reference import gate as reference
 from wavedil.ops.threads import over_rows
 
+DTYPES = (torch.float32, torch.bfloat16)
 # A few rows are not worth the call, nor numba's import: streaming sample by sample stays plain.
 _MINIMUM_ELEMENTS = 2048
-
-
-class _Loops(NamedTuple):
-    forward: Callable[..., None]
-    backward: Callable[..., None]
+_ROWS_PER_SUM = 2048
 
 
 @cache
-def _loops(dtype: torch.dtype) -> _Loops | None:
-    """The loops of a dtype, compiled and tried out; None where numba is missing or fails."""
+def loops(dtype: torch.dtype) -> ModuleType | None:
+    """The module of loops, compiled for a dtype and tried out; None where numba is not usable."""
     try:
         from wavedil.ops.gate import kernels
     except ImportError:
         return None
-    name = str(dtype).removeprefix("torch.")
-    loops = _Loops(getattr(kernels, f"forward_{name}"), getattr(kernels, f"backward_{name}"))
     try:
-        h, d = torch.zeros(1, 2, dtype=dtype), torch.zeros(1, 1, dtype=dtype)
-        _forward(loops, h, torch.empty_like(d), "tanh_first")
-        _backward(loops, h, d, "tanh_first")
+        h = torch.zeros(1, 1, 2, dtype=dtype)
+        backward(kernels, h, forward(kernels, h, "tanh_first"), "tanh_first")
     except Exception as error:  # numba is an accelerator: whatever it trips over, plain torch works
         warnings.warn(f"numba cannot run the gate ({error}); it runs as plain PyTorch", stacklevel=2)
         return None
-    return loops
+    return kernels
 
 
 def suits(h: Tensor) -> bool:
     """Whether the loop can take this tensor."""
     return (
         plain_eager(h)
-        and h.dtype in (torch.float32, torch.bfloat16)
+        and h.dtype in DTYPES
         and h.numel() >= _MINIMUM_ELEMENTS
         and _rows(h).is_contiguous()
-        and _loops(h.dtype) is not None
+        and loops(h.dtype) is not None
     )
 
 
@@ -77,28 +71,39 @@ def _halves(channels: int, order: str) -> tuple[int, int]:
     return (0, channels) if order == "tanh_first" else (channels, 0)
 
 
-def _forward(loops: _Loops, h: Tensor, g: Tensor, order: str) -> None:
-    channels = g.shape[-1]
+def forward(kernels: ModuleType, h: Tensor, order: str) -> Tensor:
+    """Rows `(..., 2 * channels)` to the gate's `(..., channels)`."""
+    channels = h.shape[-1] // 2
+    g = h.new_empty(*h.shape[:-1], channels)
     flat_h, flat_g = _flat(h), _flat(g)
     halves = _halves(channels, order)
 
     def part(first: int, last: int) -> None:
-        loops.forward(flat_h, flat_g, channels, *halves, first, last)
+        kernels.forward(flat_h, flat_g, channels, *halves, first, last)
 
     over_rows(part, g.numel() // channels, channels)
+    return g
 
 
-def _backward(loops: _Loops, h: Tensor, d: Tensor, order: str) -> Tensor:
+def backward(kernels: ModuleType, h: Tensor, d: Tensor, order: str) -> tuple[Tensor, Tensor]:
+    """From rows of `h` and of the gradient at the gate: that at `h`, and its sum (float32)."""
     channels = d.shape[-1]
     dh = torch.empty_like(h)
     flat_h, flat_d, flat_dh = _flat(h), _flat(d), _flat(dh)
     halves = _halves(channels, order)
+    sums = []
 
     def part(first: int, last: int) -> None:
-        loops.backward(flat_h, flat_d, flat_dh, channels, *halves, first, last)
+        # A sum of many float32 numbers one by one loses digits: short sums, then their sum.
+        for start in range(first, last, _ROWS_PER_SUM):
+            short = torch.zeros(2 * channels)
+            stop = min(start + _ROWS_PER_SUM, last)
+            numbers = short.numpy()
+            kernels.backward(flat_h, flat_d, flat_dh, numbers, channels, *halves, start, stop)
+            sums.append(short)
 
     over_rows(part, d.numel() // channels, 2 * channels)
-    return dh
+    return dh, torch.stack(sums).sum(0)
 
 
 class _Gate(torch.autograd.Function):
@@ -106,20 +111,17 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, h: Tensor, order: str) -> Tensor:
-        rows = _rows(h)
-        g = rows.new_empty(*rows.shape[:-1], rows.shape[-1] // 2)
-        _forward(_loops(h.dtype), rows, g, order)
         ctx.save_for_backward(h)
         ctx.order = order
-        return g.movedim(-1, 1)
+        return forward(loops(h.dtype), _rows(h), order).movedim(-1, 1)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, None]:
         (h,) = ctx.saved_tensors
         if torch.is_grad_enabled():
             (gradient,) = differentiable_backward(
-                ctx, lambda h: reference(h, ctx.order), (h,), grad
+                ctx, lambda h: reference(h, ctx.order), (h,), (grad,)
             )
             return gradient, None
         d = _rows(grad).contiguous()
-        return _backward(_loops(h.dtype), _rows(h), d, ctx.order).movedim(-1, 1), None
+        return backward(loops(h.dtype), _rows(h), d, ctx.order)[0].movedim(-1, 1), None

@@ -8,7 +8,7 @@ uint16 and is the upper half of a float32; the way back rounds to the nearest, t
 import numba
 import numpy as np
 from numba.core import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 _f = np.float32
 _LOG2_E = _f(1.4426950408889634)
@@ -47,17 +47,35 @@ def _float(typing_context, value):  # type: ignore[no-untyped-def]
     return types.float32(types.uint32), generate
 
 
-@_inner
-def _from_bfloat16(u):  # type: ignore[no-untyped-def]
-    return _float(np.uint32(u) << np.uint32(16))
+def _widen(value):  # type: ignore[no-untyped-def]
+    """float32 from a stored number."""
+    raise NotImplementedError
 
 
-@_inner
-def _to_bfloat16(x):  # type: ignore[no-untyped-def]
-    b = _bits(x)
-    odd = (b >> np.uint32(16)) & np.uint32(1)
-    rounded = (b + np.uint32(0x7FFF) + odd) >> np.uint32(16)
-    return np.uint16(np.uint32(0x7FC0) if x != x else rounded)
+def _narrow(x, stored):  # type: ignore[no-untyped-def]
+    """float32 as a number of the stored kind."""
+    raise NotImplementedError
+
+
+@overload(_widen, jit_options={"error_model": "numpy"})
+def _(value):  # type: ignore[no-untyped-def]
+    if isinstance(value, types.Float):
+        return lambda value: value
+    return lambda value: _float(np.uint32(value) << np.uint32(16))
+
+
+@overload(_narrow, jit_options={"error_model": "numpy"})
+def _(x, stored):  # type: ignore[no-untyped-def]
+    if isinstance(stored, types.Float):
+        return lambda x, stored: x
+
+    def narrow(x, stored):  # type: ignore[no-untyped-def]
+        b = _bits(x)
+        odd = (b >> np.uint32(16)) & np.uint32(1)
+        rounded = (b + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+        return np.uint16(np.uint32(0x7FC0) if x != x else rounded)
+
+    return narrow
 
 
 @_inner
@@ -107,54 +125,34 @@ def _gate_gradient(a, b, d):  # type: ignore[no-untyped-def]
     return d * sigmoid * (_4 * u) * half * half, d * product * (sigmoid * w)
 
 
-# In all four, `h` and `dh` hold rows of 2 * channels numbers, tanh's half from `t` on and the
-# sigmoid's from `s` on; `g` and `d` hold rows of `channels`.
+# `h` and `dh` hold rows of 2 * channels numbers, tanh's half from `t` on and the sigmoid's from `s`
+# on; `g` and `d` hold rows of `channels`; all of them float32, or bfloat16 as uint16. `sums`
+# (float32) takes up the sums of the rows of dh: the gradient of a bias that was added to h. It has
+# a loop of its own, since LLVM vectorises a loop only while it can tell cheaply that its few
+# arrays do not overlap.
 
 
 @_loop
-def forward_float32(h, g, channels, t, s, first, last):  # type: ignore[no-untyped-def]
+def forward(h, g, channels, t, s, first, last):  # type: ignore[no-untyped-def]
     for i in range(first, last):
         row = 2 * channels * i
         a, b = h[row + t : row + t + channels], h[row + s : row + s + channels]
-        out = g[channels * i : channels * i + channels]
+        out = g[channels * i : channels * (i + 1)]
         for j in range(channels):
-            out[j] = _gate(a[j], b[j])
+            out[j] = _narrow(_gate(_widen(a[j]), _widen(b[j])), out[j])
 
 
 @_loop
-def forward_bfloat16(h, g, channels, t, s, first, last):  # type: ignore[no-untyped-def]
-    for i in range(first, last):
-        row = 2 * channels * i
-        a, b = h[row + t : row + t + channels], h[row + s : row + s + channels]
-        out = g[channels * i : channels * i + channels]
-        for j in range(channels):
-            filtered = _from_bfloat16(a[j])
-            out[j] = _to_bfloat16(_gate(filtered, _from_bfloat16(b[j])))
-
-
-@_loop
-def backward_float32(h, d, dh, channels, t, s, first, last):  # type: ignore[no-untyped-def]
+def backward(h, d, dh, sums, channels, t, s, first, last):  # type: ignore[no-untyped-def]
     for i in range(first, last):
         row = 2 * channels * i
         a, b = h[row + t : row + t + channels], h[row + s : row + s + channels]
         da, db = dh[row + t : row + t + channels], dh[row + s : row + s + channels]
-        grad = d[channels * i : channels * i + channels]
+        grad = d[channels * i : channels * (i + 1)]
         for j in range(channels):
-            x, y = _gate_gradient(a[j], b[j], grad[j])
-            da[j] = x
-            db[j] = y
-
-
-@_loop
-def backward_bfloat16(h, d, dh, channels, t, s, first, last):  # type: ignore[no-untyped-def]
-    for i in range(first, last):
-        row = 2 * channels * i
-        a, b = h[row + t : row + t + channels], h[row + s : row + s + channels]
-        da, db = dh[row + t : row + t + channels], dh[row + s : row + s + channels]
-        grad = d[channels * i : channels * i + channels]
-        for j in range(channels):
-            filtered = _from_bfloat16(a[j])
-            gated = _from_bfloat16(b[j])
-            x, y = _gate_gradient(filtered, gated, _from_bfloat16(grad[j]))
-            da[j] = _to_bfloat16(x)
-            db[j] = _to_bfloat16(y)
+            x, y = _gate_gradient(_widen(a[j]), _widen(b[j]), _widen(grad[j]))
+            da[j] = _narrow(x, da[j])
+            db[j] = _narrow(y, db[j])
+        out = dh[row : row + 2 * channels]
+        for j in range(2 * channels):
+            sums[j] += _widen(out[j])

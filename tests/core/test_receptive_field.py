@@ -1,0 +1,229 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from wavedil.core import DilatedConv, DilatedStack, add_weight_norm
+from wavedil.core.receptive_field import (
+    count_multiply_adds,
+    count_parameters,
+    growth,
+    measure_receptive_field,
+    receptive_field,
+)
+from wavedil.errors import WavedilError
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def test_closed_form_on_known_stacks():
+    assert receptive_field("1..512") == 1024  # WaveNet's block, kernel 2: 64 ms at 16 kHz
+    assert receptive_field("1..512 x3") == 3 * 1023 + 1
+    assert receptive_field("1..16", ndim=2) == 63  # 3x3 layers, dilations 1, 2, 4, 8, 16
+    assert receptive_field("1 x7", 3) == 15 and receptive_field("1..64", 3) == 255
+    assert receptive_field("1,1..16,1", 3) == 67  # Yu and Koltun's context module
+
+
+def test_growth_with_strides_by_hand():
+    rows = growth([1, 2, 1], kernel_size=[3, 3, 5], strides=[2, 1, 2])
+    assert [(r.layer, r.dilation, r.kernel_size, r.stride) for r in rows] == [(1, 1, 3, 2), (2, 2, 3, 1), (3, 1, 5, 2)]
+    assert [r.receptive_field for r in rows] == [3, 3 + 2 * 2 * 2, 11 + 4 * 2]
+    assert [r.jump for r in rows] == [2, 2, 4]
+
+
+@pytest.mark.parametrize("kwargs", [{"kernel_size": [3]}, {"kernel_size": 0}, {"strides": [1, 1.5]}, {"strides": True}])
+def test_closed_form_refuses(kwargs):
+    with pytest.raises(WavedilError, match="positive integers"):
+        receptive_field([1, 2], **kwargs)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("strides", [(1, 1, 1), (1, 2, 1), (2, 1, 3)])
+def test_measured_equals_closed_form(ndim, strides):
+    rates, kernels = (1, 2, 1), (3, 3, 2)
+    net = nn.Sequential()
+    for rate, kernel, stride in zip(rates, kernels, strides, strict=True):
+        net.extend([CONV[ndim](2, 2, kernel, stride, dilation=rate), nn.ReLU()])
+    measured = measure_receptive_field(net, 2, ndim, seeds=2)
+    assert measured.extent == (receptive_field(rates, kernels, strides),) * ndim
+    reach = zip(measured.left, measured.right, strict=True)
+    assert tuple(left + 1 + right for left, right in reach) == measured.extent
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_causal_stack_sees_its_whole_past_and_nothing_else(norm):
+    stack = DilatedStack(ndim=1, channels=4, dilations="1..16 x2", kernel_size=2, causal=True)
+    measured = measure_receptive_field(add_weight_norm(stack) if norm else stack, 4)
+    assert (measured.extent, measured.left, measured.right) == ((63,), (62,), (0,))
+    assert stack.receptive_field == 63 and measured.holes == 0
+
+
+def test_axes_are_measured_apart():
+    net = nn.Sequential(CONV[2](1, 3, (1, 3), dilation=(1, 2), padding="same"), CONV[2](3, 1, (5, 3), padding="same"))
+    measured = measure_receptive_field(net, 1, 2)
+    assert (measured.extent, measured.left, measured.right) == ((5, 7), (2, 3), (2, 3))
+
+
+def test_a_field_ahead_of_the_output_is_bounded_by_the_end():
+    class Ahead(nn.Module):
+        def forward(self, x):
+            return x + x.roll(-3, dims=-1)
+
+    measured = measure_receptive_field(Ahead(), 1)
+    assert (measured.left, measured.right, measured.holes) == ((0,), (3,), 2)
+    with pytest.raises(WavedilError, match="reaches the border"):
+        measure_receptive_field(Ahead(), 1, size=8)
+
+
+def test_reach_of_a_strided_output_counts_from_its_own_input():
+    measured = measure_receptive_field(nn.Conv1d(1, 1, 3, stride=2, padding=1), 1)
+    assert (measured.left, measured.right) == ((1,), (1,))
+
+
+def test_holes_of_a_gridding_net():
+    net = nn.Sequential(*(CONV[2](1, 1, 3, dilation=d, padding="same") for d in (2, 2)))
+    measured = measure_receptive_field(net, 1, 2)
+    assert (measured.extent, measured.reached, measured.holes) == ((9, 9), 25, 56)
+
+
+def test_dead_weights_do_not_hide_the_theoretical_field():
+    net = nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.ReLU(), nn.Conv1d(2, 1, 3, padding=1))
+    with torch.no_grad():
+        net[0].bias.fill_(-100.0)  # every ReLU is off
+    measured = measure_receptive_field(net, 2)
+    assert (measured.extent, measured.holes) == ((5,), 0)
+    assert (measured.effective, measured.std, float(measured.energy.sum())) == ((0,), (0.0,), 0.0)
+
+
+def test_effective_field_of_a_known_gradient():
+    net = nn.Conv1d(1, 1, 5, padding=2, bias=False)
+    weight = torch.tensor([0.1, 1.0, 2.0, 1.0, 0.1])
+    with torch.no_grad():
+        net.weight.copy_(weight.reshape(1, 1, 5))
+    measured = measure_receptive_field(net, 1, coverage=0.95)
+    energy = weight.double().square()
+    assert measured.energy / measured.energy.sum() == pytest.approx((energy / energy.sum()).numpy())
+    assert (measured.extent, measured.effective) == ((5,), (3,))
+    variance = sum(float(e) * (i - 2) ** 2 for i, e in enumerate(energy)) / float(energy.sum())
+    assert measured.std == (pytest.approx(math.sqrt(variance)),)
+    assert measure_receptive_field(net, 1, coverage=0.5).effective == (1,)
+
+
+def test_effective_field_is_smaller_than_theoretical():
+    """Luo et al. 2016: a stack of plain layers with random weights looks mostly at its centre."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Conv1d(16, 16, 3, padding=1, bias=False) for _ in range(20)))
+    measured = measure_receptive_field(net, 16)
+    assert measured.extent == (41,) and measured.effective[0] < 25
+
+
+def test_deep_residual_net_and_max_pooling():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv1d(3, 3, 3, padding=1) for _ in range(60))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = x + torch.tanh(layer(x))
+            return x, "extras"
+
+    measured = measure_receptive_field(Residual(), 3, seeds=1)
+    assert (measured.extent, measured.holes) == ((121,), 0)
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(2))
+    assert measure_receptive_field(pooled, 1, 2, seeds=16).extent == (4, 4)
+
+
+def test_the_callers_module_stays_as_it_is():
+    net = nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.BatchNorm1d(2), nn.Dropout(0.5))
+    net[2].eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert measure_receptive_field(net, 2).extent == (3,)
+    count_multiply_adds(net, torch.randn(2, 2, 8))
+    assert [m.training for m in net] == [True, True, False] and net.training
+    after = net.state_dict()
+    assert all(after[name].dtype == v.dtype and torch.equal(after[name], v) for name, v in before.items())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_old_style_weight_norm_can_be_measured():
+    net = nn.utils.weight_norm(nn.Conv1d(2, 2, 3, padding=1))
+    net(torch.randn(1, 2, 8))
+    assert measure_receptive_field(net, 2).extent == (3,)
+
+
+def test_given_size_or_example():
+    net = nn.Conv2d(1, 1, 5, padding=2)
+    assert measure_receptive_field(net, torch.zeros(4, 1, 9, 16), 2).size == (9, 16)
+    assert measure_receptive_field(net, 1, 2, size=9).size == (9, 9)
+    behind = DilatedConv(1, 1, 1, 5, padding="causal")
+    with pytest.raises(WavedilError, match=r"space axis 0 \(size 2\); use size=\(4,\)"):
+        measure_receptive_field(behind, 1, size=2)
+    with pytest.raises(WavedilError, match=r"space axis 0 \(size 5\); use size=\(10, 9\) or more"):
+        measure_receptive_field(net, 1, 2, size=(5, 9))
+
+
+def test_a_field_without_end_is_an_error():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x + x.mean(-1, keepdim=True)
+
+    with pytest.raises(WavedilError, match="whole input.*never fits"):
+        measure_receptive_field(Mean(), 1)
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.sum(1)
+
+
+@pytest.mark.parametrize(
+    ("net", "args", "message"),
+    [
+        (nn.Embedding(8, 2), (1,), "behind the embedding"),
+        (nn.Conv1d(1, 1, 3), (torch.zeros(1, 1, 8, dtype=torch.int64),), "behind the embedding"),
+        (nn.Conv1d(2, 1, 3), (1,), r"does not take float64 input.*expected input"),
+        (Detached(), (1,), "does not depend"),
+        (Flat(), (1,), r"output has shape \(1, 64\)"),
+        (nn.Conv1d(1, 1, 3), (torch.zeros(1, 8),), r"shape \(1, 8\)"),
+        (nn.Conv1d(1, 1, 3), (1, 4), "ndim must be 1, 2 or 3"),
+    ],
+)
+def test_measure_refuses(net, args, message):
+    with pytest.raises(WavedilError, match=message):
+        measure_receptive_field(net, *args)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_counts_of_our_convolution(ndim, groups):
+    conv = DilatedConv(ndim, 4, 6, 3, dilation=2, groups=groups, padding="same")
+    weights = 6 * (4 // groups) * 3**ndim
+    assert count_parameters(conv) == weights + 6
+    assert count_multiply_adds(conv, torch.zeros(2, 4, *[5] * ndim)) == 2 * 5**ndim * weights
+
+
+def test_counts_of_other_modules():
+    assert count_multiply_adds(nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.zeros(1, 3, 8, 8)) == 16 * 8 * 3 * 9
+    assert count_multiply_adds(nn.Linear(5, 7), torch.zeros(2, 3, 5)) == 6 * 35
+    up = nn.ConvTranspose1d(4, 6, 5, stride=2)
+    assert count_multiply_adds(up, torch.zeros(1, 4, 10)) == 10 * 4 * 6 * 5
+    assert count_parameters(nn.Sequential(up, up)) == 4 * 6 * 5 + 6  # shared: once
+
+
+def test_counts_of_a_gated_stack():
+    """Per position and layer: the dilated product to two halves, the residual and the skip product.
+
+    Large enough for the CPU's hand-written forms, whose products the counter would not see.
+    """
+    c, s, t = 16, 24, 200
+    stack = DilatedStack(ndim=1, channels=c, dilations="1..8", kernel_size=2, causal=True, skip_channels=s)
+    gates, skips, residuals = 4 * 2 * c * 2 * c, 4 * c * s, 3 * c * c  # the last residual is unused
+    assert count_multiply_adds(stack, torch.zeros(1, c, t)) == t * (gates + skips + residuals)

@@ -1,0 +1,135 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavedil.core.gridding import audit_gridding
+from wavedil.core.schedule import doubling, format_schedule, hybrid, parse_schedule, sawtooth
+from wavedil.errors import WavedilError
+
+
+@pytest.mark.parametrize(
+    ("schedule", "dilations"),
+    [
+        ("1..8", (1, 2, 4, 8)),
+        ("1..4 x2", (1, 2, 4, 1, 2, 4)),
+        ("1..4×2", (1, 2, 4, 1, 2, 4)),
+        ("3..12", (3, 6, 12)),
+        ("1,2,5 x2", (1, 2, 5, 1, 2, 5)),
+        (" 1 2  5 ", (1, 2, 5)),
+        ("1, 1..4, 1", (1, 1, 2, 4, 1)),
+        ("1..4 x2 + 1,2,5", (1, 2, 4, 1, 2, 4, 1, 2, 5)),
+        ("[1, 2, 5]", (1, 2, 5)),
+        ("7", (7,)),
+        ("4..4", (4,)),
+        (4, (4,)),
+        ([1, 2, 5], (1, 2, 5)),
+        (np.array([1, 2]), (1, 2)),
+        (range(1, 4), (1, 2, 3)),
+    ],
+)
+def test_parse(schedule, dilations):
+    parsed = parse_schedule(schedule)
+    assert parsed == dilations
+    assert all(type(d) is int for d in parsed)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("", "empty"),
+        ("x3", "empty"),
+        ("1,2 +", "empty"),
+        ([], "empty"),
+        ("0", "at least 1"),
+        ("-4", "at least 1"),
+        ([1, -2], "layer 2"),
+        ([1, 2.0], "must be an integer"),
+        ([True], "must be an integer"),
+        ([[1, 2]], "must be an integer"),
+        (None, "must be an integer"),
+        (b"12", "must be an integer"),
+        ("1,two", "'two' is not an integer"),
+        ("1..", "not an integer"),
+        ("1,2 x0", "at least 1"),
+        ("1..500", r"1\.\.256 or 1\.\.512"),
+        ("3..100", r"3\.\.96 or 3\.\.192"),
+        ("8..1", "one by one"),
+        (2**24 + 1, "at most 16777216"),
+        ("9" * 5000, "above the largest"),
+        ("1 x10001", "at most 10000"),
+        ("1..512 x1001", "10010 layers"),
+        ([1] * 10_001, "10001 layers"),
+    ],
+)
+def test_parse_refuses(schedule, message):
+    with pytest.raises(WavedilError, match=message):
+        parse_schedule(schedule)
+
+
+def test_doubling_and_sawtooth():
+    assert doubling() == (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+    assert doubling(4, repeats=2) == sawtooth("1..4", 2) == (1, 2, 4, 1, 2, 4)
+    with pytest.raises(WavedilError, match=r"1\.\.256 or 1\.\.512"):
+        doubling(500)
+    with pytest.raises(WavedilError, match="repeats must be at least 1"):
+        doubling(4, repeats=0)
+
+
+# Few distinct rates, so that runs and repeats really occur.
+groups = st.lists(st.sampled_from([1, 2, 4, 8, 16, 5]), min_size=1, max_size=6)
+repeated = st.tuples(groups, st.integers(1, 4)).map(lambda pair: pair[0] * pair[1])
+schedules = st.lists(repeated, min_size=1, max_size=4).map(lambda parts: sum(parts, []))
+
+
+@given(schedules)
+def test_format_parses_back(dilations):
+    text = format_schedule(dilations)
+    assert parse_schedule(text) == tuple(dilations)
+    assert len(text) <= len(",".join(map(str, dilations)))
+
+
+@pytest.mark.parametrize(
+    "text", ["1..512 x3", "1,2,5 x4", "1..512 x2 + 1,2,5", "1,1..16,1", "7", "1 x7", "1 x2000", "1..4 x3"]
+)
+def test_format_finds_the_short_text(text):
+    assert format_schedule(text) == text
+
+
+@pytest.mark.parametrize(("args", "rates"), [((3, 17), (1, 2, 5)), ((3, 27), (1, 3, 9)), ((3, 8, 2), (1, 2, 4))])
+def test_hybrid_examples(args, rates):
+    assert hybrid(*args) == rates
+
+
+@given(st.integers(2, 6), st.integers(2, 7), st.data())
+def test_hybrid_has_the_field_no_holes_and_passes_the_rule(kernel, layers, data):
+    widest = hybrid_limit(kernel, layers)
+    total = data.draw(st.integers(layers, widest))
+    rates = hybrid(layers, 1 + (kernel - 1) * total, kernel)
+    assert all(b <= 3 * a for a, b in pairwise(rates))
+    audit = audit_gridding(rates, kernel)
+    assert (audit.receptive_field, audit.layers, audit.holes) == (1 + (kernel - 1) * total, layers, 0)
+    assert audit.hdc_passes
+
+
+@pytest.mark.parametrize(("layers", "total"), [(4, 37), (5, 108)])
+def test_hybrid_no_rate_exceeds_three_times_the_last(layers, total):
+    """Sums whose rounding leaves a rest that the last rate alone may not take."""
+    rates = hybrid(layers, 1 + 4 * total, kernel_size=5)
+    assert sum(rates) == total and all(b <= 3 * a for a, b in pairwise(rates))
+
+
+def hybrid_limit(kernel, layers):
+    """Largest sum of rates: each at most three times the last and the field before it."""
+    rates = [1]
+    while len(rates) < layers:
+        rates.append(min(1 + (kernel - 1) * sum(rates), 3 * rates[-1]))
+    return sum(rates)
+
+
+@pytest.mark.parametrize("args", [(3, 63), (3, 5), (3, 17, 1), (0, 17)])
+def test_hybrid_refuses(args):
+    with pytest.raises(WavedilError):
+        hybrid(*args)

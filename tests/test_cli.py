@@ -1,0 +1,105 @@
+"""The shell: what it prints, what it writes, how it refuses."""
+
+import json
+
+import pytest
+import torch
+
+from wavedil.audio import WaveNet, io, save
+from wavedil.cli import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    return str(save(WaveNet(8, 8, "1..8", sample_rate=8000), tmp_path_factory.mktemp("models") / "model"))
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sounds")
+    for index, frames in enumerate((900, 800, 70)):
+        io.write(folder / f"{index}.flac", 0.3 * torch.sin(torch.arange(frames) / 7).unsqueeze(0), 8000)
+    return folder
+
+
+def run(capsys, *argv, status=0):
+    assert main([str(a) for a in argv]) == status
+    return capsys.readouterr()
+
+
+def refused(capsys, *argv):
+    """The one line of an error."""
+    try:
+        status = main([str(a) for a in argv])
+    except SystemExit as exit:
+        status = exit.code
+    out = capsys.readouterr()
+    assert status == 2 and out.err.startswith("error: ") and out.err.count("\n") == 1, out.err
+    assert "Traceback" not in out.err
+    return out.err
+
+
+def test_sample(capsys, tmp_path, model, sounds):
+    result = json.loads(run(capsys, "sample", model, "--seconds", 0.05, "--num", 3, "--seed", 4, "--out", tmp_path / "a").out)
+    assert result["engine"] == "torch" and result["precision"] == "fp32" and result["samples_per_second"] > 0
+    assert result["real_time_factor"] == pytest.approx(result["samples_per_second"] / 8000, abs=1e-3)
+    first = [io.read(path) for path in result["files"]]
+    assert [(sound.shape, rate) for sound, rate in first] == [((1, 400), 8000)] * 3
+    again = json.loads(run(capsys, "sample", model, "--seconds", 0.05, "--num", 1, "--seed", 4, "--out", tmp_path / "b").out)
+    assert (io.read(again["files"][0])[0] == first[0][0]).all()
+    primed = run(capsys, "sample", model, "--seconds", 0.01, "--out", tmp_path / "c", "--prime", sounds / "0.flac", "--top-k", 5)
+    assert len(json.loads(primed.out)["files"]) == 1
+
+
+def test_evaluate(capsys, model, sounds):
+    result = json.loads(run(capsys, "evaluate", model, sounds, "--json").out)
+    assert result["count"] == 1770 and 0 < result["bits_per_sample"] < 20 and "8000 Hz" in result["definition"]
+    held = json.loads(run(capsys, "evaluate", model, sounds, "--json", "--held-out").out)
+    alone = json.loads(run(capsys, "evaluate", model, sounds / "0.flac", "--json").out)
+    assert held == alone and held["count"] == 900
+    assert "bits per sample over 900 samples" in run(capsys, "evaluate", model, sounds / "0.flac").out
+
+
+def test_inspect(capsys, tmp_path, model):
+    info = json.loads(run(capsys, "inspect", "1,2,4,8,16", "--ndim", 2, "--kernel-size", 3, "--json").out)
+    assert info["receptive_field"] == 63 and info["holes"] == 0
+    plain = json.loads(run(capsys, "inspect", "1 x7", "--kernel-size", 3, "--json").out)
+    dilated = json.loads(run(capsys, "inspect", "1..64", "--kernel-size", 3, "--json").out)
+    assert plain["parameters"] == dilated["parameters"]
+    assert (plain["receptive_field"], dilated["receptive_field"]) == (15, 255)
+    bad = json.loads(run(capsys, "inspect", "2,2,2", "--kernel-size", 3, "--json").out)
+    assert (bad["holes"], bad["hdc_m2"]) == (6, 2)
+    text = run(capsys, "inspect", "1..512", "--rate", 16000).out
+    assert "1024" in text and "64" in text and "ms" in text
+    of_model = json.loads(run(capsys, "inspect", model, "--json", "--plot", tmp_path / "field.png").out)
+    assert of_model["dilations"] == [1, 2, 4, 8] and of_model["receptive_field"] == 16
+    assert (tmp_path / "field.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["sample", "nowhere"], "nowhere is no model folder"),
+        (["sample", "{model}", "--seconds", "0"], "--seconds is 0"),
+        (["sample", "{model}", "--num", "0"], "num is 0"),
+        (["sample", "{model}", "--engine", "warp"], "expected one of auto"),
+        (["sample", "{model}", "--device", "abacus"], "abacus"),
+        (["sample", "{model}", "--prime", "nowhere.wav"], "nowhere.wav"),
+        (["sample", "{model}", "--sconds", "1"], "--sconds"),
+        (["evaluate", "{model}", "nowhere"], "nowhere"),
+        (["inspect", "1,0,2"], "0"),
+        (["inspect", ""], "schedule"),
+        (["inspect", "1..500"], "512"),
+        (["inspect", "1,2", "--plot", "picture.gif"], "png"),
+        (["report", "nowhere"], "no run folder"),
+        (["bench", "nothing"], "conv"),
+        (["train", "-c", "nothing.yaml"], "does not exist"),
+        (["dance"], "dance"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, model, argv, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *[a.format(model=model) for a in argv])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,102 @@
+"""Imports go one way, and only where they must."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import wavedil
+
+ROOT = Path(wavedil.__file__).parent
+HIDE = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {hidden!r}:
+            raise ModuleNotFoundError(f"{{name}} is hidden", name=name)
+sys.meta_path.insert(0, Hidden())
+"""
+HEAVY = {"lightning", "librosa", "torchaudio", "numba", "triton", "matplotlib", "soundfile", "soxr", "jsonargparse"}
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_models_run_without_the_heavy_libraries():
+    python(
+        HIDE.format(hidden=HEAVY)
+        + """
+import torch, wavedil, wavedil.core
+from wavedil.audio import WaveNet, generate, load, save
+stack = wavedil.DilatedStack(ndim=1, channels=32, dilations="1..8 x2", kernel_size=2, causal=True)
+x = torch.randn(2, 32, 200)
+y = stack(x); y.sum().backward()
+(step, state) = stack.step(x)
+torch.testing.assert_close(step, y)
+assert wavedil.audit_gridding([1, 2, 4]).holes == 0 and wavedil.receptive_field([1, 2, 4], kernel_size=2) == 8
+model = WaveNet(16, 16, "1..4")
+model.loss(torch.zeros(2, 100, dtype=torch.int64)).backward()
+assert generate(model.eval(), 20).shape == (1, 1, 20)
+"""
+    )
+
+
+def test_the_package_imports_the_core_only():
+    loaded = python("import sys, torch; before = set(sys.modules); import wavedil; print(*(set(sys.modules) - before))")
+    ours = {name for name in loaded.split() if name.startswith("wavedil")}
+    assert not {name for name in ours if name.split(".")[1:2] not in ([], ["core"], ["ops"], ["errors"])}
+    assert not {name.split(".")[0] for name in loaded.split()} & HEAVY
+
+
+def test_help_imports_nothing_heavy_and_sampling_no_lightning(tmp_path):
+    seen = python("import sys; from wavedil.cli import _parser; _parser().format_help(); print(*sys.modules)").split()
+    assert not {"lightning", "numba", "librosa", "matplotlib"} & set(seen)
+    code = f"""
+import sys
+from wavedil.audio import WaveNet, save
+from wavedil.cli import main
+save(WaveNet(8, 8, "1,2"), {str(tmp_path / "model")!r})
+assert main(["sample", {str(tmp_path / "model")!r}, "--seconds", "0.001", "--out", {str(tmp_path)!r}]) == 0
+assert not {{"lightning", "librosa", "torchaudio"}} & set(sys.modules)
+"""
+    python(code)
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"),
+    [
+        ("ops", {"ops", "errors"}),
+        ("core", {"ops", "core", "errors"}),
+        ("audio", {"core", "audio", "errors", "weights"}),
+        ("vision", {"core", "vision", "errors", "weights"}),
+    ],
+)
+def test_each_floor_looks_down(folder, allowed):
+    """Static: what the modules of a floor name of the package, inside functions too."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module] if node.module != "wavedil" else [f"wavedil.{a.name}" for a in node.names]
+            elif isinstance(node, ast.Import):
+                names = [a.name for a in node.names]
+            for name in names:
+                parts = name.split(".")
+                assert parts[0] != "wavedil" or parts[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+                assert parts[0] != "lightning", f"{path.relative_to(ROOT)} imports lightning"
+
+
+def test_public_names():
+    import wavedil.audio
+
+    assert set(wavedil.__all__) >= {
+        "DilatedConv", "DilatedStack", "GatedBlock", "audit_gridding", "doubling", "receptive_field", "__version__",
+    }  # fmt: skip
+    assert set(wavedil.audio.__all__) >= {"WaveNet", "generate", "load", "save"}
+    for module in (wavedil, wavedil.core, wavedil.audio):
+        assert all(hasattr(module, name) for name in module.__all__)

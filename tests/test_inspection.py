@@ -1,0 +1,138 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from wavedil import inspection
+from wavedil.core.schedule import parse_schedule
+from wavedil.errors import WavedilError
+from wavedil.inspection import inspect_model, inspect_schedule, render_text
+
+KEYS = {
+    "dilations", "layers", "kernel_size", "ndim", "channels", "parameters", "multiply_adds", "receptive_field",
+    "receptive_field_ms", "holes", "path_ratio", "hdc_m2", "hdc_passes", "growth", "suggestions",
+}  # fmt: skip
+
+
+def test_exercise_field_of_five_layers():
+    info = inspect_schedule("1,2,4,8,16", ndim=2)
+    assert (info["receptive_field"], info["holes"], info["kernel_size"]) == (63, 0, 3)
+    assert "63 x 63 pixels" in render_text(info)
+
+
+def test_exercise_seven_plain_against_seven_dilated():
+    plain, dilated = inspect_schedule("1 x7", 2), inspect_schedule("1..64", 2)
+    assert plain["parameters"] == dilated["parameters"] == 7 * (64 * 64 * 9 + 64)
+    assert plain["multiply_adds"] == dilated["multiply_adds"] == 7 * 64 * 64 * 9
+    assert (plain["receptive_field"], dilated["receptive_field"]) == (15, 255)
+    assert dilated["undilated"] == {"receptive_field": 15, "layers_for_same_field": 127}
+    assert "the same layers see 15 x 15; 127 layers would see as far" in render_text(dilated)
+
+
+def test_exercise_milliseconds_not_seconds():
+    info = inspect_schedule("1..512", sample_rate=16000)
+    assert (info["receptive_field"], info["receptive_field_ms"]) == (1024, 64.0)
+    assert "1,024 samples = 64.0 ms at 16000 Hz" in render_text(info)
+
+
+def test_exercise_why_it_grids_and_what_mends_it():
+    info = inspect_schedule("2,4,8", kernel_size=3)
+    assert (info["holes"], info["positions"], info["hdc_passes"]) == (14, 29, False)
+    assert {s["kind"] for s in info["suggestions"]} == {"return to 1", "hybrid rates", "parallel branches"}
+    for suggestion in info["suggestions"]:
+        if len(suggestion["branches"]) == 1:
+            assert inspect_schedule(suggestion["branches"][0], kernel_size=3)["holes"] == 0
+    text = render_text(info)
+    assert "14 of 29 samples (48%)" in text and "append a layer of dilation 1" in text
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("1..512 x3", 1, 2, 64, 16000),
+        ("5", 3),
+        ("1 x1000", 1, 3),
+        ("2,4", 2, (1, 3)),
+        ("2..64", 3),
+        ("7 x9", 1, 1),
+        ("32 x12", 1, 3, 64, 44100),
+    ],
+)
+def test_every_answer_is_json_and_fits_a_terminal(args):
+    info = inspect_schedule(*args)
+    assert info.keys() >= KEYS
+    back = json.loads(json.dumps(info, allow_nan=False))
+    assert tuple(back["dilations"]) == parse_schedule(args[0])
+    assert len(back["growth"]) == back["layers"]
+    assert back["growth"][-1]["receptive_field"] == back["receptive_field"]
+    assert max(map(len, render_text(info).splitlines())) <= 100
+
+
+def test_rule_that_errs_is_called_out():
+    assert "errs" in render_text(inspect_schedule("2,2,2", 1, 3))
+    assert "errs" in render_text(inspect_schedule("1,2,5 x2", 1, 3))
+    assert "errs" not in render_text(inspect_schedule("1,2,5", 1, 3))
+    assert inspect_schedule("4")["hdc_m2"] is None
+
+
+class Model(nn.Module):
+    """What `inspect_model` needs of a model: a front of kernel 2 before a stack of dilations 1, 2, 4."""
+
+    dilations, kernel_size, receptive_field, sample_rate, codes = (1, 2, 4), 2, 9, 8000, 16
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(16, 4)
+        self.front = nn.Conv1d(4, 4, 2)
+
+    def forward(self, codes):
+        return self.front(nn.functional.pad(self.embedding(codes).mT, (1, 0)))
+
+
+def test_model():
+    model = Model()
+    info = inspect_model(model)
+    assert info.keys() >= KEYS
+    assert (info["dilations"], info["receptive_field"], info["receptive_field_ms"]) == ([1, 2, 4], 9, 1.125)
+    assert (info["parameters"], info["multiply_adds"]) == (16 * 4 + 4 * 4 * 2 + 4, 4 * 4 * 2)
+    example = torch.zeros(3, 10, dtype=torch.int64)
+    assert inspect_model(model, example)["multiply_adds"] == 4 * 4 * 2
+    assert "9 samples" in render_text(json.loads(json.dumps(info)))
+    with pytest.raises(WavedilError, match="Linear has no dilations"):
+        inspect_model(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"channels": 0}, "channels must be"), ({"sample_rate": 0}, "sample rate"), ({"ndim": 5}, "ndim must be")],
+)
+def test_refuses(kwargs, message):
+    with pytest.raises(WavedilError, match=message):
+        inspect_schedule("1..8", **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (("1..512 x2", 1, 2, 64, 16000), "a.png"),
+        (("2,4,8", 1, 3), "a.svg"),
+        (("2,4,8", 2), "b/a.pdf"),
+        (("1 x1000", 2), "a.PNG"),
+        (("3", 3), "a.png"),
+    ],
+)
+def test_plot_writes_one_whole_picture(tmp_path, args, name):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / name
+    inspection.plot(inspect_schedule(*args), path)
+    start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[path.suffix.lower()]
+    assert path.read_bytes().startswith(start)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_plot_refuses_other_suffixes(tmp_path):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(WavedilError, match=r"\.png, \.svg or \.pdf"):
+        inspection.plot(inspect_schedule("1..8"), tmp_path / "a.bmp")
+    assert not list(tmp_path.iterdir())

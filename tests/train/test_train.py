@@ -1,0 +1,162 @@
+"""A run from recipe to page: what it leaves, that it resumes exactly, and how it refuses."""
+
+import csv
+import math
+
+import pytest
+import torch
+import yaml
+
+from wavedil.audio import WaveNet, io, load
+from wavedil.errors import WavedilError
+from wavedil.train import AudioModule
+from wavedil.train.recipes import find_recipe, known_recipes
+from wavedil.train.run import train
+
+TINY = [
+    "--model.network.channels=8",
+    "--model.network.skip_channels=8",
+    "--model.network.dilations=1..16",
+    "--model.network.sample_rate=8000",
+    "--data.crop=400",
+    "--data.batch_size=2",
+    "--data.valid_seconds=1",
+    "--trainer.max_steps=12",
+    "--trainer.val_check_interval=6",
+    "--trainer.precision=32-true",
+    "--trainer.max_time=null",
+    "--previews.first=3",
+    "--previews.every=100",
+    "--previews.seconds=0.05",
+    "--samples.num=2",
+    "--samples.seconds=0.05",
+]
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory):
+    """Three short files at another rate than the models'."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for index in range(3):
+        t = torch.arange(11025) / 11025
+        sound = 0.4 * torch.sin(2 * math.pi * (200 + 100 * index) * t) * torch.exp(-2 * t)
+        io.write(folder / f"note_{index}.wav", sound.unsqueeze(0), 11025)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory, recordings):
+    return train(out=str(tmp_path_factory.mktemp("runs") / "whole"), overrides=[*TINY, f"--data.root={recordings}"])
+
+
+def metrics(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def weights(folder):
+    return load(folder / "model").state_dict()
+
+
+def test_a_run_leaves_its_folder(whole_run):
+    names = {path.relative_to(whole_run).as_posix() for path in whole_run.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "metrics.csv", "report.html", "model/config.json", "model/model.safetensors"}
+    expected |= {"samples/sample_000.wav", "samples/sample_001.wav", "previews/target_0.wav", "previews/target_0.png"}
+    expected |= {"previews/step_000003_0.wav", "previews/step_000003_0.png", "checkpoints/last.ckpt"}
+    assert expected <= names
+    assert not [name for name in names if name.endswith(".part")]
+    assert any(name.startswith("tensorboard/") for name in names)
+    sound, rate = io.read(whole_run / "samples" / "sample_000.wav")
+    assert (sound.shape, rate) == ((1, 400), 8000)
+
+
+def test_metrics_are_rows_of_numbers(whole_run):
+    rows = metrics(whole_run)
+    assert {6, 10, 12} <= {int(row["step"]) for row in rows}
+    assert float(rows[-1]["valid_bits"]) < 8.1 and float(rows[-1]["train_bits"]) < 8.1
+    assert float(rows[-1]["learning_rate"]) < float(rows[0]["learning_rate"])
+
+
+def test_the_page_is_self_contained(whole_run):
+    page = (whole_run / "report.html").read_text()
+    assert page.count("<audio") == 4 and "data:audio/wav;base64," in page and "data:image/png;base64," in page
+    assert "http://" not in page and "https://" not in page
+
+
+def test_learning_from_a_folder_lowers_the_loss(tmp_path, recordings):
+    folder = train(out=str(tmp_path / "run"), overrides=[*TINY, "--trainer.max_steps=150", f"--data.root={recordings}"])
+    assert float(metrics(folder)[-1]["train_bits"]) < 5.5  # a model that knows nothing needs 8
+
+
+@pytest.mark.parametrize("at", [6, 9])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recordings, whole_run, monkeypatch, capsys, at):
+    step = AudioModule.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.trainer.global_step == at:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    out = str(tmp_path / "run")
+    monkeypatch.setattr(AudioModule, "training_step", interrupted)
+    folder = train(out=out, overrides=[*TINY, f"--data.root={recordings}"])
+    assert "continue with" in capsys.readouterr().err
+    assert (folder / "model" / "model.safetensors").exists() and (folder / "report.html").exists()
+    monkeypatch.setattr(AudioModule, "training_step", step)
+    assert train(out=out, resume="auto") == folder
+    rows = [int(row["step"]) for row in metrics(folder)]
+    assert rows == sorted(rows) and rows[-1] == 12
+    for key, value in weights(folder).items():
+        torch.testing.assert_close(value, weights(whole_run)[key])
+
+
+def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
+    class Trainer:
+        max_steps, global_step, callbacks = 100, 0, ()
+
+    module = AudioModule(torch.nn.Linear(1, 1), warmup_steps=10, decay=0.5)
+    module._trainer = Trainer
+    factors = []
+    for Trainer.global_step in range(101):
+        factors.append(module.rate_factor())
+    assert factors[0] == pytest.approx(0.1) and factors[9:51] == [1.0] * 42
+    assert factors[75] == pytest.approx(0.5) and factors[100] == 0
+    assert all(a >= b for a, b in zip(factors[50:], factors[51:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.crop=30"], "crop of 30 samples is not longer than the receptive field of 32"),
+        (["--data.root=/nowhere"], "/nowhere"),
+        (["--model.network.chanels=8"], "chanels"),
+        (["--trainer.max_step=8"], "max_step"),
+        (["--data.validation=zzz"], "zzz"),
+    ],
+)
+def test_bad_runs_are_refused_in_one_line(tmp_path, recordings, options, message):
+    with pytest.raises(WavedilError, match=message) as error:
+        train(out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={recordings}", *options])
+    assert "\n" not in str(error.value)
+
+
+def test_resume_and_out_are_checked(tmp_path, whole_run):
+    with pytest.raises(WavedilError, match="no checkpoint"):
+        train(out=str(tmp_path / "none"), resume="auto")
+    with pytest.raises(WavedilError, match="holds a run"):
+        train(out=str(whole_run))
+    with pytest.raises(WavedilError, match="expected auto"):
+        train(out=str(whole_run), resume="yes")
+    with pytest.raises(WavedilError, match="pluck, speech"):
+        train("spech")
+
+
+@pytest.mark.parametrize("name", known_recipes())
+def test_each_recipe_builds_and_takes_a_step(tmp_path, recordings, name):
+    """The recipe's own model and optimiser, on crops just long enough."""
+    config = yaml.safe_load(find_recipe(name).read_text())
+    arguments = config["model"]["init_args"]["network"]["init_args"]
+    crop = WaveNet(**arguments).receptive_field + 8
+    limits = [f"--data.crop={crop}", "--data.batch_size=1", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    limits += ["--previews.first=1", "--previews.seconds=0.001", "--samples.num=1", "--samples.seconds=0.001"]
+    folder = train(name, out=str(tmp_path / "run"), overrides=[*limits, f"--data.root={recordings}", "--data.valid_seconds=0.1"])
+    assert load(folder / "model").sample_rate == arguments["sample_rate"]
