@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,9 @@ from wavedil.errors import WavedilError
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; 0, or 2 after a one-line error."""
+    # Read by OpenMP when torch is loaded: threads that wait sleep instead of spinning. Where another process has one of
+    # two cores, spinning makes training ten times slower (recipes/README.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.run is not _train:

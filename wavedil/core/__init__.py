@@ -10,7 +10,7 @@ from wavedil.core.conv import (
     fold_weight_norm,
 )
 from wavedil.core.gridding import audit_gridding
-from wavedil.core.receptive_field import receptive_field
+from wavedil.core.receptive_field import measure_receptive_field, receptive_field
 from wavedil.core.schedule import Schedule, doubling, format_schedule, hybrid, parse_schedule, sawtooth
 from wavedil.core.stack import DilatedStack
 
@@ -29,6 +29,7 @@ __all__ = [
     "fold_weight_norm",
     "format_schedule",
     "hybrid",
+    "measure_receptive_field",
     "parse_schedule",
     "receptive_field",
     "sawtooth",

@@ -1,0 +1,116 @@
+"""Dilated convolutions: one axis against `conv1d`, two axes in both memory layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavedil.bench.runner import Candidate, measure
+from wavedil.ops.dilated_conv import dilated_conv
+from wavedil.ops.memory import keep_freed_memory
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def run(
+    device: str,
+    *,
+    batch: int = 2,
+    channels: int = 64,
+    time: int = 8000,
+    size: int = 128,
+    dilations: Sequence[int] = (1, 32, 512),
+    dilations_2d: Sequence[int] = (1, 4, 16),
+    rounds: int = 9,
+) -> dict[str, Any]:
+    """Kernel 2, `channels` to twice as many, causal; and 3x3 on `size` x `size` images.
+
+    forward: no gradients. training: forward and backward to input, weight and bias.
+    """
+    if device == "cpu":
+        keep_freed_memory()
+    candidates = []
+    for dtype in _DTYPES:
+        for dilation in dilations:
+            candidates += _one_axis(device, dtype, batch, channels, time, dilation)
+        for dilation in dilations_2d:
+            candidates += _two_axes(device, dtype, batch, channels, size, dilation)
+    return {"rows": measure(candidates, rounds=rounds, device=device)}
+
+
+def _one_axis(
+    device: str, dtype: torch.dtype, batch: int, channels: int, time: int, dilation: int
+) -> list[Candidate]:
+    x = torch.randn(batch, channels, time, device=device).to(dtype)
+    weight = torch.randn(2 * channels, channels, 2, device=device).to(dtype)
+    bias = torch.randn(2 * channels, device=device).to(dtype)
+
+    def plain(x: Tensor) -> Tensor:
+        return F.conv1d(F.pad(x, (dilation, 0)), weight, bias, dilation=dilation)
+
+    def ours(x: Tensor) -> Tensor:
+        options = {"stride": (1,), "padding": [(dilation, 0)], "dilation": (dilation,), "groups": 1}
+        return dilated_conv(x, weight, bias, **options)
+
+    rows = x.transpose(1, 2).contiguous().transpose(1, 2)  # channels innermost in memory
+    forms = {"conv1d": (plain, x), "ours": (ours, rows)}
+    return _both_ways(f"1-D k2 d{dilation} {_name(dtype)}", forms, (weight, bias))
+
+
+def _two_axes(
+    device: str, dtype: torch.dtype, batch: int, channels: int, size: int, dilation: int
+) -> list[Candidate]:
+    x = torch.randn(batch, channels, size, size, device=device).to(dtype)
+    weight = torch.randn(channels, channels, 3, 3, device=device).to(dtype)
+    bias = torch.randn(channels, device=device).to(dtype)
+
+    def convolve(x: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)
+
+    forms = {
+        "NCHW": (convolve, x),
+        "channels_last": (convolve, x.contiguous(memory_format=torch.channels_last)),
+    }
+    return _both_ways(f"2-D 3x3 d{dilation} {_name(dtype)}", forms, (weight, bias))
+
+
+def _both_ways(
+    title: str,
+    forms: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]],
+    parameters: tuple[Tensor, ...],
+) -> list[Candidate]:
+    for parameter in parameters:
+        parameter.requires_grad_()
+    forward, training = [], []
+    for name, (function, x) in forms.items():
+        forward.append(Candidate(f"{title} forward, {name}", _forward(function, x), f"{title} f"))
+        step = _training(function, x.detach().requires_grad_(), parameters)
+        training.append(Candidate(f"{title} training, {name}", step, f"{title} t"))
+    return forward + training
+
+
+def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
+    def call() -> None:
+        with torch.no_grad():
+            function(x)
+
+    return call
+
+
+def _training(
+    function: Callable[[Tensor], Tensor], x: Tensor, parameters: tuple[Tensor, ...]
+) -> Callable[[], None]:
+    d = torch.randn_like(function(x))
+
+    def call() -> None:
+        torch.autograd.grad(function(x), (x, *parameters), d)
+
+    return call
+
+
+def _name(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]

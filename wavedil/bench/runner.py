@@ -1,0 +1,174 @@
+"""What all benchmarks share: taking turns, describing the machine, printing the table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import wavedil
+from wavedil.errors import WavedilError
+
+_PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder")
+
+
+@dataclass
+class Candidate:
+    """Something to time; `call` is None where it is not installed. Ratios are within a group."""
+
+    name: str
+    call: Callable[[], Any] | None
+    group: str = ""
+
+
+def measure(
+    candidates: Sequence[Candidate], *, rounds: int, device: str, unit: str = "ms", warm: int = 2
+) -> list[dict[str, Any]]:
+    """Rows with median and interquartile range of `rounds` calls.
+
+    The candidates take turns, so that a machine that slows down slows down all of them.
+    """
+    times: dict[int, list[float]] = {i: [] for i, c in enumerate(candidates) if c.call is not None}
+    for turn in range(rounds + warm):
+        for index, seconds in times.items():
+            call = candidates[index].call
+            assert call is not None
+            _synchronize(device)
+            started = time.perf_counter()
+            call()
+            _synchronize(device)
+            if turn >= warm:
+                seconds.append(time.perf_counter() - started)
+    scale = {"ms": 1e3, "s": 1.0}[unit]
+    plain: dict[str, float] = {}
+    rows = []
+    for index, candidate in enumerate(candidates):
+        row: dict[str, Any] = {"name": candidate.name, "unit": unit}
+        if index in times:
+            seconds = times[index]
+            median = statistics.median(seconds)
+            low, _, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [median] * 3
+            first = plain.setdefault(candidate.group, median)
+            row |= {"median": median * scale, "iqr": (high - low) * scale, "ratio": first / median}
+        else:
+            row |= {"median": None, "iqr": None, "ratio": None, "note": "not installed"}
+        rows.append(row)
+    return rows
+
+
+def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> float:
+    """GFLOP/s of a large matrix product, best of five: what this machine can do through torch."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(6):  # the first is the warm-up, and never the best
+        _synchronize(device)
+        started = time.perf_counter()
+        a @ a
+        _synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e9
+
+
+def describe(name: str, device: str) -> dict[str, Any]:
+    """`benchmark`, `machine`, `versions` and `commit`."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise WavedilError(f"device {device!r} is not usable here ({reason}): try cpu") from None
+    machine = {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": _memory_gib(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "device": device,
+        "system": platform.platform(),
+    }
+    versions = {"wavedil": wavedil.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {"benchmark": name, "machine": machine, "versions": versions, "commit": _commit()}
+
+
+def render(result: dict[str, Any]) -> str:
+    """The result as a table for people."""
+    machine, rows = result["machine"], result["rows"]
+    lines = [
+        f"{result['benchmark']} on {machine['gpu'] if machine['device'] != 'cpu' else machine['cpu']}"
+        f", {machine['threads']} of {machine['cores']} cores, {machine['memory_gib']} GiB",
+        ", ".join(f"{package} {version}" for package, version in result["versions"].items())
+        + (f", commit {result['commit']}" if result["commit"] else ""),
+        "",
+    ]
+    width = max([len(row["name"]) for row in rows] + [4])
+    lines.append(f"{'name':{width}}  {'median':>10}  {'iqr':>9}  unit      × plain")
+    for row in rows:
+        if row["median"] is None:
+            lines.append(f"{row['name']:{width}}  {row['note']}")
+            continue
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:7.2f}"
+        figures = f"{row['median']:10.4g}  {row['iqr']:9.2g}"
+        lines.append(f"{row['name']:{width}}  {figures}  {row['unit']:8}  {ratio}".rstrip())
+    return "\n".join([*lines, "", *result.get("notes", [])]).rstrip()
+
+
+@contextmanager
+def threads_set(threads: int | None) -> Iterator[None]:
+    """torch's number of threads, inside."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        if threads < 1:
+            raise WavedilError(f"threads is {threads}: expected 1 or more")
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    if sys.platform == "win32":
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this file is in, if it is in one of ours."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

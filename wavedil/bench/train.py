@@ -1,0 +1,180 @@
+"""A training step of a WaveNet: ours, a plain one, and PyPI's wavenet-vocoder."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wavedil.bench.runner import Candidate, matrix_product_limit, measure
+from wavedil.core.schedule import format_schedule
+from wavedil.ops.memory import keep_freed_memory
+
+_CODES = 256
+
+
+def run(
+    device: str,
+    *,
+    batch: int = 2,
+    time: int = 8000,
+    channels: int = 64,
+    skip_channels: int = 128,
+    dilations: tuple[int, ...] = tuple(2**i for i in range(10)) * 2,
+    rounds: int = 7,
+) -> dict[str, Any]:
+    """Forward, backward and Adam on `batch` x `time` codes, kernel 2; bf16 is under autocast.
+
+    wavenet-vocoder keeps its default weight normalisation and takes its codes one-hot, as it does.
+    """
+    if device == "cpu":
+        keep_freed_memory()
+    codes = torch.randint(0, _CODES, (batch, time), device=device)
+    sizes = (channels, skip_channels, dilations)
+    models = {
+        "plain torch": _plain(*sizes),
+        "wavenet-vocoder": _wavenet_vocoder(*sizes),
+        "wavedil": _ours(*sizes),
+    }
+    candidates = [
+        Candidate(f"{name} {precision}", loss and _step(loss, codes, device, precision), "step")
+        for name, loss in models.items()
+        for precision in ("fp32", "bf16")
+    ]
+    rows = measure(candidates, rounds=rounds, device=device, unit="s", warm=1)
+    found = {row["name"]: row["median"] for row in rows}
+    gflop = _multiply_adds(*sizes) * batch * time * 2 * 3 / 1e9  # 3: forward, and twice backward
+    notes = [f"{gflop:.1f} GFLOP a step, {batch} x {time} samples"]
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        limit = matrix_product_limit(dtype, device)
+        rows.append(
+            {
+                "name": f"limit: matrix product {precision}",
+                "unit": "GFLOP/s",
+                "median": limit,
+                "iqr": 0.0,
+                "ratio": None,
+            }
+        )
+        ours = gflop / found[f"wavedil {precision}"]
+        notes.append(f"wavedil {precision}: {ours:.0f} GFLOP/s, {ours / limit:.0%} of the limit")
+    if found["wavenet-vocoder fp32"] is not None:
+        for ours_in, theirs_in in (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")):
+            factor = found[f"wavenet-vocoder {theirs_in}"] / found[f"wavedil {ours_in}"]
+            notes.append(
+                f"wavedil {ours_in} is {factor:.2f} x as fast as wavenet-vocoder {theirs_in}"
+            )
+    return {"rows": rows, "notes": notes}
+
+
+class _Loss(nn.Module):
+    """Mean cross entropy of `(batch, time)` codes under a net of codes before them."""
+
+    def __init__(self, net: nn.Module, one_hot: bool = False):
+        super().__init__()
+        self.net, self.one_hot = net, one_hot
+
+    def forward(self, codes: Tensor) -> Tensor:
+        before = F.pad(codes, (1, 0), value=_CODES // 2)[:, :-1]
+        x = F.one_hot(before, _CODES).transpose(1, 2).float() if self.one_hot else before
+        return F.cross_entropy(self.net(x).float(), codes)
+
+
+class _Plain(nn.Module):
+    """The paper's network the way it is usually written: conv1d, and skips added layer by layer."""
+
+    def __init__(self, channels: int, skip_channels: int, dilations: tuple[int, ...]):
+        super().__init__()
+        self.embedding = nn.Embedding(_CODES, channels)
+        self.dilated = nn.ModuleList(
+            nn.Conv1d(channels, 2 * channels, 2, dilation=d) for d in dilations
+        )
+        self.residual = nn.ModuleList(nn.Conv1d(channels, channels, 1) for _ in dilations)
+        self.skip = nn.ModuleList(nn.Conv1d(channels, skip_channels, 1) for _ in dilations)
+        self.head = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv1d(skip_channels, skip_channels, 1),
+            nn.ReLU(),
+            nn.Conv1d(skip_channels, _CODES, 1),
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        x, total = self.embedding(codes).transpose(1, 2), 0
+        for dilated, residual, skip in zip(self.dilated, self.residual, self.skip, strict=True):
+            filtered, gated = dilated(F.pad(x, (dilated.dilation[0], 0))).chunk(2, dim=1)
+            z = torch.tanh(filtered) * torch.sigmoid(gated)
+            total = total + skip(z)
+            x = x + residual(z)
+        return self.head(total)
+
+
+def _plain(channels: int, skip_channels: int, dilations: tuple[int, ...]) -> Callable[[], nn.Module]:
+    return lambda: _Loss(_Plain(channels, skip_channels, dilations))
+
+
+def _ours(channels: int, skip_channels: int, dilations: tuple[int, ...]) -> Callable[[], nn.Module]:
+    from wavedil.audio import WaveNet
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = WaveNet(channels, skip_channels, format_schedule(dilations))
+
+        def forward(self, codes: Tensor) -> Tensor:
+            return self.net.loss(codes)
+
+    return Loss
+
+
+def _wavenet_vocoder(
+    channels: int, skip_channels: int, dilations: tuple[int, ...]
+) -> Callable[[], nn.Module] | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from wavenet_vocoder import WaveNet
+    except ImportError:
+        return None
+    net = {
+        "out_channels": _CODES,
+        "layers": len(dilations),
+        "stacks": dilations.count(1),
+        "residual_channels": channels,
+        "gate_channels": 2 * channels,
+        "skip_out_channels": skip_channels,
+        "kernel_size": 2,
+        "dropout": 0,
+        "cin_channels": -1,
+        "gin_channels": -1,
+    }
+    return lambda: _Loss(WaveNet(**net), one_hot=True)
+
+
+def _step(
+    make: Callable[[], nn.Module], codes: Tensor, device: str, precision: str
+) -> Callable[[], None]:
+    with warnings.catch_warnings():  # old packages use what torch has since deprecated
+        warnings.simplefilter("ignore")
+        model = make().to(device)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+
+    def call() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16"):
+                loss = model(codes)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return call
+
+
+def _multiply_adds(channels: int, skip_channels: int, dilations: tuple[int, ...]) -> int:
+    """Per sample, forward: what the products need, whatever the form."""
+    layer = channels * 2 * channels * 2 + channels * channels + channels * skip_channels
+    return len(dilations) * layer + skip_channels * skip_channels + skip_channels * _CODES
