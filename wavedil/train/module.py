@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 class AudioModule(L.LightningModule):
     """Trains a network by its own ``loss(codes, mask)``, logged in bits per sample.
 
-    The learning rate warms up linearly and falls to zero over the last ``decay`` of the budget (a trapezoid: Hägele et
-    al. 2024, arXiv 2405.18392). The budget is ``trainer.max_steps`` or ``trainer.max_time``, whichever is nearer to its
+    The learning rate warms up linearly and falls linearly to zero over the last ``decay`` of the budget; below 1 that is
+    a trapezoid (Hägele et al. 2024, arXiv 2405.18392). The budget is ``trainer.max_steps`` or ``trainer.max_time``, whichever is nearer to its
     end, so a run that is stopped by the clock has still had its decay.
 
     Args:
@@ -31,7 +31,7 @@ class AudioModule(L.LightningModule):
         network: nn.Module,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
         warmup_steps: int = 100,
-        decay: float = 0.5,
+        decay: float = 1.0,
     ):
         super().__init__()
         self.network = network
