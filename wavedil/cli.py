@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}; see wavedil {arguments.command} --help")
     try:
         arguments.run(arguments, rest)
-    except (WavedilError, FileNotFoundError, PermissionError) as error:
+    except (WavedilError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

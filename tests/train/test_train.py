@@ -160,3 +160,12 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, recordings, name):
     limits += ["--previews.first=1", "--previews.seconds=0.001", "--samples.num=1", "--samples.seconds=0.001"]
     folder = train(name, out=str(tmp_path / "run"), overrides=[*limits, f"--data.root={recordings}", "--data.valid_seconds=0.1"])
     assert load(folder / "model").sample_rate == arguments["sample_rate"]
+
+
+def test_processes_share_the_crops_out():
+    from itertools import islice
+
+    from wavedil.train.data import _EveryFrom
+
+    taken = [list(islice(_EveryFrom(10 + rank, 3), 4)) for rank in range(3)]
+    assert sorted(sum(taken, [])) == list(range(10, 22))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,8 +76,10 @@ class AudioData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         crops = RandomCrops(self.train, self.crop, context=self.context, codes=self.codes, seed=self.seed)
-        # One endless epoch: a resumed run goes on with the crop it would have seen next.
-        order = _From(self.trainer.global_step * self.trainer.accumulate_grad_batches * self.batch_size)
+        # One endless epoch: a resumed run goes on with the crop it would have seen next. Processes take turns.
+        trainer = self.trainer
+        seen = trainer.global_step * trainer.accumulate_grad_batches * self.batch_size
+        order = _EveryFrom(seen * trainer.world_size + trainer.global_rank, trainer.world_size)
         return DataLoader(
             crops, batch_size=self.batch_size, sampler=order, num_workers=self.workers, persistent_workers=self.workers > 0
         )
@@ -95,17 +98,14 @@ class AudioData(L.LightningDataModule):
         return [self.valid.sound(i) for i in range(min(4, len(self.valid)))]
 
 
-class _From(Sampler[int]):
-    """first, first + 1, … for ever."""
+class _EveryFrom(Sampler[int]):
+    """first, first + step, first + 2 step, … for ever."""
 
-    def __init__(self, first: int):
-        self.first = first
+    def __init__(self, first: int, step: int):
+        self.first, self.step = first, step
 
     def __iter__(self) -> Iterator[int]:
-        index = self.first
-        while True:
-            yield index
-            index += 1
+        return itertools.count(self.first, self.step)
 
 
 class _Marked(Dataset[dict[str, Tensor]]):

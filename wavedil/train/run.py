@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavedil.audio.generate import generate
 from wavedil.audio.io import write
@@ -151,9 +152,10 @@ def _build(args: list[str], folder: Path) -> RecipeCLI:
                 "check_val_every_n_epoch": None,  # validation is by steps: the only epoch has no end
                 "enable_model_summary": False,
                 "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,  # AudioData deals its crops out to the processes itself
             },
         )
-    except ArgumentError as error:
+    except (ArgumentError, MisconfigurationException) as error:
         raise WavedilError(" ".join(str(error).split())) from None
 
 
