@@ -83,7 +83,7 @@ def test_the_page_is_self_contained(whole_run):
 
 
 def test_learning_from_a_folder_lowers_the_loss(tmp_path, recordings):
-    folder = train(out=str(tmp_path / "run"), overrides=[*TINY, "--trainer.max_steps=150", f"--data.root={recordings}"])
+    folder = train(out=str(tmp_path / "run"), overrides=[*TINY, "--model.warmup_steps=10", "--trainer.max_steps=150", f"--data.root={recordings}"])
     assert float(metrics(folder)[-1]["train_bits"]) < 5.5  # a model that knows nothing needs 8
 
 
@@ -131,12 +131,19 @@ def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
         (["--model.network.chanels=8"], "chanels"),
         (["--trainer.max_step=8"], "max_step"),
         (["--data.validation=zzz"], "zzz"),
+        (["--data.batch_size=0"], "batch_size is 0"),
+        (["--model.network.channels=x"], "--model.network.channels: Expected a int"),
+        (["--model.network.dilations=0"], "dilation"),
+        (["--model.optimizer.lr=-1"], "learning rate"),
+        (["--trainer.max_time=5x"], "5x"),
+        (["--trainer.accelerator=tpu"], "TPU"),
     ],
 )
 def test_bad_runs_are_refused_in_one_line(tmp_path, recordings, options, message):
     with pytest.raises(WavedilError, match=message) as error:
         train(out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={recordings}", *options])
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_resume_and_out_are_checked(tmp_path, whole_run):

@@ -1,8 +1,8 @@
 """Is the convolution right on this machine? Every case against float64, in torch and in ours.
 
 Some cases write past the end of memory in torch itself (see `wavedil.ops.dilated_conv`). So the
-cases run in a process of their own, `python -m wavedil.bench.numerics`, one for torch and one for
-ours; where it dies, that is a result, and the next process goes on after it.
+cases run in processes of their own, one for torch and one for ours at a time; where one dies, that
+is a result, and the next process goes on after it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,7 +75,10 @@ def cases() -> list[Case]:
 def run(device: str, *, chosen: list[Case] | None = None) -> dict[str, Any]:
     """One row for each number of axes and dtype; `wrong` lists what is not right."""
     chosen = cases() if chosen is None else chosen
-    torch_errors, our_errors = (_errors(who, chosen, device) for who in ("torch", "ours"))
+    with ThreadPoolExecutor(2) as pool:  # the threads only wait for their processes
+        torch_errors, our_errors = pool.map(
+            lambda who: _errors(who, chosen, device), ("torch", "ours")
+        )
     wrong: list[str] = []
     rows = []
     for ndim, dtype in sorted({(case.ndim, case.dtype) for case in chosen}):
@@ -122,9 +125,9 @@ def _errors(who: str, chosen: list[Case], device: str) -> list[list[float] | str
     crashes = 0
     while len(results) < len(chosen):
         rest = [asdict(case) for case in chosen[len(results) :]]
-        command = [sys.executable, "-m", "wavedil.bench.numerics", who, device]
-        threads = str(torch.get_num_threads())
-        done = subprocess.run([*command, threads], input=json.dumps(rest), capture_output=True, text=True)
+        start = "from wavedil.bench.numerics import child; child()"
+        command = [sys.executable, "-c", start, who, device, str(torch.get_num_threads())]
+        done = subprocess.run(command, input=json.dumps(rest), capture_output=True, text=True)
         lines = done.stdout.splitlines()
         # A process that dies can leave half a line.
         results += [json.loads(line) for line in lines if line.endswith(("]", '"'))]
@@ -180,15 +183,10 @@ def errors_of(who: str, case: Case, device: str) -> list[float] | str:
     ]
 
 
-def _child() -> Iterator[str]:
-    """In the process of its own: one line for each case on standard input."""
+def child() -> None:
+    """In the process of its own: cases on standard input, a line of errors for each on output."""
     _, who, device, threads = sys.argv
     torch.set_num_threads(int(threads))
     for fields in json.load(sys.stdin):
         fields["kernel"] = tuple(fields["kernel"])
-        yield json.dumps(errors_of(who, Case(**fields), device))
-
-
-if __name__ == "__main__":
-    for line in _child():
-        print(line, flush=True)
+        print(json.dumps(errors_of(who, Case(**fields), device)), flush=True)

@@ -1,6 +1,7 @@
-"""When a hand-written form may stand in for plain PyTorch, and how it steps back when it may not."""
+"""When a hand-written form may stand in for plain PyTorch, and how the two meet."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,12 @@ def plain_eager(*tensors: Tensor | None) -> bool:
         t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu")
         for t in tensors
     )
+
+
+def flat(x: Tensor) -> Any:
+    """A contiguous tensor's numbers as a flat numpy array, bfloat16 as uint16; shares memory."""
+    x = x.detach().reshape(-1)
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 def differentiable_backward(

@@ -42,6 +42,7 @@ class Progress(ProgressBar):
         self._samples = 0
         self._losses: list[torch.Tensor] = []
         self._valid = math.nan
+        self._training = (math.nan, math.nan, math.nan)  # bits, learning rate, samples per second
 
     def on_train_start(self, trainer: L.Trainer, module: AudioModule) -> None:
         self.path = Path(trainer.default_root_dir) / "metrics.csv"
@@ -70,33 +71,31 @@ class Progress(ProgressBar):
             self._row(trainer, module)
 
     def on_validation_end(self, trainer, module) -> None:
-        if not trainer.sanity_checking and "valid/bits" in trainer.callback_metrics:
+        if "valid/bits" in trainer.callback_metrics:
             self._valid = float(trainer.callback_metrics["valid/bits"])
             self._row(trainer, module)
 
     def on_train_end(self, trainer, module) -> None:
-        if self._losses:
-            self._row(trainer, module)
         if self.tty:
             print(file=sys.stderr)
 
     def _row(self, trainer: L.Trainer, module: AudioModule) -> None:
         now, step = time.perf_counter(), trainer.global_step
-        if not self._losses:
-            return
-        bits = torch.stack(self._losses).mean().item() / math.log(2)
-        rate = self._samples / max(now - self._last[0], 1e-9)
+        if self._losses:  # else the validation after the last step: what is known of training stands
+            bits = torch.stack(self._losses).mean().item() / math.log(2)
+            rate = self._samples / max(now - self._last[0], 1e-9)
+            self._training = (bits, trainer.optimizers[0].param_groups[0]["lr"], rate)
+        bits, learning_rate, rate = self._training
         seconds = now - self._start + self._before
-        learning_rate = module.optimizers().optimizer.param_groups[0]["lr"]
         row = [step, f"{seconds:.1f}", f"{bits:.4f}", f"{self._valid:.4f}", f"{learning_rate:.3g}", f"{rate:.0f}"]
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
         used = module.budget_used()
         fresh = used - self._used_at_start
         left = "?" if fresh <= 0 else _clock((now - self._start) * (1 - used) / fresh)
-        valid = "" if math.isnan(self._valid) else f"  valid {self._valid:.3f}"
+        valid = "" if math.isnan(self._valid) else f"  held out {self._valid:.3f}"
         line = f"step {step}  {bits:.3f} bits/sample{valid}  {rate / 1000:.1f} k samples/s  {_clock(seconds)} gone, {left} left"
-        print(f"\r{line:<100}" if self.tty else line, end="" if self.tty else "\n", file=sys.stderr, flush=True)
+        print(f"\r{line:<110}" if self.tty else line, end="" if self.tty else "\n", file=sys.stderr, flush=True)
         self._last, self._samples, self._losses, self._valid = (now, step), 0, [], math.nan
 
     # Lightning's own switches; the line costs nothing worth switching off.

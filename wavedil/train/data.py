@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wavedil.audio import io, pluck
 from wavedil.audio.corpus import Corpus, RandomCrops, WholeFiles, check_crop, split_files
+from wavedil.errors import WavedilError
 
 
 class AudioData(L.LightningDataModule):
@@ -55,6 +56,8 @@ class AudioData(L.LightningDataModule):
         workers: int = 0,
     ):
         super().__init__()
+        if batch_size < 1:
+            raise WavedilError(f"batch_size is {batch_size}: expected at least 1")
         self.root, self.crop, self.batch_size, self.full_context = root, crop, batch_size, full_context
         self.validation, self.exclude, self.normalize, self.trim_db = validation, exclude, normalize, trim_db
         self.valid_seconds, self.built_in_seconds = valid_seconds, built_in_seconds

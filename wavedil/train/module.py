@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wavedil.errors import WavedilError
+
 
 class AudioModule(L.LightningModule):
     """Trains a network by its own ``loss(codes, mask)``, logged in bits per sample.
@@ -38,7 +40,10 @@ class AudioModule(L.LightningModule):
         self.make_optimizer, self.warmup_steps, self.decay = optimizer, warmup_steps, decay
 
     def configure_optimizers(self) -> Optimizer:
-        return self.make_optimizer(self.network.parameters())
+        try:
+            return self.make_optimizer(self.network.parameters())
+        except ValueError as error:
+            raise WavedilError(f"the optimizer refuses its settings: {error}") from None
 
     def budget_used(self) -> float:
         """The share of the budget that is spent, 0 to 1: by steps or by time, whichever is more."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import shutil
 import sys
 import time
 import warnings
@@ -69,10 +71,10 @@ def train(
     config = folder / "config.yaml" if checkpoint else path
     _quiet()
     cli = _build(["-c", str(config), *(overrides or []), "--trainer.default_root_dir", str(folder)], folder)
-    network = cli.model.network
+    fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     cli.parser.save(cli.config, folder / "config.yaml", overwrite=True)
-    print(f"{path.stem}: {describe(network)}", file=sys.stderr)
+    print(f"{path.stem}: {describe(cli.model.network)}", file=sys.stderr)
     started = time.perf_counter()
     try:
         # weights_only: a checkpoint is data, and loading it never runs code from it.
@@ -80,6 +82,10 @@ def train(
         cli.trainer.fit(cli.model, cli.datamodule, **resumed)
     except SystemExit:  # what Lightning makes of Ctrl-C, after its callbacks have saved model and checkpoint
         print(f"\ninterrupted; continue with: wavedil train --out {folder} --resume auto", file=sys.stderr)
+    except WavedilError:
+        if fresh and cli.trainer.global_step == 0:
+            shutil.rmtree(folder)  # nothing was trained: the name is free again
+        raise
     else:
         cli.trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     minutes = (time.perf_counter() - started) / 60
@@ -88,14 +94,15 @@ def train(
     finish(cli, folder)
     print(
         f"{minutes:.1f} minutes of training. Listen: {folder / 'report.html'}\n"
-        f"more sound: wavedil sample {folder / 'model'} --seconds 4 --num 4 --seed 1 --out {folder / 'samples'}",
+        f"more sound: wavedil sample {folder / 'model'} --seconds 4 --num 4 --seed 1 --out clips",
         file=sys.stderr,
     )
     return folder
 
 
 def finish(cli: RecipeCLI, folder: Path) -> None:
-    """The sounds and the page that a run leaves."""
+    """The last validation, the sounds and the page that a run leaves."""
+    cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
     network, samples = cli.model.network.eval(), cli.config.samples
     total = round(samples.seconds * network.sample_rate)
     tty = sys.stderr.isatty()
@@ -155,8 +162,24 @@ def _build(args: list[str], folder: Path) -> RecipeCLI:
                 "use_distributed_sampler": False,  # AudioData deals its crops out to the processes itself
             },
         )
-    except (ArgumentError, MisconfigurationException) as error:
-        raise WavedilError(" ".join(str(error).split())) from None
+    except (ArgumentError, MisconfigurationException, ValueError, TypeError) as error:
+        raise WavedilError(_reason(error)) from None
+
+
+def _reason(error: BaseException) -> str:
+    """What is wrong with the options, out of a parser's account of all that it tried."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, WavedilError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split())
+    keys = [found[1] for found in (re.search(r'key "([^"]+)"', text), re.search(r"NestedArg\(key='([^']+)'", text)) if found]
+    said = re.search(r"Option '[^']*' is not accepted|Expected an? [^.]*\. Got value: \S+", text)
+    if not keys or not said:
+        return text
+    what = re.sub(r"<class '([^']+)'>", r"\1", said[0])
+    return f"--{'.'.join(keys)}: {what}"
 
 
 def _quiet() -> None:

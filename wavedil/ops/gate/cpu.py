@@ -7,13 +7,12 @@ undone in backward by filling and copying; here each direction reads and writes 
 import warnings
 from functools import cache
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from wavedil.ops.fallback import differentiable_backward, plain_eager
+from wavedil.ops.fallback import differentiable_backward, flat, plain_eager
 from wavedil.ops.gate.reference import gate as reference
 from wavedil.ops.threads import over_rows
 
@@ -60,12 +59,6 @@ def _rows(x: Tensor) -> Tensor:
     return x.movedim(1, -1)
 
 
-def _flat(x: Tensor) -> Any:
-    """A contiguous tensor's numbers as a flat numpy array, bfloat16 as uint16; shares memory."""
-    x = x.detach().reshape(-1)
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
-
-
 def _halves(channels: int, order: str) -> tuple[int, int]:
     """Where tanh's half and the sigmoid's half begin in a row."""
     return (0, channels) if order == "tanh_first" else (channels, 0)
@@ -75,7 +68,7 @@ def forward(kernels: ModuleType, h: Tensor, order: str) -> Tensor:
     """Rows `(..., 2 * channels)` to the gate's `(..., channels)`."""
     channels = h.shape[-1] // 2
     g = h.new_empty(*h.shape[:-1], channels)
-    flat_h, flat_g = _flat(h), _flat(g)
+    flat_h, flat_g = flat(h), flat(g)
     halves = _halves(channels, order)
 
     def part(first: int, last: int) -> None:
@@ -89,7 +82,7 @@ def backward(kernels: ModuleType, h: Tensor, d: Tensor, order: str) -> tuple[Ten
     """From rows of `h` and of the gradient at the gate: that at `h`, and its sum (float32)."""
     channels = d.shape[-1]
     dh = torch.empty_like(h)
-    flat_h, flat_d, flat_dh = _flat(h), _flat(d), _flat(dh)
+    flat_h, flat_d, flat_dh = flat(h), flat(d), flat(dh)
     halves = _halves(channels, order)
     sums = []
 

@@ -1,0 +1,107 @@
+"""The benchmarks at tiny sizes: what they report, not how fast anything is."""
+
+import json
+
+import pytest
+
+from wavedil import WavedilError
+from wavedil.bench import conv, numerics, render, run_benchmark, runner, train
+
+
+def check(result: dict) -> str:
+    json.dumps(result)
+    assert {"machine", "versions", "commit", "rows"} <= result.keys()
+    assert result["machine"]["cores"] >= 1 and result["versions"]["torch"]
+    for row in result["rows"]:
+        assert {"name", "unit", "median", "iqr", "ratio"} <= row.keys()
+        assert row["median"] is None or row["median"] > 0
+    text = render(result)
+    assert all(row["name"] in text for row in result["rows"])
+    return text
+
+
+def test_conv():
+    sizes = {"time": 80, "size": 6, "channels": 8, "dilations": (2,), "dilations_2d": (2,)}
+    text = check(runner.describe("conv", "cpu") | conv.run("cpu", **sizes, rounds=2))
+    assert "1-D k2 d2 bf16 training, ours" in text
+
+
+def test_train_without_the_peer(monkeypatch):
+    monkeypatch.setattr(train, "_wavenet_vocoder", lambda *sizes: None)
+    sizes = {"time": 60, "channels": 8, "skip_channels": 8, "dilations": (1, 2) * 2}
+    result = runner.describe("train", "cpu") | train.run("cpu", **sizes, rounds=2)
+    text = check(result)
+    assert "wavenet-vocoder fp32" in text and "not installed" in text
+    assert [row["name"] for row in result["rows"] if row["median"] is None] == [
+        "wavenet-vocoder fp32",
+        "wavenet-vocoder bf16",
+    ]
+    # 4 layers of 8x16x2 + 8x8 + 8x8, and a head of 8x8 + 8x256; 2 x 60 samples, 6 operations each
+    assert result["notes"][0].startswith(f"{(4 * 384 + 2112) * 120 * 6 / 1e9:.1f} GFLOP")
+
+
+def test_the_first_of_a_group_is_what_the_ratios_are_to(monkeypatch):
+    clock = iter([0, 4, 0, 2, 0, 1, 0, 3] * 2)
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
+    names = [("slow", "a"), ("fast", "a"), ("alone", "b"), ("third", "b")]
+    candidates = [runner.Candidate(name, lambda: None, group) for name, group in names]
+    rows = runner.measure(candidates, rounds=2, device="cpu", unit="s", warm=0)
+    assert [(row["median"], row["ratio"]) for row in rows] == [(4, 1), (2, 2), (1, 1), (3, 1 / 3)]
+
+
+CASES = [
+    numerics.Case(1, "float32", "channels_last", "dense", (2,), 3, 1),
+    numerics.Case(2, "bfloat16", "contiguous", "depthwise", (3, 3), 2, 1),
+    numerics.Case(2, "bfloat16", "contiguous", "grouped", (1, 3), 1, 2),
+    numerics.Case(3, "float32", "channels_last", "depthwise x2", (2, 2, 2), 2, 1),
+]
+
+
+def test_numerics_in_processes_of_their_own():
+    result = runner.describe("numerics", "cpu") | numerics.run("cpu", chosen=CASES)
+    check(result)
+    assert [row["cases"] for row in result["rows"]] == [1, 2, 1]
+    assert sum(row["wrong_torch"] + row["wrong_ours"] for row in result["rows"]) == 0
+    assert result["notes"] == ["4 cases on cpu: torch is wrong in 0, wavedil in 0"]
+
+
+def test_numerics_reports_wrong_numbers_and_crashes(monkeypatch):
+    found = {
+        "torch": [[1e-7] * 3, [1e-3, 1e-3, float("nan")], [1e-3, 2.0, 0.0], [1e-7] * 3],
+        "ours": ["the process died here (status -6)", [1e-3] * 3, "unsupported", [1e-4] * 3],
+    }
+    monkeypatch.setattr(numerics, "_errors", lambda who, chosen, device: found[who])
+    result = runner.describe("numerics", "cpu") | numerics.run("cpu", chosen=CASES)
+    assert result["notes"][-1] == "4 cases on cpu: torch is wrong in 2, wavedil in 2"
+    assert result["wrong"] == [
+        f"ours: {CASES[0]}: the process died here (status -6)",
+        f"torch: {CASES[1]}: weight gradient is off by nan",
+        f"torch: {CASES[2]}: input gradient is off by 2.0e+00",
+        f"ours: {CASES[3]}: forward is off by 1.0e-04, input gradient is off by 1.0e-04, "
+        "weight gradient is off by 1.0e-04",
+    ]
+    render(result)
+
+
+def test_a_process_that_dies_is_a_result(monkeypatch):
+    """Dies at the second case, then at the last."""
+    answers = iter([("[0, 0, 0]\n[0, 0", -6), ("[0, 0, 0]\n", -11)])
+
+    def child(command, **options):
+        stdout, status = next(answers)
+        return numerics.subprocess.CompletedProcess(command, status, stdout, "")
+
+    monkeypatch.setattr(numerics.subprocess, "run", child)
+    results = numerics._errors("torch", CASES, "cpu")
+    assert results[0] == results[2] == [0, 0, 0]
+    assert results[1] == "the process died here (status -6)"
+    assert results[3] == "the process died here (status -11)"
+
+
+def test_errors():
+    with pytest.raises(WavedilError, match="'speed' is unknown: take one of conv, train, numerics"):
+        run_benchmark("speed")
+    with pytest.raises(WavedilError, match="threads is 0: expected 1 or more"):
+        run_benchmark("conv", threads=0)
+    with pytest.raises(WavedilError, match="device 'cuda:99' is not usable here"):
+        run_benchmark("conv", device="cuda:99")

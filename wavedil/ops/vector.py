@@ -1,0 +1,87 @@
+"""Pieces of numba loops that LLVM turns into vector code. Imported only when a loop is to run.
+
+Plain arithmetic without branches or calls, slices instead of computed indices, and no check for
+division by zero. bfloat16 comes as uint16 and is the upper half of a float32; the way back rounds
+to the nearest, ties to even.
+"""
+
+import numba
+import numpy as np
+from numba.core import types
+from numba.extending import intrinsic, overload
+
+_f = np.float32
+_LOG2_E = _f(1.4426950408889634)
+_TO_INTEGER = _f(1.5 * 2**23)  # adding it rounds to an integer and leaves that in the low bits
+_LN2_HIGH = _f(0.693359375)  # ln 2 in two parts: n * high is exact
+_LN2_LOW = _f(0.6931471805599453 - 0.693359375)
+_F2, _F3, _F4, _F5, _F6, _F7 = (_f(1 / n) for n in (2, 6, 24, 120, 720, 5040))
+
+inner = numba.njit(inline="always", error_model="numpy")
+
+
+def loop(function):  # type: ignore[no-untyped-def]
+    """Compiles an outer loop; kept on disk for the next process where a place can be written."""
+    # "contract" lets a*b+c become one instruction; NaN and infinity keep their meaning.
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no writable place for the cache
+        return numba.njit(**options)(function)
+
+
+@intrinsic
+def bits(typing_context, value):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic
+def float_of(typing_context, value):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), generate
+
+
+def widen(value):  # type: ignore[no-untyped-def]
+    """float32 from a stored number."""
+    raise NotImplementedError
+
+
+def narrow(x, stored):  # type: ignore[no-untyped-def]
+    """float32 as a number of the stored kind."""
+    raise NotImplementedError
+
+
+@overload(widen, jit_options={"error_model": "numpy"})
+def _(value):  # type: ignore[no-untyped-def]
+    if isinstance(value, types.Float):
+        return lambda value: value
+    return lambda value: float_of(np.uint32(value) << np.uint32(16))
+
+
+@overload(narrow, jit_options={"error_model": "numpy"})
+def _(x, stored):  # type: ignore[no-untyped-def]
+    if isinstance(stored, types.Float):
+        return lambda x, stored: x
+
+    def rounded(x, stored):  # type: ignore[no-untyped-def]
+        b = bits(x)
+        odd = (b >> np.uint32(16)) & np.uint32(1)
+        upper = (b + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+        return np.uint16(np.uint32(0x7FC0) if x != x else upper)
+
+    return rounded
+
+
+@inner
+def split_exp(x):  # type: ignore[no-untyped-def]
+    """`exp(x) = scale * (1 + rest)`, scale a power of two and |rest| < 0.42, for |x| <= 80."""
+    shifted = x * _LOG2_E + _TO_INTEGER
+    n = shifted - _TO_INTEGER
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    rest = r + r * r * (_F2 + r * (_F3 + r * (_F4 + r * (_F5 + r * (_F6 + r * _F7)))))
+    return float_of((bits(shifted) + np.uint32(127)) << np.uint32(23)), rest
