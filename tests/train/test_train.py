@@ -133,7 +133,7 @@ def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
         (["--data.validation=zzz"], "zzz"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--model.network.channels=x"], "--model.network.channels: Expected a int"),
-        (["--model.network.dilations=0"], "dilation"),
+        (["--model.network.dilations=0"], "at least 1, got 0"),
         (["--model.optimizer.lr=-1"], "learning rate"),
         (["--trainer.max_time=5x"], "5x"),
         (["--trainer.accelerator=tpu"], "TPU"),

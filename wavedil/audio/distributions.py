@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
+from wavedil.ops.cross_entropy import cross_entropy
 
 
 class Categorical:
@@ -25,7 +26,7 @@ class Categorical:
         if mask is not None:
             keep = mask.reshape(-1)
             rows, targets = rows[keep], targets[keep]
-        return F.cross_entropy(rows.float(), targets, reduction="none")
+        return cross_entropy(rows, targets)
 
     def sample(self, logits: Tensor, uniforms: Tensor, settings: Sampling) -> Tensor:
         """Inverse-CDF choice: ``(batch, codes)`` logits and ``(batch,)`` uniforms in [0, 1) to ``(batch,)`` codes."""

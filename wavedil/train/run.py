@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from wavedil.audio.generate import generate
 from wavedil.audio.io import write
 from wavedil.errors import WavedilError
+from wavedil.ops.memory import keep_freed_memory
 from wavedil.report import write_report
 from wavedil.train.callbacks import Keep, Previews, Progress, StopOnNaN
 from wavedil.train.recipes import find_recipe, run_folder
@@ -70,6 +71,7 @@ def train(
     folder, checkpoint = run_folder(path, out, resume)
     config = folder / "config.yaml" if checkpoint else path
     _quiet()
+    keep_freed_memory()
     cli = _build(["-c", str(config), *(overrides or []), "--trainer.default_root_dir", str(folder)], folder)
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
