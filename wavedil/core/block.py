@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.conv import DilatedConv, PerAxis, axes_value, paddings
+from wavedil.core.conv import DilatedConv, PerAxis, axes_value, is_plain, paddings
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
 from wavedil.ops.gate import GATE_ORDERS, gate
@@ -83,20 +83,20 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         x, z = self.advance(x, condition)
-        return x, self._skip(z)
+        return x, self.project(z)
 
     def step(
         self, x: Tensor, state: State | None = None, condition: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor | None], State]:
         """The next chunk; ``((x, skip), state)``. The condition is of the chunk alone."""
         (x, z), state = self.advance_step(x, state, condition)
-        return (x, self._skip(z)), state
+        return (x, self.project(z)), state
 
     def advance(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(residual output, gated activations z): what a stack needs to take all layers' skips in one product."""
-        if condition is None and self.condition is None and self.residual is not None and torch.is_grad_enabled():
-            # In training the layer is one operation; without gradients it would save nothing, and modules' hooks
-            # (which count multiply-adds) see their convolutions.
+        whole = condition is None and self.condition is None and self.residual is not None
+        if whole and torch.is_grad_enabled() and is_plain(self.conv, self.residual):
+            # In training the layer is one operation; without gradients that would save nothing.
             x, z = gated_residual(
                 self.conv.check(x),
                 self.conv.weight,
@@ -138,7 +138,8 @@ class GatedBlock(nn.Module):
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.residual_scale == 1 else x * self.residual_scale
 
-    def _skip(self, z: Tensor) -> Tensor | None:
+    def project(self, z: Tensor) -> Tensor | None:
+        """The skip of gated activations z."""
         if self.skip is None:
             return None
         skip = self.skip(z)
@@ -188,13 +189,21 @@ class ConvBlock(nn.Module):
     def receptive_field(self) -> int | tuple[int, ...]:
         return self.conv.receptive_field
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: None = None) -> Tensor:
+        self._refuse(condition)
         return self.activation(self.conv(x))
 
-    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State | None = None, condition: None = None) -> tuple[Tensor, State]:
         """The next chunk along the causal axis; see :meth:`DilatedConv.step`."""
+        self._refuse(condition)
         y, history = self.conv.step(x, part(state, "conv"))
         return self.activation(y), named("conv", history)
+
+
+    @staticmethod
+    def _refuse(condition: Tensor | None) -> None:
+        if condition is not None:
+            raise WavedilError("a ConvBlock takes no condition: use GatedBlock with condition_channels")
 
 
 def field_of(modules: Sequence[nn.Module], ndim: int) -> int | tuple[int, ...]:

@@ -7,6 +7,7 @@ All the thinking about kernels, dilations and padding is in :class:`DilatedConv`
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -26,8 +27,11 @@ PerAxis = int | Sequence[int]
 
 def per_axis(name: str, value: PerAxis, ndim: int, minimum: int = 1) -> tuple[int, ...]:
     """One int per space axis from an int or a sequence; the rest of the code sees only tuples."""
-    values = (value,) * ndim if isinstance(value, int) else tuple(value)
-    if len(values) != ndim or not all(isinstance(v, int) and not isinstance(v, bool) and v >= minimum for v in values):
+    try:
+        values = tuple(operator.index(v) for v in value) if hasattr(value, "__iter__") else (operator.index(value),) * ndim
+    except TypeError:  # not integers: numpy's are, floats are not
+        values = ()
+    if len(values) != ndim or min(values) < minimum:
         raise WavedilError(f"{name} is {value!r}: expected an integer of at least {minimum}, or one for each of {ndim} axes")
     return values
 
@@ -102,6 +106,8 @@ class DilatedConv(nn.Module):
         self.dilation = per_axis("dilation", dilation, ndim)
         self.stride = per_axis("stride", stride, ndim)
         self.padding = paddings(ndim, padding)
+        if pad_mode == "reflect" and "causal" in self.padding:
+            raise WavedilError("causal padding with pad_mode='reflect' would show outputs the future: use pad_mode='zeros'")
         self.pad_mode = pad_mode
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
@@ -150,8 +156,8 @@ class DilatedConv(nn.Module):
         """
         self.check(x)
         axis = self.stream_axis
-        if self.stride[axis] != 1 or self.pad_mode != "zeros":
-            raise WavedilError(f"streaming needs stride 1 and zero padding, got stride {self.stride} and pad_mode {self.pad_mode!r}")
+        if self.stride[axis] != 1:
+            raise WavedilError(f"streaming needs stride 1 along axis {axis}, got {self.stride[axis]}")
         span = self.span[axis]
         past = take_history(state, x, axis, span)
         joined = torch.cat([past, x], dim=axis + 2)
@@ -197,6 +203,12 @@ class DilatedConv(nn.Module):
         parts += [f"{name} {value}" for name, value in (("dilation", self.dilation), ("stride", self.stride)) if set(value) != {1}]
         parts += [f"padding {axes_value(self.padding)}"]
         return ", ".join(parts + [f"groups {self.groups}"] * (self.groups > 1))
+
+
+def is_plain(*convs: nn.Module | None) -> bool:
+    """Whether nothing hangs on calling these modules, so that their weights may be used without calling them."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return not any(getattr(conv, name) for conv in convs if conv is not None for name in hooks)
 
 
 class DilatedConv1d(DilatedConv):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wavedil.core.block import GatedBlock, field_of
-from wavedil.core.conv import PerAxis, add_weight_norm
+from wavedil.core.conv import PerAxis, add_weight_norm, is_plain
 from wavedil.core.schedule import Schedule, parse_schedule
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
@@ -32,7 +33,7 @@ class DilatedStack(nn.Module):
             input and of each layer's output: ``len(dilations) + 1`` numbers.
         dilations: a schedule: ``doubling(512, repeats=3)``, ``"1..512 x3"``, ``[1, 2, 5]`` …
         kernel_size: an int, or one per axis.
-        block: a class or function that is called once per layer with ``(ndim, channels)`` (or
+        block: a class or function (for gated blocks: :class:`GatedBlock`, a subclass, or a partial of one) that is called once per layer with ``(ndim, channels)`` (or
             ``(ndim, channels, out_channels)``), ``kernel_size=``, ``dilation=``, ``causal=`` and ``options``.
         causal: for all axes, or one flag per axis.
         last_residual: whether the last gated block has its residual product, which the sum of skips does not use.
@@ -62,13 +63,15 @@ class DilatedStack(nn.Module):
         **options,
     ):
         super().__init__()
+        if checkpoint_layers < 0:
+            raise WavedilError(f"checkpoint_layers is {checkpoint_layers}: expected 0 (keep all) or layers per segment")
         self.ndim = ndim
         self.dilations = parse_schedule(dilations)
         self.kernel_size = kernel_size
         self.checkpoint_layers = checkpoint_layers
         depth = len(self.dilations)
         per_layer: list[dict] = [{"kernel_size": kernel_size, "dilation": d, "causal": causal, **options} for d in self.dilations]
-        if block is GatedBlock:
+        if _makes_gated_blocks(block):
             if not isinstance(channels, int):
                 raise WavedilError(f"channels is {channels!r}: gated blocks add to their input, so expected one integer")
             scales = [skip_scale] * depth if isinstance(skip_scale, int | float) else list(skip_scale)
@@ -86,7 +89,8 @@ class DilatedStack(nn.Module):
             if len(widths) != depth:
                 raise WavedilError(f"channels has {len(channels)} widths: {depth} layers need {depth + 1}, the input's first")
         self.layers = nn.ModuleList(block(ndim, *width, **kwargs) for width, kwargs in zip(widths, per_layer, strict=True))
-        self._sums_skips = block is GatedBlock and skip_channels != 0
+        gated = [isinstance(layer, GatedBlock) for layer in self.layers]
+        self._sums_skips = all(gated) and all(layer.skip is not None for layer in self.layers)
         if weight_norm:
             add_weight_norm(self)
 
@@ -119,7 +123,7 @@ class DilatedStack(nn.Module):
                 (x, z), history = layer.advance_step(x, past, condition)
                 gates.append(z)
             else:
-                x, history = layer.step(x, past)
+                x, history = layer.step(x, past) if condition is None else layer.step(x, past, condition)
             new |= named(f"layers.{index}", history)
         return (self._sum_skips(list(self.layers), gates) if self._sums_skips else x), new
 
@@ -141,5 +145,13 @@ class DilatedStack(nn.Module):
         return x, (self._sum_skips(layers, gates) if self._sums_skips else None)
 
     def _sum_skips(self, layers: Sequence[GatedBlock], gates: list[Tensor]) -> Tensor:
+        if not is_plain(*(layer.skip for layer in layers)):
+            return sum(layer.project(z) for layer, z in zip(layers, gates, strict=True))
         weight, bias = self.skip_product(layers)
         return skip_sum(gates, weight, bias)
+
+
+def _makes_gated_blocks(block: Callable[..., nn.Module]) -> bool:
+    while isinstance(block, partial):
+        block = block.func
+    return isinstance(block, type) and issubclass(block, GatedBlock)

@@ -9,7 +9,7 @@ _1, _2, _4, _40, _80 = (_f(n) for n in (1, 2, 4, 40, 80))
 
 
 @inner
-def _parts(a, b):  # type: ignore[no-untyped-def]
+def _parts(a, b, stored):  # type: ignore[no-untyped-def]
     """`u = exp(-2|a|)`, `v = 1 - u` without cancellation, and `w = exp(-b)`.
 
     Then tanh|a| = v / (2 - v) and sigmoid(b) = 1 / (1 + w). Beyond |a| = 40 and |b| = 80 both are
@@ -17,26 +17,26 @@ def _parts(a, b):  # type: ignore[no-untyped-def]
     """
     z = abs(a)
     z = _40 if z > _40 else z
-    scale, rest = split_exp(-_2 * z)
+    scale, rest = split_exp(-_2 * z, stored)
     u = scale + scale * rest
     v = -(scale * rest + (scale - _1))
     c = -b
     c = _80 if c > _80 else c
     c = -_80 if c < -_80 else c
-    scale, rest = split_exp(c)
+    scale, rest = split_exp(c, stored)
     return u, v, scale + scale * rest
 
 
 @inner
-def _gate(a, b):  # type: ignore[no-untyped-def]
-    u, v, w = _parts(a, b)
+def _gate(a, b, stored):  # type: ignore[no-untyped-def]
+    u, v, w = _parts(a, b, stored)
     g = v / ((_2 - v) * (_1 + w))
     return -g if a < _f(0) else g
 
 
 @inner
-def _gate_gradient(a, b, d):  # type: ignore[no-untyped-def]
-    u, v, w = _parts(a, b)
+def _gate_gradient(a, b, d, stored):  # type: ignore[no-untyped-def]
+    u, v, w = _parts(a, b, stored)
     q = _1 / ((_2 - v) * (_1 + w))  # one division for everything below
     sigmoid = q * (_2 - v)
     product = v * q  # tanh|a| * sigmoid(b)
@@ -59,7 +59,7 @@ def forward(h, g, channels, t, s, first, last):  # type: ignore[no-untyped-def]
         a, b = h[row + t : row + t + channels], h[row + s : row + s + channels]
         out = g[channels * i : channels * (i + 1)]
         for j in range(channels):
-            out[j] = narrow(_gate(widen(a[j]), widen(b[j])), out[j])
+            out[j] = narrow(_gate(widen(a[j]), widen(b[j]), a[j]), out[j])
 
 
 @loop
@@ -70,7 +70,7 @@ def backward(h, d, dh, sums, channels, t, s, first, last):  # type: ignore[no-un
         da, db = dh[row + t : row + t + channels], dh[row + s : row + s + channels]
         grad = d[channels * i : channels * (i + 1)]
         for j in range(channels):
-            x, y = _gate_gradient(widen(a[j]), widen(b[j]), widen(grad[j]))
+            x, y = _gate_gradient(widen(a[j]), widen(b[j]), widen(grad[j]), a[j])
             da[j] = narrow(x, da[j])
             db[j] = narrow(y, db[j])
         out = dh[row : row + 2 * channels]
