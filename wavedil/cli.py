@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -26,6 +27,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}; see wavedil {arguments.command} --help")
     try:
         arguments.run(arguments, rest)
+    except ImportError as error:
+        what = error.name or error
+        print(f"error: this needs {what}, which is not installed: pip install 'wavedil[train]'", file=sys.stderr)
+        return 2
     except (WavedilError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -36,10 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    try:
-        from wavedil.train.run import train
-    except ImportError as error:
-        raise WavedilError(f"training needs {error.name}: pip install 'wavedil[train]'") from None
+    from wavedil.train.run import train
 
     train(arguments.config, arguments.out, arguments.resume, overrides)
 
@@ -51,8 +53,12 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     from wavedil.audio.generate import generate, pick_engine
     from wavedil.weights import load
 
-    if not arguments.seconds > 0:
-        raise WavedilError(f"--seconds is {arguments.seconds}: expected more than 0")
+    if not 0 < arguments.seconds < math.inf:
+        raise WavedilError(f"--seconds is {arguments.seconds}: expected a length of more than 0")
+    if arguments.precision != "fp32":
+        raise WavedilError(f"--precision is {arguments.precision}: this version samples with fp32 weights only")
+    if Path(arguments.out).exists() and not Path(arguments.out).is_dir():
+        raise WavedilError(f"--out {arguments.out} is a file: expected a folder")
     model = load(arguments.model, arguments.device)
     prime = None
     if arguments.prime:
@@ -87,7 +93,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         "samples_per_second": round(per_second, 1),
         "real_time_factor": round(per_second / model.sample_rate, 4),
         "engine": pick_engine(arguments.engine),
-        "precision": "fp32",
+        "precision": arguments.precision,
     }
     print(json.dumps(result, indent=2))
 
@@ -103,8 +109,8 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
     model = load(arguments.model, arguments.device)
     data = Path(arguments.data)
     files = [data] if data.is_file() else list_audio_files(data)
-    if arguments.held_out:
-        files = split_files(files).validation
+    if arguments.held_out or arguments.validation or arguments.exclude:
+        files = split_files(files, validation=arguments.validation, exclude=arguments.exclude).validation
     corpus = Corpus(files, model.sample_rate)
     bar = _Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
@@ -203,12 +209,15 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--top-p", type=float, help="draw from the most likely codes that hold this probability")
     sample.add_argument("--prime", metavar="FILE", help="a recording that the clips continue")
     sample.add_argument("--engine", default="auto", help="auto or torch (default auto)")
+    sample.add_argument("--precision", default="fp32", help="of the weights: fp32 (default)")
     sample.add_argument("--device", default="cpu", help="cpu, cuda … (default cpu)")
 
     evaluate = command("evaluate", _evaluate, "Bits per sample of a model over whole files.")
     evaluate.add_argument("model", metavar="MODEL", help="model folder")
     evaluate.add_argument("data", metavar="DATA", help="sound file, or folder of sound files")
-    evaluate.add_argument("--held-out", action="store_true", help="only every tenth of the sorted files, as training does")
+    evaluate.add_argument("--held-out", action="store_true", help="only every tenth of the sorted files")
+    evaluate.add_argument("--validation", metavar="REGEX", help="only files whose path matches, as in a recipe's data")
+    evaluate.add_argument("--exclude", metavar="REGEX", help="leave out files whose path matches, as in a recipe's data")
     evaluate.add_argument("--device", default="cpu")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
 
@@ -25,9 +27,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     """
     from safetensors.torch import save_file
 
-    name = type(model).__name__
-    if MODELS.get(name) != type(model).__module__:
-        raise WavedilError(f"cannot save a {type(model).__module__}.{name}: expected one of {', '.join(MODELS)}")
+    name = check_saveable(model)
     folder = Path(folder)
     if folder.exists() and not (folder / "config.json").exists():
         raise WavedilError(f"{folder} exists and is no model folder: choose another name, nothing was written")
@@ -43,7 +43,11 @@ def save(model: nn.Module, folder: str | Path) -> Path:
             # A folder cannot be replaced in one step: move the old one away, then the new one in.
             old = beside.with_name(beside.name + ".old")
             folder.rename(old)
-            beside.rename(folder)
+            try:
+                beside.rename(folder)
+            except BaseException:
+                old.rename(folder)
+                raise
             shutil.rmtree(old)
         else:
             beside.rename(folder)
@@ -51,6 +55,14 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     return folder
+
+
+def check_saveable(model: nn.Module) -> str:
+    """The name that a model folder gives to this model's class; WavedilError where it has none."""
+    name = type(model).__name__
+    if MODELS.get(name) != type(model).__module__:
+        raise WavedilError(f"cannot save a {type(model).__module__}.{name}: expected one of {', '.join(MODELS)}")
+    return name
 
 
 def load(folder: str | Path, device: str = "cpu") -> nn.Module:
@@ -73,20 +85,31 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
         raise WavedilError(f"{path} is not a wavedil config ({type(error).__name__}: {error})") from None
     if version != FORMAT:
         raise WavedilError(f"{path} has format {version!r}, this version reads {FORMAT}: use the version of wavedil that wrote it")
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise WavedilError(f"{path} names the model {name!r}: expected one of {', '.join(MODELS)}")
-    try:
-        model = getattr(import_module(MODELS[name]), name)(**arguments)
-    except (TypeError, ValueError) as error:
-        raise WavedilError(f"{path}: these arguments build no {name}: {error}") from None
     weights = folder / "model.safetensors"
+    build = getattr(import_module(MODELS[name]), name)
     try:
-        model.load_state_dict(load_file(weights), strict=True)
+        tensors = load_file(weights)
+        with torch.device("meta"):  # shapes only: absurd sizes are found before memory is asked for
+            shapes = build(**arguments).state_dict()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WavedilError(f"{path}: these arguments build no {name}: {error}") from None
     except (OSError, SafetensorError) as error:
         raise WavedilError(f"{weights} cannot be read: {error}") from None
-    except RuntimeError as error:
-        raise WavedilError(f"{weights} does not fit {path}: {' '.join(str(error).split())[:300]}") from None
+    wrong = sorted(key for key in shapes.keys() | tensors.keys() if _shape(shapes, key) != _shape(tensors, key))
+    if wrong:
+        raise WavedilError(
+            f"{weights} does not fit {path}: {wrong[0]} is {_shape(tensors, wrong[0])} in the file, "
+            f"{_shape(shapes, wrong[0])} by the config ({len(wrong)} such)"
+        )
+    model = build(**arguments)
+    model.load_state_dict(tensors, strict=True)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise WavedilError(f"device is {device!r}, which is not to be had here: {str(error).splitlines()[0]}") from None
+
+
+def _shape(tensors: Mapping[str, Tensor], key: str) -> tuple[int, ...] | str:
+    return tuple(tensors[key].shape) if key in tensors else "not there"

@@ -79,6 +79,18 @@ def test_second_derivatives():
     torch.testing.assert_close(*second, rtol=1e-3, atol=1e-2)
 
 
+def test_autocast_gives_gradients_of_float32_weights():
+    tensors = layer()
+    options = {"padding": [(3, 0)], "dilation": (3,), "order": "tanh_first"}
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = gradients(gated_residual, tensors, options)
+    rounded = [t.detach().bfloat16().double().requires_grad_() for t in tensors]
+    exact = gradients(reference, rounded, options)
+    assert [t.dtype for t in ours] == [torch.bfloat16] * 2 + [torch.float32] * 5
+    for a, b in zip(ours, exact, strict=True):
+        assert (a.double() - b).norm() / b.norm() < TOLERANCE[torch.bfloat16]
+
+
 def test_two_axes_and_autocast():
     tensors = [torch.randn(s) for s in ((1, 4, 5, 6), (6, 4, 2, 2), (6,), (4, 3, 1, 1), (4,))]
     x, z = gated_residual(*tensors, padding=[(1, 0), (1, 0)], dilation=(1, 1))

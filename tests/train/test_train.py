@@ -2,6 +2,9 @@
 
 import csv
 import math
+import signal
+from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +12,9 @@ import yaml
 
 from wavedil.audio import WaveNet, io, load
 from wavedil.errors import WavedilError
-from wavedil.train import AudioModule
+from wavedil.audio.corpus import Corpus, WholeFiles
+from wavedil.train import AudioData, AudioModule
+from wavedil.train.data import _Marked
 from wavedil.train.recipes import find_recipe, known_recipes
 from wavedil.train.run import train
 
@@ -87,8 +92,7 @@ def test_learning_from_a_folder_lowers_the_loss(tmp_path, recordings):
     assert float(metrics(folder)[-1]["train_bits"]) < 5.5  # a model that knows nothing needs 8
 
 
-@pytest.mark.parametrize("at", [6, 9])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recordings, whole_run, monkeypatch, capsys, at):
+def interrupted_run(out, recordings, monkeypatch, at):
     step = AudioModule.training_step
 
     def interrupted(self, batch, batch_idx):
@@ -96,24 +100,65 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recordings, whol
             raise KeyboardInterrupt
         return step(self, batch, batch_idx)
 
+    with monkeypatch.context() as patch:
+        patch.setattr(AudioModule, "training_step", interrupted)
+        return train(out=out, overrides=[*TINY, f"--data.root={recordings}"])
+
+
+@pytest.mark.parametrize("at", [6, 9])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recordings, whole_run, monkeypatch, capsys, at):
     out = str(tmp_path / "run")
-    monkeypatch.setattr(AudioModule, "training_step", interrupted)
-    folder = train(out=out, overrides=[*TINY, f"--data.root={recordings}"])
-    assert "continue with" in capsys.readouterr().err
+    handler = signal.getsignal(signal.SIGINT)
+    folder = interrupted_run(out, recordings, monkeypatch, at)
+    assert "continue with" in capsys.readouterr().err and signal.getsignal(signal.SIGINT) is handler
     assert (folder / "model" / "model.safetensors").exists() and (folder / "report.html").exists()
-    monkeypatch.setattr(AudioModule, "training_step", step)
     assert train(out=out, resume="auto") == folder
     rows = [int(row["step"]) for row in metrics(folder)]
     assert rows == sorted(rows) and rows[-1] == 12
     for key, value in weights(folder).items():
         torch.testing.assert_close(value, weights(whole_run)[key])
+    train(out=out, resume="auto")
+    assert "is finished" in capsys.readouterr().err
+    assert [int(row["step"]) for row in metrics(folder)] == rows
+
+
+def test_a_resume_that_does_not_fit_spoils_nothing(tmp_path, recordings, whole_run, monkeypatch, capsys):
+    out = str(tmp_path / "run")
+    folder = interrupted_run(out, recordings, monkeypatch, 7)
+    config = (folder / "config.yaml").read_bytes()
+    with pytest.raises(WavedilError, match="does not fit these options"):
+        train(out=out, resume="auto", overrides=["--model.network.channels=16"])
+    assert (folder / "config.yaml").read_bytes() == config
+    newest = folder / "checkpoints" / "newest.ckpt"
+    newest.write_bytes((folder / "checkpoints" / "interrupted.ckpt").read_bytes()[:2000])  # cut off by a full disk
+    train(out=out, resume="auto")
+    assert "newest.ckpt cannot be read" in capsys.readouterr().err
+    for key, value in weights(folder).items():
+        torch.testing.assert_close(value, weights(whole_run)[key])
+
+
+def test_an_interrupt_in_a_preview_is_for_the_run(tmp_path, recordings, monkeypatch, capsys):
+    def interrupted(model, samples, **options):
+        return torch.zeros(1, 1, samples - 1)  # what generate returns after Ctrl-C
+
+    monkeypatch.setattr("wavedil.train.callbacks.generate", interrupted)
+    folder = train(out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={recordings}"])
+    assert "continue with" in capsys.readouterr().err
+    assert not list((folder / "previews").glob("step_*")) and list((folder / "checkpoints").glob("interrupted.ckpt"))
+
+
+def test_validation_hears_the_seconds_it_is_told(recordings):
+    files = WholeFiles(Corpus([recordings / "note_0.wav", recordings / "note_1.wav"], 8000))
+    assert [len(item["codes"]) for item in islice(_Marked(files, 5000), 9)] == [5000]
+    assert [len(item["codes"]) for item in islice(_Marked(files, 8001), 9)] == [8000, 1]
+    assert [len(item["codes"]) for item in islice(_Marked(files, 10**9), 9)] == [8000, 8000]
 
 
 def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
     class Trainer:
         max_steps, global_step, callbacks = 100, 0, ()
 
-    module = AudioModule(torch.nn.Linear(1, 1), warmup_steps=10, decay=0.5)
+    module = AudioModule(WaveNet(8, 8, "1"), warmup_steps=10, decay=0.5)
     module._trainer = Trainer
     factors = []
     for Trainer.global_step in range(101):
@@ -136,7 +181,6 @@ def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
         (["--model.network.dilations=0"], "at least 1, got 0"),
         (["--model.optimizer.lr=-1"], "learning rate"),
         (["--trainer.max_time=5x"], "5x"),
-        (["--trainer.accelerator=tpu"], "TPU"),
     ],
 )
 def test_bad_runs_are_refused_in_one_line(tmp_path, recordings, options, message):
@@ -169,10 +213,11 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, recordings, name):
     assert load(folder / "model").sample_rate == arguments["sample_rate"]
 
 
-def test_processes_share_the_crops_out():
-    from itertools import islice
-
-    from wavedil.train.data import _EveryFrom
-
-    taken = [list(islice(_EveryFrom(10 + rank, 3), 4)) for rank in range(3)]
-    assert sorted(sum(taken, [])) == list(range(10, 22))
+def test_processes_share_the_crops_out(recordings):
+    taken = []
+    for rank in range(3):
+        data = AudioData(str(recordings), crop=40, batch_size=2)
+        data.train, data.codes, data.context = Corpus([recordings / "note_0.wav"], 8000), 256, 0
+        data.trainer = SimpleNamespace(global_step=5, accumulate_grad_batches=2, world_size=3, global_rank=rank)
+        taken += [index for batch in islice(iter(data.train_dataloader().batch_sampler), 4) for index in batch]
+    assert sorted(taken) == list(range(60, 84))  # 5 steps of 2 batches of 2 crops in 3 processes were before

@@ -69,7 +69,7 @@ def mu_law_decode(code: Tensor, codes: int = 256) -> Tensor:
     mu = _mu(codes)
     if code.is_floating_point() or code.is_complex() or code.dtype == torch.bool:
         raise WavedilError(f"mu_law_decode: expected integer codes, got {code.dtype}")
-    if code.numel():
+    if code.numel() and not code.is_meta:
         low, high = (int(value) for value in code.aminmax())
         if low < 0 or high >= codes:
             raise WavedilError(

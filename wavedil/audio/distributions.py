@@ -32,10 +32,11 @@ class Categorical:
         """Inverse-CDF choice: ``(batch, codes)`` logits and ``(batch,)`` uniforms in [0, 1) to ``(batch,)`` codes."""
         probabilities = settings.probabilities(logits)
         cumulative = probabilities.cumsum(-1)
-        # u scaled by the sum instead of dividing by it: rounding can then never point past the last code.
         threshold = uniforms.to(cumulative.dtype) * cumulative[:, -1]
         codes = (cumulative <= threshold.unsqueeze(-1)).sum(-1)
-        return codes.clamp(max=self.codes - 1)
+        # Rounding may lift u * sum to the sum itself: then the last code that has any weight.
+        last = self.codes - 1 - (probabilities.flip(-1) > 0).int().argmax(-1)
+        return torch.minimum(codes, last)
 
 
 class Sampling:
@@ -61,7 +62,8 @@ class Sampling:
         logits = logits.double()
         if self.temperature == 0:
             return F.one_hot(logits.argmax(-1), logits.shape[-1]).double()
-        probabilities = torch.softmax(logits / self.temperature, -1)
+        # Largest logit 0 first: a tiny temperature then divides to minus infinity, not to infinity less infinity.
+        probabilities = torch.softmax((logits - logits.amax(-1, keepdim=True)) / self.temperature, -1)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             kth = probabilities.topk(self.top_k, -1).values[:, -1:]
             probabilities = probabilities * (probabilities >= kth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from wavedil.audio.wavenet import WaveNet
 
-#: Samples in one pass; longer files go on in the next with the state carried, so that memory is bounded.
-CHUNK = 2**17
+#: Samples in one pass; longer files go on in the next with the state carried, so that memory is bounded: a model of 20
+#: layers of 64 channels takes about 0.6 GB.
+CHUNK = 2**16
 
 DEFINITION = (
     "mean over all samples of all files of -log2 p(code | all earlier codes of the file), {codes} mu-law codes at "
@@ -28,6 +29,14 @@ class BitsPerSample:
     definition: str
 
 
+def nats_by_chunk(model: WaveNet, codes: Tensor) -> Iterator[Tensor]:
+    """Negative log-likelihoods of ``(1, time)`` codes with full context, flat, chunk by chunk."""
+    state = None
+    for chunk in codes.split(CHUNK, dim=1):
+        logits, state = model.step(chunk, state)
+        yield model.distribution.nats(logits, chunk)
+
+
 @torch.inference_mode()
 def evaluate(
     model: WaveNet, sounds: Iterable[Tensor], progress: Callable[[int], None] | None = None
@@ -39,12 +48,10 @@ def evaluate(
     device = next(model.parameters()).device
     nats, count, files = 0.0, 0, 0
     for sound in sounds:
-        state = None
-        for chunk in sound.split(CHUNK):
-            codes = model.encode(chunk.to(device)).unsqueeze(0)
-            logits, state = model.step(codes, state)
-            nats += model.distribution.nats(logits, codes).double().sum().item()
-            count += codes.shape[1]
+        codes = model.encode(sound.to(device)).unsqueeze(0)
+        for part in nats_by_chunk(model, codes):
+            nats += part.double().sum().item()
+            count += len(part)
             if progress is not None:
                 progress(count)
         files += 1

@@ -80,7 +80,8 @@ def generate(
         temperature, top_k, top_p: see :class:`wavedil.audio.distributions.Sampling`.
         prime: sound ``(1 or num, 1, time)`` in [-1, 1] that the streams continue; it is not part of the result.
         engine: ``"torch"``, or ``"auto"``.
-        progress: called with (finished, all) steps. On an interrupt (Ctrl-C) what is finished is returned.
+        progress: called with (finished, all) steps after each 1024. On an interrupt (Ctrl-C) what it has told of is
+            returned; before the first call the interrupt is raised.
 
     Raises:
         WavedilError: for lengths below 1, numbers out of range, NaN weights.

@@ -13,7 +13,7 @@ A plan is the model's arithmetic for one sample, as flat float tensors in one wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """See the module's text. All weights float32 or float64, on one device."""
+    """See the module's text. All weights of one dtype, on one device."""
 
     tables: Tensor  # (taps, codes, channels)
     layers: tuple[LayerPlan, ...]
@@ -71,3 +71,19 @@ class Plan:
         tensors += [t for layer in self.layers for t in (layer.weight, layer.bias, layer.residual, layer.residual_bias)]
         if not all(bool(torch.isfinite(t).all()) for t in tensors if t is not None):
             raise WavedilError("the model's weights hold NaN or infinity: training diverged; use an earlier checkpoint")
+
+    def double(self) -> Plan:
+        """The plan with float64 weights."""
+        return replace(
+            self,
+            tables=self.tables.double(),
+            layers=tuple(replace(layer, **_doubled(layer)) for layer in self.layers),
+            skip_weight=self.skip_weight.double(),
+            skip_bias=self.skip_bias.double(),
+            head=tuple((weight.double(), bias.double()) for weight, bias in self.head),
+        )
+
+
+def _doubled(layer: LayerPlan) -> dict[str, Tensor]:
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    return {name: value.double() for name, value in values.items() if isinstance(value, Tensor)}

@@ -139,7 +139,14 @@ class WaveNet(nn.Module):
 
     def step(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The next chunk, any length: logits as in :meth:`forward`, and the state after it (see ``wavedil.core.stream``)."""
-        previous = None if state is None else state["previous"]
+        previous = None
+        if state is not None:
+            if "previous" not in state or state["previous"].shape != (codes.shape[0], 1):
+                raise WavedilError(
+                    f"state has keys {sorted(state)[:3]} …: expected that of WaveNet.start or step for "
+                    f"{codes.shape[0]} streams; start again with state=None"
+                )
+            previous = state["previous"]
         x, front = self.front.step(self._shift(codes, previous), part(state, "front"))
         skips, stack = self.stack.step(x, part(state, "stack"))
         last = codes[:, -1:] if codes.shape[1] else self.start(codes.shape[0])["previous"] if previous is None else previous
@@ -149,7 +156,7 @@ class WaveNet(nn.Module):
         """The state before the first sample."""
         device = self.front.tables.device
         _, front = self.front.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
-        _, stack = self.stack.step(torch.zeros(batch, self.config["channels"], 0, device=device))
+        _, stack = self.stack.step(self.front.tables.new_zeros(batch, self.config["channels"], 0))
         previous = torch.full((batch, 1), self.zero_code, device=device)
         return {"previous": previous, **named("front", front), **named("stack", stack)}
 
@@ -228,13 +235,11 @@ def _smooth_features(codes: int, channels: int) -> Tensor:
 
     Neighbouring codes start with similar vectors, as they sound; independent vectors have to learn that first.
     """
-    code = torch.arange(codes)
-    value = torch.linspace(-1, 1, codes), mu_law_decode(code, codes)
-    columns = []
-    for channel in range(channels):
-        cycles = torch.rand(()) * (3.0 if channel % 2 else 0.75)  # fine and coarse
-        columns.append(torch.sin(2 * math.pi * (cycles * value[channel % 4 == 3] + torch.rand(()))))
-    table = torch.stack(columns, dim=1)
+    companded, linear = torch.linspace(-1, 1, codes), mu_law_decode(torch.arange(codes), codes)
+    channel = torch.arange(channels)
+    cycles = torch.rand(channels) * torch.where(channel % 2 == 1, 3.0, 0.75)  # fine and coarse
+    value = torch.where(channel % 4 == 3, linear.unsqueeze(1), companded.unsqueeze(1))
+    table = torch.sin(2 * math.pi * (cycles * value + torch.rand(channels)))
     return (table - table.mean(0)) / table.std(0).clamp(min=1e-3)
 
 

@@ -42,9 +42,14 @@ class Progress(ProgressBar):
         self._samples = 0
         self._losses: list[torch.Tensor] = []
         self._valid = math.nan
-        self._training = (math.nan, math.nan, math.nan)  # bits, learning rate, samples per second
+        self._training: tuple[float, float, float] | None = None  # bits, learning rate, samples per second
 
     def on_train_start(self, trainer: L.Trainer, module: AudioModule) -> None:
+        self._start = time.perf_counter()
+        self._used_at_start = module.budget_used()
+        self._last = (self._start, trainer.global_step)
+        if not trainer.is_global_zero:
+            return
         self.path = Path(trainer.default_root_dir) / "metrics.csv"
         print(trainer.datamodule.note, file=sys.stderr)
         rows = []
@@ -58,16 +63,14 @@ class Progress(ProgressBar):
             writer.writeheader()
             writer.writerows(rows)
         os.replace(beside, self.path)
-        self._start = time.perf_counter()
-        self._used_at_start = module.budget_used()
-        self._last = (self._start, trainer.global_step)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self._losses.append(outputs["loss"].detach())
         self._samples += int(batch["mask"].sum())
         since = time.perf_counter() - self._last[0]
         # On a terminal the line is alive; elsewhere, a row now and then. The first row comes early either way.
-        if since >= self.every_seconds or trainer.global_step == 10:
+        first = trainer.global_step == 10 and self._last[1] < 10
+        if since >= self.every_seconds or first:
             self._row(trainer, module)
 
     def on_validation_end(self, trainer, module) -> None:
@@ -81,6 +84,8 @@ class Progress(ProgressBar):
 
     def _row(self, trainer: L.Trainer, module: AudioModule) -> None:
         now, step = time.perf_counter(), trainer.global_step
+        if not trainer.is_global_zero or (self._training is None and not self._losses):
+            return  # another process writes, or there was no training to tell of
         if self._losses:  # else the validation after the last step: what is known of training stands
             bits = torch.stack(self._losses).mean().item() / math.log(2)
             rate = self._samples / max(now - self._last[0], 1e-9)
@@ -114,6 +119,9 @@ class Previews(Callback):
         self.first, self.every, self.seconds, self.num = first, every, seconds, num
 
     def on_train_start(self, trainer, module) -> None:
+        self._done = trainer.global_step
+        if not trainer.is_global_zero:
+            return
         network, sounds = module.network, trainer.datamodule.preview_sounds()
         for index, sound in enumerate(sounds[: self.num]):
             clip = torch.as_tensor(sound)[: round(self.seconds * network.sample_rate)]
@@ -121,12 +129,16 @@ class Previews(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         step = trainer.global_step
-        if step != self.first and (step <= self.first or step % self.every):
+        due = step == self.first or (step > self.first and step % self.every == 0)
+        if not due or step == self._done or not trainer.is_global_zero:  # a step may be several batches
             return
-        network = module.network
+        self._done = step
+        network, samples = module.network, max(1, round(self.seconds * module.network.sample_rate))
         network.eval()
-        sound = generate(network, round(self.seconds * network.sample_rate), num=self.num, seed=0)
+        sound = generate(network, samples, num=self.num, seed=0)
         network.train()
+        if sound.shape[2] < samples:
+            raise KeyboardInterrupt  # it was for the run, not for the preview
         for index, clip in enumerate(sound[:, 0]):
             self._keep(trainer, clip.cpu(), network.sample_rate, f"step_{step:06d}_{index}", step)
 

@@ -34,7 +34,7 @@ class AudioData(L.LightningDataModule):
         exclude: regular expression of files to leave out altogether.
         normalize: ``peak``, ``rms`` or null; see :class:`wavedil.audio.corpus.Corpus`.
         trim_db: cut silence off the ends of each file: this many dB below its loudest frame; null keeps all.
-        valid_seconds: how much of the held-out sound each validation hears, whole files from the first on.
+        valid_seconds: how much of the held-out sound each validation hears, from the first file on.
         built_in_seconds: length of the built-in sound.
         seed: of the crops.
         workers: processes that read crops.
@@ -64,14 +64,18 @@ class AudioData(L.LightningDataModule):
         self.seed, self.workers = seed, workers
         self.note = ""
 
+    def prepare_data(self) -> None:
+        if self.root is None:  # by one process for all
+            rate = self.trainer.lightning_module.network.sample_rate
+            pluck.make_corpus(self._folder(), seconds=self.built_in_seconds, sample_rate=rate)
+
     def setup(self, stage: str) -> None:
+        if self.note:
+            return  # the validation after training: the corpus is there
         network = self.trainer.lightning_module.network
         check_crop(self.crop, network.receptive_field)
         self.codes, self.context = network.codes, network.receptive_field if self.full_context else 0
-        root = self.root
-        if root is None:
-            root = Path(self.trainer.default_root_dir) / "data"
-            pluck.make_corpus(root, seconds=self.built_in_seconds, sample_rate=network.sample_rate)
+        root = self._folder()
         split = split_files(io.list_audio_files(root), validation=self.validation, exclude=self.exclude)
         make = {"sample_rate": network.sample_rate, "normalize": self.normalize, "trim_db": self.trim_db}
         self.train, self.valid = Corpus(split.train, **make), Corpus(split.validation, **make)
@@ -88,7 +92,10 @@ class AudioData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(_Marked(WholeFiles(self.valid, self.codes), self.valid_seconds * self.valid.sample_rate))
+        return DataLoader(_Marked(WholeFiles(self.valid, self.codes), max(1, round(self.valid_seconds * self.valid.sample_rate))))
+
+    def _folder(self) -> Path:
+        return Path(self.trainer.default_root_dir) / "data" if self.root is None else Path(self.root)
 
     def code_counts(self) -> Tensor:
         """How often each code occurs in a fixed handful of crops: what a model starts from."""
@@ -112,15 +119,17 @@ class _EveryFrom(Sampler[int]):
 
 
 class _Marked(Dataset[dict[str, Tensor]]):
-    """The first whole files that hold ``samples`` samples, at least one, each with a mask in which all count."""
+    """The first ``samples`` samples of the files, file by file from its start, with a mask in which all count."""
 
-    def __init__(self, files: WholeFiles, samples: float):
+    def __init__(self, files: WholeFiles, samples: int):
         self.files = files
-        self.count = min(len(files), 1 + int(np.searchsorted(np.cumsum(files.corpus.lengths), samples)))
+        before = np.cumsum(files.corpus.lengths) - files.corpus.lengths
+        self.lengths = np.minimum(files.corpus.lengths, samples - before)
+        self.lengths = self.lengths[self.lengths > 0]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        codes = self.files[index]["codes"]
+        codes = self.files[index]["codes"][: self.lengths[index]]
         return {"codes": codes, "mask": torch.ones_like(codes, dtype=torch.bool)}

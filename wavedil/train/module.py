@@ -11,7 +11,9 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wavedil.audio.evaluate import nats_by_chunk
 from wavedil.errors import WavedilError
+from wavedil.weights import check_saveable
 
 
 class AudioModule(L.LightningModule):
@@ -36,6 +38,7 @@ class AudioModule(L.LightningModule):
         decay: float = 1.0,
     ):
         super().__init__()
+        check_saveable(network)
         self.network = network
         self.make_optimizer, self.warmup_steps, self.decay = optimizer, warmup_steps, decay
 
@@ -65,7 +68,8 @@ class AudioModule(L.LightningModule):
             self.network.set_prior(self.trainer.datamodule.code_counts())
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        factor = self.rate_factor()
+        # Each process has its own clock; one of them decides.
+        factor = self.trainer.strategy.broadcast(self.rate_factor())
         for group in self.optimizers().optimizer.param_groups:
             group.setdefault("peak_lr", group["lr"])
             group["lr"] = group["peak_lr"] * factor
@@ -76,5 +80,5 @@ class AudioModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        nats = self.network.distribution.nats(self.network(batch["codes"]), batch["codes"], batch["mask"])
-        self.log("valid/bits", nats.mean() / math.log(2), batch_size=len(nats), on_epoch=True)
+        nats = torch.cat(list(nats_by_chunk(self.network, batch["codes"])))
+        self.log("valid/bits", nats.mean() / math.log(2), batch_size=len(nats), on_epoch=True, sync_dist=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from wavedil.errors import WavedilError
 
 DEFAULT = "pluck"
+#: Where the first process of a run tells the others its folder.
+FOLDER = "WAVEDIL_RUN_FOLDER"
 
 
 def recipe_folder() -> Path:
@@ -31,10 +35,12 @@ def known_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml"))}
 
 
-def run_folder(recipe: Path, out: str | None, resume: str | None) -> tuple[Path, Path | None]:
-    """The folder of a run and, where it is resumed, the checkpoint to go on from."""
+def run_folder(recipe: Path, out: str | None, resume: str | None) -> tuple[Path, list[Path]]:
+    """The folder of a run and, where it is resumed, its checkpoints, newest first."""
     base = Path(out) if out else Path("runs") / recipe.stem
     if resume is None:
+        if int(os.environ.get("LOCAL_RANK", 0)) and FOLDER in os.environ:
+            return Path(os.environ[FOLDER]), []  # Lightning starts the other processes of a run by the same command
         if out and (base / "config.yaml").exists():
             raise WavedilError(f"{base} holds a run: add --resume auto to continue it, or choose another --out")
         if out and base.exists() and not base.is_dir():
@@ -44,12 +50,14 @@ def run_folder(recipe: Path, out: str | None, resume: str | None) -> tuple[Path,
         while folder.exists() and not out:
             folder = base.with_name(f"{base.name}-{number}")
             number += 1
-        return folder, None
+        return folder, []
     if resume != "auto":
         raise WavedilError(f"--resume is {resume!r}: expected auto; the run is the one in --out, or the newest of the recipe")
-    runs = [base] if out else [base, *base.parent.glob(f"{base.name}-*")]
+    numbered = re.compile(re.escape(base.name) + r"-\d+")
+    runs = [base] if out else [base, *(path for path in base.parent.glob("*") if numbered.fullmatch(path.name))]
     checkpoints = [path for run in runs for path in (run / "checkpoints").glob("*.ckpt")]
     if not checkpoints:
         raise WavedilError(f"--resume auto found no checkpoint in {', '.join(map(str, runs))}: start without --resume")
-    newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
-    return newest.parents[1], newest
+    checkpoints.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    folder = checkpoints[0].parents[1]
+    return folder, [path for path in checkpoints if path.parents[1] == folder]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 import warnings
 from datetime import timedelta
@@ -15,18 +18,19 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavedil.audio.generate import generate
 from wavedil.audio.io import write
+from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
 from wavedil.ops.memory import keep_freed_memory
-from wavedil.report import write_report
+from wavedil.report import write_beside, write_report
 from wavedil.train.callbacks import Keep, Previews, Progress, StopOnNaN
-from wavedil.train.recipes import find_recipe, run_folder
+from wavedil.train.recipes import FOLDER, find_recipe, run_folder
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
 
@@ -46,8 +50,11 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self.config.trainer
+        if settings.accelerator == "auto":
+            # Not Apple's: sampling needs float64, which it lacks.
+            kwargs["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
         if settings.precision is None:
-            kwargs["precision"] = fast_precision()
+            kwargs["precision"] = fast_precision(kwargs.get("accelerator", settings.accelerator))
         if settings.logger is None:
             kwargs["logger"] = TensorBoardLogger(settings.default_root_dir, name="", version="tensorboard")
         return super().instantiate_trainer(**kwargs)
@@ -68,45 +75,52 @@ def train(
         WavedilError: for a recipe, option, folder or data that cannot be used.
     """
     path = find_recipe(recipe)
-    folder, checkpoint = run_folder(path, out, resume)
-    config = folder / "config.yaml" if checkpoint else path
+    folder, checkpoints = run_folder(path, out, resume)
+    fresh = not folder.exists()
+    os.environ[FOLDER] = str(folder)
     _quiet()
     keep_freed_memory()
+    config = folder / "config.yaml" if checkpoints else path
     cli = _build(["-c", str(config), *(overrides or []), "--trainer.default_root_dir", str(folder)], folder)
-    fresh = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    cli.parser.save(cli.config, folder / "config.yaml", overwrite=True)
-    print(f"{path.stem}: {describe(cli.model.network)}", file=sys.stderr)
-    started = time.perf_counter()
+    trainer = cli.trainer
+    trainer.callbacks.append(_KeepConfig(cli, folder))
+    checkpoint = _usable(checkpoints, cli.model)
+    _say(trainer, f"{folder.name}: {describe(cli.model.network)}")
+    started, handler = time.perf_counter(), signal.getsignal(signal.SIGINT)
     try:
         # weights_only: a checkpoint is data, and loading it never runs code from it.
         resumed = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint else {}
-        cli.trainer.fit(cli.model, cli.datamodule, **resumed)
+        trainer.fit(cli.model, cli.datamodule, **resumed)
     except SystemExit:  # what Lightning makes of Ctrl-C, after its callbacks have saved model and checkpoint
-        print(f"\ninterrupted; continue with: wavedil train --out {folder} --resume auto", file=sys.stderr)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+        if not (folder / "model").exists():
+            raise WavedilError(f"{folder}: interrupted before the first step, there is no model yet") from None
+        write_report(folder)
+        _say(trainer, f"\ninterrupted; continue with: wavedil train --out {folder} --resume auto")
+        return folder
     except WavedilError:
-        if fresh and cli.trainer.global_step == 0:
-            shutil.rmtree(folder)  # nothing was trained: the name is free again
+        if fresh and trainer.global_step == 0 and trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was trained: the name is free again
         raise
-    else:
-        cli.trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    if checkpoint and trainer.global_step == torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]:
+        _say(trainer, f"{folder} is finished: give it more with --trainer.max_steps or --trainer.max_time")
+        return folder
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     minutes = (time.perf_counter() - started) / 60
-    if not (folder / "model").exists():
-        raise WavedilError(f"{folder}: stopped before the first step, there is no model yet")
-    finish(cli, folder)
-    print(
-        f"{minutes:.1f} minutes of training. Listen: {folder / 'report.html'}\n"
-        f"more sound: wavedil sample {folder / 'model'} --seconds 4 --num 4 --seed 1 --out clips",
-        file=sys.stderr,
-    )
+    trainer.validate(cli.model, cli.datamodule, verbose=False)
+    if trainer.is_global_zero:
+        sample(cli, folder)
+        write_report(folder)
+        _say(trainer, f"{minutes:.1f} minutes of training. Listen: {folder / 'report.html'}")
+        _say(trainer, f"more sound: wavedil sample {folder / 'model'} --seconds 4 --num 4 --seed 1 --out clips")
     return folder
 
 
-def finish(cli: RecipeCLI, folder: Path) -> None:
-    """The last validation, the sounds and the page that a run leaves."""
-    cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
+def sample(cli: RecipeCLI, folder: Path) -> None:
+    """The sounds that a run leaves."""
     network, samples = cli.model.network.eval(), cli.config.samples
-    total = round(samples.seconds * network.sample_rate)
+    total = max(1, round(samples.seconds * network.sample_rate))
     tty = sys.stderr.isatty()
 
     def progress(done: int, total: int) -> None:
@@ -116,24 +130,61 @@ def finish(cli: RecipeCLI, folder: Path) -> None:
     sound = generate(network, total, num=samples.num, temperature=samples.temperature, progress=progress)
     for index, clip in enumerate(sound):
         write(folder / "samples" / f"sample_{index:03d}.wav", clip.cpu(), network.sample_rate)
-    write_report(folder)
+
+
+class _KeepConfig(Callback):
+    """Writes ``RUN/config.yaml`` when training begins: by then a checkpoint to resume from has been loaded and fits."""
+
+    def __init__(self, cli: RecipeCLI, folder: Path):
+        self.cli, self.path = cli, folder / "config.yaml"
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            text = self.cli.parser.dump(self.cli.config)
+            write_beside(self.path, text.encode())
+
+
+def _usable(checkpoints: list[Path], module: L.LightningModule) -> Path | None:
+    """The newest checkpoint that can be read; it must fit the network."""
+    for path in checkpoints:
+        try:
+            weights = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+        except Exception as error:  # torch.load fails in many ways on a file that was cut off
+            print(f"{path} cannot be read ({type(error).__name__}): trying the one before", file=sys.stderr)
+            continue
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise WavedilError(f"{path} does not fit these options, resume with the run's own: {reason}") from None
+        return path
+    if checkpoints:
+        raise WavedilError(f"none of the {len(checkpoints)} checkpoints of {checkpoints[0].parents[1]} can be read: start a new run")
+    return None
+
+
+def _say(trainer: L.Trainer, text: str) -> None:
+    if trainer.is_global_zero:
+        print(text, file=sys.stderr)
 
 
 def describe(network: torch.nn.Module) -> str:
     """What is about to be trained, in a line."""
-    parameters = sum(p.numel() for p in network.parameters())
     field, rate = network.receptive_field, network.sample_rate
     return (
-        f"{parameters:,} parameters, {len(network.dilations)} layers, receptive field {field} samples = "
+        f"{count_parameters(network):,} parameters, {len(network.dilations)} layers, receptive field {field} samples = "
         f"{1000 * field / rate:.1f} ms at {rate} Hz"
     )
 
 
-def fast_precision() -> str:
+def fast_precision(accelerator: str) -> str:
     """bf16 autocast where the hardware multiplies bf16, else float32."""
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
+    if accelerator in ("cuda", "gpu"):
+        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not public, and the only one who knows
+        fast = accelerator == "cpu" and asked is not None and asked()
+    return "bf16-mixed" if fast else "32-true"
 
 
 def _build(args: list[str], folder: Path) -> RecipeCLI:

@@ -33,13 +33,19 @@ def suits(
 ) -> bool:
     """Whether these run as one product per tap: one axis, stride 1, dense, enough of it."""
     return (
-        x.ndim == 3
-        and stride == (1,)
+        stride == (1,)
         and groups == 1
         and plain_eager(x, weight, bias)
         and x.dtype in _DTYPES
         and weight.dtype == x.dtype
         and (bias is None or bias.dtype == x.dtype)
+        and suits_shapes(x, weight)
+    )
+
+
+def suits_shapes(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.ndim == 3
         and x.shape[1] == weight.shape[1] >= _FEWEST_CHANNELS
         and weight.shape[2] <= _MOST_TAPS
         and x.shape[0] * x.shape[2] >= _FEWEST_ROWS

@@ -28,9 +28,8 @@ def gated_residual(
     Over one axis on the CPU, with gradients wanted, the layer is one node of the graph: the sums
     that autograd makes where paths join become part of the matrix products.
     """
-    parts = as_autocast(x, weight, bias, residual_weight, residual_bias)
+    (narrow,) = as_autocast(x)
+    parts = (narrow, weight, bias, residual_weight, residual_bias)
     if torch.is_grad_enabled() and cpu.suits(*parts, padding, dilation):
         return cpu.gated_residual(*parts, padding[0], dilation[0], order)
-    return reference(
-        x, weight, bias, residual_weight, residual_bias, padding, dilation, order
-    )
+    return reference(x, weight, bias, residual_weight, residual_bias, padding, dilation, order)

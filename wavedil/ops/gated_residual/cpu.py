@@ -24,13 +24,13 @@ def suits(
     padding: list[tuple[int, int]],
     dilation: tuple[int, ...],
 ) -> bool:
-    """Whether these run as one node."""
+    """Whether these run as one node; weights may be in float32 where x is not."""
+    parameters = (weight, bias, residual_weight, residual_bias)
     return (
-        conv.suits(x, weight, bias)
-        and x.dtype in gate.DTYPES
-        and plain_eager(residual_weight, residual_bias)
-        and residual_weight.dtype == x.dtype
-        and (residual_bias is None or residual_bias.dtype == x.dtype)
+        x.dtype in gate.DTYPES
+        and plain_eager(x, *parameters)
+        and all(t is None or t.dtype in (x.dtype, torch.float32) for t in parameters)
+        and conv.suits_shapes(x, weight)
         and residual_weight.shape == (x.shape[1], weight.shape[0] // 2, 1)
         and sum(padding[0]) == (weight.shape[2] - 1) * dilation[0]
         and gate.loops(x.dtype) is not None
@@ -70,25 +70,30 @@ class _GatedResidual(torch.autograd.Function):
         dilation: int,
         order: str,
     ) -> tuple[Tensor, Tensor]:
-        rows = _rows(x)
-        ctx.taps = conv.Taps.of(rows.shape[1], weight.shape[2], padding, dilation)
-        h = ctx.taps.convolve(rows, weight, bias)
-        z = gate.forward(gate.loops(h.dtype), h, order)
-        out = rows.clone() if residual_bias is None else rows + residual_bias
-        out.flatten(0, 1).addmm_(z.flatten(0, 1), residual_weight[:, :, 0].t())
-        ctx.save_for_backward(x, weight, bias, residual_weight, residual_bias, h, z)
         ctx.options = padding, dilation, order
+        rows = _rows(x)
+        parameters = (weight, bias, residual_weight, residual_bias)
+        # Narrowed here, and their gradients are widened below: as nodes of the graph these casts
+        # would take longer than on the tensors.
+        w, b, r_w, r_b = (None if t is None else t.to(x.dtype) for t in parameters)
+        ctx.taps = conv.Taps.of(rows.shape[1], w.shape[2], padding, dilation)
+        h = ctx.taps.convolve(rows, w, b)
+        z = gate.forward(gate.loops(h.dtype), h, order)
+        out = rows.clone() if r_b is None else rows + r_b
+        out.flatten(0, 1).addmm_(z.flatten(0, 1), r_w[:, :, 0].t())
+        ctx.save_for_backward(x, *parameters, w, r_w, h, z)
         return out.transpose(1, 2), z.transpose(1, 2)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad_out: Tensor, grad_z: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, h, z = ctx.saved_tensors
+        *inputs, w, r_w, h, z = ctx.saved_tensors
         x, weight, bias, residual_weight, residual_bias = inputs
         if torch.is_grad_enabled():
             padding, dilation, order = ctx.options
 
-            def plain(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
-                return reference(*inputs, [padding], (dilation,), order)
+            def plain(x: Tensor, *parameters: Tensor | None) -> tuple[Tensor, Tensor]:
+                narrowed = (None if t is None else t.to(x.dtype) for t in parameters)
+                return reference(x, *narrowed, [padding], (dilation,), order)
 
             grads = (grad_out, grad_z)
             return *differentiable_backward(ctx, plain, tuple(inputs), grads), None, None, None
@@ -97,16 +102,15 @@ class _GatedResidual(torch.autograd.Function):
         flat = d_out.flatten(0, 1)
         dx = dweight = dbias = dresidual = dresidual_bias = None
         if need_residual:
-            dresidual = (flat.t() @ z.flatten(0, 1)).unsqueeze(2)
+            dresidual = (flat.t() @ z.flatten(0, 1)).unsqueeze(2).to(residual_weight.dtype)
         if need_residual_bias:
-            dresidual_bias = d_out.sum((0, 1))
+            dresidual_bias = flat.sum(0, dtype=residual_bias.dtype)
         if need_x or need_weight or need_bias:
-            d_z = grad_z.transpose(1, 2).flatten(0, 1)
-            d_z = torch.addmm(d_z, flat, residual_weight[:, :, 0]).view_as(z)
+            d_z = torch.addmm(grad_z.transpose(1, 2).flatten(0, 1), flat, r_w[:, :, 0]).view_as(z)
             dh, sums = gate.backward(gate.loops(h.dtype), h, d_z, ctx.options[2])
-            dbias = sums.to(h.dtype) if need_bias else None
+            dbias = sums.to(bias.dtype) if need_bias else None
             if need_weight:
                 dweight = ctx.taps.weight_gradient(dh, _rows(x), weight)
             if need_x:
-                dx = ctx.taps.input_gradient(dh, weight, begin=d_out.clone()).transpose(1, 2)
+                dx = ctx.taps.input_gradient(dh, w, begin=d_out.clone()).transpose(1, 2)
         return dx, dweight, dbias, dresidual, dresidual_bias, None, None, None
