@@ -49,7 +49,10 @@ def edit(folder, **changes):
         (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04nonsense"), "cannot be read"),
         (lambda f: save_file({"x": torch.zeros(1)}, f / "model.safetensors"), "does not fit"),
         (
-            lambda f: save_file({k: v for k, v in load_file(f / "model.safetensors").items() if k != "head.out.bias"}, f / "model.safetensors"),
+            lambda f: save_file(
+                {k: v for k, v in load_file(f / "model.safetensors").items() if k != "head.out.bias"},
+                f / "model.safetensors",
+            ),
             "head.out.bias",
         ),
     ],

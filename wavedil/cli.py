@@ -217,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("data", metavar="DATA", help="sound file, or folder of sound files")
     evaluate.add_argument("--held-out", action="store_true", help="only every tenth of the sorted files")
     evaluate.add_argument("--validation", metavar="REGEX", help="only files whose path matches, as in a recipe's data")
-    evaluate.add_argument("--exclude", metavar="REGEX", help="leave out files whose path matches, as in a recipe's data")
+    evaluate.add_argument(
+        "--exclude", metavar="REGEX", help="leave out files whose path matches, as in a recipe's data"
+    )
     evaluate.add_argument("--device", default="cpu")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -2,4 +2,4 @@
 
 
 class WavedilError(ValueError):
-    """Bad input, said in one line: what is wrong, where, and what to do. The shell prints it and exits with status 2."""
+    """Bad input, in one line: what is wrong, where, and what to do. The shell prints it and exits with status 2."""

@@ -76,8 +76,7 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
     missing = [n for n in ("dilations", "kernel_size", "receptive_field") if not hasattr(model, n)]
     if missing:
         raise WavedilError(
-            f"{type(model).__name__} has no {' and no '.join(missing)}: inspect its schedule "
-            'instead, e.g. "1..512 x3"'
+            f'{type(model).__name__} has no {" and no ".join(missing)}: inspect its schedule instead, e.g. "1..512 x3"'
         )
     ndim = getattr(model, "ndim", 1)
     if example_input is None and hasattr(model, "codes"):
@@ -220,16 +219,12 @@ def _gridding_facts(info: dict[str, Any]) -> list[tuple[str, str]]:
     unit, holes, total = UNITS[info["ndim"]], info["holes"], info["positions"]
     ratio = info["path_ratio"]
     if holes:
-        coverage = (
-            f"{holes:,} of {total:,} {unit} ({holes / total:.0%}) in the field reach no output"
-        )
+        coverage = f"{holes:,} of {total:,} {unit} ({holes / total:.0%}) in the field reach no output"
     else:
         coverage = f"none: every one of the {total:,} {unit} in the field reaches the output"
     spread = "every input in use has as many paths to the output as any other"
     if ratio > 1:
-        spread = (
-            f"{ratio_text(ratio)}: paths of the most used input over those of the least used one"
-        )
+        spread = f"{ratio_text(ratio)}: paths of the most used input over those of the least used one"
     facts = [
         ("holes (gridding)", coverage),
         ("path ratio", spread),

@@ -80,10 +80,7 @@ def _draw_tree(axes: Axes, audit: GriddingAudit) -> None:
     """Layers upwards from the input, units as dots, and all paths to one output."""
     kernel = max(audit.kernel_size)
     shown = 1
-    while (
-        shown < audit.layers
-        and 1 + (kernel - 1) * sum(audit.dilations[: shown + 1]) <= _WIDEST_TREE
-    ):
+    while shown < audit.layers and 1 + (kernel - 1) * sum(audit.dilations[: shown + 1]) <= _WIDEST_TREE:
         shown += 1
     rates = audit.dilations[:shown]
     field = 1 + (kernel - 1) * sum(rates)
@@ -118,9 +115,7 @@ def _draw_tree(axes: Axes, audit: GriddingAudit) -> None:
     many = "s" * (shown > 1 or audit.layers > 1)
     axes.set_title(f"{which} layer{many}{along}: paths to one output", **_TITLE)
     holes = sum(x not in active[0] for x in range(field))
-    note = (
-        f"red: {holes} of {field} inputs reach no output" if holes else f"all {field} inputs in use"
-    )
+    note = f"red: {holes} of {field} inputs reach no output" if holes else f"all {field} inputs in use"
     axes.set_xlabel(note, fontsize=10, color=_RED if holes else _GREY, labelpad=6)
 
 

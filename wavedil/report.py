@@ -18,7 +18,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem }
 figure { margin: 0 } figcaption { color: #666; font-size: .85rem } img, audio { width: 100% }
-table { border-collapse: collapse } td { padding: .1rem 1rem .1rem 0 } pre { overflow-x: auto; background: #f6f6f6; padding: 1rem }
+table { border-collapse: collapse } td { padding: .1rem 1rem .1rem 0 }
+pre { overflow-x: auto; background: #f6f6f6; padding: 1rem }
 """
 
 
@@ -123,7 +124,9 @@ def _curves(rows: list[dict[str, float]]) -> bytes:
 
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot([r["step"] for r in rows], [r["train_bits"] for r in rows], color="#9db4c0", linewidth=1, label="training")
+    axes.plot(
+        [r["step"] for r in rows], [r["train_bits"] for r in rows], color="#9db4c0", linewidth=1, label="training"
+    )
     valid = [(r["step"], r["valid_bits"]) for r in rows if r["valid_bits"] == r["valid_bits"]]
     if valid:
         axes.plot(*zip(*valid, strict=True), color="#9e2a2b", marker="o", markersize=3, label="held-out files")
@@ -144,5 +147,7 @@ def _clip(path: Path) -> str:
     from wavedil.audio.io import read
 
     sound, rate = read(path)
-    player = f"<audio controls preload=none src='data:audio/wav;base64,{base64.b64encode(path.read_bytes()).decode()}'></audio>"
-    return f"<figure>{_image(spectrogram_png(sound[0], rate))}{player}<figcaption>{html.escape(path.stem)}</figcaption></figure>"
+    data = base64.b64encode(path.read_bytes()).decode()
+    player = f"<audio controls preload=none src='data:audio/wav;base64,{data}'></audio>"
+    picture, name = _image(spectrogram_png(sound[0], rate)), html.escape(path.stem)
+    return f"<figure>{picture}{player}<figcaption>{name}</figcaption></figure>"

@@ -1,4 +1,7 @@
-"""Model folders: ``config.json`` (which class, which arguments) and ``model.safetensors``. Loading never runs code from them."""
+"""Model folders: ``config.json`` (which class, which arguments) and ``model.safetensors``.
+
+Loading never runs code from them.
+"""
 
 from __future__ import annotations
 
@@ -80,11 +83,15 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
         config = json.loads(path.read_text(encoding="utf-8"))
         name, arguments, version = config["model"], config["arguments"], config["format"]
     except OSError as error:
-        raise WavedilError(f"{folder} is no model folder: cannot read config.json ({error.strerror}); give RUN/model of a run") from None
+        raise WavedilError(
+            f"{folder} is no model folder: cannot read config.json ({error.strerror}); give RUN/model of a run"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise WavedilError(f"{path} is not a wavedil config ({type(error).__name__}: {error})") from None
     if version != FORMAT:
-        raise WavedilError(f"{path} has format {version!r}, this version reads {FORMAT}: use the version of wavedil that wrote it")
+        raise WavedilError(
+            f"{path} has format {version!r}, this version reads {FORMAT}: use the version of wavedil that wrote it"
+        )
     if not isinstance(name, str) or name not in MODELS:
         raise WavedilError(f"{path} names the model {name!r}: expected one of {', '.join(MODELS)}")
     weights = folder / "model.safetensors"

@@ -127,9 +127,7 @@ def test_levels(tmp_path):
         for name, sound in {"a": wave * 0.5, "b": wave * 0.005, "c": spiky, "d": 0 * wave}.items()
     ]
     as_is = Corpus(files, RATE)
-    assert [np.abs(as_is.sound(i)).max() for i in range(4)] == pytest.approx(
-        [0.5, 0.005, 0.5, 0], rel=1e-3
-    )
+    assert [np.abs(as_is.sound(i)).max() for i in range(4)] == pytest.approx([0.5, 0.005, 0.5, 0], rel=1e-3)
     peak = Corpus(files, RATE, normalize="peak")
     assert [np.abs(peak.sound(i)).max() for i in range(4)] == pytest.approx([0.9] * 3 + [0])
     rms = Corpus(files, RATE, normalize="rms")
@@ -240,6 +238,4 @@ def test_crop_lengths_are_checked(corpus):
 def test_whole_files_in_order(corpus):
     files = list(DataLoader(WholeFiles(corpus, codes=1024), batch_size=1))
     assert [item["codes"].shape for item in files] == [(1, 9000), (1, 1000), (1, 300)]
-    assert torch.equal(
-        files[1]["codes"][0], mu_law_encode(torch.from_numpy(corpus.sound(1)), codes=1024)
-    )
+    assert torch.equal(files[1]["codes"][0], mu_law_encode(torch.from_numpy(corpus.sound(1)), codes=1024))

@@ -191,9 +191,7 @@ BROKEN = [
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
-@pytest.mark.parametrize(
-    ("spoil", "words"), BROKEN, ids=lambda value: getattr(value, "__name__", "")
-)
+@pytest.mark.parametrize(("spoil", "words"), BROKEN, ids=lambda value: getattr(value, "__name__", ""))
 @pytest.mark.parametrize("rate", [None, 16000])
 def test_broken_files_give_one_error_naming_them(tmp_path, noise, spoil, words, rate):
     path = tmp_path / "odd.wav"

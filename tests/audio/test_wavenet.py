@@ -150,7 +150,9 @@ def test_generation_follows_the_weights():
     with torch.no_grad():
         logits = copy.deepcopy(model).double()(codes)
     u = Uniforms(0, 1).draw(40)
-    assert all(torch.equal(model.distribution.sample(logits[..., t], u[:, t], Sampling()), codes[:, t]) for t in range(40))
+    assert all(
+        torch.equal(model.distribution.sample(logits[..., t], u[:, t], Sampling()), codes[:, t]) for t in range(40)
+    )
     add_weight_norm(model)
     torch.testing.assert_close(generate(model, 40), second)
     fold_weight_norm(model)
@@ -185,11 +187,21 @@ def test_evaluate_has_full_context_in_any_chunks(monkeypatch):
 
 def test_choice_is_the_inverse_cdf():
     logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
-    pick = lambda u, **s: Categorical(4).sample(logits, torch.tensor([u], dtype=torch.float64), Sampling(**s)).item()  # noqa: E731
+
+    def pick(u, **settings):
+        return Categorical(4).sample(logits, torch.tensor([u], dtype=torch.float64), Sampling(**settings)).item()
+
     assert [pick(u) for u in (0.0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61, 0.999999)] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [pick(u, temperature=0) for u in (0.0, 0.9)] == [3, 3]
     assert [pick(u, top_k=2) for u in (0.0, 0.4, 0.45, 0.99)] == [2, 2, 3, 3]  # 3/7 is 0.4286
-    assert [pick(u, top_p=0.75) for u in (0.0, 0.2, 0.23, 0.55, 0.56, 0.99)] == [1, 1, 2, 2, 3, 3]  # 0.2, 0.3, 0.4 of 0.9
+    assert [pick(u, top_p=0.75) for u in (0.0, 0.2, 0.23, 0.55, 0.56, 0.99)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]  # 0.2, 0.3, 0.4 of 0.9
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])

@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from wavedil import ConvBlock, DilatedConv, DilatedConv1d, DilatedConv2d, DilatedConv3d, DilatedStack, GatedBlock, doubling
+from wavedil import (
+    ConvBlock,
+    DilatedConv,
+    DilatedConv1d,
+    DilatedConv2d,
+    DilatedConv3d,
+    DilatedStack,
+    GatedBlock,
+    doubling,
+)
 from wavedil.core import add_weight_norm, fold_weight_norm, stream
 from wavedil.errors import WavedilError
 
@@ -65,7 +74,9 @@ def test_reflect_by_hand():
 
 
 @pytest.mark.parametrize("ndim", DIMS)
-@pytest.mark.parametrize(("kernel", "dilation", "stride", "groups"), [(3, 1, 1, 1), (2, 2, 1, 2), (3, 2, 2, 4), (1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "stride", "groups"), [(3, 1, 1, 1), (2, 2, 1, 2), (3, 2, 2, 4), (1, 1, 1, 1)]
+)
 def test_equals_torch(ndim, kernel, dilation, stride, groups):
     x = sound(ndim).requires_grad_()
     conv = DilatedConv(ndim, 4, 8, kernel, dilation=dilation, stride=stride, padding="valid", groups=groups)
@@ -74,7 +85,9 @@ def test_equals_torch(ndim, kernel, dilation, stride, groups):
     torch.testing.assert_close(y, expected)
     inputs = (x, conv.weight, conv.bias)
     seed = torch.randn_like(y)
-    for ours, theirs in zip(torch.autograd.grad(y, inputs, seed), torch.autograd.grad(expected, inputs, seed), strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(y, inputs, seed), torch.autograd.grad(expected, inputs, seed), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -84,7 +97,9 @@ def test_same_keeps_the_size_and_agrees_with_torch(ndim):
         x = sound(ndim)
         conv = DilatedConv(ndim, 4, 4, kernel, dilation=dilation)
         assert conv(x).shape == x.shape
-        expected = CONV[ndim](F.pad(x, [s for pad in reversed(conv.pads) for s in pad]), conv.weight, conv.bias, dilation=dilation)
+        expected = CONV[ndim](
+            F.pad(x, [s for pad in reversed(conv.pads) for s in pad]), conv.weight, conv.bias, dilation=dilation
+        )
         torch.testing.assert_close(conv(x), expected)
         assert all(0 <= after - before <= 1 for before, after in conv.pads)
 
@@ -93,7 +108,10 @@ def test_same_keeps_the_size_and_agrees_with_torch(ndim):
 @pytest.mark.parametrize("padding", ["same", "causal"])
 def test_strides_give_the_ceiling(ndim, padding):
     for size in (6, 7):
-        assert DilatedConv(ndim, 2, 2, 3, stride=2, padding=padding)(sound(ndim, 1, 2, size)).shape[2:] == (math.ceil(size / 2),) * ndim
+        assert (
+            DilatedConv(ndim, 2, 2, 3, stride=2, padding=padding)(sound(ndim, 1, 2, size)).shape[2:]
+            == (math.ceil(size / 2),) * ndim
+        )
 
 
 @pytest.mark.parametrize("ndim", DIMS)
@@ -113,7 +131,9 @@ def test_axes_of_their_own(ndim):
 def test_2d_of_kernel_1_k_is_1d(causal):
     one = DilatedStack(1, 4, [1, 2, 4], 3, causal=causal)
     two = DilatedStack(2, 4, [1, 2, 4], (1, 3), causal=(False, causal))
-    two.load_state_dict({key: value.unsqueeze(2) if value.ndim == 3 else value for key, value in one.state_dict().items()})
+    two.load_state_dict(
+        {key: value.unsqueeze(2) if value.ndim == 3 else value for key, value in one.state_dict().items()}
+    )
     x = torch.randn(2, 4, 5, 19)
     rows = x.transpose(1, 2).flatten(0, 1)
     torch.testing.assert_close(two(x), one(rows).unflatten(0, (2, 5)).transpose(1, 2))
@@ -173,7 +193,9 @@ def test_nothing_flows_back_from_the_future(ndim):
 
 
 @pytest.mark.parametrize("ndim", DIMS)
-@pytest.mark.parametrize("options", [{}, {"block": ConvBlock}, {"skip_channels": 0}, {"skip_channels": 3, "skip_scale": 0.5}])
+@pytest.mark.parametrize(
+    "options", [{}, {"block": ConvBlock}, {"skip_channels": 0}, {"skip_channels": 3, "skip_scale": 0.5}]
+)
 def test_chunks_equal_the_whole(ndim, options):
     stack = DilatedStack(ndim, 4, [1, 3], 3, causal=(*(False,) * (ndim - 1), True), **options)
     x = sound(ndim, size=12)
@@ -232,7 +254,9 @@ def test_wrong_states_are_told():
 @pytest.mark.parametrize("ndim", DIMS)
 def test_one_product_is_the_sum_of_skips(ndim):
     scales = [0.5, 2.0, 1.0]
-    stack = DilatedStack(ndim, 4, [1, 2, 1], 2, skip_channels=5, hidden_channels=3, skip_scale=scales, last_residual=True)
+    stack = DilatedStack(
+        ndim, 4, [1, 2, 1], 2, skip_channels=5, hidden_channels=3, skip_scale=scales, last_residual=True
+    )
     x = sound(ndim, size=6)
     total, h = 0, x
     for layer in stack.layers:
@@ -306,7 +330,9 @@ def test_weight_norm_folds_away(ndim):
                 parameter.mul_(1.5)  # so that the norm matters
     before = stack(x)
     fold_weight_norm(stack)
-    assert {name for name, _ in stack.named_parameters()} == {name for name, _ in DilatedStack(ndim, 4, [1, 2], 3).named_parameters()}
+    assert {name for name, _ in stack.named_parameters()} == {
+        name for name, _ in DilatedStack(ndim, 4, [1, 2], 3).named_parameters()
+    }
     torch.testing.assert_close(stack(x), before)
     assert add_weight_norm(stack) is stack
     torch.testing.assert_close(stack(x), before)
@@ -360,16 +386,22 @@ def test_doors_and_figures():
         (lambda: DilatedConv(1, 1, 1, 2, pad_mode="circular"), "zeros, reflect"),
         (lambda: DilatedConv(1, 2, 2, 2)(torch.zeros(1, 3, 8)), "expected \\(batch, 2"),
         (lambda: DilatedConv(1, 1, 1, 3, dilation=8, padding="valid")(torch.zeros(1, 1, 16)), "needs at least 17"),
-        (lambda: DilatedConv(1, 1, 1, 3, dilation=8, pad_mode="reflect")(torch.zeros(1, 1, 8)), "at least 9"),
+        (lambda: DilatedConv(1, 1, 1, 3, dilation=8, pad_mode="reflect")(torch.zeros(1, 1, 8)), "9 or more"),
         (lambda: GatedBlock(1, 4, gate_order="relu"), "tanh_first, sigmoid_first"),
         (lambda: GatedBlock(1, 4, condition_channels=2)(torch.zeros(1, 4, 8)), "needs a condition of 2"),
         (lambda: GatedBlock(1, 4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)), "takes no condition"),
-        (lambda: GatedBlock(1, 4, condition_channels=4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 7)), "expected the same"),
+        (
+            lambda: GatedBlock(1, 4, condition_channels=4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 7)),
+            "expected the same",
+        ),
         (lambda: DilatedStack(1, 4, [1, 2], skip_scale=[1.0]), "one for each of 2 layers"),
         (lambda: DilatedStack(1, 4, [1], padding="same", causal=True, block=ConvBlock), "keep one"),
         (lambda: DilatedStack(1, 4, [1], block=ConvBlock, skip_channels=4), "belong to GatedBlock"),
         (lambda: DilatedStack(1, 4, [1], checkpoint_layers=-1), "checkpoint_layers is -1"),
-        (lambda: DilatedStack(1, 4, [1], block=ConvBlock)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)), "takes no condition"),
+        (
+            lambda: DilatedStack(1, 4, [1], block=ConvBlock)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)),
+            "takes no condition",
+        ),
         (lambda: DilatedConv(1, 1, 1, 3, padding="causal", pad_mode="reflect"), "the future"),
         (lambda: DilatedConv(1, 1, 1, 2.0), "kernel_size is 2.0"),
     ],

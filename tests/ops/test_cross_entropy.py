@@ -7,7 +7,7 @@ from wavedil.ops.cross_entropy import cpu, cross_entropy, reference
 
 pytest.importorskip("numba")
 
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}  # of the gradient; nats are float32
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2.2e-3}  # of the gradient; nats are float32
 
 
 def results(function, logits, targets, d):

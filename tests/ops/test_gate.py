@@ -11,8 +11,8 @@ from wavedil.ops.gate import GATE_ORDERS, cpu, gate, reference
 
 pytest.importorskip("numba")
 
-# Relative to the largest value: rounding of the stored dtype, which both results carry.
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
+# For each number. Half a step of bfloat16 is 2e-3: its rounding must be to the nearest.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2.2e-3}
 
 
 def rows(batch: int, channels: int, *space: int, dtype: torch.dtype) -> torch.Tensor:

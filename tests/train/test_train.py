@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from wavedil.audio import WaveNet, io, load
-from wavedil.errors import WavedilError
 from wavedil.audio.corpus import Corpus, WholeFiles
+from wavedil.errors import WavedilError
 from wavedil.train import AudioData, AudioModule
 from wavedil.train.data import _Marked
 from wavedil.train.recipes import find_recipe, known_recipes
@@ -88,7 +88,10 @@ def test_the_page_is_self_contained(whole_run):
 
 
 def test_learning_from_a_folder_lowers_the_loss(tmp_path, recordings):
-    folder = train(out=str(tmp_path / "run"), overrides=[*TINY, "--model.warmup_steps=10", "--trainer.max_steps=150", f"--data.root={recordings}"])
+    folder = train(
+        out=str(tmp_path / "run"),
+        overrides=[*TINY, "--model.warmup_steps=10", "--trainer.max_steps=150", f"--data.root={recordings}"],
+    )
     assert float(metrics(folder)[-1]["train_bits"]) < 5.5  # a model that knows nothing needs 8
 
 
@@ -209,7 +212,9 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, recordings, name):
     crop = WaveNet(**arguments).receptive_field + 8
     limits = [f"--data.crop={crop}", "--data.batch_size=1", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
     limits += ["--previews.first=1", "--previews.seconds=0.001", "--samples.num=1", "--samples.seconds=0.001"]
-    folder = train(name, out=str(tmp_path / "run"), overrides=[*limits, f"--data.root={recordings}", "--data.valid_seconds=0.1"])
+    folder = train(
+        name, out=str(tmp_path / "run"), overrides=[*limits, f"--data.root={recordings}", "--data.valid_seconds=0.1"]
+    )
     assert load(folder / "model").sample_rate == arguments["sample_rate"]
 
 

@@ -148,9 +148,7 @@ class Corpus:
         frames = entry.length - start if frames is None else min(frames, entry.length - start)
         if self._sounds is not None:
             return self._sounds[index][start : start + frames]
-        sound, _ = io.read(
-            entry.path, start=entry.start + start, frames=frames, sample_rate=self.sample_rate
-        )
+        sound, _ = io.read(entry.path, start=entry.start + start, frames=frames, sample_rate=self.sample_rate)
         return sound[0] * np.float32(entry.gain)
 
     def _span(self, piece: Piece) -> tuple[int, int]:
@@ -209,7 +207,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         corpus: where crops come from.
         length: samples in each crop.
         context: samples at the start of a crop that serve as the past of the others, usually the
-            receptive field less one; 0 counts all.
+            receptive field (of a network: the past samples that a prediction sees); 0 counts all.
         codes: number of mu-law codes.
         seed: any non-negative integer.
         size: how many crops the data set holds.

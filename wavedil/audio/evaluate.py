@@ -38,9 +38,7 @@ def nats_by_chunk(model: WaveNet, codes: Tensor) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def evaluate(
-    model: WaveNet, sounds: Iterable[Tensor], progress: Callable[[int], None] | None = None
-) -> BitsPerSample:
+def evaluate(model: WaveNet, sounds: Iterable[Tensor], progress: Callable[[int], None] | None = None) -> BitsPerSample:
     """Bits per sample over whole sounds, each float ``(time,)`` in [-1, 1] at the model's rate.
 
     ``progress`` is called with the number of samples finished.

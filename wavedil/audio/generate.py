@@ -12,7 +12,6 @@ from wavedil.audio.distributions import Sampling
 from wavedil.audio.engines import ENGINES
 from wavedil.audio.wavenet import WaveNet
 from wavedil.core import stream as streaming
-from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
 CHUNK = 1024  # steps between two looks at the clock; the random numbers and results do not depend on it
@@ -27,7 +26,9 @@ class Uniforms:
     def __init__(self, seed: int, batch: int):
         if not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise WavedilError(f"seed is {seed!r}: expected an integer from 0 to 2**64 - 1")
-        self._streams = [np.random.Generator(np.random.Philox(key=np.array([seed, i], dtype=np.uint64))) for i in range(batch)]
+        self._streams = [
+            np.random.Generator(np.random.Philox(key=np.array([seed, i], dtype=np.uint64))) for i in range(batch)
+        ]
 
     def draw(self, time: int) -> Tensor:
         """The next ``(batch, time)`` numbers in [0, 1), float64."""
@@ -46,7 +47,10 @@ def stream(
     engine: str = "auto",
     chunk: int = CHUNK,
 ) -> Iterator[Tensor]:
-    """Endless sound, chunk by chunk: yields float32 ``(num, 1, chunk)`` with constant memory. Arguments as in :func:`generate`."""
+    """Endless sound: yields float32 ``(num, 1, chunk)`` again and again, in constant memory.
+
+    The other arguments are those of :func:`generate`; the chunks, joined, are what it returns.
+    """
     run, plan, state, sampling = _prepare(model, num, temperature, top_k, top_p, prime, engine)
     uniforms = Uniforms(seed, num)
     while True:
@@ -119,7 +123,15 @@ def _device(model: WaveNet) -> torch.device:
     return next(model.parameters()).device
 
 
-def _prepare(model: WaveNet, num: int, temperature: float, top_k: int | None, top_p: float | None, prime: Tensor | None, engine: str):
+def _prepare(
+    model: WaveNet,
+    num: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    prime: Tensor | None,
+    engine: str,
+):
     if not isinstance(num, int) or num < 1:
         raise WavedilError(f"num is {num!r}: expected a positive number of streams")
     sampling = Sampling(temperature, top_k, top_p)
@@ -128,7 +140,9 @@ def _prepare(model: WaveNet, num: int, temperature: float, top_k: int | None, to
         state = model.start(num)
         if prime is not None:
             if prime.ndim != 3 or prime.shape[1] != 1 or prime.shape[0] not in (1, num) or prime.shape[2] == 0:
-                raise WavedilError(f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time) with at least one sample")
+                raise WavedilError(
+                    f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time) with at least one sample"
+                )
             codes = model.encode(prime[:, 0].to(_device(model)))
             # One parallel pass fills every layer's history.
             _, state = model.step(codes.expand(num, -1), streaming.clone(state))

@@ -127,9 +127,7 @@ def read(
     return sound, rate
 
 
-def write(
-    path: str | os.PathLike[str], sound: Sound, sample_rate: int, subtype: str | None = None
-) -> Path:
+def write(path: str | os.PathLike[str], sound: Sound, sample_rate: int, subtype: str | None = None) -> Path:
     """Write sound to a file whose suffix decides the format.
 
     The file is written beside its place and then moved there, so an interrupted run leaves no
@@ -208,9 +206,7 @@ def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
     for folder, subfolders, names in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(folder))
         subfolders[:] = [
-            name
-            for name in subfolders
-            if name[0] != "." and os.path.realpath(os.path.join(folder, name)) not in seen
+            name for name in subfolders if name[0] != "." and os.path.realpath(os.path.join(folder, name)) not in seen
         ]
         paths = (Path(folder, name) for name in names if name[0] != ".")
         found += [path for path in paths if path.suffix.lower() in FORMATS and path.is_file()]
@@ -278,9 +274,7 @@ def _blocks(file: soundfile.SoundFile, start: int, frames: int | None) -> Iterat
             yield block
 
 
-def _decode(
-    file: soundfile.SoundFile, path: Path, mono: bool, start: int, frames: int | None
-) -> np.ndarray:
+def _decode(file: soundfile.SoundFile, path: Path, mono: bool, start: int, frames: int | None) -> np.ndarray:
     """Frames `start` to `start + frames` as float32 ``(channels, time)``; checked for NaN, Inf."""
     blocks: list[np.ndarray] = []
     position = start

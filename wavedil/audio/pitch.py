@@ -53,8 +53,7 @@ def track_pitch(
         return np.zeros(0), np.zeros(0, bool)
     frames = np.lib.stride_tricks.sliding_window_view(sound, 2 * longest)[::hop]
     parts = [
-        _yin(frames[i : i + _CHUNK], longest, sample_rate / fmax, sample_rate)
-        for i in range(0, len(frames), _CHUNK)
+        _yin(frames[i : i + _CHUNK], longest, sample_rate / fmax, sample_rate) for i in range(0, len(frames), _CHUNK)
     ]
     f0 = np.concatenate(parts)
     return f0, np.isfinite(f0)

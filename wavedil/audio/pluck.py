@@ -84,9 +84,7 @@ def _loop_filter(f0: float, period: float, sample_rate: int) -> np.ndarray:
     # Third-order Lagrange interpolation between samples 0..3, most exact around its middle.
     fraction = period - math.floor(period) + 1
     order = np.arange(4.0)
-    lagrange = np.array(
-        [np.prod([(fraction - j) / (i - j) for j in order if j != i]) for i in order]
-    )
+    lagrange = np.array([np.prod([(fraction - j) / (i - j) for j in order if j != i]) for i in order])
     return gain * np.convolve([dull, 1 - 2 * dull, dull], lagrange)
 
 

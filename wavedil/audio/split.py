@@ -105,8 +105,4 @@ def _matching(paths: Sequence[Path], pattern: str, name: str) -> set[Path]:
     except re.error as error:
         raise WavedilError(f"{name}={pattern!r} is not a regular expression: {error}") from None
     root = os.path.commonpath([path.parent for path in paths])
-    return {
-        path
-        for path in paths
-        if expression.search(path.relative_to(root).with_suffix("").as_posix())
-    }
+    return {path for path in paths if expression.search(path.relative_to(root).with_suffix("").as_posix())}

@@ -57,7 +57,9 @@ class WaveNet(nn.Module):
     ):
         super().__init__()
         if not isinstance(skip_channels, int) or skip_channels < 1:
-            raise WavedilError(f"skip_channels is {skip_channels!r}: expected a positive integer, since the head reads the skips")
+            raise WavedilError(
+                f"skip_channels is {skip_channels!r}: expected a positive integer, since the head reads the skips"
+            )
         if not isinstance(sample_rate, int) or sample_rate < 1:
             raise WavedilError(f"sample_rate is {sample_rate!r}: expected Hz as a positive integer")
         self.front = Front(codes, channels, front_kernel_size)
@@ -138,7 +140,7 @@ class WaveNet(nn.Module):
         return self.head(self.stack(self.front(self._shift(codes, None))))
 
     def step(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The next chunk, any length: logits as in :meth:`forward`, and the state after it (see ``wavedil.core.stream``)."""
+        """The next chunk, any length: logits as in :meth:`forward`, and the state after it."""
         previous = None
         if state is not None:
             if "previous" not in state or state["previous"].shape != (codes.shape[0], 1):
@@ -149,7 +151,13 @@ class WaveNet(nn.Module):
             previous = state["previous"]
         x, front = self.front.step(self._shift(codes, previous), part(state, "front"))
         skips, stack = self.stack.step(x, part(state, "stack"))
-        last = codes[:, -1:] if codes.shape[1] else self.start(codes.shape[0])["previous"] if previous is None else previous
+        last = (
+            codes[:, -1:]
+            if codes.shape[1]
+            else self.start(codes.shape[0])["previous"]
+            if previous is None
+            else previous
+        )
         return self.head(skips), {"previous": last.clone(), **named("front", front), **named("stack", stack)}
 
     def start(self, batch: int) -> State:
@@ -161,7 +169,7 @@ class WaveNet(nn.Module):
         return {"previous": previous, **named("front", front), **named("stack", stack)}
 
     def loss(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean negative log-likelihood in nats per sample of ``(batch, time)`` codes, over the True places of ``mask``."""
+        """Mean negative log-likelihood of ``(batch, time)`` codes, in nats per sample, where ``mask`` is True."""
         return self.distribution.nats(self(codes), codes, mask).mean()
 
     def encode(self, sound: Tensor) -> Tensor:
@@ -182,14 +190,18 @@ class WaveNet(nn.Module):
             residual_scale=block.residual_scale,
             skip_weight=skip_weight.detach().flatten(1),
             skip_bias=skip_bias.detach(),
-            head=tuple((conv.weight.detach().flatten(1), conv.bias.detach()) for conv in (self.head.hidden, self.head.out)),
+            head=tuple(
+                (conv.weight.detach().flatten(1), conv.bias.detach()) for conv in (self.head.hidden, self.head.out)
+            ),
             distribution=self.distribution,
         )
 
     def _shift(self, codes: Tensor, previous: Tensor | None) -> Tensor:
         """The input at t is the code at t - 1."""
         if codes.ndim != 2 or codes.dtype != torch.int64:
-            raise WavedilError(f"codes are {codes.dtype} of shape {tuple(codes.shape)}: expected int64 of (batch, time)")
+            raise WavedilError(
+                f"codes are {codes.dtype} of shape {tuple(codes.shape)}: expected int64 of (batch, time)"
+            )
         if previous is None:
             return F.pad(codes, (1, 0), value=self.zero_code)[:, : codes.shape[1]]
         return torch.cat([previous, codes], dim=1)[:, : codes.shape[1]]

@@ -1,4 +1,4 @@
-"""The blocks that a stack repeats: the gated residual/skip block of WaveNet, and a plain convolution with activation."""
+"""The blocks that a stack repeats: WaveNet's gated residual/skip block, and a convolution with activation."""
 
 from __future__ import annotations
 
@@ -121,11 +121,13 @@ class GatedBlock(nn.Module):
             raise WavedilError(
                 "this block has condition_channels=0: it takes no condition"
                 if self.condition is None
-                else f"this block needs a condition of {self.condition.in_channels} channels, shape (batch, channels, *space)"
+                else f"this block needs a condition of {self.condition.in_channels} channels, (batch, channels, *space)"
             )
         if self.condition is not None:
             if condition.shape[2:] != x.shape[2:]:
-                raise WavedilError(f"condition has space {tuple(condition.shape[2:])}, x has {tuple(x.shape[2:])}: expected the same")
+                raise WavedilError(
+                    f"condition has space {tuple(condition.shape[2:])}, x has {tuple(x.shape[2:])}: expected the same"
+                )
             h = h + self.condition(condition)
         z = gate(h, order=self.gate_order)
         if self.residual is not None:
@@ -198,7 +200,6 @@ class ConvBlock(nn.Module):
         self._refuse(condition)
         y, history = self.conv.step(x, part(state, "conv"))
         return self.activation(y), named("conv", history)
-
 
     @staticmethod
     def _refuse(condition: Tensor | None) -> None:

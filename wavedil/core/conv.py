@@ -28,15 +28,21 @@ PerAxis = int | Sequence[int]
 def per_axis(name: str, value: PerAxis, ndim: int, minimum: int = 1) -> tuple[int, ...]:
     """One int per space axis from an int or a sequence; the rest of the code sees only tuples."""
     try:
-        values = tuple(operator.index(v) for v in value) if hasattr(value, "__iter__") else (operator.index(value),) * ndim
+        values = (
+            tuple(operator.index(v) for v in value) if hasattr(value, "__iter__") else (operator.index(value),) * ndim
+        )
     except TypeError:  # not integers: numpy's are, floats are not
         values = ()
     if len(values) != ndim or min(values) < minimum:
-        raise WavedilError(f"{name} is {value!r}: expected an integer of at least {minimum}, or one for each of {ndim} axes")
+        raise WavedilError(
+            f"{name} is {value!r}: expected an integer of at least {minimum}, or one for each of {ndim} axes"
+        )
     return values
 
 
-def paddings(ndim: int, padding: str | Sequence[str] | None = None, causal: bool | Sequence[bool] = False) -> tuple[str, ...]:
+def paddings(
+    ndim: int, padding: str | Sequence[str] | None = None, causal: bool | Sequence[bool] = False
+) -> tuple[str, ...]:
     """The padding of each axis by name. ``causal`` is the short way to say it; both at once is an error."""
     if padding is None:
         flags = (causal,) * ndim if isinstance(causal, bool) else tuple(causal)
@@ -47,7 +53,9 @@ def paddings(ndim: int, padding: str | Sequence[str] | None = None, causal: bool
         raise WavedilError(f"both padding={padding!r} and causal={causal!r} are given: keep one of them")
     names = (padding,) * ndim if isinstance(padding, str) else tuple(padding)
     if len(names) != ndim or any(name not in PADDINGS for name in names):
-        raise WavedilError(f"padding is {padding!r}: expected one of {', '.join(PADDINGS)}, or one for each of {ndim} axes")
+        raise WavedilError(
+            f"padding is {padding!r}: expected one of {', '.join(PADDINGS)}, or one for each of {ndim} axes"
+        )
     return names
 
 
@@ -65,8 +73,9 @@ class DilatedConv(nn.Module):
     Args:
         ndim: number of space axes, 1 to 3.
         kernel_size, dilation, stride: an int, or one per axis.
-        padding: ``"causal"`` pads (k - 1) * d on the left, so that output t reads no input after t; ``"same"`` keeps the
-            size, and where (k - 1) * d is odd (even kernels) the larger half is on the right, as in torch; ``"valid"``
+        padding: ``"causal"`` pads (k - 1) * d on the left, so that output t reads no input after t; ``"same"`` keeps
+            the size, and where (k - 1) * d is odd (even kernels) the larger half is on the right, as in torch;
+            ``"valid"``
             pads nothing. One name, or one per axis. With a stride s, "same" and "causal" give ceil(size / s).
         pad_mode: ``"zeros"`` or ``"reflect"`` (without repeating the edge).
         groups: as in torch; ``groups == in_channels`` is a depthwise convolution.
@@ -98,7 +107,9 @@ class DilatedConv(nn.Module):
             if not isinstance(value, int) or value < 1:
                 raise WavedilError(f"{name} is {value!r}: expected a positive integer")
         if in_channels % groups or out_channels % groups:
-            raise WavedilError(f"groups is {groups}: expected a divisor of in_channels {in_channels} and out_channels {out_channels}")
+            raise WavedilError(
+                f"groups is {groups}: expected a divisor of in_channels {in_channels} and out_channels {out_channels}"
+            )
         if pad_mode not in PAD_MODES:
             raise WavedilError(f"pad_mode is {pad_mode!r}: expected one of {', '.join(PAD_MODES)}")
         self.ndim, self.in_channels, self.out_channels, self.groups = ndim, in_channels, out_channels, groups
@@ -107,7 +118,9 @@ class DilatedConv(nn.Module):
         self.stride = per_axis("stride", stride, ndim)
         self.padding = paddings(ndim, padding)
         if pad_mode == "reflect" and "causal" in self.padding:
-            raise WavedilError("causal padding with pad_mode='reflect' would show outputs the future: use pad_mode='zeros'")
+            raise WavedilError(
+                "causal padding with pad_mode='reflect' would show outputs the future: use pad_mode='zeros'"
+            )
         self.pad_mode = pad_mode
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
@@ -133,7 +146,11 @@ class DilatedConv(nn.Module):
     @property
     def pads(self) -> list[tuple[int, int]]:
         """Positions padded (before, after) on each axis."""
-        sides = {"valid": lambda span: (0, 0), "causal": lambda span: (span, 0), "same": lambda span: (span // 2, span - span // 2)}
+        sides = {
+            "valid": lambda span: (0, 0),
+            "causal": lambda span: (span, 0),
+            "same": lambda span: (span // 2, span - span // 2),
+        }
         return [sides[name](span) for name, span in zip(self.padding, self.span, strict=True)]
 
     @property
@@ -151,8 +168,8 @@ class DilatedConv(nn.Module):
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The next chunk along :attr:`stream_axis`; any length, also 0. Chunk by chunk equals the whole pass.
 
-        ``state`` holds the last (k - 1) * d inputs under ``"history"``; ``None`` starts from zeros, which is what causal
-        padding puts there.
+        ``state`` holds the last (k - 1) * d inputs under ``"history"``; ``None`` starts from zeros, which is what
+        causal padding puts there.
         """
         self.check(x)
         axis = self.stream_axis
@@ -173,8 +190,8 @@ class DilatedConv(nn.Module):
             for axis, (size, pad) in enumerate(zip(x.shape[2:], pads, strict=True)):
                 if max(pad) >= size:
                     raise WavedilError(
-                        f"axis {axis} has {size} positions: reflect padding by {max(pad)} needs at least {max(pad) + 1}; "
-                        "use a larger input or pad_mode='zeros'"
+                        f"axis {axis} has {size} positions, reflect padding by {max(pad)} needs {max(pad) + 1} or "
+                        "more: use a larger input or pad_mode='zeros'"
                     )
             x = F.pad(x, [side for pad in reversed(pads) for side in pad], mode="reflect")
             pads = [(0, 0)] * self.ndim
@@ -194,13 +211,18 @@ class DilatedConv(nn.Module):
         """x itself, where its rank and channels fit."""
         if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
             raise WavedilError(
-                f"input has shape {tuple(x.shape)}: expected (batch, {self.in_channels}, *space) with {self.ndim} space axes"
+                f"input has shape {tuple(x.shape)}: expected (batch, {self.in_channels}, *space) with {self.ndim} "
+                "space axes"
             )
         return x
 
     def extra_repr(self) -> str:
         parts = [f"{self.ndim}-D, {self.in_channels} -> {self.out_channels}", f"kernel {self.kernel_size}"]
-        parts += [f"{name} {value}" for name, value in (("dilation", self.dilation), ("stride", self.stride)) if set(value) != {1}]
+        parts += [
+            f"{name} {value}"
+            for name, value in (("dilation", self.dilation), ("stride", self.stride))
+            if set(value) != {1}
+        ]
         parts += [f"padding {axes_value(self.padding)}"]
         return ", ".join(parts + [f"groups {self.groups}"] * (self.groups > 1))
 
@@ -241,6 +263,8 @@ def add_weight_norm(module: nn.Module) -> nn.Module:
 
 def fold_weight_norm(module: nn.Module) -> nn.Module:
     """Replaces each normalised weight by its value, in place: the same outputs, one tensor, no work per call."""
-    for conv in [m for m in module.modules() if isinstance(m, DilatedConv) and parametrize.is_parametrized(m, "weight")]:
+    for conv in [
+        m for m in module.modules() if isinstance(m, DilatedConv) and parametrize.is_parametrized(m, "weight")
+    ]:
         parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
     return module

@@ -114,9 +114,7 @@ class Suggestion:
     audit: GriddingAudit
 
 
-def audit_gridding(
-    dilations: Schedule, kernel_size: int | Sequence[int] | None = None, ndim: int = 1
-) -> GriddingAudit:
+def audit_gridding(dilations: Schedule, kernel_size: int | Sequence[int] | None = None, ndim: int = 1) -> GriddingAudit:
     """Exact coverage and path counts of a schedule; see `GriddingAudit`.
 
     Args:
@@ -163,9 +161,7 @@ def audit_branches(
         causal = ndim == 1 and kernel[0] % 2 == 0
     extent = tuple(max(1 + (k - 1) * sum(rates) for rates in branches) for k in kernel)
     if max(extent) > _MAX_FIELD:
-        raise WavedilError(
-            f"the field has {max(extent)} positions; at most {_MAX_FIELD} are audited"
-        )
+        raise WavedilError(f"the field has {max(extent)} positions; at most {_MAX_FIELD} are audited")
     counts = []
     for rates in branches:
         by_kernel = {k: path_counts(rates, k) for k in set(kernel)}
@@ -246,9 +242,7 @@ def _hybrid_rates(original: GriddingAudit) -> Suggestion | None:
         audit = audit_gridding(rates, original.kernel_size, original.ndim)
         more = layers - len(original.dilations)
         cost = f"with {more} more {'layers' if more > 1 else 'layer'}" if more else "as many layers"
-        return Suggestion(
-            "hybrid rates", f"use dilations {_list(rates)}: same field, {cost}", audit
-        )
+        return Suggestion("hybrid rates", f"use dilations {_list(rates)}: same field, {cost}", audit)
     return None
 
 
@@ -272,9 +266,7 @@ def _kernel_per_axis(kernel_size: int | Sequence[int] | None, ndim: int) -> tupl
     if len(kernel) != ndim or not all(
         isinstance(k, int) and not isinstance(k, bool) and 1 <= k <= MAX_DILATION for k in kernel
     ):
-        raise WavedilError(
-            f"kernel_size must be a positive integer or {ndim} of them, got {kernel_size!r}"
-        )
+        raise WavedilError(f"kernel_size must be a positive integer or {ndim} of them, got {kernel_size!r}")
     return kernel
 
 

@@ -94,8 +94,7 @@ def measure_receptive_field(
             )
         if example.dim() != ndim + 2:
             raise WavedilError(
-                f"example has shape {tuple(example.shape)}; expected (batch, channels, *space) with "
-                f"{ndim} space axes"
+                f"example has shape {tuple(example.shape)}; expected (batch, channels, *space) with {ndim} space axes"
             )
         channels, size = example.shape[1], tuple(example.shape[2:]) if size is None else size
     else:
@@ -136,9 +135,7 @@ def measure_receptive_field(
 Box = list[tuple[int, int]]  # first and last reached position of each axis
 
 
-def _grow(
-    module: nn.Module, channels: int, ndim: int, seeds: int
-) -> tuple[tuple[int, ...], Box, int]:
+def _grow(module: nn.Module, channels: int, ndim: int, seeds: int) -> tuple[tuple[int, ...], Box, int]:
     """The first of growing input sizes that holds the field, each axis grown on its own."""
     shape, largest = (_FIRST_SIZE[ndim],) * ndim, _LARGEST_SIZE[ndim]
     while True:
@@ -200,23 +197,16 @@ def _gradient(
         cotangent.normal_(generator=generator)
     gradient = None
     if y.requires_grad:
-        (gradient,) = torch.autograd.grad(
-            at_output, x, cotangent.to(y.device, y.dtype), allow_unused=True
-        )
+        (gradient,) = torch.autograd.grad(at_output, x, cotangent.to(y.device, y.dtype), allow_unused=True)
     if gradient is None:
         raise WavedilError("the module's output does not depend on its input: nothing to measure")
     # The input position at the same place, with both ends counted alike (exact for equal sizes).
-    position = tuple(
-        ((2 * at + 1) * n - m) // (2 * m)
-        for at, n, m in zip(middle, shape, y.shape[2:], strict=True)
-    )
+    position = tuple(((2 * at + 1) * n - m) // (2 * m) for at, n, m in zip(middle, shape, y.shape[2:], strict=True))
     size = gradient[0].abs().amax(0) if positive else gradient[0].square().sum(0).sqrt()
     return size.cpu(), position
 
 
-def _footprint(
-    module: nn.Module, channels: int, shape: tuple[int, ...], seeds: int
-) -> tuple[Box, int]:
+def _footprint(module: nn.Module, channels: int, shape: tuple[int, ...], seeds: int) -> tuple[Box, int]:
     """The box of positions with a gradient in any of `seeds` draws, and how many there are."""
     reached = torch.zeros(shape, dtype=torch.bool)
     for seed in range(seeds):
@@ -276,9 +266,7 @@ def _redraw_positive(module: nn.Module) -> None:
 
 def _marginals(energy: Tensor) -> list[Tensor]:
     axes = range(energy.dim())
-    return [
-        energy.sum([a for a in axes if a != axis]) if len(axes) > 1 else energy for axis in axes
-    ]
+    return [energy.sum([a for a in axes if a != axis]) if len(axes) > 1 else energy for axis in axes]
 
 
 def _shortest_interval(line: Tensor, share: float) -> int:

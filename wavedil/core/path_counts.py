@@ -65,9 +65,7 @@ def reached(branches: Sequence[Counts]) -> int:
     terms: list[tuple[int, tuple[NDArray, ...]]] = []
     for counts in branches:
         sets = tuple(axis > 0 for axis in counts)
-        overlaps = [
-            (-sign, tuple(a & b for a, b in zip(sets, other, strict=True))) for sign, other in terms
-        ]
+        overlaps = [(-sign, tuple(a & b for a, b in zip(sets, other, strict=True))) for sign, other in terms]
         terms += [(1, sets), *overlaps]
     return sum(sign * math.prod(int(axis.sum()) for axis in sets) for sign, sets in terms)
 
@@ -79,10 +77,7 @@ def path_ratio(branches: Sequence[Counts]) -> float:
         low = math.prod(int(axis[axis > 0].min()) for axis in branches[0])
     else:
         # Positions where all branches count alike are one: a small map instead of the whole.
-        axes = [
-            sorted({tuple(c) for c in zip(*axis, strict=True)})
-            for axis in zip(*branches, strict=True)
-        ]
+        axes = [sorted({tuple(c) for c in zip(*axis, strict=True)}) for axis in zip(*branches, strict=True)]
         high, low = 0, 0
         for first in axes[0]:
             slices = [

@@ -115,11 +115,8 @@ def count_multiply_adds(module: nn.Module, *example_inputs: Tensor) -> int:
 
 def _per_layer(value: int | Sequence[int], rates: tuple[int, ...]) -> tuple[int, ...]:
     values = (value,) * len(rates) if isinstance(value, int) else tuple(value)
-    if len(values) != len(rates) or not all(
-        isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in values
-    ):
+    if len(values) != len(rates) or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in values):
         raise WavedilError(
-            f"kernel sizes and strides are positive integers, one or one per layer ({len(rates)}), "
-            f"got {value!r}"
+            f"kernel sizes and strides are positive integers, one or one per layer ({len(rates)}), got {value!r}"
         )
     return values

@@ -231,14 +231,12 @@ def _doubled(start: int, end: int, name: str) -> list[int]:
         rates.append(2 * rates[-1])
     if end < start:
         raise WavedilError(
-            f"{name}: a range doubles upwards, and {end} is below {start}; "
-            "write falling dilations one by one"
+            f"{name}: a range doubles upwards, and {end} is below {start}; write falling dilations one by one"
         )
     if rates[-1] != end:
         nearest = [f"{start}..{rate}" for rate in rates[-2:]]
         raise WavedilError(
-            f"{name}: a range doubles, and {end} is not {start} times a power of two; "
-            f"use {' or '.join(nearest)}"
+            f"{name}: a range doubles, and {end} is not {start} times a power of two; use {' or '.join(nearest)}"
         )
     return rates
 
@@ -256,8 +254,7 @@ def _repeated_groups(rates: tuple[int, ...]) -> list[list[tuple[int, int]]]:
             count = 1 + same // period
             # A group that only strings together a shorter group found before adds nothing.
             if count > 1 and not any(
-                period % shorter == 0 and shorter * times >= period * count
-                for shorter, times in found[i]
+                period % shorter == 0 and shorter * times >= period * count for shorter, times in found[i]
             ):
                 found[i].append((period, count))
     return found

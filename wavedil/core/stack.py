@@ -21,8 +21,8 @@ from wavedil.ops.skip_sum import skip_sum
 class DilatedStack(nn.Module):
     """Blocks in sequence, one per dilation; ``layers`` holds them.
 
-    With :class:`GatedBlock` the output is the sum of all layers' skips, or, with ``skip_channels=0``, the residual output
-    of the last layer. With blocks that return one tensor it is the output of the last.
+    With :class:`GatedBlock` the output is the sum of all layers' skips, or, with ``skip_channels=0``, the residual
+    output of the last layer. With blocks that return one tensor it is the output of the last.
 
     The sum of skips is taken as **one product** over the concatenated gated activations, which is the same sum and
     moves layers x hidden instead of layers x skip channels through memory.
@@ -33,8 +33,9 @@ class DilatedStack(nn.Module):
             input and of each layer's output: ``len(dilations) + 1`` numbers.
         dilations: a schedule: ``doubling(512, repeats=3)``, ``"1..512 x3"``, ``[1, 2, 5]`` …
         kernel_size: an int, or one per axis.
-        block: a class or function (for gated blocks: :class:`GatedBlock`, a subclass, or a partial of one) that is called once per layer with ``(ndim, channels)`` (or
-            ``(ndim, channels, out_channels)``), ``kernel_size=``, ``dilation=``, ``causal=`` and ``options``.
+        block: a class or function (for gated blocks: :class:`GatedBlock`, a subclass, or a partial of one) that is
+            called once per layer with ``(ndim, channels)`` (or ``(ndim, channels, out_channels)``),
+            ``kernel_size=``, ``dilation=``, ``causal=`` and ``options``.
         causal: for all axes, or one flag per axis.
         last_residual: whether the last gated block has its residual product, which the sum of skips does not use.
         skip_scale: one factor, or one per layer.
@@ -70,25 +71,37 @@ class DilatedStack(nn.Module):
         self.kernel_size = kernel_size
         self.checkpoint_layers = checkpoint_layers
         depth = len(self.dilations)
-        per_layer: list[dict] = [{"kernel_size": kernel_size, "dilation": d, "causal": causal, **options} for d in self.dilations]
+        per_layer: list[dict] = [
+            {"kernel_size": kernel_size, "dilation": d, "causal": causal, **options} for d in self.dilations
+        ]
         if _makes_gated_blocks(block):
             if not isinstance(channels, int):
-                raise WavedilError(f"channels is {channels!r}: gated blocks add to their input, so expected one integer")
+                raise WavedilError(
+                    f"channels is {channels!r}: gated blocks add to their input, so expected one integer"
+                )
             scales = [skip_scale] * depth if isinstance(skip_scale, int | float) else list(skip_scale)
             if len(scales) != depth:
-                raise WavedilError(f"skip_scale has {len(scales)} factors: expected one, or one for each of {depth} layers")
+                raise WavedilError(
+                    f"skip_scale has {len(scales)} factors: expected one, or one for each of {depth} layers"
+                )
             for kwargs, scale in zip(per_layer, scales, strict=True):
                 kwargs.update(skip_channels=skip_channels, skip_scale=scale)
             per_layer[-1]["residual"] = skip_channels == 0 if last_residual is None else last_residual
         elif (skip_channels, last_residual, skip_scale) != (None, None, 1.0):
-            raise WavedilError("skip_channels, skip_scale and last_residual belong to GatedBlock: leave them out for other blocks")
+            raise WavedilError(
+                "skip_channels, skip_scale and last_residual belong to GatedBlock: leave them out for other blocks"
+            )
         if isinstance(channels, int):
             widths: list[tuple[int, ...]] = [(channels,)] * depth
         else:
             widths = list(pairwise(channels))
             if len(widths) != depth:
-                raise WavedilError(f"channels has {len(channels)} widths: {depth} layers need {depth + 1}, the input's first")
-        self.layers = nn.ModuleList(block(ndim, *width, **kwargs) for width, kwargs in zip(widths, per_layer, strict=True))
+                raise WavedilError(
+                    f"channels has {len(channels)} widths: {depth} layers need {depth + 1}, the input's first"
+                )
+        self.layers = nn.ModuleList(
+            block(ndim, *width, **kwargs) for width, kwargs in zip(widths, per_layer, strict=True)
+        )
         gated = [isinstance(layer, GatedBlock) for layer in self.layers]
         self._sums_skips = all(gated) and all(layer.skip is not None for layer in self.layers)
         if weight_norm:

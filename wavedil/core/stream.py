@@ -1,8 +1,8 @@
 """Explicit streaming state: ``step(x, state) -> (y, state)``.
 
 A state is a plain ``dict[str, Tensor]``, one history per causal convolution, keyed like the module's parameters
-(``"layers.3.conv.history"``). So it can be saved with safetensors or ``torch.save``, moved, copied and branched like any
-tensors, and it carries no hidden position: a step never changes the state it is given.
+(``"layers.3.conv.history"``). So it can be saved with safetensors or ``torch.save``, moved, copied and branched like
+any tensors, and it carries no hidden position: a step never changes the state it is given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def take_history(state: Mapping[str, Tensor] | None, x: Tensor, axis: int, lengt
     if state is None:
         return x.new_zeros(shape)
     if "history" not in state:
-        raise WavedilError(f"state has keys {sorted(state)}: expected 'history'; pass the state that the last step returned, or None")
+        raise WavedilError(
+            f"state has keys {sorted(state)}: expected 'history'; pass the state that the last step returned, or None"
+        )
     history = state["history"]
     if list(history.shape) != shape:
         raise WavedilError(
@@ -32,7 +34,9 @@ def take_history(state: Mapping[str, Tensor] | None, x: Tensor, axis: int, lengt
             "it comes from another model or batch size; start again with state=None"
         )
     if history.device != x.device:
-        raise WavedilError(f"state is on {history.device}, the chunk on {x.device}: move it with stream.to(state, device)")
+        raise WavedilError(
+            f"state is on {history.device}, the chunk on {x.device}: move it with stream.to(state, device)"
+        )
     return history.to(x.dtype)
 
 

@@ -5,6 +5,9 @@ division by zero. bfloat16 comes as uint16 and is the upper half of a float32; t
 to the nearest, ties to even.
 """
 
+import hashlib
+from pathlib import Path
+
 import numba
 import numpy as np
 from numba.core import types
@@ -24,6 +27,10 @@ _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 
 def loop(function):  # type: ignore[no-untyped-def]
     """Compiles an outer loop; kept on disk for the next process where a place can be written."""
+    # numba knows a kept loop by its name and by the age and size of its file, not of this one, and
+    # installers may give all files one age. So the text of both becomes part of the name.
+    text = Path(__file__).read_bytes() + Path(function.__code__.co_filename).read_bytes()
+    function.__qualname__ += "_" + hashlib.sha256(text).hexdigest()[:12]
     try:
         return numba.njit(cache=True, nogil=True, **_OPTIONS)(function)
     except RuntimeError:  # no writable place for the cache

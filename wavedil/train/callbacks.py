@@ -99,7 +99,8 @@ class Progress(ProgressBar):
         fresh = used - self._used_at_start
         left = "?" if fresh <= 0 else _clock((now - self._start) * (1 - used) / fresh)
         valid = "" if math.isnan(self._valid) else f"  held out {self._valid:.3f}"
-        line = f"step {step}  {bits:.3f} bits/sample{valid}  {rate / 1000:.1f} k samples/s  {_clock(seconds)} gone, {left} left"
+        line = f"step {step}  {bits:.3f} bits/sample{valid}  {rate / 1000:.1f} k samples/s"
+        line += f"  {_clock(seconds)} gone, {left} left"
         print(f"\r{line:<110}" if self.tty else line, end="" if self.tty else "\n", file=sys.stderr, flush=True)
         self._last, self._samples, self._losses, self._valid = (now, step), 0, [], math.nan
 
@@ -185,8 +186,8 @@ class StopOnNaN(Callback):
         # Asking costs a wait for the device, so not at each step.
         if trainer.global_step % 20 == 0 and not torch.isfinite(outputs["loss"]):
             raise WavedilError(
-                f"the loss is {outputs['loss'].item()} at step {trainer.global_step}: training diverged; lower the learning "
-                "rate, or set trainer.precision to 32-true"
+                f"the loss is {outputs['loss'].item()} at step {trainer.global_step}: training diverged; lower the "
+                "learning rate, or set trainer.precision to 32-true"
             )
 
 

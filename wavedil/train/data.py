@@ -88,11 +88,17 @@ class AudioData(L.LightningDataModule):
         seen = trainer.global_step * trainer.accumulate_grad_batches * self.batch_size
         order = _EveryFrom(seen * trainer.world_size + trainer.global_rank, trainer.world_size)
         return DataLoader(
-            crops, batch_size=self.batch_size, sampler=order, num_workers=self.workers, persistent_workers=self.workers > 0
+            crops,
+            batch_size=self.batch_size,
+            sampler=order,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(_Marked(WholeFiles(self.valid, self.codes), max(1, round(self.valid_seconds * self.valid.sample_rate))))
+        return DataLoader(
+            _Marked(WholeFiles(self.valid, self.codes), max(1, round(self.valid_seconds * self.valid.sample_rate)))
+        )
 
     def _folder(self) -> Path:
         return Path(self.trainer.default_root_dir) / "data" if self.root is None else Path(self.root)

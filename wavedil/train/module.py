@@ -19,9 +19,9 @@ from wavedil.weights import check_saveable
 class AudioModule(L.LightningModule):
     """Trains a network by its own ``loss(codes, mask)``, logged in bits per sample.
 
-    The learning rate warms up linearly and falls linearly to zero over the last ``decay`` of the budget; below 1 that is
-    a trapezoid (Hägele et al. 2024, arXiv 2405.18392). The budget is ``trainer.max_steps`` or ``trainer.max_time``, whichever is nearer to its
-    end, so a run that is stopped by the clock has still had its decay.
+    The learning rate warms up linearly and falls linearly to zero over the last ``decay`` of the budget; below 1 that
+    is a trapezoid (Hägele et al. 2024, arXiv 2405.18392). The budget is ``trainer.max_steps`` or ``trainer.max_time``,
+    whichever is nearer to its end, so a run that is stopped by the clock has still had its decay.
 
     Args:
         network: the model, e.g. :class:`wavedil.audio.WaveNet`.

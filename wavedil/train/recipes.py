@@ -23,7 +23,9 @@ def find_recipe(name: str | None) -> Path:
     """The YAML file of a recipe given by path, by name (``speech``), or not at all (the default recipe)."""
     if name is not None and Path(name).suffix in (".yaml", ".yml"):
         if not Path(name).is_file():
-            raise WavedilError(f"recipe {name} does not exist: give a YAML file, or one of {', '.join(known_recipes())}")
+            raise WavedilError(
+                f"recipe {name} does not exist: give a YAML file, or one of {', '.join(known_recipes())}"
+            )
         return Path(name)
     recipes = known_recipes()
     if (name or DEFAULT) not in recipes:
@@ -52,7 +54,9 @@ def run_folder(recipe: Path, out: str | None, resume: str | None) -> tuple[Path,
             number += 1
         return folder, []
     if resume != "auto":
-        raise WavedilError(f"--resume is {resume!r}: expected auto; the run is the one in --out, or the newest of the recipe")
+        raise WavedilError(
+            f"--resume is {resume!r}: expected auto; the run is the one in --out, or the newest of the recipe"
+        )
     numbered = re.compile(re.escape(base.name) + r"-\d+")
     runs = [base] if out else [base, *(path for path in base.parent.glob("*") if numbered.fullmatch(path.name))]
     checkpoints = [path for run in runs for path in (run / "checkpoints").glob("*.ckpt")]

@@ -159,7 +159,9 @@ def _usable(checkpoints: list[Path], module: L.LightningModule) -> Path | None:
             raise WavedilError(f"{path} does not fit these options, resume with the run's own: {reason}") from None
         return path
     if checkpoints:
-        raise WavedilError(f"none of the {len(checkpoints)} checkpoints of {checkpoints[0].parents[1]} can be read: start a new run")
+        raise WavedilError(
+            f"none of the {len(checkpoints)} checkpoints of {checkpoints[0].parents[1]} can be read: start a new run"
+        )
     return None
 
 
@@ -227,7 +229,9 @@ def _reason(error: BaseException) -> str:
             return str(cause)
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split())
-    keys = [found[1] for found in (re.search(r'key "([^"]+)"', text), re.search(r"NestedArg\(key='([^']+)'", text)) if found]
+    keys = [
+        found[1] for found in (re.search(r'key "([^"]+)"', text), re.search(r"NestedArg\(key='([^']+)'", text)) if found
+    ]
     said = re.search(r"Option '[^']*' is not accepted|Expected an? [^.]*\. Got value: \S+", text)
     if not keys or not said:
         return text
