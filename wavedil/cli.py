@@ -18,9 +18,10 @@ from wavedil.errors import WavedilError
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; 0, or 2 after a one-line error."""
-    # Read by OpenMP when torch is loaded: threads that wait sleep instead of spinning. Where another process has one of
-    # two cores, spinning makes training ten times slower (recipes/README.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Read by GNU OpenMP when torch is loaded: a waiting thread spins about 0.1 ms and then sleeps, not 10 ms. Where
+        # another process has one of two cores, long spinning slows training tenfold (recipes/README.md).
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.run is not _train:

@@ -7,7 +7,7 @@ from wavedil.ops.cross_entropy import cpu, cross_entropy, reference
 
 pytest.importorskip("numba")
 
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2.2e-3}  # of the gradient; nats are float32
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4.1e-3}  # of the gradient; nats are float32
 
 
 def results(function, logits, targets, d):
@@ -26,9 +26,7 @@ def test_loop_equals_the_definition(rows, codes, scale, dtype):
     exact_nats, exact_gradient = results(reference, logits.double(), targets, d)
     assert nats.dtype == torch.float32 and gradient.dtype == dtype
     torch.testing.assert_close(nats.double(), exact_nats, rtol=2e-6, atol=1e-6 * scale)
-    torch.testing.assert_close(
-        gradient.double(), exact_gradient, rtol=TOLERANCE[dtype], atol=1e-6 * scale
-    )
+    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=TOLERANCE[dtype], atol=1e-6 * scale)
 
 
 def test_infinite_and_missing_logits():

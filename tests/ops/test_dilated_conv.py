@@ -57,9 +57,7 @@ LAYOUTS = {
         (1, 8, 6, 2, 70, 1, (100, 100)),  # no tap meets all outputs
     ],
 )
-def test_products_equal_the_convolution(
-    batch, channels, out, kernel, time, dilation, padding, dtype, layout
-):
+def test_products_equal_the_convolution(batch, channels, out, kernel, time, dilation, padding, dtype, layout):
     x = LAYOUTS[layout](torch.randn(batch, channels, time).to(dtype))
     weight, bias = torch.randn(out, channels, kernel).to(dtype), torch.randn(out).to(dtype)
     assert cpu.suits(x, weight, bias)
@@ -102,9 +100,7 @@ def test_first_and_second_derivatives_by_differences():
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
 @pytest.mark.parametrize("multiplier", [1, 2])
-@pytest.mark.parametrize(
-    ("space", "kernel"), [((23, 40), (3, 3)), ((23, 40), (1, 3)), ((9, 11, 14), (3, 3, 3))]
-)
+@pytest.mark.parametrize(("space", "kernel"), [((23, 40), (3, 3)), ((23, 40), (1, 3)), ((9, 11, 14), (3, 3, 3))])
 def test_depthwise_dilated_half_precision(space, kernel, multiplier, autocast):
     """Where torch's own weight gradient is garbage: see `_is_wrong_in_torch`."""
     memory_format = torch.channels_last if len(space) == 2 else torch.channels_last_3d

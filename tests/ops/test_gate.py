@@ -11,8 +11,8 @@ from wavedil.ops.gate import GATE_ORDERS, cpu, gate, reference
 
 pytest.importorskip("numba")
 
-# For each number. Half a step of bfloat16 is 2e-3: its rounding must be to the nearest.
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2.2e-3}
+# For each number. Half a step of bfloat16 is 3.9e-3: its rounding must be to the nearest.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4.1e-3}
 
 
 def rows(batch: int, channels: int, *space: int, dtype: torch.dtype) -> torch.Tensor:
@@ -86,9 +86,7 @@ def test_under_transforms():
     h = rows(2, 20, 300, dtype=torch.float32)
     torch.testing.assert_close(torch.func.vmap(lambda h: gate(h[None])[0])(h), reference(h))
     with forward_ad.dual_level():
-        tangents = [
-            forward_ad.unpack_dual(f(forward_ad.make_dual(h, h))).tangent for f in (gate, reference)
-        ]
+        tangents = [forward_ad.unpack_dual(f(forward_ad.make_dual(h, h))).tangent for f in (gate, reference)]
     torch.testing.assert_close(*tangents)
 
 

@@ -39,9 +39,7 @@ def test_equals_the_definition(dtype, bias, monkeypatch):
 def test_equals_the_sum_of_products_over_two_axes():
     gates = [torch.randn(1, 3, 4, 5) for _ in range(3)]
     weight, bias = torch.randn(2, 9, 1, 1), torch.randn(2)
-    products = [
-        torch.nn.functional.conv2d(g, w) for g, w in zip(gates, weight.split(3, 1), strict=True)
-    ]
+    products = [torch.nn.functional.conv2d(g, w) for g, w in zip(gates, weight.split(3, 1), strict=True)]
     expected = sum(products) + bias[:, None, None]
     torch.testing.assert_close(skip_sum(gates, weight, bias), expected, rtol=1e-4, atol=1e-5)
 

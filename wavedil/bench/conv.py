@@ -42,9 +42,7 @@ def run(
     return {"rows": measure(candidates, rounds=rounds, device=device)}
 
 
-def _one_axis(
-    device: str, dtype: torch.dtype, batch: int, channels: int, time: int, dilation: int
-) -> list[Candidate]:
+def _one_axis(device: str, dtype: torch.dtype, batch: int, channels: int, time: int, dilation: int) -> list[Candidate]:
     x = torch.randn(batch, channels, time, device=device).to(dtype)
     weight = torch.randn(2 * channels, channels, 2, device=device).to(dtype)
     bias = torch.randn(2 * channels, device=device).to(dtype)
@@ -61,9 +59,7 @@ def _one_axis(
     return _both_ways(f"1-D k2 d{dilation} {_name(dtype)}", forms, (weight, bias))
 
 
-def _two_axes(
-    device: str, dtype: torch.dtype, batch: int, channels: int, size: int, dilation: int
-) -> list[Candidate]:
+def _two_axes(device: str, dtype: torch.dtype, batch: int, channels: int, size: int, dilation: int) -> list[Candidate]:
     x = torch.randn(batch, channels, size, size, device=device).to(dtype)
     weight = torch.randn(channels, channels, 3, 3, device=device).to(dtype)
     bias = torch.randn(channels, device=device).to(dtype)
@@ -101,9 +97,7 @@ def _forward(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], No
     return call
 
 
-def _training(
-    function: Callable[[Tensor], Tensor], x: Tensor, parameters: tuple[Tensor, ...]
-) -> Callable[[], None]:
+def _training(function: Callable[[Tensor], Tensor], x: Tensor, parameters: tuple[Tensor, ...]) -> Callable[[], None]:
     d = torch.randn_like(function(x))
 
     def call() -> None:

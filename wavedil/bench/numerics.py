@@ -76,9 +76,7 @@ def run(device: str, *, chosen: list[Case] | None = None) -> dict[str, Any]:
     """One row for each number of axes and dtype; `wrong` lists what is not right."""
     chosen = cases() if chosen is None else chosen
     with ThreadPoolExecutor(2) as pool:  # the threads only wait for their processes
-        torch_errors, our_errors = pool.map(
-            lambda who: _errors(who, chosen, device), ("torch", "ours")
-        )
+        torch_errors, our_errors = pool.map(lambda who: _errors(who, chosen, device), ("torch", "ours"))
     wrong: list[str] = []
     rows = []
     for ndim, dtype in sorted({(case.ndim, case.dtype) for case in chosen}):
@@ -113,9 +111,7 @@ def _complaint(error: list[float] | str, bound: float) -> str | None:
     """What is wrong with a case's errors, or None. A dtype the device lacks is not wrong."""
     if isinstance(error, str):
         return None if error == "unsupported" else error
-    bad = [
-        f"{part} is off by {e:.1e}" for part, e in zip(_PARTS, error, strict=True) if not e <= bound
-    ]
+    bad = [f"{part} is off by {e:.1e}" for part, e in zip(_PARTS, error, strict=True) if not e <= bound]
     return ", ".join(bad) or None
 
 
@@ -178,9 +174,7 @@ def errors_of(who: str, case: Case, device: str) -> list[float] | str:
         found = [y, *torch.autograd.grad(y, inputs, d)]
     except RuntimeError:
         return "unsupported"
-    return [
-        ((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True)
-    ]
+    return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True)]
 
 
 def child() -> None:

@@ -65,9 +65,7 @@ def run(
     if found["wavenet-vocoder fp32"] is not None:
         for ours_in, theirs_in in (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")):
             factor = found[f"wavenet-vocoder {theirs_in}"] / found[f"wavedil {ours_in}"]
-            notes.append(
-                f"wavedil {ours_in} is {factor:.2f} x as fast as wavenet-vocoder {theirs_in}"
-            )
+            notes.append(f"wavedil {ours_in} is {factor:.2f} x as fast as wavenet-vocoder {theirs_in}")
     return {"rows": rows, "notes": notes}
 
 
@@ -90,9 +88,7 @@ class _Plain(nn.Module):
     def __init__(self, channels: int, skip_channels: int, dilations: tuple[int, ...]):
         super().__init__()
         self.embedding = nn.Embedding(_CODES, channels)
-        self.dilated = nn.ModuleList(
-            nn.Conv1d(channels, 2 * channels, 2, dilation=d) for d in dilations
-        )
+        self.dilated = nn.ModuleList(nn.Conv1d(channels, 2 * channels, 2, dilation=d) for d in dilations)
         self.residual = nn.ModuleList(nn.Conv1d(channels, channels, 1) for _ in dilations)
         self.skip = nn.ModuleList(nn.Conv1d(channels, skip_channels, 1) for _ in dilations)
         self.head = nn.Sequential(
@@ -130,9 +126,7 @@ def _ours(channels: int, skip_channels: int, dilations: tuple[int, ...]) -> Call
     return Loss
 
 
-def _wavenet_vocoder(
-    channels: int, skip_channels: int, dilations: tuple[int, ...]
-) -> Callable[[], nn.Module] | None:
+def _wavenet_vocoder(channels: int, skip_channels: int, dilations: tuple[int, ...]) -> Callable[[], nn.Module] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -154,9 +148,7 @@ def _wavenet_vocoder(
     return lambda: _Loss(WaveNet(**net), one_hot=True)
 
 
-def _step(
-    make: Callable[[], nn.Module], codes: Tensor, device: str, precision: str
-) -> Callable[[], None]:
+def _step(make: Callable[[], nn.Module], codes: Tensor, device: str, precision: str) -> Callable[[], None]:
     with warnings.catch_warnings():  # old packages use what torch has since deprecated
         warnings.simplefilter("ignore")
         model = make().to(device)

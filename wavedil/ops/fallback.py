@@ -18,10 +18,7 @@ def plain_eager(*tensors: Tensor | None) -> bool:
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
-    return all(
-        t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu")
-        for t in tensors
-    )
+    return all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu") for t in tensors)
 
 
 def flat(x: Tensor) -> Any:

@@ -65,9 +65,7 @@ def forward(kernels: ModuleType, logits: Tensor, targets: Tensor) -> tuple[Tenso
     return nats, log_sums
 
 
-def backward(
-    kernels: ModuleType, logits: Tensor, targets: Tensor, log_sums: Tensor, grad: Tensor
-) -> Tensor:
+def backward(kernels: ModuleType, logits: Tensor, targets: Tensor, log_sums: Tensor, grad: Tensor) -> Tensor:
     gradient = torch.empty_like(logits)
     rows, codes = logits.shape
     arrays = [flat(t) for t in (logits, targets, log_sums, grad.contiguous(), gradient)]
@@ -86,8 +84,6 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, None]:
         logits, targets, log_sums = ctx.saved_tensors
         if torch.is_grad_enabled():
-            (gradient,) = differentiable_backward(
-                ctx, lambda logits: reference(logits, targets), (logits,), (grad,)
-            )
+            (gradient,) = differentiable_backward(ctx, lambda logits: reference(logits, targets), (logits,), (grad,))
             return gradient, None
         return backward(loops(logits.dtype), logits, targets, log_sums, grad), None

@@ -58,10 +58,7 @@ def as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     if x is None or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return list(tensors)
     dtype = torch.get_autocast_dtype("cpu")
-    return [
-        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
-        for t in tensors
-    ]
+    return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
 
 
 def _is_wrong_in_torch(x: Tensor, dilation: tuple[int, ...], groups: int) -> bool:

@@ -52,9 +52,7 @@ def suits_shapes(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def dilated_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], dilation: int
-) -> Tensor:
+def dilated_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], dilation: int) -> Tensor:
     """`(batch, in, time)` to `(batch, out, time')`, the result with channels innermost."""
     return _DilatedConv.apply(x, weight, bias, padding, dilation)
 

@@ -112,9 +112,7 @@ class _Gate(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, None]:
         (h,) = ctx.saved_tensors
         if torch.is_grad_enabled():
-            (gradient,) = differentiable_backward(
-                ctx, lambda h: reference(h, ctx.order), (h,), (grad,)
-            )
+            (gradient,) = differentiable_backward(ctx, lambda h: reference(h, ctx.order), (h,), (grad,))
             return gradient, None
         d = _rows(grad).contiguous()
         return backward(loops(h.dtype), _rows(h), d, ctx.order)[0].movedim(-1, 1), None

@@ -47,9 +47,7 @@ def gated_residual(
     dilation: int,
     order: str,
 ) -> tuple[Tensor, Tensor]:
-    return _GatedResidual.apply(
-        x, weight, bias, residual_weight, residual_bias, padding, dilation, order
-    )
+    return _GatedResidual.apply(x, weight, bias, residual_weight, residual_bias, padding, dilation, order)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -17,13 +17,9 @@ def gated_residual(
     order: str,
 ) -> tuple[Tensor, Tensor]:
     ones = (1,) * len(dilation)
-    h = dilated_conv(
-        x, weight, bias, stride=ones, padding=padding, dilation=dilation, groups=1
-    )
+    h = dilated_conv(x, weight, bias, stride=ones, padding=padding, dilation=dilation, groups=1)
     z = gate(h, order)
     none = [(0, 0)] * len(dilation)
-    out = dilated_conv(
-        z, residual_weight, residual_bias, stride=ones, padding=none, dilation=ones, groups=1
-    )
+    out = dilated_conv(z, residual_weight, residual_bias, stride=ones, padding=none, dilation=ones, groups=1)
     # The stream keeps the product's dtype: under autocast it stays in half precision.
     return x.to(out.dtype) + out, z

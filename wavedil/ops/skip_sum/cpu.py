@@ -27,9 +27,7 @@ def suits(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> bool:
         and conv.suits(first, weight[:, : first.shape[1]], bias)
         and plain_eager(weight, *gates)
         and weight.shape[1] == sum(g.shape[1] for g in gates)
-        and all(
-            g.dtype == first.dtype and g.shape[::2] == first.shape[::2] for g in gates
-        )
+        and all(g.dtype == first.dtype and g.shape[::2] == first.shape[::2] for g in gates)
     )
 
 

@@ -12,6 +12,4 @@ def skip_sum(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> Te
     joined = torch.cat(list(gates), dim=1)
     ones = (1,) * (joined.ndim - 2)
     none = [(0, 0)] * len(ones)
-    return dilated_conv(
-        joined, weight, bias, stride=ones, padding=none, dilation=ones, groups=1
-    )
+    return dilated_conv(joined, weight, bias, stride=ones, padding=none, dilation=ones, groups=1)
