@@ -74,8 +74,8 @@ assert not {{"lightning", "librosa", "torchaudio"}} & set(sys.modules)
     [
         ("ops", {"ops", "errors"}),
         ("core", {"ops", "core", "errors"}),
-        ("audio", {"ops", "core", "audio", "errors", "weights"}),
-        ("vision", {"ops", "core", "vision", "errors", "weights"}),
+        ("audio", {"ops", "core", "audio", "errors", "files", "weights"}),
+        ("vision", {"ops", "core", "vision", "errors", "files", "weights"}),
     ],
 )
 def test_each_floor_looks_down(folder, allowed):

@@ -151,9 +151,10 @@ def _bench(arguments: argparse.Namespace, _: list[str]) -> None:
 
     result = run_benchmark(arguments.name, device=arguments.device, threads=arguments.threads)
     if arguments.json:
-        from wavedil.report import write_beside
+        from wavedil.files import written_beside
 
-        write_beside(Path(arguments.json), (json.dumps(result, indent=2) + "\n").encode())
+        with written_beside(arguments.json) as beside:
+            beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(render(result))
 
 

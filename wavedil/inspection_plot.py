@@ -1,6 +1,5 @@
 """The picture of `wavedil inspect`: the paths to one output on the left, their counts on the right."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from wavedil.core.gridding import GriddingAudit, audit_gridding
 from wavedil.core.schedule import format_schedule
 from wavedil.errors import WavedilError
+from wavedil.files import written_beside
 from wavedil.inspection import UNITS, kernel_text, ratio_text
 
 _SUFFIXES = (".png", ".svg", ".pdf")
@@ -43,14 +43,8 @@ def draw(info: dict[str, Any], path: Path) -> None:
         _draw_counts(counts, audit)
     else:
         _draw_map(counts, audit)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside, then renamed: an interrupted run leaves no half picture under the name asked for.
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(unfinished, dpi=150)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_beside(path) as beside:
+        figure.savefig(beside, dpi=150)
 
 
 def _title(info: dict[str, Any]) -> str:

@@ -6,12 +6,12 @@ import base64
 import csv
 import html
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 
 from wavedil.errors import WavedilError
+from wavedil.files import written_beside
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -58,14 +58,6 @@ def spectrogram_png(sound: np.ndarray, rate: int, title: str = "") -> bytes:
     return buffer.getvalue()
 
 
-def write_beside(path: Path, data: bytes) -> None:
-    """Written beside, then renamed: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
-
-
 def write_report(run: str | Path) -> Path:
     """Writes ``RUN/report.html`` from what lies in the run folder, finished or not.
 
@@ -94,7 +86,8 @@ def write_report(run: str | Path) -> Path:
         f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>{''.join(parts)}</html>"
     )
     path = run / "report.html"
-    write_beside(path, page.encode())
+    with written_beside(path) as beside:
+        beside.write_text(page, encoding="utf-8")
     return path
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -11,14 +10,9 @@ from torch.nn import functional as F
 from wavedil import (
     ConvBlock,
     DilatedConv,
-    DilatedConv1d,
-    DilatedConv2d,
-    DilatedConv3d,
     DilatedStack,
-    GatedBlock,
-    doubling,
 )
-from wavedil.core import add_weight_norm, fold_weight_norm, stream
+from wavedil.core import stream
 from wavedil.errors import WavedilError
 
 DIMS = (1, 2, 3)
@@ -248,96 +242,6 @@ def test_wrong_states_are_told():
         DilatedConv(1, 4, 4, 2).step(sound(1))
 
 
-# -- the stack's product, checkpointing, weight norm, layouts ----------------------------------------------------------
-
-
-@pytest.mark.parametrize("ndim", DIMS)
-def test_one_product_is_the_sum_of_skips(ndim):
-    scales = [0.5, 2.0, 1.0]
-    stack = DilatedStack(
-        ndim, 4, [1, 2, 1], 2, skip_channels=5, hidden_channels=3, skip_scale=scales, last_residual=True
-    )
-    x = sound(ndim, size=6)
-    total, h = 0, x
-    for layer in stack.layers:
-        h, skip = layer(h)
-        total = total + skip
-    torch.testing.assert_close(stack(x), total)
-
-
-class Doubled(GatedBlock):
-    def advance(self, x, condition=None):
-        x, z = super().advance(x, condition)
-        return x, 2 * z
-
-
-def test_subclasses_and_partials_of_the_gated_block():
-    x = sound(1)
-    torch.manual_seed(1)
-    plain = DilatedStack(1, 4, [1, 2], skip_channels=5)
-    doubled = DilatedStack(1, 4, [1, 2], skip_channels=5, block=Doubled)
-    ordered = DilatedStack(1, 4, [1, 2], skip_channels=5, block=partial(GatedBlock, gate_order="tanh_first"))
-    for other in (doubled, ordered):
-        other.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(ordered(x), plain(x))
-    bias = plain.skip_product()[1][:, None]
-    torch.testing.assert_close(doubled(x) - bias, 2 * (plain(x) - bias))
-
-
-def test_hooks_on_convolutions_are_called():
-    x = torch.randn(1, 16, 80, dtype=torch.float32)
-    stack = DilatedStack(1, 16, [1, 2], last_residual=True).float()
-    before, calls = stack(x), []
-    for layer in stack.layers:
-        for conv in (layer.conv, layer.residual, layer.skip):
-            conv.register_forward_hook(lambda *_: calls.append(1))
-    torch.testing.assert_close(stack(x), before)
-    assert len(calls) == 6
-
-
-def test_gate_orders_differ_by_a_swap():
-    one, two = GatedBlock(1, 4, dilation=2), GatedBlock(1, 4, dilation=2, gate_order="sigmoid_first")
-    weights = one.state_dict()
-    for key in ("conv.weight", "conv.bias"):
-        weights[key] = weights[key].roll(4, 0)
-    two.load_state_dict(weights)
-    x = sound(1)
-    for a, b in zip(one(x), two(x), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("options", [{}, {"skip_channels": 0}, {"block": ConvBlock}])
-def test_checkpointing_changes_nothing(options):
-    x = sound(1)
-    grads = []
-    for layers in (0, 2):
-        torch.manual_seed(1)
-        stack = DilatedStack(1, 4, [1, 2, 4], causal=True, checkpoint_layers=layers, **options)
-        y = stack(x)
-        y.square().sum().backward()
-        grads.append([y.detach(), *(p.grad for p in stack.parameters())])
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("ndim", DIMS)
-def test_weight_norm_folds_away(ndim):
-    stack = DilatedStack(ndim, 4, [1, 2], 3, weight_norm=True)
-    x = sound(ndim)
-    with torch.no_grad():
-        for name, parameter in stack.named_parameters():
-            if name.endswith("original0"):
-                parameter.mul_(1.5)  # so that the norm matters
-    before = stack(x)
-    fold_weight_norm(stack)
-    assert {name for name, _ in stack.named_parameters()} == {
-        name for name, _ in DilatedStack(ndim, 4, [1, 2], 3).named_parameters()
-    }
-    torch.testing.assert_close(stack(x), before)
-    assert add_weight_norm(stack) is stack
-    torch.testing.assert_close(stack(x), before)
-
-
 @pytest.mark.parametrize("ndim", DIMS)
 def test_gradcheck(ndim):
     stack = DilatedStack(ndim, 2, [1, 2], 2, causal=True, condition_channels=1, skip_channels=2)
@@ -350,62 +254,3 @@ def test_gradcheck(ndim):
         return torch.func.functional_call(stack, dict(zip(names, weights, strict=True)), (x.detach(), c.detach()))
 
     assert torch.autograd.gradcheck(of_weights, parameters)
-
-
-def test_layout_is_kept_through_a_stack():
-    stack = DilatedStack(1, 16, "1..8", causal=True).float()
-    x = torch.randn(2, 70, 16, dtype=torch.float32).transpose(1, 2)  # channels innermost in memory
-    y = stack(x)
-    assert y.stride(1) == 1
-    torch.testing.assert_close(y, stack(x.contiguous()))
-
-
-def test_widths_by_layer():
-    stack = DilatedStack(2, [3, 6, 12, 3], [1, 2, 1], 3, block=ConvBlock)
-    assert stack(sound(2, 1, 3)).shape == (1, 3, 11, 11)
-    with pytest.raises(WavedilError, match="3 layers need 4"):
-        DilatedStack(2, [3, 6, 12], [1, 2, 1], 3, block=ConvBlock)
-
-
-def test_doors_and_figures():
-    for door, ndim in ((DilatedConv1d, 1), (DilatedConv2d, 2), (DilatedConv3d, 3)):
-        assert door(4, 4, 3).ndim == ndim
-    assert DilatedStack(1, 4, doubling(512, repeats=3)).receptive_field == 3 * 1023 + 1
-    assert DilatedStack(2, 4, [1, 1, 2, 4, 8, 16, 1], 3, block=ConvBlock).receptive_field == 67
-    assert DilatedStack(2, 4, [1, 2], (1, 3)).receptive_field == (1, 7)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: DilatedConv(4, 1, 1, 3), "expected 1, 2 or 3"),
-        (lambda: DilatedConv(2, 1, 1, (3, 3, 3)), "one for each of 2 axes"),
-        (lambda: DilatedConv(1, 1, 1, 0), "at least 1"),
-        (lambda: DilatedConv(1, 3, 4, 2, groups=2), "divisor"),
-        (lambda: DilatedConv(1, 1, 1, 2, padding="full"), "same, causal, valid"),
-        (lambda: DilatedConv(1, 1, 1, 2, pad_mode="circular"), "zeros, reflect"),
-        (lambda: DilatedConv(1, 2, 2, 2)(torch.zeros(1, 3, 8)), "expected \\(batch, 2"),
-        (lambda: DilatedConv(1, 1, 1, 3, dilation=8, padding="valid")(torch.zeros(1, 1, 16)), "needs at least 17"),
-        (lambda: DilatedConv(1, 1, 1, 3, dilation=8, pad_mode="reflect")(torch.zeros(1, 1, 8)), "9 or more"),
-        (lambda: GatedBlock(1, 4, gate_order="relu"), "tanh_first, sigmoid_first"),
-        (lambda: GatedBlock(1, 4, condition_channels=2)(torch.zeros(1, 4, 8)), "needs a condition of 2"),
-        (lambda: GatedBlock(1, 4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)), "takes no condition"),
-        (
-            lambda: GatedBlock(1, 4, condition_channels=4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 7)),
-            "expected the same",
-        ),
-        (lambda: DilatedStack(1, 4, [1, 2], skip_scale=[1.0]), "one for each of 2 layers"),
-        (lambda: DilatedStack(1, 4, [1], padding="same", causal=True, block=ConvBlock), "keep one"),
-        (lambda: DilatedStack(1, 4, [1], block=ConvBlock, skip_channels=4), "belong to GatedBlock"),
-        (lambda: DilatedStack(1, 4, [1], checkpoint_layers=-1), "checkpoint_layers is -1"),
-        (
-            lambda: DilatedStack(1, 4, [1], block=ConvBlock)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)),
-            "takes no condition",
-        ),
-        (lambda: DilatedConv(1, 1, 1, 3, padding="causal", pad_mode="reflect"), "the future"),
-        (lambda: DilatedConv(1, 1, 1, 2.0), "kernel_size is 2.0"),
-    ],
-)
-def test_errors_say_what_to_do(make, message):
-    with pytest.raises(WavedilError, match=message):
-        make()

@@ -21,6 +21,7 @@ import numpy as np
 
 from wavedil.audio.resample import check_rates, resample_crop
 from wavedil.errors import WavedilError
+from wavedil.files import written_beside
 
 if TYPE_CHECKING:
     import soundfile
@@ -176,16 +177,12 @@ def write(path: str | os.PathLike[str], sound: Sound, sample_rate: int, subtype:
                 stacklevel=2,
             )
         values = values.clip(-1, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        soundfile.write(beside, values.T, sample_rate, format=kind, subtype=subtype)
-        os.replace(beside, path)
+        with written_beside(path) as beside:
+            soundfile.write(beside, values.T, sample_rate, format=kind, subtype=subtype)
     except soundfile.LibsndfileError as error:
         what = f"{kind} {subtype} with {len(values)} channels at {sample_rate} Hz"
         raise WavedilError(f"{path}: {what} cannot be written: {error.error_string}") from None
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 

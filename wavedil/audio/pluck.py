@@ -22,6 +22,7 @@ import numpy as np
 from wavedil.audio import io
 from wavedil.audio.pitch import midi_to_hz
 from wavedil.errors import WavedilError
+from wavedil.files import written_beside
 
 #: MIDI notes of the melodies: E minor pentatonic on the guitar's middle strings, E3 (164.8 Hz)
 #: to D5 (587.3 Hz).
@@ -216,7 +217,6 @@ def make_corpus(
         io.write(folder / name, sound, sample_rate)
         files[name] = [asdict(note) for note in notes]
         written += len(sound) / sample_rate
-    beside = folder / f".notes.{os.getpid()}.part"
-    beside.write_text(json.dumps({"settings": settings, "scale": SCALE, "files": files}))
-    os.replace(beside, index)
+    with written_beside(index) as beside:
+        beside.write_text(json.dumps({"settings": settings, "scale": SCALE, "files": files}))
     return [folder / name for name in files]

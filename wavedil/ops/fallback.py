@@ -1,6 +1,9 @@
 """When a hand-written form may stand in for plain PyTorch, and how the two meet."""
 
+import warnings
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -46,3 +49,17 @@ def differentiable_backward(
     for i, gradient in zip(wanted, found, strict=True):
         gradients[i] = gradient
     return gradients
+
+
+def tried(kernels: str, trial: Callable[[ModuleType], object]) -> ModuleType | None:
+    """The module of numba loops by its name, after a small trial; None where numba is not usable."""
+    try:
+        module = import_module(kernels)
+    except ImportError:
+        return None
+    try:
+        trial(module)
+    except Exception as error:  # numba is an accelerator: whatever it trips over, plain torch works
+        warnings.warn(f"numba cannot run {kernels} ({error}); plain PyTorch does", stacklevel=3)
+        return None
+    return module

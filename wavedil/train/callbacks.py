@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import sys
 import time
 from datetime import timedelta
@@ -21,7 +20,8 @@ from matplotlib.image import imread
 from wavedil.audio.generate import generate
 from wavedil.audio.io import write
 from wavedil.errors import WavedilError
-from wavedil.report import spectrogram_png, write_beside
+from wavedil.files import written_beside
+from wavedil.report import spectrogram_png
 from wavedil.train.module import AudioModule
 from wavedil.weights import save
 
@@ -57,12 +57,10 @@ class Progress(ProgressBar):
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
         self._before = float(rows[-1]["seconds"]) if rows else 0.0
-        beside = self.path.with_suffix(".part")
-        with beside.open("w", newline="", encoding="utf-8") as file:
+        with written_beside(self.path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(beside, self.path)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self._losses.append(outputs["loss"].detach())
@@ -147,7 +145,8 @@ class Previews(Callback):
         folder = Path(trainer.default_root_dir) / "previews"
         write(folder / f"{name}.wav", clip.unsqueeze(0), rate)
         picture = spectrogram_png(clip.numpy(), rate, title=name)
-        write_beside(folder / f"{name}.png", picture)
+        with written_beside(folder / f"{name}.png") as beside:
+            beside.write_bytes(picture)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 kind = name.split("_")[0]

@@ -27,8 +27,9 @@ from wavedil.audio.generate import generate
 from wavedil.audio.io import write
 from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
+from wavedil.files import written_beside
 from wavedil.ops.memory import keep_freed_memory
-from wavedil.report import write_beside, write_report
+from wavedil.report import write_report
 from wavedil.train.callbacks import Keep, Previews, Progress, StopOnNaN
 from wavedil.train.recipes import FOLDER, find_recipe, run_folder
 
@@ -140,8 +141,8 @@ class _KeepConfig(Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            text = self.cli.parser.dump(self.cli.config)
-            write_beside(self.path, text.encode())
+            with written_beside(self.path) as beside:
+                beside.write_text(self.cli.parser.dump(self.cli.config), encoding="utf-8")
 
 
 def _usable(checkpoints: list[Path], module: L.LightningModule) -> Path | None:

@@ -4,7 +4,6 @@ Plain PyTorch widens bfloat16 logits to float32, writes all log-probabilities, a
 fills, subtracts and narrows; here forward only reads the logits and backward only writes gradients.
 """
 
-import warnings
 from functools import cache
 from types import ModuleType
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from wavedil.ops.cross_entropy.reference import cross_entropy as reference
-from wavedil.ops.fallback import differentiable_backward, flat, plain_eager
+from wavedil.ops.fallback import differentiable_backward, flat, plain_eager, tried
 from wavedil.ops.threads import over_rows
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -23,18 +22,13 @@ _MINIMUM_ELEMENTS = 2048  # below it numba's import is not worth it
 @cache
 def loops(dtype: torch.dtype) -> ModuleType | None:
     """The module of loops, compiled for a dtype and tried out; None where numba is not usable."""
-    try:
-        from wavedil.ops.cross_entropy import kernels
-    except ImportError:
-        return None
-    try:
+
+    def trial(kernels: ModuleType) -> None:
         logits, targets = torch.zeros(1, 2, dtype=dtype), torch.zeros(1, dtype=torch.int64)
         nats, log_sums = forward(kernels, logits, targets)
         backward(kernels, logits, targets, log_sums, nats)
-    except Exception as error:  # numba is an accelerator: whatever it trips over, plain torch works
-        warnings.warn(f"numba cannot run cross entropy ({error}); plain PyTorch does", stacklevel=2)
-        return None
-    return kernels
+
+    return tried("wavedil.ops.cross_entropy.kernels", trial)
 
 
 def suits(logits: Tensor, targets: Tensor) -> bool:

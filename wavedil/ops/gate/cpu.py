@@ -4,7 +4,6 @@ Plain PyTorch makes six passes forward and ten backward, its bfloat16 tanh is sl
 undone in backward by filling and copying; here each direction reads and writes once.
 """
 
-import warnings
 from functools import cache
 from types import ModuleType
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from wavedil.ops.fallback import differentiable_backward, flat, plain_eager
+from wavedil.ops.fallback import differentiable_backward, flat, plain_eager, tried
 from wavedil.ops.gate.reference import gate as reference
 from wavedil.ops.threads import over_rows
 
@@ -25,17 +24,12 @@ _ROWS_PER_SUM = 2048
 @cache
 def loops(dtype: torch.dtype) -> ModuleType | None:
     """The module of loops, compiled for a dtype and tried out; None where numba is not usable."""
-    try:
-        from wavedil.ops.gate import kernels
-    except ImportError:
-        return None
-    try:
+
+    def trial(kernels: ModuleType) -> None:
         h = torch.zeros(1, 1, 2, dtype=dtype)
         backward(kernels, h, forward(kernels, h, "tanh_first"), "tanh_first")
-    except Exception as error:  # numba is an accelerator: whatever it trips over, plain torch works
-        warnings.warn(f"numba cannot run the gate ({error}); it runs as plain PyTorch", stacklevel=2)
-        return None
-    return kernels
+
+    return tried("wavedil.ops.gate.kernels", trial)
 
 
 def suits(h: Tensor) -> bool:
