@@ -85,6 +85,7 @@ def test_a_prediction_sees_the_receptive_field_and_no_more():
 def test_streams_depend_on_seed_and_number_alone():
     model = make()
     five = generate(model, 50, num=5, seed=3)
+    assert len({tuple(clip.tolist()) for clip in five[:, 0]}) == 5
     assert torch.equal(five[:2], generate(model, 50, num=2, seed=3))
     assert torch.equal(five[..., :20], generate(model, 20, num=5, seed=3))
     assert not torch.equal(five, generate(model, 50, num=5, seed=4))
