@@ -89,7 +89,7 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
     field: Any = model.receptive_field
     config = getattr(model, "config", {})
     return _info(
-        audit_gridding(model.dilations, model.kernel_size, ndim),  # type: ignore[arg-type]
+        audit_gridding(model.dilations, model.kernel_size, ndim),
         channels=getattr(model, "channels", config.get("channels")),
         parameters=count_parameters(model),
         multiply_adds=multiply_adds,

@@ -184,7 +184,7 @@ def _check_length(layers: int) -> None:
 def _checked(value: object, name: str, limit: int = MAX_DILATION) -> int:
     """`value` as a positive int up to `limit`; numpy integers pass, booleans and floats do not."""
     try:
-        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+        number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
     if number is None:

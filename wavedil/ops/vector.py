@@ -25,7 +25,7 @@ inner = numba.njit(inline="always", error_model="numpy")
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 
 
-def loop(function):  # type: ignore[no-untyped-def]
+def loop(function):
     """Compiles an outer loop; kept on disk for the next process where a place can be written."""
     # numba knows a kept loop by its name and by the age and size of its file, not of this one, and
     # installers may give all files one age. So the text of both becomes part of the name.
@@ -38,44 +38,44 @@ def loop(function):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def bits(typing_context, value):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+def bits(typing_context, value):
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
 
     return types.uint32(types.float32), generate
 
 
 @intrinsic
-def float_of(typing_context, value):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+def float_of(typing_context, value):
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return types.float32(types.uint32), generate
 
 
-def widen(value):  # type: ignore[no-untyped-def]
+def widen(value):
     """float32 from a stored number."""
     raise NotImplementedError
 
 
-def narrow(x, stored):  # type: ignore[no-untyped-def]
+def narrow(x, stored):
     """float32 as a number of the stored kind."""
     raise NotImplementedError
 
 
 @overload(widen, jit_options=_OPTIONS)
-def _(value):  # type: ignore[no-untyped-def]
+def _(value):
     if isinstance(value, types.Float):
         return lambda value: value
     return lambda value: float_of(np.uint32(value) << np.uint32(16))
 
 
 @overload(narrow, jit_options=_OPTIONS)
-def _(x, stored):  # type: ignore[no-untyped-def]
+def _(x, stored):
     if isinstance(stored, types.Float):
         return lambda x, stored: x
 
-    def rounded(x, stored):  # type: ignore[no-untyped-def]
+    def rounded(x, stored):
         b = bits(x)
         odd = (b >> np.uint32(16)) & np.uint32(1)
         upper = (b + np.uint32(0x7FFF) + odd) >> np.uint32(16)
@@ -84,7 +84,7 @@ def _(x, stored):  # type: ignore[no-untyped-def]
     return rounded
 
 
-def split_exp(x, stored):  # type: ignore[no-untyped-def]
+def split_exp(x, stored):
     """`exp(x) = scale * (1 + rest)`, scale a power of two and |rest| < 0.42, for |x| <= 80.
 
     To the last digit of float32, or to 5e-5 where the stored kind is bfloat16, which keeps 4e-3.
@@ -93,7 +93,7 @@ def split_exp(x, stored):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _reduce(x):  # type: ignore[no-untyped-def]
+def _reduce(x):
     """The power of two and what remains of the exponent, at most ln(2) / 2 either way."""
     shifted = x * _LOG2_E + _TO_INTEGER
     n = shifted - _TO_INTEGER
@@ -102,13 +102,13 @@ def _reduce(x):  # type: ignore[no-untyped-def]
 
 
 @overload(split_exp, jit_options=_OPTIONS)
-def _(x, stored):  # type: ignore[no-untyped-def]
-    def fine(x, stored):  # type: ignore[no-untyped-def]
+def _(x, stored):
+    def fine(x, stored):
         scale, r = _reduce(x)
         high = _F4 + r * (_F5 + r * (_F6 + r * _F7))
         return scale, r + r * r * (_F2 + r * (_F3 + r * high))
 
-    def coarse(x, stored):  # type: ignore[no-untyped-def]
+    def coarse(x, stored):
         scale, r = _reduce(x)
         return scale, r + r * r * (_F2 + r * (_F3 + r * _F4))
 

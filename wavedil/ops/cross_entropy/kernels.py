@@ -10,7 +10,7 @@ _LOWEST = np.float32(-80)  # exp of it and below is 1e-35 or less, beside a larg
 
 
 @inner
-def _exp(x, stored):  # type: ignore[no-untyped-def]
+def _exp(x, stored):
     scale, rest = split_exp(_LOWEST if x < _LOWEST else x, stored)
     return scale + scale * rest
 
@@ -20,7 +20,7 @@ def _exp(x, stored):  # type: ignore[no-untyped-def]
 
 
 @loop
-def forward(logits, targets, nats, log_sums, codes, first, last):  # type: ignore[no-untyped-def]
+def forward(logits, targets, nats, log_sums, codes, first, last):
     wide = np.empty(codes, np.float32)
     for i in range(first, last):
         row = logits[codes * i : codes * (i + 1)]
@@ -49,7 +49,7 @@ def forward(logits, targets, nats, log_sums, codes, first, last):  # type: ignor
 
 
 @loop
-def backward(logits, targets, log_sums, grad, gradient, codes, first, last):  # type: ignore[no-untyped-def]
+def backward(logits, targets, log_sums, grad, gradient, codes, first, last):
     for i in range(first, last):
         row = logits[codes * i : codes * (i + 1)]
         out = gradient[codes * i : codes * (i + 1)]

@@ -9,7 +9,7 @@ _1, _2, _4, _40, _80 = (_f(n) for n in (1, 2, 4, 40, 80))
 
 
 @inner
-def _parts(a, b, stored):  # type: ignore[no-untyped-def]
+def _parts(a, b, stored):
     """`u = exp(-2|a|)`, `v = 1 - u` without cancellation, and `w = exp(-b)`.
 
     Then tanh|a| = v / (2 - v) and sigmoid(b) = 1 / (1 + w). Beyond |a| = 40 and |b| = 80 both are
@@ -28,14 +28,14 @@ def _parts(a, b, stored):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _gate(a, b, stored):  # type: ignore[no-untyped-def]
+def _gate(a, b, stored):
     u, v, w = _parts(a, b, stored)
     g = v / ((_2 - v) * (_1 + w))
     return -g if a < _f(0) else g
 
 
 @inner
-def _gate_gradient(a, b, d, stored):  # type: ignore[no-untyped-def]
+def _gate_gradient(a, b, d, stored):
     u, v, w = _parts(a, b, stored)
     q = _1 / ((_2 - v) * (_1 + w))  # one division for everything below
     sigmoid = q * (_2 - v)
@@ -53,7 +53,7 @@ def _gate_gradient(a, b, d, stored):  # type: ignore[no-untyped-def]
 
 
 @loop
-def forward(h, g, channels, t, s, first, last):  # type: ignore[no-untyped-def]
+def forward(h, g, channels, t, s, first, last):
     for i in range(first, last):
         row = 2 * channels * i
         a, b = h[row + t : row + t + channels], h[row + s : row + s + channels]
@@ -63,7 +63,7 @@ def forward(h, g, channels, t, s, first, last):  # type: ignore[no-untyped-def]
 
 
 @loop
-def backward(h, d, dh, sums, channels, t, s, first, last):  # type: ignore[no-untyped-def]
+def backward(h, d, dh, sums, channels, t, s, first, last):
     for i in range(first, last):
         row = 2 * channels * i
         a, b = h[row + t : row + t + channels], h[row + s : row + s + channels]
