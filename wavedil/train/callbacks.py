@@ -39,7 +39,7 @@ class Progress(ProgressBar):
         self.every_seconds = every_seconds
         self.tty = sys.stderr.isatty()
         self._last = (0.0, 0)  # time and step of the last row
-        self._samples = 0
+        self._samples: int | torch.Tensor = 0
         self._losses: list[torch.Tensor] = []
         self._valid = math.nan
         self._training: tuple[float, float, float] | None = None  # bits, learning rate, samples per second
@@ -64,7 +64,7 @@ class Progress(ProgressBar):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self._losses.append(outputs["loss"].detach())
-        self._samples += int(batch["mask"].sum())
+        self._samples = self._samples + batch["mask"].sum()  # a tensor: asking for its number would wait for the device
         since = time.perf_counter() - self._last[0]
         # On a terminal the line is alive; elsewhere, a row now and then. The first row comes early either way.
         first = trainer.global_step == 10 and self._last[1] < 10
@@ -86,7 +86,7 @@ class Progress(ProgressBar):
             return  # another process writes, or there was no training to tell of
         if self._losses:  # else the validation after the last step: what is known of training stands
             bits = torch.stack(self._losses).mean().item() / math.log(2)
-            rate = self._samples / max(now - self._last[0], 1e-9)
+            rate = float(self._samples) / max(now - self._last[0], 1e-9)
             self._training = (bits, trainer.optimizers[0].param_groups[0]["lr"], rate)
         bits, learning_rate, rate = self._training
         seconds = now - self._start + self._before
