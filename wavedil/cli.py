@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command; 0, or 2 after a one-line error."""
     if "OMP_WAIT_POLICY" not in os.environ:
         # Read by GNU OpenMP when torch is loaded: a waiting thread spins about 0.1 ms and then sleeps, not 10 ms. Where
-        # another process has one of two cores, long spinning slows training tenfold (recipes/README.md).
+        # another process has one of two cores, long spinning slows training five to ten times (recipes/README.md).
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)

@@ -15,17 +15,10 @@ from wavedil import (
 from wavedil.core import stream
 from wavedil.errors import WavedilError
 
+pytestmark = pytest.mark.usefixtures("float64")
 DIMS = (1, 2, 3)
 SIZE = {1: 23, 2: 11, 3: 7}
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def sound(ndim, batch=2, channels=4, size=None):

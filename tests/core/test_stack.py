@@ -18,16 +18,9 @@ from wavedil import (
 from wavedil.core import add_weight_norm, fold_weight_norm
 from wavedil.errors import WavedilError
 
+pytestmark = pytest.mark.usefixtures("float64")
 DIMS = (1, 2, 3)
 SIZE = {1: 23, 2: 11, 3: 7}
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def sound(ndim, batch=2, channels=4, size=None):

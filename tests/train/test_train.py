@@ -125,6 +125,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recordings, whol
     assert [int(row["step"]) for row in metrics(folder)] == rows
 
 
+def test_an_interrupt_before_the_first_step_leaves_the_name_free(tmp_path, recordings, monkeypatch):
+    with pytest.raises(WavedilError, match="interrupted before the first step"):
+        interrupted_run(str(tmp_path / "run"), recordings, monkeypatch, 0)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_resume_that_does_not_fit_spoils_nothing(tmp_path, recordings, whole_run, monkeypatch, capsys):
     out = str(tmp_path / "run")
     folder = interrupted_run(out, recordings, monkeypatch, 7)

@@ -85,7 +85,7 @@ def train(
     cli = _build(["-c", str(config), *(overrides or []), "--trainer.default_root_dir", str(folder)], folder)
     trainer = cli.trainer
     trainer.callbacks.append(_KeepConfig(cli, folder))
-    checkpoint = _usable(checkpoints, cli.model)
+    checkpoint, step = _usable(checkpoints, cli.model)
     _say(trainer, f"{folder.name}: {describe(cli.model.network)}")
     started, handler = time.perf_counter(), signal.getsignal(signal.SIGINT)
     try:
@@ -96,6 +96,8 @@ def train(
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
         if not (folder / "model").exists():
+            if fresh and trainer.is_global_zero:
+                shutil.rmtree(folder, ignore_errors=True)
             raise WavedilError(f"{folder}: interrupted before the first step, there is no model yet") from None
         write_report(folder)
         _say(trainer, f"\ninterrupted; continue with: wavedil train --out {folder} --resume auto")
@@ -104,7 +106,7 @@ def train(
         if fresh and trainer.global_step == 0 and trainer.is_global_zero:
             shutil.rmtree(folder, ignore_errors=True)  # nothing was trained: the name is free again
         raise
-    if checkpoint and trainer.global_step == torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]:
+    if checkpoint and trainer.global_step == step:
         _say(trainer, f"{folder} is finished: give it more with --trainer.max_steps or --trainer.max_time")
         return folder
     trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
@@ -145,11 +147,12 @@ class _KeepConfig(Callback):
                 beside.write_text(self.cli.parser.dump(self.cli.config), encoding="utf-8")
 
 
-def _usable(checkpoints: list[Path], module: L.LightningModule) -> Path | None:
-    """The newest checkpoint that can be read; it must fit the network."""
+def _usable(checkpoints: list[Path], module: L.LightningModule) -> tuple[Path | None, int]:
+    """The newest checkpoint that can be read and its step; it must fit the network."""
     for path in checkpoints:
         try:
-            weights = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+            content = torch.load(path, weights_only=True, map_location="cpu")
+            weights, step = content["state_dict"], content["global_step"]
         except Exception as error:  # torch.load fails in many ways on a file that was cut off
             print(f"{path} cannot be read ({type(error).__name__}): trying the one before", file=sys.stderr)
             continue
@@ -158,12 +161,12 @@ def _usable(checkpoints: list[Path], module: L.LightningModule) -> Path | None:
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise WavedilError(f"{path} does not fit these options, resume with the run's own: {reason}") from None
-        return path
+        return path, step
     if checkpoints:
         raise WavedilError(
             f"none of the {len(checkpoints)} checkpoints of {checkpoints[0].parents[1]} can be read: start a new run"
         )
-    return None
+    return None, 0
 
 
 def _say(trainer: L.Trainer, text: str) -> None:

@@ -31,5 +31,5 @@ def gated_residual(
     (narrow,) = as_autocast(x)
     parts = (narrow, weight, bias, residual_weight, residual_bias)
     if torch.is_grad_enabled() and cpu.suits(*parts, padding, dilation):
-        return cpu.gated_residual(*parts, padding[0], dilation[0], order)
+        return cpu.GatedResidual.apply(*parts, padding[0], dilation[0], order)
     return reference(x, weight, bias, residual_weight, residual_bias, padding, dilation, order)

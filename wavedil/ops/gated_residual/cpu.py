@@ -37,25 +37,12 @@ def suits(
     )
 
 
-def gated_residual(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual_weight: Tensor,
-    residual_bias: Tensor | None,
-    padding: tuple[int, int],
-    dilation: int,
-    order: str,
-) -> tuple[Tensor, Tensor]:
-    return _GatedResidual.apply(x, weight, bias, residual_weight, residual_bias, padding, dilation, order)
-
-
 def _rows(x: Tensor) -> Tensor:
     """(batch, channels, time) -> (batch, time, channels), contiguous."""
     return x.transpose(1, 2).contiguous()
 
 
-class _GatedResidual(torch.autograd.Function):
+class GatedResidual(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx,
