@@ -51,7 +51,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     import torch
 
     from wavedil.audio import io
-    from wavedil.audio.generate import generate, pick_engine
+    from wavedil.audio.generate import generate
     from wavedil.weights import load
 
     if not 0 < arguments.seconds < math.inf:
@@ -93,7 +93,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         "seconds_each": sound.shape[2] / model.sample_rate,
         "samples_per_second": round(per_second, 1),
         "real_time_factor": round(per_second / model.sample_rate, 4),
-        "engine": pick_engine(arguments.engine),
+        "engine": arguments.engine,
         "precision": arguments.precision,
     }
     print(json.dumps(result, indent=2))

@@ -8,9 +8,9 @@ import torch
 
 from wavedil.audio import WaveNet, generate, stream
 from wavedil.audio.distributions import Categorical, Sampling
-from wavedil.audio.engines import run_torch
+from wavedil.audio.engines.reference import TorchSession
 from wavedil.audio.evaluate import evaluate
-from wavedil.audio.generate import Uniforms
+from wavedil.audio.randomness import Uniforms
 from wavedil.core import add_weight_norm, fold_weight_norm
 from wavedil.errors import WavedilError
 
@@ -114,9 +114,12 @@ def test_state_continues_elsewhere():
     model = make(front_kernel_size=2)
     uniforms = Uniforms(0, 2).draw(40)
     plan, start = model.plan(), model.start(2)
-    whole, last = run_torch(plan, start, uniforms, Sampling())
-    first, state = run_torch(plan, start, uniforms[:, :13], Sampling())
-    second, end = run_torch(plan, state, uniforms[:, 13:], Sampling())
+    session = TorchSession(plan, start)
+    whole, last = session.run(uniforms), session.state()
+    session = TorchSession(plan, start)
+    first = session.run(uniforms[:, :13])
+    session = TorchSession(plan, session.state())
+    second, end = session.run(uniforms[:, 13:]), session.state()
     assert torch.equal(torch.cat([first, second], 1), whole)
     assert end.keys() == last.keys() == start.keys()
     for key in end:
@@ -134,7 +137,7 @@ def test_priming_continues_the_recording():
         codes = model.encode(whole[:, 0])
         _, state = model.step(codes[:, :25])
     uniforms = Uniforms(9, 2).draw(30)
-    expected, _ = run_torch(model.plan(), state, uniforms, Sampling())
+    expected = TorchSession(model.plan(), state).run(uniforms)
     primed = generate(model, 30, num=2, seed=9, prime=whole[..., :25])
     assert torch.equal(model.encode(primed[:, 0]), expected)
     assert torch.equal(generate(model, 30, num=2, seed=9, prime=whole[:1, :, :25])[0], primed[0])

@@ -10,7 +10,25 @@ from wavedil.errors import WavedilError
 from wavedil.ops.cross_entropy import cross_entropy
 
 
-class Categorical:
+class Distribution:
+    """What a head's numbers mean.
+
+    ``parameters`` is how many a sample has. ``nats(parameters, codes, mask=None)`` takes ``(batch, parameters, time)``
+    and ``(batch, time)`` codes and gives one negative log-likelihood for each sample, or for each True place of the
+    mask, flat. ``sample(parameters, uniforms, settings)`` takes ``(batch, parameters)`` and ``(batch,)`` uniforms in
+    [0, 1) to ``(batch,)`` codes: **one** uniform for each sample, so that streams are the same in every engine.
+    """
+
+    parameters: int
+
+    def nats(self, parameters: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def sample(self, parameters: Tensor, uniforms: Tensor, settings: Sampling) -> Tensor:
+        raise NotImplementedError
+
+
+class Categorical(Distribution):
     """Softmax over mu-law codes (van den Oord et al. 2016, section 2.2); resolution: one code."""
 
     def __init__(self, codes: int):

@@ -1,76 +1,126 @@
-"""Generation: one door over all engines."""
+"""Generation: two doors, `generate` and `stream`, over all engines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from wavedil.audio.distributions import Sampling
-from wavedil.audio.engines import ENGINES
+from wavedil.audio.conditioning import Conditioning
+from wavedil.audio.engines import choose, session_class
+from wavedil.audio.randomness import Uniforms
 from wavedil.audio.wavenet import WaveNet
 from wavedil.core import stream as streaming
+from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
+PRIME_CHUNK = 2**16  # samples of a recording taken in one pass
 CHUNK = 1024  # steps between two looks at the clock; the random numbers and results do not depend on it
 
 
-class Uniforms:
-    """Random numbers of each stream in order: those of stream i depend on the seed and i alone.
+class Stream(Iterator[Tensor]):
+    """Sound without end, chunk by chunk: what :func:`stream` returns.
 
-    So a stream is the same in any batch, by any engine, and in chunks of any length.
+    ``engine`` and ``precision`` say what runs it. ``position`` is the number of samples made so far.
     """
 
-    def __init__(self, seed: int, batch: int):
-        if not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise WavedilError(f"seed is {seed!r}: expected an integer from 0 to 2**64 - 1")
-        self._streams = [
-            np.random.Generator(np.random.Philox(key=np.array([seed, i], dtype=np.uint64))) for i in range(batch)
-        ]
+    def __init__(
+        self,
+        model: WaveNet,
+        *,
+        num: int = 1,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        prime: Tensor | None = None,
+        condition: Tensor | None = None,
+        speaker: Tensor | str | int | Sequence[str | int] | None = None,
+        state: Mapping[str, Tensor] | None = None,
+        engine: str = "auto",
+        precision: str = "fp32",
+        threads: int = 1,
+        chunk: int = CHUNK,
+    ):
+        if not isinstance(chunk, int) or chunk < 1:
+            raise WavedilError(f"chunk is {chunk!r}: expected a positive number of samples")
+        if state is not None and prime is not None:
+            raise WavedilError("both prime and state are given: a state has its past already; keep one of them")
+        if state is not None:
+            num = len(state["previous"]) if "previous" in state else num
+        if not isinstance(num, int) or num < 1:
+            raise WavedilError(f"num is {num!r}: expected a positive number of streams")
+        self.model, self.chunk, self.position = model, chunk, 0
+        plan = model.plan()
+        self._uniforms = Uniforms(seed or 0, num) if state is None else Uniforms.of(state, seed)
+        self.conditioning = model.conditioning(condition, speaker, num)
+        with torch.no_grad():
+            if state is None:
+                state = model.start(num) if prime is None else _primed(model, prime, num, self.conditioning)
+        if prime is not None and self.conditioning.samples is not None:
+            self.position = prime.shape[2]  # the condition covers the recording, too
+        self.engine = choose(engine, plan, num)
+        self.precision = precision
+        self._options = {"precision": precision, "threads": threads}
+        sampling = Sampling(temperature, top_k, top_p)
+        self._session = session_class(self.engine)(plan, state, sampling, self.conditioning.speaker, **self._options)
 
-    def draw(self, time: int) -> Tensor:
-        """The next ``(batch, time)`` numbers in [0, 1), float64."""
-        return torch.from_numpy(np.stack([stream.random(time) for stream in self._streams]))
+    def __next__(self) -> Tensor:
+        """The next float32 ``(num, 1, chunk)`` in [-1, 1]; shorter where the condition ends, then no more."""
+        time, total = self.chunk, self.conditioning.samples
+        if total is not None:
+            time = min(time, total - self.position)
+            if time == 0:
+                raise StopIteration
+        return self.model.decode(self.codes(time)).unsqueeze(1)
+
+    def codes(self, time: int) -> Tensor:
+        """The next ``(num, time)`` codes."""
+        uniforms = self._uniforms.draw(time).to(self._session.plan.device)
+        condition = self.conditioning.features(self.position, self.position + time)
+        self.position += time
+        return self._session.run(uniforms, condition)
+
+    def state(self) -> State:
+        """Everything that the next chunk depends on (but for model and condition), as a dict of tensors, batch first.
+
+        Save it with safetensors, go on from it in another process or engine by ``stream(model, state=…)``, branch it
+        with ``wavedil.core.stream.select``.
+        """
+        return self._session.state() | self._uniforms.state()
+
+    def keep(self, streams: list[int]) -> None:
+        """Goes on with some streams of the batch only."""
+        state = streaming.select(self._session.state(), streams)
+        self._uniforms = self._uniforms.select(streams)
+        self.conditioning = self.conditioning.select(streams)
+        session = self._session
+        self._session = type(session)(session.plan, state, session.sampling, self.conditioning.speaker, **self._options)
 
 
-def stream(
-    model: WaveNet,
-    *,
-    num: int = 1,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    prime: Tensor | None = None,
-    engine: str = "auto",
-    chunk: int = CHUNK,
-) -> Iterator[Tensor]:
-    """Endless sound: yields float32 ``(num, 1, chunk)`` again and again, in constant memory.
+def stream(model: WaveNet, **options) -> Stream:
+    """Endless sound: an iterator over float32 ``(num, 1, chunk)``, in constant memory and time per chunk.
 
-    The other arguments are those of :func:`generate`; the chunks, joined, are what it returns.
+    The chunks, joined, are what :func:`generate` returns. Options are those of :func:`generate`, and
+
+    Args:
+        chunk: samples in each chunk.
+        state: what ``Stream.state()`` gave, here or in another process: goes on from there, with the random numbers
+            that would have come next, or with those of a ``seed`` where one is given.
     """
-    run, plan, state, sampling = _prepare(model, num, temperature, top_k, top_p, prime, engine)
-    uniforms = Uniforms(seed, num)
-    while True:
-        codes, state = run(plan, state, uniforms.draw(chunk).to(_device(model)), sampling)
-        yield model.decode(codes).unsqueeze(1)
+    return Stream(model, **options)
 
 
 def generate(
     model: WaveNet,
-    samples: int,
+    samples: int | Sequence[int] | None = None,
     *,
-    num: int = 1,
-    seed: int = 0,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    prime: Tensor | None = None,
-    engine: str = "auto",
+    num: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
+    **options,
+) -> Tensor | list[Tensor]:
     """Samples sound from a model: float32 ``(num, 1, samples)`` in [-1, 1]; ``model.encode`` gives the codes.
 
     Each layer and step costs the same whatever the dilation; the codes are those of the teacher-forced pass with the
@@ -78,72 +128,78 @@ def generate(
 
     Args:
         model: a :class:`WaveNet`; its device and current weights are used, weight norm included.
-        samples: length of each stream, in samples.
-        num: number of streams, made together.
+        samples: length of the streams, in samples; or one length for each, and then the result is a list of
+            ``(1, samples)``. None: as long as the condition.
+        num: number of streams, made together; default 1, or as many as there are lengths.
         seed: of the random numbers; stream i depends on ``seed`` and i alone.
         temperature, top_k, top_p: see :class:`wavedil.audio.distributions.Sampling`.
-        prime: sound ``(1 or num, 1, time)`` in [-1, 1] that the streams continue; it is not part of the result.
-        engine: ``"torch"``, or ``"auto"``.
+        prime: sound ``(1 or num, 1, time)`` in [-1, 1] that the streams continue; it is not part of the result. A
+            condition then covers the recording and what follows it.
+        condition, speaker: what the model is conditioned on; see ``WaveNet.conditioning``.
+        engine: ``"torch"``, ``"numba"``, ``"triton"``, or ``"auto"``: the fastest for this model, device and batch.
+        precision: of the weights: ``"fp32"``, or ``"bf16"`` where the engine has it.
+        threads: for the engine.
         progress: called with (finished, all) steps after each 1024. On an interrupt (Ctrl-C) what it has told of is
             returned; before the first call the interrupt is raised.
 
     Raises:
-        WavedilError: for lengths below 1, numbers out of range, NaN weights.
+        WavedilError: for lengths below 1, numbers out of range, conditions that do not fit, NaN weights.
     """
-    if not isinstance(samples, int) or samples < 1:
-        raise WavedilError(f"samples is {samples!r}: expected a positive number of samples to make")
-    run, plan, state, sampling = _prepare(model, num, temperature, top_k, top_p, prime, engine)
-    uniforms = Uniforms(seed, num)
-    done: list[Tensor] = []
-    made = 0
+    lengths = [samples] if isinstance(samples, int) or samples is None else list(samples)
+    if not lengths or not all(length is None or (isinstance(length, int) and length >= 1) for length in lengths):
+        raise WavedilError(f"samples is {samples!r}: expected a positive number of samples to make, or one per stream")
+    each = isinstance(samples, Sequence)
+    num = (len(lengths) if each else 1) if num is None else num
+    if each and num != len(lengths):
+        raise WavedilError(f"samples has {len(lengths)} lengths for num={num} streams: expected one for each")
+    source = Stream(model, num=num, **options)
+    limit = source.conditioning.samples
+    limit = None if limit is None else limit - source.position
+    total = limit if samples is None else max(lengths)
+    if total is None:
+        raise WavedilError("samples is not given, and no condition says how long the sound is: give a length")
+    if limit is not None and total > limit:
+        raise WavedilError(f"samples is {total}, but the condition lasts {limit}: ask for less, or give more features")
+    lengths = lengths if each else [total] * num
+    parts: list[list[Tensor]] = [[] for _ in range(num)]
+    running, made = list(range(num)), 0
     try:
-        while made < samples:
-            time = min(CHUNK, samples - made)
-            codes, state = run(plan, state, uniforms.draw(time).to(_device(model)), sampling)
-            done.append(codes)
+        while running:
+            time = min(CHUNK, min(lengths[i] for i in running) - made)
+            codes = source.codes(time)
             made += time
+            for row, index in enumerate(running):
+                parts[index].append(codes[row])
+            left = [row for row, index in enumerate(running) if lengths[index] > made]
+            if left and len(left) < len(running):
+                source.keep(left)  # those that are done make no more work
+            running = [running[row] for row in left]
             if progress is not None:
-                progress(made, samples)
+                progress(made, total)
     except KeyboardInterrupt:
-        if not done:
+        if made == 0:
             raise
-    return model.decode(torch.cat(done, dim=1)).unsqueeze(1)
+    sounds = [model.decode(torch.cat(part)).unsqueeze(0) for part in parts]
+    return sounds if each else torch.stack(sounds)
 
 
-def pick_engine(name: str) -> str:
-    """The engine that ``name`` stands for."""
-    if name == "auto":
-        return "torch"
-    if name not in ENGINES:
-        raise WavedilError(f"engine is {name!r}: expected one of auto, {', '.join(ENGINES)}")
-    return name
-
-
-def _device(model: WaveNet) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _prepare(
-    model: WaveNet,
-    num: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    prime: Tensor | None,
-    engine: str,
-):
-    if not isinstance(num, int) or num < 1:
-        raise WavedilError(f"num is {num!r}: expected a positive number of streams")
-    sampling = Sampling(temperature, top_k, top_p)
-    run, plan = ENGINES[pick_engine(engine)], model.plan()
-    with torch.no_grad():
-        state = model.start(num)
-        if prime is not None:
-            if prime.ndim != 3 or prime.shape[1] != 1 or prime.shape[0] not in (1, num) or prime.shape[2] == 0:
-                raise WavedilError(
-                    f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time) with at least one sample"
-                )
-            codes = model.encode(prime[:, 0].to(_device(model)))
-            # One parallel pass fills every layer's history.
-            _, state = model.step(codes.expand(num, -1), streaming.clone(state))
-    return run, plan, state, sampling
+def _primed(model: WaveNet, prime: Tensor, num: int, conditioning: Conditioning) -> State:
+    """The state after a recording: one parallel pass fills every layer's history."""
+    if prime.ndim != 3 or prime.shape[1] != 1 or prime.shape[0] not in (1, num) or prime.shape[2] == 0:
+        raise WavedilError(
+            f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time) with at least one sample"
+        )
+    rows = model.encode(prime[:, 0].to(next(model.parameters()).device))
+    if len(rows) < num and (conditioning.samples is not None or conditioning.speaker is not None):
+        rows = rows.expand(num, -1)
+    # One recording at a time: in a batch the rounding of float32 would depend on the other recordings.
+    states = []
+    for index, row in enumerate(rows):
+        own, state = conditioning.select([index]), model.start(1)
+        for start in range(0, len(row), PRIME_CHUNK):
+            chunk = row[start : start + PRIME_CHUNK]
+            _, state = model.step(chunk.unsqueeze(0), state, own.joined(start, start + len(chunk)))
+        states.append(state)
+    if len(states) == 1:
+        return streaming.select(states[0], [0] * num)
+    return {key: torch.cat([state[key] for state in states]) for key in states[0]}

@@ -2,10 +2,12 @@
 
 A plan is the model's arithmetic for one sample, as flat float tensors in one wiring::
 
-    x = sum over taps of tables[tap][code at t - taps + 1 + tap]
-    for each layer:  h = bias + sum over taps j of weight[j] @ x[t - (taps - 1 - j) * dilation]
+    x = sum over taps of tables[tap][code at t - taps + 1 + tap]                   (a CodeFront)
+    x = bias + sum over taps of weight[tap] * level of that code                   (a ScalarFront)
+    for each layer:  h = bias + condition @ [features at t, speaker]               (where the model has them)
+                         + sum over taps j of weight[j] @ x[t - (taps - 1 - j) * dilation]
                      z = tanh(h[:hidden]) * sigmoid(h[hidden:])
-                     x = (x + residual @ z + residual_bias) * residual_scale        (where the layer has a residual)
+                     x = (x + residual @ z + residual_bias) * residual_scale       (where the layer has a residual)
     y = skip_weight @ concatenated z + skip_bias
     for weight, bias in head:  y = weight @ relu(y) + bias
     code = distribution.sample(y, uniform)
@@ -13,23 +15,62 @@ A plan is the model's arithmetic for one sample, as flat float tensors in one wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wavedil.audio.distributions import Categorical
+from wavedil.audio.distributions import Distribution
 from wavedil.core import GatedBlock
 from wavedil.errors import WavedilError
 
 
 @dataclass(frozen=True)
+class CodeFront:
+    """Codes as look-ups: ``tables`` (taps, codes, channels), oldest tap first. "No code yet" adds nothing."""
+
+    tables: Tensor
+
+    @property
+    def taps(self) -> int:
+        return len(self.tables)
+
+    @property
+    def codes(self) -> int:
+        return self.tables.shape[1]
+
+
+@dataclass(frozen=True)
+class ScalarFront:
+    """Codes as amplitudes: ``weight`` (taps, channels), oldest tap first, ``bias`` (channels), and the amplitude of each
+    code, ``levels`` (codes). "No code yet" has amplitude 0."""
+
+    weight: Tensor
+    bias: Tensor
+    levels: Tensor
+
+    @property
+    def taps(self) -> int:
+        return len(self.weight)
+
+    @property
+    def codes(self) -> int:
+        return len(self.levels)
+
+
+@dataclass(frozen=True)
 class LayerPlan:
-    """One gated layer. ``weight`` (taps, 2 * hidden, channels), oldest tap first; the tanh half comes first."""
+    """One gated layer. ``weight`` (taps, 2 * hidden, channels), oldest tap first; the tanh half comes first.
+
+    ``condition`` is (2 * hidden, condition channels + speaker channels).
+    """
 
     dilation: int
     weight: Tensor
     bias: Tensor
+    condition: Tensor | None
     residual: Tensor | None
     residual_bias: Tensor | None
 
@@ -41,14 +82,17 @@ class LayerPlan:
     @classmethod
     def of(cls, block: GatedBlock) -> LayerPlan:
         weight, bias = block.conv.weight.detach(), block.conv.bias.detach()
+        condition = None if block.condition is None else block.condition.weight.detach().flatten(1)
         if block.gate_order == "sigmoid_first":
             hidden = len(weight) // 2
             weight, bias = weight.roll(hidden, 0), bias.roll(hidden, 0)
+            condition = None if condition is None else condition.roll(hidden, 0)
         residual = block.residual
         return cls(
             dilation=block.conv.dilation[0],
             weight=weight.permute(2, 0, 1),
             bias=bias,
+            condition=condition,
             residual=None if residual is None else residual.weight.detach().flatten(1),
             residual_bias=None if residual is None else residual.bias.detach(),
         )
@@ -58,32 +102,53 @@ class LayerPlan:
 class Plan:
     """See the module's text. All weights of one dtype, on one device."""
 
-    tables: Tensor  # (taps, codes, channels)
+    front: CodeFront | ScalarFront
     layers: tuple[LayerPlan, ...]
     residual_scale: float
     skip_weight: Tensor  # (skip, layers * hidden)
     skip_bias: Tensor
     head: tuple[tuple[Tensor, Tensor], ...]
-    distribution: Categorical
+    distribution: Distribution
+    condition_channels: int = 0  # features that change from sample to sample
+    speaker_channels: int = 0  # numbers that stay for a whole stream
 
     def __post_init__(self) -> None:
-        tensors = [self.tables, self.skip_weight, self.skip_bias, *(t for pair in self.head for t in pair)]
-        tensors += [t for layer in self.layers for t in (layer.weight, layer.bias, layer.residual, layer.residual_bias)]
-        if not all(bool(torch.isfinite(t).all()) for t in tensors if t is not None):
+        if not all(bool(torch.isfinite(t).all()) for t in _tensors(self)):
             raise WavedilError("the model's weights hold NaN or infinity: training diverged; use an earlier checkpoint")
 
-    def double(self) -> Plan:
-        """The plan with float64 weights."""
-        return replace(
-            self,
-            tables=self.tables.double(),
-            layers=tuple(replace(layer, **_doubled(layer)) for layer in self.layers),
-            skip_weight=self.skip_weight.double(),
-            skip_bias=self.skip_bias.double(),
-            head=tuple((weight.double(), bias.double()) for weight, bias in self.head),
-        )
+    @property
+    def channels(self) -> int:
+        return self.layers[0].weight.shape[2]
+
+    @property
+    def hidden(self) -> int:
+        return self.layers[0].weight.shape[1] // 2
+
+    @property
+    def device(self) -> torch.device:
+        return self.skip_bias.device
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Plan:
+        """The plan with every tensor changed, e.g. ``plan.mapped(Tensor.double)``."""
+        return _mapped(self, change)
 
 
-def _doubled(layer: LayerPlan) -> dict[str, Tensor]:
-    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
-    return {name: value.double() for name, value in values.items() if isinstance(value, Tensor)}
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_mapped(item, change) for item in value)
+    if is_dataclass(value):
+        return replace(value, **{field.name: _mapped(getattr(value, field.name), change) for field in fields(value)})
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))

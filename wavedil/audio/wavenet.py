@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.audio.companding import mu_law_decode, mu_law_encode
+from wavedil.audio.conditioning import Conditioning
 from wavedil.audio.distributions import Categorical
-from wavedil.audio.plan import LayerPlan, Plan
+from wavedil.audio.plan import CodeFront, LayerPlan, Plan
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm, format_schedule
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
@@ -139,7 +140,13 @@ class WaveNet(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         return self.head(self.stack(self.front(self._shift(codes, None))))
 
-    def step(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def conditioning(self, condition: None, speaker: None, num: int) -> Conditioning:
+        """The conditioning of ``num`` streams that a user's features and speakers mean."""
+        if condition is not None or speaker is not None:
+            raise WavedilError("this model takes neither condition nor speaker: leave them out")
+        return Conditioning()
+
+    def step(self, codes: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, any length: logits as in :meth:`forward`, and the state after it."""
         previous = None
         if state is not None:
@@ -150,7 +157,7 @@ class WaveNet(nn.Module):
                 )
             previous = state["previous"]
         x, front = self.front.step(self._shift(codes, previous), part(state, "front"))
-        skips, stack = self.stack.step(x, part(state, "stack"))
+        skips, stack = self.stack.step(x, part(state, "stack"), condition)
         last = (
             codes[:, -1:]
             if codes.shape[1]
@@ -185,7 +192,7 @@ class WaveNet(nn.Module):
         block = self.stack.layers[0]
         skip_weight, skip_bias = self.stack.skip_product()
         return Plan(
-            tables=self.front.tables.detach(),
+            front=CodeFront(self.front.tables.detach()),
             layers=tuple(LayerPlan.of(layer) for layer in self.stack.layers),
             residual_scale=block.residual_scale,
             skip_weight=skip_weight.detach().flatten(1),

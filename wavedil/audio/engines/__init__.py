@@ -1,0 +1,30 @@
+"""Engines: each runs any plan it supports; ``torch`` is the definition, what stands beside it is faster."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from wavedil.audio.engines.session import Session
+from wavedil.audio.plan import Plan
+from wavedil.errors import WavedilError
+
+#: name -> (module, class), the slowest and most general first; a module is imported when its engine is asked for.
+ENGINES = {"torch": ("wavedil.audio.engines.reference", "TorchSession")}
+
+__all__ = ["ENGINES", "Session", "choose", "session_class"]
+
+
+def choose(name: str, plan: Plan, batch: int) -> str:
+    """The engine that a name stands for: ``auto`` takes the fastest that can run this plan where it lies."""
+    if name != "auto":
+        session_class(name)  # refuses unknown names
+        return name
+    return next(known for known in reversed(ENGINES) if session_class(known).suits(plan, batch))
+
+
+def session_class(name: str) -> type[Session]:
+    """The session class of an engine by name."""
+    if name not in ENGINES:
+        raise WavedilError(f"engine is {name!r}: expected one of auto, {', '.join(ENGINES)}")
+    module, session = ENGINES[name]
+    return getattr(import_module(module), session)

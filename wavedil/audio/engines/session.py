@@ -1,0 +1,90 @@
+"""What every engine is: a session that carries streams of one plan forward."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from wavedil.audio.distributions import Sampling
+from wavedil.audio.plan import Plan
+from wavedil.core.stream import State
+from wavedil.errors import WavedilError
+
+
+class Session:
+    """A batch of streams of one plan, from a state on.
+
+    Args:
+        plan: weights and wiring; see :mod:`wavedil.audio.plan`.
+        state: the model's streaming state (``WaveNet.start`` or ``step``, or a session's); it is not changed.
+        sampling: temperature and truncation.
+        speaker: ``(batch, speaker channels)``, what the plan's layers see besides the features; None where it has none.
+        precision: ``"fp32"``, or ``"bf16"`` where the engine stores weights in bfloat16.
+        threads: how many the engine may use.
+
+    An engine fills in ``_open``, ``_run`` and ``state``.
+    """
+
+    #: What ``precision`` may be.
+    precisions = ("fp32",)
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: State,
+        sampling: Sampling | None = None,
+        speaker: Tensor | None = None,
+        *,
+        precision: str = "fp32",
+        threads: int = 1,
+    ):
+        if precision not in self.precisions:
+            raise WavedilError(f"precision is {precision!r}: this engine has {', '.join(self.precisions)}")
+        if not isinstance(threads, int) or threads < 1:
+            raise WavedilError(f"threads is {threads!r}: expected 1 or more")
+        self.plan, self.sampling = plan, sampling or Sampling()
+        self.precision, self.threads = precision, threads
+        self.batch = state["previous"].shape[0]
+        self.speaker = self._checked("speaker", speaker, (self.batch, plan.speaker_channels))
+        self._open(state)
+
+    @classmethod
+    def suits(cls, plan: Plan, batch: int) -> bool:
+        """Whether ``auto`` should take this engine for a plan, where its tensors lie, and a batch of streams."""
+        return True
+
+    def run(self, uniforms: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The next samples: ``(batch, time)`` float64 uniforms in [0, 1) to ``(batch, time)`` int64 codes.
+
+        ``condition`` ``(batch, condition channels, time)`` holds the features of these samples.
+        """
+        shape = (self.batch, self.plan.condition_channels, uniforms.shape[1])
+        return self._run(uniforms, self._checked("condition", condition, shape), None)
+
+    def score(self, codes: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Teacher-forced: ``(batch, time)`` codes to ``(batch, parameters, time)``, what each is predicted by.
+
+        The streams go on as if these codes had been drawn.
+        """
+        shape = (self.batch, self.plan.condition_channels, codes.shape[1])
+        return self._run(None, self._checked("condition", condition, shape), codes)
+
+    def state(self) -> State:
+        """The streaming state after all that was run, for another session of any engine, or for the model's ``step``."""
+        raise NotImplementedError
+
+    def _open(self, state: State) -> None:
+        raise NotImplementedError
+
+    def _run(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
+        """Codes drawn with the uniforms, or, where codes are forced, the parameters."""
+        raise NotImplementedError
+
+    def _checked(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+        if shape[1] == 0:
+            if value is not None:
+                raise WavedilError(f"{name} is given, but the model takes none: leave it out")
+            return None
+        if value is None or tuple(value.shape) != shape:
+            found = "none" if value is None else f"of shape {tuple(value.shape)}"
+            raise WavedilError(f"{name} is {found}: this model expects {shape}")
+        return value.to(self.plan.device)
