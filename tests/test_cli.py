@@ -44,7 +44,7 @@ def test_sample(capsys, tmp_path, model, sounds):
     result = json.loads(
         run(capsys, "sample", model, "--seconds", 0.05, "--num", 3, "--seed", 4, "--out", tmp_path / "a").out
     )
-    assert result["engine"] == "torch" and result["precision"] == "fp32" and result["samples_per_second"] > 0
+    assert result["engine"] == "numba" and result["precision"] == "fp32" and result["samples_per_second"] > 0
     assert result["real_time_factor"] == pytest.approx(result["samples_per_second"] / 8000, abs=1e-3)
     first = [io.read(path) for path in result["files"]]
     assert [(sound.shape, rate) for sound, rate in first] == [((1, 400), 8000)] * 3

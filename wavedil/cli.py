@@ -51,13 +51,12 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     import torch
 
     from wavedil.audio import io
+    from wavedil.audio.engines import choose
     from wavedil.audio.generate import generate
     from wavedil.weights import load
 
     if not 0 < arguments.seconds < math.inf:
         raise WavedilError(f"--seconds is {arguments.seconds}: expected a length of more than 0")
-    if arguments.precision != "fp32":
-        raise WavedilError(f"--precision is {arguments.precision}: this version samples with fp32 weights only")
     if Path(arguments.out).exists() and not Path(arguments.out).is_dir():
         raise WavedilError(f"--out {arguments.out} is a file: expected a folder")
     model = load(arguments.model, arguments.device)
@@ -78,6 +77,8 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         top_p=arguments.top_p,
         prime=prime,
         engine=arguments.engine,
+        precision=arguments.precision,
+        threads=arguments.threads,
         progress=lambda done, total: bar.to(done),
     )
     seconds = time.perf_counter() - started
@@ -93,7 +94,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         "seconds_each": sound.shape[2] / model.sample_rate,
         "samples_per_second": round(per_second, 1),
         "real_time_factor": round(per_second / model.sample_rate, 4),
-        "engine": arguments.engine,
+        "engine": choose(arguments.engine, model.plan(), arguments.num),
         "precision": arguments.precision,
     }
     print(json.dumps(result, indent=2))
@@ -210,8 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--top-k", type=int, help="draw from the k most likely codes only")
     sample.add_argument("--top-p", type=float, help="draw from the most likely codes that hold this probability")
     sample.add_argument("--prime", metavar="FILE", help="a recording that the clips continue")
-    sample.add_argument("--engine", default="auto", help="auto or torch (default auto)")
-    sample.add_argument("--precision", default="fp32", help="of the weights: fp32 (default)")
+    sample.add_argument("--engine", default="auto", help="auto, numba or torch (default auto)")
+    sample.add_argument("--precision", default="fp32", help="of the weights: fp32 (default), or bf16 with numba")
+    sample.add_argument("--threads", type=int, default=1, help="of the numba engine: 1 or 2 (default 1)")
     sample.add_argument("--device", default="cpu", help="cpu, cuda … (default cpu)")
 
     evaluate = command("evaluate", _evaluate, "Bits per sample of a model over whole files.")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from wavedil.audio.distributions import Sampling
 from wavedil.audio.conditioning import Conditioning
+from wavedil.audio.distributions import Sampling
 from wavedil.audio.engines import choose, session_class
 from wavedil.audio.randomness import Uniforms
 from wavedil.audio.wavenet import WaveNet

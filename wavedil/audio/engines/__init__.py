@@ -9,7 +9,10 @@ from wavedil.audio.plan import Plan
 from wavedil.errors import WavedilError
 
 #: name -> (module, class), the slowest and most general first; a module is imported when its engine is asked for.
-ENGINES = {"torch": ("wavedil.audio.engines.reference", "TorchSession")}
+ENGINES = {
+    "torch": ("wavedil.audio.engines.reference", "TorchSession"),
+    "numba": ("wavedil.audio.engines.cpu", "NumbaSession"),
+}
 
 __all__ = ["ENGINES", "Session", "choose", "session_class"]
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavedil.audio.distributions import Sampling
 from wavedil.audio.engines.session import Session
-from wavedil.audio.plan import CodeFront, Plan, ScalarFront
+from wavedil.audio.plan import CodeFront, ScalarFront
 from wavedil.core.stream import State
 
 

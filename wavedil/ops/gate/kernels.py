@@ -28,7 +28,7 @@ def _parts(a, b, stored):
 
 
 @inner
-def _gate(a, b, stored):
+def gate_value(a, b, stored):
     u, v, w = _parts(a, b, stored)
     g = v / ((_2 - v) * (_1 + w))
     return -g if a < _f(0) else g
@@ -59,7 +59,7 @@ def forward(h, g, channels, t, s, first, last):
         a, b = h[row + t : row + t + channels], h[row + s : row + s + channels]
         out = g[channels * i : channels * (i + 1)]
         for j in range(channels):
-            out[j] = narrow(_gate(widen(a[j]), widen(b[j]), a[j]), out[j])
+            out[j] = narrow(gate_value(widen(a[j]), widen(b[j]), a[j]), out[j])
 
 
 @loop

@@ -1,0 +1,83 @@
+"""The numba engine draws the codes of the torch reference, whatever the batch, the chunks and the threads."""
+
+import pytest
+import torch
+
+from wavedil.audio import WaveNet, generate
+from wavedil.audio.engines.cpu import NumbaSession
+from wavedil.audio.engines.reference import TorchSession
+from wavedil.audio.randomness import Uniforms
+from wavedil.errors import WavedilError
+
+VARIANTS = [
+    {},
+    {"kernel_size": 3},
+    {"kernel_size": 1},
+    {"front_kernel_size": 3, "codes": 31},
+    {"hidden_channels": 5, "head_channels": 7, "residual_scale": 0.5**0.5, "skip_scale": 0.5},
+    {"gate_order": "sigmoid_first", "dilations": [5, 1, 3]},
+    {"channels": 72, "skip_channels": 80, "dilations": "1..32"},
+]
+
+
+def make(**options) -> WaveNet:
+    torch.manual_seed(0)
+    model = WaveNet(**{"channels": 8, "skip_channels": 12, "dilations": "1..8 x2", "sample_rate": 8000, **options})
+    with torch.no_grad():
+        for parameter in model.parameters():  # peaked predictions: a wrong one shows
+            parameter.mul_(1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (1, 2), (3, 2), (7, 1)])
+def test_codes_and_state_are_the_references(options, batch, threads):
+    model = make(**options)
+    uniforms = Uniforms(0, batch).draw(70)
+    reference = TorchSession(model.plan(), model.start(batch))
+    session = NumbaSession(model.plan(), model.start(batch), threads=threads)
+    expected = reference.run(uniforms)
+    assert torch.equal(torch.cat([session.run(uniforms[:, :17]), session.run(uniforms[:, 17:])], 1), expected)
+    ours, theirs = session.state(), reference.state()
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        torch.testing.assert_close(ours[key].double(), theirs[key].double(), atol=1e-5, rtol=1e-5)
+    scores = NumbaSession(model.plan(), model.start(batch), threads=threads).score(expected)
+    with torch.no_grad():
+        torch.testing.assert_close(scores, model(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_precision_bf16_is_near_and_does_not_depend_on_batch_or_threads():
+    model = make(channels=40, skip_channels=24)
+    codes = torch.randint(256, (6, 60), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        exact = model(codes)
+    scores = NumbaSession(model.plan(), model.start(6), precision="bf16").score(codes)
+    error = (scores - exact).abs().max() / exact.abs().max()
+    assert 1e-5 < error < 0.03
+    for threads in (1, 2):
+        alone = NumbaSession(model.plan(), model.start(1), precision="bf16", threads=threads).score(codes[2:3])
+        assert torch.equal(alone[0], scores[2])
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.6}])
+def test_sampling_settings_are_the_references(settings):
+    model = make()
+    expected = generate(model, 60, num=3, engine="torch", **settings)
+    assert torch.equal(generate(model, 60, num=3, engine="numba", **settings), expected)
+
+
+def test_a_primed_state_and_lengths_of_their_own():
+    model = make()
+    prime = generate(model, 40, engine="torch")
+    whole = generate(model, 50, num=3, prime=prime, engine="numba")
+    assert torch.equal(whole, generate(model, 50, num=3, prime=prime, engine="torch"))
+    for one, length in zip(generate(model, [50, 20, 31], prime=prime, engine="numba"), (50, 20, 31), strict=True):
+        assert one.shape == (1, length)
+
+
+def test_errors():
+    with pytest.raises(WavedilError, match="uses 1 or 2"):
+        generate(make(), 5, engine="numba", threads=3)
+    with pytest.raises(WavedilError, match="this engine has fp32, bf16"):
+        generate(make(), 5, engine="numba", precision="int8")

@@ -1,0 +1,138 @@
+"""From a head's parameters and a uniform to a code, as the distributions' ``sample`` does it. One function per kind.
+
+A new distribution is a function here, a line in ``choose`` and one in ``KINDS``.
+"""
+
+import numba
+import numpy as np
+
+from wavedil.ops.vector import inner, split_exp
+
+_f = np.float32
+CATEGORICAL, LOGISTICS, GAUSSIANS = range(3)
+# No reference counts: nothing here makes or keeps an array.
+_options = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}, "_nrt": False}
+
+
+@inner
+def _exp(x):
+    """exp of x <= 0, as float32; 0 below -80."""
+    scale, rest = split_exp(max(x, _f(-80)), x)
+    return _f(0) if x < _f(-80) else scale + scale * rest
+
+
+@numba.njit(**_options)
+def _weights(logits, temperature, weights):
+    """exp((logit - largest) / temperature): the largest weight is 1."""
+    largest = logits[0]
+    for i in range(1, len(logits)):
+        largest = max(largest, logits[i])
+    inverse = _f(1 / temperature) if temperature > 1e-30 else _f(1e30)
+    for i in range(len(logits)):
+        weights[i] = _exp((logits[i] - largest) * inverse)
+
+
+@numba.njit(**_options)
+def _sort(values):
+    """Ascending and in place, by heap: numpy's sort would allocate."""
+    count = len(values)
+    for start in range(count // 2 - 1, -1, -1):
+        _sink(values, start, count)
+    for end in range(count - 1, 0, -1):
+        values[0], values[end] = values[end], values[0]
+        _sink(values, 0, end)
+
+
+@numba.njit(**_options)
+def _sink(values, place, end):
+    while 2 * place + 1 < end:
+        child = 2 * place + 1
+        if child + 1 < end and values[child + 1] > values[child]:
+            child += 1
+        if values[place] >= values[child]:
+            return
+        values[place], values[child] = values[child], values[place]
+        place = child
+
+
+@numba.njit(**_options)
+def _truncate(weights, ordered, top_k, top_p):
+    """Sets to 0 what top-k and then nucleus sampling leave out; ties with the last that is kept stay."""
+    count = len(weights)
+    if 0 < top_k < count:
+        for i in range(count):
+            ordered[i] = weights[i]
+        _sort(ordered)
+        least = ordered[count - top_k]
+        for i in range(count):
+            if weights[i] < least:
+                weights[i] = 0
+    if top_p < 1:
+        for i in range(count):
+            ordered[i] = weights[i]
+        _sort(ordered)
+        total = 0.0
+        for i in range(count):
+            total += ordered[count - 1 - i]
+        held, last = 0.0, count - 1
+        while last > 0 and held + ordered[last] < top_p * total:
+            held += ordered[last]
+            last -= 1
+        for i in range(count):
+            if weights[i] < ordered[last]:
+                weights[i] = 0
+
+
+_BLOCK = 16
+
+
+@numba.njit(**_options)
+def _inverse_cdf(weights, u):
+    """The first code whose cumulated weight is above u times the whole, and what of u is left within it, in [0, 1)."""
+    count = len(weights)
+    whole = 0.0
+    for i in range(count):
+        whole += weights[i]
+    threshold = u * whole
+    before, code, start = 0.0, -1, 0
+    while start < count:
+        stop = min(start + _BLOCK, count)
+        block = 0.0
+        for i in range(start, stop):
+            block += weights[i]
+        if before + block > threshold:
+            for i in range(start, stop):
+                if weights[i] > 0:
+                    code = i
+                    if before + weights[i] > threshold:
+                        break
+                    before += weights[i]
+            break
+        before += block
+        start = stop
+    if code < 0:  # rounding lifted the threshold to the sum: the last code that has any weight
+        for i in range(count):
+            if weights[i] > 0:
+                code = i
+        before = whole - weights[code]
+    return code, min(max((threshold - before) / weights[code], 0.0), 1.0)
+
+
+@numba.njit(**_options)
+def _categorical(logits, u, temperature, top_k, top_p, scratch):
+    if temperature == 0:
+        best = 0
+        for i in range(1, len(logits)):
+            best = i if logits[i] > logits[best] else best
+        return best
+    weights = scratch[0]
+    _weights(logits, temperature, weights)
+    if top_k > 0 or top_p < 1:
+        _truncate(weights, scratch[1], top_k, top_p)
+    return _inverse_cdf(weights, u)[0]
+
+
+@numba.njit(**_options)
+def choose(kind, parameters, u, temperature, top_k, top_p, edges, scratch):
+    """The code that a uniform in [0, 1) picks; ``scratch`` is float32 (2, parameters)."""
+    return _categorical(parameters, u, temperature, top_k, top_p, scratch)

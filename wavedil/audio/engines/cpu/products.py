@@ -1,0 +1,222 @@
+"""Small matrix products as LLVM vector code: ``y[rows, n] += x[rows, k] @ w[k, n]``. Imported only when a loop is to run.
+
+LLVM does not find this form by itself: a tile of outputs stays in registers while k goes by, so that each weight is
+loaded once for up to six rows. **Every output is one chain** of fused multiply-adds over k, from y on, whatever the tile:
+so a stream's numbers do not depend on how many streams share the product, nor on the width of the machine's vectors.
+
+Weights and inputs come in units of 4 bytes: one float32; or a pair of bfloat16 of neighbouring k, the first in the upper
+half, and then each unit is two multiply-adds, the upper first (as the instruction vdpbf16ps does it). `packing` lays the
+weights out in panels of PANEL columns, each (k, columns): one product reads memory from its start to its end.
+"""
+
+import llvmlite.binding as llvm
+import numba
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+_FEATURES = llvm.get_host_cpu_features()
+#: float32 numbers in a vector, vectors side by side in a tile of several rows (there are 16 or 32 registers), and
+#: whether the machine multiplies pairs of bfloat16.
+LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
+_TILE = 2 if LANES == 8 else 4
+PAIRS = LANES == 16 and bool(_FEATURES.get("avx512bf16"))
+
+#: Columns in a panel: a tile of one row is a panel wide, so that enough chains run side by side.
+PANEL = 8 * LANES
+_AHEAD = 6144  # bytes that a single row, which waits for memory, asks for ahead of its use
+
+_float, _int, _address = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_floats, _ints = ir.VectorType(_float, LANES), ir.VectorType(_int, LANES)
+
+
+def _splat(builder, value, vector):
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(_int, 0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_int, LANES), [0] * LANES))
+
+
+def _fma(builder, a, b, c):
+    name = f"llvm.fma.v{LANES}f32"
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(_floats, [_floats] * 3), name)
+    return builder.call(function, [a, b, c])
+
+
+def _prefetch(builder, address):
+    name = "llvm.prefetch.p0"
+    function = builder.module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _int, _int, _int])
+        function = ir.Function(builder.module, kind, name)
+    builder.call(function, [address, *(ir.Constant(_int, n) for n in (0, 3, 1))])  # to read, and soon
+
+
+def _weights(builder, loaded, paired):
+    """What is multiplied one after the other. The upper of a pair is used with the lower as its tail: `packing` rounds
+    with that in mind, and a mask is saved for each weight."""
+    if not paired or PAIRS:
+        return [loaded]
+    lower = builder.shl(loaded, ir.Constant(_ints, [16] * LANES))
+    return [builder.bitcast(loaded, _floats), builder.bitcast(lower, _floats)]
+
+
+def _values(builder, loaded, paired):
+    if not paired or PAIRS:
+        return [loaded]
+    upper = builder.and_(loaded, ir.Constant(_ints, [0xFFFF0000] * LANES))
+    lower = builder.shl(loaded, ir.Constant(_ints, [16] * LANES))
+    return [builder.bitcast(upper, _floats), builder.bitcast(lower, _floats)]
+
+
+def _multiply_add(builder, weights, values, y):
+    for w, x in zip(weights, values, strict=True):
+        if w.type == _ints:
+            kind = ir.FunctionType(_floats, [_floats, _ints, _ints])
+            y = builder.call(ir.InlineAsm(kind, "vdpbf16ps $3, $2, $0", "=v,0,v,v"), [y, w, x])
+        else:
+            y = _fma(builder, w, x, y)
+    return y
+
+
+def _emit(builder, rows, vectors, paired, arguments):
+    w, w_step, x, x_row, y, y_row, count = arguments
+    vector, scalar = (_ints, _int) if paired else (_floats, _float)
+
+    def at(address, kind, offset=0):
+        if offset:
+            address = builder.add(address, ir.Constant(_address, offset))
+        return builder.inttoptr(address, kind.as_pointer())
+
+    def row(address, step, index):
+        return builder.add(address, builder.mul(step, ir.Constant(_address, index))) if index else address
+
+    bytes_each = 4 * LANES
+    xs = [row(x, x_row, r) for r in range(rows)]
+    outs = [at(row(y, y_row, r), _floats, bytes_each * v) for r in range(rows) for v in range(vectors)]
+    starts = [builder.load(out, align=4) for out in outs]
+    before = builder.block
+    body = builder.append_basic_block("product")
+    after = builder.append_basic_block("product.end")
+    builder.branch(body)
+    builder.position_at_end(body)
+    index, weight, shift = (builder.phi(_address) for _ in range(3))
+    sums = [builder.phi(_floats) for _ in starts]
+
+    def weights_at(v):
+        return _weights(builder, builder.load(at(weight, vector, bytes_each * v), align=4), paired)
+
+    if rows == 1 and vectors > 1:
+        for line in range(0, bytes_each * vectors, 64):
+            _prefetch(builder, at(weight, ir.IntType(8), _AHEAD + line))
+    # Several rows share the weights that are held; for one row, each is used as it comes.
+    held = [weights_at(v) for v in range(vectors)] if rows > 1 else None
+    news = []
+    for r in range(rows):
+        value = _splat(builder, builder.load(at(builder.add(xs[r], shift), scalar), align=4), vector)
+        value = _values(builder, value, paired)
+        for v in range(vectors):
+            weights = held[v] if held else weights_at(v)
+            news.append(_multiply_add(builder, weights, value, sums[r * vectors + v]))
+    following = builder.add(index, ir.Constant(_address, 1))
+    next_weight, next_shift = builder.add(weight, w_step), builder.add(shift, ir.Constant(_address, 4))
+    builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+    zero = ir.Constant(_address, 0)
+    for phi, start, new in [(index, zero, following), (weight, w, next_weight), (shift, zero, next_shift)]:
+        phi.add_incoming(start, before)
+        phi.add_incoming(new, body)
+    for phi, start, new in zip(sums, starts, news, strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(new, body)
+    builder.position_at_end(after)
+    for out, new in zip(outs, news, strict=True):
+        builder.store(new, out, align=4)
+
+
+def _kernel(rows, vectors):
+    """Intrinsic of one tile; count is at least 1. The first argument's type says what the weights are."""
+
+    @intrinsic
+    def tile(typing_context, kind, w, w_step, x, x_row, y, y_row, count):
+        paired = not isinstance(kind, types.Float)
+
+        def generate(context, builder, signature, arguments):
+            _emit(builder, rows, vectors, paired, arguments[1:])
+            return context.get_dummy_value()
+
+        return types.void(kind, *[types.intp] * 7), generate
+
+    return tile
+
+
+@intrinsic
+def _most_rows(typing_context, kind):
+    """Rows of the largest tile: as many as there are registers for."""
+    rows = 4 if LANES == 8 and not isinstance(kind, types.Float) else 6
+
+    def generate(context, builder, signature, arguments):
+        return ir.Constant(_address, rows)
+
+    return types.intp(kind), generate
+
+
+_wide, _narrow = _kernel(1, 8), _kernel(1, 1)
+_tile6, _tile4, _tile2, _tile1 = (_kernel(rows, _TILE) for rows in (6, 4, 2, 1))
+_column4, _column2 = (_kernel(rows, 1) for rows in (4, 2))
+_BYTES = 4 * LANES
+_options = {"error_model": "numpy", "nogil": True, "_nrt": False}
+
+
+@numba.njit(**_options)
+def _tiles(kind, w, w_step, x, x_row, y, y_row, count, rows):
+    r = 0
+    if _most_rows(kind) == 6:
+        while r + 6 <= rows:
+            _tile6(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+            r += 6
+    while r + 4 <= rows:
+        _tile4(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+        r += 4
+    if r + 2 <= rows:
+        _tile2(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+        r += 2
+    if r < rows:
+        _tile1(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+
+
+@numba.njit(**_options)
+def _columns(kind, w, w_step, x, x_row, y, y_row, count, rows):
+    r = 0
+    while r + 4 <= rows:
+        _column4(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+        r += 4
+    if r + 2 <= rows:
+        _column2(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+        r += 2
+    if r < rows:
+        _narrow(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+
+
+@numba.njit(**_options)
+def product(kind, w, x, x_row, y, y_row, count, columns, rows):
+    """``y += x @ w``.
+
+    kind: a number of the type of the units, float32 or uint32. w, x, y: addresses; x_row, y_row: bytes from row to row.
+    count: units of k, at least 1. columns: a multiple of LANES.
+    """
+    start = 0
+    while start < columns:
+        width = min(PANEL, columns - start)
+        panel, step = w + 4 * count * start, 4 * width
+        c = 0
+        if rows == 1 and width == PANEL:
+            _wide(kind, panel, step, x, x_row, y + 4 * start, y_row, count)
+            c = 4 * width
+        while c + _TILE * _BYTES <= 4 * width:
+            _tiles(kind, panel + c, step, x, x_row, y + 4 * start + c, y_row, count, rows)
+            c += _TILE * _BYTES
+        while c < 4 * width:
+            _columns(kind, panel + c, step, x, x_row, y + 4 * start + c, y_row, count, rows)
+            c += _BYTES
+        start += width
