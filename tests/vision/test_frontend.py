@@ -127,7 +127,9 @@ def test_scores_are_signed_and_nothing_follows_final():
 def small_vgg(batch_norm=False):
     models = pytest.importorskip("torchvision.models.vgg")
     cfg = [w for width, depth in zip(NARROW["widths"], (2, 2, 3, 3, 3), strict=True) for w in [*[width] * depth, "M"]]
-    net = models.VGG(models.make_layers(cfg, batch_norm), init_weights=False)
+    features = models.make_layers(cfg, batch_norm)
+    with torch.device("meta"):  # its classifier of 124 million weights, which the small one replaces
+        net = models.VGG(features, init_weights=False)
     hidden = [nn.Linear(4 * 49, 5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 5), nn.ReLU(), nn.Dropout()]
     net.classifier = nn.Sequential(*hidden, nn.Linear(5, 3))
     for layer in net.modules():

@@ -162,7 +162,9 @@ def identity_(conv: DilatedConv, groups: int, sigma: float = 0.0) -> DilatedConv
         )
     run_in = torch.arange(inputs, device=weight.device) * groups // inputs
     run_out = torch.arange(outputs, device=weight.device) * groups // outputs
-    nn.init.normal_(weight, std=sigma * groups / outputs)
+    # Not normal_, which on the meta device, where model folders are checked, first imports for five seconds.
+    noise = torch.randn(weight.shape, dtype=weight.dtype, device=weight.device)
+    weight.copy_(noise * (sigma * groups / outputs))
     centre = weight[(slice(None), slice(None), *(k // 2 for k in conv.kernel_size))]  # (outputs, inputs), a view
     share = 1 / (run_out[:, None] == run_out).sum(1, keepdim=True)  # (outputs, 1)
     centre.copy_(torch.where(run_out[:, None] == run_in, share.to(weight.dtype), centre))

@@ -94,10 +94,10 @@ class VGGFrontEnd(nn.Module):
     def reset_parameters(self) -> None:
         """Random weights that keep variances through the ReLUs; the paper starts from VGG-16 trained on ImageNet."""
         for conv in [m for m in self.modules() if isinstance(m, DilatedConv)]:
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
         if self.final is not None:
-            nn.init.normal_(self.final.weight, std=0.01)
+            nn.init.uniform_(self.final.weight, -0.01, 0.01)
 
     @property
     def receptive_field(self) -> int:
@@ -176,8 +176,8 @@ class VGGFrontEnd(nn.Module):
         least = 2 * margin + 1 if self.padding == "valid" else 1
         if min(space) < least:
             raise WavedilError(
-                f"image is {space[0]}x{space[1]}: padding={self.padding!r} needs {least} pixels or more along each axis; "
-                "use larger crops or padding='reflect_image'"
+                f"image is {space[0]}x{space[1]}: padding={self.padding!r} needs {least} pixels or more along each "
+                "axis; use larger crops or padding='reflect_image'"
             )
         if self.padding != "reflect_image":
             return x

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.vision.heads.large_fov import LargeFOV
-from wavedil.vision.heads.parts import ConvNormReLU, Features, classifier, last, last_channels
+from wavedil.vision.heads.parts import ConvNormReLU, Features, check_classes, classifier, last, last_channels
 
 
 class ASPP(nn.Sequential):
@@ -100,7 +100,7 @@ class SummedASPP(nn.Module):
         self.branches = nn.ModuleList(
             LargeFOV(inputs, num_classes, rate, hidden_channels, dropout=dropout)
             if hidden_channels
-            else DilatedConv(2, inputs, num_classes, 3, dilation=rate)
+            else DilatedConv(2, inputs, check_classes(num_classes), 3, dilation=rate)
             for rate in parse_schedule(rates)
         )
 
