@@ -174,6 +174,10 @@ def test_torchvision_weights_that_do_not_fit():
         net.load_torchvision(small_vgg(batch_norm=True).state_dict())
     with pytest.raises(WavedilError, match=r"classifier.0.weight has shape \(5, 196\), this layer \(6, 4, 7, 7\)"):
         narrow(hidden_channels=6).load_torchvision(small_vgg().state_dict())
+    turned = small_vgg().state_dict()
+    turned["classifier.0.weight"] = turned["classifier.0.weight"].T
+    with pytest.raises(WavedilError, match=r"classifier.0.weight has shape \(196, 5\)"):
+        net.load_torchvision(turned)
     assert all(torch.equal(net.state_dict()[k], v) for k, v in before.items())  # all or nothing
 
 

@@ -71,6 +71,9 @@ def test_the_learned_layer_starts_as_the_centre_convention():
     y, want = layer(x), upsample(x, (40, 48), 8)
     assert y.shape == want.shape
     torch.testing.assert_close(y[..., 4:-4, 4:-4], want[..., 4:-4, 4:-4])
+    assert torch.equal(layer(x, (33, 48)), y[..., :33, :])
+    with pytest.raises(WavedilError, match=r"\(5, 6\) cells of 8 pixels are not those of \(41, 48\) pixels"):
+        layer(x, (41, 48))
     assert (y[..., 0, 4:-4].abs() < want[..., 0, 4:-4].abs()).all()  # it pads with zeros
     weight = torch.randn(19, 1, 16, 16)
     layer.load_caffe_names({"ctx_upsample": (weight.numpy(),), "fc6": (1, 2)})

@@ -18,7 +18,7 @@ CaffeLayers = Mapping[str, Sequence[Any]]
 def copy_layers(layers: Sequence[tuple[str, nn.Module]], found: Mapping[str, Any], source: str) -> None:
     """Copies ``found[name + ".weight"]`` and ``".bias"`` into each (name, layer); all of them, or none.
 
-    A weight that has the layer's number of elements and of outputs is reshaped: a fully connected layer over a
+    A matrix (outputs, inputs) with the layer's number of elements is reshaped: a fully connected layer over a
     (channels, height, width) map is the convolution of that size.
 
     Raises:
@@ -31,7 +31,8 @@ def copy_layers(layers: Sequence[tuple[str, nn.Module]], found: Mapping[str, Any
             if key not in found:
                 raise WavedilError(f"there is no {key}: expected the layers of {source}")
             value = torch.as_tensor(found[key])
-            if value.shape[:1] != parameter.shape[:1] or value.numel() != parameter.numel():
+            matrix = value.ndim == 2 and (*value.shape,) == (len(parameter), parameter[0].numel())
+            if value.shape != parameter.shape and not matrix:
                 raise WavedilError(
                     f"{key} has shape {tuple(value.shape)}, this layer {tuple(parameter.shape)}: expected {source}, "
                     "or other widths or num_classes here"

@@ -76,7 +76,7 @@ def upsample(x: Tensor, size: Sequence[int], stride: int | None = None, align: s
 
 
 class LearnedUpsample(nn.Module):
-    """Transposed convolution, one 2s x 2s filter a class: ``(batch, C, h, w) -> (batch, C, h s, w s)``.
+    """Transposed convolution, one 2s x 2s filter a class: ``(batch, C, h, w) -> (batch, C, h s, w s)``, or cut to size.
 
     It starts as bilinear interpolation in the ``"centre"`` convention that fades at the border. The Cityscapes net of
     fyu/dilation ends with it (``ctx_upsample``: kernel 16, stride 8, padding 4, no bias).
@@ -95,8 +95,15 @@ class LearnedUpsample(nn.Module):
         with torch.no_grad():
             self.up.weight.copy_(ramp[:, None] * ramp)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.up(x)
+    def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        stride = self.up.stride[0]
+        if size is not None and any(-(-p // stride) != c for p, c in zip(size, x.shape[2:], strict=True)):
+            raise WavedilError(
+                f"{tuple(x.shape[2:])} cells of {stride} pixels are not those of {tuple(size)} pixels: expected "
+                f"pixels / {stride} of them, rounded up"
+            )
+        y = self.up(x)
+        return y if size is None else y[..., : size[0], : size[1]]
 
     def load_caffe_names(self, mapping: CaffeLayers) -> LearnedUpsample:
         """Takes ``mapping["ctx_upsample"] = (weight,)``; self."""
