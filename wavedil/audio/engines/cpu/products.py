@@ -21,6 +21,8 @@ _FEATURES = llvm.get_host_cpu_features()
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
 _TILE = 2 if LANES == 8 else 4
 PAIRS = LANES == 16 and bool(_FEATURES.get("avx512bf16"))
+if PAIRS:
+    llvm.initialize_native_asmparser()  # numba does not: without it LLVM ends the process at inline assembly
 
 #: Columns in a panel: a tile of one row is a panel wide, so that enough chains run side by side.
 PANEL = 8 * LANES
