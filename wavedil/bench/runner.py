@@ -68,16 +68,31 @@ def measure(
 
 
 def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> float:
-    """GFLOP/s of a large matrix product, best of five: what this machine can do through torch."""
-    a = torch.randn(size, size, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(6):  # the first is the warm-up, and never the best
-        _synchronize(device)
-        started = time.perf_counter()
-        a @ a
-        _synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / 1e9
+    """GFLOP/s of a large matrix product, best of five: what this machine can do through torch.
+
+    ``size`` is the largest tried: a machine without products in this dtype may need a minute for that one.
+    """
+    tried = min(256, size)
+    while True:
+        a = torch.randn(tried, tried, device=device).to(dtype)
+        # The second time: the first of all loads libraries.
+        if tried >= size or min(_seconds(a, device) for _ in range(2)) > _LONG_ENOUGH:
+            break
+        tried = min(2 * tried, size)
+    best = min(_seconds(a, device) for _ in range(6))  # the first is the warm-up, and never the best
+    return 2 * tried**3 / best / 1e9
+
+
+_LONG_ENOUGH = 0.05  # seconds of a product that a clock measures well
+
+
+def _seconds(a: torch.Tensor, device: str) -> float:
+    """Of one product of a matrix with itself."""
+    _synchronize(device)
+    started = time.perf_counter()
+    a @ a
+    _synchronize(device)
+    return time.perf_counter() - started
 
 
 def describe(name: str, device: str) -> dict[str, Any]:
