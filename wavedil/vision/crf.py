@@ -90,11 +90,11 @@ class DenseCRF:
             image: uint8 tensor or array, (height, width, 3), or (batch, 3, height, width).
             scores: tensor or array, (labels, height, width), or (batch, labels, height, width). Logarithms of
                 probabilities up to a number of each pixel, as a network has before its softmax; or probabilities, told
-                from those by being 0 to 1 and summing to 1 at each pixel, and held above 1e-5.
+                from those by being 0 or more and summing to 1 at each pixel, and held above 1e-5.
 
         Raises:
             WavedilError: other shapes or types, sizes that differ, fewer than two labels, numbers that are not finite,
-                or numbers from 0 to 1 with sums near 1 that are neither.
+                or numbers of 0 or more with sums near 1 that are neither.
         """
         return self._run(image, scores, _on_lattices)
 
@@ -210,14 +210,14 @@ def _features(colours: Tensor, gaussian_sxy: float, bilateral_sxy: float, bilate
 
 def _log_probabilities(scores: Tensor) -> Tensor:
     """Scores as they are, or the logarithms of probabilities."""
-    if scores.min() < 0 or scores.max() > 1:
+    if scores.min() < 0:
         return scores
     off = (scores.sum(0) - 1).abs().max().item()
     if off > 0.1:
         return scores
     if off > 0.01:
         raise WavedilError(
-            f"scores are 0 to 1 and sum to 1 up to {off:.2g} at each pixel: "
+            f"scores are 0 or more and sum to 1 up to {off:.2g} at each pixel: "
             "expected probabilities that sum to 1, or scores before their softmax"
         )
     return scores.clamp(min=_CLIP).log()
