@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from wavedil.bench import conv, numerics, train
+from wavedil.bench import conv, crf, numerics, train
 from wavedil.bench.runner import describe, render, threads_set
 from wavedil.errors import WavedilError
 
 __all__ = ["BENCHMARKS", "render", "run_benchmark"]
 
-BENCHMARKS = {"conv": conv.run, "train": train.run, "numerics": numerics.run}
+BENCHMARKS = {"conv": conv.run, "train": train.run, "numerics": numerics.run, "crf": crf.run}
 
 
 def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""The mean field of a dense CRF: ours, and pydensecrf2, from the image and probabilities to probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavedil.bench.runner import Candidate, measure
+from wavedil.errors import WavedilError
+from wavedil.ops.memory import keep_freed_memory
+from wavedil.vision.crf import PRESETS, DenseCRF
+
+
+def run(
+    device: str,
+    *,
+    height: int = 366,
+    width: int = 500,
+    labels: int = 21,
+    iterations: int = 10,
+    presets: tuple[str, ...] = tuple(PRESETS),
+    rounds: int = 7,
+) -> dict[str, Any]:
+    """A scene of patches with light, texture and noise, and probabilities that are blurred and partly wrong.
+
+    Both work on the CPU; pydensecrf2 knows one thread only.
+    """
+    if device != "cpu":
+        raise WavedilError(f"device is {device!r}: the dense CRF works on the CPU, so take cpu")
+    keep_freed_memory()
+    image, probabilities = _scene(height, width, labels)
+    candidates, notes = [], []
+    for preset in presets:
+        crf = DenseCRF.preset(preset, iterations=iterations)
+        peer = _pydensecrf2(crf, image, probabilities)
+        ours = _ours(crf, image, probabilities)
+        candidates += [
+            Candidate(f"{preset} {width}x{height}x{labels}, pydensecrf2", peer, preset),
+            Candidate(f"{preset} {width}x{height}x{labels}, ours", ours, preset),
+        ]
+        if peer is not None:
+            agreement = (ours().argmax(0) == peer().argmax(0)).double().mean().item()
+            notes.append(f"{preset}: {agreement:.2%} of labels agree")
+    return {"rows": measure(candidates, rounds=rounds, device=device, warm=1), "notes": notes}
+
+
+def _ours(crf: DenseCRF, image: Tensor, probabilities: Tensor) -> Callable[[], Tensor]:
+    return lambda: crf(image, probabilities)
+
+
+def _pydensecrf2(crf: DenseCRF, image: Tensor, probabilities: Tensor) -> Callable[[], Tensor] | None:
+    try:
+        from pydensecrf.densecrf import DenseCRF2D
+        from pydensecrf.utils import unary_from_softmax
+    except ImportError:
+        return None
+    height, width = image.shape[:2]
+
+    def call() -> Tensor:
+        peer = DenseCRF2D(width, height, len(probabilities))
+        peer.setUnaryEnergy(unary_from_softmax(probabilities.numpy()))
+        peer.addPairwiseGaussian(sxy=crf.gaussian_sxy, compat=crf.gaussian_weight)
+        colours = {"srgb": crf.bilateral_srgb, "rgbim": image.numpy(), "compat": crf.bilateral_weight}
+        peer.addPairwiseBilateral(sxy=crf.bilateral_sxy, **colours)
+        q = peer.inference(crf.iterations)
+        return torch.from_numpy(np.asarray(q)).view_as(probabilities)
+
+    return call
+
+
+def _scene(height: int, width: int, labels: int) -> tuple[Tensor, Tensor]:
+    """An image (height, width, 3) uint8, and probabilities (labels, height, width) of what is where.
+
+    Its lattices have about as many vertices as those of photographs of streets have.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(channels: int, rows: int, columns: int) -> Tensor:
+        small = torch.randn(1, channels, rows, columns, generator=generator)
+        return F.interpolate(small, (height, width), mode="bicubic", align_corners=False)[0]
+
+    patches = noise(labels, 8, 10).argmax(0)
+    palette = 120 + 30 * torch.randn(3, labels, generator=generator)
+    light = 15 * noise(1, 4, 5)
+    texture = 4 * noise(3, height // 8 + 1, width // 8 + 1) + 3 * noise(1, height, width)
+    image = (palette[:, patches] + light + texture).clamp(0, 255).byte().movedim(0, -1).contiguous()
+    seen = F.one_hot(patches, labels).movedim(-1, 0).float()
+    blurred = F.avg_pool2d(seen[None], 17, 1, 8)[0]
+    return image, torch.softmax(6 * blurred + noise(labels, height // 6 + 1, width // 6 + 1), 0)
