@@ -44,8 +44,8 @@ class CodeFront:
 
 @dataclass(frozen=True)
 class ScalarFront:
-    """Codes as amplitudes: ``weight`` (taps, channels), oldest tap first, ``bias`` (channels), and ``levels`` (codes), the
-    amplitude of each code. "No code yet" has amplitude 0."""
+    """Codes as amplitudes: ``weight`` (taps, channels), oldest tap first, ``bias`` (channels), and ``levels`` (codes),
+    the amplitude of each code. "No code yet" has amplitude 0."""
 
     weight: Tensor
     bias: Tensor

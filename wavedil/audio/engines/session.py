@@ -69,7 +69,7 @@ class Session:
         return self._run(None, self._checked("condition", condition, shape), codes)
 
     def state(self) -> State:
-        """The streaming state after all that was run, for another session of any engine, or for the model's ``step``."""
+        """The streaming state after all that was run, for a session of any engine, or for the model's ``step``."""
         raise NotImplementedError
 
     def _open(self, state: State) -> None:

@@ -1,12 +1,12 @@
-"""Small matrix products as LLVM vector code: ``y[rows, n] += x[rows, k] @ w[k, n]``. Imported only when a loop is to run.
+"""Small matrix products as LLVM vector code: ``y[rows, n] += x[rows, k] @ w[k, n]``. Imported when a loop is to run.
 
 LLVM does not find this form by itself: a tile of outputs stays in registers while k goes by, so that each weight is
-loaded once for up to six rows. **Every output is one chain** of fused multiply-adds over k, from y on, whatever the tile:
-so a stream's numbers do not depend on how many streams share the product, nor on the width of the machine's vectors.
+loaded once for up to six rows. **Every output is one chain** of fused multiply-adds over k, from y on, whatever the
+tile: so a stream's numbers depend neither on how many streams share the product, nor on the width of the vectors.
 
-Weights and inputs come in units of 4 bytes: one float32; or a pair of bfloat16 of neighbouring k, the first in the upper
-half, and then each unit is two multiply-adds, the upper first (as the instruction vdpbf16ps does it). `packing` lays the
-weights out in panels of PANEL columns, each (k, columns): one product reads memory from its start to its end.
+Weights and inputs come in units of 4 bytes: one float32; or a pair of bfloat16 of neighbouring k, the first in the
+upper half, and then each unit is two multiply-adds, the upper first (as the instruction vdpbf16ps does it). `packing`
+lays the weights out in panels of PANEL columns, each (k, columns): one product reads memory from its start to its end.
 """
 
 import llvmlite.binding as llvm
