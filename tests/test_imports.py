@@ -42,6 +42,10 @@ assert wavedil.audit_gridding([1, 2, 4]).holes == 0 and wavedil.receptive_field(
 model = WaveNet(16, 16, "1..4")
 model.loss(torch.zeros(2, 100, dtype=torch.int64)).backward()
 assert generate(model.eval(), 20).shape == (1, 1, 20)
+from wavedil.vision import ContextModule, DenseCRF
+assert ContextModule(3)(torch.randn(1, 3, 20, 21)).shape == (1, 3, 20, 21)
+image, scores = torch.zeros(9, 8, 3, dtype=torch.uint8), torch.randn(2, 9, 8)
+assert DenseCRF(iterations=2)(image, scores).shape == (2, 9, 8)
 """
     )
 
@@ -95,10 +99,12 @@ def test_each_floor_looks_down(folder, allowed):
 
 def test_public_names():
     import wavedil.audio
+    import wavedil.vision
 
     assert set(wavedil.__all__) >= {
         "DilatedConv", "DilatedStack", "GatedBlock", "audit_gridding", "doubling", "receptive_field", "__version__",
     }  # fmt: skip
     assert set(wavedil.audio.__all__) >= {"WaveNet", "generate", "load", "save"}
-    for module in (wavedil, wavedil.core, wavedil.audio):
+    assert set(wavedil.vision.__all__) >= {"VGGFrontEnd", "ContextModule", "ASPP", "PyramidPooling", "DenseCRF"}
+    for module in (wavedil, wavedil.core, wavedil.audio, wavedil.vision):
         assert all(hasattr(module, name) for name in module.__all__)

@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("audio", "core"):
+    if name in ("audio", "core", "vision"):
         return import_module(f"wavedil.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'wavedil' has no attribute {name!r}")

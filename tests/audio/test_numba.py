@@ -1,11 +1,14 @@
 """The numba engine draws the codes of the torch reference, whatever the batch, the chunks and the threads."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from wavedil.audio import WaveNet, generate
 from wavedil.audio.engines.cpu import NumbaSession
 from wavedil.audio.engines.reference import TorchSession
+from wavedil.audio.plan import ScalarFront
 from wavedil.audio.randomness import Uniforms
 from wavedil.errors import WavedilError
 
@@ -81,3 +84,41 @@ def test_errors():
         generate(make(), 5, engine="numba", threads=3)
     with pytest.raises(WavedilError, match="this engine has fp32, bf16"):
         generate(make(), 5, engine="numba", precision="int8")
+
+
+@pytest.mark.parametrize(("features", "speaker"), [(3, 0), (0, 2), (5, 4)])
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (1, 2), (3, 1)])
+@pytest.mark.parametrize("scalar", [False, True])
+def test_condition_speaker_and_scalar_input_of_a_plan(features, speaker, batch, threads, scalar):
+    model = make(kernel_size=3, front_kernel_size=2, codes=40)
+    draw = torch.Generator().manual_seed(2)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=draw)
+
+    plan = model.plan()
+    layers = [replace(layer, condition=random(16, features + speaker) / 3) for layer in plan.layers]
+    plan = replace(plan, layers=tuple(layers), condition_channels=features, speaker_channels=speaker)
+    if scalar:
+        plan = replace(plan, front=ScalarFront(random(2, 8), random(8), torch.linspace(-1, 1, 40)))
+    given = random(batch, features, 60) if features else None
+    voices = random(batch, speaker) if speaker else None
+    uniforms = Uniforms(0, batch).draw(60)
+    reference = TorchSession(plan, model.start(batch), speaker=voices)
+    session = NumbaSession(plan, model.start(batch), speaker=voices, threads=threads)
+    found = []
+    for part in (slice(0, 19), slice(19, 60)):
+        own = None if given is None else given[..., part]
+        codes = session.run(uniforms[:, part], own)
+        assert torch.equal(codes, reference.run(uniforms[:, part], own))
+        found.append(codes)
+    scores = NumbaSession(plan, model.start(batch), speaker=voices, threads=threads).score(torch.cat(found, 1), given)
+    exact = TorchSession(plan, model.start(batch), speaker=voices).score(torch.cat(found, 1), given)
+    torch.testing.assert_close(scores.double(), exact, atol=1e-4, rtol=1e-4)
+
+
+def test_a_condition_that_does_not_fit_is_refused():
+    model = make()
+    session = NumbaSession(model.plan(), model.start(2))
+    with pytest.raises(WavedilError, match="the model takes none"):
+        session.run(Uniforms(0, 2).draw(5), torch.zeros(2, 3, 5))

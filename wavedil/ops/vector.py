@@ -25,16 +25,23 @@ inner = numba.njit(inline="always", error_model="numpy")
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 
 
-def loop(function):
-    """Compiles an outer loop; kept on disk for the next process where a place can be written."""
-    # numba knows a kept loop by its name and by the age and size of its file, not of this one, and
-    # installers may give all files one age. So the text of both becomes part of the name.
-    text = Path(__file__).read_bytes() + Path(function.__code__.co_filename).read_bytes()
+def loop(function=None, *, parts=(), **options):
+    """Compiles an outer loop; kept on disk for the next process where a place can be written.
+
+    parts: other modules whose functions become part of it. options: of numba, besides those of all loops.
+    """
+    if function is None:
+        return lambda function: loop(function, parts=parts, **options)
+    # numba knows a kept loop by its name and by the age and size of its file, not of others, and
+    # installers may give all files one age. So the text of all becomes part of the name.
+    files = [__file__, function.__code__.co_filename, *(part.__file__ for part in parts)]
+    text = b"".join(Path(file).read_bytes() for file in files)
     function.__qualname__ += "_" + hashlib.sha256(text).hexdigest()[:12]
+    options = {"nogil": True, **_OPTIONS, **options}
     try:
-        return numba.njit(cache=True, nogil=True, **_OPTIONS)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no writable place for the cache
-        return numba.njit(nogil=True, **_OPTIONS)(function)
+        return numba.njit(**options)(function)
 
 
 @intrinsic

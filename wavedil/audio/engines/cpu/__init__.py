@@ -73,17 +73,18 @@ class _Group:
         self.size, self.packed = pack(plan, session.precision, self.batch, self.pieces, block)
         speaker = None if session.speaker is None else session.speaker[streams]
         self.bias = gate_bias(plan, self.size, speaker)
-        self.settings = _settings(plan, session.sampling)
-        self.edges = np.zeros(0)
+        sampling = session.sampling
+        top_p = 1.0 if sampling.top_p is None else float(sampling.top_p)
+        self.settings = float(sampling.temperature), int(sampling.top_k or 0), top_p
         shared = self._shared()
         own = {key: value[streams] for key, value in state.items()}
         self.buffers = [self._buffers(own, shared) for _ in range(self.pieces)]
 
     def jobs(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> list:
         """What to call, each on a thread of its own, for the next steps."""
+        from wavedil.audio.engines.cpu.loop import run
         from wavedil.audio.engines.cpu.packing import stored_rows
 
-        run = _compiled()
         steps = (uniforms if forced is None else forced).shape[1]
         drawn = np.zeros((steps, self.batch), np.float64) if uniforms is None else _turned(uniforms)
         codes = np.zeros((steps, self.batch), np.int64) if forced is None else _turned(forced)
@@ -99,7 +100,7 @@ class _Group:
             written = parameters if half == 0 else parameters.copy()
             return lambda: run(
                 self.size, self.packed, self.buffers[half], self.bias, rows, drawn, own, forced is not None, written,
-                self.settings, self.edges, time, half, 3 - self.pieces,
+                self.settings, time, half, 3 - self.pieces,
             )  # fmt: skip
 
         return [job(half) for half in range(self.pieces)]
@@ -156,21 +157,6 @@ class _Group:
             scratch=_aligned((2, size.parameters)),
             **shared,
         )
-
-
-def _settings(plan: Plan, sampling) -> tuple[int, float, int, float]:
-    from wavedil.audio.engines.cpu.choice import CATEGORICAL
-
-    kinds = {Categorical: CATEGORICAL}
-    top_p = 1.0 if sampling.top_p is None else float(sampling.top_p)
-    return kinds[type(plan.distribution)], float(sampling.temperature), int(sampling.top_k or 0), top_p
-
-
-def _compiled():
-    """The loop. Its first use on a machine compiles it, which takes some seconds and is said."""
-    from wavedil.audio.engines.cpu import loop
-
-    return loop.run
 
 
 def _turned(values: Tensor) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""From a head's parameters and a uniform to a code, as the distributions' ``sample`` does it. One function per kind.
-
-A new distribution is a function here, a line in ``choose`` and one in ``KINDS``.
-"""
+"""From a head's parameters and a uniform to a code, as ``Categorical.sample`` does it."""
 
 import numba
 import numpy as np
@@ -9,7 +6,6 @@ import numpy as np
 from wavedil.ops.vector import inner, split_exp
 
 _f = np.float32
-CATEGORICAL, LOGISTICS, GAUSSIANS = range(3)
 # No reference counts: nothing here makes or keeps an array.
 _options = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}, "_nrt": False}
 
@@ -88,7 +84,7 @@ _BLOCK = 16
 
 @numba.njit(**_options)
 def _inverse_cdf(weights, u):
-    """The first code whose cumulated weight is above u times the whole, and what of u is left within it, in [0, 1)."""
+    """The first code whose cumulated weight is above u times the whole."""
     count = len(weights)
     whole = 0.0
     for i in range(count):
@@ -114,12 +110,12 @@ def _inverse_cdf(weights, u):
         for i in range(count):
             if weights[i] > 0:
                 code = i
-        before = whole - weights[code]
-    return code, min(max((threshold - before) / weights[code], 0.0), 1.0)
+    return code
 
 
 @numba.njit(**_options)
-def _categorical(logits, u, temperature, top_k, top_p, scratch):
+def choose(logits, u, temperature, top_k, top_p, scratch):
+    """The code that a uniform in [0, 1) picks; ``scratch`` is float32 (2, codes)."""
     if temperature == 0:
         best = 0
         for i in range(1, len(logits)):
@@ -129,10 +125,4 @@ def _categorical(logits, u, temperature, top_k, top_p, scratch):
     _weights(logits, temperature, weights)
     if top_k > 0 or top_p < 1:
         _truncate(weights, scratch[1], top_k, top_p)
-    return _inverse_cdf(weights, u)[0]
-
-
-@numba.njit(**_options)
-def choose(kind, parameters, u, temperature, top_k, top_p, edges, scratch):
-    """The code that a uniform in [0, 1) picks; ``scratch`` is float32 (2, parameters)."""
-    return _categorical(parameters, u, temperature, top_k, top_p, scratch)
+    return _inverse_cdf(weights, u)

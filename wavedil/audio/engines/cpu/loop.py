@@ -11,14 +11,15 @@ numbers are the same.
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from wavedil.audio.engines.cpu import choice, pieces, products
 from wavedil.audio.engines.cpu.choice import choose
 from wavedil.audio.engines.cpu.pieces import meet, store
 from wavedil.audio.engines.cpu.products import product
+from wavedil.ops.gate import kernels
 from wavedil.ops.gate.kernels import gate_value
-from wavedil.ops.vector import inner
+from wavedil.ops.vector import inner, loop
 
 
 class Buffers(NamedTuple):
@@ -195,15 +196,13 @@ def _head(size, packed, buffers, half, halves, met):
     return met
 
 
-@numba.njit(error_model="numpy", nogil=True, cache=True, _nrt=False)
-def run(
-    size, packed, buffers, bias, condition, uniforms, codes, forced, parameters, settings, edges, time, half, halves
-):
+@loop(parts=(choice, pieces, products, kernels), _nrt=False, fastmath=False)
+def run(size, packed, buffers, bias, condition, uniforms, codes, forced, parameters, settings, time, half, halves):
     """Draws ``codes`` (time, batch), or, where they are ``forced``, writes ``parameters`` (time, batch, parameters).
 
     This thread makes ``halves`` halves from ``half`` on: both, or one of them beside another thread.
     """
-    kind, temperature, top_k, top_p = settings
+    temperature, top_k, top_p = settings
     steps, batch = codes.shape
     recent, logits = buffers.recent, buffers.logits
     met = buffers.flags[half, 0]
@@ -221,7 +220,7 @@ def run(
                 for c in range(size.parameters):
                     parameters[i, s, c] = own[c]
             else:
-                codes[i, s] = choose(kind, own, uniforms[i, s], temperature, top_k, top_p, edges, buffers.scratch)
+                codes[i, s] = choose(own, uniforms[i, s], temperature, top_k, top_p, buffers.scratch)
             for tap in range(recent.shape[1] - 1):
                 recent[s, tap] = recent[s, tap + 1]
             recent[s, -1] = codes[i, s]

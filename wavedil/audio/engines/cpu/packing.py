@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.audio.engines.cpu.products import LANES, PAIRS, PANEL
+from wavedil.audio.engines.cpu.products import LANES, PANEL
 from wavedil.audio.plan import CodeFront, LayerPlan, Plan
 
 #: Columns of ``Packed.layers``.
@@ -74,9 +74,9 @@ def sizes_of(plan: Plan) -> Sizes:
 def pack(plan: Plan, precision: str, batch: int, pieces: int, longest_block: int) -> tuple[Sizes, Packed]:
     """``longest_block``: steps for which a layer's past may be multiplied at once."""
     size = sizes_of(plan)
-    # Pairs halve the traffic of weights. Where the machine does not multiply them, unpacking costs more than that as
-    # soon as several streams share each load: then float32 units hold the rounded weights.
-    paired = precision == "bf16" and (PAIRS or batch == 1)
+    # Pairs halve the traffic of weights, but as soon as several streams share each load, unpacking costs more than
+    # that: then float32 units hold the rounded weights.
+    paired = precision == "bf16" and batch == 1
     writer = _Writer(precision, paired)
     channels, hidden = plan.channels, plan.hidden
     first = -(-hidden // 2)
@@ -241,20 +241,17 @@ def _padded_row(values: Tensor, width: int) -> np.ndarray:
 def _rounded(matrix: np.ndarray) -> np.ndarray:
     """The float32 matrix whose numbers the pairs stand for."""
     units = _pairs(matrix)
-    upper = units if not PAIRS else units & np.uint32(0xFFFF0000)
-    return np.stack([upper.view(np.float32), (units << np.uint32(16)).view(np.float32)], axis=1).reshape(matrix.shape)
+    return np.stack([units.view(np.float32), (units << np.uint32(16)).view(np.float32)], axis=1).reshape(matrix.shape)
 
 
 def _pairs(matrix: np.ndarray) -> np.ndarray:
     """``(k, columns)`` float32 to ``(k / 2, columns)`` units: even k in the upper half, odd k in the lower.
 
-    Without an instruction for pairs the upper is used with the lower as its tail, so it is rounded such that both
-    together are nearest to the weight: as exact as bfloat16.
+    The upper is used with the lower as its tail, so it is rounded such that both together are nearest to the weight: as
+    exact as bfloat16.
     """
     bits = matrix.view(np.uint32).reshape(-1, 2, matrix.shape[1])
     lower = _to_bfloat16(bits[:, 1])
-    if PAIRS:
-        return _to_bfloat16(bits[:, 0]) << np.uint32(16) | lower
     size = (bits[:, 0] & np.uint32(0x7FFFFFFF)).astype(np.int64)
     upper = np.maximum(size - lower + 0x8000, 0) >> 16
     upper = np.where(size == 0, 0, upper).astype(np.uint32) | (bits[:, 0] >> np.uint32(16) & np.uint32(0x8000))

@@ -5,8 +5,8 @@ loaded once for up to six rows. **Every output is one chain** of fused multiply-
 tile: so a stream's numbers depend neither on how many streams share the product, nor on the width of the vectors.
 
 Weights and inputs come in units of 4 bytes: one float32; or a pair of bfloat16 of neighbouring k, the first in the
-upper half, and then each unit is two multiply-adds, the upper first (as the instruction vdpbf16ps does it). `packing`
-lays the weights out in panels of PANEL columns, each (k, columns): one product reads memory from its start to its end.
+upper half, and then each unit is two multiply-adds, the upper first. `packing` lays the weights out in
+panels of PANEL columns, each (k, columns): one product reads memory from its start to its end.
 """
 
 import llvmlite.binding as llvm
@@ -16,13 +16,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 _FEATURES = llvm.get_host_cpu_features()
-#: float32 numbers in a vector, vectors side by side in a tile of several rows (there are 16 or 32 registers), and
-#: whether the machine multiplies pairs of bfloat16.
+#: float32 numbers in a vector, and vectors side by side in a tile of several rows (there are 16 or 32 registers).
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
 _TILE = 2 if LANES == 8 else 4
-PAIRS = LANES == 16 and bool(_FEATURES.get("avx512bf16"))
-if PAIRS:
-    llvm.initialize_native_asmparser()  # numba does not: without it LLVM ends the process at inline assembly
 
 #: Columns in a panel: a tile of one row is a panel wide, so that enough chains run side by side.
 PANEL = 8 * LANES
@@ -58,14 +54,14 @@ def _prefetch(builder, address):
 def _weights(builder, loaded, paired):
     """What is multiplied one after the other. The upper of a pair is used with the lower as its tail: `packing` rounds
     with that in mind, and a mask is saved for each weight."""
-    if not paired or PAIRS:
+    if not paired:
         return [loaded]
     lower = builder.shl(loaded, ir.Constant(_ints, [16] * LANES))
     return [builder.bitcast(loaded, _floats), builder.bitcast(lower, _floats)]
 
 
 def _values(builder, loaded, paired):
-    if not paired or PAIRS:
+    if not paired:
         return [loaded]
     upper = builder.and_(loaded, ir.Constant(_ints, [0xFFFF0000] * LANES))
     lower = builder.shl(loaded, ir.Constant(_ints, [16] * LANES))
@@ -74,11 +70,7 @@ def _values(builder, loaded, paired):
 
 def _multiply_add(builder, weights, values, y):
     for w, x in zip(weights, values, strict=True):
-        if w.type == _ints:
-            kind = ir.FunctionType(_floats, [_floats, _ints, _ints])
-            y = builder.call(ir.InlineAsm(kind, "vdpbf16ps $3, $2, $0", "=v,0,v,v"), [y, w, x])
-        else:
-            y = _fma(builder, w, x, y)
+        y = _fma(builder, w, x, y)
     return y
 
 
@@ -163,41 +155,35 @@ def _most_rows(typing_context, kind):
     return types.intp(kind), generate
 
 
-_wide, _narrow = _kernel(1, 8), _kernel(1, 1)
-_tile6, _tile4, _tile2, _tile1 = (_kernel(rows, _TILE) for rows in (6, 4, 2, 1))
-_column4, _column2 = (_kernel(rows, 1) for rows in (4, 2))
-_BYTES = 4 * LANES
 _options = {"error_model": "numpy", "nogil": True, "_nrt": False}
 
 
-@numba.njit(**_options)
-def _tiles(kind, w, w_step, x, x_row, y, y_row, count, rows):
-    r = 0
-    if _most_rows(kind) == 6:
-        while r + 6 <= rows:
-            _tile6(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
-            r += 6
-    while r + 4 <= rows:
-        _tile4(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
-        r += 4
-    if r + 2 <= rows:
-        _tile2(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
-        r += 2
-    if r < rows:
-        _tile1(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+def _rows_by(tile6, tile4, tile2, tile1):
+    """All rows of some columns, by the largest tiles that fit."""
+
+    @numba.njit(**_options)
+    def by_tiles(kind, w, w_step, x, x_row, y, y_row, count, rows):
+        r = 0
+        if _most_rows(kind) == 6:
+            while r + 6 <= rows:
+                tile6(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+                r += 6
+        while r + 4 <= rows:
+            tile4(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+            r += 4
+        if r + 2 <= rows:
+            tile2(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+            r += 2
+        if r < rows:
+            tile1(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+
+    return by_tiles
 
 
-@numba.njit(**_options)
-def _columns(kind, w, w_step, x, x_row, y, y_row, count, rows):
-    r = 0
-    while r + 4 <= rows:
-        _column4(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
-        r += 4
-    if r + 2 <= rows:
-        _column2(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
-        r += 2
-    if r < rows:
-        _narrow(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
+_wide = _kernel(1, 8)
+_tiles = _rows_by(*(_kernel(rows, _TILE) for rows in (6, 4, 2, 1)))
+_columns = _rows_by(*(_kernel(rows, 1) for rows in (6, 4, 2, 1)))
+_BYTES = 4 * LANES
 
 
 @numba.njit(**_options)
