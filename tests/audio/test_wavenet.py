@@ -1,13 +1,15 @@
 """The WaveNet: forward, step, plan and generation are one model."""
 
 import copy
+import json
 import math
 
 import pytest
 import torch
 
-from wavedil.audio import WaveNet, generate, stream
+from wavedil.audio import WaveNet, generate, load, save, stream
 from wavedil.audio.distributions import Categorical, Sampling
+from wavedil.audio.engines import ENGINES
 from wavedil.audio.engines.reference import TorchSession
 from wavedil.audio.evaluate import evaluate
 from wavedil.audio.randomness import Uniforms
@@ -23,6 +25,10 @@ VARIANTS = [
     {"hidden_channels": 5, "head_channels": 7, "residual_scale": 0.5**0.5, "skip_scale": 0.5},
     {"gate_order": "sigmoid_first", "dilations": [5, 1, 3]},
     {"weight_norm": True, "kernel_size": 2},
+    {"input": "scalar", "front_kernel_size": 3},
+    {"distribution": "logistics", "components": 3, "codes": 31, "weight_norm": True, "input": "scalar"},
+    {"distribution": "gaussians", "input": "scalar", "quantiser": "linear", "codes": 65536},
+    {"distribution": "gaussians", "components": 2},
 ]
 
 
@@ -174,6 +180,67 @@ def test_loss_is_the_mean_over_the_mask():
         torch.testing.assert_close(model.loss(codes, mask), nats[0, 10:20].mean())
 
 
+@pytest.mark.parametrize("options", VARIANTS)
+def test_loss_is_that_of_the_distribution(options):
+    model = make(**options)
+    codes = codes_of(model)
+    with torch.no_grad():
+        nats = model.nats(codes)
+        torch.testing.assert_close(nats, model.distribution.nats(model(codes), codes))
+        torch.testing.assert_close(model.loss(codes), nats.mean())
+        prior = torch.nn.functional.one_hot(torch.tensor(model.codes // 3), model.codes) * 1e6
+        fold_weight_norm(model).head.out.weight.zero_()
+        model.set_prior(prior)
+        likely = model.nats(torch.full((1, 9), model.codes // 3))
+        assert (likely < 1).all() and (model.nats(torch.full((1, 9), model.codes // 2)) > likely).all()
+
+
+def test_parameters_of_amplitudes_do_not_pass_through_bf16():
+    """In bf16 a mean of 0.5 could only be told from 0.502."""
+    model = make(distribution="gaussians", input="scalar", quantiser="linear", codes=65536)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        parameters = model(codes_of(model))
+    assert parameters.dtype == torch.float32
+    assert (parameters != parameters.bfloat16()).float().mean() > 0.9
+
+
+def test_a_scalar_front_is_a_convolution_over_amplitudes():
+    model = make(input="scalar", front_kernel_size=3)
+    codes = codes_of(model, 1, 5)
+    plan, sound = model.front.plan(), model.decode(codes)[0].tolist()
+    with torch.no_grad():
+        out = model.front(codes)[0].T
+    for t in range(5):
+        taps = [sound[t - 2 + j] if t - 2 + j >= 0 else 0.0 for j in range(3)]
+        torch.testing.assert_close(out[t], plan.bias + torch.tensor(taps) @ plan.weight)
+
+
+def test_a_model_folder_keeps_what_codes_mean(tmp_path):
+    model = make(distribution="logistics", components=2, input="scalar", quantiser="linear", codes=1000)
+    again = load(save(model, tmp_path / "model"))
+    assert again.config == model.config and again.distribution.parameters == 6
+    assert torch.equal(generate(again, 30, seed=3), generate(model, 30, seed=3))
+
+
+def test_a_model_folder_from_before_there_was_a_choice_loads(tmp_path):
+    model = make()
+    path = save(model, tmp_path / "model") / "config.json"
+    config = json.loads(path.read_text())
+    for key in ("input", "quantiser", "distribution", "components"):
+        del config["arguments"][key]
+    path.write_text(json.dumps(config))
+    again = load(path.parent)
+    assert again.config == model.config and torch.equal(again(codes_of(model)), model(codes_of(model)))
+
+
+@pytest.mark.parametrize("distribution", ["logistics", "gaussians"])
+def test_an_engine_is_found_for_every_distribution(distribution):
+    model = make(distribution=distribution)
+    source = stream(model, num=2, chunk=30, seed=4)
+    assert source.engine in ENGINES
+    assert torch.equal(next(source), generate(model, 30, num=2, seed=4, engine="torch"))
+
+
 def test_evaluate_has_full_context_in_any_chunks(monkeypatch):
     model = make()
     sounds = [model.decode(codes_of(model, 1, 130)[0]), model.decode(codes_of(model, 1, 7)[0])]
@@ -182,6 +249,8 @@ def test_evaluate_has_full_context_in_any_chunks(monkeypatch):
     result = evaluate(model, sounds)
     assert result.count == 137 and result.files == 2 and "256 mu-law codes at 8000 Hz" in result.definition
     assert result.bits_per_sample == pytest.approx(nats / 137 / math.log(2), rel=1e-6)
+    linear = make(distribution="gaussians", quantiser="linear", codes=65536, input="scalar")
+    assert "65536 linear codes at 8000 Hz" in evaluate(linear, sounds).definition
     monkeypatch.setattr("wavedil.audio.evaluate.CHUNK", 50)
     assert evaluate(model, sounds).bits_per_sample == pytest.approx(result.bits_per_sample, rel=1e-6)
 
@@ -243,6 +312,10 @@ def test_truncation_equals_a_sort(temperature, top_k, top_p):
         (lambda m: m.step(codes_of(m), m.start(3)), "for 2 streams"),
         (lambda m: WaveNet(skip_channels=0), "positive integer"),
         (lambda m: WaveNet(dilations="0,1"), "0"),
+        (lambda m: WaveNet(input="sound"), "expected one of codes, scalar"),
+        (lambda m: WaveNet(components=3), "but the distribution is categorical"),
+        (lambda m: WaveNet(quantiser="linear", codes=1), "expected 2 to 65536"),
+        (lambda m: generate(make(distribution="gaussians"), 5, top_k=3), "top_k is 3, which belongs to categorical"),
     ],
 )
 def test_errors_say_what_to_do(call, message):

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from wavedil.audio import WaveNet, io, load
+from wavedil.audio.companding import MuLaw
 from wavedil.audio.corpus import Corpus, WholeFiles
 from wavedil.errors import WavedilError
 from wavedil.train import AudioData, AudioModule
@@ -228,7 +229,20 @@ def test_processes_share_the_crops_out(recordings):
     taken = []
     for rank in range(3):
         data = AudioData(str(recordings), crop=40, batch_size=2)
-        data.train, data.codes, data.context = Corpus([recordings / "note_0.wav"], 8000), 256, 0
+        data.train, data.quantiser, data.context = Corpus([recordings / "note_0.wav"], 8000), MuLaw(256), 0
         data.trainer = SimpleNamespace(global_step=5, accumulate_grad_batches=2, world_size=3, global_rank=rank)
         taken += [index for batch in islice(iter(data.train_dataloader().batch_sampler), 4) for index in batch]
     assert sorted(taken) == list(range(60, 84))  # 5 steps of 2 batches of 2 crops in 3 processes were before
+
+
+def test_a_mixture_over_16_bit_codes_trains_and_samples(tmp_path, recordings):
+    options = ["distribution=logistics", "components=3", "quantiser=linear", "codes=65536", "input=scalar"]
+    folder = train(
+        out=str(tmp_path / "run"),
+        overrides=[*TINY, f"--data.root={recordings}", *(f"--model.network.{option}" for option in options)],
+    )
+    model = load(folder / "model")
+    assert model.distribution.components == 3 and model.quantiser.text == "linear codes"
+    bits = [float(row["valid_bits"]) for row in metrics(folder)]
+    assert 0 < bits[-1] < 16  # what equally likely codes would take
+    assert len(list((folder / "samples").glob("*.wav"))) == 2

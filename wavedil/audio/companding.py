@@ -1,6 +1,6 @@
-"""Mu-law companding: sound to codes and back.
+"""Sound to codes and back: mu-law companding and linear steps.
 
-The curve is that of ITU-T G.711, with any number of codes, as WaveNet uses it (van den Oord et al.
+The mu-law curve is that of ITU-T G.711, with any number of codes, as WaveNet uses it (van den Oord et al.
 2016, arXiv:1609.03499, section 2.2):
 
     f(x) = sign(x) * ln(1 + mu |x|) / ln(1 + mu),    mu = codes - 1
@@ -8,9 +8,13 @@ The curve is that of ITU-T G.711, with any number of codes, as WaveNet uses it (
 and f(x) in [-1, 1] is rounded to the nearest of `codes` equally spaced levels. Codes equal those of
 ``torchaudio.functional.mu_law_encoding``. librosa's ``mu_compress(quantize=True)`` has the same
 curve but rounds up instead of to nearest, so its codes (plus ``codes // 2``) differ by at most one.
+
+Models take a :class:`Quantiser`: what their codes mean.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -36,17 +40,7 @@ def mu_law_encode(sound: Tensor, codes: int = 256) -> Tensor:
         WavedilError: integer sound, NaN, or a number of codes out of range.
     """
     mu = _mu(codes)
-    if not sound.is_floating_point():
-        raise WavedilError(
-            f"mu_law_encode: expected floating-point sound in [-1, 1], got {sound.dtype}; "
-            "divide 16-bit integers by 32768 first"
-        )
-    # Half precision cannot tell neighbouring codes apart near full scale.
-    sound = sound if sound.dtype == torch.float64 else sound.float()
-    if torch.isnan(sound).any():
-        count = int(torch.isnan(sound).sum())
-        raise WavedilError(f"mu_law_encode: {count} of {sound.numel()} samples are NaN")
-    sound = sound.clamp(-1, 1)
+    sound = _checked_sound(sound, "mu_law_encode").clamp(-1, 1)
     compressed = sound.sign() * torch.log1p(mu * sound.abs()) / torch.log1p(sound.new_tensor(mu))
     return ((compressed + 1) / 2 * mu + 0.5).to(torch.int64)
 
@@ -67,18 +61,136 @@ def mu_law_decode(code: Tensor, codes: int = 256) -> Tensor:
         WavedilError: codes that are not integers or lie outside [0, codes).
     """
     mu = _mu(codes)
+    _check_codes(code, codes, "mu_law_decode")
+    compressed = code.float() / mu * 2 - 1
+    expanded = torch.expm1(compressed.abs() * torch.log1p(compressed.new_tensor(mu))) / mu
+    return (compressed.sign() * expanded).clamp(-1, 1)  # rounding can overshoot by one ulp
+
+
+class Quantiser:
+    """What the codes of a model mean: ``codes`` cells, each with an amplitude, that share out all amplitudes.
+
+    Code c holds the amplitudes from ``boundary(c)`` to ``boundary(c + 1)``; the first and the last cell go on without
+    end, since :meth:`encode` clips. Zero amplitude is code ``codes // 2``.
+    """
+
+    #: How messages and definitions call the codes.
+    text: str
+
+    def __init__(self, codes: int):
+        if not isinstance(codes, int) or not 2 <= codes <= _MOST:
+            raise WavedilError(f"codes is {codes!r}: expected 2 to {_MOST}; 256 is usual for mu-law, 65536 for linear")
+        self.codes = codes
+
+    def encode(self, sound: Tensor) -> Tensor:
+        """Sound in [-1, 1] (clipped) to int64 codes of the same shape; the input's precision is kept."""
+        raise NotImplementedError
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes to float32 amplitudes in [-1, 1] of the same shape; ``encode`` gives the codes back."""
+        raise NotImplementedError
+
+    def boundary(self, index: Tensor) -> Tensor:
+        """The amplitude where code ``index - 1`` ends and ``index`` begins, float64; outside [-1, 1] at the ends."""
+        raise NotImplementedError
+
+    @property
+    def zero(self) -> int:
+        """The code of zero amplitude."""
+        return self.codes // 2
+
+    @property
+    def levels(self) -> Tensor:
+        """The amplitude of each code: float32 ``(codes,)``, on the CPU."""
+        return self.decode(torch.arange(self.codes, device="cpu"))
+
+    @property
+    def edges(self) -> Tensor:
+        """The amplitudes between neighbouring codes: float64 ``(codes - 1,)``, on the CPU."""
+        return self.boundary(torch.arange(1, self.codes, device="cpu"))
+
+    @property
+    def finest(self) -> float:
+        """Width of the narrowest cell."""
+        return float(self.boundary(torch.arange(self.codes + 1, device="cpu")).diff().min())
+
+
+class MuLaw(Quantiser):
+    """Mu-law codes: fine steps near zero, coarse ones near full scale. See the module's text.
+
+    In the order of its arithmetic, with x clipped to [-1, 1]: ``f = sign(x) * log1p(mu * |x|) / log1p(mu)`` and
+    ``code = trunc((f + 1) / 2 * mu + 0.5)``.
+    """
+
+    text = "mu-law codes"
+
+    def encode(self, sound: Tensor) -> Tensor:
+        return mu_law_encode(sound, self.codes)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return mu_law_decode(codes, self.codes)
+
+    def boundary(self, index: Tensor) -> Tensor:
+        mu = _mu(self.codes)
+        compressed = (2 * index - self.codes).double() / mu  # of whole numbers, so exact also close to zero
+        return compressed.sign() * torch.expm1(compressed.abs() * math.log1p(mu)) / mu
+
+
+class Linear(Quantiser):
+    """Equal steps of ``2 / codes``: code c stands for ``(c - codes // 2) * 2 / codes``.
+
+    65536 codes are the values of 16-bit sound files, zero among them, without loss. With x clipped to [-1, 1],
+    ``code = floor(x * (codes / 2) + 0.5) + codes // 2``, at most ``codes - 1``.
+    """
+
+    text = "linear codes"
+
+    def encode(self, sound: Tensor) -> Tensor:
+        sound = _checked_sound(sound, "Linear.encode").clamp(-1, 1)
+        return torch.floor(sound * (self.codes / 2) + 0.5).to(torch.int64).add(self.zero).clamp(0, self.codes - 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        _check_codes(codes, self.codes, "Linear.decode")
+        return (codes - self.zero).float() / (self.codes / 2)
+
+    def boundary(self, index: Tensor) -> Tensor:
+        return (2 * (index - self.zero) - 1).double() / self.codes
+
+
+#: The names that a recipe and a config.json give quantisers.
+QUANTISERS = {"mulaw": MuLaw, "linear": Linear}
+
+
+def make_quantiser(name: str, codes: int) -> Quantiser:
+    """A quantiser by name."""
+    if name not in QUANTISERS:
+        raise WavedilError(f"quantiser is {name!r}: expected one of {', '.join(QUANTISERS)}")
+    return QUANTISERS[name](codes)
+
+
+def _checked_sound(sound: Tensor, where: str) -> Tensor:
+    """Sound in float32 or, where it came so, float64: half precision cannot tell neighbouring codes apart."""
+    if not sound.is_floating_point():
+        raise WavedilError(
+            f"{where}: expected floating-point sound in [-1, 1], got {sound.dtype}; "
+            "divide 16-bit integers by 32768 first"
+        )
+    sound = sound if sound.dtype == torch.float64 else sound.float()
+    if torch.isnan(sound).any():
+        raise WavedilError(f"{where}: {int(torch.isnan(sound).sum())} of {sound.numel()} samples are NaN")
+    return sound
+
+
+def _check_codes(code: Tensor, codes: int, where: str) -> None:
     if code.is_floating_point() or code.is_complex() or code.dtype == torch.bool:
-        raise WavedilError(f"mu_law_decode: expected integer codes, got {code.dtype}")
+        raise WavedilError(f"{where}: expected integer codes, got {code.dtype}")
     if code.numel() and not code.is_meta:
         low, high = (int(value) for value in code.aminmax())
         if low < 0 or high >= codes:
             raise WavedilError(
-                f"mu_law_decode: codes span {low}..{high}, expected 0..{codes - 1}; "
+                f"{where}: codes span {low}..{high}, expected 0..{codes - 1}; "
                 "encode and decode with the same number of codes"
             )
-    compressed = code.float() / mu * 2 - 1
-    expanded = torch.expm1(compressed.abs() * torch.log1p(compressed.new_tensor(mu))) / mu
-    return (compressed.sign() * expanded).clamp(-1, 1)  # rounding can overshoot by one ulp
 
 
 def _mu(codes: int) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wavedil.audio import io
-from wavedil.audio.companding import mu_law_encode
+from wavedil.audio.companding import MuLaw, Quantiser
 from wavedil.audio.resample import resampled_length
 from wavedil.audio.split import PathLike, Piece, Split, split_files
 from wavedil.errors import WavedilError
@@ -208,7 +208,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         length: samples in each crop.
         context: samples at the start of a crop that serve as the past of the others, usually the
             receptive field (of a network: the past samples that a prediction sees); 0 counts all.
-        codes: number of mu-law codes.
+        quantiser: of the codes; default 256 mu-law codes.
         seed: any non-negative integer.
         size: how many crops the data set holds.
 
@@ -225,7 +225,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         length: int,
         *,
         context: int = 0,
-        codes: int = 256,
+        quantiser: Quantiser | None = None,
         seed: int = 0,
         size: int = 2**31,
     ) -> None:
@@ -235,7 +235,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
                 "from: length must exceed context, and context be at least 0"
             )
         self.corpus, self.length, self.context = corpus, length, context
-        self.codes, self.seed, self.size = codes, seed, size
+        self.quantiser, self.seed, self.size = quantiser or MuLaw(256), seed, size
         self._ends = np.cumsum(corpus.lengths)
 
     def __len__(self) -> int:
@@ -256,8 +256,8 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
             raise IndexError(f"crop {index} of {self.size}")
         file, start = self.place(index)
         sound = torch.from_numpy(self.corpus.sound(file, start, self.length))
-        codes = torch.full((self.length,), self.codes // 2, dtype=torch.int64)
-        codes[: len(sound)] = mu_law_encode(sound, self.codes)
+        codes = torch.full((self.length,), self.quantiser.zero, dtype=torch.int64)
+        codes[: len(sound)] = self.quantiser.encode(sound)
         mask = torch.zeros(self.length, dtype=torch.bool)
         mask[self.context if start else 0 : len(sound)] = True
         return {"codes": codes, "mask": mask}
@@ -266,8 +266,8 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
 class WholeFiles(Dataset[dict[str, Tensor]]):
     """Every file of a corpus whole and in order, for evaluation: ``{"codes": int64 (time,)}``."""
 
-    def __init__(self, corpus: Corpus, codes: int = 256) -> None:
-        self.corpus, self.codes = corpus, codes
+    def __init__(self, corpus: Corpus, quantiser: Quantiser | None = None) -> None:
+        self.corpus, self.quantiser = corpus, quantiser or MuLaw(256)
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -276,4 +276,4 @@ class WholeFiles(Dataset[dict[str, Tensor]]):
         if not 0 <= index < len(self):
             raise IndexError(f"file {index} of {len(self)}")
         sound = torch.from_numpy(self.corpus.sound(index))
-        return {"codes": mu_law_encode(sound, self.codes)}
+        return {"codes": self.quantiser.encode(sound)}

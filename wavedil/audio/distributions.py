@@ -15,11 +15,16 @@ class Distribution:
 
     ``parameters`` is how many a sample has. ``nats(parameters, codes, mask=None)`` takes ``(batch, parameters, time)``
     and ``(batch, time)`` codes and gives one negative log-likelihood for each sample, or for each True place of the
-    mask, flat. ``sample(parameters, uniforms, settings)`` takes ``(batch, parameters)`` and ``(batch,)`` uniforms in
+    mask, flat: of the **code**, so that the bits per sample of all distributions over the same quantiser's codes can be
+    compared. ``sample(parameters, uniforms, settings)`` takes ``(batch, parameters)`` and ``(batch,)`` uniforms in
     [0, 1) to ``(batch,)`` codes: **one** uniform for each sample, so that streams are the same in every engine.
+    ``prior(counts)`` makes the parameters that fit ``(codes,)`` counts, whatever came before. ``check(settings)``
+    refuses settings that mean nothing here.
     """
 
     parameters: int
+    #: Whether rounding the parameters to bf16 would be heard, so that the head's last product is left out of autocast.
+    exact = False
 
     def nats(self, parameters: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         raise NotImplementedError
@@ -27,9 +32,14 @@ class Distribution:
     def sample(self, parameters: Tensor, uniforms: Tensor, settings: Sampling) -> Tensor:
         raise NotImplementedError
 
+    def prior(self, counts: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def check(self, settings: Sampling) -> None: ...
+
 
 class Categorical(Distribution):
-    """Softmax over mu-law codes (van den Oord et al. 2016, section 2.2); resolution: one code."""
+    """Softmax over codes (van den Oord et al. 2016, section 2.2)."""
 
     def __init__(self, codes: int):
         self.codes = codes
@@ -40,11 +50,7 @@ class Categorical(Distribution):
 
         Returns a flat tensor: one number for each sample, or for each True place of the mask. Divide by ln 2 for bits.
         """
-        rows, targets = logits.transpose(1, 2).reshape(-1, self.codes), codes.reshape(-1)
-        if mask is not None:
-            keep = mask.reshape(-1)
-            rows, targets = rows[keep], targets[keep]
-        return cross_entropy(rows, targets)
+        return cross_entropy(*flat(logits, codes, mask))
 
     def sample(self, logits: Tensor, uniforms: Tensor, settings: Sampling) -> Tensor:
         """Inverse-CDF choice: ``(batch, codes)`` logits and ``(batch,)`` uniforms in [0, 1) to ``(batch,)`` codes."""
@@ -56,14 +62,26 @@ class Categorical(Distribution):
         last = self.codes - 1 - (probabilities.flip(-1) > 0).int().argmax(-1)
         return torch.minimum(codes, last)
 
+    def prior(self, counts: Tensor) -> Tensor:
+        """Logits of the frequencies, each code seen once more than it was."""
+        return ((counts + 1) / (counts + 1).sum()).log()
+
+
+def flat(parameters: Tensor, codes: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``(batch, parameters, time)`` and ``(batch, time)`` as rows, those of True places of the mask alone."""
+    rows, targets = parameters.transpose(1, 2).reshape(-1, parameters.shape[1]), codes.reshape(-1)
+    return (rows, targets) if mask is None else (rows[mask.reshape(-1)], targets[mask.reshape(-1)])
+
 
 class Sampling:
-    """Temperature and truncation of a categorical choice.
+    """Temperature and truncation of the choice of a sample.
 
     Args:
-        temperature: divides the logits; 1 samples the model, below 1 is safer and duller, 0 is the most likely code.
-        top_k: keep the k most likely codes (Fan et al. 2018).
-        top_p: keep the smallest set of codes that holds this probability (nucleus; Holtzman et al. 2020).
+        temperature: divides the logits; 1 samples the model, below 1 is safer and duller, 0 is the most likely code. Of
+            a mixture it also multiplies the scales, and 0 is the mean of the likeliest component.
+        top_k: keep the k most likely codes (Fan et al. 2018); categorical heads only.
+        top_p: keep the smallest set of codes that holds this probability (nucleus; Holtzman et al. 2020); of a mixture,
+            the middle of the drawn component that holds this probability.
     """
 
     def __init__(self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None):

@@ -16,7 +16,7 @@ from wavedil.audio.wavenet import WaveNet
 CHUNK = 2**16
 
 DEFINITION = (
-    "mean over all samples of all files of -log2 p(code | all earlier codes of the file), {codes} mu-law codes at "
+    "mean over all samples of all files of -log2 p(code | all earlier codes of the file), {codes} {quantiser} at "
     "{rate} Hz; every file starts from zero history and the zero-amplitude code"
 )
 
@@ -33,8 +33,8 @@ def nats_by_chunk(model: WaveNet, codes: Tensor) -> Iterator[Tensor]:
     """Negative log-likelihoods of ``(1, time)`` codes with full context, flat, chunk by chunk."""
     state = None
     for chunk in codes.split(CHUNK, dim=1):
-        logits, state = model.step(chunk, state)
-        yield model.distribution.nats(logits, chunk)
+        parameters, state = model.step(chunk, state)
+        yield model.distribution.nats(parameters, chunk)
 
 
 @torch.inference_mode()
@@ -53,5 +53,5 @@ def evaluate(model: WaveNet, sounds: Iterable[Tensor], progress: Callable[[int],
             if progress is not None:
                 progress(count)
         files += 1
-    definition = DEFINITION.format(codes=model.codes, rate=model.sample_rate)
+    definition = DEFINITION.format(codes=model.codes, quantiser=model.quantiser.text, rate=model.sample_rate)
     return BitsPerSample(nats / math.log(2) / count if count else math.nan, count, files, definition)

@@ -1,28 +1,28 @@
-"""WaveNet (van den Oord et al. 2016, arXiv 1609.03499) over mu-law codes. The file reads top-down like the paper."""
+"""WaveNet (van den Oord et al. 2016, arXiv 1609.03499). The file reads top-down like the paper."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavedil.audio.companding import mu_law_decode, mu_law_encode
+from wavedil.audio.companding import make_quantiser
 from wavedil.audio.conditioning import Conditioning
-from wavedil.audio.distributions import Categorical
-from wavedil.audio.plan import CodeFront, LayerPlan, Plan
+from wavedil.audio.fronts import make_front
+from wavedil.audio.mixtures import make_distribution
+from wavedil.audio.plan import LayerPlan, Plan
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm, format_schedule
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
 
 
 class WaveNet(nn.Module):
-    """Autoregressive model of mu-law codes: front, stack of causal gated blocks, head.
+    """Autoregressive model of a sound's codes: front, stack of causal gated blocks, head.
 
-    ``forward(codes)``: ``(batch, time) int64 -> (batch, codes, time)`` logits, where ``logits[..., t]`` predicts
-    ``codes[:, t]`` from the codes before t alone. At time 0 every layer's history is zero and the code before the first
-    is the zero-amplitude code (128 for 256 codes), in training, evaluation, streaming and generation alike.
+    ``forward(codes)``: ``(batch, time) int64 -> (batch, parameters, time)``, where ``parameters[..., t]`` is the
+    distribution of ``codes[:, t]`` given the codes before t alone. At time 0 every layer's history is zero and the code
+    before the first is the zero-amplitude code (128 for 256 codes), in training, evaluation, streaming and generation
+    alike.
 
     Args:
         channels, skip_channels: residual and skip channels.
@@ -30,8 +30,12 @@ class WaveNet(nn.Module):
         kernel_size: taps of each dilated convolution.
         hidden_channels: width of the gated activations; default ``channels``.
         head_channels: width between the head's two products; default ``skip_channels``.
-        front_kernel_size: taps of the causal front convolution over one-hot codes; 1 is a plain code embedding.
-        codes: number of mu-law codes.
+        front_kernel_size: taps of the causal front convolution.
+        input: what the front sees of a code: ``"codes"``, a vector for each, or ``"scalar"``, its amplitude.
+        quantiser, codes: what codes mean: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 are 16-bit sound).
+        distribution: of the next code: ``"categorical"`` (softmax), or over amplitudes ``"logistics"`` or
+            ``"gaussians"``; see :mod:`wavedil.audio.mixtures`. Likelihoods are of codes, whichever it is.
+        components: of a mixture; default 10 logistics or 1 Gaussian.
         sample_rate: in Hz; it is stored with the model and given to the files it makes.
         residual_scale, skip_scale, gate_order: see :class:`wavedil.GatedBlock`.
         weight_norm: normalise the weights of stack and head; ``fold_weight_norm(model)`` folds it away.
@@ -48,7 +52,11 @@ class WaveNet(nn.Module):
         hidden_channels: int | None = None,
         head_channels: int | None = None,
         front_kernel_size: int = 1,
+        input: str = "codes",
+        quantiser: str = "mulaw",
         codes: int = 256,
+        distribution: str = "categorical",
+        components: int | None = None,
         sample_rate: int = 16000,
         residual_scale: float = 1.0,
         skip_scale: float = 1.0,
@@ -63,7 +71,9 @@ class WaveNet(nn.Module):
             )
         if not isinstance(sample_rate, int) or sample_rate < 1:
             raise WavedilError(f"sample_rate is {sample_rate!r}: expected Hz as a positive integer")
-        self.front = Front(codes, channels, front_kernel_size)
+        self.quantiser = make_quantiser(quantiser, codes)
+        self.distribution = make_distribution(distribution, self.quantiser, components)
+        self.front = make_front(input, self.quantiser, channels, front_kernel_size)
         self.stack = DilatedStack(
             ndim=1,
             channels=channels,
@@ -77,8 +87,9 @@ class WaveNet(nn.Module):
             gate_order=gate_order,
             checkpoint_layers=checkpoint_layers,
         )
-        self.distribution = Categorical(codes)
-        self.head = Head(skip_channels, head_channels or skip_channels, self.distribution.parameters)
+        self.head = Head(
+            skip_channels, head_channels or skip_channels, self.distribution.parameters, self.distribution.exact
+        )
         self.reset_parameters()
         if weight_norm:
             add_weight_norm(self)
@@ -92,7 +103,11 @@ class WaveNet(nn.Module):
             "hidden_channels": hidden_channels,
             "head_channels": head_channels,
             "front_kernel_size": front_kernel_size,
+            "input": input,
+            "quantiser": quantiser,
             "codes": codes,
+            "distribution": distribution,
+            "components": components,
             "sample_rate": sample_rate,
             "residual_scale": residual_scale,
             "skip_scale": skip_scale,
@@ -113,11 +128,13 @@ class WaveNet(nn.Module):
             if layer.residual is not None:
                 _normal(layer.residual, 0.3)  # a layer starts as a small change of its input
         _normal(self.head.hidden, 2**0.5)
+        if self.distribution.exact:
+            _normal(self.head.out, 0.1)  # its numbers are amplitudes, and sound has an RMS of about 0.1
 
     @torch.no_grad()
     def set_prior(self, counts: Tensor) -> None:
         """Starts the head at the frequencies of the codes, ``(codes,)`` counts, which it would learn first of all."""
-        self.head.out.bias.copy_(((counts + 1) / (counts + 1).sum()).log())
+        self.head.out.bias.copy_(self.distribution.prior(counts))
 
     @property
     def dilations(self) -> tuple[int, ...]:
@@ -135,7 +152,7 @@ class WaveNet(nn.Module):
     @property
     def zero_code(self) -> int:
         """The code of zero amplitude: what comes before the first sample."""
-        return self.codes // 2
+        return self.quantiser.zero
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.head(self.stack(self.front(self._shift(codes, None))))
@@ -147,7 +164,7 @@ class WaveNet(nn.Module):
         return Conditioning()
 
     def step(self, codes: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
-        """The next chunk, any length: logits as in :meth:`forward`, and the state after it."""
+        """The next chunk, any length: parameters as in :meth:`forward`, and the state after it."""
         previous = None
         if state is not None:
             if "previous" not in state or state["previous"].shape != (codes.shape[0], 1):
@@ -169,30 +186,34 @@ class WaveNet(nn.Module):
 
     def start(self, batch: int) -> State:
         """The state before the first sample."""
-        device = self.front.tables.device
-        _, front = self.front.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
-        _, stack = self.stack.step(self.front.tables.new_zeros(batch, self.config["channels"], 0))
+        device = self.head.out.bias.device
+        x, front = self.front.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
+        _, stack = self.stack.step(x)
         previous = torch.full((batch, 1), self.zero_code, device=device)
         return {"previous": previous, **named("front", front), **named("stack", stack)}
 
+    def nats(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood of each of ``(batch, time)`` codes, flat, or of those where ``mask`` is True."""
+        return self.distribution.nats(self(codes), codes, mask)
+
     def loss(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood of ``(batch, time)`` codes, in nats per sample, where ``mask`` is True."""
-        return self.distribution.nats(self(codes), codes, mask).mean()
+        return self.nats(codes, mask).mean()
 
     def encode(self, sound: Tensor) -> Tensor:
         """Sound in [-1, 1] to codes of the same shape."""
-        return mu_law_encode(sound, self.codes)
+        return self.quantiser.encode(sound)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes to float32 sound in [-1, 1] of the same shape; ``encode`` gives the codes back."""
-        return mu_law_decode(codes, self.codes)
+        return self.quantiser.decode(codes)
 
     def plan(self) -> Plan:
         """The flat description of weights and wiring that generation engines read."""
         block = self.stack.layers[0]
         skip_weight, skip_bias = self.stack.skip_product()
         return Plan(
-            front=CodeFront(self.front.tables.detach()),
+            front=self.front.plan(),
             layers=tuple(LayerPlan.of(layer) for layer in self.stack.layers),
             residual_scale=block.residual_scale,
             skip_weight=skip_weight.detach().flatten(1),
@@ -214,54 +235,6 @@ class WaveNet(nn.Module):
         return torch.cat([previous, codes], dim=1)[:, : codes.shape[1]]
 
 
-class Front(nn.Module):
-    """Causal convolution over one-hot codes, as a look-up: ``(batch, time) int64 -> (batch, channels, time)``.
-
-    Tap j adds row ``codes[:, t - j]`` of its own table; before the start there is no code and nothing is added.
-    """
-
-    def __init__(self, codes: int, channels: int, kernel_size: int = 1):
-        super().__init__()
-        if kernel_size < 1 or codes < 2:
-            raise WavedilError(f"front_kernel_size is {kernel_size} and codes {codes}: expected at least 1 and 2")
-        tables = [_smooth_features(codes, channels) for _ in range(kernel_size)]
-        self.tables = nn.Parameter(torch.stack(tables) / kernel_size**0.5)  # newest tap last
-
-    @property
-    def receptive_field(self) -> int:
-        return len(self.tables)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.step(codes)[0]
-
-    def step(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        taps, rows, _ = self.tables.shape
-        nothing = codes.new_full((codes.shape[0], taps - 1), rows)
-        joined = torch.cat([nothing if state is None else state["history"], codes], dim=1)
-        time = codes.shape[1]
-        # Under autocast the stream starts in its dtype: the small tables are cast, not the long result.
-        device = self.tables.device.type
-        autocast = torch.is_autocast_enabled(device)
-        tables = self.tables.to(torch.get_autocast_dtype(device)) if autocast else self.tables
-        out = F.embedding(joined[:, taps - 1 :], tables[-1])
-        for tap in range(taps - 1):  # these may look at "nothing", whose row is zero
-            out = out + F.embedding(joined[:, tap : tap + time], F.pad(tables[tap], (0, 0, 0, 1)))
-        return out.transpose(1, 2), {"history": joined[:, joined.shape[1] - (taps - 1) :].clone()}
-
-
-def _smooth_features(codes: int, channels: int) -> Tensor:
-    """(codes, channels) random waves over the code's amplitude, of mean 0 and variance 1.
-
-    Neighbouring codes start with similar vectors, as they sound; independent vectors have to learn that first.
-    """
-    companded, linear = torch.linspace(-1, 1, codes), mu_law_decode(torch.arange(codes), codes)
-    channel = torch.arange(channels)
-    cycles = torch.rand(channels) * torch.where(channel % 2 == 1, 3.0, 0.75)  # fine and coarse
-    value = torch.where(channel % 4 == 3, linear.unsqueeze(1), companded.unsqueeze(1))
-    table = torch.sin(2 * math.pi * (cycles * value + torch.rand(channels)))
-    return (table - table.mean(0)) / table.std(0).clamp(min=1e-3)
-
-
 def _normal(conv: DilatedConv, gain: float) -> None:
     nn.init.normal_(conv.weight, std=gain / conv.weight[0].numel() ** 0.5)
     if conv.bias is not None:
@@ -269,12 +242,20 @@ def _normal(conv: DilatedConv, gain: float) -> None:
 
 
 class Head(nn.Module):
-    """Skips to distribution parameters: ReLU, 1x1, ReLU, 1x1 (section 2.4, figure 4)."""
+    """Skips to distribution parameters: ReLU, 1x1, ReLU, 1x1 (section 2.4, figure 4).
 
-    def __init__(self, channels: int, hidden: int, parameters: int):
+    ``exact`` keeps the last product out of autocast: in bf16 an amplitude would have 8 bits.
+    """
+
+    def __init__(self, channels: int, hidden: int, parameters: int, exact: bool = False):
         super().__init__()
         self.hidden = DilatedConv(1, channels, hidden, 1)
         self.out = DilatedConv(1, hidden, parameters, 1)
+        self.exact = exact
 
     def forward(self, skips: Tensor) -> Tensor:
-        return self.out(F.relu(self.hidden(F.relu(skips))))
+        h = F.relu(self.hidden(F.relu(skips)))
+        if not self.exact:
+            return self.out(h)
+        with torch.autocast(h.device.type, enabled=False):
+            return self.out(h.to(self.out.bias.dtype))

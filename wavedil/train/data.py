@@ -20,7 +20,7 @@ from wavedil.errors import WavedilError
 class AudioData(L.LightningDataModule):
     """Random crops of a folder of recordings, split into training and validation by file.
 
-    The sample rate, the number of codes and the receptive field are the network's: what is said once cannot disagree.
+    The sample rate, the quantiser and the receptive field are the network's: what is said once cannot disagree.
 
     Args:
         root: folder of sound files, searched with its subfolders; null for the built-in plucked strings, which are
@@ -74,7 +74,7 @@ class AudioData(L.LightningDataModule):
             return  # the validation after training: the corpus is there
         network = self.trainer.lightning_module.network
         check_crop(self.crop, network.receptive_field)
-        self.codes, self.context = network.codes, network.receptive_field if self.full_context else 0
+        self.quantiser, self.context = network.quantiser, network.receptive_field if self.full_context else 0
         root = self._folder()
         split = split_files(io.list_audio_files(root), validation=self.validation, exclude=self.exclude)
         make = {"sample_rate": network.sample_rate, "normalize": self.normalize, "trim_db": self.trim_db}
@@ -82,7 +82,7 @@ class AudioData(L.LightningDataModule):
         self.note = f"{split.note}\ntrain: {self.train}\nvalid: {self.valid}"
 
     def train_dataloader(self) -> DataLoader:
-        crops = RandomCrops(self.train, self.crop, context=self.context, codes=self.codes, seed=self.seed)
+        crops = RandomCrops(self.train, self.crop, context=self.context, quantiser=self.quantiser, seed=self.seed)
         # One endless epoch: a resumed run goes on with the crop it would have seen next. Processes take turns.
         trainer = self.trainer
         seen = trainer.global_step * trainer.accumulate_grad_batches * self.batch_size
@@ -97,7 +97,7 @@ class AudioData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(
-            _Marked(WholeFiles(self.valid, self.codes), max(1, round(self.valid_seconds * self.valid.sample_rate)))
+            _Marked(WholeFiles(self.valid, self.quantiser), max(1, round(self.valid_seconds * self.valid.sample_rate)))
         )
 
     def _folder(self) -> Path:
@@ -105,9 +105,9 @@ class AudioData(L.LightningDataModule):
 
     def code_counts(self) -> Tensor:
         """How often each code occurs in a fixed handful of crops: what a model starts from."""
-        crops = RandomCrops(self.train, self.crop, codes=self.codes, seed=self.seed + 1)
+        crops = RandomCrops(self.train, self.crop, quantiser=self.quantiser, seed=self.seed + 1)
         items = [crops[index] for index in range(64)]
-        return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.codes) for item in items)
+        return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.quantiser.codes) for item in items)
 
     def preview_sounds(self) -> list[np.ndarray]:
         """The held-out sounds that previews show as targets, float32 ``(time,)``."""

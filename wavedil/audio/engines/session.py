@@ -42,6 +42,7 @@ class Session:
         if not isinstance(threads, int) or threads < 1:
             raise WavedilError(f"threads is {threads!r}: expected 1 or more")
         self.plan, self.sampling = plan, sampling or Sampling()
+        plan.distribution.check(self.sampling)
         self.precision, self.threads = precision, threads
         self.batch = state["previous"].shape[0]
         self.speaker = self._checked("speaker", speaker, (self.batch, plan.speaker_channels))
