@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from wavedil.audio import WaveNet, generate
+from wavedil.audio.companding import Linear, MuLaw
+from wavedil.audio.distributions import Sampling
 from wavedil.audio.engines.cpu import NumbaSession
 from wavedil.audio.engines.reference import TorchSession
+from wavedil.audio.mixtures import MixtureOfGaussians, MixtureOfLogistics
 from wavedil.audio.plan import ScalarFront
 from wavedil.audio.randomness import Uniforms
 from wavedil.errors import WavedilError
@@ -19,6 +22,9 @@ VARIANTS = [
     {"front_kernel_size": 3, "codes": 31},
     {"hidden_channels": 5, "head_channels": 7, "residual_scale": 0.5**0.5, "skip_scale": 0.5},
     {"gate_order": "sigmoid_first", "dilations": [5, 1, 3]},
+    {"distribution": "logistics", "components": 3, "input": "scalar", "front_kernel_size": 2},
+    {"distribution": "gaussians", "codes": 31},
+    {"distribution": "gaussians", "components": 2, "input": "scalar", "quantiser": "linear", "codes": 500},
     {"channels": 72, "skip_channels": 80, "dilations": "1..32"},
 ]
 
@@ -63,9 +69,20 @@ def test_precision_bf16_is_near_and_does_not_depend_on_batch_or_threads():
         assert torch.equal(alone[0], scores[2])
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.6}])
-def test_sampling_settings_are_the_references(settings):
-    model = make()
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [
+        ({}, {"temperature": 0.0}),
+        ({}, {"temperature": 0.7, "top_k": 5}),
+        ({}, {"top_p": 0.6}),
+        ({"distribution": "logistics", "components": 3}, {"temperature": 0.0}),
+        ({"distribution": "logistics", "components": 3}, {"temperature": 0.7, "top_p": 0.6}),
+        ({"distribution": "gaussians"}, {"temperature": 0.0}),
+        ({"distribution": "gaussians"}, {"temperature": 1e-30, "top_p": 0.1}),
+    ],
+)
+def test_sampling_settings_are_the_references(head, settings):
+    model = make(**head)
     expected = generate(model, 60, num=3, engine="torch", **settings)
     assert torch.equal(generate(model, 60, num=3, engine="numba", **settings), expected)
 
@@ -122,3 +139,35 @@ def test_a_condition_that_does_not_fit_is_refused():
     session = NumbaSession(model.plan(), model.start(2))
     with pytest.raises(WavedilError, match="the model takes none"):
         session.run(Uniforms(0, 2).draw(5), torch.zeros(2, 3, 5))
+
+
+@pytest.mark.parametrize("quantiser", [MuLaw(256), MuLaw(31), Linear(65536)])
+@pytest.mark.parametrize(("mixture", "components"), [(MixtureOfLogistics, 4), (MixtureOfGaussians, 3)])
+def test_a_mixture_draws_what_the_reference_draws_also_at_its_edges(quantiser, mixture, components):
+    from wavedil.audio.engines.cpu.drawing import drawing_of
+    from wavedil.audio.engines.cpu.mixtures import choose_amplitude
+
+    draw = torch.Generator().manual_seed(0)
+    distribution = mixture(quantiser, components)
+    parameters = torch.randn(3000, distribution.parameters, generator=draw)
+    parameters[:, 2 * components :] -= 4
+    parameters[::3] *= 30  # components that are never taken; scales of nothing and of everything
+    u = torch.rand(3000, generator=draw, dtype=torch.float64)
+    u[:4] = torch.tensor([0.0, 2**-53, 0.5, 1 - 2**-53])
+    for temperature, top_p in ((1.0, None), (0.3, 0.8), (1e-9, None), (0.0, None)):
+        expected = distribution.sample(parameters, u, Sampling(temperature, top_p=top_p))
+        rows, drawing = parameters.numpy(), drawing_of(distribution)
+        found = [
+            choose_amplitude(row, value, drawing, temperature, top_p or 1.0)
+            for row, value in zip(rows, u.tolist(), strict=True)
+        ]
+        assert found == expected.tolist()
+
+
+def test_the_normal_quantile_is_exact_from_end_to_end():
+    from wavedil.audio.engines.cpu.mixtures import _normal_quantile
+
+    v = torch.cat([torch.logspace(-15.9, -0.31, 200, dtype=torch.float64), torch.tensor([2.0**-53, 0.5])])
+    v = torch.cat([v, 1 - v])
+    found = torch.tensor([_normal_quantile(value) for value in v.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(found, torch.special.ndtri(v), rtol=1e-14, atol=1e-15)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.audio.distributions import Categorical
+from wavedil.audio.engines.cpu.drawing import KINDS
 from wavedil.audio.engines.session import Session
 from wavedil.audio.plan import Plan
 from wavedil.core.stream import State
@@ -30,7 +30,7 @@ class NumbaSession(Session):
             there = find_spec("numba") is not None
         except ModuleNotFoundError:
             there = False
-        return there and plan.device.type == "cpu" and len(plan.head) == 2 and type(plan.distribution) is Categorical
+        return there and plan.device.type == "cpu" and len(plan.head) == 2 and type(plan.distribution) in KINDS
 
     def _open(self, state: State) -> None:
         if self.plan.device.type != "cpu":

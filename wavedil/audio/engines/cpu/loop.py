@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavedil.audio.engines.cpu import choice, pieces, products
+from wavedil.audio.engines.cpu import choice, drawing, mixtures, pieces, products
 from wavedil.audio.engines.cpu.choice import choose
+from wavedil.audio.engines.cpu.drawing import CATEGORICAL
+from wavedil.audio.engines.cpu.mixtures import choose_amplitude
 from wavedil.audio.engines.cpu.pieces import meet, store
 from wavedil.audio.engines.cpu.products import product
 from wavedil.ops.gate import kernels
@@ -196,7 +198,7 @@ def _head(size, packed, buffers, half, halves, met):
     return met
 
 
-@loop(parts=(choice, pieces, products, kernels), _nrt=False, fastmath=False)
+@loop(parts=(choice, drawing, mixtures, pieces, products, kernels), _nrt=False, fastmath=False)
 def run(size, packed, buffers, bias, condition, uniforms, codes, forced, parameters, settings, time, half, halves):
     """Draws ``codes`` (time, batch), or, where they are ``forced``, writes ``parameters`` (time, batch, parameters).
 
@@ -219,8 +221,10 @@ def run(size, packed, buffers, bias, condition, uniforms, codes, forced, paramet
             if forced:
                 for c in range(size.parameters):
                     parameters[i, s, c] = own[c]
-            else:
+            elif packed.drawing.kind == CATEGORICAL:
                 codes[i, s] = choose(own, uniforms[i, s], temperature, top_k, top_p, buffers.scratch)
+            else:
+                codes[i, s] = choose_amplitude(own, uniforms[i, s], packed.drawing, temperature, top_p)
             for tap in range(recent.shape[1] - 1):
                 recent[s, tap] = recent[s, tap + 1]
             recent[s, -1] = codes[i, s]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavedil.audio.engines.cpu.drawing import Drawing, drawing_of
 from wavedil.audio.engines.cpu.products import LANES, PANEL
 from wavedil.audio.plan import CodeFront, LayerPlan, Plan
 
@@ -50,6 +51,7 @@ class Packed(NamedTuple):
     nothing: np.ndarray  # float32 (head,) zeros
     residual_scale: np.float32
     rounded: bool  # units are float32, but inputs of products are rounded to bfloat16
+    drawing: Drawing
 
 
 def padded(size: int) -> int:
@@ -152,6 +154,7 @@ def pack(plan: Plan, precision: str, batch: int, pieces: int, longest_block: int
         nothing=np.zeros(size.head, np.float32),
         residual_scale=np.float32(plan.residual_scale),
         rounded=precision == "bf16" and not paired,
+        drawing=drawing_of(plan.distribution),
     )
 
 
