@@ -1,11 +1,14 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there; and which of many."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from wavedil.errors import WavedilError
 
 
 @contextmanager
@@ -22,3 +25,17 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def matching(paths: Sequence[Path], pattern: str, name: str) -> set[Path]:
+    """The paths whose part below their common folder, without suffix, holds the regular expression of option ``name``.
+
+    Raises:
+        WavedilError: no regular expression.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise WavedilError(f"{name}={pattern!r} is not a regular expression: {error}") from None
+    root = os.path.commonpath([path.parent for path in paths])
+    return {path for path in paths if expression.search(path.relative_to(root).with_suffix("").as_posix())}

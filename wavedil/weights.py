@@ -1,10 +1,13 @@
 """Model folders: ``config.json`` (which class, which arguments) and ``model.safetensors``.
 
-Loading never runs code from them.
+Loading never runs code from them. A model may be made of parts: an argument that is itself one of the classes below is
+written as its own ``{"model": …, "arguments": …}``.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import shutil
@@ -12,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +23,54 @@ from torch import Tensor, nn
 from wavedil.errors import WavedilError
 
 #: The classes that a folder may name, and the module each lives in. A name outside this table is refused.
-MODELS = {"WaveNet": "wavedil.audio.wavenet"}
+MODELS = {
+    "WaveNet": "wavedil.audio.wavenet",
+    "Segmenter": "wavedil.vision.segmenter",
+    "ASPP": "wavedil.vision.heads.aspp",
+    "ContextModule": "wavedil.vision.context",
+    "Degridding": "wavedil.vision.heads.degridding",
+    "FCN8s": "wavedil.vision.heads.fcn8s",
+    "LargeFOV": "wavedil.vision.heads.large_fov",
+    "NonLocal": "wavedil.vision.heads.non_local",
+    "ParallelDilations": "wavedil.vision.heads.parallel_dilations",
+    "PyramidPooling": "wavedil.vision.heads.pyramid_pooling",
+    "Score": "wavedil.vision.heads.score",
+    "SmallBackbone": "wavedil.vision.backbone",
+    "SummedASPP": "wavedil.vision.heads.aspp",
+    "UNet": "wavedil.vision.heads.unet",
+    "VGGFrontEnd": "wavedil.vision.frontend",
+}
 FORMAT = 1
+
+
+def recorded(build: type) -> type:
+    """Class decorator: an instance keeps the arguments that build it again, as plain values, in ``config``.
+
+    The signature is the constructor's own. A subclass that is to be saved is decorated as well.
+    """
+    init, signature = build.__init__, inspect.signature(build.__init__)
+
+    @functools.wraps(init)
+    def __init__(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        if type(self) is build:
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            self.config = {name: _plain(value) for name, value in list(bound.arguments.items())[1:]}
+
+    build.__init__ = __init__
+    return build
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON has it, copied; what JSON does not have stays as it is: :func:`check_saveable` refuses it."""
+    if isinstance(value, nn.Module) and MODELS.get(type(value).__name__) == type(value).__module__:
+        return {"model": type(value).__name__, "arguments": value.config}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
@@ -41,7 +91,8 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         save_file(tensors, beside / "model.safetensors")
         text = json.dumps({"format": FORMAT, "model": name, "arguments": model.config}, indent=2)
         (beside / "config.json").write_text(text + "\n", encoding="utf-8")
-        os.chmod(beside, 0o755)  # mkdtemp makes it private
+        os.chmod(beside, 0o755)  # mkdtemp makes it private, and safetensors the file
+        os.chmod(beside / "model.safetensors", 0o644)
         if folder.exists():
             # A folder cannot be replaced in one step: move the old one away, then the new one in.
             old = beside.with_name(beside.name + ".old")
@@ -61,15 +112,37 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
 
 def check_saveable(model: nn.Module) -> str:
-    """The name that a model folder gives to this model's class; WavedilError where it has none."""
+    """The name that a model folder gives to this model's class; WavedilError where it or a part of it has none."""
     name = type(model).__name__
     if MODELS.get(name) != type(model).__module__:
         raise WavedilError(f"cannot save a {type(model).__module__}.{name}: expected one of {', '.join(MODELS)}")
+    _check_plain(model.config, name)
     return name
 
 
-def load(folder: str | Path, device: str = "cpu") -> nn.Module:
+def _check_plain(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_plain(item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item, where)
+    elif not (value is None or isinstance(value, str | int | float)):
+        raise WavedilError(
+            f"cannot save {where}: it is a {type(value).__module__}.{type(value).__name__}, expected a plain value or "
+            f"one of {', '.join(MODELS)}"
+        )
+
+
+def domain(name: str) -> str:
+    """The part of the package that a model's class is of: ``audio`` or ``vision``."""
+    return MODELS[name].split(".")[1]
+
+
+def load(folder: str | Path, device: str = "cpu", expect: str | None = None) -> nn.Module:
     """Builds the model of a folder, in evaluation mode. Every tensor must be there and fit; nothing else may be.
+
+    ``expect``: ``audio`` or ``vision``, where a model of the other domain is of no use.
 
     Raises:
         WavedilError: naming the file, for whatever is missing, malformed or does not fit.
@@ -81,7 +154,7 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        name, arguments, version = config["model"], config["arguments"], config["format"]
+        name, arguments, version = config["model"], dict(**config["arguments"]), config["format"]
     except OSError as error:
         raise WavedilError(
             f"{folder} is no model folder: cannot read config.json ({error.strerror}); give RUN/model of a run"
@@ -92,14 +165,14 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
         raise WavedilError(
             f"{path} has format {version!r}, this version reads {FORMAT}: use the version of wavedil that wrote it"
         )
-    if not isinstance(name, str) or name not in MODELS:
-        raise WavedilError(f"{path} names the model {name!r}: expected one of {', '.join(MODELS)}")
+    _check_names({"model": name, "arguments": arguments}, path)
+    if expect not in (None, domain(name)):
+        raise WavedilError(f"{folder} holds a {name}, a model of {domain(name)}: expected one of {expect}")
     weights = folder / "model.safetensors"
-    build = getattr(import_module(MODELS[name]), name)
     try:
         tensors = load_file(weights)
         with torch.device("meta"):  # shapes only: absurd sizes are found before memory is asked for
-            shapes = build(**arguments).state_dict()
+            shapes = _build(name, arguments).state_dict()
     except (TypeError, ValueError, RuntimeError) as error:
         raise WavedilError(f"{path}: these arguments build no {name}: {error}") from None
     except (OSError, SafetensorError) as error:
@@ -110,12 +183,36 @@ def load(folder: str | Path, device: str = "cpu") -> nn.Module:
             f"{weights} does not fit {path}: {wrong[0]} is {_shape(tensors, wrong[0])} in the file, "
             f"{_shape(shapes, wrong[0])} by the config ({len(wrong)} such)"
         )
-    model = build(**arguments)
+    model = _build(name, arguments)
     model.load_state_dict(tensors, strict=True)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise WavedilError(f"device is {device!r}, which is not to be had here: {str(error).splitlines()[0]}") from None
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.keys() == {"model", "arguments"}
+
+
+def _check_names(value: Any, path: Path) -> None:
+    if _is_part(value) and not (isinstance(value["model"], str) and value["model"] in MODELS):
+        raise WavedilError(f"{path} names the model {value['model']!r}: expected one of {', '.join(MODELS)}")
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _check_names(item, path)
+
+
+def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The model of a class of the table, its parts first."""
+    return getattr(import_module(MODELS[name]), name)(**{key: _restored(value) for key, value in arguments.items()})
+
+
+def _restored(value: Any) -> Any:
+    if _is_part(value):
+        return _build(value["model"], dict(**value["arguments"]))
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    return value
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str) -> tuple[int, ...] | str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError
+from wavedil.files import matching
 
 PathLike = str | os.PathLike[str]
 
@@ -62,7 +62,7 @@ def split_files(
     if not paths:
         raise WavedilError("split_files: no files; see wavedil.audio.io.list_audio_files")
     if exclude is not None:
-        out = _matching(paths, exclude, "exclude")
+        out = matching(paths, exclude, "exclude")
         paths = [path for path in paths if path not in out]
         if not paths:
             raise WavedilError(f"exclude={exclude!r} matches all {len(out)} files; narrow it")
@@ -78,7 +78,7 @@ def split_files(
         held = set(paths[::every])
         how = f"every {every}th of the sorted files validates"
     elif isinstance(validation, str):
-        held = _matching(paths, validation, "validation")
+        held = matching(paths, validation, "validation")
         how = f"files matching {validation!r} validate"
     else:
         held = {Path(file) for file in validation}
@@ -97,12 +97,3 @@ def split_files(
             f"out of {len(paths)}; both need at least one"
         )
     return Split(train, held_out, f"{how}: {len(train)} train, {len(held_out)} validate")
-
-
-def _matching(paths: Sequence[Path], pattern: str, name: str) -> set[Path]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise WavedilError(f"{name}={pattern!r} is not a regular expression: {error}") from None
-    root = os.path.commonpath([path.parent for path in paths])
-    return {path for path in paths if expression.search(path.relative_to(root).with_suffix("").as_posix())}

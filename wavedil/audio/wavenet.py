@@ -11,11 +11,13 @@ from wavedil.audio.conditioning import Conditioning
 from wavedil.audio.fronts import make_front
 from wavedil.audio.mixtures import make_distribution
 from wavedil.audio.plan import LayerPlan, Plan
-from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm, format_schedule
+from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
+from wavedil.weights import recorded
 
 
+@recorded
 class WaveNet(nn.Module):
     """Autoregressive model of a sound's codes: front, stack of causal gated blocks, head.
 
@@ -94,27 +96,6 @@ class WaveNet(nn.Module):
         if weight_norm:
             add_weight_norm(self)
         self.sample_rate, self.codes = sample_rate, codes
-        #: The arguments that build this model again; saved beside the weights.
-        self.config = {
-            "channels": channels,
-            "skip_channels": skip_channels,
-            "dilations": format_schedule(self.stack.dilations),
-            "kernel_size": kernel_size,
-            "hidden_channels": hidden_channels,
-            "head_channels": head_channels,
-            "front_kernel_size": front_kernel_size,
-            "input": input,
-            "quantiser": quantiser,
-            "codes": codes,
-            "distribution": distribution,
-            "components": components,
-            "sample_rate": sample_rate,
-            "residual_scale": residual_scale,
-            "skip_scale": skip_scale,
-            "gate_order": gate_order,
-            "weight_norm": weight_norm,
-            "checkpoint_layers": checkpoint_layers,
-        }
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

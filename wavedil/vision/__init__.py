@@ -1,5 +1,6 @@
 """Dense prediction: the 2-D use of the core. Front end, context module, heads, and the way back to pixels."""
 
+from wavedil.vision.backbone import SmallBackbone
 from wavedil.vision.context import ContextModule
 from wavedil.vision.crf import CRFRNN, DenseCRF
 from wavedil.vision.frontend import VGGFrontEnd
@@ -15,23 +16,44 @@ from wavedil.vision.heads import (
     SummedASPP,
     UNet,
 )
+from wavedil.vision.images import read_image
+from wavedil.vision.labels import LabelScheme
+from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, WeightedSum
+from wavedil.vision.metrics import ConfusionMatrix
+from wavedil.vision.palette import overlay
+from wavedil.vision.prediction import predict
+from wavedil.vision.segmenter import Segmenter
 from wavedil.vision.upsample import LearnedUpsample, upsample
+from wavedil.weights import load, save
 
 __all__ = [
     "ASPP",
+    "ConfusionMatrix",
     "CRFRNN",
     "ContextModule",
+    "CrossEntropy",
     "Degridding",
+    "Dice",
     "DenseCRF",
     "FCN8s",
+    "LabelScheme",
     "LargeFOV",
     "LearnedUpsample",
+    "Lovasz",
     "NonLocal",
     "ParallelDilations",
     "PyramidPooling",
     "Score",
+    "Segmenter",
+    "SmallBackbone",
     "SummedASPP",
     "UNet",
     "VGGFrontEnd",
+    "WeightedSum",
+    "load",
+    "overlay",
+    "predict",
+    "read_image",
+    "save",
     "upsample",
 ]

@@ -13,6 +13,7 @@ from wavedil.errors import WavedilError
 from wavedil.vision.foreign import CaffeLayers, caffe_tensors, copy_layers
 from wavedil.vision.heads.parts import Features, check_classes, last, last_channels
 from wavedil.vision.padding import reflect
+from wavedil.weights import recorded
 
 #: Dilations, and widths as multiples of the number of classes: table 1, and the nets of the appendix.
 VARIANTS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -23,6 +24,7 @@ VARIANTS: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
+@recorded
 class ContextModule(nn.Module):
     """Scores in, scores out, at the same resolution: ``(batch, num_classes, *space)`` both.
 

@@ -12,6 +12,7 @@ from wavedil.errors import WavedilError
 from wavedil.vision.foreign import CaffeLayers, caffe_tensors, copy_layers
 from wavedil.vision.heads.parts import classifier
 from wavedil.vision.padding import reflect
+from wavedil.weights import recorded
 
 #: Convolutions of VGG-16's five stages; a pool of 2 follows each.
 DEPTHS = (2, 2, 3, 3, 3)
@@ -27,6 +28,7 @@ CAFFE_MEANS = {
 }
 
 
+@recorded
 class VGGFrontEnd(nn.Module):
     """VGG-16 whose last pools are left out: ``(batch, in_channels, height, width) -> (batch, num_classes, h, w)``.
 
@@ -69,7 +71,8 @@ class VGGFrontEnd(nn.Module):
             raise WavedilError(f"padding is {padding!r}: expected one of {', '.join(PADDINGS)}")
         if len(widths) != len(DEPTHS):
             raise WavedilError(f"widths are {widths!r}: expected the channels of VGG-16's {len(DEPTHS)} stages")
-        self.stride, self.padding = stride, padding
+        self.output_stride = self.stride = stride
+        self.padding = padding
         block = partial(
             ConvBlock,
             padding="same" if padding == "same" else "valid",
@@ -87,6 +90,7 @@ class VGGFrontEnd(nn.Module):
         self.fc7 = block(2, hidden_channels, hidden_channels, kernel_size=1)
         self.dropout = nn.Dropout(dropout)
         self.final = None if num_classes is None else classifier(hidden_channels, num_classes)
+        self.channels = hidden_channels if num_classes is None else num_classes
         #: Of the maps that :meth:`features` gives.
         self.feature_channels = (*widths[2:4], hidden_channels)
         self.reset_parameters()

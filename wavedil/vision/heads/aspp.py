@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.vision.heads.large_fov import LargeFOV
 from wavedil.vision.heads.parts import ConvNormReLU, Features, check_classes, classifier, last, last_channels
+from wavedil.weights import recorded
 
 
+@recorded
 class ASPP(nn.Sequential):
     """DeepLab v3's head (Chen et al. 2017, arXiv 1706.05587, section 3.3).
 
@@ -75,6 +77,7 @@ class _ImagePooling(nn.Sequential):
         return super().forward(x).expand(-1, -1, *x.shape[2:])
 
 
+@recorded
 class SummedASPP(nn.Module):
     """DeepLab v2's head (Chen et al. 2016, arXiv 1606.00915, section 3.2): scores of each rate, added.
 

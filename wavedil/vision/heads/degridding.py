@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from wavedil.core import DilatedStack, Schedule, parse_schedule
 from wavedil.vision.heads.parts import ConvNormReLU, Features, classifier, last, last_channels
+from wavedil.weights import recorded
 
 
+@recorded
 class Degridding(nn.Module):
     """Levels 7 and 8 of a dilated residual network (Yu et al. 2017, arXiv 1705.09914, section 4), then the scores.
 

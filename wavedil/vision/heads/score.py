@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from wavedil.vision.heads.parts import Features, classifier, last, last_channels
+from wavedil.weights import recorded
 
 
+@recorded
 class Score(nn.Module):
     """Each cell's class from its own features: what every other head has to beat.
 

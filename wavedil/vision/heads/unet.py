@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from wavedil.errors import WavedilError
 from wavedil.vision.heads.parts import ConvNormReLU, Features, classifier, level_channels, levels
 from wavedil.vision.upsample import upsample
+from wavedil.weights import recorded
 
 
+@recorded
 class UNet(nn.Module):
     """From coarse to fine: enlarge, join with the finer map, two 3x3 convolutions.
 

@@ -1,0 +1,130 @@
+"""Losses: by hand, against torch and segmentation_models.pytorch, and in their corners."""
+
+import warnings
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from wavedil.errors import WavedilError
+from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, WeightedSum, median_frequency
+
+
+def batch(seed=0, classes=4, ignored=0.0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    scores = 2 * torch.randn(2, classes, 7, 9, generator=generator, dtype=dtype)
+    labels = torch.randint(0, classes, (2, 7, 9), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < ignored] = 255
+    return scores, labels
+
+
+@pytest.fixture
+def smp():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries it imports
+        return pytest.importorskip("segmentation_models_pytorch").losses
+
+
+def grad(loss, scores, labels):
+    scores = scores.clone().requires_grad_()
+    value = loss(scores, labels)
+    value.backward()
+    return value.detach(), scores.grad
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 4.0]])
+def test_cross_entropy_is_the_weighted_mean_over_pixels_that_count(weights):
+    scores, labels = batch(ignored=0.3)
+    by_hand = torch.zeros(2)
+    for image, row, column in (labels != 255).nonzero().tolist():
+        label = int(labels[image, row, column])
+        weight = 1.0 if weights is None else weights[label]
+        by_hand += weight * torch.tensor([-scores[image, :, row, column].log_softmax(0)[label], 1.0])
+    assert CrossEntropy(weights)(scores, labels) == pytest.approx(float(by_hand[0] / by_hand[1]), rel=1e-5)
+
+
+def test_median_frequency_by_hand():
+    # Class 0 is 6 of 10 and 2 of 4 pixels; class 1 is 4 of 10; class 2 is 2 of 4; class 3 never occurs.
+    counts = torch.tensor([[6, 4, 0, 0], [2, 0, 2, 0]])
+    frequency = torch.tensor([8 / 14, 4 / 10, 2 / 4])
+    torch.testing.assert_close(median_frequency(counts), torch.cat([0.5 / frequency, torch.ones(1)]))
+
+
+def test_class_weights_come_from_the_data():
+    scores, labels = batch()
+    counts = torch.tensor([[10, 20, 40, 80], [5, 0, 3, 100]])
+    for name, power in (("median_frequency", 1), ("sqrt_median_frequency", 0.5)):
+        loss = CrossEntropy(name)
+        with pytest.raises(WavedilError, match="set_frequencies"):
+            loss(scores, labels)
+        loss.set_frequencies(counts)
+        weight = median_frequency(counts) ** power
+        torch.testing.assert_close(loss(scores, labels), F.cross_entropy(scores, labels, weight))
+        assert not loss.state_dict()  # what the data say is not kept in a checkpoint
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.3])
+def test_dice_equals_that_of_smp(smp, ignored):
+    scores, labels = batch(1, ignored=ignored)
+    theirs = smp.DiceLoss("multiclass", ignore_index=255 if ignored else None)
+    for ours, other in zip(grad(Dice(), scores, labels), grad(theirs, scores, labels), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-6)
+
+
+def test_dice_by_hand():
+    scores = torch.tensor([[[[0.0, 50.0]], [[0.0, 0.0]]]])  # (1, 2, 1, 2): undecided, then surely class 0
+    labels = torch.tensor([[[0, 0]]])
+    assert Dice()(scores, labels) == pytest.approx(1 - 2 * 1.5 / (1.5 + 2))  # class 1 does not occur
+    assert Dice()(scores, torch.tensor([[[1, 0]]])) == pytest.approx(1 - (2 / 2.5 + 2 * 0.5 / 1.5) / 2)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.3])
+def test_lovasz_equals_that_of_smp(smp, ignored):
+    scores, labels = batch(2, ignored=ignored)
+    theirs = smp.LovaszLoss("multiclass", ignore_index=255)
+    for ours, other in zip(grad(Lovasz(), scores, labels), grad(theirs, scores, labels), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-6)
+
+
+def test_lovasz_of_certain_predictions_is_one_minus_mean_iou():
+    _, labels = batch(3)
+    predictions = torch.where(torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)) < 0.4, 0, labels)
+    iou = [((predictions == c) & (labels == c)).sum() / ((predictions == c) | (labels == c)).sum() for c in range(4)]
+    scores = 1000.0 * F.one_hot(predictions, 4).permute(0, 3, 1, 2)
+    assert Lovasz()(scores, labels) == pytest.approx(1 - float(sum(iou) / 4), abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(label_smoothing=0.1), Dice(), Lovasz()])
+def test_ignored_pixels_have_no_say(loss):
+    scores, labels = batch(4, ignored=0.4)
+    value, gradient = grad(loss, scores, labels)
+    counts = (labels != 255).unsqueeze(1).expand_as(scores)
+    changed = torch.where(counts, scores, torch.full_like(scores, 7.0))
+    assert loss(changed, labels) == pytest.approx(value.item(), rel=1e-6)
+    assert (gradient[~counts] == 0).all() and (gradient[counts] != 0).any()
+    value, gradient = grad(loss, scores, torch.full_like(labels, 255))
+    assert value == 0 and (gradient == 0).all()
+
+
+def test_a_sum_of_losses():
+    scores, labels = batch(5)
+    loss = WeightedSum([CrossEntropy("median_frequency"), Dice()], [1.0, 0.5])
+    loss.set_frequencies(torch.tensor([[1, 2, 3, 4]]))
+    torch.testing.assert_close(
+        loss(scores, labels), loss.losses[0](scores, labels) + 0.5 * loss.losses[1](scores, labels)
+    )
+    assert loss.losses[0](scores, labels) != CrossEntropy()(scores, labels)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CrossEntropy("inverse"), "class_weights is 'inverse'"),
+        (lambda: CrossEntropy([1.0, 2.0]).set_frequencies(torch.ones(1, 3)), "2 numbers: expected one for each of 3"),
+        (lambda: WeightedSum([Dice()], [1.0, 2.0]), "1 losses and 2 factors"),
+        (lambda: WeightedSum([]), "0 losses"),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(WavedilError, match=message):
+        make()

@@ -1,0 +1,47 @@
+"""Mean IoU: by hand, against torchmetrics, and counted image by image."""
+
+import math
+
+import pytest
+import torch
+
+from wavedil.vision.metrics import ConfusionMatrix
+
+
+def test_by_hand():
+    matrix = ConfusionMatrix(4)
+    matrix.update(torch.tensor([[0, 0, 1], [1, 1, 0]]), torch.tensor([[0, 1, 1], [1, 255, 0]]))
+    assert matrix.matrix.tolist() == [[2, 0, 0, 0], [1, 2, 0, 0], [0] * 4, [0] * 4]
+    assert matrix.iou.tolist()[:2] == [pytest.approx(2 / 3)] * 2 and matrix.iou[2:].isnan().all()
+    assert matrix.mean_iou == pytest.approx(2 / 3)  # classes that are nowhere are left out
+    assert (matrix.count, matrix.accuracy) == (5, pytest.approx(4 / 5))
+    matrix.update(torch.tensor([3]), torch.tensor([0]))  # predicted, never labelled: IoU 0, and in the mean
+    assert matrix.mean_iou == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
+
+
+def test_nothing_counted_is_nan():
+    assert math.isnan(ConfusionMatrix(3).mean_iou)
+    matrix = ConfusionMatrix(3)
+    matrix.update(torch.zeros(2, 2, dtype=torch.uint8), torch.full((2, 2), 255, dtype=torch.uint8))
+    assert matrix.count == 0
+
+
+def test_parity_with_torchmetrics_and_order_does_not_matter():
+    classification = pytest.importorskip("torchmetrics.classification")
+    theirs = classification.MulticlassJaccardIndex(6, ignore_index=255, average="none")
+    generator = torch.Generator().manual_seed(0)
+    pairs = []
+    for size in ((9, 7), (5, 11), (1, 1)):
+        labels = torch.randint(0, 6, size, generator=generator)
+        predictions = torch.where(torch.rand(size, generator=generator) < 0.5, labels, 5 - labels)
+        labels[torch.rand(size, generator=generator) < 0.2] = 255
+        pairs.append((predictions, labels))
+        theirs.update(predictions.unsqueeze(0), labels.unsqueeze(0))
+    forwards, backwards, at_once = (ConfusionMatrix(6) for _ in range(3))
+    for pair in pairs:
+        forwards.update(*pair)
+    for predictions, labels in reversed(pairs):
+        backwards.update(predictions.to(torch.uint8), labels.to(torch.uint8))
+    at_once.update(*(torch.cat([pair[i].flatten() for pair in pairs]) for i in range(2)))
+    torch.testing.assert_close(forwards.iou.float(), theirs.compute())
+    assert torch.equal(forwards.matrix, backwards.matrix) and torch.equal(forwards.matrix, at_once.matrix)

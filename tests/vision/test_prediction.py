@@ -1,0 +1,207 @@
+"""Prediction: tiles equal the whole image; scales and mirror images are averaged where they lie."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wavedil.errors import WavedilError
+from wavedil.vision import ASPP, ContextModule, ParallelDilations, Score, Segmenter, SmallBackbone, UNet, VGGFrontEnd
+from wavedil.vision.dataset import Pair
+from wavedil.vision.evaluate import evaluate
+from wavedil.vision.images import resize, write_image, write_labels
+from wavedil.vision.palette import default_palette
+from wavedil.vision.prediction import predict, probabilities
+from wavedil.vision.tiles import margin, score_map
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def awake(model):
+    """In float64, with statistics and weights that are not those of the start: every layer matters."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=generator), module.running_var.uniform_(0.5, 2, generator=generator)
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator) + 0.3 * (parameter.ndim == 1)
+    return model.double().eval()
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return awake(
+        Segmenter(SmallBackbone(8, 4), Score(8, 3), ContextModule(3, dilations="1,2"), num_classes=3, **options)
+    )
+
+
+class Pyramid(SmallBackbone):
+    """Maps of strides 2 and 4, and convolutions of even kernels, which look further to one side."""
+
+    channels, output_stride, level_channels, receptive_field = 6, 4, (4, 6), 16
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.fine, self.coarse = nn.Conv2d(3, 4, 4, 2, 1), nn.Conv2d(4, 6, 5, 2, 2)
+
+    def forward(self, x):
+        fine = self.fine(x).relu()
+        return [fine, self.coarse(fine).relu()]
+
+
+MODELS = {
+    "small": small,
+    "corner": lambda: small(align="corner"),
+    "reflecting context": lambda: awake(
+        Segmenter(
+            SmallBackbone(8, 4), Score(8, 3), ContextModule(3, dilations="1,2", pad_mode="reflect"), num_classes=3
+        )
+    ),
+    "parallel": lambda: awake(Segmenter(SmallBackbone(8, 8), ParallelDilations(8, 3), num_classes=3)),
+    "two maps": lambda: awake(Segmenter(Pyramid(), UNet((4, 6), 3, (4,)), num_classes=3)),
+    "front end": lambda: awake(
+        Segmenter(VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Score(4, 3), num_classes=3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tiles_equal_the_whole_image(name):
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    size = (230, 217) if name == "front end" else (141, 118)
+    image = torch.from_numpy(noise(*size)).permute(2, 0, 1)
+    whole, stride = score_map(model, image)
+    assert float(whole.std()) > 1e-3
+    for tile in (200,) if name == "front end" else (7, 64):
+        tiled, cells = score_map(model, image, tile)
+        assert cells == stride
+        torch.testing.assert_close(tiled, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_a_margin_that_is_one_stride_smaller_would_show(monkeypatch):
+    """The test above can fail: the receptive field is not larger than it has to be by much."""
+    model = small()
+    image = torch.from_numpy(noise(141, 118)).permute(2, 0, 1)
+    whole, _ = score_map(model, image)
+    enough = margin(model)
+    monkeypatch.setattr("wavedil.vision.tiles.margin", lambda model: enough - 8)
+    assert not torch.allclose(score_map(model, image, 32)[0], whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(40, 32), (37, 26), (3, 5)])
+@pytest.mark.parametrize("align", ["centre", "corner"])
+def test_probabilities_are_those_of_the_network(size, align, monkeypatch):
+    model, image = small(align=align), noise(*size)
+    pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0) / 255
+    with torch.inference_mode():
+        expected = model(pixels.double())[0].softmax(0).numpy()
+    monkeypatch.setattr("wavedil.vision.prediction.BAND", 3 * size[1] * 5)  # five rows at a time
+    for options in ({}, {"tile": 8}):
+        np.testing.assert_allclose(probabilities(model, image, **options), expected, rtol=1e-6)
+        assert (predict(model, image, **options) == expected.argmax(0)).all()
+
+
+def test_mirror_images_are_averaged_where_they_lie():
+    model, image = small(), noise(37, 26)
+    here = probabilities(model, image)
+    there = probabilities(model, np.ascontiguousarray(image[:, ::-1]))[:, :, ::-1]
+    np.testing.assert_allclose(probabilities(model, image, flip=True), (here + there) / 2, rtol=1e-9)
+    assert abs(here - there).max() > 1e-3
+
+
+def test_scales_are_averaged_where_they_lie():
+    model = small()
+    image = noise(32, 48)
+    double = resize(image, (64, 96))
+    with torch.inference_mode():
+        large = model((torch.from_numpy(double).permute(2, 0, 1).unsqueeze(0) / 255).double())
+    # At the middle of each pixel of the image lie four of the larger one.
+    scores = nn.functional.avg_pool2d(large, 2)[0].softmax(0).numpy()
+    inner = (slice(None), slice(4, -4), slice(4, -4))
+    both = probabilities(model, image, scales=(1, 2))
+    expected = (probabilities(model, image) + scores) / 2
+    np.testing.assert_allclose(both[inner], expected[inner], atol=2e-3)
+    assert abs(both - probabilities(model, image)).max() > 1e-2
+
+
+def test_the_model_s_own_scale():
+    half, whole, image = small(scale=0.5), small(), noise(32, 48)
+    assert probabilities(half, image).shape == (3, 32, 48)
+    small_image = resize(image, (16, 24))
+    np.testing.assert_allclose(
+        probabilities(half, small_image, scaled=True), probabilities(whole, small_image), rtol=1e-9
+    )
+    # The larger map is the smaller one, enlarged.
+    at_middles = probabilities(half, image)[:, 1::2, 1::2]
+    assert abs(at_middles - probabilities(half, small_image, scaled=True)).mean() < 0.02
+
+
+def test_refinement_sees_image_and_probabilities():
+    model, image, seen = small(), noise(20, 24), []
+
+    def refine(picture, chances):
+        seen.extend([picture, chances])
+        return torch.from_numpy(chances).flip(0)
+
+    labels = predict(model, image, refine=refine)
+    assert seen[0] is image and seen[1].dtype == np.float32
+    np.testing.assert_allclose(seen[1], probabilities(model, image), rtol=1e-5)
+    assert (labels == seen[1][::-1].argmax(0)).all() and labels.dtype == np.uint8
+
+
+def test_large_images_are_cut_into_tiles_unasked(monkeypatch):
+    model, image, done = small(), noise(60, 50), []
+    whole = predict(model, image)
+    monkeypatch.setattr("wavedil.vision.prediction.LARGE", 2000)
+    monkeypatch.setattr("wavedil.vision.prediction.TILE", 16)
+    assert (predict(model, image, progress=lambda *n: done.append(n)) == whole).all() and len(done) == 16
+    pooled = awake(Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), num_classes=3))
+    predict(pooled, image, progress=lambda *n: done.append(n))
+    assert len(done) == 17  # tiles would change it
+    with pytest.raises(WavedilError, match="looks? at the whole image"):
+        predict(pooled, image, tile=16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 0}, "tile is 0"),
+        ({"tile": -3}, "tile is -3"),
+        ({"scales": ()}, "scales"),
+        ({"scales": (0,)}, "scales"),
+    ],
+)
+def test_options_are_refused(options, message):
+    with pytest.raises(WavedilError, match=message):
+        predict(small(), noise(8, 8), **options)
+
+
+@pytest.mark.parametrize("image", [noise(4, 4).astype(float), noise(4, 4)[..., 0], noise(4, 4)[:0]])
+def test_images_are_refused(image):
+    with pytest.raises(WavedilError, match="image is .*read_image"):
+        predict(small(), image)
+
+
+def test_evaluation_by_hand(tmp_path):
+    model = small(classes=["a", "b", "c"])
+    pairs, hits, wrong = [], 0, 0
+    for index in range(2):
+        image = noise(24, 20, index)
+        truth = predict(model, image).copy()
+        wrong += int((truth[:5] != 1).sum())
+        truth[:5], truth[5:7] = 1, 255
+        hits += int((truth[7:] != 255).sum()) + int((predict(model, image)[:5] == 1).sum())
+        write_image(tmp_path / f"{index}.png", image)
+        write_labels(tmp_path / f"{index}_m.png", truth, default_palette(3))
+        pairs.append(Pair(tmp_path / f"{index}.png", tmp_path / f"{index}_m.png"))
+    result = evaluate(model, pairs)
+    assert result.count == 2 * 22 * 20 == hits + wrong and result.images == 2
+    assert result.accuracy == pytest.approx(hits / result.count)
+    known = [iou for iou in result.classes.values() if iou is not None]
+    assert result.mean_iou == pytest.approx(sum(known) / len(known)) and list(result.classes) == ["a", "b", "c"]
+    assert "TP / (TP + FP + FN)" in result.definition and "ignored label 255" in result.definition
+    half = evaluate(small(classes=["a", "b", "c"], scale=0.5), pairs, scaled=True)
+    assert half.count == 2 * 11 * 10 and "resized by 0.5" in half.definition

@@ -1,0 +1,193 @@
+"""The three parts put together: sizes, fields, normalisation, and model folders made of parts."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from wavedil import measure_receptive_field
+from wavedil.errors import WavedilError
+from wavedil.vision import ASPP, ContextModule, Score, Segmenter, SmallBackbone, UNet, VGGFrontEnd, load, save
+
+
+def small(num_classes=3, context=True, **options):
+    torch.manual_seed(0)
+    context = ContextModule(num_classes, dilations="1,2", sigma=0.1) if context else None
+    return Segmenter(SmallBackbone(8, 4), Score(8, num_classes), context, num_classes=num_classes, **options).eval()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (1, 1), (3, 40)])
+def test_any_size_gives_scores_of_that_size(size):
+    model, image = small(), torch.rand(2, 3, *size)
+    assert model(image).shape == (2, 3, *size)
+    cells = tuple(-(-n // 4) for n in size)
+    scores, stride = model.scores(image)
+    assert scores.shape == (2, 3, *cells) and stride == 4
+
+
+def test_what_is_added_at_the_edge_is_the_mean_colour():
+    model = small()
+    image = torch.rand(1, 3, 10, 9)
+    mean = torch.tensor(model.config["mean"]).view(1, 3, 1, 1)
+    filled = mean.expand(1, 3, 12, 12).clone()
+    filled[..., :10, :9] = image
+    torch.testing.assert_close(model(image), model(filled)[..., :10, :9])
+
+
+def test_the_image_is_normalised_inside():
+    model, image = small(mean=(0.5, 0.2, 0.1), std=(0.1, 0.2, 0.4)), torch.rand(1, 3, 8, 8)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(image)
+    expected = (image - torch.tensor([0.5, 0.2, 0.1]).view(3, 1, 1)) / torch.tensor([0.1, 0.2, 0.4]).view(3, 1, 1)
+    torch.testing.assert_close(seen[0], expected)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("channels", "stride", "field"), [(4, 1, 3), (4, 2, 9), (8, 4, 21), (16, 8, 45)])
+def test_fields_are_those_measured(channels, stride, field):
+    backbone = SmallBackbone(channels, stride)
+    assert backbone.receptive_field == field == measure_receptive_field(backbone, 3, ndim=2, seeds=2).extent[0]
+    model = Segmenter(backbone, Score(channels, 2), ContextModule(2, dilations="1,2"), num_classes=2)
+    assert model.receptive_field == field + 6 * stride
+
+
+def test_a_field_that_is_the_whole_image_is_none():
+    assert Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), num_classes=3).receptive_field is None
+    backbone = SmallBackbone(8, 4)
+    backbone.__class__ = type("Untold", (SmallBackbone,), {"receptive_field": None})
+    assert Segmenter(backbone, Score(8, 3), num_classes=3).receptive_field is None
+    backbone.__class__ = type("TwoAxes", (SmallBackbone,), {"receptive_field": (9, 21)})
+    assert Segmenter(backbone, Score(8, 3), num_classes=3).receptive_field == 21
+
+
+def test_heads_of_several_maps_and_finer_scores():
+    class Pyramid(nn.Module):
+        channels, output_stride, level_channels, receptive_field = 6, 4, (4, 6), 9
+
+        def __init__(self):
+            super().__init__()
+            self.fine, self.coarse = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1)
+
+        def forward(self, x):
+            fine = self.fine(x)
+            return [fine, self.coarse(fine)]
+
+    model = Segmenter(Pyramid(), UNet((4, 6), 3), num_classes=3).eval()
+    image = torch.rand(1, 3, 18, 21)
+    scores, stride = model.scores(image)
+    assert scores.shape == (1, 3, 9, 11) and stride == 2 and model(image).shape == (1, 3, 18, 21)
+
+
+def test_the_network_of_the_paper():
+    front = VGGFrontEnd(None, widths=(2, 2, 2, 2, 2), hidden_channels=4)
+    model = Segmenter(front, Score(4, 3), ContextModule(3), num_classes=3)
+    assert (model.output_stride, model.receptive_field) == (8, 908)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Segmenter(nn.Conv2d(3, 4, 3), Score(4, 2), num_classes=2), "a Conv2d without channels and output_str"),
+        (lambda: small(classes=["a"]), "classes has 1 names: expected one for each of 3"),
+        (lambda: small(align="left"), "align is 'left'"),
+        (lambda: small(std=(1, 1, 0)), "std"),
+        (lambda: small()(torch.rand(3, 8, 8)), "image is torch.float32 of shape"),
+        (lambda: small()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), "image is torch.uint8"),
+        (lambda: small()(torch.rand(1, 1, 8, 8)), "expected floats"),
+        (lambda: small()(torch.rand(1, 3, 0, 8)), "expected floats"),
+        (
+            lambda: Segmenter(SmallBackbone(8, 4), Score(8, 2), num_classes=3)(torch.rand(1, 3, 8, 8)),
+            "give 2 scores: expected 3 classes",
+        ),
+        (lambda: SmallBackbone(8, 3), "output_stride is 3"),
+        (lambda: SmallBackbone(9, 4), "channels is 9"),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(WavedilError, match=message):
+        make()
+
+
+# model folders
+
+
+def test_a_model_of_parts_comes_back_whole(tmp_path):
+    model = small(classes=("sky", "road", "car"), palette=[(1, 2, 3)] * 3, ignore_label=None, scale=0.5)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.add_(0.1)
+    folder = save(model.train(), tmp_path / "model")
+    again = load(folder)
+    assert not again.training and again.config == model.config
+    assert (again.classes, again.palette[0], again.scale) == (["sky", "road", "car"], (1, 2, 3), 0.5)
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
+    image = torch.rand(1, 3, 9, 12)
+    normal = small(ignore_label=None)
+    normal.load_state_dict(model.state_dict())
+    assert torch.equal(again(image), normal.eval()(image))
+    config = json.loads((folder / "config.json").read_text())
+    assert config["arguments"]["head"] == {"model": "Score", "arguments": {"in_channels": 8, "num_classes": 3}}
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def edit(folder, change):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config["arguments"])
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a["head"].update(model="os.system"), "names the model 'os.system'"),
+        (lambda a: a["head"].update(model=["Score"]), r"names the model \['Score'\]"),
+        (lambda a: a["head"]["arguments"].update(num_classes="3"), "build no Segmenter.*num_classes"),
+        (lambda a: a["head"]["arguments"].update(classes=3), "build no Segmenter.*classes"),
+        (lambda a: a["backbone"].update(arguments=[]), "build no Segmenter"),
+        (lambda a: a.update(backbone="SmallBackbone"), "build no Segmenter"),
+        (lambda a: a["backbone"]["arguments"].update(channels=16), "does not fit"),
+        (lambda a: a.update(num_classes=4), "does not fit|4"),
+        (lambda a: a.update(context=None), "context.*not there by the config"),
+    ],
+)
+def test_parts_that_are_malformed_are_refused_in_one_line(tmp_path, change, message):
+    folder = save(small(classes=["a", "b", "c"]), tmp_path / "model")
+    edit(folder, change)
+    with pytest.raises(WavedilError, match=message) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_tensor_of_a_part_is_named(tmp_path):
+    folder = save(small(), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("context.final.bias")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(WavedilError, match=r"context.final.bias is not there in the file"):
+        load(folder)
+
+
+class Foreign(SmallBackbone):
+    """A subclass that is in no table."""
+
+
+Impostor = type("SmallBackbone", (SmallBackbone,), {})  # by name it is in the table
+
+
+@pytest.mark.parametrize("backbone", [Foreign, Impostor])
+def test_parts_that_could_not_be_built_again_are_not_saved(tmp_path, backbone):
+    model = Segmenter(backbone(8, 4), Score(8, 3), num_classes=3)
+    with pytest.raises(WavedilError, match=r"cannot save Segmenter.backbone: it is a .*\.(Foreign|SmallBackbone)"):
+        save(model, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_the_other_half_is_refused(tmp_path):
+    folder = save(small(), tmp_path / "model")
+    with pytest.raises(WavedilError, match="holds a Segmenter, a model of vision: expected one of audio"):
+        load(folder, expect="audio")

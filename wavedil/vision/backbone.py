@@ -1,0 +1,76 @@
+"""A backbone small enough to train from nothing in minutes; others are image classifiers made dense."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from wavedil.core import ConvBlock, DilatedConv
+from wavedil.core.block import field_of
+from wavedil.errors import WavedilError
+from wavedil.weights import recorded
+
+
+@recorded
+class SmallBackbone(nn.Module):
+    """3x3 convolutions with batch normalisation: ``(batch, 3, h, w) -> (batch, channels, h / stride, w / stride)``.
+
+    For each halving a convolution of stride 2 and one of stride 1, the width doubling up to ``channels``.
+
+    Args:
+        channels: of the features; must divide by ``output_stride``.
+        output_stride: pixels of the image per feature: 1, 2, 4, 8 …
+    """
+
+    def __init__(self, channels: int = 48, output_stride: int = 4):
+        super().__init__()
+        if output_stride < 1 or output_stride & (output_stride - 1):
+            raise WavedilError(f"output_stride is {output_stride}: expected a power of two")
+        if channels < output_stride or channels % output_stride:
+            raise WavedilError(f"channels is {channels}: expected a multiple of output_stride {output_stride}")
+        self.channels, self.output_stride = channels, output_stride
+        width = channels // output_stride
+        blocks: list[nn.Module] = [_block(3, width)]
+        for _ in range(output_stride.bit_length() - 1):
+            blocks += [_Halving(width, 2 * width), _block(2 * width, 2 * width)]
+            width *= 2
+        self.blocks = nn.Sequential(*blocks)
+
+    @property
+    def receptive_field(self) -> int:
+        """Pixels of the image that a feature sees, along each axis."""
+        field, stride = 1, 1
+        for block in self.blocks:
+            field += (field_of([block], 2) - 1) * stride
+            stride *= block.stride if isinstance(block, _Halving) else 1
+        return field
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.blocks(image)
+
+
+def _block(channels: int, out_channels: int) -> ConvBlock:
+    return ConvBlock(2, channels, out_channels, activation=partial(_normalised, out_channels), bias=False)
+
+
+def _normalised(channels: int) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+class _Halving(nn.Module):
+    """A block of stride 2."""
+
+    stride = 2
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__()
+        self.conv = DilatedConv(2, channels, out_channels, 3, stride=self.stride, bias=False)
+        self.activation = _normalised(out_channels)
+
+    @property
+    def receptive_field(self) -> int:
+        return self.conv.receptive_field
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.conv(x))

@@ -1,0 +1,110 @@
+"""What ``wavedil segment`` and ``wavedil evaluate`` do with a model of dense prediction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from wavedil.errors import WavedilError
+from wavedil.vision.evaluate import MeanIoU, evaluate
+from wavedil.vision.images import list_images, read_image, write_image, write_labels
+from wavedil.vision.pairs import Layout, find_pairs, hold_out
+from wavedil.vision.palette import overlay
+from wavedil.vision.prediction import Refinement, predict
+from wavedil.vision.segmenter import Segmenter
+
+
+def segment(
+    model: Segmenter,
+    sources: Iterable[str | Path],
+    out: str | Path,
+    *,
+    crf: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Writes ``OUT/NAME.png``, a palette PNG whose indices are classes, and ``OUT/NAME_overlay.png`` for each image.
+
+    Args:
+        sources: images, or folders of them, whose tree is kept.
+        crf: refine by :class:`wavedil.vision.DenseCRF`.
+        progress: called with the images done and their number.
+        options: of :func:`wavedil.vision.predict`.
+
+    Returns:
+        ``files``, one ``{"image", "labels", "overlay"}`` for each; ``classes``; ``seconds`` of reading, labelling and
+        writing; ``pixels_per_second``.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise WavedilError(f"--out {out} is a file: expected a folder")
+    named, refine = _named(sources), _crf() if crf else None
+    files, pixels, started = [], 0, time.perf_counter()
+    for number, (name, path) in enumerate(named.items(), 1):
+        image = read_image(path)
+        labels = predict(model, image, refine=refine, **options)
+        target, over = out / f"{name}.png", out / f"{name}_overlay.png"
+        write_labels(target, labels, model.palette)
+        write_image(over, overlay(image, labels, model.palette))
+        files.append({"image": str(path), "labels": str(target), "overlay": str(over)})
+        pixels += labels.size
+        if progress is not None:
+            progress(number, len(named))
+    seconds = time.perf_counter() - started
+    return {
+        "files": files,
+        "classes": list(model.classes),
+        "seconds": round(seconds, 3),
+        "pixels_per_second": round(pixels / seconds),
+    }
+
+
+def evaluate_folder(
+    model: Segmenter,
+    data: str | Path,
+    *,
+    images: str = "images",
+    masks: str = "masks",
+    image_ending: str = "",
+    mask_ending: str = "",
+    held_out: bool = False,
+    validation: str | None = None,
+    crf: bool = False,
+    **options: Any,
+) -> MeanIoU:
+    """:func:`evaluate` on a folder of images and masks (:class:`Layout`): all, or those a recipe would hold out."""
+    pairs = find_pairs(data, Layout(images, masks, image_ending, mask_ending))
+    if held_out or validation:
+        pairs, how = hold_out(pairs, validation)
+        if not pairs:
+            raise WavedilError(f"{how}: that is none of the images in {data}")
+    return evaluate(model, pairs, refine=_crf() if crf else None, **options)
+
+
+def render_evaluation(result: MeanIoU) -> str:
+    """For a terminal: IoU by class, their mean, and what it means."""
+    lines = [f"{name:<20} {'not there' if iou is None else f'{iou:.4f}'}" for name, iou in result.classes.items()]
+    lines.append(f"{'mean IoU':<20} {result.mean_iou:.4f}")
+    lines.append(f"{result.accuracy:.4f} of {result.count:,} pixels of {result.images} images are right")
+    return "\n".join([*lines, f"({result.definition})"])
+
+
+def _crf() -> Refinement:
+    from wavedil.vision.crf import DenseCRF
+
+    return DenseCRF()
+
+
+def _named(sources: Iterable[str | Path]) -> dict[str, Path]:
+    """Each image by the name of what will be written for it."""
+    named: dict[str, Path] = {}
+    for source in map(Path, sources):
+        paths: Sequence[Path] = list_images(source) if source.is_dir() else [source]
+        for path in paths:
+            name = (path.relative_to(source) if source.is_dir() else Path(path.name)).with_suffix("").as_posix()
+            if name in named:
+                raise WavedilError(f"{named[name]} and {path} would both be written as {name}.png: label them apart")
+            named[name] = path
+    return named

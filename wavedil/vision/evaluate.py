@@ -1,0 +1,64 @@
+"""Mean intersection over union of a model on images with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from wavedil.errors import WavedilError
+from wavedil.vision.dataset import MaskedImages
+from wavedil.vision.metrics import DEFINITION, ConfusionMatrix
+from wavedil.vision.pairs import Pair
+from wavedil.vision.prediction import predict
+from wavedil.vision.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class MeanIoU:
+    mean_iou: float  # 0 to 1
+    accuracy: float  # 0 to 1
+    count: int  # pixels
+    images: int
+    classes: dict[str, float | None]  # IoU of each; None where it is neither labelled nor predicted
+    definition: str
+
+
+def evaluate(
+    model: Segmenter,
+    pairs: Sequence[Pair],
+    *,
+    scaled: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **options,
+) -> MeanIoU:
+    """Mean IoU over all pixels of all images that count, as :class:`ConfusionMatrix` counts them.
+
+    Args:
+        pairs: images and masks, e.g. of :func:`wavedil.vision.pairs.find_pairs`; the masks hold what the model's
+            ``mask_values`` and ``ignore_label`` say.
+        scaled: compare at the size the model works at, images and masks resized by its ``scale`` as in training;
+            otherwise at the masks' own size.
+        progress: called with the images done and their number.
+        options: of :func:`wavedil.vision.predict`: ``tile``, ``scales``, ``flip``, ``refine``.
+    """
+    images = MaskedImages(pairs, model.labels, model.scale if scaled else 1.0)
+    matrix = ConfusionMatrix(model.num_classes)
+    for index in range(len(images)):
+        image, labels = images.read(index, keep=False)
+        matrix.update(*map(torch.from_numpy, (predict(model, image, scaled=scaled, **options), labels)))
+        if progress is not None:
+            progress(index + 1, len(images))
+    if not matrix.count:
+        raise WavedilError(f"{pairs[0].mask.parent}: no pixel of the {len(pairs)} masks counts: see ignore_label")
+    size = f"images and masks resized by {model.scale}" if scaled else "at the size of the masks"
+    each = [None if value != value else value for value in matrix.iou.tolist()]
+    return MeanIoU(
+        mean_iou=matrix.mean_iou,
+        accuracy=matrix.accuracy,
+        count=matrix.count,
+        images=len(pairs),
+        classes=dict(zip(model.classes, each, strict=True)),
+        definition=f"{DEFINITION}; {size}; ignored label {model.ignore_label}",
+    )

@@ -1,0 +1,166 @@
+"""Images and masks in files: what is read, and what is refused. Pillow is imported where it is used."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wavedil.errors import WavedilError
+from wavedil.files import written_beside
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+PathLike = str | os.PathLike[str]
+
+
+def read_image(path: PathLike) -> np.ndarray:
+    """An image as ``(height, width, 3)`` uint8, upright (its EXIF orientation applied).
+
+    Grey, palette and CMYK images become red, green and blue. An alpha channel that hides nothing is dropped.
+
+    Raises:
+        WavedilError: naming the file, for one that cannot be read, has transparent pixels, more than 8 bits a channel
+            or more than one image.
+    """
+    from PIL import ImageOps
+
+    with _opened(path) as picture:
+        if picture.mode[0] in "IF":
+            raise WavedilError(
+                f"{path} has more than 8 bits a channel (Pillow's mode {picture.mode}): convert it to 8 bits, with the "
+                "range of values that matters"
+            )
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            if picture.getextrema()[3][0] < 255:
+                raise WavedilError(f"{path} has transparent pixels: lay it over the background that is meant first")
+        return np.array(picture.convert("RGB"))
+
+
+def read_mask(path: PathLike, colours: bool) -> np.ndarray:
+    """A mask as it is stored: ``(height, width)`` grey values or palette indices, or ``(height, width, 3)`` colours.
+
+    Where grey values are asked for, a colour image whose three channels are equal will do.
+
+    Raises:
+        WavedilError: naming the file, for one that cannot be read, is compressed with loss, or is in colour where
+            grey values were expected.
+    """
+    with _opened(path) as picture:
+        if picture.format in ("JPEG", "MPO"):
+            raise WavedilError(f"{path} is a JPEG, which changes labels: masks are expected as PNG or the like")
+        if colours:
+            return np.array(picture.convert("RGB"))
+        if picture.mode in ("RGB", "RGBA"):
+            mask = np.array(picture.convert("RGB"))
+            if (mask == mask[..., :1]).all():
+                return mask[..., 0]
+            red, green, blue = mask[np.nonzero((mask != mask[..., :1]).any(-1))][0].tolist()
+            raise WavedilError(
+                f"{path} is in colour (e.g. [{red}, {green}, {blue}]): say which colour is which class, with "
+                "mask_values"
+            )
+        if picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+            raise WavedilError(f"{path} has Pillow's mode {picture.mode}: expected a grey, palette or RGB image")
+        return np.array(picture)
+
+
+def write_labels(path: PathLike, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
+    """Label map ``(height, width)`` uint8 as a palette PNG: its indices are the labels, its colours the palette."""
+    from PIL import Image
+
+    picture = Image.fromarray(labels)
+    # In full: with fewer colours Pillow stores fewer bits, and labels beyond them as others.
+    picture.putpalette([part for colour in palette for part in colour] + [0, 0, 0] * (256 - len(palette)))
+    with written_beside(path) as beside:
+        picture.save(beside)
+
+
+def write_image(path: PathLike, image: np.ndarray) -> None:
+    """``(height, width, 3)`` uint8 to a file of the kind that its suffix says."""
+    from PIL import Image
+
+    with written_beside(path) as beside:
+        Image.fromarray(image).save(beside)
+
+
+def list_images(folder: PathLike) -> list[Path]:
+    """The images in a folder and its subfolders, sorted; hidden ones are left out.
+
+    Raises:
+        WavedilError: no such folder, or no images in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise WavedilError(f"{folder} is no folder: expected one of images")
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        raise WavedilError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    return sorted(found, key=Path.as_posix)
+
+
+def image_size(path: PathLike) -> tuple[int, int]:
+    """(height, width) by the file's header, upright."""
+    with _opened(path, load=False) as picture:
+        turned = picture.getexif().get(0x0112, 1) >= 5  # the EXIF orientations that lie on their side
+        return picture.size if turned else picture.size[::-1]
+
+
+@contextmanager
+def _opened(path: PathLike, load: bool = True) -> Iterator[Image]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are what tiles are for
+            with Image.open(path) as picture:
+                # MPO: a phone's JPEG with further views of the same scene behind it.
+                if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+                    raise WavedilError(f"{path} holds {picture.n_frames} images: expected one, split it first")
+                if load:
+                    picture.load()
+                yield picture
+    except FileNotFoundError:
+        raise WavedilError(f"{path} does not exist: expected an image") from None
+    except UnidentifiedImageError:
+        raise WavedilError(f"{path} is no image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise WavedilError(f"{path} claims more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: cut it up first") from None
+    except WavedilError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow makes of broken files
+        raise WavedilError(f"{path} cannot be read: {error}") from None
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``(height, width, 3)`` uint8 to another (height, width), bilinear, averaged where it becomes smaller."""
+    from PIL import Image
+
+    if image.shape[:2] == size:
+        return image
+    return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def thin(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask at another (height, width): of each pixel, the value at its middle."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, mask.shape, strict=False)
+    )
+    return mask if mask.shape[:2] == size else mask[rows[:, None], columns]

@@ -1,0 +1,62 @@
+"""Behind `wavedil inspect MODEL` for a segmenter: its parts, its field in pixels, and the gridding of its context."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from wavedil.core.gridding import audit_gridding
+from wavedil.core.receptive_field import count_multiply_adds, count_parameters
+
+
+def inspect_segmenter(model: nn.Module) -> dict[str, Any]:
+    """A :class:`wavedil.vision.Segmenter` in numbers, a dict that JSON can hold.
+
+    `parameters` are of all parts, `multiply_adds` per pixel of the image, `receptive_field` in pixels along an axis
+    (None: the whole image). `dilations`, `holes`, `path_ratio` and `hdc_m2` are of the context module, in its cells,
+    and None without one.
+    """
+    parts = {"backbone": model.backbone, "head": model.head, "context": model.context}
+    side = 16 * model.output_stride
+    like = model.mean
+    image = torch.zeros(1, 3, side, side, dtype=like.dtype, device=like.device)
+    stack = getattr(model.context, "stack", None)
+    audit = None if stack is None else audit_gridding(stack.dilations, stack.kernel_size, 2)
+    return {
+        "classes": list(model.classes),
+        "parts": {
+            name: {"class": type(part).__name__, "parameters": count_parameters(part)}
+            for name, part in parts.items()
+            if part is not None
+        },
+        "parameters": count_parameters(model),
+        "multiply_adds": count_multiply_adds(model, image) // side**2,
+        "receptive_field": model.receptive_field,
+        "output_stride": model.output_stride,
+        "scale": model.scale,
+        "dilations": None if audit is None else list(audit.dilations),
+        "holes": None if audit is None else audit.holes,
+        "path_ratio": None if audit is None else audit.path_ratio,
+        "hdc_m2": None if audit is None else audit.hdc_m2,
+    }
+
+
+def render_segmenter(info: dict[str, Any]) -> str:
+    """`info` for a terminal."""
+    field = info["receptive_field"]
+    facts = [(name, f"{part['class']}, {part['parameters']:,} parameters") for name, part in info["parts"].items()]
+    facts += [
+        ("classes", f"{len(info['classes'])}: {', '.join(info['classes'])}"),
+        ("parameters", f"{info['parameters']:,}"),
+        ("multiply-adds", f"{info['multiply_adds']:,} per pixel"),
+        ("receptive field", "the whole image" if field is None else f"{field} x {field} pixels"),
+        ("output stride", f"{info['output_stride']} pixels, of images at {info['scale']:.0%} of their size"),
+    ]
+    if info["dilations"] is not None:
+        facts += [
+            ("context", f"dilations {', '.join(map(str, info['dilations']))}"),
+            ("holes (gridding)", f"{info['holes']} of its cells reach no output; path ratio {info['path_ratio']:,.1f}"),
+        ]
+    return "\n".join(f"{name:<17} {text}" for name, text in facts)
