@@ -1,4 +1,4 @@
-"""One self-contained HTML page per run: players, spectrograms, curves."""
+"""One self-contained HTML page per run: players and spectrograms, or images; curves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from wavedil.files import written_beside
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem }
+.clips, .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem }
+.panels { grid-template-columns: repeat(auto-fill, minmax(28rem, 1fr)) }
 figure { margin: 0 } figcaption { color: #666; font-size: .85rem } img, audio { width: 100% }
 table { border-collapse: collapse } td { padding: .1rem 1rem .1rem 0 }
 pre { overflow-x: auto; background: #f6f6f6; padding: 1rem }
@@ -70,15 +71,19 @@ def write_report(run: str | Path) -> Path:
     rows = _metrics(run / "metrics.csv")
     parts = [f"<h1>{html.escape(run.name)}</h1>", _summary(rows)]
     if len(rows) > 1:
-        parts.append("<h2>Bits per sample</h2>" + _image(_curves(rows)))
-    for title, folder, pattern in (
-        ("Samples", "samples", "*.wav"),
-        ("Held-out sound, as the model hears it", "previews", "target_*.wav"),
-        ("While it learnt", "previews", "step_*.wav"),
+        parts.append("<h2>While it learnt</h2>" + _image(_curves(rows)))
+    for title, folder, pattern, show in (
+        ("Samples", "samples", "*.wav", _clip),
+        ("Held-out sound, as the model hears it", "previews", "target_*.wav", _clip),
+        ("Samples on the way", "previews", "step_*.wav", _clip),
+        ("Held-out images: image, truth, prediction", "samples", "image_*.png", _panel),
+        ("Predictions on the way", "previews", "step_*_[0-9].png", _panel),
     ):
-        clips = sorted((run / folder).glob(pattern))
-        if clips:
-            parts.append(f"<h2>{title}</h2><div class=clips>{''.join(map(_clip, clips))}</div>")
+        files = sorted((run / folder).glob(pattern))
+        if show is _panel:  # a sound's spectrogram is shown with its player
+            files = [file for file in files if not file.with_suffix(".wav").exists()]
+        if files:
+            parts.append(f"<h2>{title}</h2><div class={show.__name__[1:]}s>{''.join(map(show, files))}</div>")
     config = html.escape((run / "config.yaml").read_text(encoding="utf-8"))
     parts.append(f"<details><summary>config.yaml</summary><pre>{config}</pre></details>")
     page = (
@@ -98,34 +103,50 @@ def _metrics(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
+#: What the columns of metrics.csv hold.
+FIGURES = {
+    "train_bits": "bits per sample, training",
+    "valid_bits": "bits per sample, held-out files",
+    "train_loss": "loss, training",
+    "valid_mean_iou": "mean IoU, held-out images",
+}
+
+
 def _summary(rows: list[dict[str, float]]) -> str:
     if not rows:
         return "<p>No steps yet.</p>"
-    valid = [row["valid_bits"] for row in rows if row["valid_bits"] == row["valid_bits"]]
-    figures = {
-        "steps": f"{rows[-1]['step']:.0f}",
-        "minutes": f"{rows[-1]['seconds'] / 60:.1f}",
-        "bits per sample, training": f"{rows[-1]['train_bits']:.3f}",
-        "bits per sample, held-out files": f"{valid[-1]:.3f}" if valid else "not yet",
-    }
+    figures = {"steps": f"{rows[-1]['step']:.0f}", "minutes": f"{rows[-1]['seconds'] / 60:.1f}"}
+    for column in _columns(rows):
+        known = [row[column] for row in rows if row[column] == row[column]]
+        figures[FIGURES[column]] = f"{known[-1]:.3f}" if known else "not yet"
     return "<table>" + "".join(f"<tr><td>{key}<td>{value}" for key, value in figures.items()) + "</table>"
 
 
+def _columns(rows: list[dict[str, float]]) -> list[str]:
+    """The columns of the training and of the validation figure."""
+    return [column for column in rows[0] if column in FIGURES]
+
+
 def _curves(rows: list[dict[str, float]]) -> bytes:
+    """Both in one picture where they have one unit, else side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        [r["step"] for r in rows], [r["train_bits"] for r in rows], color="#9db4c0", linewidth=1, label="training"
-    )
-    valid = [(r["step"], r["valid_bits"]) for r in rows if r["valid_bits"] == r["valid_bits"]]
-    if valid:
-        axes.plot(*zip(*valid, strict=True), color="#9e2a2b", marker="o", markersize=3, label="held-out files")
-    axes.set(xlabel="step", ylabel="bits per sample")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    columns = _columns(rows)
+    units = [FIGURES[column].rpartition(", ")[0] for column in columns]
+    panels = figure.subplots(1, len(set(units)), squeeze=False)[0]
+    styles = ({"color": "#9db4c0", "linewidth": 1}, {"color": "#9e2a2b", "marker": "o", "markersize": 3})
+    for column, unit, style in zip(columns, units, styles, strict=True):
+        axes = panels[sorted(set(units), key=units.index).index(unit)]
+        points = [(row["step"], row[column]) for row in rows if row[column] == row[column]]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=FIGURES[column].rpartition(", ")[2], **style)
+        axes.set(xlabel="step", ylabel=unit)
+    for axes in panels:
+        if axes.has_data():
+            axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -144,3 +165,7 @@ def _clip(path: Path) -> str:
     player = f"<audio controls preload=none src='data:audio/wav;base64,{data}'></audio>"
     picture, name = _image(spectrogram_png(sound[0], rate)), html.escape(path.stem)
     return f"<figure>{picture}{player}<figcaption>{name}</figcaption></figure>"
+
+
+def _panel(path: Path) -> str:
+    return f"<figure>{_image(path.read_bytes())}<figcaption>{html.escape(path.stem)}</figcaption></figure>"

@@ -79,7 +79,8 @@ def test_metrics_are_rows_of_numbers(whole_run):
     rows = metrics(whole_run)
     assert {6, 10, 12} <= {int(row["step"]) for row in rows}
     assert float(rows[-1]["valid_bits"]) < 8.1 and float(rows[-1]["train_bits"]) < 8.1
-    assert float(rows[-1]["learning_rate"]) < float(rows[0]["learning_rate"])
+    rate = {int(row["step"]): float(row["learning_rate"]) for row in rows}
+    assert rate[12] < rate[6]
 
 
 def test_the_page_is_self_contained(whole_run):
@@ -151,7 +152,7 @@ def test_an_interrupt_in_a_preview_is_for_the_run(tmp_path, recordings, monkeypa
     def interrupted(model, samples, **options):
         return torch.zeros(1, 1, samples - 1)  # what generate returns after Ctrl-C
 
-    monkeypatch.setattr("wavedil.train.callbacks.generate", interrupted)
+    monkeypatch.setattr("wavedil.train.sound_previews.generate", interrupted)
     folder = train(out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={recordings}"])
     assert "continue with" in capsys.readouterr().err
     assert not list((folder / "previews").glob("step_*")) and list((folder / "checkpoints").glob("interrupted.ckpt"))
@@ -211,7 +212,7 @@ def test_resume_and_out_are_checked(tmp_path, whole_run):
         train("spech")
 
 
-@pytest.mark.parametrize("name", known_recipes())
+@pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if path.parent.name == "audio"])
 def test_each_recipe_builds_and_takes_a_step(tmp_path, recordings, name):
     """The recipe's own model and optimiser, on crops just long enough."""
     config = yaml.safe_load(find_recipe(name).read_text())

@@ -2,5 +2,7 @@
 
 from wavedil.train.data import AudioData
 from wavedil.train.module import AudioModule
+from wavedil.train.segmentation import SegmentationModule
+from wavedil.train.segmentation_data import SegmentationData
 
-__all__ = ["AudioData", "AudioModule"]
+__all__ = ["AudioData", "AudioModule", "SegmentationData", "SegmentationModule"]

@@ -7,7 +7,6 @@ import math
 import sys
 import time
 from datetime import timedelta
-from io import BytesIO
 from pathlib import Path
 
 import lightning as L
@@ -15,17 +14,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.progress import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.image import imread
 
-from wavedil.audio.generate import generate
-from wavedil.audio.io import write
 from wavedil.errors import WavedilError
 from wavedil.files import written_beside
-from wavedil.report import spectrogram_png
-from wavedil.train.module import AudioModule
+from wavedil.train.budget import BudgetModule
 from wavedil.weights import save
-
-COLUMNS = ("step", "seconds", "train_bits", "valid_bits", "learning_rate", "samples_per_second")
 
 
 class Progress(ProgressBar):
@@ -39,12 +32,12 @@ class Progress(ProgressBar):
         self.every_seconds = every_seconds
         self.tty = sys.stderr.isatty()
         self._last = (0.0, 0)  # time and step of the last row
-        self._samples: int | torch.Tensor = 0
+        self._counted: int | torch.Tensor = 0
         self._losses: list[torch.Tensor] = []
         self._valid = math.nan
-        self._training: tuple[float, float, float] | None = None  # bits, learning rate, samples per second
+        self._training: tuple[float, float, float] | None = None  # loss, learning rate, counted per second
 
-    def on_train_start(self, trainer: L.Trainer, module: AudioModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, module: BudgetModule) -> None:
         self._start = time.perf_counter()
         self._used_at_start = module.budget_used()
         self._last = (self._start, trainer.global_step)
@@ -58,13 +51,13 @@ class Progress(ProgressBar):
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
         self._before = float(rows[-1]["seconds"]) if rows else 0.0
         with written_beside(self.path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, module.figures.columns)
             writer.writeheader()
             writer.writerows(rows)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self._losses.append(outputs["loss"].detach())
-        self._samples = self._samples + batch["mask"].sum()  # a tensor: asking for its number would wait for the device
+        self._counted = self._counted + module.count(batch)
         since = time.perf_counter() - self._last[0]
         # On a terminal the line is alive; elsewhere, a row now and then. The first row comes early either way.
         first = trainer.global_step == 10 and self._last[1] < 10
@@ -72,35 +65,36 @@ class Progress(ProgressBar):
             self._row(trainer, module)
 
     def on_validation_end(self, trainer, module) -> None:
-        if "valid/bits" in trainer.callback_metrics:
-            self._valid = float(trainer.callback_metrics["valid/bits"])
+        if module.figures.logged in trainer.callback_metrics:
+            self._valid = float(trainer.callback_metrics[module.figures.logged])
             self._row(trainer, module)
 
     def on_train_end(self, trainer, module) -> None:
         if self.tty:
             print(file=sys.stderr)
 
-    def _row(self, trainer: L.Trainer, module: AudioModule) -> None:
-        now, step = time.perf_counter(), trainer.global_step
+    def _row(self, trainer: L.Trainer, module: BudgetModule) -> None:
+        now, step, figures = time.perf_counter(), trainer.global_step, module.figures
         if not trainer.is_global_zero or (self._training is None and not self._losses):
             return  # another process writes, or there was no training to tell of
         if self._losses:  # else the validation after the last step: what is known of training stands
-            bits = torch.stack(self._losses).mean().item() / math.log(2)
-            rate = float(self._samples) / max(now - self._last[0], 1e-9)
-            self._training = (bits, trainer.optimizers[0].param_groups[0]["lr"], rate)
-        bits, learning_rate, rate = self._training
+            loss = torch.stack(self._losses).mean().item() * figures.factor
+            rate = float(self._counted) / max(now - self._last[0], 1e-9)
+            self._training = (loss, trainer.optimizers[0].param_groups[0]["lr"], rate)
+        loss, learning_rate, rate = self._training
         seconds = now - self._start + self._before
-        row = [step, f"{seconds:.1f}", f"{bits:.4f}", f"{self._valid:.4f}", f"{learning_rate:.3g}", f"{rate:.0f}"]
+        row = [step, f"{seconds:.1f}", f"{loss:.4f}", f"{self._valid:.4f}", f"{learning_rate:.3g}", f"{rate:.4g}"]
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
         used = module.budget_used()
         fresh = used - self._used_at_start
         left = "?" if fresh <= 0 else _clock((now - self._start) * (1 - used) / fresh)
-        valid = "" if math.isnan(self._valid) else f"  held out {self._valid:.3f}"
-        line = f"step {step}  {bits:.3f} bits/sample{valid}  {rate / 1000:.1f} k samples/s"
+        valid = "" if math.isnan(self._valid) else f"  {figures.valid_text.format(self._valid)}"
+        speed = f"{rate / 1000:.1f} k" if rate >= 1000 else f"{rate:.1f}"
+        line = f"step {step}  {loss:.3f} {figures.unit}{valid}  {speed} {figures.counted}/s"
         line += f"  {_clock(seconds)} gone, {left} left"
         print(f"\r{line:<110}" if self.tty else line, end="" if self.tty else "\n", file=sys.stderr, flush=True)
-        self._last, self._samples, self._losses, self._valid = (now, step), 0, [], math.nan
+        self._last, self._counted, self._losses, self._valid = (now, step), 0, [], math.nan
 
     # Lightning's own switches; the line costs nothing worth switching off.
     def disable(self) -> None: ...
@@ -108,23 +102,18 @@ class Progress(ProgressBar):
 
 
 class Previews(Callback):
-    """Sound and spectrogram of the target and of generated sound: at step ``first``, then every ``every`` steps.
+    """Shows what the network has learnt: targets at the start, then at step ``first`` and every ``every`` steps.
 
-    Files go to ``RUN/previews``; with a TensorBoard logger they are there as well. Fixed seed: the clips of all steps
-    can be compared.
+    Files go to ``RUN/previews``; with a TensorBoard logger they are there as well.
     """
 
-    def __init__(self, first: int = 100, every: int = 1000, seconds: float = 1.0, num: int = 1):
-        self.first, self.every, self.seconds, self.num = first, every, seconds, num
+    def __init__(self, first: int, every: int):
+        self.first, self.every = first, every
 
-    def on_train_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer: L.Trainer, module: BudgetModule) -> None:
         self._done = trainer.global_step
-        if not trainer.is_global_zero:
-            return
-        network, sounds = module.network, trainer.datamodule.preview_sounds()
-        for index, sound in enumerate(sounds[: self.num]):
-            clip = torch.as_tensor(sound)[: round(self.seconds * network.sample_rate)]
-            self._keep(trainer, network.decode(network.encode(clip)), network.sample_rate, f"target_{index}", 0)
+        if trainer.is_global_zero:
+            self.show_targets(trainer, module)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         step = trainer.global_step
@@ -132,26 +121,24 @@ class Previews(Callback):
         if not due or step == self._done or not trainer.is_global_zero:  # a step may be several batches
             return
         self._done = step
-        network, samples = module.network, max(1, round(self.seconds * module.network.sample_rate))
-        network.eval()
-        sound = generate(network, samples, num=self.num, seed=0)
-        network.train()
-        if sound.shape[2] < samples:
-            raise KeyboardInterrupt  # it was for the run, not for the preview
-        for index, clip in enumerate(sound[:, 0]):
-            self._keep(trainer, clip.cpu(), network.sample_rate, f"step_{step:06d}_{index}", step)
+        module.eval()
+        self.show(trainer, module, step)
+        module.train()
 
-    def _keep(self, trainer, clip: torch.Tensor, rate: int, name: str, step: int) -> None:
-        folder = Path(trainer.default_root_dir) / "previews"
-        write(folder / f"{name}.wav", clip.unsqueeze(0), rate)
-        picture = spectrogram_png(clip.numpy(), rate, title=name)
-        with written_beside(folder / f"{name}.png") as beside:
-            beside.write_bytes(picture)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                kind = name.split("_")[0]
-                logger.experiment.add_audio(kind, clip, step, sample_rate=rate)
-                logger.experiment.add_image(kind, imread(BytesIO(picture)), step, dataformats="HWC")
+    def show_targets(self, trainer: L.Trainer, module: BudgetModule) -> None:
+        raise NotImplementedError
+
+    def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def folder(trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "previews"
+
+    @staticmethod
+    def boards(trainer: L.Trainer) -> list:
+        """TensorBoard's writers."""
+        return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 class Keep(Callback):

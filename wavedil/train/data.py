@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio import io, pluck
 from wavedil.audio.corpus import Corpus, RandomCrops, WholeFiles, check_crop, split_files
 from wavedil.errors import WavedilError
+from wavedil.train.order import EveryFrom
 
 
 class AudioData(L.LightningDataModule):
@@ -83,10 +82,7 @@ class AudioData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         crops = RandomCrops(self.train, self.crop, context=self.context, quantiser=self.quantiser, seed=self.seed)
-        # One endless epoch: a resumed run goes on with the crop it would have seen next. Processes take turns.
-        trainer = self.trainer
-        seen = trainer.global_step * trainer.accumulate_grad_batches * self.batch_size
-        order = _EveryFrom(seen * trainer.world_size + trainer.global_rank, trainer.world_size)
+        order = EveryFrom.unseen(self.trainer, self.batch_size)
         return DataLoader(
             crops,
             batch_size=self.batch_size,
@@ -112,16 +108,6 @@ class AudioData(L.LightningDataModule):
     def preview_sounds(self) -> list[np.ndarray]:
         """The held-out sounds that previews show as targets, float32 ``(time,)``."""
         return [self.valid.sound(i) for i in range(min(4, len(self.valid)))]
-
-
-class _EveryFrom(Sampler[int]):
-    """first, first + step, first + 2 step, … for ever."""
-
-    def __init__(self, first: int, step: int):
-        self.first, self.step = first, step
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first, self.step)
 
 
 class _Marked(Dataset[dict[str, Tensor]]):

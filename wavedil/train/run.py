@@ -1,4 +1,4 @@
-"""``wavedil train``: recipe → LightningCLI → run folder with model, samples and a page to listen to."""
+"""``wavedil train``: recipe → LightningCLI → run folder with model, samples and a page to listen to or look at."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from wavedil.audio.generate import generate
-from wavedil.audio.io import write
-from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
 from wavedil.files import written_beside
 from wavedil.ops.memory import keep_freed_memory
 from wavedil.report import write_report
-from wavedil.train.callbacks import Keep, Previews, Progress, StopOnNaN
-from wavedil.train.recipes import FOLDER, find_recipe, run_folder
+from wavedil.train.budget import BudgetModule
+from wavedil.train.callbacks import Keep, Progress, StopOnNaN
+from wavedil.train.recipes import FOLDER, find_recipe, module_class, run_folder
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI with the options that are about the run and not about a part."""
+    """LightningCLI with the options that are about the run and not about a part: those of what the module shows."""
+
+    def __init__(self, module: type[BudgetModule], **kwargs: Any):
+        self.module = module
+        super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(Previews, "previews")
-        parser.add_argument("--samples.num", type=int, default=4, help="clips to make at the end")
-        parser.add_argument("--samples.seconds", type=float, default=4.0, help="length of each")
-        parser.add_argument("--samples.temperature", type=float, default=1.0)
+        parser.add_lightning_class_args(self.module.previews, "previews")
+        parser.add_class_arguments(self.module.samples, "samples")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Lightning's own warns when sys.argv holds something else, which behind a command it always does.
@@ -82,13 +82,15 @@ def train(
     _quiet()
     keep_freed_memory()
     config = folder / "config.yaml" if checkpoints else path
-    cli = _build(["-c", str(config), *(overrides or []), "--trainer.default_root_dir", str(folder)], folder)
+    options = ["-c", str(config), *(overrides or []), "--trainer.default_root_dir", str(folder)]
+    cli = _build(options, folder, module_class(config))
     trainer = cli.trainer
     trainer.callbacks.append(_KeepConfig(cli, folder))
-    checkpoint, step = _usable(checkpoints, cli.model)
-    _say(trainer, f"{folder.name}: {describe(cli.model.network)}")
     started, handler = time.perf_counter(), signal.getsignal(signal.SIGINT)
     try:
+        cli.model.prepare(cli.datamodule, folder)
+        checkpoint, step = _usable(checkpoints, cli.model)
+        _say(trainer, f"{folder.name}: {cli.model.describe()}")
         # weights_only: a checkpoint is data, and loading it never runs code from it.
         resumed = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint else {}
         trainer.fit(cli.model, cli.datamodule, **resumed)
@@ -113,26 +115,10 @@ def train(
     minutes = (time.perf_counter() - started) / 60
     trainer.validate(cli.model, cli.datamodule, verbose=False)
     if trainer.is_global_zero:
-        sample(cli, folder)
+        farewell = cli.config_init["samples"].leave(cli.model.network.eval(), cli.datamodule, folder)
         write_report(folder)
-        _say(trainer, f"{minutes:.1f} minutes of training. Listen: {folder / 'report.html'}")
-        _say(trainer, f"more sound: wavedil sample {folder / 'model'} --seconds 4 --num 4 --seed 1 --out clips")
+        _say(trainer, f"{minutes:.1f} minutes of training. {farewell}")
     return folder
-
-
-def sample(cli: RecipeCLI, folder: Path) -> None:
-    """The sounds that a run leaves."""
-    network, samples = cli.model.network.eval(), cli.config.samples
-    total = max(1, round(samples.seconds * network.sample_rate))
-    tty = sys.stderr.isatty()
-
-    def progress(done: int, total: int) -> None:
-        if tty or done == total:
-            print(f"\rsampling {done / total:.0%}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    sound = generate(network, total, num=samples.num, temperature=samples.temperature, progress=progress)
-    for index, clip in enumerate(sound):
-        write(folder / "samples" / f"sample_{index:03d}.wav", clip.cpu(), network.sample_rate)
 
 
 class _KeepConfig(Callback):
@@ -174,15 +160,6 @@ def _say(trainer: L.Trainer, text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def describe(network: torch.nn.Module) -> str:
-    """What is about to be trained, in a line."""
-    field, rate = network.receptive_field, network.sample_rate
-    return (
-        f"{count_parameters(network):,} parameters, {len(network.dilations)} layers, receptive field {field} samples = "
-        f"{1000 * field / rate:.1f} ms at {rate} Hz"
-    )
-
-
 def fast_precision(accelerator: str) -> str:
     """bf16 autocast where the hardware multiplies bf16, else float32."""
     if accelerator in ("cuda", "gpu"):
@@ -193,7 +170,7 @@ def fast_precision(accelerator: str) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
-def _build(args: list[str], folder: Path) -> RecipeCLI:
+def _build(args: list[str], folder: Path, module: type[BudgetModule]) -> RecipeCLI:
     callbacks = [
         Progress(),
         Keep(),
@@ -204,9 +181,10 @@ def _build(args: list[str], folder: Path) -> RecipeCLI:
     ]
     try:
         return RecipeCLI(
+            module,
             args=args,
             run=False,
-            model_class=L.LightningModule,
+            model_class=BudgetModule,
             datamodule_class=L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -218,7 +196,7 @@ def _build(args: list[str], folder: Path) -> RecipeCLI:
                 "check_val_every_n_epoch": None,  # validation is by steps: the only epoch has no end
                 "enable_model_summary": False,
                 "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,  # AudioData deals its crops out to the processes itself
+                "use_distributed_sampler": False,  # data modules deal their crops out to the processes
             },
         )
     except (ArgumentError, MisconfigurationException, ValueError, TypeError) as error:
@@ -255,3 +233,5 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     # Batches are dictionaries of fixed keys; Lightning looks for a batch size in them and finds it.
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
+    # Frozen parts are in evaluation mode, and the run's first line names them.
+    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")

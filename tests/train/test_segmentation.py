@@ -1,0 +1,222 @@
+"""A run of dense prediction: what it leaves, that it resumes exactly, its stages, and how it refuses."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from wavedil.errors import WavedilError
+from wavedil.train import SegmentationData, SegmentationModule
+from wavedil.train.recipes import find_recipe, known_recipes
+from wavedil.train.run import train
+from wavedil.vision import Score, Segmenter, SmallBackbone, load
+from wavedil.vision.images import write_image, write_labels
+from wavedil.vision.palette import default_palette
+
+TINY = [
+    "--model.backbone.channels=8",
+    "--model.context.variant=kitti",
+    "--data.crop=[24, 24]",
+    "--data.batch_size=2",
+    "--data.valid_images=2",
+    "--trainer.max_steps=12",
+    "--trainer.max_time=null",
+    "--trainer.val_check_interval=6",
+    "--trainer.precision=32-true",
+    "--previews.first=3",
+    "--previews.every=100",
+    "--previews.num=1",
+    "--samples.num=2",
+]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Bright things are class 1, the bluish of them class 2; a frame counts nowhere."""
+    folder = tmp_path_factory.mktemp("images")
+    for index in range(6):
+        generator = np.random.default_rng(index)
+        labels = np.kron(generator.integers(0, 3, (4, 5)), np.ones((8, 8))).astype(np.uint8)
+        image = np.array([[40, 40, 40], [220, 200, 180], [120, 130, 250]], np.uint8)[labels]
+        labels[:2] = 255
+        part = folder / ("val" if index < 2 else "train")
+        write_image(part / "images" / f"{index}.png", image + generator.integers(0, 5, image.shape, dtype=np.uint8))
+        write_labels(part / "masks" / f"{index}.png", labels, default_palette(3))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory, pictures):
+    out = str(tmp_path_factory.mktemp("runs") / "whole")
+    return train("tiny", out=out, overrides=[*TINY, f"--data.root={pictures}"])
+
+
+def metrics(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def weights(folder):
+    return load(folder / "model").state_dict()
+
+
+def test_a_run_leaves_its_folder(whole_run):
+    names = {path.relative_to(whole_run).as_posix() for path in whole_run.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "metrics.csv", "report.html", "model/config.json", "model/model.safetensors"}
+    expected |= {"samples/image_000.png", "samples/image_001.png", "previews/step_000003_0.png"}
+    assert expected | {"checkpoints/last.ckpt"} <= names
+    rows = metrics(whole_run)
+    assert {6, 10, 12} <= {int(row["step"]) for row in rows}
+    assert 0 <= float(rows[-1]["valid_mean_iou"]) <= 1 and float(rows[-1]["train_loss"]) > 0
+    assert list(rows[0])[-1] == "images_per_second"
+    page = (whole_run / "report.html").read_text()
+    assert page.count("<figure>") == 3 and "mean IoU, held-out images" in page and "<audio" not in page
+    assert "http://" not in page and "https://" not in page
+    with Image.open(whole_run / "samples" / "image_000.png") as picture:
+        assert picture.size == (3 * 40 + 2 * 4, 32)
+    model = load(whole_run / "model")
+    assert (model.num_classes, model.ignore_label, model.config["context"]["model"]) == (3, 255, "ContextModule")
+
+
+def test_it_learns(tmp_path, pictures):
+    options = [
+        "--trainer.max_steps=120",
+        "--trainer.val_check_interval=60",
+        "--model.warmup_steps=10",
+        "--model.optimizer.lr=0.03",
+    ]
+    folder = train(
+        "tiny",
+        out=str(tmp_path / "run"),
+        overrides=[*TINY, *options, "--model.context=null", f"--data.root={pictures}"],
+    )
+    assert float(metrics(folder)[-1]["valid_mean_iou"]) > 0.8
+    assert load(folder / "model").context is None
+
+
+@pytest.mark.parametrize("at", [6, 9])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, pictures, whole_run, monkeypatch, capsys, at):
+    step = SegmentationModule.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.trainer.global_step == at:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    out = str(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationModule, "training_step", interrupted)
+        folder = train("tiny", out=out, overrides=[*TINY, f"--data.root={pictures}"])
+    assert "continue with" in capsys.readouterr().err and (folder / "report.html").exists()
+    assert train(out=out, resume="auto") == folder
+    for key, value in weights(folder).items():
+        torch.testing.assert_close(value, weights(whole_run)[key])
+    rows = [int(row["step"]) for row in metrics(folder)]
+    assert rows == sorted(rows) and rows[-1] == 12
+
+
+def test_stages(tmp_path, pictures, whole_run):
+    """Context alone learns on parts that stand still, their statistics too; then all do."""
+    common = [option for option in TINY if "backbone" not in option and "context" not in option]
+    common += [f"--data.root={pictures}", "--trainer.max_steps=2", "--trainer.val_check_interval=1"]
+    context = train(
+        "context", out=str(tmp_path / "context"), overrides=[*common, f"--model.init={whole_run / 'model'}"]
+    )
+    before, after = weights(whole_run), weights(context)
+    changed = {key for key in before.keys() & after.keys() if not torch.equal(before[key], after[key])}
+    assert changed and all(key.startswith("context") for key in changed)
+    assert load(context / "model").config["context"]["arguments"]["variant"] == "basic"
+    joint = train("joint", out=str(tmp_path / "joint"), overrides=[*common, f"--model.init={context / 'model'}"])
+    assert {key.split(".")[0] for key, value in weights(joint).items() if not torch.equal(value, after[key])} == {
+        "backbone", "head", "context"
+    }  # fmt: skip
+
+
+def test_groups_of_the_optimizer():
+    module = SegmentationModule(SmallBackbone(8, 4), backbone_rate=0.5)
+    module.network = Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3)
+    groups = [
+        (group["lr"], group["weight_decay"], sum(p.numel() for p in group["params"]))
+        for group in module.configure_optimizers().param_groups
+    ]
+    norms = 2 * sum(m.num_features for m in module.network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    convolutions = sum(p.numel() for p in module.network.backbone.parameters()) - norms
+    assert groups == [(1e-3, 1e-2, 24), (1e-3, 0.0, 3), (5e-4, 1e-2, convolutions), (5e-4, 0.0, norms)]
+
+
+def test_validation_sees_pictures_from_all_over(pictures):
+    data = SegmentationData(str(pictures))
+    data.valid = range(101)
+    assert data.spread(4) == [0, 25, 50, 75] and data.spread(500) == list(range(101))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.root=/nowhere"], "/nowhere is no folder"),
+        (["--data.classes=2"], "value 2 at row .* is none of the 2 classes"),
+        (["--data.classes=[a, b]"], "value 2 at row"),
+        (["--data.mask_values=[0, 1, 1]"], "another value for each"),
+        (["--data.crop=[0, 3]"], "crop is"),
+        (["--data.crop=3"], "data.crop"),
+        (["--data.batch_size=0"], "batch_size is 0"),
+        (["--data.scale=-1"], "scale is -1"),
+        (["--model.init=/nowhere/model"], "/nowhere/model is no model folder"),
+        (["--model.frozen=[neck]"], "frozen is \\['neck'\\]"),
+        (["--model.frozen=[backbone, head, context]"], "nothing is left to learn"),
+        (["--model.context=null", "--model.frozen=[context]"], "there is no context"),
+        (["--model.backbone=null"], "backbone is not given"),
+        (["--model.head.chanels=3"], "chanels"),
+        (["--model.optimizer.lr=-1"], "learning rate"),
+        (["--previews.seconds=3"], "previews.seconds|seconds"),
+        (["--samples.temperature=3"], "temperature"),
+    ],
+)
+def test_bad_runs_are_refused_in_one_line(tmp_path, pictures, options, message):
+    with pytest.raises(WavedilError, match=message) as error:
+        train("tiny", out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={pictures}", *options])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_backbone_given_with_init_takes_its_weights(tmp_path, pictures, whole_run):
+    start = [*TINY, f"--data.root={pictures}", f"--model.init={whole_run / 'model'}", "--model.optimizer.lr=0.0"]
+    folder = train("tiny", out=str(tmp_path / "run"), overrides=[*start, "--trainer.max_steps=1"])
+    taken = {key: value for key, value in weights(folder).items() if key.startswith("backbone") and "weight" in key}
+    assert taken and all(torch.equal(value, weights(whole_run)[key]) for key, value in taken.items())
+    with pytest.raises(WavedilError, match="the backbone of .*model does not fit the one given") as error:
+        train("tiny", out=str(tmp_path / "other"), overrides=[*start, "--model.backbone.channels=16"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_of_other_classes_is_no_start(tmp_path, pictures, whole_run):
+    with pytest.raises(WavedilError, match="model has 3 classes and the data 5"):
+        train(
+            "joint",
+            out=str(tmp_path / "run"),
+            overrides=[f"--model.init={whole_run / 'model'}", f"--data.root={pictures}", "--data.classes=5"],
+        )
+
+
+def test_pictures_that_break_later_are_named(tmp_path, pictures):
+    for path in pictures.rglob("*.png"):
+        copy = tmp_path / path.relative_to(pictures)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes()
+        copy.write_bytes(content[: len(content) // 2] if copy.parent.name == "images" else content)
+    with pytest.raises(WavedilError, match=r"train/images/\d.png cannot be read"):
+        train("tiny", out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={tmp_path}"])
+
+
+@pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if path.parent.name == "vision"])
+def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name):
+    """The recipe's own parts and optimiser, on small crops; the data's classes left out."""
+    options = ["--data.crop=[32, 32]", "--data.batch_size=2", "--data.classes=3", "--data.palette=null"]
+    options += ["--data.ignore_label=255", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    options += ["--previews.first=1", "--samples.num=1", f"--data.root={pictures}"]
+    if "init" in yaml.safe_load(find_recipe(name).read_text())["model"]["init_args"]:
+        options.append(f"--model.init={whole_run / 'model'}")
+    folder = train(name, out=str(tmp_path / "run"), overrides=options)
+    assert load(folder / "model").num_classes == 3 and len(metrics(folder)) >= 1

@@ -1,0 +1,111 @@
+"""What the training of sound and of images have in common: a budget that the learning rate follows, and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, Timer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wavedil.errors import WavedilError
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a run is told by: columns of ``metrics.csv``, and the words that progress prints.
+
+    Args:
+        train: column of the training loss, times ``factor``; its unit is ``unit``.
+        valid: column of what validation logs as ``valid/…``, printed as ``valid_text`` puts it.
+        counted: what :meth:`BudgetModule.count` counts; the column is ``<counted>_per_second``.
+    """
+
+    train: str
+    unit: str
+    valid: str
+    valid_text: str
+    counted: str
+    factor: float = 1.0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return "step", "seconds", self.train, self.valid, "learning_rate", f"{self.counted}_per_second"
+
+    @property
+    def logged(self) -> str:
+        """The name that validation logs its figure by."""
+        return self.valid.replace("_", "/", 1)
+
+
+class BudgetModule(L.LightningModule):
+    """A module with a ``network``, whose learning rate follows the budget of the run.
+
+    The rate warms up linearly; over the last ``decay`` of the budget it falls to zero, by the share that is left to the
+    power ``power``. The budget is ``trainer.max_steps`` or ``trainer.max_time``, whichever is nearer to its end, so a
+    run that is stopped by the clock has still had its decay.
+
+    A subclass says what it shows: ``figures``, the callback ``previews`` and the class ``samples``, whose arguments
+    are the recipe's keys of these names.
+    """
+
+    figures: Figures
+    previews: type[Callback]
+    samples: type
+    network: nn.Module
+
+    def __init__(
+        self,
+        optimizer: Callable[[Iterable], Optimizer],
+        warmup_steps: int,
+        decay: float,
+        power: float = 1.0,
+    ):
+        super().__init__()
+        self.make_optimizer, self.warmup_steps, self.decay, self.power = optimizer, warmup_steps, decay, power
+
+    def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
+        """Called before anything else, with the run's folder: where the network has to know the data to be built."""
+
+    def describe(self) -> str:
+        """What is about to be trained, in a line."""
+        raise NotImplementedError
+
+    def count(self, batch: dict[str, Tensor]) -> int | Tensor:
+        """How much of what ``figures.counted`` names a batch holds."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.optimizer_of(self.network.parameters())
+
+    def optimizer_of(self, parameters: Iterable[Any]) -> Optimizer:
+        try:
+            return self.make_optimizer(parameters)
+        except ValueError as error:
+            raise WavedilError(f"the optimizer refuses its settings: {error}") from None
+
+    def budget_used(self) -> float:
+        """The share of the budget that is spent, 0 to 1: by steps or by time, whichever is more."""
+        trainer = self.trainer
+        used = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0
+        for timer in (c for c in trainer.callbacks if isinstance(c, Timer)):
+            left = timer.time_remaining()
+            if left is not None:
+                used = max(used, timer.time_elapsed() / (timer.time_elapsed() + left))
+        return min(used, 1.0)
+
+    def rate_factor(self) -> float:
+        warm = min(1.0, (self.trainer.global_step + 1) / max(1, self.warmup_steps))
+        left = 1.0 - self.budget_used()
+        return warm * (min(1.0, left / self.decay) ** self.power if self.decay > 0 else 1.0)
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        # Each process has its own clock; one of them decides.
+        factor = self.trainer.strategy.broadcast(self.rate_factor())
+        for group in self.optimizers().optimizer.param_groups:
+            group.setdefault("peak_lr", group["lr"])
+            group["lr"] = group["peak_lr"] * factor

@@ -1,0 +1,172 @@
+"""The training step of dense prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wavedil.core.receptive_field import count_parameters
+from wavedil.errors import WavedilError
+from wavedil.train.budget import BudgetModule, Figures
+from wavedil.train.image_previews import ImagePreviews, ImageSamples
+from wavedil.vision.heads import Score
+from wavedil.vision.losses import CrossEntropy
+from wavedil.vision.metrics import ConfusionMatrix
+from wavedil.vision.segmenter import Segmenter
+from wavedil.weights import check_saveable, load
+
+PARTS = ("backbone", "head", "context")
+
+
+class SegmentationModule(BudgetModule):
+    """Trains a :class:`wavedil.vision.Segmenter`, put together when the data have told its classes.
+
+    The learning rate falls as (1 - share of the budget used) ** power. Biases and normalisation have no weight decay.
+
+    Args:
+        backbone: image to features, e.g. :class:`wavedil.vision.SmallBackbone`.
+        head: makes the head from the channels of the features and the number of classes; in a recipe, a class and its
+            further arguments.
+        context: makes the context module from the number of classes; None for none.
+        init: a model folder to start from, e.g. ``runs/frontend/model``. Its parts are used where none is given here,
+            so a stage of training names only what it adds. A backbone that is given all the same takes the weights of
+            the model's: it may have another stride.
+        frozen: parts that do not learn, of ``backbone``, ``head`` and ``context``; their normalisation stands still
+            too. For the paper's second stage, context on a finished front end: ``[backbone, head]``.
+        optimizer: makes the optimiser from the parameters; in a recipe, a class and its arguments.
+        loss: of scores ``(batch, num_classes, height, width)`` and labels ``(batch, height, width)``.
+        backbone_rate: the backbone's learning rate, as a multiple of the other parts'.
+        align: see :class:`wavedil.vision.Segmenter`; None for its default, or what ``init`` has.
+        warmup_steps: steps until the full learning rate.
+        power: of the decay; 0.9 is usual (Liu et al. 2016, arXiv 1506.04579).
+    """
+
+    figures = Figures("train_loss", "loss", "valid_mean_iou", "mean IoU {:.4f}", "images")
+    previews, samples = ImagePreviews, ImageSamples
+
+    def __init__(
+        self,
+        backbone: nn.Module | None = None,
+        head: Callable[[int, int], nn.Module] | None = None,
+        context: Callable[[int], nn.Module] | None = None,
+        init: str | None = None,
+        frozen: Sequence[str] = (),
+        optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
+        loss: nn.Module | None = None,
+        backbone_rate: float = 1.0,
+        align: str | None = None,
+        warmup_steps: int = 100,
+        power: float = 0.9,
+    ):
+        super().__init__(optimizer, warmup_steps, decay=1.0, power=power)
+        if init is None and backbone is None:
+            raise WavedilError("backbone is not given: name one, or a model folder to start from with init")
+        if set(frozen) - set(PARTS):
+            raise WavedilError(f"frozen is {list(frozen)}: expected some of {', '.join(PARTS)}")
+        # Not attributes: the network will hold them, and a part must not be in the checkpoint twice.
+        self.given = {"backbone": backbone, "head": head, "context": context}
+        self.init, self.frozen, self.backbone_rate, self.align = init, tuple(frozen), backbone_rate, align
+        self.loss = CrossEntropy() if loss is None else loss
+
+    def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
+        start = None if self.init is None else load(self.init, expect="vision")
+        data.open(folder)
+        scheme = data.scheme
+        self.network = Segmenter(
+            *self._parts(start, len(scheme.classes)),
+            num_classes=len(scheme.classes),
+            classes=scheme.classes,
+            mask_values=scheme.mask_values,
+            ignore_label=scheme.ignore_label,
+            palette=scheme.colours,
+            scale=data.scale,
+            align=self.align or (start.align if start is not None else "centre"),
+        )
+        check_saveable(self.network)
+        for name in self.frozen:
+            part = getattr(self.network, name)
+            if part is None:
+                raise WavedilError(f"frozen is {list(self.frozen)}, but there is no {name}")
+            part.requires_grad_(False)
+        if not any(p.requires_grad for p in self.network.parameters()):
+            raise WavedilError(f"frozen is {list(self.frozen)}: nothing is left to learn")
+        self.network.to(memory_format=torch.channels_last)
+        if hasattr(self.loss, "set_frequencies"):
+            self.loss.set_frequencies(data.counts)
+        self.train()  # Lightning leaves modes as they are
+
+    def _parts(self, start: Segmenter | None, num_classes: int) -> tuple[nn.Module, nn.Module, nn.Module | None]:
+        """Backbone, head and context: those given, else those of the model to start from."""
+        backbone, head, context = self.given.values()
+        if start is not None and start.num_classes != num_classes:
+            raise WavedilError(
+                f"{self.init} has {start.num_classes} classes and the data {num_classes}: expected the same"
+            )
+        if start is not None and backbone is not None:
+            try:
+                backbone.load_state_dict(start.backbone.state_dict())
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise WavedilError(f"the backbone of {self.init} does not fit the one given: {reason}") from None
+        backbone = start.backbone if backbone is None else backbone
+        channels = getattr(backbone, "level_channels", None) or getattr(backbone, "channels", None)
+        return (
+            backbone,
+            start.head if head is None and start is not None else (head or Score)(channels, num_classes),
+            context(num_classes) if context is not None else None if start is None else start.context,
+        )
+
+    def describe(self) -> str:
+        network = self.network
+        parts = ", ".join(type(p).__name__ for p in (network.backbone, network.head, network.context) if p is not None)
+        field = network.receptive_field
+        sees = "sees the whole image" if field is None else f"receptive field {field} pixels"
+        still = f", {' and '.join(self.frozen)} frozen" if self.frozen else ""
+        return f"{parts}: {count_parameters(network):,} parameters, stride {network.output_stride}, {sees}{still}"
+
+    def count(self, batch: dict[str, Tensor]) -> int:
+        return len(batch["image"])
+
+    def configure_optimizers(self) -> Optimizer:
+        groups = []
+        for part, rate in (
+            (self.network.head, 1.0),
+            (self.network.context, 1.0),
+            (self.network.backbone, self.backbone_rate),
+        ):
+            learning = [] if part is None else [p for p in part.parameters() if p.requires_grad]
+            groups += [{"params": [p for p in learning if p.ndim > 1], "rate": rate, "decays": True}]
+            groups += [{"params": [p for p in learning if p.ndim <= 1], "rate": rate, "decays": False}]
+        optimizer = self.optimizer_of([group for group in groups if group["params"]])
+        for group in optimizer.param_groups:
+            group["lr"] *= group["rate"]
+            if not group["decays"] and "weight_decay" in group:
+                group["weight_decay"] = 0.0
+        return optimizer
+
+    def train(self, mode: bool = True) -> SegmentationModule:
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self.network, name).eval()
+        return self
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.loss(self.network(batch["image"]), batch["labels"])
+        self.log("train/loss", loss.detach())
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.matrix = ConfusionMatrix(self.network.num_classes, self.device)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.matrix.update(self.network(batch["image"]).argmax(1), batch["labels"])
+
+    def on_validation_epoch_end(self) -> None:
+        # Every process has seen all images: there is nothing to add up.
+        self.log("valid/mean_iou", self.matrix.mean_iou)
+        self.log("valid/accuracy", self.matrix.accuracy)
