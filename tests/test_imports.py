@@ -19,6 +19,7 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 HEAVY = {"lightning", "librosa", "torchaudio", "numba", "triton", "matplotlib", "soundfile", "soxr", "jsonargparse"}
+HEAVY |= {"PIL", "timm", "torchvision", "scipy"}
 
 
 def python(code: str) -> str:
@@ -42,6 +43,9 @@ assert wavedil.audit_gridding([1, 2, 4]).holes == 0 and wavedil.receptive_field(
 model = WaveNet(16, 16, "1..4")
 model.loss(torch.zeros(2, 100, dtype=torch.int64)).backward()
 assert generate(model.eval(), 20).shape == (1, 1, 20)
+from wavedil.vision import ContextModule, Score, Segmenter, SmallBackbone
+model = Segmenter(SmallBackbone(8, 4), Score(8, 3), ContextModule(3), num_classes=3)
+model(torch.rand(1, 3, 10, 9)).sum().backward()
 from wavedil.vision import ContextModule, DenseCRF
 assert ContextModule(3)(torch.randn(1, 3, 20, 21)).shape == (1, 3, 20, 21)
 image, scores = torch.zeros(9, 8, 3, dtype=torch.uint8), torch.randn(2, 9, 8)
@@ -68,7 +72,14 @@ from wavedil.audio import WaveNet, save
 from wavedil.cli import main
 save(WaveNet(8, 8, "1,2"), {str(tmp_path / "model")!r})
 assert main(["sample", {str(tmp_path / "model")!r}, "--seconds", "0.001", "--out", {str(tmp_path)!r}]) == 0
-assert not {{"lightning", "librosa", "torchaudio"}} & set(sys.modules)
+from wavedil.vision import Score, Segmenter, SmallBackbone
+from wavedil.vision.images import write_image
+import numpy
+folder = {str(tmp_path / "segmenter")!r}
+save(Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3), folder)
+write_image(folder + "/x.png", numpy.zeros((8, 8, 3), numpy.uint8))
+assert main(["segment", folder, folder + "/x.png", "--out", folder + "/out"]) == 0
+assert not {{"lightning", "librosa", "torchaudio", "torchvision", "timm"}} & set(sys.modules)
 """
     python(code)
 
@@ -105,6 +116,7 @@ def test_public_names():
         "DilatedConv", "DilatedStack", "GatedBlock", "audit_gridding", "doubling", "receptive_field", "__version__",
     }  # fmt: skip
     assert set(wavedil.audio.__all__) >= {"WaveNet", "generate", "load", "save"}
+    assert set(wavedil.vision.__all__) >= {"Segmenter", "ContextModule", "predict", "load", "save"}
     assert set(wavedil.vision.__all__) >= {"VGGFrontEnd", "ContextModule", "ASPP", "PyramidPooling", "DenseCRF"}
     for module in (wavedil, wavedil.core, wavedil.audio, wavedil.vision):
         assert all(hasattr(module, name) for name in module.__all__)

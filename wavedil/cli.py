@@ -13,7 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+from wavedil import cli_vision
 from wavedil.errors import WavedilError
+from wavedil.progress import Bar
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.run(arguments, rest)
     except ImportError as error:
         what = error.name or error
-        print(f"error: this needs {what}, which is not installed: pip install 'wavedil[train]'", file=sys.stderr)
+        extra = "vision" if error.name in ("PIL", "timm") else "train"
+        print(f"error: this needs {what}, which is not installed: pip install 'wavedil[{extra}]'", file=sys.stderr)
         return 2
     except (WavedilError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -59,13 +62,13 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         raise WavedilError(f"--seconds is {arguments.seconds}: expected a length of more than 0")
     if Path(arguments.out).exists() and not Path(arguments.out).is_dir():
         raise WavedilError(f"--out {arguments.out} is a file: expected a folder")
-    model = load(arguments.model, arguments.device)
+    model = load(arguments.model, arguments.device, expect="audio")
     prime = None
     if arguments.prime:
         sound, _ = io.read(arguments.prime, sample_rate=model.sample_rate)
         prime = torch.from_numpy(sound).unsqueeze(0)
     samples = max(1, round(arguments.seconds * model.sample_rate))
-    bar = _Bar("sampling", samples, "step")
+    bar = Bar("sampling", samples, "step")
     started = time.perf_counter()
     sound = generate(
         model,
@@ -101,44 +104,58 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
+    from wavedil.weights import domain, load
+
+    model = load(arguments.model, arguments.device)
+    evaluate = cli_vision.evaluate if domain(type(model).__name__) == "vision" else _evaluate_sound
+    result, text = evaluate(model, arguments)
+    print(json.dumps(vars(result), indent=2) if arguments.json else text)
+
+
+def _evaluate_sound(model, arguments: argparse.Namespace):
     import torch
 
     from wavedil.audio.corpus import Corpus, split_files
     from wavedil.audio.evaluate import evaluate
     from wavedil.audio.io import list_audio_files
-    from wavedil.weights import load
 
-    model = load(arguments.model, arguments.device)
+    cli_vision.refuse_options(arguments, type(model).__name__)
     data = Path(arguments.data)
     files = [data] if data.is_file() else list_audio_files(data)
     if arguments.held_out or arguments.validation or arguments.exclude:
         files = split_files(files, validation=arguments.validation, exclude=arguments.exclude).validation
     corpus = Corpus(files, model.sample_rate)
-    bar = _Bar("evaluating", int(corpus.lengths.sum()), "sample")
+    bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
     result = evaluate(model, sounds, bar.to)
     bar.close()
-    if arguments.json:
-        print(json.dumps(vars(result), indent=2))
-    else:
-        print(f"{result.bits_per_sample:.4f} bits per sample over {result.count} samples of {result.files} files")
-        print(f"({result.definition})")
+    text = f"{result.bits_per_sample:.4f} bits per sample over {result.count} samples of {result.files} files"
+    return result, f"{text}\n({result.definition})"
 
 
 def _inspect(arguments: argparse.Namespace, _: list[str]) -> None:
     from wavedil import inspection
 
+    render = inspection.render_text
     if arguments.what and Path(arguments.what).is_dir():
-        from wavedil.weights import load
+        from wavedil.weights import domain, load
 
-        info = inspection.inspect_model(load(arguments.what))
+        model = load(arguments.what)
+        if domain(type(model).__name__) == "vision":
+            from wavedil.vision.inspection import inspect_segmenter, render_segmenter
+
+            if arguments.plot:
+                raise WavedilError("--plot draws a schedule: give that of the context module, e.g. 1,1,2,4,8,16,1")
+            info, render = inspect_segmenter(model), render_segmenter
+        else:
+            info = inspection.inspect_model(model)
     else:
         info = inspection.inspect_schedule(
             arguments.what, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate
         )
     if arguments.plot:
         inspection.plot(info, arguments.plot)
-    print(json.dumps(info, indent=2) if arguments.json else inspection.render_text(info))
+    print(json.dumps(info, indent=2) if arguments.json else render(info))
 
 
 def _report(arguments: argparse.Namespace, _: list[str]) -> None:
@@ -157,21 +174,6 @@ def _bench(arguments: argparse.Namespace, _: list[str]) -> None:
         with written_beside(arguments.json) as beside:
             beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(render(result))
-
-
-class _Bar:
-    """A progress bar with speed and time left on standard error; quiet where that is no terminal."""
-
-    def __init__(self, name: str, total: int, unit: str):
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, desc=name, unit=unit, unit_scale=True, disable=None, leave=False)
-
-    def to(self, done: int) -> None:
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -216,14 +218,20 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--threads", type=int, default=1, help="of the numba engine: 1 or 2 (default 1)")
     sample.add_argument("--device", default="cpu", help="cpu, cuda … (default cpu)")
 
-    evaluate = command("evaluate", _evaluate, "Bits per sample of a model over whole files.")
+    segment = command("segment", cli_vision.segment, "Label images: class maps and colour overlays.")
+    cli_vision.add_segment_options(segment)
+
+    evaluate = command("evaluate", _evaluate, "Bits per sample over whole files, or mean IoU over whole images.")
     evaluate.add_argument("model", metavar="MODEL", help="model folder")
-    evaluate.add_argument("data", metavar="DATA", help="sound file, or folder of sound files")
+    evaluate.add_argument(
+        "data", metavar="DATA", help="sound file or folder of sound files; folder of images and masks"
+    )
     evaluate.add_argument("--held-out", action="store_true", help="only every tenth of the sorted files")
     evaluate.add_argument("--validation", metavar="REGEX", help="only files whose path matches, as in a recipe's data")
     evaluate.add_argument(
-        "--exclude", metavar="REGEX", help="leave out files whose path matches, as in a recipe's data"
+        "--exclude", metavar="REGEX", help="sound: leave out files whose path matches, as in a recipe's data"
     )
+    cli_vision.add_evaluate_options(evaluate)
     evaluate.add_argument("--device", default="cpu")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -1,0 +1,7 @@
+"""``python -m wavedil`` is ``wavedil``."""
+
+import sys
+
+from wavedil.cli import main
+
+sys.exit(main())
