@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from wavedil import cli_vision
+from wavedil import cli_music, cli_vision
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 
@@ -63,6 +63,8 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     if Path(arguments.out).exists() and not Path(arguments.out).is_dir():
         raise WavedilError(f"--out {arguments.out} is a file: expected a folder")
     model = load(arguments.model, arguments.device, expect="audio")
+    if not hasattr(model, "plan"):
+        raise WavedilError(f"{arguments.model}: a {type(model).__name__} makes no sound: expected a WaveNet")
     prime = None
     if arguments.prime:
         sound, _ = io.read(arguments.prime, sample_rate=model.sample_rate)
@@ -107,7 +109,9 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
     from wavedil.weights import domain, load
 
     model = load(arguments.model, arguments.device)
-    evaluate = cli_vision.evaluate if domain(type(model).__name__) == "vision" else _evaluate_sound
+    name = type(model).__name__
+    ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate}
+    evaluate = ways.get(domain(name)) or ways.get(name, _evaluate_sound)
     result, text = evaluate(model, arguments)
     print(json.dumps(vars(result), indent=2) if arguments.json else text)
 
@@ -221,12 +225,16 @@ def _parser() -> argparse.ArgumentParser:
     segment = command("segment", cli_vision.segment, "Label images: class maps and colour overlays.")
     cli_vision.add_segment_options(segment)
 
-    evaluate = command("evaluate", _evaluate, "Bits per sample over whole files, or mean IoU over whole images.")
+    evaluate = command("evaluate", _evaluate, "Bits per sample, nats per step, or mean IoU, over whole files.")
     evaluate.add_argument("model", metavar="MODEL", help="model folder")
     evaluate.add_argument(
-        "data", metavar="DATA", help="sound file or folder of sound files; folder of images and masks"
+        "data", metavar="DATA", help="file or folder of sound; folder of images and masks; .mat file of piano rolls"
     )
-    evaluate.add_argument("--held-out", action="store_true", help="only every tenth of the sorted files")
+    evaluate.add_argument(
+        "--held-out",
+        action="store_true",
+        help="only every tenth of the sorted files; piano rolls: validation pieces",
+    )
     evaluate.add_argument("--validation", metavar="REGEX", help="only files whose path matches, as in a recipe's data")
     evaluate.add_argument(
         "--exclude", metavar="REGEX", help="sound: leave out files whose path matches, as in a recipe's data"

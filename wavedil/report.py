@@ -107,6 +107,8 @@ def _metrics(path: Path) -> list[dict[str, float]]:
 FIGURES = {
     "train_bits": "bits per sample, training",
     "valid_bits": "bits per sample, held-out files",
+    "train_nll": "nats per step, training",
+    "valid_nll": "nats per step, held-out pieces",
     "train_loss": "loss, training",
     "valid_mean_iou": "mean IoU, held-out images",
 }

@@ -25,6 +25,7 @@ from wavedil.errors import WavedilError
 #: The classes that a folder may name, and the module each lives in. A name outside this table is refused.
 MODELS = {
     "WaveNet": "wavedil.audio.wavenet",
+    "TCN": "wavedil.audio.relatives.tcn",
     "Segmenter": "wavedil.vision.segmenter",
     "ASPP": "wavedil.vision.heads.aspp",
     "ContextModule": "wavedil.vision.context",

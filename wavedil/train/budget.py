@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -67,6 +69,12 @@ class BudgetModule(L.LightningModule):
     ):
         super().__init__()
         self.make_optimizer, self.warmup_steps, self.decay, self.power = optimizer, warmup_steps, decay, power
+        self.seed = torch.initial_seed()  # the recipe's seed_everything
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that the run leaves: the one that is training, unless a subclass keeps a better one."""
+        return self.network
 
     def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
         """Called before anything else, with the run's folder: where the network has to know the data to be built."""
@@ -109,3 +117,6 @@ class BudgetModule(L.LightningModule):
         for group in self.optimizers().optimizer.param_groups:
             group.setdefault("peak_lr", group["lr"])
             group["lr"] = group["peak_lr"] * factor
+        # What dropout drops in a step depends on the seed and the step alone, so a resumed run drops the same.
+        place = [self.seed, self.trainer.global_step, batch_idx % self.trainer.accumulate_grad_batches]
+        torch.manual_seed(int(np.random.SeedSequence([*place, self.trainer.global_rank]).generate_state(1)[0]))

@@ -161,7 +161,7 @@ class Keep(Callback):
         # Neither untrained nor diverged weights replace good ones.
         good = trainer.global_step > 0 and all(bool(torch.isfinite(p).all()) for p in module.network.parameters())
         if good and trainer.is_global_zero:
-            save(module.network, Path(trainer.default_root_dir) / "model")
+            save(module.result, Path(trainer.default_root_dir) / "model")
         return good
 
 

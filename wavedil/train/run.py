@@ -115,7 +115,7 @@ def train(
     minutes = (time.perf_counter() - started) / 60
     trainer.validate(cli.model, cli.datamodule, verbose=False)
     if trainer.is_global_zero:
-        farewell = cli.config_init["samples"].leave(cli.model.network.eval(), cli.datamodule, folder)
+        farewell = cli.config_init["samples"].leave(cli.model.result.eval(), cli.datamodule, folder)
         write_report(folder)
         _say(trainer, f"{minutes:.1f} minutes of training. {farewell}")
     return folder

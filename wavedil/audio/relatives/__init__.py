@@ -1,0 +1,1 @@
+"""Relatives of WaveNet as short compositions of the core's blocks."""

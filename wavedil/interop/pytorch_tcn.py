@@ -1,0 +1,103 @@
+"""Weights of ``pytorch-tcn`` (Paul Krug; versions 1.x), as :class:`wavedil.audio.relatives.TCN`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from wavedil.audio.relatives.tcn import TCN
+from wavedil.core import Schedule
+from wavedil.errors import WavedilError
+
+#: The end of a name there, and here. Both styles of weight norm: torch's parametrizations, and weight_g, weight_v.
+_ENDS = {
+    "weight": "weight",
+    "bias": "bias",
+    "parametrizations.weight.original0": "parametrizations.weight.original0",
+    "parametrizations.weight.original1": "parametrizations.weight.original1",
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
+_ACTIVATIONS = {
+    "relu": "ReLU",
+    "leaky_relu": "LeakyReLU",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "selu": "SELU",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+}
+_PLACES = {"conv1": "first.conv", "conv2": "second.conv", "downsample": "shortcut"}
+
+
+def from_pytorch_tcn(
+    state_dict: Mapping[str, Tensor],
+    *,
+    dilations: Schedule | None = None,
+    activation: str = "relu",
+    dropout: float = 0.1,
+    causal: bool = True,
+) -> TCN:
+    """The same network, in evaluation mode: equal outputs, for input of the shape ``(batch, channels, time)``.
+
+    Widths, kernel size, gating, weight norm and the output projection are read from the tensors. What leaves no trace
+    in them is an argument, with that package's name and default: ``dilations`` (None: 1, 2, 4 …), ``activation``,
+    ``dropout`` and ``causal``.
+
+    Args:
+        state_dict: ``pytorch_tcn.TCN(…).state_dict()``, of a network without skip connections and output activation.
+
+    Raises:
+        WavedilError: for tensors of another network, or of a part that TCN does not have: embeddings, batch or layer
+            normalisation, skip connections of differing widths.
+    """
+    if activation not in _ACTIVATIONS:
+        raise WavedilError(f"activation is {activation!r}: expected one of {', '.join(_ACTIVATIONS)}")
+    tensors: dict[str, Tensor] = {}
+    for key, value in state_dict.items():
+        if not re.search(r"(^|\.)buffer$", key):  # the package's streaming state
+            tensors[_renamed(key)] = value
+    try:
+        seconds = [tensors[f"stack.layers.{index}.second.conv.bias"] for index in range(_depth(tensors))]
+        first = _weight(tensors, "stack.layers.0.first.conv")
+        model = TCN(
+            in_channels=first.shape[1],
+            out_channels=len(tensors["head.bias"]) if "head.bias" in tensors else None,
+            channels=[len(bias) for bias in seconds],
+            dilations=[2**level for level in range(len(seconds))] if dilations is None else dilations,
+            kernel_size=first.shape[2],
+            dropout=dropout,
+            activation=_ACTIVATIONS[activation],
+            gated=len(first) == 2 * len(seconds[0]),
+            weight_norm="stack.layers.0.first.conv.parametrizations.weight.original0" in tensors,
+            causal=causal,
+        )
+        model.load_state_dict(tensors)
+    except (KeyError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WavedilError(f"these tensors are not of a pytorch_tcn.TCN that TCN can be: {reason}") from None
+    return model.eval()
+
+
+def _renamed(key: str) -> str:
+    found = re.fullmatch(r"network\.(\d+)\.(conv1|conv2|downsample)\.(.+)", key)
+    if found and found[3] in _ENDS:
+        return f"stack.layers.{found[1]}.{_PLACES[found[2]]}.{_ENDS[found[3]]}"
+    if key in ("projection_out.weight", "projection_out.bias"):
+        return key.replace("projection_out", "head")
+    raise WavedilError(
+        f"{key} has no place in a TCN: expected a pytorch_tcn.TCN without embeddings, skip connections and "
+        "batch or layer normalisation"
+    )
+
+
+def _depth(tensors: Mapping[str, Tensor]) -> int:
+    return 1 + max((int(key.split(".")[2]) for key in tensors if key.startswith("stack.")), default=-1)
+
+
+def _weight(tensors: Mapping[str, Tensor], conv: str) -> Tensor:
+    """What gives the shape of a convolution's weight."""
+    key = f"{conv}.parametrizations.weight.original1"
+    return tensors[key] if key in tensors else tensors[f"{conv}.weight"]
