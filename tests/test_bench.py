@@ -5,7 +5,7 @@ import json
 import pytest
 
 from wavedil import WavedilError
-from wavedil.bench import conv, numerics, render, run_benchmark, runner, train
+from wavedil.bench import conv, numerics, render, run_benchmark, runner, sample, train
 
 
 def check(result: dict) -> str:
@@ -99,9 +99,55 @@ def test_a_process_that_dies_is_a_result(monkeypatch):
 
 
 def test_errors():
-    with pytest.raises(WavedilError, match="'speed' is unknown: take one of conv, train, numerics"):
+    with pytest.raises(WavedilError, match="'speed' is unknown: take one of conv, train, sample"):
         run_benchmark("speed")
     with pytest.raises(WavedilError, match="threads is 0: expected 1 or more"):
         run_benchmark("conv", threads=0)
     with pytest.raises(WavedilError, match="device 'cuda:99' is not usable here"):
         run_benchmark("conv", device="cuda:99")
+
+
+SMALL = (sample.Size("small", 8, 8, "1..4"), sample.Size("small + mel", 8, 8, "1..2", features=3))
+SHORT = {"numba": 200, "torch": 8, "wavenet-vocoder": 4, "WaveRNN": 400}
+
+
+def test_sample(monkeypatch):
+    monkeypatch.setattr(sample, "_compilations", list)  # minutes on a busy machine
+    result = runner.describe("sample", "cpu") | sample.run("cpu", sizes=SMALL, samples=SHORT, rounds=2)
+    check(result)
+    rows = {row["name"]: row for row in result["rows"]}
+    ours = rows["small, 1 stream: numba fp32"]
+    # 3 layers of 16x8x2 and 8x8 skip, two of them with 8x8 residual; a head of 8x8 and 8x256
+    assert ours["gflops"] == pytest.approx(ours["median"] * 2 * (3 * 320 + 2 * 64 + 64 + 2048) / 1e9)
+    fp32 = rows["limit: matrix product fp32, 1 threads"]["median"]
+    assert ours["limit_share"]["fp32"] == pytest.approx(ours["gflops"] / fp32)
+    peer = rows["small, 1 stream: wavenet-vocoder"]
+    assert ours["ratio"] == pytest.approx(
+        ours["median"] / (peer["median"] or rows["small, 1 stream: torch fp32"]["median"])
+    )
+    assert {
+        "small, 16 streams: numba bf16",
+        "small, 64 streams: numba fp32",
+        "small + mel, 16 streams: numba fp32",
+    } < rows.keys()
+    assert "x real time at 16 kHz" in result["notes"][0]
+
+
+def test_a_rate_is_compared_as_a_rate(monkeypatch):
+    clock = iter([0, 4, 0, 2] * 2)
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
+    candidates = [
+        runner.Candidate("slow", lambda: None, amount=100),
+        runner.Candidate("fast", lambda: None, amount=400),
+    ]
+    rows = runner.measure(candidates, rounds=2, device="cpu", unit="samples/s", warm=0)
+    assert [(row["median"], row["ratio"]) for row in rows] == [(25, 1), (200, 8)]
+
+
+def test_sample_without_the_peers(monkeypatch):
+    monkeypatch.setattr(sample, "wavenet_vocoder", lambda *arguments: None)
+    monkeypatch.setattr(sample, "wavernn", lambda *arguments: None)
+    monkeypatch.setattr(sample, "_compilations", list)
+    result = runner.describe("sample", "cpu") | sample.run("cpu", sizes=SMALL[:1], samples=SHORT, rounds=1)
+    assert "small, 1 stream: wavenet-vocoder" in check(result)
+    assert "wavenet-vocoder" not in " ".join(result["notes"])

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from wavedil.bench import conv, crf, numerics, train
+from wavedil.bench import conv, crf, numerics, sample, train
 from wavedil.bench.runner import describe, render, threads_set
 from wavedil.errors import WavedilError
 
 __all__ = ["BENCHMARKS", "render", "run_benchmark"]
 
-BENCHMARKS = {"conv": conv.run, "train": train.run, "numerics": numerics.run, "crf": crf.run}
+BENCHMARKS = {"conv": conv.run, "train": train.run, "sample": sample.run, "numerics": numerics.run, "crf": crf.run}
 
 
 def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
     """Runs one benchmark; the result goes to JSON as it is, or through `render` to text.
 
     Its keys: `machine`, `versions`, `commit` (None outside a git checkout), `rows` (each `name`,
-    `unit`, `median`, `iqr`, `ratio`: times as fast as the plain row of its group; None for what is
-    not installed) and `notes` (sentences that sum up).
+    `unit`, `median`, `iqr`, `ratio`: times as fast as the first row of its group; None for what is
+    not installed; some a `note`) and `notes` (sentences that sum up).
 
     Raises:
         WavedilError: an unknown name, a device that is not there, or a number of threads below 1.

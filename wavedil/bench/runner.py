@@ -20,7 +20,7 @@ import torch
 import wavedil
 from wavedil.errors import WavedilError
 
-_PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder")
+_PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio")
 
 
 @dataclass
@@ -30,12 +30,13 @@ class Candidate:
     name: str
     call: Callable[[], Any] | None
     group: str = ""
+    amount: float = 1.0  # of what a call makes; where the unit is of that per second
 
 
 def measure(
     candidates: Sequence[Candidate], *, rounds: int, device: str, unit: str = "ms", warm: int = 2
 ) -> list[dict[str, Any]]:
-    """Rows with median and interquartile range of `rounds` calls.
+    """Rows with median and interquartile range of `rounds` calls: times, or rates where the unit ends in "/s".
 
     The candidates take turns, so that a machine that slows down slows down all of them.
     """
@@ -50,21 +51,29 @@ def measure(
             _synchronize(device)
             if turn >= warm:
                 seconds.append(time.perf_counter() - started)
-    scale = {"ms": 1e3, "s": 1.0}[unit]
     plain: dict[str, float] = {}
     rows = []
     for index, candidate in enumerate(candidates):
-        row: dict[str, Any] = {"name": candidate.name, "unit": unit}
         if index in times:
-            seconds = times[index]
-            median = statistics.median(seconds)
-            low, _, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [median] * 3
-            first = plain.setdefault(candidate.group, median)
-            row |= {"median": median * scale, "iqr": (high - low) * scale, "ratio": first / median}
+            if unit.endswith("/s"):
+                row = figures(candidate.name, unit, [candidate.amount / seconds for seconds in times[index]])
+                row["ratio"] = row["median"] / plain.setdefault(candidate.group, row["median"])
+            else:
+                scale = {"ms": 1e3, "s": 1.0}[unit]
+                row = figures(candidate.name, unit, [seconds * scale for seconds in times[index]])
+                row["ratio"] = plain.setdefault(candidate.group, row["median"]) / row["median"]
         else:
-            row |= {"median": None, "iqr": None, "ratio": None, "note": "not installed"}
+            row = {"name": candidate.name, "unit": unit, "median": None, "iqr": None, "ratio": None}
+            row["note"] = "not installed"
         rows.append(row)
     return rows
+
+
+def figures(name: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
+    """A row of values that were measured, without a ratio."""
+    median = statistics.median(values)
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else [median] * 3
+    return {"name": name, "unit": unit, "median": median, "iqr": high - low, "ratio": None}
 
 
 def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> float:
@@ -93,6 +102,20 @@ def _seconds(a: torch.Tensor, device: str) -> float:
     a @ a
     _synchronize(device)
     return time.perf_counter() - started
+
+
+def memory_limit(device: str, size: int = 2**30) -> float:
+    """GB/s read and written by a copy of ``size`` bytes, best of five."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(6):  # the first is the warm-up, and never the best
+        _synchronize(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        _synchronize(device)
+        times.append(time.perf_counter() - started)
+    return 2 * size / min(times) / 1e9
 
 
 def describe(name: str, device: str) -> dict[str, Any]:
@@ -131,15 +154,20 @@ def render(result: dict[str, Any]) -> str:
         "",
     ]
     width = max([len(row["name"]) for row in rows] + [4])
-    lines.append(f"{'name':{width}}  {'median':>10}  {'iqr':>9}  unit      × plain")
+    lines.append(f"{'name':{width}}  {'median':>10}  {'iqr':>9}  unit       × plain")
     for row in rows:
         if row["median"] is None:
             lines.append(f"{row['name']:{width}}  {row['note']}")
             continue
         ratio = "" if row["ratio"] is None else f"{row['ratio']:7.2f}"
-        figures = f"{row['median']:10.4g}  {row['iqr']:9.2g}"
-        lines.append(f"{row['name']:{width}}  {figures}  {row['unit']:8}  {ratio}".rstrip())
+        measured = f"{_figure(row['median'])}  {row['iqr']:9.2g}"
+        lines.append(f"{row['name']:{width}}  {measured}  {row['unit']:9}  {ratio:7}  {row.get('note', '')}".rstrip())
     return "\n".join([*lines, "", *result.get("notes", [])]).rstrip()
+
+
+def _figure(value: float) -> str:
+    """Four digits, and large numbers without an exponent."""
+    return f"{value:10,.0f}" if value >= 1e4 else f"{value:10.4g}"
 
 
 @contextmanager

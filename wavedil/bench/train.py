@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavedil.bench.runner import Candidate, matrix_product_limit, measure
+from wavedil.bench.runner import Candidate, figures, matrix_product_limit, measure
 from wavedil.core.schedule import format_schedule
 from wavedil.ops.memory import keep_freed_memory
 
@@ -51,15 +51,7 @@ def run(
     notes = [f"{gflop:.1f} GFLOP a step, {batch} x {time} samples"]
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         limit = matrix_product_limit(dtype, device)
-        rows.append(
-            {
-                "name": f"limit: matrix product {precision}",
-                "unit": "GFLOP/s",
-                "median": limit,
-                "iqr": 0.0,
-                "ratio": None,
-            }
-        )
+        rows.append(figures(f"limit: matrix product {precision}", "GFLOP/s", [limit]))
         ours = gflop / found[f"wavedil {precision}"]
         notes.append(f"wavedil {precision}: {ours:.0f} GFLOP/s, {ours / limit:.0%} of the limit")
     if found["wavenet-vocoder fp32"] is not None:

@@ -1,0 +1,127 @@
+"""What `wavedil bench sample` compares: our engines, and the samplers of other packages, each as a call to time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavedil.audio import WaveNet
+from wavedil.audio.engines import session_class
+from wavedil.audio.plan import Plan
+from wavedil.audio.randomness import Uniforms
+from wavedil.bench.runner import threads_set
+
+
+@dataclass(frozen=True)
+class Size:
+    """A WaveNet to sample from: kernel 2, 256 codes, gates as wide as the residual stream."""
+
+    name: str
+    channels: int
+    skip_channels: int
+    dilations: str
+    features: int = 0  # channels of local conditioning
+
+    def model(self, device: str) -> WaveNet:
+        torch.manual_seed(0)
+        return WaveNet(self.channels, self.skip_channels, self.dilations).to(device).eval()
+
+    def plan(self, model: WaveNet) -> Plan:
+        """The model's plan; the features' weights, which a WaveNet has not, come here."""
+        plan = model.plan()
+        if self.features == 0:
+            return plan
+        shape = 2 * plan.hidden, self.features
+        weights = [torch.randn(shape, device=plan.device) / self.features**0.5 for _ in plan.layers]
+        layers = [replace(layer, condition=weight) for layer, weight in zip(plan.layers, weights, strict=True)]
+        return replace(plan, layers=tuple(layers), condition_channels=self.features)
+
+
+def multiply_adds(plan: Plan) -> int:
+    """Of the products for one sample."""
+    layers = [(layer.weight, layer.condition, layer.residual) for layer in plan.layers]
+    weights = [
+        plan.skip_weight,
+        *(weight for weight, _ in plan.head),
+        *(weight for layer in layers for weight in layer),
+    ]
+    return sum(weight.numel() for weight in weights if weight is not None)
+
+
+def ours(
+    size: Size, engine: str, batch: int, steps: int, *, precision: str = "fp32", threads: int = 1, device: str = "cpu"
+) -> Callable[[], Tensor]:
+    """The next ``steps`` of a batch of streams that go on from call to call. Our own threads, and one of torch's."""
+    model = size.model(device)
+    plan = size.plan(model)
+    session = session_class(engine)(plan, model.start(batch), precision=precision, threads=threads)
+    uniforms = Uniforms(0, batch).draw(steps).to(device)
+    # The features of a frame stay for a hop of 200 samples, 80 frames a second.
+    frames = torch.randn(batch, size.features, -(-steps // 200), device=device)
+    features = frames.repeat_interleave(200, dim=2)[..., :steps] if size.features else None
+    return _alone(lambda: session.run(uniforms, features))
+
+
+def wavenet_vocoder(size: Size, steps: int) -> Callable[[], Tensor] | None:
+    """PyPI's wavenet-vocoder after `make_generation_fast_()`, the same architecture; None where it is not installed.
+
+    It takes codes one-hot, and samples one stream at a time.
+    """
+    try:
+        with _quiet():
+            from wavenet_vocoder import WaveNet as Peer
+    except ImportError:
+        return None
+    dilations = size.model("cpu").dilations
+    with _quiet():
+        model = Peer(
+            out_channels=256,
+            layers=len(dilations),
+            stacks=dilations.count(1),
+            residual_channels=size.channels,
+            gate_channels=2 * size.channels,
+            skip_out_channels=size.skip_channels,
+            kernel_size=2,
+            dropout=0,
+            cin_channels=size.features or -1,
+            gin_channels=-1,
+        ).eval()
+        model.make_generation_fast_()
+    features = torch.randn(1, size.features, steps) if size.features else None
+    return _alone(lambda: model.incremental_forward(c=features, T=steps))
+
+
+def wavernn(batch: int, steps: int) -> Callable[[], Any] | None:
+    """torchaudio's WaveRNN of 512 units: another model, of 4.3 M parameters. None where torchaudio does not import."""
+    try:
+        with _quiet():
+            from torchaudio.models import WaveRNN
+    except (ImportError, OSError, RuntimeError):  # the last two: torchaudio beside a torch that it was not built for
+        return None
+    model = WaveRNN(upsample_scales=[5, 5, 8], n_classes=256, hop_length=200, n_freq=80).eval()
+    frames = torch.randn(batch, 80, steps // 200)
+    return _alone(lambda: model.infer(frames))
+
+
+def _alone(call: Callable[[], Any]) -> Callable[[], Any]:
+    """On one thread of torch's, and without gradients: step by step, more threads only wait for each other."""
+
+    def alone() -> Any:
+        with threads_set(1), torch.no_grad(), _quiet():
+            return call()
+
+    return alone
+
+
+@contextmanager
+def _quiet():
+    """Old packages use what torch has since deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
