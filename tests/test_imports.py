@@ -90,6 +90,7 @@ assert not {{"lightning", "librosa", "torchaudio", "torchvision", "timm"}} & set
         ("ops", {"ops", "errors"}),
         ("core", {"ops", "core", "errors"}),
         ("audio", {"ops", "core", "audio", "errors", "files", "weights"}),
+        ("interop", {"core", "audio", "interop", "errors", "files", "weights"}),
         ("vision", {"ops", "core", "vision", "errors", "files", "weights"}),
     ],
 )

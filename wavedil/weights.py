@@ -26,6 +26,12 @@ from wavedil.errors import WavedilError
 MODELS = {
     "WaveNet": "wavedil.audio.wavenet",
     "TCN": "wavedil.audio.relatives.tcn",
+    "DiffWave": "wavedil.audio.relatives.diffwave",
+    "LayerArray": "wavedil.audio.relatives.nam",
+    "NAM": "wavedil.audio.relatives.nam",
+    "ParallelWaveGANGenerator": "wavedil.audio.relatives.parallel_wavegan",
+    "Separator": "wavedil.audio.relatives.conv_tasnet",
+    "WN": "wavedil.audio.relatives.vits",
     "Segmenter": "wavedil.vision.segmenter",
     "ASPP": "wavedil.vision.heads.aspp",
     "ContextModule": "wavedil.vision.context",

@@ -38,7 +38,8 @@ class GatedBlock(nn.Module):
         gate_order: ``"tanh_first"`` (WaveNet) or ``"sigmoid_first"`` (DiffWave).
 
     ``forward(x, condition=None)`` takes x ``(batch, channels, *space)`` and the condition
-    ``(batch, condition_channels, *space)``, and returns ``(x, skip)``; skip is None where skip_channels is 0.
+    ``(batch, condition_channels, *space)``, or of size 1 along axes where it is the same everywhere (a speaker), and
+    returns ``(x, skip)``; skip is None where skip_channels is 0.
     """
 
     def __init__(
@@ -124,9 +125,11 @@ class GatedBlock(nn.Module):
                 else f"this block needs a condition of {self.condition.in_channels} channels, (batch, channels, *space)"
             )
         if self.condition is not None:
-            if condition.shape[2:] != x.shape[2:]:
+            sizes = list(zip(condition.shape[2:], x.shape[2:], strict=False))
+            if condition.ndim != x.ndim or any(have not in (1, size) for have, size in sizes):
                 raise WavedilError(
-                    f"condition has space {tuple(condition.shape[2:])}, x has {tuple(x.shape[2:])}: expected the same"
+                    f"condition has space {tuple(condition.shape[2:])}, x has {tuple(x.shape[2:])}: expected the same, "
+                    "or 1 for what is the same everywhere"
                 )
             h = h + self.condition(condition)
         z = gate(h, order=self.gate_order)

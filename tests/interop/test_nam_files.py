@@ -1,0 +1,197 @@
+""".nam files: the published test model, both versions out and in, NAM itself where it is installed, damaged files."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from wavedil.audio.relatives.nam import NAM, LayerArray
+from wavedil.errors import WavedilError
+from wavedil.interop.nam import read_nam, write_nam
+
+DATA = Path(os.environ.get("WAVEDIL_DATA", "")) / "audio" / "nam_models"
+published = pytest.mark.skipif(
+    not os.environ.get("WAVEDIL_DATA") or not DATA.is_dir(), reason="set WAVEDIL_DATA to a folder with audio/nam_models"
+)
+
+
+def plain() -> NAM:
+    """What every version can say."""
+    torch.manual_seed(1)
+    arrays = [LayerArray(1, 3, 2, "1,2"), LayerArray(3, 2, 1, "8", head_bias=True, activation="ReLU", gating="gated")]
+    return NAM(arrays, metadata={"name": "small", "loudness": -20.5}, sample_rate=44100).eval()
+
+
+def rich(secondary="Sigmoid") -> NAM:
+    """What only 0.7.0 can say."""
+    torch.manual_seed(2)
+    arrays = [
+        LayerArray(
+            1, 4, 3, "1,3,7", [6, 6, 15],
+            activation=[{"type": "LeakyReLU", "negative_slope": 0.05}, "Tanh", "SiLU"],
+            gating=["none", "gated", "blended"], secondary=[None, secondary, "Sigmoid"],
+            bottleneck=2, head1x1_channels=5, head_kernel_size=16,
+        ),
+        LayerArray(4, 3, 2, "1,2", 2, head_bias=True, layer1x1=False),
+    ]  # fmt: skip
+    return NAM(arrays, head={"channels": 3, "kernel_sizes": [2, 3], "activation": "Tanh"}, head_scale=0.7).eval()
+
+
+@published
+@pytest.mark.parametrize(
+    ("start", "reference"),
+    [
+        ("zero_input", "expected_nam0.13.0_padstart_wavenet.wav"),  # how it was trained
+        ("zero_history", "expected_zerohistory_wavenet.wav"),
+    ],
+)
+def test_published_model_gives_its_reference_output(start, reference):
+    import soundfile
+
+    model = read_nam(DATA / "wavenet.nam")
+    assert (model.sample_rate, model.receptive_field, model.start_up) == (48000, 23, "zero_input")
+    model.start_up = start
+    x = torch.from_numpy(soundfile.read(DATA / "input.wav", dtype="float32")[0])
+    expected = torch.from_numpy(soundfile.read(DATA / reference, dtype="float64")[0])
+    with torch.no_grad():
+        y = model(x.view(1, 1, -1))[0, 0]
+    assert (y - expected).abs().max() <= 1e-6 and expected.abs().max() > 0.05
+
+
+@published
+@pytest.mark.parametrize("version", ["0.7.0", "0.5.4"])
+def test_published_model_round_trips(version, tmp_path):
+    original = json.loads((DATA / "wavenet.nam").read_text())
+    write_nam(read_nam(DATA / "wavenet.nam"), tmp_path / "out.nam", version)
+    written = json.loads((tmp_path / "out.nam").read_text())
+    assert torch.equal(torch.tensor(written["weights"]), torch.tensor(original["weights"]))
+    if version == "0.5.4":  # the version that it has: the rest is the same to the letter
+        written.pop("weights"), original.pop("weights")
+        assert written == original
+
+
+@pytest.mark.parametrize(("make", "version"), [(plain, "0.5.4"), (plain, "0.7.0"), (rich, "0.7.0")])
+def test_round_trip(make, version, tmp_path):
+    model = make()
+    again = read_nam(write_nam(model, tmp_path / "sub" / "amp.nam", version))
+    x = torch.randn(2, 1, 99)
+    assert torch.equal(again(x), model(x))
+    assert (again.sample_rate, again.metadata or None) == (model.sample_rate, model.metadata)
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["amp.nam"]
+
+
+@pytest.mark.parametrize("make", [plain, rich])
+def test_nam_itself_loads_what_is_written(make, tmp_path):
+    """Tanh and no slopes in the gated layers' secondaries; NAM 0.13 takes names there."""
+    loader = pytest.importorskip("nam.models", reason="needs neural-amp-modeler")
+    model = make()
+    peer = loader.init_from_nam(json.loads(write_nam(model, tmp_path / "amp.nam").read_text())).eval()
+    x = torch.randn(2, 300)
+    with torch.no_grad():
+        expected = peer(x)
+        assert expected.abs().max() > 1e-3 and peer.receptive_field == model.receptive_field
+        torch.testing.assert_close(model(x.unsqueeze(1)).squeeze(1), expected, rtol=0, atol=1e-6)
+
+
+def test_nam_itself_writes_what_is_read(tmp_path):
+    models = pytest.importorskip("nam.models.wavenet", reason="needs neural-amp-modeler")
+    layer = {"condition_size": 1, "kernel_sizes": [3, 2], "dilations": [1, 4]}
+    config = {
+        "layers_configs": [
+            {**layer, "input_size": 1, "channels": 4, "activation": "Tanh", "bottleneck": 2,
+             "head": {"out_channels": 3, "kernel_size": 1, "bias": False}},
+            {**layer, "input_size": 4, "channels": 3, "head": {"out_channels": 1, "kernel_size": 5, "bias": True},
+             "activation": {"name": "PairMultiply", "primary": "Hardtanh", "secondary": "Sigmoid"}},
+        ],
+        "head_scale": 0.5, "sample_rate": 48000,
+    }  # fmt: skip
+    peer = models.WaveNet.init_from_config(config).eval()
+    peer.export(tmp_path)
+    model, x = read_nam(tmp_path / "model.nam"), torch.randn(1, 200)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x.unsqueeze(1)).squeeze(1), peer(x), rtol=0, atol=1e-6)
+
+
+def test_old_files_say_less(tmp_path):
+    content = json.loads(write_nam(plain(), tmp_path / "a.nam", "0.5.4").read_text())
+    del content["sample_rate"], content["metadata"]
+    content["config"]["layers"][0].pop("gated")
+    (tmp_path / "b.nam").write_text(json.dumps(content))
+    again, x = read_nam(tmp_path / "b.nam"), torch.randn(1, 1, 20)
+    assert again.sample_rate == 48000 and torch.equal(again(x), plain()(x))
+
+
+def change(content, *keys, to):
+    for key in keys[:-1]:
+        content = content[key]
+    if to is None:
+        del content[keys[-1]]
+    else:
+        content[keys[-1]] = to
+
+
+@pytest.mark.parametrize(
+    ("keys", "to", "message"),
+    [
+        (["architecture"], "LSTM", "architecture is 'LSTM': expected WaveNet"),
+        (["architecture"], None, "incomplete or malformed"),
+        (["config"], None, "incomplete or malformed"),
+        (["config"], [], "incomplete or malformed"),
+        (["config", "layers"], [], "arrays is empty"),
+        (["config", "layers", 0, "kernel_sizes"], [10**9, 1], "it has 147 weights, its config needs 9000000"),
+        (["config", "layers", 0, "kernel_sizes"], [10**18, 1], "malformed"),
+        (["config", "layers", 0, "channels"], "3", "incomplete or malformed|expected a positive integer"),
+        (["config", "layers", 0, "dilations"], [0], "dilation"),
+        (["config", "layers", 0, "dilations"], [2**22, 2**22], "receptive field is"),
+        (["config", "layers", 0, "conv_pre_film"], {"active": True}, "has conv_pre_film, which cannot be read"),
+        (["config", "layers", 0, "groups_input"], 3, "has groups_input, which cannot be read"),
+        (["config", "layers", 0, "activation"], ["PReLU", "PReLU"], "activation is 'PReLU': expected one of"),
+        (["config", "condition_dsp"], {"name": "WaveNet"}, "condition_dsp"),
+        (["config", "head"], {"shape": 1}, "its head has shape"),
+        (["weights"], [0.5] * 146, "it has 146 weights, its config needs 147"),
+        (["weights"], [0.5] * 146 + [float("nan")], "NaN or infinity"),
+        (["weights"], ["0.5"] * 147, "no list of numbers"),
+        (["weights"], None, "incomplete or malformed"),
+        (["sample_rate"], "48k", "incomplete or malformed"),
+        (["sample_rate"], -1, "sample_rate is -1"),
+        (["sample_rate"], 44100.5, "sample_rate is 44100.5"),
+    ],
+)
+def test_damaged_files_get_one_line(keys, to, message, tmp_path):
+    content = json.loads(write_nam(plain(), tmp_path / "good.nam").read_text())
+    assert len(content["weights"]) == 147
+    change(content, *keys, to=to)
+    (tmp_path / "bad.nam").write_text(json.dumps(content))
+    with pytest.raises(WavedilError, match=message) as error:
+        read_nam(tmp_path / "bad.nam")
+    assert "bad.nam" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100000, "{}", '"nam"'])
+def test_files_that_are_none(text, tmp_path):
+    (tmp_path / "bad.nam").write_text(text)
+    with pytest.raises(WavedilError, match="bad.nam is no .nam file"):
+        read_nam(tmp_path / "bad.nam")
+    (tmp_path / "bad.nam").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(WavedilError, match="bad.nam is no .nam file"):
+        read_nam(tmp_path / "bad.nam")
+    with pytest.raises(WavedilError, match="cannot be read"):
+        read_nam(tmp_path)
+
+
+def test_what_cannot_be_written(tmp_path):
+    with pytest.raises(WavedilError, match="write version 0.7.0"):
+        write_nam(rich(), tmp_path / "a.nam", "0.5.4")
+    with pytest.raises(WavedilError, match="zero_history"):
+        write_nam(NAM([LayerArray(1, 2, 1)], start="zero_history"), tmp_path / "a.nam")
+    with pytest.raises(WavedilError, match="this is a Linear: expected a NAM"):
+        write_nam(torch.nn.Linear(1, 1), tmp_path / "a.nam")
+    with pytest.raises(WavedilError, match="expected one of 0.7.0, 0.5.4"):
+        write_nam(plain(), tmp_path / "a.nam", "1.0")
+    broken = plain()
+    torch.nn.init.constant_(broken.arrays[0].rechannel.weight, float("nan"))
+    with pytest.raises(WavedilError, match="NaN or infinity"):
+        write_nam(broken, tmp_path / "a.nam")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,64 @@
+"""wavenet-vocoder 0.1.1 against the package itself: both skip conventions, with and without weight norm."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from wavedil.audio import generate, load, save
+from wavedil.errors import WavedilError
+from wavedil.interop.wavenet_vocoder import from_wavenet_vocoder
+
+# The package's way to weight norm is one that torch has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+CODES = 16
+
+
+@pytest.fixture
+def package():
+    return pytest.importorskip("wavenet_vocoder", reason="needs wavenet-vocoder")
+
+
+def peer(package, **options):
+    torch.manual_seed(0)
+    sizes = {"residual_channels": 6, "gate_channels": 8, "skip_out_channels": 5, "kernel_size": 3}
+    model = package.WaveNet(out_channels=CODES, layers=6, stacks=2, **sizes, **options).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def one_hot_of_previous(codes):
+    previous = F.pad(codes, (1, 0), value=CODES // 2)[:, :-1]
+    return F.one_hot(previous, CODES).transpose(1, 2).float()
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("norm", [True, False])
+@torch.no_grad()
+def test_equals_the_package(package, legacy, norm, tmp_path):
+    theirs = peer(package, legacy=legacy, weight_normalization=norm)
+    ours = from_wavenet_vocoder(theirs.state_dict(), stacks=2, legacy=legacy)
+    codes = torch.randint(CODES, (2, 60))
+    expected = theirs(one_hot_of_previous(codes))
+    assert expected.std() > 0.3
+    torch.testing.assert_close(ours(codes), expected, rtol=0, atol=1e-6)
+    other = from_wavenet_vocoder(theirs.state_dict(), stacks=2, legacy=not legacy)
+    assert (other(codes) - expected).abs().max() > 0.01
+    again = load(save(ours, tmp_path / "model"))
+    assert torch.equal(again(codes), ours(codes))
+    assert ours.receptive_field == theirs.receptive_field
+
+
+def test_generates_what_teacher_forcing_says(package):
+    ours = from_wavenet_vocoder(peer(package).state_dict(), stacks=2)
+    codes = ours.encode(generate(ours, 50, seed=3, temperature=0, engine="torch")[:, 0])
+    assert torch.equal(ours(codes).argmax(1), codes)
+
+
+def test_what_is_refused(package):
+    tensors = peer(package).state_dict()
+    with pytest.raises(WavedilError, match="stacks is 4: expected a divisor of the 6 layers"):
+        from_wavenet_vocoder(tensors, stacks=4)
+    with pytest.raises(WavedilError, match="expected the tensors of wavenet-vocoder 0.1.1"):
+        from_wavenet_vocoder({}, stacks=1)

@@ -1,0 +1,103 @@
+"""Conv-TasNet's separator (Luo & Mesgarani 2019, arXiv 1809.07454, section II.C): depthwise dilated blocks.
+
+As torchaudio's ``models.conv_tasnet`` has it, the non-causal one.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from wavedil.core import DilatedConv, Schedule, parse_schedule
+from wavedil.core.block import field_of
+from wavedil.weights import recorded
+
+_EPSILON = 1e-8  # of the norms' variance
+
+
+class SeparatorBlock(nn.Module):
+    """Depthwise separable dilated convolution with residual and skip (figure 1C).
+
+    ``(batch, channels, time) -> (x, skip)``, each ``(batch, channels, time)``: x is the input plus the residual, or the
+    input itself where ``residual`` is False, as in a last block.
+
+    ::
+
+        z = norm(prelu(1x1(x)));  z = norm(prelu(depthwise(z)));  x = x + 1x1(z);  skip = 1x1(z)
+
+    Args:
+        channels: in and out (B, Sc).
+        hidden_channels: of the depthwise convolution (H).
+        kernel_size, dilation: of it (P).
+    """
+
+    def __init__(
+        self, channels: int, hidden_channels: int, kernel_size: int = 3, dilation: int = 1, *, residual: bool = True
+    ):
+        super().__init__()
+        self.expand = DilatedConv(1, channels, hidden_channels, 1)
+        self.conv = DilatedConv(
+            1, hidden_channels, hidden_channels, kernel_size, dilation=dilation, groups=hidden_channels
+        )
+        self.activations = nn.ModuleList([nn.PReLU(), nn.PReLU()])
+        # One group: mean and variance are over all channels and the whole of time ("global layer normalisation").
+        self.norms = nn.ModuleList(nn.GroupNorm(1, hidden_channels, eps=_EPSILON) for _ in range(2))
+        self.residual = DilatedConv(1, hidden_channels, channels, 1) if residual else None
+        self.skip = DilatedConv(1, hidden_channels, channels, 1)
+
+    @property
+    def receptive_field(self) -> int:
+        """Of the convolutions; the norms see the whole."""
+        return self.conv.receptive_field
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = x
+        for conv, activation, norm in zip((self.expand, self.conv), self.activations, self.norms, strict=True):
+            z = norm(activation(conv(z)))
+        return x if self.residual is None else x + self.residual(z), self.skip(z)
+
+
+@recorded
+class Separator(nn.Module):
+    """Masks of the sources in a mixture: ``(batch, features, frames) -> (batch, sources, features, frames)`` in (0, 1).
+
+    Args:
+        features: of the encoder, which the masks multiply (N).
+        sources: how many there are (C).
+        channels, hidden_channels: of the blocks (B, H).
+        dilations: one block each (X and R).
+        kernel_size: of the blocks (P).
+    """
+
+    def __init__(
+        self,
+        features: int = 512,
+        sources: int = 2,
+        channels: int = 128,
+        hidden_channels: int = 512,
+        dilations: Schedule = "1..128 x3",
+        kernel_size: int = 3,
+    ):
+        super().__init__()
+        self.dilations, self.sources = parse_schedule(dilations), sources
+        self.norm = nn.GroupNorm(1, features, eps=_EPSILON)
+        self.front = DilatedConv(1, features, channels, 1)
+        last = len(self.dilations) - 1
+        self.blocks = nn.ModuleList(
+            SeparatorBlock(channels, hidden_channels, kernel_size, dilation, residual=index < last)
+            for index, dilation in enumerate(self.dilations)
+        )
+        self.activation = nn.PReLU()
+        self.out = DilatedConv(1, channels, sources * features, 1)
+
+    @property
+    def receptive_field(self) -> int:
+        """Frames, of the convolutions; the norms see the whole."""
+        return field_of(list(self.blocks), 1)
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        x, total = self.front(self.norm(mixture)), 0
+        for block in self.blocks:
+            x, skip = block(x)
+            total = total + skip
+        masks = self.out(self.activation(total)).sigmoid()
+        return masks.unflatten(1, (self.sources, mixture.shape[1]))

@@ -1,0 +1,285 @@
+"""``.nam`` files of Neural Amp Modeler: JSON with a config and one flat list of weights.
+
+Read: ``WaveNet`` of file versions 0.5.x to 0.7.0, by the keys that are there. Written: 0.7.0, which NAM 0.13 loads, or
+0.5.4 for programs that are older. NAM feeds zero *input* before the start, so the models have ``start="zero_input"``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wavedil.audio.relatives.nam import NAM, LayerArray
+from wavedil.errors import WavedilError
+from wavedil.files import written_beside
+
+VERSIONS = ("0.7.0", "0.5.4")
+#: Longer than any amplifier remembers (3 minutes at 48 kHz); a file that asks for more would only fill memory.
+MAX_FIELD = 2**23
+FILMS = tuple(
+    f"{place}_film"
+    for place in (
+        "conv_pre", "conv_post", "input_mixin_pre", "input_mixin_post",
+        "activation_pre", "activation_post", "layer1x1_post", "head1x1_post",
+    )
+)  # fmt: skip
+
+
+def read_nam(path: str | Path) -> NAM:
+    """The model of a ``.nam`` file, in evaluation mode.
+
+    Raises:
+        WavedilError: naming the file, for whatever is missing, malformed, does not fit, or is not supported: other
+            architectures than WaveNet, FiLM, groups, ``condition_dsp`` and slimmable layers.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WavedilError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise WavedilError(f"{path} is no .nam file: expected JSON ({error})") from None
+    try:
+        return _model(content)
+    except WavedilError as error:
+        raise WavedilError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        raise WavedilError(
+            f"{path} is no .nam file that can be read: its config is incomplete or malformed "
+            f"({type(error).__name__}: {error})"
+        ) from None
+
+
+def write_nam(model: nn.Module, path: str | Path, version: str = "0.7.0") -> Path:
+    """Writes ``model`` as a ``.nam`` file.
+
+    Raises:
+        WavedilError: a model that is no :class:`NAM`, has another start-up convention than the format, or layers that
+            this version of it has no words for.
+    """
+    if not isinstance(model, NAM):
+        raise WavedilError(f"a .nam file holds layer arrays, this is a {type(model).__name__}: expected a NAM")
+    if version not in VERSIONS:
+        raise WavedilError(f"version is {version!r}: expected one of {', '.join(VERSIONS)}")
+    if model.start_up != "zero_input":
+        raise WavedilError(
+            f"the model starts with {model.start_up}, .nam files with zero_input: their first "
+            f"{model.receptive_field - 1} samples would differ; train with start='zero_input'"
+        )
+    describe = _described if version == "0.7.0" else _described_as_5
+    weights = torch.cat([tensor.detach().double().cpu().flatten() for tensor in _weights(model)])
+    if not bool(torch.isfinite(weights).all()):
+        raise WavedilError("the model's weights hold NaN or infinity: training diverged; use an earlier checkpoint")
+    content = {
+        "version": version,
+        "metadata": dict(model.metadata or {}),
+        "architecture": "WaveNet",
+        "config": {
+            "layers": [describe(array) for array in model.arrays],
+            "head": _described_head(model, version),
+            "head_scale": model.head_scale,
+        },
+        "weights": [*weights.tolist(), model.head_scale],
+        "sample_rate": model.sample_rate,
+    }
+    path = Path(path)
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def _model(content: Mapping[str, Any]) -> NAM:
+    architecture = content["architecture"]
+    if architecture != "WaveNet":
+        raise WavedilError(f"its architecture is {architecture!r}: expected WaveNet, the only one that can be read")
+    config, weights = content["config"], _numbers(content["weights"])
+    if config.get("condition_dsp") is not None:
+        raise WavedilError("it has a condition_dsp, which cannot be read")
+    with torch.device("meta"):  # counts first: absurd sizes are found before memory is asked for
+        wanted = sum(tensor.numel() for tensor in _weights(_built(content, 1.0))) + 1
+    if len(weights) != wanted:
+        raise WavedilError(f"it has {len(weights)} weights, its config needs {wanted}: it is truncated or not its own")
+    # As in NAM: the last number is the scale, but in the file it is float32, which the config's is not.
+    scale, last = float(config.get("head_scale", 1.0)), float(weights[-1])
+    model = _built(content, scale if abs(scale - last) <= 1e-5 else last)
+    if model.receptive_field > MAX_FIELD:
+        raise WavedilError(f"its receptive field is {model.receptive_field} samples: expected at most {MAX_FIELD}")
+    start = 0
+    with torch.no_grad():
+        for tensor in _weights(model):
+            tensor.copy_(weights[start : start + tensor.numel()].view(tensor.shape))
+            start += tensor.numel()
+    return model.eval()
+
+
+def _built(content: Mapping[str, Any], scale: float) -> NAM:
+    config = content["config"]
+    rate = content.get("sample_rate") or 48000  # early files do not say it; NAM's own capture was at 48 kHz
+    if rate != int(rate):
+        raise WavedilError(f"its sample_rate is {rate!r}: expected Hz as an integer")
+    return NAM(
+        [_array(layer) for layer in config["layers"]],
+        head_scale=scale,
+        head=_head(config.get("head")),
+        sample_rate=int(rate),
+        metadata=content.get("metadata"),
+    )
+
+
+def _array(layer: Mapping[str, Any]) -> LayerArray:
+    films = [key for key in FILMS if (layer.get(key) or {}).get("active")]
+    groups = [key for key in ("groups_input", "groups_input_mixin") if layer.get(key, 1) != 1]
+    layer1x1, head1x1 = layer.get("layer1x1") or {}, layer.get("head1x1") or {}
+    groups += [
+        key
+        for key, one in (("layer1x1", layer1x1), ("head1x1", head1x1))
+        if one.get("active", True) and one.get("groups", 1) != 1
+    ]
+    unsupported = [*films, *groups, *(["slimmable"] if layer.get("slimmable") else [])]
+    if unsupported:
+        raise WavedilError(f"a layer array has {unsupported[0]}, which cannot be read")
+    head = layer.get("head") or {
+        "out_channels": layer["head_size"],
+        "kernel_size": 1,
+        "bias": layer["head_bias"],
+    }
+    gating = layer.get("gating_mode")
+    if gating is None:
+        gating = "gated" if layer.get("gated", False) else "none"
+    return LayerArray(
+        layer["input_size"],
+        layer["channels"],
+        head["out_channels"],
+        layer["dilations"],
+        layer["kernel_sizes"] if "kernel_sizes" in layer else layer["kernel_size"],
+        activation=layer["activation"],
+        gating=gating,
+        secondary=layer.get("secondary_activation") or "Sigmoid",
+        bottleneck=layer.get("bottleneck"),
+        condition_channels=layer["condition_size"],
+        head_kernel_size=head["kernel_size"],
+        head_bias=head["bias"],
+        layer1x1=layer1x1.get("active", True),
+        head1x1_channels=head1x1["out_channels"] if head1x1.get("active") else 0,
+    )
+
+
+def _head(head: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if head is None:
+        return None
+    names = ("channels", "kernel_sizes", "activation", "out_channels")
+    unknown = head.keys() - {*names, "in_channels"}
+    if unknown:
+        raise WavedilError(f"its head has {sorted(unknown)[0]}, which cannot be read: expected {', '.join(names)}")
+    return {name: head[name] for name in names}
+
+
+def _weights(model: NAM) -> Iterator[Tensor]:
+    """All weights in the order of the file, but for the last number, which is the head's scale."""
+    convs: list[nn.Module | None] = []
+    for array in model.arrays:
+        convs.append(array.rechannel)
+        for layer in array.layers:
+            convs += [layer.conv, layer.mixin, layer.layer1x1, layer.head1x1]
+        convs.append(array.head_rechannel)
+    if model.head is not None:
+        convs += model.head.convs
+    for conv in convs:
+        if conv is not None:
+            yield from [conv.weight] if conv.bias is None else [conv.weight, conv.bias]
+
+
+def _numbers(weights: Any) -> Tensor:
+    if not isinstance(weights, list) or not all(isinstance(w, int | float) for w in weights) or not weights:
+        raise WavedilError("its weights are no list of numbers: the file is damaged")
+    if not all(map(math.isfinite, weights)):
+        raise WavedilError("its weights hold NaN or infinity: the file is damaged, or its training diverged")
+    return torch.tensor(weights, dtype=torch.float64)
+
+
+def _described(array: LayerArray) -> dict[str, Any]:
+    """An array in the words of version 0.7.0."""
+    inactive = {"active": False, "shift": True, "groups": 1}
+    paired = [gating != "none" for gating in array.gatings]
+    first = array.layers[0]
+    return {
+        "input_size": array.in_channels,
+        "condition_size": array.condition_channels,
+        "head": {
+            "out_channels": array.head_channels,
+            "kernel_size": array.head_rechannel.kernel_size[0],
+            "bias": array.head_rechannel.bias is not None,
+        },
+        "channels": array.channels,
+        "kernel_sizes": array.kernel_sizes,
+        "dilations": list(array.dilations),
+        "activation": [_typed(spec) for spec in array.activations],
+        "bottleneck": array.bottleneck,
+        "head1x1": {
+            "active": first.head1x1 is not None,
+            "out_channels": array.head1x1_channels or 1,
+            "groups": 1,
+        },
+        "layer1x1": {"active": first.layer1x1 is not None, "groups": 1},
+        "groups_input": 1,
+        "groups_input_mixin": 1,
+        **{key: inactive for key in FILMS},
+        "gating_mode": array.gatings,
+        "secondary_activation": [
+            _typed(spec) if pair else None for spec, pair in zip(array.secondaries, paired, strict=True)
+        ],
+        "slimmable": None,
+    }
+
+
+def _described_as_5(array: LayerArray) -> dict[str, Any]:
+    """An array in the words of version 0.5.4, which has one of each for all layers."""
+    first = array.layers[0]
+    activation = _typed(array.activations[0])
+    plain = (
+        all(
+            len({json.dumps(one) for one in each}) == 1
+            for each in (array.kernel_sizes, array.activations, array.gatings)
+        )
+        and activation.keys() == {"type"}
+        and array.gatings[0] in ("none", "gated")
+        and (array.gatings[0] == "none" or all(_typed(one) == {"type": "Sigmoid"} for one in array.secondaries))
+        and array.bottleneck == array.channels
+        and array.head_rechannel.kernel_size == (1,)
+        and first.layer1x1 is not None
+        and first.head1x1 is None
+    )
+    if not plain:
+        raise WavedilError(
+            "version 0.5.4 of .nam files has one kernel size, one plain activation and no bottleneck, head kernel or "
+            "blending: write version 0.7.0"
+        )
+    return {
+        "input_size": array.in_channels,
+        "condition_size": array.condition_channels,
+        "head_size": array.head_channels,
+        "channels": array.channels,
+        "kernel_size": array.kernel_sizes[0],
+        "dilations": list(array.dilations),
+        "activation": activation["type"],
+        "gated": array.gatings[0] == "gated",
+        "head_bias": array.head_rechannel.bias is not None,
+    }
+
+
+def _described_head(model: NAM, version: str) -> dict[str, Any] | None:
+    if model.head is None:
+        return None
+    if version != "0.7.0":
+        raise WavedilError("version 0.5.4 of .nam files has no convolutions behind the arrays: write version 0.7.0")
+    return {"activation": "ReLU", "out_channels": 1, **model.config["head"]}
+
+
+def _typed(spec: Any) -> dict[str, Any]:
+    return {"type": spec} if isinstance(spec, str) else dict(spec)
