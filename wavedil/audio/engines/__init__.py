@@ -11,7 +11,9 @@ from wavedil.errors import WavedilError
 #: name -> (module, class), the slowest and most general first; a module is imported when its engine is asked for.
 ENGINES = {
     "torch": ("wavedil.audio.engines.reference", "TorchSession"),
+    "graphs": ("wavedil.audio.engines.graphs", "GraphSession"),
     "numba": ("wavedil.audio.engines.cpu", "NumbaSession"),
+    "triton": ("wavedil.audio.engines.triton", "TritonSession"),
 }
 
 __all__ = ["ENGINES", "Session", "choose", "session_class"]
