@@ -136,7 +136,8 @@ def generate(
         prime: sound ``(1 or num, 1, time)`` in [-1, 1] that the streams continue; it is not part of the result. A
             condition then covers the recording and what follows it.
         condition, speaker: what the model is conditioned on; see ``WaveNet.conditioning``.
-        engine: ``"torch"``, ``"numba"``, ``"triton"``, or ``"auto"``: the fastest for this model, device and batch.
+        engine: ``"torch"``, ``"graphs"``, ``"numba"``, ``"triton"``, or ``"auto"``: the fastest for
+            this model, device and batch.
         precision: of the weights: ``"fp32"``, or ``"bf16"`` where the engine has it.
         threads: for the engine.
         progress: called with (finished, all) steps after each 1024. On an interrupt (Ctrl-C) what it has told of is
