@@ -218,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--top-p", type=float, help="draw from the most likely codes that hold this probability")
     sample.add_argument("--prime", metavar="FILE", help="a recording that the clips continue")
     sample.add_argument("--engine", default="auto", help="auto, torch, graphs, numba or triton (default auto)")
-    sample.add_argument("--precision", default="fp32", help="of the weights: fp32 (default), or bf16 with numba or triton")
+    sample.add_argument("--precision", default="fp32", help="of weights: fp32 (default), or bf16 with numba or triton")
     sample.add_argument("--threads", type=int, default=1, help="of the numba engine: 1 or 2 (default 1)")
     sample.add_argument("--device", default="cpu", help="cpu, cuda … (default cpu)")
 
