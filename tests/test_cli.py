@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from wavedil.audio import WaveNet, io, save
+from wavedil.audio import LogMel, NearestUpsampling, WaveNet, io, save
 from wavedil.cli import main
 
 
@@ -109,3 +110,29 @@ def test_bad_input_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, model
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *[a.format(model=model) for a in argv])
     assert not list(tmp_path.iterdir())
+
+
+def test_conditioned_sampling_and_evaluation(capsys, tmp_path, sounds):
+    torch.manual_seed(0)
+    mel = NearestUpsampling(LogMel(8000, n_mels=4, n_fft=64, hop=20))
+    model = save(WaveNet(8, 8, "1..8", sample_rate=8000, condition=mel, speakers=["ann", "bob"]), tmp_path / "model")
+    io.write(tmp_path / "high.wav", 0.1 * torch.randn(1, 1601), 16000)
+    ask = ["sample", model, "--condition", tmp_path / "high.wav", "--out", tmp_path / "out"]
+    result = json.loads(run(capsys, *ask, "--speaker", "bob").out)
+    assert io.read(result["files"][0])[0].shape == (1, 801) and result["engine"] == "numba"  # resampled to 8000 Hz
+    short = run(capsys, *ask, "--speaker", "ann", "--seconds", 0.01, "--guidance", 1.5, "--num", 2)
+    assert json.loads(short.out)["engine"] == "torch" and json.loads(short.out)["seconds_each"] == 0.01
+    np.save(tmp_path / "mels.npy", np.zeros((4, 3), np.float32))
+    of_array = run(capsys, *ask[:3], tmp_path / "mels.npy", *ask[4:], "--speaker", "ann")
+    assert json.loads(of_array.out)["seconds_each"] == 60 / 8000
+    (tmp_path / "who.csv").write_text("file,speaker\n" + "".join(f"{i}.flac,ann\n" for i in range(3)))
+    result = json.loads(run(capsys, "evaluate", model, sounds, "--json", "--speakers", tmp_path / "who.csv").out)
+    assert result["count"] == 1770 and "its speaker" in result["definition"]
+    assert json.loads(run(capsys, "inspect", model, "--json").out)["receptive_field"] == 16
+    assert "this model knows ann, bob" in refused(capsys, *ask, "--speaker", "eve")
+    assert "needs a speaker" in refused(capsys, *ask)
+    assert "ask for less" in refused(capsys, *ask, "--speaker", "ann", "--seconds", 1)
+    assert "needs a condition" in refused(capsys, "sample", model, "--speaker", "ann", "--seconds", 0.01)
+    assert "where the files' come from" in refused(capsys, "evaluate", model, sounds)
+    np.save(tmp_path / "mels.npy", np.full((4, 3), np.nan, np.float32))
+    assert "12 values that are NaN" in refused(capsys, *ask[:3], tmp_path / "mels.npy", *ask[4:], "--speaker", "ann")

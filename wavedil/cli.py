@@ -54,11 +54,11 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     import torch
 
     from wavedil.audio import io
-    from wavedil.audio.engines import choose
-    from wavedil.audio.generate import generate
+    from wavedil.audio.conditioning import read_features
+    from wavedil.audio.generate import engine_for, generate
     from wavedil.weights import load
 
-    if not 0 < arguments.seconds < math.inf:
+    if arguments.seconds is not None and not 0 < arguments.seconds < math.inf:
         raise WavedilError(f"--seconds is {arguments.seconds}: expected a length of more than 0")
     if Path(arguments.out).exists() and not Path(arguments.out).is_dir():
         raise WavedilError(f"--out {arguments.out} is a file: expected a folder")
@@ -69,18 +69,26 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     if arguments.prime:
         sound, _ = io.read(arguments.prime, sample_rate=model.sample_rate)
         prime = torch.from_numpy(sound).unsqueeze(0)
-    samples = max(1, round(arguments.seconds * model.sample_rate))
-    bar = Bar("sampling", samples, "step")
+    condition, length = read_features(model, arguments.condition) if arguments.condition else (None, None)
+    if length is not None and prime is not None:
+        length = max(1, length - prime.shape[2])  # the condition covers the recording, too
+    if arguments.seconds is not None or length is None:
+        seconds = 2.0 if arguments.seconds is None else arguments.seconds
+        length = max(1, round(seconds * model.sample_rate))
+    bar = Bar("sampling", length, "step")
     started = time.perf_counter()
     sound = generate(
         model,
-        samples,
+        length,
         num=arguments.num,
         seed=arguments.seed,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         prime=prime,
+        condition=condition,
+        speaker=arguments.speaker,
+        guidance=arguments.guidance,
         engine=arguments.engine,
         precision=arguments.precision,
         threads=arguments.threads,
@@ -99,7 +107,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         "seconds_each": sound.shape[2] / model.sample_rate,
         "samples_per_second": round(per_second, 1),
         "real_time_factor": round(per_second / model.sample_rate, 4),
-        "engine": choose(arguments.engine, model.plan(), arguments.num),
+        "engine": engine_for(arguments.engine, model.plan(), arguments.num, arguments.guidance),
         "precision": arguments.precision,
     }
     print(json.dumps(result, indent=2))
@@ -122,16 +130,19 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     from wavedil.audio.corpus import Corpus, split_files
     from wavedil.audio.evaluate import evaluate
     from wavedil.audio.io import list_audio_files
+    from wavedil.audio.speakers import speakers_of
 
     cli_vision.refuse_options(arguments, type(model).__name__)
     data = Path(arguments.data)
+    root = data.parent if data.is_file() else data
     files = [data] if data.is_file() else list_audio_files(data)
     if arguments.held_out or arguments.validation or arguments.exclude:
         files = split_files(files, validation=arguments.validation, exclude=arguments.exclude).validation
     corpus = Corpus(files, model.sample_rate)
     bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
-    result = evaluate(model, sounds, bar.to)
+    speakers = speakers_of(corpus.paths, root, arguments.speakers, model.speakers) if model.speakers else None
+    result = evaluate(model, sounds, bar.to, speakers)
     bar.close()
     text = f"{result.bits_per_sample:.4f} bits per sample over {result.count} samples of {result.files} files"
     return result, f"{text}\n({result.definition})"
@@ -209,7 +220,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sample = command("sample", _sample, "Make sound with a model.")
     sample.add_argument("model", metavar="MODEL", help="model folder, e.g. RUN/model")
-    sample.add_argument("--seconds", type=float, default=2.0, help="length of each clip (default 2)")
+    sample.add_argument(
+        "--seconds", type=float, help="length of each clip (default that of the condition, or 2 without one)"
+    )
     sample.add_argument("--num", type=int, default=1, help="number of clips (default 1)")
     sample.add_argument("--seed", type=int, default=0, help="clip i depends on the seed and i alone (default 0)")
     sample.add_argument("--out", default="samples", help="folder for the files (default samples)")
@@ -217,6 +230,11 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--top-k", type=int, help="draw from the k most likely codes only")
     sample.add_argument("--top-p", type=float, help="draw from the most likely codes that hold this probability")
     sample.add_argument("--prime", metavar="FILE", help="a recording that the clips continue")
+    sample.add_argument("--condition", metavar="FILE", help="a sound whose features to follow, or features as .npy")
+    sample.add_argument("--speaker", metavar="NAME", help="one of those that the model knows")
+    sample.add_argument(
+        "--guidance", type=float, default=1.0, help="above 1 exaggerates condition and speaker (default 1)"
+    )
     sample.add_argument("--engine", default="auto", help="auto, torch, graphs, numba or triton (default auto)")
     sample.add_argument("--precision", default="fp32", help="of weights: fp32 (default), or bf16 with numba or triton")
     sample.add_argument("--threads", type=int, default=1, help="of the numba engine: 1 or 2 (default 1)")
@@ -238,6 +256,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--validation", metavar="REGEX", help="only files whose path matches, as in a recipe's data")
     evaluate.add_argument(
         "--exclude", metavar="REGEX", help="sound: leave out files whose path matches, as in a recipe's data"
+    )
+    evaluate.add_argument(
+        "--speakers", metavar="SOURCE", help="sound: folders, a .csv file, or a regular expression with one group"
     )
     cli_vision.add_evaluate_options(evaluate)
     evaluate.add_argument("--device", default="cpu")

@@ -79,13 +79,16 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
             f'{type(model).__name__} has no {" and no ".join(missing)}: inspect its schedule instead, e.g. "1..512 x3"'
         )
     ndim = getattr(model, "ndim", 1)
+    condition = []
     if example_input is None and hasattr(model, "codes"):
         device = next((p.device for p in model.parameters()), None)
         example_input = torch.zeros(1, 64, dtype=torch.int64, device=device)
+        channels = getattr(getattr(model, "conditioner", None), "channels", 0)
+        condition = [torch.zeros(1, channels, 64, device=device)] if channels else []
     multiply_adds = None
     if example_input is not None:
         positions = len(example_input) * math.prod(example_input.shape[-ndim:])
-        multiply_adds = count_multiply_adds(model, example_input) // positions
+        multiply_adds = count_multiply_adds(model, example_input, *condition) // positions
     field: Any = model.receptive_field
     config = getattr(model, "config", {})
     return _info(

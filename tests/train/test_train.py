@@ -1,7 +1,9 @@
 """A run from recipe to page: what it leaves, that it resumes exactly, and how it refuses."""
 
 import csv
+import json
 import math
+import shutil
 import signal
 from itertools import islice
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from wavedil import receptive_field
 from wavedil.audio import WaveNet, io, load
 from wavedil.audio.companding import MuLaw
 from wavedil.audio.corpus import Corpus, WholeFiles
@@ -47,6 +50,16 @@ def recordings(tmp_path_factory):
         t = torch.arange(11025) / 11025
         sound = 0.4 * torch.sin(2 * math.pi * (200 + 100 * index) * t) * torch.exp(-2 * t)
         io.write(folder / f"note_{index}.wav", sound.unsqueeze(0), 11025)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory, recordings):
+    """The same in folders and with names that recipes with speakers look for."""
+    folder = tmp_path_factory.mktemp("voices")
+    for index, name in enumerate(("en/0_theo_1", "es/1_george_7", "fr/2_theo_9")):
+        (folder / name).parent.mkdir()
+        shutil.copy(recordings / f"note_{index}.wav", folder / f"{name}.wav")
     return folder
 
 
@@ -213,17 +226,52 @@ def test_resume_and_out_are_checked(tmp_path, whole_run):
 
 
 @pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if module_class(path) is AudioModule])
-def test_each_recipe_builds_and_takes_a_step(tmp_path, recordings, name):
+def test_each_recipe_builds_and_takes_a_step(tmp_path, voices, name):
     """The recipe's own model and optimiser, on crops just long enough."""
     config = yaml.safe_load(find_recipe(name).read_text())
     arguments = config["model"]["init_args"]["network"]["init_args"]
-    crop = WaveNet(**arguments).receptive_field + 8
+    crop = receptive_field(arguments["dilations"], kernel_size=arguments.get("kernel_size", 2)) + 8
     limits = [f"--data.crop={crop}", "--data.batch_size=1", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
     limits += ["--previews.first=1", "--previews.seconds=0.001", "--samples.num=1", "--samples.seconds=0.001"]
     folder = train(
-        name, out=str(tmp_path / "run"), overrides=[*limits, f"--data.root={recordings}", "--data.valid_seconds=0.1"]
+        name, out=str(tmp_path / "run"), overrides=[*limits, f"--data.root={voices}", "--data.valid_seconds=0.1"]
     )
-    assert load(folder / "model").sample_rate == arguments["sample_rate"]
+    model = load(folder / "model")
+    assert model.sample_rate == arguments["sample_rate"]
+    assert list(model.speakers) == arguments.get("speakers", [])
+    assert (model.conditioner.local is not None) == ("condition" in arguments)
+
+
+def test_conditioning_is_learnt_from_a_folder(tmp_path, voices):
+    """Mels and speakers together."""
+    local = {
+        "class_path": "wavedil.audio.TransposedUpsampling",
+        "init_args": {
+            "features": {
+                "class_path": "wavedil.audio.LogMel",
+                "init_args": {"sample_rate": 8000, "n_mels": 4, "n_fft": 64, "hop": 20},
+            },
+            "factors": [4, 5],
+        },
+    }
+    options = [
+        *TINY,
+        f"--data.root={voices}",
+        "--data.speakers=folders",
+        "--model.network.speakers=[en, es, fr]",
+        f"--model.network.condition={json.dumps(local)}",
+        "--model.drop_condition=0.5",
+    ]
+    whole = train(out=str(tmp_path / "whole"), overrides=options)
+    model = load(whole / "model")
+    assert model.speakers == ("en", "es", "fr") and model.conditioner.condition_channels == 4
+    assert float(metrics(whole)[-1]["valid_bits"]) > 0
+    with pytest.raises(WavedilError, match="'es' is unknown: this model knows ann"):
+        train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])
+    with pytest.raises(WavedilError, match="say where the files' come from"):
+        train(out=str(tmp_path / "none"), overrides=[*options, "--data.speakers=null"])
+    with pytest.raises(WavedilError, match="expected a share"):
+        train(out=str(tmp_path / "share"), overrides=[*options, "--model.drop_condition=2"])
 
 
 def test_processes_share_the_crops_out(recordings):

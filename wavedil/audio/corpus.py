@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from wavedil.audio import io
 from wavedil.audio.companding import MuLaw, Quantiser
 from wavedil.audio.resample import resampled_length
 from wavedil.audio.split import PathLike, Piece, Split, split_files
+from wavedil.audio.window import Window
 from wavedil.errors import WavedilError
 
 SILENCE = 1e-4  # a file whose peak is below this share of full scale (-80 dB) is silent
@@ -211,12 +213,15 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         quantiser: of the codes; default 256 mu-law codes.
         seed: any non-negative integer.
         size: how many crops the data set holds.
+        window: for features of the sound: crops then start where frames do, and items hold the sound around them.
+        speakers: number of each file's speaker.
 
     Items are ``{"codes": int64 (length,), "mask": bool (length,)}``; the mask marks the samples
-    that count in the loss, at least one in each crop.
+    that count in the loss, at least one in each crop. With a window there are ``"sound"`` and ``"frames"``, see
+    :meth:`Window.cut`; with speakers ``"speaker"``, int64 ().
 
     Raises:
-        WavedilError: `length` not above `context`.
+        WavedilError: `length` not above `context`, by a hop where there is a window.
     """
 
     def __init__(
@@ -228,12 +233,17 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         quantiser: Quantiser | None = None,
         seed: int = 0,
         size: int = 2**31,
+        window: Window | None = None,
+        speakers: Sequence[int] | None = None,
     ) -> None:
-        if not 0 <= context < length:
+        self.hop = 1 if window is None else window.hop
+        if not 0 <= context <= length - self.hop:
+            by = f" by a hop of {self.hop}" if window else ""
             raise WavedilError(
                 f"a crop of {length} samples with {context} of context leaves nothing to learn "
-                "from: length must exceed context, and context be at least 0"
+                f"from: length must exceed context{by}, and context be at least 0"
             )
+        self.window, self.speakers = window, speakers
         self.corpus, self.length, self.context = corpus, length, context
         self.quantiser, self.seed, self.size = quantiser or MuLaw(256), seed, size
         self._ends = np.cumsum(corpus.lengths)
@@ -249,7 +259,9 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         aim -= int(self._ends[file] - self.corpus.lengths[file])
         # The sample aimed at may be any of those that count; then the crop is moved into the file.
         start = aim - int(generator.integers(self.context, self.length))
-        return file, min(max(start, 0), max(int(self.corpus.lengths[file]) - self.length, 0))
+        last = max(int(self.corpus.lengths[file]) - self.length, 0)
+        # At the start of a frame; the last crop may go on beyond the file for that.
+        return file, min(max(start, 0) // self.hop, -(-last // self.hop)) * self.hop
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < self.size:
@@ -260,14 +272,25 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         codes[: len(sound)] = self.quantiser.encode(sound)
         mask = torch.zeros(self.length, dtype=torch.bool)
         mask[self.context if start else 0 : len(sound)] = True
-        return {"codes": codes, "mask": mask}
+        item = {"codes": codes, "mask": mask}
+        if self.window is not None:
+            whole = int(self.corpus.lengths[file])
+            item |= self.window.cut(whole, partial(self.corpus.sound, file), start, self.length)
+        if self.speakers is not None:
+            item["speaker"] = torch.tensor(self.speakers[file])
+        return item
 
 
 class WholeFiles(Dataset[dict[str, Tensor]]):
-    """Every file of a corpus whole and in order, for evaluation: ``{"codes": int64 (time,)}``."""
+    """Every file of a corpus whole and in order, for evaluation: ``codes`` int64 and ``sound`` float32, ``(time,)``.
 
-    def __init__(self, corpus: Corpus, quantiser: Quantiser | None = None) -> None:
-        self.corpus, self.quantiser = corpus, quantiser or MuLaw(256)
+    With ``speakers``, the number of each file's, there is ``"speaker"``, int64 ().
+    """
+
+    def __init__(
+        self, corpus: Corpus, quantiser: Quantiser | None = None, speakers: Sequence[int] | None = None
+    ) -> None:
+        self.corpus, self.quantiser, self.speakers = corpus, quantiser or MuLaw(256), speakers
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -276,4 +299,5 @@ class WholeFiles(Dataset[dict[str, Tensor]]):
         if not 0 <= index < len(self):
             raise IndexError(f"file {index} of {len(self)}")
         sound = torch.from_numpy(self.corpus.sound(index))
-        return {"codes": self.quantiser.encode(sound)}
+        item = {"codes": self.quantiser.encode(sound), "sound": sound}
+        return item if self.speakers is None else item | {"speaker": torch.tensor(self.speakers[index])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wavedil.audio.conditioning import Conditioning
 from wavedil.audio.wavenet import WaveNet
 
 #: Samples in one pass; longer files go on in the next with the state carried, so that memory is bounded: a model of 20
@@ -16,8 +18,8 @@ from wavedil.audio.wavenet import WaveNet
 CHUNK = 2**16
 
 DEFINITION = (
-    "mean over all samples of all files of -log2 p(code | all earlier codes of the file), {codes} {quantiser} at "
-    "{rate} Hz; every file starts from zero history and the zero-amplitude code"
+    "mean over all samples of all files of -log2 p(code | all earlier codes of the file{given}), "
+    "{codes} {quantiser} at {rate} Hz; every file starts from zero history and the zero-amplitude code"
 )
 
 
@@ -29,29 +31,42 @@ class BitsPerSample:
     definition: str
 
 
-def nats_by_chunk(model: WaveNet, codes: Tensor) -> Iterator[Tensor]:
+def nats_by_chunk(model: WaveNet, codes: Tensor, conditioning: Conditioning | None = None) -> Iterator[Tensor]:
     """Negative log-likelihoods of ``(1, time)`` codes with full context, flat, chunk by chunk."""
-    state = None
-    for chunk in codes.split(CHUNK, dim=1):
-        parameters, state = model.step(chunk, state)
+    state, conditioning = None, conditioning or Conditioning()
+    conditioning.check(codes.shape[1])
+    for start in range(0, codes.shape[1], CHUNK):
+        chunk = codes[:, start : start + CHUNK]
+        parameters, state = model.step(chunk, state, conditioning.joined(start, start + chunk.shape[1]))
         yield model.distribution.nats(parameters, chunk)
 
 
 @torch.inference_mode()
-def evaluate(model: WaveNet, sounds: Iterable[Tensor], progress: Callable[[int], None] | None = None) -> BitsPerSample:
+def evaluate(
+    model: WaveNet,
+    sounds: Iterable[Tensor],
+    progress: Callable[[int], None] | None = None,
+    speakers: Iterable[str] | None = None,
+) -> BitsPerSample:
     """Bits per sample over whole sounds, each float ``(time,)`` in [-1, 1] at the model's rate.
 
-    ``progress`` is called with the number of samples finished.
+    A model of local features hears those of the sound itself, and a model of speakers needs the name of each sound's in
+    ``speakers``. ``progress`` is called with the number of samples finished.
     """
     device = next(model.parameters()).device
     nats, count, files = 0.0, 0, 0
-    for sound in sounds:
-        codes = model.encode(sound.to(device)).unsqueeze(0)
-        for part in nats_by_chunk(model, codes):
+    for sound, speaker in zip(sounds, itertools.repeat(None) if speakers is None else speakers, strict=False):
+        sound = sound.to(device).unsqueeze(0)
+        conditioning = model.conditioning(model.features(sound), speaker)
+        for part in nats_by_chunk(model, model.encode(sound), conditioning):
             nats += part.double().sum().item()
             count += len(part)
             if progress is not None:
                 progress(count)
         files += 1
-    definition = DEFINITION.format(codes=model.codes, quantiser=model.quantiser.text, rate=model.sample_rate)
+    conditioner = model.conditioner
+    given = (", the features of its sound" if conditioner.local else "") + (", its speaker" if model.speakers else "")
+    definition = DEFINITION.format(
+        given=given, codes=model.codes, quantiser=model.quantiser.text, rate=model.sample_rate
+    )
     return BitsPerSample(nats / math.log(2) / count if count else math.nan, count, files, definition)

@@ -10,6 +10,7 @@ from torch import Tensor
 from wavedil.audio.conditioning import Conditioning
 from wavedil.audio.distributions import Sampling
 from wavedil.audio.engines import choose, session_class
+from wavedil.audio.plan import Plan
 from wavedil.audio.randomness import Uniforms
 from wavedil.audio.wavenet import WaveNet
 from wavedil.core import stream as streaming
@@ -38,6 +39,7 @@ class Stream(Iterator[Tensor]):
         prime: Tensor | None = None,
         condition: Tensor | None = None,
         speaker: Tensor | str | int | Sequence[str | int] | None = None,
+        guidance: float = 1.0,
         state: Mapping[str, Tensor] | None = None,
         engine: str = "auto",
         precision: str = "fp32",
@@ -59,13 +61,20 @@ class Stream(Iterator[Tensor]):
         with torch.no_grad():
             if state is None:
                 state = model.start(num) if prime is None else _primed(model, prime, num, self.conditioning)
+                if prime is not None and guidance != 1:  # the stream without conditioning has a past of its own
+                    state |= streaming.named("unguided", _primed(model, prime, num, self.conditioning.without()))
         if prime is not None and self.conditioning.samples is not None:
             self.position = prime.shape[2]  # the condition covers the recording, too
-        self.engine = choose(engine, plan, num)
+        self.engine = engine_for(engine, plan, num, guidance)
         self.precision = precision
         self._options = {"precision": precision, "threads": threads}
+        make = session_class(self.engine)
+        if guidance != 1:
+            from wavedil.audio.engines.reference import GuidedSession
+
+            make, self._options = GuidedSession, {**self._options, "guidance": guidance}
         sampling = Sampling(temperature, top_k, top_p)
-        self._session = session_class(self.engine)(plan, state, sampling, self.conditioning.speaker, **self._options)
+        self._session = make(plan, state, sampling, self.conditioning.speaker, **self._options)
 
     def __next__(self) -> Tensor:
         """The next float32 ``(num, 1, chunk)`` in [-1, 1]; shorter where the condition ends, then no more."""
@@ -98,6 +107,19 @@ class Stream(Iterator[Tensor]):
         self.conditioning = self.conditioning.select(streams)
         session = self._session
         self._session = type(session)(session.plan, state, session.sampling, self.conditioning.speaker, **self._options)
+
+
+def engine_for(engine: str, plan: Plan, num: int, guidance: float = 1.0) -> str:
+    """The engine that runs ``num`` streams of a plan; with guidance there is the torch engine alone."""
+    if not 0 <= guidance < float("inf"):
+        raise WavedilError(f"guidance is {guidance}: expected 0 or more, 1 for the model's own distribution")
+    if guidance == 1:
+        return choose(engine, plan, num)
+    if engine not in ("auto", "torch"):
+        raise WavedilError(
+            f"guidance is {guidance}, for which two streams run side by side: engine {engine} cannot, use torch"
+        )
+    return "torch"
 
 
 def stream(model: WaveNet, **options) -> Stream:
@@ -136,6 +158,8 @@ def generate(
         prime: sound ``(1 or num, 1, time)`` in [-1, 1] that the streams continue; it is not part of the result. A
             condition then covers the recording and what follows it.
         condition, speaker: what the model is conditioned on; see ``WaveNet.conditioning``.
+        guidance: above 1 exaggerates what the condition and the speaker change, 0 leaves them out; for models that were
+            trained with ``drop_condition``; see :class:`wavedil.audio.engines.reference.GuidedSession`.
         engine: ``"torch"``, ``"graphs"``, ``"numba"``, ``"triton"``, or ``"auto"``: the fastest for
             this model, device and batch.
         precision: of the weights: ``"fp32"``, or ``"bf16"`` where the engine has it.
@@ -159,8 +183,7 @@ def generate(
     total = limit if samples is None else max(lengths)
     if total is None:
         raise WavedilError("samples is not given, and no condition says how long the sound is: give a length")
-    if limit is not None and total > limit:
-        raise WavedilError(f"samples is {total}, but the condition lasts {limit}: ask for less, or give more features")
+    source.conditioning.check(source.position + total)
     lengths = lengths if each else [total] * num
     parts: list[list[Tensor]] = [[] for _ in range(num)]
     running, made = list(range(num)), 0
@@ -190,6 +213,7 @@ def _primed(model: WaveNet, prime: Tensor, num: int, conditioning: Conditioning)
         raise WavedilError(
             f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time) with at least one sample"
         )
+    conditioning.check(prime.shape[2])
     rows = model.encode(prime[:, 0].to(next(model.parameters()).device))
     if len(rows) < num and (conditioning.samples is not None or conditioning.speaker is not None):
         rows = rows.expand(num, -1)

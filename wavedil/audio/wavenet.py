@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.audio.companding import make_quantiser
-from wavedil.audio.conditioning import Conditioning
+from wavedil.audio.conditioning import Conditioner, Conditioning
 from wavedil.audio.fronts import make_front
 from wavedil.audio.mixtures import make_distribution
 from wavedil.audio.plan import LayerPlan, Plan
@@ -21,10 +23,11 @@ from wavedil.weights import recorded
 class WaveNet(nn.Module):
     """Autoregressive model of a sound's codes: front, stack of causal gated blocks, head.
 
-    ``forward(codes)``: ``(batch, time) int64 -> (batch, parameters, time)``, where ``parameters[..., t]`` is the
-    distribution of ``codes[:, t]`` given the codes before t alone. At time 0 every layer's history is zero and the code
-    before the first is the zero-amplitude code (128 for 256 codes), in training, evaluation, streaming and generation
-    alike.
+    ``forward(codes, condition)``: ``(batch, time) int64 -> (batch, parameters, time)``, where ``parameters[..., t]`` is
+    the distribution of ``codes[:, t]`` given the codes before t and, where the model has one, the condition up to and
+    including t, ``(batch, channels, time)`` as ``conditioning(features, speaker).joined(0, time)`` makes it. At time 0
+    every layer's history is zero and the code before the first is the zero-amplitude code (128 for 256 codes), in
+    training, evaluation, streaming and generation alike.
 
     Args:
         channels, skip_channels: residual and skip channels.
@@ -38,6 +41,10 @@ class WaveNet(nn.Module):
         distribution: of the next code: ``"categorical"`` (softmax), or over amplitudes ``"logistics"`` or
             ``"gaussians"``; see :mod:`wavedil.audio.mixtures`. Likelihoods are of codes, whichever it is.
         components: of a mixture; default 10 logistics or 1 Gaussian.
+        condition: local features and how they get to the sample rate, e.g. ``NearestUpsampling(LogMel())``; see
+            :mod:`wavedil.audio.upsampling`.
+        speakers: names of the voices that the model can be asked for.
+        speaker_channels: length of the vector that stands for a speaker.
         sample_rate: in Hz; it is stored with the model and given to the files it makes.
         residual_scale, skip_scale, gate_order: see :class:`wavedil.GatedBlock`.
         weight_norm: normalise the weights of stack and head; ``fold_weight_norm(model)`` folds it away.
@@ -59,6 +66,9 @@ class WaveNet(nn.Module):
         codes: int = 256,
         distribution: str = "categorical",
         components: int | None = None,
+        condition: nn.Module | None = None,
+        speakers: Sequence[str] = (),
+        speaker_channels: int = 16,
         sample_rate: int = 16000,
         residual_scale: float = 1.0,
         skip_scale: float = 1.0,
@@ -76,6 +86,7 @@ class WaveNet(nn.Module):
         self.quantiser = make_quantiser(quantiser, codes)
         self.distribution = make_distribution(distribution, self.quantiser, components)
         self.front = make_front(input, self.quantiser, channels, front_kernel_size)
+        self.conditioner = Conditioner(condition, speakers, speaker_channels, sample_rate)
         self.stack = DilatedStack(
             ndim=1,
             channels=channels,
@@ -84,6 +95,7 @@ class WaveNet(nn.Module):
             causal=True,
             skip_channels=skip_channels,
             hidden_channels=hidden_channels,
+            condition_channels=self.conditioner.channels,
             residual_scale=residual_scale,
             skip_scale=skip_scale,
             gate_order=gate_order,
@@ -106,6 +118,8 @@ class WaveNet(nn.Module):
         for layer in self.stack.layers:
             _normal(layer.conv, 1.0)
             _normal(layer.skip, 2.0 / len(self.stack.layers) ** 0.5)
+            if layer.condition is not None:
+                _normal(layer.condition, 0.5)
             if layer.residual is not None:
                 _normal(layer.residual, 0.3)  # a layer starts as a small change of its input
         _normal(self.head.hidden, 2**0.5)
@@ -135,14 +149,27 @@ class WaveNet(nn.Module):
         """The code of zero amplitude: what comes before the first sample."""
         return self.quantiser.zero
 
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.head(self.stack(self.front(self._shift(codes, None))))
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Names of the voices that the model can be asked for."""
+        return self.conditioner.speakers
 
-    def conditioning(self, condition: None, speaker: None, num: int) -> Conditioning:
-        """The conditioning of ``num`` streams that a user's features and speakers mean."""
-        if condition is not None or speaker is not None:
-            raise WavedilError("this model takes neither condition nor speaker: leave them out")
-        return Conditioning()
+    def forward(self, codes: Tensor, condition: Tensor | None = None) -> Tensor:
+        x = self.front(self._shift(codes, None))
+        return self.head(self.stack(x, self.conditioner.checked(condition, codes)))
+
+    def features(self, sound: Tensor) -> Tensor | None:
+        """The features ``(batch, channels, frames)`` of sound ``(batch, time)`` that the model hears; None without."""
+        return None if self.conditioner.local is None else self.conditioner.local.features(sound)
+
+    def conditioning(
+        self,
+        condition: Tensor | None = None,
+        speaker: Tensor | str | int | Sequence[str | int] | None = None,
+        num: int = 1,
+    ) -> Conditioning:
+        """What a user's features and speakers mean for ``num`` streams; see :meth:`Conditioner.given`."""
+        return self.conditioner.given(condition, speaker, num)
 
     def step(self, codes: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, any length: parameters as in :meth:`forward`, and the state after it."""
@@ -155,7 +182,7 @@ class WaveNet(nn.Module):
                 )
             previous = state["previous"]
         x, front = self.front.step(self._shift(codes, previous), part(state, "front"))
-        skips, stack = self.stack.step(x, part(state, "stack"), condition)
+        skips, stack = self.stack.step(x, part(state, "stack"), self.conditioner.checked(condition, codes))
         last = (
             codes[:, -1:]
             if codes.shape[1]
@@ -169,17 +196,18 @@ class WaveNet(nn.Module):
         """The state before the first sample."""
         device = self.head.out.bias.device
         x, front = self.front.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
-        _, stack = self.stack.step(x)
+        channels = self.conditioner.channels
+        _, stack = self.stack.step(x, condition=x.new_zeros(batch, channels, 0) if channels else None)
         previous = torch.full((batch, 1), self.zero_code, device=device)
         return {"previous": previous, **named("front", front), **named("stack", stack)}
 
-    def nats(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+    def nats(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of each of ``(batch, time)`` codes, flat, or of those where ``mask`` is True."""
-        return self.distribution.nats(self(codes), codes, mask)
+        return self.distribution.nats(self(codes, condition), codes, mask)
 
-    def loss(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+    def loss(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood of ``(batch, time)`` codes, in nats per sample, where ``mask`` is True."""
-        return self.nats(codes, mask).mean()
+        return self.nats(codes, mask, condition).mean()
 
     def encode(self, sound: Tensor) -> Tensor:
         """Sound in [-1, 1] to codes of the same shape."""
@@ -203,6 +231,8 @@ class WaveNet(nn.Module):
                 (conv.weight.detach().flatten(1), conv.bias.detach()) for conv in (self.head.hidden, self.head.out)
             ),
             distribution=self.distribution,
+            condition_channels=self.conditioner.condition_channels,
+            speaker_channels=self.conditioner.speaker_channels,
         )
 
     def _shift(self, codes: Tensor, previous: Tensor | None) -> Tensor:

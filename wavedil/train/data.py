@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio import io, pluck
 from wavedil.audio.corpus import Corpus, RandomCrops, WholeFiles, check_crop, split_files
+from wavedil.audio.speakers import speakers_of
+from wavedil.audio.window import Window
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
 
@@ -31,6 +35,9 @@ class AudioData(L.LightningDataModule):
         validation: null holds out every tenth of the sorted files; or a regular expression on paths, without suffix,
             e.g. ``_[0-4]$`` for the official test split of the Free Spoken Digit Dataset.
         exclude: regular expression of files to leave out altogether.
+        speakers: where the names of the speakers come from, for a network that knows some: ``folders``, a .csv file
+            with the columns file and speaker, or a regular expression on paths, without suffix, whose group is the
+            name, e.g. ``_([a-z]+)_``; see :mod:`wavedil.audio.speakers`.
         normalize: ``peak``, ``rms`` or null; see :class:`wavedil.audio.corpus.Corpus`.
         trim_db: cut silence off the ends of each file: this many dB below its loudest frame; null keeps all.
         valid_seconds: how much of the held-out sound each validation hears, from the first file on.
@@ -47,6 +54,7 @@ class AudioData(L.LightningDataModule):
         full_context: bool = False,
         validation: str | None = None,
         exclude: str | None = None,
+        speakers: str | None = None,
         normalize: str | None = None,
         trim_db: float | None = None,
         valid_seconds: float = 20.0,
@@ -60,7 +68,7 @@ class AudioData(L.LightningDataModule):
         self.root, self.crop, self.batch_size, self.full_context = root, crop, batch_size, full_context
         self.validation, self.exclude, self.normalize, self.trim_db = validation, exclude, normalize, trim_db
         self.valid_seconds, self.built_in_seconds = valid_seconds, built_in_seconds
-        self.seed, self.workers = seed, workers
+        self.speakers, self.seed, self.workers = speakers, seed, workers
         self.note = ""
 
     def prepare_data(self) -> None:
@@ -78,10 +86,24 @@ class AudioData(L.LightningDataModule):
         split = split_files(io.list_audio_files(root), validation=self.validation, exclude=self.exclude)
         make = {"sample_rate": network.sample_rate, "normalize": self.normalize, "trim_db": self.trim_db}
         self.train, self.valid = Corpus(split.train, **make), Corpus(split.validation, **make)
+        self.heard, self.heard_valid = self._conditioning(network, self.train), self._conditioning(network, self.valid)
         self.note = f"{split.note}\ntrain: {self.train}\nvalid: {self.valid}"
 
+    def _conditioning(self, network: nn.Module, corpus: Corpus) -> dict[str, Any]:
+        """What data sets need for the network's conditioning."""
+        conditioner, given = network.conditioner, {}
+        if conditioner.local is not None:
+            given["window"] = Window.of(conditioner.local)
+            network.features(torch.zeros(1, 1))  # says now what is missing for it
+        if conditioner.speakers:
+            names = speakers_of(corpus.paths, self._folder(), self.speakers, conditioner.speakers)
+            given["speakers"] = [conditioner.speakers.index(name) for name in names]
+        return given
+
     def train_dataloader(self) -> DataLoader:
-        crops = RandomCrops(self.train, self.crop, context=self.context, quantiser=self.quantiser, seed=self.seed)
+        crops = RandomCrops(
+            self.train, self.crop, context=self.context, quantiser=self.quantiser, seed=self.seed, **self.heard
+        )
         order = EveryFrom.unseen(self.trainer, self.batch_size)
         return DataLoader(
             crops,
@@ -92,9 +114,8 @@ class AudioData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(
-            _Marked(WholeFiles(self.valid, self.quantiser), max(1, round(self.valid_seconds * self.valid.sample_rate)))
-        )
+        files = WholeFiles(self.valid, self.quantiser, self.heard_valid.get("speakers"))
+        return DataLoader(_Marked(files, max(1, round(self.valid_seconds * self.valid.sample_rate))))
 
     def _folder(self) -> Path:
         return Path(self.trainer.default_root_dir) / "data" if self.root is None else Path(self.root)
@@ -108,6 +129,18 @@ class AudioData(L.LightningDataModule):
     def preview_sounds(self) -> list[np.ndarray]:
         """The held-out sounds that previews show as targets, float32 ``(time,)``."""
         return [self.valid.sound(i) for i in range(min(4, len(self.valid)))]
+
+    def preview_conditioning(self, network: nn.Module, samples: int, num: int) -> dict[str, Any]:
+        """The options of ``generate`` with which clips are conditioned as the held-out sounds, over and over, are."""
+        files, given = [i % len(self.valid) for i in range(num)], {}
+        if network.conditioner.local is not None:
+            device = next(network.parameters()).device
+            sounds = [torch.from_numpy(self.valid.sound(i, 0, samples)) for i in files]
+            padded = torch.stack([F.pad(sound, (0, samples - len(sound))) for sound in sounds])
+            given["condition"] = network.features(padded.to(device))
+        if network.speakers:
+            given["speaker"] = [self.heard_valid["speakers"][i] for i in files]
+        return given
 
 
 class _Marked(Dataset[dict[str, Tensor]]):
@@ -123,5 +156,6 @@ class _Marked(Dataset[dict[str, Tensor]]):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        codes = self.files[index]["codes"][: self.lengths[index]]
-        return {"codes": codes, "mask": torch.ones_like(codes, dtype=torch.bool)}
+        item = self.files[index]
+        codes = item["codes"][: self.lengths[index]]
+        return item | {"codes": codes, "mask": torch.ones_like(codes, dtype=torch.bool)}

@@ -42,7 +42,8 @@ class SoundPreviews(Previews):
     def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
         network = module.network
         samples = max(1, round(self.seconds * network.sample_rate))
-        sound = generate(network, samples, num=self.num, seed=0)
+        given = trainer.datamodule.preview_conditioning(network, samples, self.num)
+        sound = generate(network, samples, num=self.num, seed=0, **given)
         if sound.shape[2] < samples:
             raise KeyboardInterrupt  # it was for the run, not for the preview
         for index, clip in enumerate(sound[:, 0]):
@@ -82,10 +83,17 @@ class SoundSamples:
                 end = "\n" if done == total else ""
                 print(f"\rsampling {done / total:.0%}", end=end, file=sys.stderr, flush=True)
 
-        sound = generate(network, total, num=self.num, temperature=self.temperature, progress=progress)
+        given = data.preview_conditioning(network, total, self.num)
+        sound = generate(network, total, num=self.num, temperature=self.temperature, progress=progress, **given)
         for index, clip in enumerate(sound):
             write(folder / "samples" / f"sample_{index:03d}.wav", clip.cpu(), network.sample_rate)
         return (
             f"Listen: {folder / 'report.html'}\n"
-            f"more sound: wavedil sample {folder / 'model'} --seconds 4 --num 4 --seed 1 --out clips"
+            f"more sound: wavedil sample {folder / 'model'}{_asked(network)} --num 4 --seed 1 --out clips"
         )
+
+
+def _asked(network: nn.Module) -> str:
+    """The options that sampling needs for this network."""
+    length = " --condition FILE" if network.conditioner.local is not None else " --seconds 4"
+    return length + (f" --speaker {network.speakers[0]}" if network.speakers else "")

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from wavedil.audio.engines.session import Session
 from wavedil.audio.plan import CodeFront, ScalarFront
-from wavedil.core.stream import State
+from wavedil.core.stream import State, named, part
+from wavedil.errors import WavedilError
 
 
 class _Ring:
@@ -59,21 +60,25 @@ class TorchSession(Session):
         for t in range(steps):
             y = self._step(None if condition is None else condition[..., t])
             if forced is None:
-                code = self.plan.distribution.sample(y, uniforms[:, t], self.sampling)
+                code = self.plan.distribution.sample(self._decided(y), uniforms[:, t], self.sampling)
                 codes.append(code)
             else:
                 code = forced[:, t]
-                parameters.append(y)
-            self.recent = [*self.recent[1:], code]
+                parameters.append(self._decided(y))
+            self.recent = [*self.recent[1:], code.repeat(len(y) // len(code))]
         return torch.stack(codes, 1) if forced is None else torch.stack(parameters, 2)
+
+    def _decided(self, y: Tensor) -> Tensor:
+        """The parameters that a sample is drawn by, from those of all rows of the batch."""
+        return y
 
     def _step(self, features: Tensor | None) -> Tensor:
         """Parameters ``(batch, parameters)`` of the next sample's distribution."""
-        plan, batch, hidden = self.plan, self.batch, self.plan.hidden
+        plan, hidden = self.plan, self.plan.hidden
         x = self.lookup(self.recent)
         given = [part for part in (features, self.speaker) if part is not None]
         given = torch.cat(given, 1).double() if given else None
-        gates = torch.empty(batch, hidden * len(plan.layers), device=plan.device, dtype=torch.float64)
+        gates = torch.empty(len(x), hidden * len(plan.layers), device=plan.device, dtype=torch.float64)
         for index, (layer, ring) in enumerate(zip(plan.layers, self.rings, strict=True)):
             k = len(layer.weight)
             inputs = torch.cat([*(ring.back((k - 1 - j) * layer.dilation) for j in range(k - 1)), x], dim=1)
@@ -96,6 +101,45 @@ class TorchSession(Session):
         after = {f"stack.layers.{i}.conv.history": ring.history() for i, ring in enumerate(self.rings)}
         front = torch.stack(self.recent[:-1], 1) if len(self.recent) > 1 else self.recent[-1][:, None][:, :0]
         return {"previous": self.recent[-1].unsqueeze(1).clone(), "front.history": front.clone(), **after}
+
+
+class GuidedSession(TorchSession):
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): each stream twice, with its conditioning and
+    with zeros in its place, as training leaves it out with ``drop_condition``. Both hear the same codes, drawn by ::
+
+        parameters = without + guidance * (with - without)
+
+    For logits that is with^guidance * without^(1 - guidance), normalised. A mixture's numbers are taken the same way,
+    component by component, log scales too: for Gaussians of equal scale that is the same product.
+    """
+
+    def __init__(self, *args, guidance: float, **options):
+        self.guidance = guidance
+        super().__init__(*args, **options)
+
+    def _open(self, state: State) -> None:
+        if not self.plan.condition_channels and not self.plan.speaker_channels:
+            raise WavedilError(f"guidance is {self.guidance}, but the model has no conditioning: leave it out")
+        own = {key: value for key, value in state.items() if not key.startswith("unguided.")}
+        other = part(state, "unguided") or own
+        self.speaker = _and_zeros(self.speaker)
+        super()._open({key: torch.cat([value, other[key]]) for key, value in own.items()})
+
+    def _run(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
+        return super()._run(uniforms, _and_zeros(condition), forced)
+
+    def _decided(self, y: Tensor) -> Tensor:
+        with_it, without = y.chunk(2)
+        return without + self.guidance * (with_it - without)
+
+    def state(self) -> State:
+        both = super().state()
+        own = {key: value[: self.batch] for key, value in both.items()}
+        return own | named("unguided", {key: value[self.batch :] for key, value in both.items()})
+
+
+def _and_zeros(values: Tensor | None) -> Tensor | None:
+    return None if values is None else torch.cat([values, torch.zeros_like(values)])
 
 
 def _lookup(front: CodeFront | ScalarFront):

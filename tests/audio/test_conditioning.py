@@ -1,0 +1,368 @@
+"""Features and speakers: alignment, upsampling, all ways through the model, guidance, and what is refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from wavedil.audio import (
+    Features,
+    LogMel,
+    NearestUpsampling,
+    TransposedUpsampling,
+    WaveNet,
+    generate,
+    load,
+    save,
+    stream,
+)
+from wavedil.audio.corpus import Corpus, RandomCrops
+from wavedil.audio.distributions import Sampling
+from wavedil.audio.engines.reference import GuidedSession, TorchSession
+from wavedil.audio.evaluate import evaluate
+from wavedil.audio.io import write
+from wavedil.audio.mixtures import MixtureOfGaussians
+from wavedil.audio.randomness import Uniforms
+from wavedil.audio.window import Window, heard
+from wavedil.core.stream import select
+from wavedil.errors import WavedilError
+
+MEL = {"sample_rate": 8000, "n_mels": 5, "n_fft": 32, "hop": 12}
+
+
+def nearest(**options):
+    return NearestUpsampling(LogMel(**MEL), **options)
+
+
+def transposed(**options):
+    return TransposedUpsampling(LogMel(**MEL), [3, 4], **options)
+
+
+def make(condition=nearest, speakers=("ann", "bob", "cy"), **options) -> WaveNet:
+    torch.manual_seed(0)
+    condition = condition() if condition else None
+    model = WaveNet(8, 12, "1..8", sample_rate=8000, condition=condition, speakers=speakers, **options).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(1 if "filter" in name else 2)
+            if "filter" in name:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+def sounds(batch=2, time=101):
+    return 0.3 * torch.randn(batch, time, generator=torch.Generator().manual_seed(1))
+
+
+# -- features and upsampling -------------------------------------------------------------------------------------------
+
+
+def test_log_mels_are_librosas(n_fft=400, hop=160):
+    librosa = pytest.importorskip("librosa")
+    mel = LogMel(16000, 20, n_fft, hop, fmin=50, fmax=7000)
+    sound = sounds(1, 2001)
+    before = (n_fft - hop) // 2
+    padded = np.pad(sound[0].numpy(), (before, n_fft - hop - before + -2001 % hop))
+    theirs = librosa.feature.melspectrogram(
+        y=padded, sr=16000, n_fft=n_fft, hop_length=hop, center=False, power=1, n_mels=20, fmin=50, fmax=7000
+    )
+    ours = mel(sound)[0]
+    assert ours.shape == (20, -(-2001 // hop))
+    torch.testing.assert_close(ours, torch.from_numpy(np.log10(theirs.clip(1e-5)) + 2.5).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_frame_lies_around_its_own_samples():
+    mel = LogMel(8000, 5, 36, 12)
+    for frame in (0, 3, 7):
+        click = torch.zeros(1, 96)
+        click[0, frame * 12 + 5 : frame * 12 + 7] = 1
+        assert mel(click)[0].sum(0).argmax() == frame
+
+
+def test_nearest_upsampling_is_a_stretch_and_a_convolution():
+    torch.manual_seed(0)
+    net = nearest(channels=4)
+    with torch.no_grad():
+        net.filter.normal_()
+        frames = torch.randn(2, 5, 9 + 2 * net.reach)
+        stretched = net.conv(frames).repeat_interleave(12, dim=-1)
+        expected = F.conv1d(stretched.flatten(0, 1).unsqueeze(1), net.filter[None, None], padding=12)[..., 12:-12]
+        torch.testing.assert_close(net(frames), expected.view(2, 4, 108), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nearest(),
+        transposed(),
+        TransposedUpsampling(Features(2, 5), [5]),
+        TransposedUpsampling(Features(2, 8), [2, 2, 2]),
+        TransposedUpsampling(Features(2, 9), [3, 3]),
+        NearestUpsampling(Features(2, 1)),
+    ],
+)
+def test_a_sample_sees_its_frame_and_reach_frames_around(net):
+    torch.manual_seed(0)
+    net.double()
+    frames = torch.randn(1, net.features.channels, 9 + 2 * net.reach, dtype=torch.float64, requires_grad=True)
+    made = net(frames)
+    assert made.shape == (1, net.channels, 9 * net.hop)
+    for t in (3 * net.hop, 3 * net.hop + net.hop // 2, 4 * net.hop - 1):
+        seen = torch.autograd.grad(made[0, :, t].abs().sum(), frames, retain_graph=True)[0].abs().sum((0, 1)) > 0
+        places = seen.nonzero().flatten() - net.reach
+        assert seen[3 + net.reach] and places.min() >= 3 - net.reach and places.max() <= 3 + net.reach
+    # A piece with its neighbours gives what the whole gives there.
+    piece = net(frames[..., 2 : 2 + 4 + 2 * net.reach])
+    torch.testing.assert_close(piece, made[..., 2 * net.hop : 6 * net.hop])
+
+
+# -- through the model -------------------------------------------------------------------------------------------------
+
+VARIANTS = [
+    {},
+    {"condition": transposed, "kernel_size": 3, "gate_order": "sigmoid_first"},
+    {"speakers": (), "distribution": "logistics", "components": 2, "input": "scalar"},
+    {"condition": None, "weight_norm": True},
+    {"distribution": "gaussians", "quantiser": "linear", "codes": 65536, "input": "scalar"},
+]
+
+
+def given(model, num=2, time=101):
+    condition = None if model.conditioner.local is None else model.features(sounds(num, time))
+    return {"condition": condition, "speaker": ["cy", "ann", "bob"][:num] if model.speakers else None}
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_forward_steps_and_engines_are_one_model(options):
+    model = make(**options)
+    conditioning = model.conditioning(**given(model), num=2)
+    assert conditioning.samples == (None if options.get("condition", 1) is None else 108)
+    sound = generate(model, 101, num=2, seed=3, engine="torch", **given(model))
+    codes, condition = model.encode(sound[:, 0]), conditioning.joined(0, 101)
+    with torch.no_grad():
+        whole, state, parts, start = model(codes, condition), None, [], 0
+        for length in (1, 50, 0, 50):
+            stop = start + length
+            made, state = model.step(codes[:, start:stop], state, conditioning.joined(start, stop))
+            parts.append(made)
+            start = stop
+        torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=1e-4, atol=1e-4)
+        exact = model.double()(codes, condition.double())
+    u = Uniforms(3, 2).draw(101)
+    for t in range(101):
+        assert torch.equal(model.distribution.sample(exact[..., t], u[:, t], Sampling()), codes[:, t])
+    model.float()
+    assert torch.equal(generate(model, 101, num=2, seed=3, **given(model)), sound)  # whatever auto takes
+    chunks = stream(model, num=2, seed=3, chunk=17, **given(model))
+    assert torch.equal(torch.cat([next(chunks) for _ in range(5)], -1), sound[..., :85])
+
+
+def test_numba_hears_mels_and_speakers():
+    model = make()
+    for num, time in ((1, 37), (3, 101)):
+        expected = generate(model, time, num=num, engine="torch", **given(model, num, time))
+        assert torch.equal(generate(model, time, num=num, engine="numba", **given(model, num, time)), expected)
+
+
+def test_training_hears_what_sampling_hears():
+    model = make(transposed)
+    features, speaker = model.features(sounds()), torch.tensor([2, 0])
+    with torch.no_grad():
+        trained = model.conditioner(model.conditioner.local.padded(features), speaker, 101)
+    torch.testing.assert_close(trained, model.conditioning(features, ["cy", "ann"], 2).joined(0, 101))
+
+
+def test_the_feature_of_the_frame_that_holds_the_predicted_sample():
+    """Frame 3 is heard first by the prediction of sample 3 hop, not by one before or after."""
+    torch.manual_seed(0)
+    net = NearestUpsampling(Features(2, 12), frame_kernel_size=1)
+    model = WaveNet(8, 12, "1..4", sample_rate=8000, condition=net).eval()
+    with torch.no_grad():  # no smoothing: the stretch alone
+        net.filter.zero_()
+        net.filter[12] = 1
+    codes = torch.randint(256, (1, 96))
+    features = torch.randn(1, 2, 8)
+    changed = features.clone()
+    changed[..., 3] += 1
+    with torch.no_grad():
+        before, after = (model(codes, model.conditioning(f).joined(0, 96)) for f in (features, changed))
+        moved = ((before - after).abs().sum(1) > 0)[0]
+        # Up to where the layers after the first, whose convolution comes before its condition, have forgotten it.
+        assert moved.nonzero().flatten().tolist() == list(range(36, 48 + model.receptive_field - 2))
+        shifted = model.conditioning(features).features(1, 97 - 12)
+        assert not torch.equal(shifted[..., :80], model.conditioning(features).features(0, 80))
+        for t in (0, 11, 12, 35, 36, 95):
+            expected = net.conv(features)[0, :, t // 12]
+            torch.testing.assert_close(model.conditioning(features).features(t, t + 1)[0, :, 0], expected)
+
+
+def test_lengths_and_primes():
+    model = make()
+    one = given(model, 1)
+    assert generate(model, **one).shape == (1, 1, 108)  # as long as the condition
+    lengths = generate(model, [50, 101, 20], seed=2, **given(model, 3))
+    whole = generate(model, 101, num=3, seed=2, **given(model, 3))
+    for index, (clip, length) in enumerate(zip(lengths, (50, 101, 20), strict=True)):
+        assert torch.equal(clip, whole[index, :, :length])
+    prime = whole[:1, :, :30]
+    with torch.no_grad():
+        conditioning = model.conditioning(**one)
+        _, state = model.step(model.encode(prime[:, 0]), None, conditioning.joined(0, 30))
+    session = TorchSession(model.plan(), state, speaker=conditioning.speaker)
+    expected = session.run(Uniforms(9, 1).draw(40), conditioning.features(30, 70))
+    for engine in ("torch", "numba"):
+        primed = generate(model, 40, seed=9, prime=prime, engine=engine, **one)
+        assert torch.equal(model.encode(primed[:, 0]), expected)
+    assert generate(model, prime=prime, **one).shape == (1, 1, 78)
+
+
+def test_a_model_folder_keeps_its_conditioning(tmp_path):
+    for number, condition in enumerate((nearest, transposed, lambda: NearestUpsampling(Features(3, 7), 4))):
+        model = make(condition)
+        again = load(save(model, tmp_path / str(number)))
+        assert again.config == model.config and again.speakers == ("ann", "bob", "cy")
+        features = torch.randn(1, model.conditioner.local.features.channels, 4)
+        ours, theirs = (generate(m, 25, condition=features, speaker="bob") for m in (model, again))
+        assert torch.equal(ours, theirs)
+
+
+# -- guidance ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distribution", ["categorical", "gaussians"])
+def test_guidance_extrapolates_from_the_stream_without_conditioning(distribution):
+    model = make(distribution=distribution)
+    options = {"num": 2, "seed": 4, **given(model)}
+    plain = generate(model, 60, engine="torch", **options)
+    sound = generate(model, 60, guidance=1.7, **options)
+    assert not torch.equal(sound, plain)
+    codes, u = model.encode(sound[:, 0]), Uniforms(4, 2).draw(60)
+    condition = model.conditioning(**given(model), num=2).joined(0, 60).double()
+    model.double()
+    with torch.no_grad():
+        with_it, without = model(codes, condition), model(codes, torch.zeros_like(condition))
+    mixed = 1.7 * with_it - 0.7 * without
+    for t in range(60):
+        assert torch.equal(model.distribution.sample(mixed[..., t], u[:, t], Sampling()), codes[:, t])
+
+
+def test_guided_streams_go_on_and_end_on_their_own():
+    model = make()
+    options = {"seed": 4, "guidance": 2.0, **given(model, 3)}
+    whole = generate(model, 60, num=3, **options)
+    for index, clip in enumerate(generate(model, [60, 25, 40], **options)):
+        assert torch.equal(clip, whole[index, :, : clip.shape[1]])
+    conditioning, u = model.conditioning(**given(model, 3), num=3), Uniforms(4, 3).draw(60)
+    session = GuidedSession(model.plan(), model.start(3), speaker=conditioning.speaker, guidance=2.0)
+    session.run(u[:, :31], conditioning.features(0, 31))
+    state, own = select(session.state(), [2, 0]), conditioning.select([2, 0])
+    session = GuidedSession(model.plan(), state, speaker=own.speaker, guidance=2.0)
+    rest = session.run(u[[2, 0], 31:], own.features(31, 60))
+    assert torch.equal(rest, model.encode(whole[[2, 0], 0, 31:]))
+
+
+def test_a_primed_guided_stream_has_heard_the_recording_without_conditioning():
+    model, condition = make(), given(make(), 1)
+    sound = generate(model, 60, seed=4, guidance=2.0, **condition)
+    plan, start, conditioning = model.plan(), model.start(1), model.conditioning(**condition)
+    session = GuidedSession(plan, start, speaker=conditioning.speaker, guidance=2.0)
+    session.score(model.encode(sound[:, 0, :25]), conditioning.features(0, 25))
+    rest = session.run(Uniforms(7, 1).draw(30), conditioning.features(25, 55))
+    primed = generate(model, 30, seed=7, guidance=2.0, prime=sound[..., :25], **condition)
+    assert torch.equal(model.encode(primed[:, 0]), rest)
+
+
+def test_guidance_is_a_product_of_gaussians_of_equal_scale():
+    scale = math.log(0.1)
+    with_it, without, guidance = torch.tensor([0.3, scale]), torch.tensor([0.1, scale]), 1.5
+    mean, log_scale = (without + guidance * (with_it - without)).tolist()
+    x = torch.linspace(-1, 1, 5)
+    product = guidance * -((x - 0.3) ** 2) / 0.02 - (guidance - 1) * -((x - 0.1) ** 2) / 0.02
+    ours = -((x - mean) ** 2) / (2 * math.exp(log_scale) ** 2)
+    torch.testing.assert_close(product - product[0], ours - ours[0])
+    assert MixtureOfGaussians.deviation == 1
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def test_features_of_crops_are_those_of_the_file(tmp_path):
+    for index, length in enumerate((700, 95, 1001)):
+        write(tmp_path / f"{index}.wav", sounds(1, length) / 2, 8000)
+    corpus = Corpus(sorted(tmp_path.glob("*.wav")), 8000)
+    for net in (nearest(), transposed()):
+        crops = RandomCrops(corpus, 130, context=40, window=Window.of(net), speakers=[0, 1, 2])
+        seen = set()
+        for index in range(60):
+            item, (file, start) = crops[index], crops.place(index)
+            assert start % 12 == 0 and item["mask"].any() and item["speaker"] == file
+            whole = torch.from_numpy(corpus.sound(file)).unsqueeze(0)
+            with torch.no_grad():
+                batch = {key: value.unsqueeze(0) for key, value in item.items()}
+                ours = net(heard(net, batch))[..., :130]
+                expected = net(net.padded(net.features(whole)))[..., start : start + 130]
+            stop = min(130, whole.shape[1] - start)
+            torch.testing.assert_close(ours[..., :stop], expected[..., :stop], rtol=1e-3, atol=1e-3)
+            seen.add((file, start == 0, start + 130 >= whole.shape[1]))
+        assert len(seen) >= 6
+    with pytest.raises(WavedilError, match="by a hop of 12"):
+        RandomCrops(corpus, 130, context=120, window=Window.of(nearest()))
+
+
+def test_evaluation_is_conditioned():
+    model = make()
+    clips = list(sounds(2, 101))
+    result = evaluate(model, clips, speakers=["bob", "cy"])
+    codes = model.encode(torch.stack(clips))
+    condition = model.conditioning(model.features(torch.stack(clips)), ["bob", "cy"], 2).joined(0, 101)
+    with torch.no_grad():
+        nats = model.loss(codes, condition=condition).item()
+    assert result.bits_per_sample == pytest.approx(nats / math.log(2), rel=1e-5)
+    assert "all earlier codes of the file, the features of its sound, its speaker)" in result.definition
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+NAN = torch.full((1, 5, 9), math.nan)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, f: generate(m, 20, condition=f, speaker="dan"), "'dan' is unknown: this model knows ann, bob, cy"),
+        (lambda m, f: generate(m, 20, condition=f, speaker=3), "3 is unknown"),
+        (lambda m, f: generate(m, 20, condition=f, speaker=["ann", "bob"]), "2 names for 1 streams"),
+        (lambda m, f: generate(m, 20, condition=f), "needs a speaker: one of ann, bob, cy"),
+        (lambda m, f: generate(m, 20, speaker="ann"), "needs a condition"),
+        (lambda m, f: generate(m, 20, condition=NAN, speaker="ann"), "45 values that are NaN"),
+        (lambda m, f: generate(m, 20, condition=f[:, :4], speaker="ann"), r"expected \(1 or 1, 5, frames\)"),
+        (
+            lambda m, f: generate(m, 130, condition=f, speaker="ann"),
+            "9 frames at a hop of 12, which last 108 samples, but 130 samples are asked for: give 11 frames",
+        ),
+        (
+            lambda m, f: generate(m, 9, condition=f, speaker="ann", prime=torch.zeros(1, 1, 200)),
+            "200 samples are asked",
+        ),
+        (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=-1.0), "guidance is -1"),
+        (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=2.0, engine="numba"), "use torch"),
+        (lambda m, f: generate(make(None, ()), 20, guidance=2.0), "has no conditioning"),
+        (lambda m, f: generate(make(None, ()), 20, speaker="ann"), "takes no speaker"),
+        (lambda m, f: m(torch.zeros(1, 20, dtype=torch.int64)), r"expected \(1, 21, 20\)"),
+        (lambda m, f: make(lambda: LogMel(**MEL)), "condition is a LogMel: expected what brings features"),
+        (lambda m, f: make(lambda: NearestUpsampling(LogMel(16000))), "16000 Hz, the model for 8000 Hz"),
+        (lambda m, f: make(speakers=("a", "a")), "a name occurs twice"),
+        (lambda m, f: TransposedUpsampling(LogMel(**MEL), [3, 5]), "product is 15: expected .* the hop, 12"),
+        (lambda m, f: NearestUpsampling(LogMel(**MEL), frame_kernel_size=2), "expected an odd number"),
+        (lambda m, f: LogMel(8000, fmax=5000), "fmax <= 4000"),
+        (lambda m, f: LogMel(8000, n_fft=401), "n_fft is 401: expected an even number"),
+        (lambda m, f: LogMel(8000, n_fft=100, hop=200), "shorter than the hop"),
+        (lambda m, f: Features(3, 7)(torch.zeros(1, 20)), "made elsewhere"),
+    ],
+)
+def test_errors_say_what_to_do(call, message):
+    model = make()
+    with pytest.raises(WavedilError, match=message):
+        call(model, model.features(sounds(1)))
