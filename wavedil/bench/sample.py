@@ -63,16 +63,16 @@ def _on_cpu(sizes: tuple[Size, ...], samples: dict[str, int], rounds: int) -> di
         table.engine(first, "numba", 1, samples["numba"], count)
     table.add(first, 16, "WaveRNN, another model", wavernn(16, samples["WaveRNN"] // 2), 16 * (samples["WaveRNN"] // 2))
     table.engine(first, "torch", 16, samples["torch"] * 4, 1)
-    table.engine(first, "numba", 16, 2 * samples["numba"], 1)
+    table.engine(first, "numba", 16, samples["numba"], 1)
     table.engine(first, "torch", 64, samples["torch"] * 16, 1)
     for count in limits:
-        table.engine(first, "numba", 64, 2 * samples["numba"], count)
+        table.engine(first, "numba", 64, samples["numba"], count)
     for size in others:
         table.add(
             size, 1, "wavenet-vocoder", wavenet_vocoder(size, samples["wavenet-vocoder"]), samples["wavenet-vocoder"]
         )
-        table.engine(size, "numba", 1, samples["numba"] // 2, 1)
-        table.engine(size, "numba", 16, samples["numba"], 1)
+        table.engine(size, "numba", 1, samples["numba"] // 4, 1)
+        table.engine(size, "numba", 16, samples["numba"] // 4, 1)
     rows = table.measured(rounds, "cpu") + _starts(first, rounds) + _compilations()
     for count, limit in limits.items():
         for name, value in limit.items():
