@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import sys
@@ -28,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.run is not _train:
         parser.error(f"unknown arguments: {' '.join(rest)}; see wavedil {arguments.command} --help")
+    messages, logger = _Messages(), logging.getLogger("wavedil")
+    logger.addHandler(messages)
+    logger.setLevel(logging.INFO)
     try:
         arguments.run(arguments, rest)
     except ImportError as error:
@@ -41,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    finally:
+        logger.removeHandler(messages)
     return 0
 
 
@@ -189,6 +195,15 @@ def _bench(arguments: argparse.Namespace, _: list[str]) -> None:
         with written_beside(arguments.json) as beside:
             beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(render(result))
+
+
+class _Messages(logging.Handler):
+    """What the package logs, as lines on standard error, above a bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 class _OneLineParser(argparse.ArgumentParser):

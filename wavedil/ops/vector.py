@@ -6,11 +6,12 @@ to the nearest, ties to even.
 """
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numba
 import numpy as np
-from numba.core import types
+from numba.core import event, types
 from numba.extending import intrinsic, overload
 
 _f = np.float32
@@ -21,17 +22,40 @@ _LN2_LOW = _f(0.6931471805599453 - 0.693359375)
 _F2, _F3, _F4, _F5, _F6, _F7 = (_f(1 / n) for n in (2, 6, 24, 120, 720, 5040))
 
 inner = numba.njit(inline="always", error_model="numpy")
+#: Options of functions that loops call, and Python does not: they allocate nothing, and have no door for Python, which
+#: takes longer to compile than most of them. (So Python must not call them: the process would die.)
+PART = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # "contract" lets a*b+c become one instruction; NaN and infinity keep their meaning.
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 
 
-def loop(function=None, *, parts=(), **options):
+class _Announcer(event.Listener):
+    """Logs, at level INFO, that a loop is being compiled: not that one is loaded."""
+
+    def __init__(self):
+        self.texts = {}  # dispatcher -> text
+
+    def on_start(self, event):
+        text = self.texts.get(event.data["dispatcher"])
+        if text is not None:
+            logging.getLogger("wavedil").info(text)
+
+    def on_end(self, event):
+        pass
+
+
+_announcer = _Announcer()
+event.register("numba:compile", _announcer)
+
+
+def loop(function=None, *, parts=(), announce=None, **options):
     """Compiles an outer loop; kept on disk for the next process where a place can be written.
 
-    parts: other modules whose functions become part of it. options: of numba, besides those of all loops.
+    parts: other modules whose functions become part of it. announce: what takes so long, where it does; the logger
+    "wavedil" then says so. options: of numba, besides those of all loops.
     """
     if function is None:
-        return lambda function: loop(function, parts=parts, **options)
+        return lambda function: loop(function, parts=parts, announce=announce, **options)
     # numba knows a kept loop by its name and by the age and size of its file, not of others, and
     # installers may give all files one age. So the text of all becomes part of the name.
     files = [__file__, function.__code__.co_filename, *(part.__file__ for part in parts)]
@@ -39,9 +63,23 @@ def loop(function=None, *, parts=(), **options):
     function.__qualname__ += "_" + hashlib.sha256(text).hexdigest()[:12]
     options = {"nogil": True, **_OPTIONS, **options}
     try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no writable place for the cache
-        return numba.njit(**options)(function)
+        compiled, kept = numba.njit(cache=True, **options)(function), "the result is kept for the next time"
+    except RuntimeError:
+        compiled, kept = numba.njit(**options)(function), "set NUMBA_CACHE_DIR to a writable folder to keep the result"
+    if announce is not None:
+        _announcer.texts[compiled] = f"compiling {announce}; {kept}"
+    return compiled
+
+
+@intrinsic
+def address(typing_context, array):
+    """Of the first element, as an int64; ``array.ctypes.data`` is many more instructions to compile."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.ptrtoint(data, context.get_value_type(types.intp))
+
+    return types.intp(array), generate
 
 
 @intrinsic

@@ -3,11 +3,10 @@
 import numba
 import numpy as np
 
-from wavedil.ops.vector import inner, split_exp
+from wavedil.ops.vector import PART, inner, split_exp
 
 _f = np.float32
-# No reference counts: nothing here makes or keeps an array.
-_options = {"error_model": "numpy", "nogil": True, "fastmath": {"contract"}, "_nrt": False}
+_options = {**PART, "fastmath": {"contract"}}
 
 
 @inner

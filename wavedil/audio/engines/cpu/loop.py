@@ -11,6 +11,7 @@ numbers are the same.
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from wavedil.audio.engines.cpu import choice, drawing, mixtures, pieces, products
@@ -21,7 +22,7 @@ from wavedil.audio.engines.cpu.pieces import meet, store
 from wavedil.audio.engines.cpu.products import product
 from wavedil.ops.gate import kernels
 from wavedil.ops.gate.kernels import gate_value
-from wavedil.ops.vector import inner, loop
+from wavedil.ops.vector import PART, address, inner, loop
 
 
 class Buffers(NamedTuple):
@@ -61,37 +62,36 @@ def _front(size, packed, buffers):
                     x[c] += packed.front[tap, code, c]
 
 
-@inner
-def _past(size, packed, buffers, bias, condition, layer, ahead, i, steps, time, first, columns):
+@numba.njit(**PART)
+def _past(kind, units, rings, bias, condition, layer, ahead, i, steps, time, first, columns):
     """Fills columns of ``ahead`` with bias, condition and past of the ``steps`` steps from ``i`` on."""
-    kind, units, rings = packed.units[0], packed.units.ctypes.data, buffers.rings
     dilation, taps, ring, slots = layer[0], layer[1], layer[2], layer[3]
-    batch, count = buffers.x.shape[0], rings.shape[2]
+    batch, count, width = rings.shape[1], rings.shape[2], ahead.shape[1]
     for step in range(steps):
         for s in range(batch):
             own = bias[s if len(bias) > 1 else 0]
             row = ahead[step * batch + s]
             for c in range(first, first + columns):
                 row[c] = own[c]
-    y, y_row = ahead.ctypes.data + 4 * first, 4 * ahead.shape[1]
+    y, y_row = address(ahead) + 4 * first, 4 * width
     if layer[5] >= 0:
         k = condition.shape[2]
         w = units + 4 * (layer[5] + k * first)
-        x = condition.ctypes.data + 4 * i * batch * k
+        x = address(condition) + 4 * i * batch * k
         product(kind, w, x, 4 * k, y, y_row, k, columns, steps * batch)
     for tap in range(taps - 1):
-        w = units + 4 * (layer[6] + tap * count * 4 * size.hidden + count * first)
+        w = units + 4 * (layer[6] + tap * count * width + count * first)
         slot = (time + i - (taps - 1 - tap) * dilation) % slots
         done = 0
         while done < steps:  # the ring may end in between
             now = min(steps - done, slots - slot)
-            x = rings.ctypes.data + 4 * (ring + slot) * batch * count
+            x = address(rings) + 4 * (ring + slot) * batch * count
             product(kind, w, x, 4 * count, y + done * batch * y_row, y_row, count, columns, now * batch)
             done += now
             slot = 0
 
 
-@inner
+@numba.njit(**PART)
 def _sum_up(kind, w, x, x_row, count, sums, bias, half):
     """One half's part of a product over both halves' inputs: ``sums = (bias, for half 0) + x @ w``."""
     width = len(bias)
@@ -99,24 +99,24 @@ def _sum_up(kind, w, x, x_row, count, sums, bias, half):
         row = sums[s]
         for c in range(width):
             row[c] = bias[c] if half == 0 else np.float32(0)
-    product(kind, w, x, x_row, sums.ctypes.data, 4 * sums.shape[1], count, width, sums.shape[0])
+    product(kind, w, x, x_row, address(sums), 4 * sums.shape[1], count, width, sums.shape[0])
 
 
-@inner
-def _gate(size, packed, buffers, ahead, index, half, halves):
-    """z of the layer's streams as units, from its rows of ``[half: tanh, sigmoid]``."""
-    of_gates, width = buffers.gates.shape[2] // size.layers, size.hidden
-    z = buffers.z[:width]
+@numba.njit(**PART)
+def _gate(ahead, gates, first, count, scratch, half, halves, rounded):
+    """z of the layer's streams as ``count`` units from ``first`` on, from its rows of ``[half: tanh, sigmoid]``."""
+    width = ahead.shape[1] // 4
+    z = scratch[:width]
     for h in range(half, half + halves):
-        for s in range(buffers.x.shape[0]):
+        for s in range(gates.shape[1]):
             start = 2 * width * h
             a, b = ahead[s, start : start + width], ahead[s, start + width : start + 2 * width]
             for j in range(width):
                 z[j] = gate_value(a[j], b[j], a[j])
-            store(z, buffers.gates[h, s, of_gates * index : of_gates * (index + 1)], packed.rounded)
+            store(z, gates[h, s, first : first + count], rounded)
 
 
-@inner
+@numba.njit(**PART)
 def _relu(a, b, out, scratch, rounded):
     """A row of the sum of two, rectified, as units."""
     row = scratch[: len(a)]
@@ -128,25 +128,26 @@ def _relu(a, b, out, scratch, rounded):
 @inner
 def _layer(size, packed, buffers, bias, condition, index, rows, i, steps, time, half, halves, met):
     """One layer of one step: x goes on, gates are kept. Returns how often the threads have met."""
-    kind, units = packed.units[0], packed.units.ctypes.data
+    kind, units = packed.units[0], address(packed.units)
     layer, x, gates = packed.layers[index], buffers.x, buffers.gates
     batch, count, of_gates = x.shape[0], buffers.rings.shape[2], gates.shape[2] // size.layers
     first, columns, block = 2 * size.hidden * half, 2 * size.hidden * halves, layer[4]
     if i % block == 0:
-        _past(size, packed, buffers, bias, condition, layer, rows, i, min(block, steps - i), time, first, columns)
+        ahead = min(block, steps - i)
+        _past(kind, units, buffers.rings, bias, condition, layer, rows, i, ahead, time, first, columns)
     rows = rows[i % block * batch : (i % block + 1) * batch]
     now = buffers.rings[layer[2] + (time + i) % layer[3]]
     for s in range(batch):
         store(x[s], now[s], packed.rounded)
-    w, y = units + 4 * (layer[7] + count * first), rows.ctypes.data + 4 * first
-    product(kind, w, now.ctypes.data, 4 * count, y, 4 * rows.shape[1], count, columns, batch)
-    _gate(size, packed, buffers, rows, index, half, halves)
+    w, y = units + 4 * (layer[7] + count * first), address(rows) + 4 * first
+    product(kind, w, address(now), 4 * count, y, 4 * rows.shape[1], count, columns, batch)
+    _gate(rows, gates, of_gates * index, of_gates, buffers.z, half, halves, packed.rounded)
     if layer[8] >= 0:
         met += 1
         both = buffers.sums[met % 2]
         for h in range(half, half + halves):
             w, z = units + 4 * (layer[8] + h * of_gates * size.channels), gates[h, :, of_gates * index :]
-            _sum_up(kind, w, z.ctypes.data, 4 * gates.shape[2], of_gates, both[h], packed.residual_bias[index], h)
+            _sum_up(kind, w, address(z), 4 * gates.shape[2], of_gates, both[h], packed.residual_bias[index], h)
         if halves == 1:
             meet(buffers.flags, half, met)
         for s in range(batch):
@@ -163,14 +164,14 @@ def _layer(size, packed, buffers, bias, condition, index, rows, i, steps, time, 
 @inner
 def _head(size, packed, buffers, half, halves, met):
     """From the gates of all layers to ``logits``."""
-    kind, units, rounded = packed.units[0], packed.units.ctypes.data, packed.rounded
+    kind, units, rounded = packed.units[0], address(packed.units), packed.rounded
     gates, y, wide, hidden, logits = buffers.gates, buffers.y, buffers.wide, buffers.hidden, buffers.logits
     batch, depth = y.shape[0], gates.shape[2]
     met += 1
     both = buffers.sums[met % 2]
     for h in range(half, half + halves):
         w = units + 4 * (packed.skip + h * depth * size.skip)
-        _sum_up(kind, w, gates[h].ctypes.data, 4 * depth, depth, both[h], packed.skip_bias, h)
+        _sum_up(kind, w, address(gates[h]), 4 * depth, depth, both[h], packed.skip_bias, h)
     if halves == 1:
         meet(buffers.flags, half, met)
     first, columns = size.head * half, size.head * halves
@@ -178,8 +179,8 @@ def _head(size, packed, buffers, half, halves, met):
         _relu(both[0, s, : size.skip], both[1, s, : size.skip], y[s], buffers.z, rounded)
         for c in range(first, first + columns):
             wide[s, c] = packed.head_bias[c]
-    w, out = units + 4 * (packed.head + y.shape[1] * first), wide.ctypes.data + 4 * first
-    product(kind, w, y.ctypes.data, 4 * y.shape[1], out, 4 * wide.shape[1], y.shape[1], columns, batch)
+    w, out = units + 4 * (packed.head + y.shape[1] * first), address(wide) + 4 * first
+    product(kind, w, address(y), 4 * y.shape[1], out, 4 * wide.shape[1], y.shape[1], columns, batch)
     met += 1
     both = buffers.sums[met % 2]
     depth = hidden.shape[2]
@@ -188,7 +189,7 @@ def _head(size, packed, buffers, half, halves, met):
             row = wide[s, size.head * h : size.head * (h + 1)]
             _relu(row, packed.nothing, hidden[h, s], buffers.z, rounded)
         w = units + 4 * (packed.out + h * depth * size.outputs)
-        _sum_up(kind, w, hidden[h].ctypes.data, 4 * depth, depth, both[h], packed.out_bias, h)
+        _sum_up(kind, w, address(hidden[h]), 4 * depth, depth, both[h], packed.out_bias, h)
     if halves == 1:
         meet(buffers.flags, half, met)
     for s in range(batch):
@@ -198,7 +199,12 @@ def _head(size, packed, buffers, half, halves, met):
     return met
 
 
-@loop(parts=(choice, drawing, mixtures, pieces, products, kernels), _nrt=False, fastmath=False)
+@loop(
+    parts=(choice, drawing, mixtures, pieces, products, kernels),
+    announce="the sampler for this precision, some 20 seconds",
+    _nrt=False,
+    fastmath=False,
+)
 def run(size, packed, buffers, bias, condition, uniforms, codes, forced, parameters, settings, time, half, halves):
     """Draws ``codes`` (time, batch), or, where they are ``forced``, writes ``parameters`` (time, batch, parameters).
 

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-from wavedil.ops.vector import bits, float_of, inner
+from wavedil.ops.vector import PART, address, bits, float_of, inner
 
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 _address = ir.IntType(64)
@@ -95,10 +95,10 @@ _POSIX = sys.platform != "win32"
 _yield = types.ExternalFunction("sched_yield", types.int32())
 
 
-@numba.njit(nogil=True, _nrt=False)
+@numba.njit(**PART)
 def meet(flags, me, count):
     """Waits until the other of two threads has come as far: its flag, a cache line from mine, is at least ``count``."""
-    mine = flags.ctypes.data
+    mine = address(flags)
     _release(mine + 64 * me, count)
     spins = 0
     while _acquire(mine + 64 * (1 - me)) < count:

@@ -15,6 +15,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from wavedil.ops.vector import PART
+
 _FEATURES = llvm.get_host_cpu_features()
 #: float32 numbers in a vector, and vectors side by side in a tile of several rows (there are 16 or 32 registers).
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
@@ -155,13 +157,10 @@ def _most_rows(typing_context, kind):
     return types.intp(kind), generate
 
 
-_options = {"error_model": "numpy", "nogil": True, "_nrt": False}
-
-
 def _rows_by(tile6, tile4, tile2, tile1):
     """All rows of some columns, by the largest tiles that fit."""
 
-    @numba.njit(**_options)
+    @numba.njit(**PART)
     def by_tiles(kind, w, w_step, x, x_row, y, y_row, count, rows):
         r = 0
         if _most_rows(kind) == 6:
@@ -186,7 +185,7 @@ _columns = _rows_by(*(_kernel(rows, 1) for rows in (6, 4, 2, 1)))
 _BYTES = 4 * LANES
 
 
-@numba.njit(**_options)
+@numba.njit(**PART)
 def product(kind, w, x, x_row, y, y_row, count, columns, rows):
     """``y += x @ w``.
 
