@@ -85,7 +85,7 @@ def _on_gpu(device: str, size: Size, batches: tuple[int, ...], samples: int, rou
     limit = {name: matrix_product_limit(dtype, device, 8192) for name, dtype in _DTYPES.items()}
     bandwidth = memory_limit(device)
     table = _Table({1: limit}, bandwidth)
-    plan = size.plan(size.model(device))
+    plan = size.model(device).plan()
     for batch in batches:
         for engine in ENGINES:
             if session_class(engine).suits(plan, batch):
@@ -120,7 +120,7 @@ class _Table:
     def engine(self, size: Size, engine: str, batch: int, samples: int, threads: int, device: str = "cpu") -> None:
         """A row for each precision of an engine."""
         steps = max(1, samples // batch)
-        work = multiply_adds(size.plan(size.model("cpu")))
+        work = multiply_adds(size.model("cpu").plan())
         for precision in session_class(engine).precisions:
             call = ours(size, engine, batch, steps, precision=precision, threads=threads, device=device)
             title = f"{engine} {precision}" + (f", {threads} threads" if threads > 1 else "")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wavedil.audio import WaveNet
+from wavedil.audio import Features, NearestUpsampling, WaveNet
 from wavedil.audio.engines import session_class
 from wavedil.audio.plan import Plan
 from wavedil.audio.randomness import Uniforms
 from wavedil.bench.runner import threads_set
+
+_HOP = 200  # samples that a frame of features lasts: 80 frames a second
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,8 @@ class Size:
 
     def model(self, device: str) -> WaveNet:
         torch.manual_seed(0)
-        return WaveNet(self.channels, self.skip_channels, self.dilations).to(device).eval()
-
-    def plan(self, model: WaveNet) -> Plan:
-        """The model's plan; the features' weights, which a WaveNet has not, come here."""
-        plan = model.plan()
-        if self.features == 0:
-            return plan
-        shape = 2 * plan.hidden, self.features
-        weights = [torch.randn(shape, device=plan.device) / self.features**0.5 for _ in plan.layers]
-        layers = [replace(layer, condition=weight) for layer, weight in zip(plan.layers, weights, strict=True)]
-        return replace(plan, layers=tuple(layers), condition_channels=self.features)
+        condition = NearestUpsampling(Features(self.features, _HOP)) if self.features else None
+        return WaveNet(self.channels, self.skip_channels, self.dilations, condition=condition).to(device).eval()
 
 
 def multiply_adds(plan: Plan) -> int:
@@ -59,12 +52,10 @@ def ours(
 ) -> Callable[[], Tensor]:
     """The next ``steps`` of a batch of streams that go on from call to call. Our own threads, and one of torch's."""
     model = size.model(device)
-    plan = size.plan(model)
-    session = session_class(engine)(plan, model.start(batch), precision=precision, threads=threads)
+    session = session_class(engine)(model.plan(), model.start(batch), precision=precision, threads=threads)
     uniforms = Uniforms(0, batch).draw(steps).to(device)
-    # The features of a frame stay for a hop of 200 samples, 80 frames a second.
-    frames = torch.randn(batch, size.features, -(-steps // 200), device=device)
-    features = frames.repeat_interleave(200, dim=2)[..., :steps] if size.features else None
+    frames = torch.randn(batch, size.features, -(-steps // _HOP)) if size.features else None
+    features = model.conditioning(frames, num=batch).features(0, steps)
     return _alone(lambda: session.run(uniforms, features))
 
 
