@@ -123,7 +123,7 @@ class GuidedSession(TorchSession):
         own = {key: value for key, value in state.items() if not key.startswith("unguided.")}
         other = part(state, "unguided") or own
         self.speaker = _and_zeros(self.speaker)
-        super()._open({key: torch.cat([value, other[key]]) for key, value in own.items()})
+        super()._open({key: torch.cat([own[key], value]) for key, value in other.items()})
 
     def _run(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
         return super()._run(uniforms, _and_zeros(condition), forced)
