@@ -101,7 +101,8 @@ def test_activations_stream_through_known_points(name):
     known = {
         "ELU": (-0.8646647, 0.5), "GELU": (-0.0455003, 0.3457312), "Hardsigmoid": (1 / 6, 0.5833333),
         "Hardswish": (-1 / 3, 0.2916667), "Hardtanh": (-1.0, 0.5), "LeakyHardtanh": (-1.01, 0.5),
-        "LeakyReLU": (-0.02, 0.5), "ReLU": (0.0, 0.5), "SiLU": (-0.2384058, 0.3112296), 
+        "LeakyReLU": (-0.02, 0.5), "ReLU": (0.0, 0.5), "SELU": (-1.5201665, 0.5253505),
+        "SiLU": (-0.2384058, 0.3112296),
         "Sigmoid": (0.1192029, 0.6224593),
         "Softsigmoid": (1 / 6, 2 / 3), "Softsign": (-2 / 3, 1 / 3), "Tanh": (-0.9640276, 0.4621172),
     }  # fmt: skip

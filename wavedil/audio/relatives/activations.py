@@ -43,6 +43,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "LeakyHardtanh": LeakyHardtanh,
     "LeakyReLU": nn.LeakyReLU,
     "ReLU": nn.ReLU,
+    "SELU": nn.SELU,
     "SiLU": nn.SiLU,
     "Sigmoid": nn.Sigmoid,
     "Softsigmoid": Softsigmoid,

@@ -8,16 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from wavedil.audio.relatives.activations import ActivationSpec, make_activation
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule, add_weight_norm, parse_schedule
 from wavedil.core.block import field_of
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
 from wavedil.weights import recorded
-
-#: The activations that a name may mean: torch's.
-ACTIVATIONS = {
-    each.__name__: each for each in (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SELU, nn.Sigmoid, nn.SiLU, nn.Tanh)
-}
 
 
 @recorded
@@ -35,7 +31,7 @@ class TCN(nn.Module):
         kernel_size: taps of each dilated convolution.
         dropout: share of activations that training drops after each convolution.
         input_dropout: share of inputs that training drops.
-        activation: ``"ReLU"``, ``"GELU"`` …, as ``torch.nn`` calls them; one of ``ACTIVATIONS``.
+        activation: a name, e.g. ``"ReLU"``; see :func:`wavedil.audio.relatives.activations.make_activation`.
         gated: the first convolution of each block makes two halves, and the first is multiplied by the sigmoid of the
             second (section 5.6; Dauphin et al. 2017, arXiv 1612.08083) instead of its activation.
         weight_norm: normalise the weights of the dilated convolutions, as the paper does.
@@ -52,7 +48,7 @@ class TCN(nn.Module):
         *,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
-        activation: str = "ReLU",
+        activation: ActivationSpec = "ReLU",
         gated: bool = False,
         weight_norm: bool = True,
         causal: bool = True,
@@ -61,8 +57,6 @@ class TCN(nn.Module):
         for name, share in (("dropout", dropout), ("input_dropout", input_dropout)):
             if not 0 <= share < 1:
                 raise WavedilError(f"{name} is {share!r}: expected a share of at least 0 and below 1")
-        if activation not in ACTIVATIONS:
-            raise WavedilError(f"activation is {activation!r}: expected one of {', '.join(ACTIVATIONS)}")
         depth = len(parse_schedule(dilations))
         widths = [channels] * depth if isinstance(channels, int) else list(channels)
         self.dropout = nn.Dropout(input_dropout)
@@ -73,7 +67,7 @@ class TCN(nn.Module):
             kernel_size=kernel_size,
             block=ResidualBlock,
             causal=causal,
-            activation=ACTIVATIONS[activation],
+            activation=partial(make_activation, activation),
             dropout=dropout,
             gated=gated,
         )
@@ -127,7 +121,7 @@ class ResidualBlock(nn.Module):
         y = activation(h + shortcut(x))      # shortcut is 1x1 where the channels differ
 
     Args:
-        activation, dropout, gated: see :class:`TCN`; the activation is a class, e.g. ``torch.nn.ReLU``.
+        activation, dropout, gated: see :class:`TCN`; the activation makes a module, e.g. ``torch.nn.ReLU``.
         kernel_size, dilation, causal: of both convolutions; see :class:`wavedil.ConvBlock`.
     """
 
@@ -137,7 +131,7 @@ class ResidualBlock(nn.Module):
         channels: int,
         out_channels: int | None = None,
         *,
-        activation: type[nn.Module] = nn.ReLU,
+        activation: Callable[[], nn.Module] = nn.ReLU,
         dropout: float = 0.0,
         gated: bool = False,
         **options,
