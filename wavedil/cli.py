@@ -14,9 +14,19 @@ import sys
 import time
 from pathlib import Path
 
-from wavedil import cli_music, cli_vision
+from wavedil import cli_music, cli_vision, cli_weights
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
+
+#: Which extra brings what a command may miss; all else is of ``train``.
+_EXTRAS = {
+    "PIL": "vision",
+    "timm": "vision",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "huggingface_hub": "hub",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.run(arguments, rest)
     except ImportError as error:
         what = error.name or error
-        extra = "vision" if error.name in ("PIL", "timm") else "train"
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], "train")
         print(f"error: this needs {what}, which is not installed: pip install 'wavedil[{extra}]'", file=sys.stderr)
         return 2
     except (WavedilError, OSError) as error:
@@ -287,6 +297,12 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--rate", type=int, help="sample rate in Hz, to give the field in ms")
     inspect.add_argument("--plot", metavar="FILE", help="write a picture: .png, .svg or .pdf")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
+
+    convert = command("convert", cli_weights.convert, "Make a model folder of another program's weights.")
+    cli_weights.add_convert_options(convert)
+
+    export = command("export", cli_weights.export, "Write a model for another program: .nam or .onnx.")
+    cli_weights.add_export_options(export)
 
     report = command("report", _report, "One HTML page of a run: players, spectrograms, curves.")
     report.add_argument("folder", metavar="RUN")

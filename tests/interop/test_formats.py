@@ -1,0 +1,105 @@
+"""Files of weights: what they are is found out, read without running code, or refused in one line."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from wavedil.errors import WavedilError
+from wavedil.interop.formats import convert, parse_options
+from wavedil.interop.tensors import fold_weight_norm, read_tensors
+
+
+def vits(channels=2, layers=2):
+    torch.manual_seed(0)
+    module = nn.Module()
+    module.in_layers = nn.ModuleList(nn.Conv1d(channels, 2 * channels, 3, padding=1) for _ in range(layers))
+    widths = [2 * channels] * (layers - 1) + [channels]
+    module.res_skip_layers = nn.ModuleList(nn.Conv1d(channels, width, 1) for width in widths)
+    return module.state_dict()
+
+
+def test_found_out_wherever_the_tensors_are(tmp_path):
+    x, tensors = torch.randn(1, 2, 9), vits()
+    save_file(tensors, tmp_path / "a.safetensors")
+    torch.save(tensors, tmp_path / "b.pt")
+    torch.save({"step": 3, "model": {f"module.{name}": value for name, value in tensors.items()}}, tmp_path / "c.pth")
+    torch.save({"state_dict": {f"enc_q.enc.{k}": v for k, v in tensors.items()} | {"dec.bias": x}}, tmp_path / "d.ckpt")
+    found = [
+        convert(tmp_path / name, prefix=prefix)
+        for name, prefix in (("a.safetensors", ""), ("b.pt", ""), ("c.pth", ""), ("d.ckpt", "enc_q.enc"))
+    ]
+    assert {name for _, name in found} == {"vits-wn"}
+    for model, _ in found:
+        assert torch.equal(model(x), found[0][0](x))
+
+
+@pytest.mark.parametrize("make", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(nn.Conv1d(3, 4, 2), (1, 3, 5)), (nn.ConvTranspose2d(1, 1, (3, 4)), (1, 1, 5, 5)), (nn.Linear(3, 2), (1, 3))],
+)
+def test_weight_norm_of_either_spelling_is_folded(make, layer, shape):
+    torch.manual_seed(0)
+    normed = make(copy.deepcopy(layer))
+    for parameter in normed.parameters():
+        nn.init.normal_(parameter)
+    normed(torch.randn(shape))  # the old one makes its weight in the call
+    folded = fold_weight_norm({f"a.{name}": value for name, value in normed.state_dict().items()})
+    assert folded.keys() == {"a.weight", "a.bias"}
+    torch.testing.assert_close(folded["a.weight"], normed.weight.detach())
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("boom",))
+
+
+def test_nothing_in_a_file_is_run(tmp_path, capsys):
+    torch.save({"weights": Bomb()}, tmp_path / "bomb.pt")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Bomb()))
+    for name in ("bomb.pt", "plain.pkl"):
+        with pytest.raises(WavedilError, match="cannot be read as tensors alone") as error:
+            read_tensors(tmp_path / name)
+        assert "\n" not in str(error.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_refused(tmp_path):
+    torch.save(vits(), tmp_path / "vits.pt")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"a": 1}, tmp_path / "none.pt")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "vits.pt").read_bytes()[:500])
+    for name, options, message in [
+        ("missing.pt", {}, "missing.pt cannot be read: No such file"),
+        ("cut.pt", {}, "cut.pt cannot be read as tensors alone"),
+        ("cut.safetensors", {}, "cut.safetensors is no whole safetensors file"),
+        ("list.pt", {}, "list.pt holds a list: expected a dictionary"),
+        ("none.pt", {}, "none.pt holds no tensors by name"),
+        ("other.pt", {}, r"other.pt has 1 tensors, a first, which are of no format that is known \(nam, parallel"),
+        ("vits.pt", {"name": "mp3"}, "format is 'mp3': expected one of nam, parallel-wavegan"),
+        ("vits.pt", {"name": "nam"}, "vits.pt is no .nam file"),
+        ("vits.pt", {"name": "diffwave"}, "vits.pt: there is no residual_layers.0"),
+        ("vits.pt", {"name": "wavenet-vocoder"}, "needs stacks, .* add --set stacks=VALUE"),
+        ("vits.pt", {"options": {"rate": 2}}, "rate is no setting of vits-wn: expected some of dilation_rate"),
+        ("vits.pt", {"options": {"dilation_rate": "two"}}, "vits.pt cannot be read as vits-wn"),
+        ("vits.pt", {"prefix": "dec"}, "no tensors below 'dec'"),
+        ("amp.nam", {"options": {"rate": 2}}, "'rate' is given, but a .nam file tells everything"),
+    ]:
+        with pytest.raises(WavedilError, match=message) as error:
+            convert(tmp_path / name, **options)
+        assert "\n" not in str(error.value)
+
+
+def test_settings_are_json_or_text():
+    assert parse_options(["stacks=2", "legacy=false", "activation=relu", "noise=[0.1, 0.2]", "a-b=1"]) == {
+        "stacks": 2, "legacy": False, "activation": "relu", "noise": [0.1, 0.2], "a_b": 1,
+    }  # fmt: skip
+    with pytest.raises(WavedilError, match="'stacks' is no setting: expected NAME=VALUE"):
+        parse_options(["stacks"])

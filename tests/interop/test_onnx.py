@@ -1,0 +1,86 @@
+"""ONNX files in onnxruntime: the whole model, and the streaming step chunk by chunk over two seconds."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from wavedil.audio import WaveNet
+from wavedil.audio.relatives.nam import NAM, LayerArray
+from wavedil.core import DilatedStack
+from wavedil.errors import WavedilError
+from wavedil.interop import onnx as interop
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the export extra")
+pytest.importorskip("onnxscript", reason="needs the export extra")
+
+
+def wavenet() -> WaveNet:
+    torch.manual_seed(0)
+    return WaveNet(6, 5, "1..4", front_kernel_size=2, codes=32, sample_rate=16000).eval()
+
+
+def amp() -> NAM:
+    torch.manual_seed(0)
+    arrays = [LayerArray(1, 3, 2, "1,2"), LayerArray(3, 2, 1, "4", head_bias=True, head_kernel_size=3)]
+    return NAM(arrays, head_scale=0.5, sample_rate=24000).eval()
+
+
+def stream(path, x, chunk):
+    """A session's own loop, with nothing of ours: state from the file beside it, fed back by name."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
+    start = np.load(path.with_suffix(".start.npz"))
+    state = {name: start[name].repeat(len(x), axis=0) for name in start.files}
+    first, parts = session.get_inputs()[0].name, []
+    assert {i.name for i in session.get_inputs()} == {first, *state}
+    for begin in range(0, x.shape[-1], chunk):
+        found = dict(zip(outputs, session.run(None, {first: x[..., begin : begin + chunk], **state}), strict=True))
+        parts.append(found.pop("output"))
+        state = {name.removeprefix("next."): value for name, value in found.items()}
+    return np.concatenate(parts, axis=-1)
+
+
+@pytest.mark.parametrize("make", [wavenet, amp])
+@torch.no_grad()
+def test_streaming_over_two_seconds(make, tmp_path):
+    model = make()
+    path = interop.export_onnx(model, tmp_path / "step.onnx", streaming=True)
+    samples = 2 * model.sample_rate
+    x = torch.randint(32, (1, samples)) if make is wavenet else torch.randn(1, 1, samples)
+    expected = model(x).numpy()
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(stream(path, x.numpy(), 1999), expected, rtol=0, atol=2e-6)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step.onnx", "step.start.npz"]
+    if make is amp:  # whose start is not zeros
+        assert any(np.abs(value).max() > 0.01 for value in np.load(tmp_path / "step.start.npz").values())
+
+
+@torch.no_grad()
+def test_whole_model_at_any_size(tmp_path, monkeypatch):
+    model = wavenet()
+    path = interop.export_onnx(model, tmp_path / "sub" / "whole.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for shape in ((1, 1), (4, 333)):
+        codes = torch.randint(32, shape)
+        (found,) = session.run(None, {"codes": codes.numpy()})
+        np.testing.assert_allclose(found, model(codes).numpy(), rtol=0, atol=2e-6)
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["whole.onnx"]
+
+    class Written:
+        """As if the exporter were wrong: the same file again, for other weights."""
+
+        def save(self, target):
+            shutil.copy(path, target)
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: Written())
+    model.head.out.bias += 1
+    with pytest.raises(WavedilError, match="onnxruntime's output is .* of the largest away from torch's"):
+        interop.export_onnx(model, tmp_path / "wrong" / "whole.onnx")
+    assert not list((tmp_path / "wrong").iterdir())
+
+
+def test_other_models_are_refused(tmp_path):
+    with pytest.raises(WavedilError, match="a DilatedStack cannot be exported to ONNX: expected one of WaveNet, NAM"):
+        interop.export_onnx(DilatedStack(1, 2, [1]), tmp_path / "a.onnx")
