@@ -71,7 +71,8 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
 
     from wavedil.audio import io
     from wavedil.audio.conditioning import read_features
-    from wavedil.audio.generate import engine_for, generate
+    from wavedil.audio.engines import choose
+    from wavedil.audio.generate import generate
     from wavedil.weights import load
 
     if arguments.seconds is not None and not 0 < arguments.seconds < math.inf:
@@ -123,7 +124,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         "seconds_each": sound.shape[2] / model.sample_rate,
         "samples_per_second": round(per_second, 1),
         "real_time_factor": round(per_second / model.sample_rate, 4),
-        "engine": engine_for(arguments.engine, model.plan(), arguments.num, arguments.guidance),
+        "engine": choose(arguments.engine, model.plan(), arguments.num, arguments.guidance),
         "precision": arguments.precision,
     }
     print(json.dumps(result, indent=2))

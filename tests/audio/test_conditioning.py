@@ -20,7 +20,8 @@ from wavedil.audio import (
 )
 from wavedil.audio.corpus import Corpus, RandomCrops
 from wavedil.audio.distributions import Sampling
-from wavedil.audio.engines.reference import GuidedSession, TorchSession
+from wavedil.audio.engines.cpu import NumbaSession
+from wavedil.audio.engines.reference import TorchSession
 from wavedil.audio.evaluate import evaluate
 from wavedil.audio.io import write
 from wavedil.audio.mixtures import MixtureOfGaussians
@@ -243,12 +244,13 @@ def test_a_model_folder_keeps_its_conditioning(tmp_path):
 # -- guidance ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("engine", ["torch", "numba"])
 @pytest.mark.parametrize("distribution", ["categorical", "gaussians"])
-def test_guidance_extrapolates_from_the_stream_without_conditioning(distribution):
+def test_guidance_extrapolates_from_the_stream_without_conditioning(distribution, engine):
     model = make(distribution=distribution)
     options = {"num": 2, "seed": 4, **given(model)}
     plain = generate(model, 60, engine="torch", **options)
-    sound = generate(model, 60, guidance=1.7, **options)
+    sound = generate(model, 60, guidance=1.7, engine=engine, **options)
     assert not torch.equal(sound, plain)
     codes, u = model.encode(sound[:, 0]), Uniforms(4, 2).draw(60)
     condition = model.conditioning(**given(model), num=2).joined(0, 60).double()
@@ -260,18 +262,22 @@ def test_guidance_extrapolates_from_the_stream_without_conditioning(distribution
         assert torch.equal(model.distribution.sample(mixed[..., t], u[:, t], Sampling()), codes[:, t])
 
 
-def test_guided_streams_go_on_and_end_on_their_own():
+@pytest.mark.parametrize(("engine", "kind"), [("torch", TorchSession), ("numba", NumbaSession)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_guided_streams_go_on_and_end_on_their_own(engine, kind, threads):
     model = make()
-    options = {"seed": 4, "guidance": 2.0, **given(model, 3)}
+    options = {"engine": engine, "threads": threads, "seed": 4, "guidance": 2.0, **given(model, 3)}
     whole = generate(model, 60, num=3, **options)
     for index, clip in enumerate(generate(model, [60, 25, 40], **options)):
         assert torch.equal(clip, whole[index, :, : clip.shape[1]])
     conditioning, u = model.conditioning(**given(model, 3), num=3), Uniforms(4, 3).draw(60)
-    session = GuidedSession(model.plan(), model.start(3), speaker=conditioning.speaker, guidance=2.0)
+    session = kind(model.plan(), model.start(3), speaker=conditioning.speaker, guidance=2.0, threads=threads)
     session.run(u[:, :31], conditioning.features(0, 31))
     state, own = select(session.state(), [2, 0]), conditioning.select([2, 0])
-    session = GuidedSession(model.plan(), state, speaker=own.speaker, guidance=2.0)
+    session = kind(model.plan(), state, speaker=own.speaker, guidance=2.0, threads=threads)
     rest = session.run(u[[2, 0], 31:], own.features(31, 60))
+    scores = session.score(rest, own.features(31, 60))
+    assert scores.shape == (2, model.distribution.parameters, 29) and scores.isfinite().all()
     assert torch.equal(rest, model.encode(whole[[2, 0], 0, 31:]))
     # By the door: a voice alone has no end, so the state is all that is needed to go on.
     model = make(None)
@@ -285,7 +291,7 @@ def test_a_primed_guided_stream_has_heard_the_recording_without_conditioning():
     model, condition = make(), given(make(), 1)
     sound = generate(model, 60, seed=4, guidance=2.0, **condition)
     plan, start, conditioning = model.plan(), model.start(1), model.conditioning(**condition)
-    session = GuidedSession(plan, start, speaker=conditioning.speaker, guidance=2.0)
+    session = TorchSession(plan, start, speaker=conditioning.speaker, guidance=2.0)
     session.score(model.encode(sound[:, 0, :25]), conditioning.features(0, 25))
     rest = session.run(Uniforms(7, 1).draw(30), conditioning.features(25, 55))
     primed = generate(model, 30, seed=7, guidance=2.0, prime=sound[..., :25], **condition)
@@ -365,7 +371,7 @@ NAN = torch.full((1, 5, 9), math.nan)
             "200 samples are asked",
         ),
         (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=-1.0), "guidance is -1"),
-        (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=2.0, engine="numba"), "use torch"),
+        (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=2.0, engine="graphs"), "use engine torch"),
         (lambda m, f: generate(make(None, ()), 20, guidance=2.0), "has no conditioning"),
         (lambda m, f: generate(make(None, ()), 20, speaker="ann"), "takes no speaker"),
         (lambda m, f: m(torch.zeros(1, 20, dtype=torch.int64)), r"expected \(1, 21, 20\)"),

@@ -10,7 +10,6 @@ from torch import Tensor
 from wavedil.audio.conditioning import Conditioning
 from wavedil.audio.distributions import Sampling
 from wavedil.audio.engines import choose, session_class
-from wavedil.audio.plan import Plan
 from wavedil.audio.randomness import Uniforms
 from wavedil.audio.wavenet import WaveNet
 from wavedil.core import stream as streaming
@@ -65,16 +64,12 @@ class Stream(Iterator[Tensor]):
                     state |= streaming.named("unguided", _primed(model, prime, num, self.conditioning.without()))
         if prime is not None and self.conditioning.samples is not None:
             self.position = prime.shape[2]  # the condition covers the recording, too
-        self.engine = engine_for(engine, plan, num, guidance)
+        self.engine = choose(engine, plan, num, guidance)
         self.precision = precision
-        self._options = {"precision": precision, "threads": threads}
-        make = session_class(self.engine)
-        if guidance != 1:
-            from wavedil.audio.engines.reference import GuidedSession
-
-            make, self._options = GuidedSession, {**self._options, "guidance": guidance}
+        self._options = {"precision": precision, "threads": threads, "guidance": guidance}
         sampling = Sampling(temperature, top_k, top_p)
-        self._session = make(plan, state, sampling, self.conditioning.speaker, **self._options)
+        speaker = self.conditioning.speaker
+        self._session = session_class(self.engine)(plan, state, sampling, speaker, **self._options)
 
     def __next__(self) -> Tensor:
         """The next float32 ``(num, 1, chunk)`` in [-1, 1]; shorter where the condition ends, then no more."""
@@ -107,19 +102,6 @@ class Stream(Iterator[Tensor]):
         self.conditioning = self.conditioning.select(streams)
         session = self._session
         self._session = type(session)(session.plan, state, session.sampling, self.conditioning.speaker, **self._options)
-
-
-def engine_for(engine: str, plan: Plan, num: int, guidance: float = 1.0) -> str:
-    """The engine that runs ``num`` streams of a plan; with guidance there is the torch engine alone."""
-    if not 0 <= guidance < float("inf"):
-        raise WavedilError(f"guidance is {guidance}: expected 0 or more, 1 for the model's own distribution")
-    if guidance == 1:
-        return choose(engine, plan, num)
-    if engine not in ("auto", "torch"):
-        raise WavedilError(
-            f"guidance is {guidance}, for which two streams run side by side: engine {engine} cannot, use torch"
-        )
-    return "torch"
 
 
 def stream(model: WaveNet, **options) -> Stream:
@@ -159,7 +141,7 @@ def generate(
             condition then covers the recording and what follows it.
         condition, speaker: what the model is conditioned on; see ``WaveNet.conditioning``.
         guidance: above 1 exaggerates what the condition and the speaker change, 0 leaves them out; for models that were
-            trained with ``drop_condition``; see :class:`wavedil.audio.engines.reference.GuidedSession`.
+            trained with ``drop_condition``; see :class:`wavedil.audio.engines.Session`.
         engine: ``"torch"``, ``"graphs"``, ``"numba"``, ``"triton"``, or ``"auto"``: the fastest for
             this model, device and batch.
         precision: of the weights: ``"fp32"``, or ``"bf16"`` where the engine has it.

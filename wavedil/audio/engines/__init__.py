@@ -19,12 +19,13 @@ ENGINES = {
 __all__ = ["ENGINES", "Session", "choose", "session_class"]
 
 
-def choose(name: str, plan: Plan, batch: int) -> str:
+def choose(name: str, plan: Plan, batch: int, guidance: float = 1.0) -> str:
     """The engine that a name stands for: ``auto`` takes the fastest that can run this plan where it lies."""
     if name != "auto":
         session_class(name)  # refuses unknown names
         return name
-    return next(known for known in reversed(ENGINES) if session_class(known).suits(plan, batch))
+    classes = {known: session_class(known) for known in reversed(ENGINES)}
+    return next(k for k, kind in classes.items() if kind.suits(plan, batch) and (guidance == 1 or kind.guides))
 
 
 def session_class(name: str) -> type[Session]:

@@ -44,6 +44,8 @@ class _Ring:
 class GraphSession(TorchSession):
     """The torch engine's session with a step that is captured once."""
 
+    guides = False
+
     @classmethod
     def suits(cls, plan: Plan, batch: int) -> bool:
         return plan.device.type == "cuda"

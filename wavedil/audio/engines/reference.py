@@ -12,8 +12,7 @@ from torch import Tensor
 
 from wavedil.audio.engines.session import Session
 from wavedil.audio.plan import CodeFront, ScalarFront
-from wavedil.core.stream import State, named, part
-from wavedil.errors import WavedilError
+from wavedil.core.stream import State
 
 
 class _Ring:
@@ -40,6 +39,8 @@ class _Ring:
 
 class TorchSession(Session):
     """Sampling step by step in plain torch."""
+
+    guides = True
 
     def _open(self, state: State) -> None:
         # What a step multiplies, oldest tap first, as (inputs, outputs).
@@ -69,8 +70,11 @@ class TorchSession(Session):
         return torch.stack(codes, 1) if forced is None else torch.stack(parameters, 2)
 
     def _decided(self, y: Tensor) -> Tensor:
-        """The parameters that a sample is drawn by, from those of all rows of the batch."""
-        return y
+        """The parameters that samples are drawn by, from those of all rows."""
+        if self.guidance == 1:
+            return y
+        with_it, without = y.chunk(2)
+        return without + self.guidance * (with_it - without)
 
     def _step(self, features: Tensor | None) -> Tensor:
         """Parameters ``(batch, parameters)`` of the next sample's distribution."""
@@ -97,49 +101,10 @@ class TorchSession(Session):
             y = torch.addmm(bias, y.relu_(), weight)
         return y
 
-    def state(self) -> State:
+    def _state(self) -> State:
         after = {f"stack.layers.{i}.conv.history": ring.history() for i, ring in enumerate(self.rings)}
         front = torch.stack(self.recent[:-1], 1) if len(self.recent) > 1 else self.recent[-1][:, None][:, :0]
         return {"previous": self.recent[-1].unsqueeze(1).clone(), "front.history": front.clone(), **after}
-
-
-class GuidedSession(TorchSession):
-    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): each stream twice, with its conditioning and
-    with zeros in its place, as training leaves it out with ``drop_condition``. Both hear the same codes, drawn by ::
-
-        parameters = without + guidance * (with - without)
-
-    For logits that is with^guidance * without^(1 - guidance), normalised. A mixture's numbers are taken the same way,
-    component by component, log scales too: for Gaussians of equal scale that is the same product.
-    """
-
-    def __init__(self, *args, guidance: float, **options):
-        self.guidance = guidance
-        super().__init__(*args, **options)
-
-    def _open(self, state: State) -> None:
-        if not self.plan.condition_channels and not self.plan.speaker_channels:
-            raise WavedilError(f"guidance is {self.guidance}, but the model has no conditioning: leave it out")
-        own = {key: value for key, value in state.items() if not key.startswith("unguided.")}
-        other = part(state, "unguided") or own
-        self.speaker = _and_zeros(self.speaker)
-        super()._open({key: torch.cat([own[key], value]) for key, value in other.items()})
-
-    def _run(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
-        return super()._run(uniforms, _and_zeros(condition), forced)
-
-    def _decided(self, y: Tensor) -> Tensor:
-        with_it, without = y.chunk(2)
-        return without + self.guidance * (with_it - without)
-
-    def state(self) -> State:
-        both = super().state()
-        own = {key: value[: self.batch] for key, value in both.items()}
-        return own | named("unguided", {key: value[self.batch :] for key, value in both.items()})
-
-
-def _and_zeros(values: Tensor | None) -> Tensor | None:
-    return None if values is None else torch.cat([values, torch.zeros_like(values)])
 
 
 def _lookup(front: CodeFront | ScalarFront):

@@ -210,7 +210,7 @@ class TritonSession(Session):
     def _codes(self) -> int:
         return self.plan.distribution.parameters
 
-    def state(self) -> State:
+    def _state(self) -> State:
         recent = self.recent[:, : self.batch].T.long()
         state = {"previous": recent[:, -1:].clone(), "front.history": recent[:, :-1].clone()}
         for index, (layer, (_, first, now)) in enumerate(zip(self.plan.layers, self.schedule.tolist(), strict=True)):

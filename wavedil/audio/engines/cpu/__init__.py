@@ -23,6 +23,7 @@ class NumbaSession(Session):
     """Streams on one thread, or on two: then a single stream is shared between them, a batch divided."""
 
     precisions = ("fp32", "bf16")
+    guides = True
 
     @classmethod
     def suits(cls, plan: Plan, batch: int) -> bool:
@@ -44,40 +45,44 @@ class NumbaSession(Session):
         self._pool = ThreadPoolExecutor(self.threads, "wavedil-sampling") if self.threads > 1 else None
 
     def _run(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
-        jobs = [
-            job
-            for group in self._groups
-            for job in group.jobs(*(None if t is None else t[group.streams] for t in (uniforms, condition, forced)))
-        ]
+        jobs = [job for group in self._groups for job in group.jobs(uniforms, condition, forced)]
         others = [self._pool.submit(job) for job in jobs[1:]]
         jobs[0]()
         for other in others:
             other.result()
         return torch.cat([group.result() for group in self._groups])
 
-    def state(self) -> State:
-        states = [group.state() for group in self._groups]
-        return {key: torch.cat([state[key] for state in states]) for key in states[0]}
+    def _state(self) -> State:
+        # Of each group the rows with conditioning, then those without, as in the whole.
+        copies = self.rows // self.batch
+        states = [{key: value.chunk(copies) for key, value in group.state().items()} for group in self._groups]
+        return {key: torch.cat([state[key][copy] for copy in range(copies) for state in states]) for key in states[0]}
 
 
 class _Group:
-    """Some streams of a session, in the memory of one thread, or of two that share one stream."""
+    """Some streams of a session, in the memory of one thread, or of two that share one stream.
+
+    ``rows`` are those of the session that it carries; with guidance, those without conditioning after the others.
+    """
 
     def __init__(self, session: NumbaSession, state: State, streams: np.ndarray):
         from wavedil.audio.engines.cpu.packing import gate_bias, pack
 
         plan = session.plan
-        self.plan, self.streams, self.batch, self.time = plan, streams, len(streams), 0
+        guided = session.guidance != 1
+        self.plan, self.streams, self.time = plan, streams, 0
+        self.rows = np.concatenate([streams, streams + session.batch]) if guided else streams
+        self.batch = len(self.rows)
         self.pieces = 2 if self.batch == 1 and session.threads == 2 and session.batch == 1 else 1
         block = max(1, _ROWS // self.batch)
         self.size, self.packed = pack(plan, session.precision, self.batch, self.pieces, block)
-        speaker = None if session.speaker is None else session.speaker[streams]
+        speaker = None if session.speaker is None else session.speaker[self.rows]
         self.bias = gate_bias(plan, self.size, speaker)
         sampling = session.sampling
         top_p = 1.0 if sampling.top_p is None else float(sampling.top_p)
-        self.settings = float(sampling.temperature), int(sampling.top_k or 0), top_p
+        self.settings = float(sampling.temperature), int(sampling.top_k or 0), top_p, float(session.guidance)
         shared = self._shared()
-        own = {key: value[streams] for key, value in state.items()}
+        own = {key: value[self.rows] for key, value in state.items()}
         self.buffers = [self._buffers(own, shared) for _ in range(self.pieces)]
 
     def jobs(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> list:
@@ -85,12 +90,12 @@ class _Group:
         from wavedil.audio.engines.cpu.loop import run
         from wavedil.audio.engines.cpu.packing import stored_rows
 
-        steps = (uniforms if forced is None else forced).shape[1]
-        drawn = np.zeros((steps, self.batch), np.float64) if uniforms is None else _turned(uniforms)
-        codes = np.zeros((steps, self.batch), np.int64) if forced is None else _turned(forced)
-        features = torch.zeros(steps, self.batch, 0) if condition is None else condition.permute(2, 0, 1)
+        shape = steps, num = (uniforms if forced is None else forced).shape[1], len(self.streams)
+        drawn = np.zeros(shape, np.float64) if uniforms is None else _turned(uniforms[self.streams])
+        codes = np.zeros(shape, np.int64) if forced is None else _turned(forced[self.streams])
+        features = torch.zeros(steps, self.batch, 0) if condition is None else condition[self.rows].permute(2, 0, 1)
         rows = stored_rows(features, self.packed)
-        parameters = np.zeros((steps if forced is not None else 0, self.batch, self.size.parameters), np.float32)
+        parameters = np.zeros((steps if forced is not None else 0, num, self.size.parameters), np.float32)
         self._codes, self._parameters = codes, parameters if forced is not None else None
         time = self.time
         self.time += steps

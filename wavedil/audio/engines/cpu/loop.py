@@ -206,13 +206,14 @@ def _head(size, packed, buffers, half, halves, met):
     fastmath=False,
 )
 def run(size, packed, buffers, bias, condition, uniforms, codes, forced, parameters, settings, time, half, halves):
-    """Draws ``codes`` (time, batch), or, where they are ``forced``, writes ``parameters`` (time, batch, parameters).
+    """Draws ``codes`` (time, streams), or, where ``forced``, writes ``parameters`` (time, streams, parameters).
 
+    With guidance the batch has two rows for each stream: s with its conditioning, ``streams + s`` without.
     This thread makes ``halves`` halves from ``half`` on: both, or one of them beside another thread.
     """
-    temperature, top_k, top_p = settings
-    steps, batch = codes.shape
-    recent, logits = buffers.recent, buffers.logits
+    temperature, top_k, top_p, guidance = settings
+    steps, streams = codes.shape
+    recent, logits, batch = buffers.recent, buffers.logits, buffers.logits.shape[0]
     met = buffers.flags[half, 0]
     for i in range(steps):
         _front(size, packed, buffers)
@@ -222,8 +223,12 @@ def run(size, packed, buffers, bias, condition, uniforms, codes, forced, paramet
             at += len(rows)
             met = _layer(size, packed, buffers, bias[index], condition, index, rows, i, steps, time, half, halves, met)
         met = _head(size, packed, buffers, half, halves, met)
-        for s in range(batch):
+        for s in range(streams):
             own = logits[s, : size.parameters]
+            if guidance != 1:
+                other = logits[streams + s]
+                for c in range(size.parameters):
+                    own[c] = other[c] + guidance * (own[c] - other[c])
             if forced:
                 for c in range(size.parameters):
                     parameters[i, s, c] = own[c]
@@ -231,6 +236,7 @@ def run(size, packed, buffers, bias, condition, uniforms, codes, forced, paramet
                 codes[i, s] = choose(own, uniforms[i, s], temperature, top_k, top_p, buffers.scratch)
             else:
                 codes[i, s] = choose_amplitude(own, uniforms[i, s], packed.drawing, temperature, top_p)
-            for tap in range(recent.shape[1] - 1):
-                recent[s, tap] = recent[s, tap + 1]
-            recent[s, -1] = codes[i, s]
+            for row in range(s, batch, streams):
+                for tap in range(recent.shape[1] - 1):
+                    recent[row, tap] = recent[row, tap + 1]
+                recent[row, -1] = codes[i, s]
