@@ -174,3 +174,25 @@ def test_doors_and_figures():
 def test_errors_say_what_to_do(make, message):
     with pytest.raises(WavedilError, match=message):
         make()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_a_condition_of_one_position_holds_everywhere(batch, ndim):
+    """With one for the whole batch it becomes a bias; both ways equal the condition written out at every position."""
+    torch.manual_seed(0)
+    stack = DilatedStack(ndim, 8, "1,2,4", 3, causal=True, condition_channels=3).double()
+    x = torch.randn(2 if batch == 1 else batch, 8, *[90, 7][:ndim], dtype=torch.float64)
+    short = torch.randn(batch, 3, *[1] * ndim, dtype=torch.float64, requires_grad=True)
+    results = []
+    for condition in (short, short.expand(x.shape[0], 3, *x.shape[2:])):
+        y = stack(x, condition)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [short, *stack.parameters()])])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+    if ndim == 1:
+        state, parts = None, []
+        for chunk in x.split([1, 60, 29], dim=2):
+            part, state = stack.step(chunk, state, short)
+            parts.append(part)
+        torch.testing.assert_close(torch.cat(parts, 2), results[0][0])

@@ -95,13 +95,13 @@ class GatedBlock(nn.Module):
 
     def advance(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(residual output, gated activations z): what a stack needs to take all layers' skips in one product."""
-        whole = condition is None and self.condition is None and self.residual is not None
-        if whole and torch.is_grad_enabled() and is_plain(self.conv, self.residual):
+        bias, whole = self._bias(condition)
+        if whole and torch.is_grad_enabled() and self.residual is not None and is_plain(self.conv, self.residual):
             # In training the layer is one operation; without gradients that would save nothing.
             x, z = gated_residual(
                 self.conv.check(x),
                 self.conv.weight,
-                self.conv.bias,
+                bias,
                 self.residual.weight,
                 self.residual.bias,
                 padding=self.conv.pads,
@@ -116,6 +116,14 @@ class GatedBlock(nn.Module):
     ) -> tuple[tuple[Tensor, Tensor], State]:
         h, history = self.conv.step(x, part(state, "conv"))
         return self._combine(x, h, condition), named("conv", history)
+
+    def _bias(self, condition: Tensor | None) -> tuple[Tensor | None, bool]:
+        """The convolution's bias with the condition in it, and whether that is all of it: one setting for all of x."""
+        if condition is None or self.condition is None:
+            return self.conv.bias, condition is None and self.condition is None
+        if condition.ndim != self.ndim + 2 or condition[:, 0].numel() != 1 or self.conv.bias is None:
+            return self.conv.bias, False
+        return self.conv.bias + self.condition(condition).flatten(), True
 
     def _combine(self, x: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         if (condition is None) != (self.condition is None):
