@@ -36,6 +36,7 @@ MODELS = {
     "LogMel": "wavedil.audio.features",
     "NearestUpsampling": "wavedil.audio.upsampling",
     "TransposedUpsampling": "wavedil.audio.upsampling",
+    "Effect": "wavedil.audio.effect",
     "Segmenter": "wavedil.vision.segmenter",
     "ASPP": "wavedil.vision.heads.aspp",
     "ContextModule": "wavedil.vision.context",

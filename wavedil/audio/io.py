@@ -69,7 +69,7 @@ def info(path: str | os.PathLike[str]) -> AudioInfo:
         WavedilError: no such file, not a sound file, or broken.
     """
     path = Path(path)
-    with _open(path) as file:
+    with opened(path) as file:
         frames = file.frames
         if not _holds(file, frames):
             frames = sum(len(block) for block in _blocks(file, 0, None))
@@ -109,7 +109,7 @@ def read(
             f"read {path}: start {start}, frames {frames}, sample_rate {sample_rate}: expected "
             "start >= 0, frames >= 1 (or None for all) and sample_rate >= 1 (or None to keep it)"
         )
-    with _open(path) as file:
+    with opened(path) as file:
         source_rate = file.samplerate
         rate = sample_rate or source_rate
         if rate == source_rate:
@@ -148,9 +148,7 @@ def write(path: str | os.PathLike[str], sound: Sound, sample_rate: int, subtype:
     import soundfile
 
     path = Path(path)
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise WavedilError(f"{path}: unknown suffix '{path.suffix}'; use one of {_SUFFIXES}")
+    kind, subtype = coding(path, subtype)
     values = sound if isinstance(sound, np.ndarray) else sound.detach().float().cpu().numpy()
     values = np.atleast_2d(values)
     if values.ndim != 2 or values.size == 0 or not np.issubdtype(values.dtype, np.floating):
@@ -161,13 +159,6 @@ def write(path: str | os.PathLike[str], sound: Sound, sample_rate: int, subtype:
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise WavedilError(f"{path}: not written: {bad} of {values.size} samples are NaN or Inf")
-    if subtype is None:
-        opus = path.suffix.lower() == ".opus"
-        pcm = soundfile.check_format(kind, "PCM_16")
-        subtype = "OPUS" if opus else "PCM_16" if pcm else soundfile.default_subtype(kind)
-    if not soundfile.check_format(kind, subtype):
-        choices = ", ".join(soundfile.available_subtypes(kind))
-        raise WavedilError(f"{path}: {kind} has no subtype '{subtype}'; it has {choices}")
     if subtype not in ("FLOAT", "DOUBLE"):
         over = int((np.abs(values) > 1).sum())
         if over:
@@ -184,6 +175,23 @@ def write(path: str | os.PathLike[str], sound: Sound, sample_rate: int, subtype:
         what = f"{kind} {subtype} with {len(values)} channels at {sample_rate} Hz"
         raise WavedilError(f"{path}: {what} cannot be written: {error.error_string}") from None
     return path
+
+
+def coding(path: Path, subtype: str | None = None) -> tuple[str, str]:
+    """libsndfile's names of the format that a suffix means and of the coding, 16-bit PCM where it has that."""
+    import soundfile
+
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise WavedilError(f"{path}: unknown suffix '{path.suffix}'; use one of {_SUFFIXES}")
+    if subtype is None:
+        opus = path.suffix.lower() == ".opus"
+        pcm = soundfile.check_format(kind, "PCM_16")
+        subtype = "OPUS" if opus else "PCM_16" if pcm else soundfile.default_subtype(kind)
+    if not soundfile.check_format(kind, subtype):
+        choices = ", ".join(soundfile.available_subtypes(kind))
+        raise WavedilError(f"{path}: {kind} has no subtype '{subtype}'; it has {choices}")
+    return kind, subtype
 
 
 def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
@@ -213,7 +221,7 @@ def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[soundfile.SoundFile]:
+def opened(path: Path) -> Iterator[soundfile.SoundFile]:
     """Open for reading; every complaint of libsndfile inside becomes an error naming the file."""
     import soundfile
 
