@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from wavedil import cli_music, cli_vision, cli_weights
+from wavedil import cli_effects, cli_music, cli_vision, cli_weights
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 
@@ -81,7 +81,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         raise WavedilError(f"--out {arguments.out} is a file: expected a folder")
     model = load(arguments.model, arguments.device, expect="audio")
     if not hasattr(model, "plan"):
-        raise WavedilError(f"{arguments.model}: a {type(model).__name__} makes no sound: expected a WaveNet")
+        raise WavedilError(f"{arguments.model}: a {type(model).__name__} makes no sound of its own: expected a WaveNet")
     prime = None
     if arguments.prime:
         sound, _ = io.read(arguments.prime, sample_rate=model.sample_rate)
@@ -135,8 +135,10 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
 
     model = load(arguments.model, arguments.device)
     name = type(model).__name__
-    ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate}
+    ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate, "Effect": cli_effects.evaluate}
     evaluate = ways.get(domain(name)) or ways.get(name, _evaluate_sound)
+    if arguments.resample and name != "Effect":
+        raise WavedilError(f"--resample is for an Effect, not for a {name}: leave it out")
     result, text = evaluate(model, arguments)
     print(json.dumps(vars(result), indent=2) if arguments.json else text)
 
@@ -266,13 +268,19 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--threads", type=int, default=1, help="of the numba engine: 1 or 2 (default 1)")
     sample.add_argument("--device", default="cpu", help="cpu, cuda … (default cpu)")
 
+    process = command("process", cli_effects.process, "Run a sound file through an effect (amp, pedal, denoiser).")
+    cli_effects.add_process_options(process)
+
     segment = command("segment", cli_vision.segment, "Label images: class maps and colour overlays.")
     cli_vision.add_segment_options(segment)
 
-    evaluate = command("evaluate", _evaluate, "Bits per sample, nats per step, or mean IoU, over whole files.")
+    evaluate = command("evaluate", _evaluate, "Bits per sample, ESR, nats per step, or mean IoU, over whole files.")
     evaluate.add_argument("model", metavar="MODEL", help="model folder")
     evaluate.add_argument(
-        "data", metavar="DATA", help="file or folder of sound; folder of images and masks; .mat file of piano rolls"
+        "data",
+        metavar="DATA",
+        help="file or folder of sound; table or folder of an effect's recordings; folder of images and masks; .mat "
+        "file of piano rolls",
     )
     evaluate.add_argument(
         "--held-out",
@@ -286,6 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--speakers", metavar="SOURCE", help="sound: folders, a .csv file, or a regular expression with one group"
     )
+    evaluate.add_argument("--resample", action="store_true", help="effects: take recordings of another rate")
     cli_vision.add_evaluate_options(evaluate)
     evaluate.add_argument("--device", default="cpu")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")

@@ -74,8 +74,8 @@ def write_report(run: str | Path) -> Path:
         parts.append("<h2>While it learnt</h2>" + _image(_curves(rows)))
     for title, folder, pattern, show in (
         ("Samples", "samples", "*.wav", _clip),
-        ("Held-out sound, as the model hears it", "previews", "target_*.wav", _clip),
-        ("Samples on the way", "previews", "step_*.wav", _clip),
+        ("Held-out sound", "previews", "target_*.wav", _clip),
+        ("Sound on the way", "previews", "step_*.wav", _clip),
         ("Held-out images: image, truth, prediction", "samples", "image_*.png", _panel),
         ("Predictions on the way", "previews", "step_*_[0-9].png", _panel),
     ):
@@ -110,6 +110,7 @@ FIGURES = {
     "train_nll": "nats per step, training",
     "valid_nll": "nats per step, held-out pieces",
     "train_loss": "loss, training",
+    "valid_esr": "ESR in %, held-out segments",
     "valid_mean_iou": "mean IoU, held-out images",
 }
 

@@ -1,0 +1,78 @@
+"""The shell with effects: process, evaluate, and how they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from wavedil.audio import Effect, WaveNet, io, save
+from wavedil.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("effects")
+    save(Effect(4, 4, "1,2,4", knobs={"gain": [0, 1]}, sample_rate=8000), folder / "model")
+    save(WaveNet(4, 4, "1,2", sample_rate=8000), folder / "wavenet")
+    sound = 0.1 * np.random.default_rng(0).standard_normal((2, 900)).astype(np.float32)
+    io.write(folder / "in.wav", sound, 8000)
+    io.write(folder / "in44.wav", sound, 44100)
+    io.write(folder / "short.wav", sound[:, :800], 8000)
+    io.write(folder / "silent.wav", 0 * sound, 8000)
+    for name, target in (("pair", "in"), ("uneven", "short"), ("mute", "silent"), ("fast", "in44"), ("loud", "in")):
+        gain = 2 if name == "loud" else 0.5
+        (folder / f"{name}.csv").write_text(f"input,target,gain,skip\nin.wav,{target}.wav,{gain},100\n")
+    (folder / "knobless.csv").write_text("input,target\nin.wav,in.wav\n")
+    return folder
+
+
+def test_process(capsys, folder, tmp_path):
+    assert main(["process", f"{folder}/model", f"{folder}/in.wav", f"{tmp_path}/out.flac", "--knob", "gain=0.5"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["file"] == f"{tmp_path}/out.flac" and result["real_time_factor"] > 0
+    assert io.info(tmp_path / "out.flac").channels == 2 and io.info(tmp_path / "out.flac").frames == 900
+    arguments = ["--knob", "gain=0.5", "--resample", "--subtype", "FLOAT"]
+    assert main(["process", f"{folder}/model", f"{folder}/in44.wav", f"{tmp_path}/b.wav", *arguments]) == 0
+    assert (io.info(tmp_path / "b.wav").frames, io.info(tmp_path / "b.wav").subtype) == (163, "FLOAT")
+
+
+def test_evaluate(capsys, folder):
+    assert main(["evaluate", f"{folder}/model", f"{folder}/pair.csv", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["count"] == 800 and result["esr_percent"] > 0 and "first 100 samples" in result["definition"]
+    assert main(["evaluate", f"{folder}/model", f"{folder}/pair.csv"]) == 0
+    assert f"ESR {result['esr_percent']:.3f} % over 800 samples of 1 segments" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav"], "knob 'gain' is not set: give a value in 0..1"),
+        (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav", "--knob", "gain=3"], "knob 'gain' is 3: expected"),
+        (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav", "--knob", "tone=3"], "knob 'tone' is unknown"),
+        (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav", "--knob", "gain"], "expected NAME=NUMBER"),
+        (["process", "{0}/model", "{0}/in44.wav", "{1}/o.wav", "--knob", "gain=0"], "44100 Hz and the model 8000 Hz"),
+        (["process", "{0}/model", "{0}/none.wav", "{1}/o.wav", "--knob", "gain=0"], "none.wav: no such file"),
+        (["process", "{0}/model", "{0}/in.wav", "{1}/o.xyz", "--knob", "gain=0"], "unknown suffix '.xyz'"),
+        (["process", "{0}/model", "{0}/in.wav", "{0}/in.wav", "--knob", "gain=0"], "is the input"),
+        (["process", "{0}/wavenet", "{0}/in.wav", "{1}/o.wav"], "holds a WaveNet: expected an Effect"),
+        (["sample", "{0}/model", "--out", "{1}/o"], "a Effect makes no sound of its own"),
+        (["evaluate", "{0}/model", "{0}/uneven.csv"], "in.wav has 900 samples and {0}/short.wav 800"),
+        (["evaluate", "{0}/model", "{0}/mute.csv"], "silent.wav is silent from sample 100 on: its ESR is not defined"),
+        (["evaluate", "{0}/model", "{0}/fast.csv"], "in44.wav has 44100 Hz and the model 8000 Hz"),
+        (["evaluate", "{0}/model", "{0}/loud.csv"], "knob 'gain' is 2"),
+        (["evaluate", "{0}/model", "{0}/knobless.csv"], "knob 'gain' is not set"),
+        (["evaluate", "{0}/model", "{0}/pair.csv", "--crf"], "--crf is for images, not for a Effect"),
+        (["evaluate", "{0}/model", "{0}/pair.csv", "--exclude", "x"], "--exclude is not for an Effect"),
+        (["evaluate", "{0}/wavenet", "{0}/in.wav", "--resample"], "--resample is for an Effect"),
+        (["evaluate", "{0}/model", "{1}"], "expected input/ and target/"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(capsys, folder, tmp_path, argv, message):
+    before = (folder / "in.wav").read_bytes()
+    assert main([a.format(folder, tmp_path) for a in argv]) == 2
+    out = capsys.readouterr().err
+    assert out.startswith("error: ") and out.count("\n") == 1 and message.format(folder) in out
+    assert not list(tmp_path.iterdir()) and (folder / "in.wav").read_bytes() == before
