@@ -49,6 +49,7 @@ MODELS = {
     "Score": "wavedil.vision.heads.score",
     "SmallBackbone": "wavedil.vision.backbone",
     "SummedASPP": "wavedil.vision.heads.aspp",
+    "TimmBackbone": "wavedil.vision.classifier",
     "UNet": "wavedil.vision.heads.unet",
     "VGGFrontEnd": "wavedil.vision.frontend",
 }

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from wavedil.bench import conv, crf, numerics, sample, train
+from wavedil.bench import conv, crf, dense, numerics, sample, train
 from wavedil.bench.runner import describe, render, threads_set
 from wavedil.errors import WavedilError
 
 __all__ = ["BENCHMARKS", "render", "run_benchmark"]
 
-BENCHMARKS = {"conv": conv.run, "train": train.run, "sample": sample.run, "numerics": numerics.run, "crf": crf.run}
+BENCHMARKS = {
+    "conv": conv.run,
+    "train": train.run,
+    "sample": sample.run,
+    "numerics": numerics.run,
+    "crf": crf.run,
+    "dense": dense.run,
+}
 
 
 def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Dense prediction: the 2-D use of the core. Front end, context module, heads, and the way back to pixels."""
 
 from wavedil.vision.backbone import SmallBackbone
+from wavedil.vision.classifier import TimmBackbone
 from wavedil.vision.context import ContextModule
 from wavedil.vision.crf import CRFRNN, DenseCRF
+from wavedil.vision.dense import check_dense, to_dense
 from wavedil.vision.frontend import VGGFrontEnd
 from wavedil.vision.heads import (
     ASPP,
@@ -47,13 +49,16 @@ __all__ = [
     "Segmenter",
     "SmallBackbone",
     "SummedASPP",
+    "TimmBackbone",
     "UNet",
     "VGGFrontEnd",
     "WeightedSum",
+    "check_dense",
     "load",
     "overlay",
     "predict",
     "read_image",
     "save",
+    "to_dense",
     "upsample",
 ]

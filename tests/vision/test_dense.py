@@ -1,0 +1,425 @@
+"""Classifiers made dense: equal to the classifier at its own cells, and who cannot be."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wavedil.errors import WavedilError
+from wavedil.vision import check_dense, to_dense
+
+EXACT = [
+    "torchvision resnet18",
+    "torchvision vgg11_bn",
+    "torchvision mobilenet_v2",
+    "torchvision mnasnet0_5",
+    "torchvision shufflenet_v2_x0_5",
+    "torchvision googlenet",
+    "timm resnet10t",  # average-pooling shortcuts
+    "timm resnet18d",
+    "timm resnetblur18",
+    "timm convnext_atto",
+    "timm efficientnet_lite0",
+    "timm tf_efficientnet_lite0",  # TensorFlow's padding
+    "timm mobilenetv4_conv_small_035",
+    "timm regnetx_002",
+    "timm dla46_c",
+]
+INEXACT = [  # network, stride, layer where it begins
+    ("torchvision efficientnet_b0", 16, "features.6.0.block.2"),
+    ("timm regnety_002", 16, "s4.b1.se"),
+    ("timm skresnet18", 16, "layer4.0.conv1"),
+    ("timm mobilenetv3_small_050", 8, "blocks.2.0.se"),
+    ("timm convnextv2_atto", 16, "stages.3.blocks.0.mlp.grn"),
+]
+
+
+def classifier(network: str) -> nn.Module:
+    pytest.importorskip(network.split()[0])
+    from wavedil.bench.dense import classifier
+
+    torch.manual_seed(0)
+    return classifier(network)
+
+
+def image(*size, seed=1, dtype=torch.float64):
+    return torch.randn(1, 3, *size, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("network", EXACT)
+def test_exact(network):
+    model = classifier(network)
+    for stride in (16, 8):
+        dense = to_dense(model, stride)
+        report = check_dense(model, dense, size=(64, 96))
+        assert report.exact and report.error < 1e-12 and report.layer is None, str(report)
+        assert (report.output_stride, report.stride) == (dense.output_stride, dense.stride) == (stride, 32)
+        with torch.no_grad():
+            assert dense(image(64, 96, dtype=torch.float32)).shape == (1, dense.channels, 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize(("network", "stride", "layer"), INEXACT)
+def test_what_cannot_be_exact_is_told_with_its_layer(network, stride, layer):
+    model = classifier(network)
+    dense = to_dense(model, stride)
+    report = check_dense(model, dense, size=(64, 96))
+    assert not report.exact and report.error > 0.01
+    assert report.layer.endswith(f"layer {layer}"), report.layer
+    assert "whole map" in report.reason and report.layer in str(report)
+    assert dense.receptive_field is None
+
+
+# Independent implementations
+
+
+def test_equals_torchvision_where_that_is_right():
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    plain = models.resnet50().double().eval()
+    theirs = models.resnet50(replace_stride_with_dilation=[False, True, True]).double().eval()
+    theirs.load_state_dict(plain.state_dict())
+    ours = to_dense(plain, 8)
+    x = image(32, 40)
+    with torch.no_grad():
+        expected = theirs.layer4(
+            theirs.layer3(theirs.layer2(theirs.layer1(theirs.maxpool(F.relu(theirs.bn1(theirs.conv1(x)))))))
+        )
+        torch.testing.assert_close(ours(x), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "regnetx_002"])
+def test_equals_timm_where_that_is_right(name):
+    timm = pytest.importorskip("timm")
+    plain = classifier(f"timm {name}").double()
+    theirs = timm.create_model(name, output_stride=8).double().eval()
+    theirs.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(to_dense(plain, 8)(image(45, 59)), theirs.forward_features(image(45, 59)))
+
+
+def test_tells_that_others_are_wrong():
+    """timm leaves the average pooling of shortcuts as it is; smp keeps half of the strides' effect."""
+    timm = pytest.importorskip("timm")
+    model = classifier("timm resnet10t")
+    report = check_dense(model, timm.create_model("resnet10t", output_stride=8))
+    assert not report.exact and report.error > 0.1 and report.layer is None
+    assert check_dense(model, timm.create_model("resnet10t", output_stride=16)).exact
+
+
+def test_the_table():
+    pytest.importorskip("timm")
+    from wavedil.bench import dense, render, runner
+
+    result = dense.run("cpu", networks=["timm test_resnet", "timm mobilenetv3_small_050"])
+    head, _, exact, inexact = result["notes"]
+    assert head.startswith("| network | wavedil, stride 16 | wavedil, stride 8 | others, stride 16 |")
+    assert exact.startswith("| timm test_resnet | exact | exact | timm exact | timm ")
+    assert inexact.startswith("| timm mobilenetv3_small_050 | 0.") and inexact.count("timm refuses") == 2
+    assert "takes in what" in inexact
+    rows = {row["name"]: row for row in result["rows"]}
+    assert rows["timm test_resnet, stride 8, wavedil"]["exact"]
+    assert rows["timm mobilenetv3_small_050, stride 16, timm"]["note"] == "refuses"
+    assert inexact in render(runner.describe("dense", "cpu") | result)
+
+
+# What a dense network is
+
+
+class Small(nn.Module):
+    """Stride 8 by a convolution, a max pooling and an average pooling; a shortcut; a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.wide = nn.Conv2d(6, 6, 5, padding=2, groups=6)
+        self.average = nn.AvgPool2d(2, 2)
+        self.short = nn.Conv2d(6, 6, 1, stride=2)
+        self.last = nn.Conv2d(6, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 10)
+
+    def features(self, x):
+        x = self.pool(F.relu(self.norm(self.first(x))))
+        x = self.average(self.wide(x)) + self.short(x)
+        return self.last(F.dropout(x, 0.5, self.training))
+
+    def forward(self, x):
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+def small() -> Small:
+    torch.manual_seed(0)
+    return Small().double().eval()
+
+
+def test_by_hand():
+    """A stride of 2 taken from 1 2 3 sums; the next sum then skips every other of them."""
+    sums = nn.Sequential(nn.Conv2d(1, 1, (1, 3), stride=2, bias=False), nn.Conv2d(1, 1, (1, 2), bias=False)).double()
+    for conv in sums:
+        nn.init.ones_(conv.weight)
+    x = torch.tensor([1.0, 10, 100, 0, 0, 2, 0, 3], dtype=torch.float64).expand(1, 1, 2, 8)
+    # sums of 3: 111 110 100 2 2 5; sums of two of them that lie two apart
+    assert sums(x)[0, 0, 0].tolist() == [211, 102]
+    assert to_dense(sums, 1, until="1")(x)[0, 0, 0].tolist() == [211, 112, 102, 7]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_every_cell_is_the_classifiers_for_the_moved_image(stride):
+    model, x = small(), image(64, 72)
+    dense = to_dense(model, stride, until="last")
+    assert (dense.output_stride, dense.stride, dense.channels) == (stride, 8, 4)
+    with torch.no_grad():
+        maps = dense(x)
+        assert maps.shape[2:] == (64 // stride, 72 // stride)
+        r = 8 // stride
+        torch.testing.assert_close(maps[..., ::r, ::r], model.features(x))
+        for down, right in [(0, r // 2), (r // 2, r - 1)]:
+            moved = model.features(x.roll((-down * stride, -right * stride), (2, 3)))
+            cells = maps[..., down::r, right::r]
+            inner = (slice(None), slice(None), slice(3, 5), slice(3, 5))  # a border is a border to one of them only
+            torch.testing.assert_close(cells[inner], moved[inner])
+
+
+@pytest.mark.parametrize("size", [(33, 57), (71, 40), (64, 1)])
+def test_any_size(size):
+    """Odd kernels, evenly padded: every size; and one beside the other in a batch."""
+    model = classifier("torchvision resnet18")
+    report = check_dense(model, to_dense(model, 8), size=size)
+    assert report.exact and report.size == size
+    assert to_dense(model, 8)(torch.zeros(2, 3, *size)).shape[2:] == tuple(-(-n // 8) for n in size)
+
+
+def test_a_wrong_network_is_found_out():
+    model = small()
+    dense = to_dense(model, 2, until="last")
+    assert check_dense(model, dense).exact
+    window = dense.wide.window
+    dense.wide.window = type(window)(window.kernel, padding=((2, 2), (2, 2)))
+    report = check_dense(model, dense)
+    assert not report.exact and report.layer == "layer wide" and report.error > 0.01
+    assert str(report).startswith("not exact at output stride 2: relative error ")
+
+
+def test_weights_keep_names_and_the_classifier_is_left_alone():
+    model = classifier("torchvision resnet18")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    dense = to_dense(model, 8)
+    other = classifier("torchvision resnet18")
+    for parameter in other.parameters():
+        nn.init.normal_(parameter)
+    missing, unexpected = dense.load_state_dict(other.state_dict(), strict=False)
+    assert missing == [] and set(unexpected) == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.layer4[0].conv1.stride == (2, 2)
+    torch.testing.assert_close(copy.deepcopy(dense)(torch.ones(1, 3, 32, 32)), dense(torch.ones(1, 3, 32, 32)))
+    assert copy.deepcopy(dense).output_stride == 8
+
+
+def test_gradients_are_the_classifiers():
+    model, x = small(), image(48, 40)
+    dense = to_dense(model, 2, until="last")
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    d = image(6, 5, seed=2).new_ones(1, 4, 6, 5) * torch.arange(5).double()
+    dense(ours)[..., ::4, ::4].mul(d).sum().backward()
+    model.features(theirs).mul(d).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    expected = {name: p.grad for name, p in model.named_parameters() if not name.startswith("fc")}
+    for name, parameter in dense.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected.pop(name))
+    assert not expected
+
+
+def test_modes():
+    """Norms and dropout follow the mode, which a trace would fix."""
+    dense = to_dense(small(), 4, until="last")
+    x = image(32, 32)
+    assert torch.equal(dense.eval()(x), dense(x))
+    dense.train()
+    mean = dense.norm.running_mean.clone()
+    assert not torch.equal(dense(x), dense(x))
+    assert not torch.equal(dense.norm.running_mean, mean)
+
+
+class Standardised(nn.Conv2d):
+    """Computes its weight, as networks without norms do."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def test_layers_with_a_forward_of_their_own():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.ReflectionPad2d(1),
+        Standardised(3, 4, 3, stride=2),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        Standardised(4, 4, 3, padding=1),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    )
+    for stride in (1, 2, 4):
+        dense = to_dense(model, stride, until="5")
+        assert check_dense(model, dense).exact
+        assert {"1.weight", "3.bias"} <= dense.state_dict().keys()
+
+
+# Reduced precision
+
+
+def depthwise_gradient(layer, dtype):
+    layer = copy.deepcopy(layer).float().to(memory_format=torch.channels_last)
+    x = image(23, 40, dtype=torch.float32).repeat(2, 16, 1, 1).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        y = layer(x)
+    y.float().mul(torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    return layer.weight.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dilated_depthwise_layers_train_right_under_autocast(dtype):
+    """channels_last, half precision, depthwise, dilated: torch's own weight gradient is garbage on many CPUs."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(48, 48, 1, stride=2), nn.Conv2d(48, 48, 5, padding=2, groups=48))
+    layer = to_dense(net, 1, until="1").get_submodule("1")
+    assert layer.window.dilation == (2, 2)
+    found, expected = depthwise_gradient(layer, dtype), depthwise_gradient(layer, torch.float32)
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+class Convolutions(TorchDispatchMode):
+    """Notes the dtypes of torch's own depthwise dilated convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default:
+            x, _, _, _, _, dilation, _, _, groups = args
+            if groups == x.shape[1] and max(dilation) > 1:
+                self.dtypes.append(x.dtype)
+        return function(*args, **(kwargs or {}))
+
+
+def test_torch_is_never_asked_for_what_it_gets_wrong():
+    """Not every CPU has the bug, so this looks at what is asked for."""
+    dense = to_dense(classifier("timm efficientnet_lite0"), 8).train()
+    with Convolutions() as seen, torch.autocast("cpu", torch.bfloat16):
+        dense(torch.zeros(2, 3, 32, 32).contiguous(memory_format=torch.channels_last))
+    assert len(seen.dtypes) > 4 and set(seen.dtypes) == {torch.float32}
+
+
+def test_a_dense_network_trains_under_autocast():
+    model = classifier("timm efficientnet_lite0")
+    dense = to_dense(model, 8).train().to(memory_format=torch.channels_last)
+    x = image(64, 64, dtype=torch.float32).repeat(2, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    norms = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        dense.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            features = dense(x)
+        features.float().square().mean().backward()
+        norms[dtype] = {name: p.grad.norm() for name, p in dense.named_parameters() if "conv_dw" in name}
+    assert features.shape == (2, 1280, 8, 8) and features.is_contiguous(memory_format=torch.channels_last)
+    for name, norm in norms[torch.float32].items():
+        assert 0.5 < norms[torch.bfloat16][name] / norm < 2, name
+
+
+# Levels
+
+
+def test_levels_are_the_maps_before_each_stride():
+    timm = pytest.importorskip("timm")
+    model = classifier("timm resnet18").double()
+    dense = to_dense(model, 16, levels=(4, 8))
+    assert dense.level_strides == (4, 8, 16) and dense.level_channels == (64, 128, 512)
+    pyramid = timm.create_model("resnet18", features_only=True, out_indices=(1, 2, 4), output_stride=16).double().eval()
+    pyramid.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        for ours, theirs in zip(dense(image(64, 80)), pyramid(image(64, 80)), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    assert check_dense(model, dense).exact
+
+
+def test_a_unet_takes_them():
+    from wavedil.vision import UNet
+
+    dense = to_dense(classifier("timm efficientnet_lite0"), 8, levels=(2, 4))
+    scores = UNet(dense.level_channels, 5)(dense(torch.zeros(1, 3, 40, 56)))
+    assert scores.shape == (1, 5, 20, 28)
+
+
+def test_field_is_what_gradients_say():
+    from wavedil import measure_receptive_field
+
+    model = small()
+    dense = to_dense(model, 4, until="last")
+    # first 3; pool + 2 * 2; wide + 4 * 4; average + 1 * 4; last + 2 * 8
+    assert dense.receptive_field == 3 + 4 + 16 + 4 + 16
+    measured = measure_receptive_field(dense, 3, ndim=2)
+    assert measured.extent == (43, 43)
+
+
+# Errors
+
+
+class Choosing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+
+    def forward(self, x):
+        return self.conv(x) if x.mean() > 0 else x
+
+
+def chain(*layers):
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), *layers)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (small, {"output_stride": 12}, "output_stride is 12: expected a power of two"),
+        (small, {"output_stride": 16}, "output_stride is 16: Small has stride 8 at layer last"),
+        (small, {"output_stride": 4, "levels": [4]}, "levels is [4]: expected different strides below the output"),
+        (small, {"output_stride": 4, "levels": [2, 2]}, "levels is [2, 2]: expected different strides"),
+        (small, {"output_stride": 4, "until": "layer9"}, "until is 'layer9': expected a layer that is called, e.g."),
+        (Choosing, {"output_stride": 2}, "Choosing cannot be traced"),
+        (lambda: nn.Sequential(nn.Linear(3, 3)), {"output_stride": 2}, "has no Conv2d"),
+        (
+            lambda: chain(nn.ConvTranspose2d(4, 4, 2)),
+            {"output_stride": 1},
+            "layer 1: ConvTranspose2d has no dense form",
+        ),
+        (lambda: chain(nn.PixelUnshuffle(2)), {"output_stride": 1}, "layer 1: changes the size of a map"),
+        (lambda: chain(nn.Conv2d(4, 4, 3, stride=(2, 1))), {"output_stride": 1}, "layer 1: strides (2, 1) differ"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 6), nn.Conv2d(4, 4, 3)), {"output_stride": 4}, "layer 0: goes from"),
+        (lambda: chain(nn.Flatten(), nn.Linear(9, 2)), {"output_stride": 2}, "layer 2"),
+    ],
+)
+def test_errors_name_the_layer(make, options, message):
+    with pytest.raises(WavedilError) as error:
+        to_dense(make(), **options)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_networks_for_one_size_are_refused_by_name():
+    with pytest.raises(WavedilError, match=r"VisionTransformer .* expected a network for images of any size"):
+        to_dense(classifier("timm vit_tiny_patch16_224"), 8)
+
+
+def test_a_wrong_image_is_refused():
+    dense = to_dense(small(), 4, until="last")
+    for x in (torch.zeros(3, 32, 32), torch.zeros(1, 1, 32, 32)):
+        with pytest.raises(WavedilError, match=r"image has shape .*: expected \(batch, 3, height, width\)"):
+            dense(x.double())
+
+
+def test_check_refuses_another_network():
+    with pytest.raises(WavedilError, match="which Small has not: expected the same names"):
+        check_dense(small(), to_dense(classifier("torchvision resnet18"), 8))

@@ -1,0 +1,151 @@
+"""Classifiers made dense: how far their features are from the classifier's, ours and what the packages offer.
+
+An error is the mean absolute difference at the classifier's cells, relative to the mean absolute feature, in float64
+with random weights and statistics; see :func:`wavedil.vision.check_dense`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from wavedil.errors import WavedilError
+from wavedil.vision.dense import DenseReport, check_dense, to_dense
+
+NETWORKS = (
+    "torchvision resnet18",
+    "torchvision resnet50",
+    "torchvision regnet_x_400mf",
+    "torchvision vgg16_bn",
+    "torchvision densenet121",
+    "torchvision mobilenet_v2",
+    "torchvision mnasnet0_5",
+    "torchvision shufflenet_v2_x0_5",
+    "torchvision googlenet",
+    "torchvision inception_v3",
+    "torchvision convnext_tiny",
+    "timm resnet18d",
+    "timm resnet50d",
+    "timm resnext50_32x4d",
+    "timm res2net50_26w_4s",
+    "timm resnetblur18",
+    "timm regnetx_002",
+    "timm efficientnet_lite0",
+    "timm tf_efficientnet_lite0",
+    "timm mobilenetv4_conv_small",
+    "timm convnext_atto",
+    "timm xception41",
+    "timm densenet121",
+    "timm vgg16_bn",
+    "timm dla34",
+    "timm dpn48b",
+    "timm hgnetv2_b0",
+    "torchvision efficientnet_b0",
+    "torchvision mobilenet_v3_small",
+    "timm mobilenetv3_small_100",
+    "timm resnest14d",
+    "timm skresnet18",
+    "timm regnety_002",
+    "timm ghostnet_050",
+    "timm convnextv2_atto",
+)
+_STRIDES = (16, 8)
+
+
+def classifier(network: str) -> nn.Module:
+    """A network with random weights, by package and name: ``"torchvision resnet18"``, ``"timm resnet18d"``."""
+    package, name = network.split()
+    if package == "timm":
+        import timm
+
+        return timm.create_model(name).eval()
+    import torchvision
+
+    quick = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, weights=None, **quick).eval()
+
+
+def run(device: str, *, networks: Sequence[str] = NETWORKS) -> dict[str, Any]:
+    """A row for each network, stride and package, errors as ``median``; the notes are a table in Markdown.
+
+    Always on the CPU: float64 is what it is about.
+    """
+    rows: list[dict[str, Any]] = []
+    head = [f"{who}, stride {stride}" for who in ("wavedil", "others") for stride in _STRIDES]
+    table = [f"| network | {' | '.join(head)} | first layer to differ |", "|---|" + "---|" * (len(head) + 1)]
+    for network in networks:
+        model = classifier(network)
+        ours = [check_dense(model, to_dense(model, stride)) for stride in _STRIDES]
+        others = [_others(network, model, stride) for stride in _STRIDES]
+        for stride, report, peers in zip(_STRIDES, ours, others, strict=True):
+            found = {"wavedil": report} | peers
+            rows += [_row(f"{network}, stride {stride}, {who}", result) for who, result in found.items()]
+        cells = [_cell(report) for report in ours]
+        cells += ["; ".join(f"{who} {_cell(result)}" for who, result in peers.items()) or "–" for peers in others]
+        table.append(f"| {network} | {' | '.join(cells)} | {_reason(ours[-1])} |")
+    return {"rows": rows, "notes": table}
+
+
+def _row(name: str, result: DenseReport | str) -> dict[str, Any]:
+    row = {"name": name, "unit": "relative error", "median": None, "iqr": None, "ratio": None}
+    if isinstance(result, str):
+        return row | {"note": result}
+    return row | {"median": result.error, "iqr": 0.0, "exact": result.exact, "layer": result.layer}
+
+
+def _cell(result: DenseReport | str) -> str:
+    return result if isinstance(result, str) else "exact" if result.exact else f"{result.error:.2g}"
+
+
+def _reason(report: DenseReport) -> str:
+    return "" if report.layer is None else f"{report.layer}: {report.reason}"
+
+
+def _others(network: str, model: nn.Module, stride: int) -> dict[str, DenseReport | str]:
+    """The packages that have this network and an option to dilate it: their error, or that they refuse."""
+    package, name = network.split()
+    found: dict[str, DenseReport | str] = {}
+    for who, build in {"torchvision": {"torchvision": _torchvision, "smp": _smp}, "timm": {"timm": _timm}}[
+        package
+    ].items():
+        try:
+            dense = build(name, stride)
+        except ImportError:
+            continue  # not installed
+        except (AssertionError, NotImplementedError, TypeError, ValueError):
+            found[who] = "refuses"
+            continue
+        if dense is None:
+            continue
+        try:
+            found[who] = check_dense(model, dense)
+        except WavedilError as error:
+            found[who] = f"differs: {error}"
+    return found
+
+
+def _torchvision(name: str, stride: int) -> nn.Module | None:
+    import torchvision
+    from torchvision.models._utils import IntermediateLayerGetter
+
+    get: Callable[..., nn.Module] = torchvision.models.get_model
+    if name.startswith(("resnet", "resnext")):
+        dilated = get(name, weights=None, replace_stride_with_dilation=[False, stride < 16, True])
+        return IntermediateLayerGetter(dilated, {"layer4": "out"})
+    if name.startswith("mobilenet_v3") and stride == 16:
+        return IntermediateLayerGetter(get(name, weights=None, dilated=True), {"features": "out"})
+    return None
+
+
+def _smp(name: str, stride: int) -> nn.Module | None:
+    from segmentation_models_pytorch.encoders import encoders, get_encoder
+
+    return get_encoder(name, weights=None, output_stride=stride) if name in encoders else None
+
+
+def _timm(name: str, stride: int) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, output_stride=stride)
