@@ -38,6 +38,7 @@ MODELS = {
     "TransposedUpsampling": "wavedil.audio.upsampling",
     "Effect": "wavedil.audio.effect",
     "Segmenter": "wavedil.vision.segmenter",
+    "CRFRNN": "wavedil.vision.crf",
     "ASPP": "wavedil.vision.heads.aspp",
     "ContextModule": "wavedil.vision.context",
     "Degridding": "wavedil.vision.heads.degridding",

@@ -210,6 +210,10 @@ def test_pictures_that_break_later_are_named(tmp_path, pictures):
         train("tiny", out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={tmp_path}"])
 
 
+#: Stage and a narrow width of each of VGG-16's convolutions.
+VGG = [(stage, 2 + stage % 2) for stage, depth in enumerate((2, 2, 3, 3, 3)) for _ in range(depth)]
+
+
 @pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if path.parent.name == "vision"])
 def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name):
     """The recipe's own parts and optimiser, on small crops; the data's classes left out."""
@@ -218,5 +222,15 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name
     options += ["--previews.first=1", "--samples.num=1", f"--data.root={pictures}"]
     if "init" in yaml.safe_load(find_recipe(name).read_text())["model"]["init_args"]:
         options.append(f"--model.init={whole_run / 'model'}")
+    if name == "vgg":  # a narrow one; torchvision's would have to be downloaded
+        sizes = [(f"features.{2 * i + stage}", width) for i, (stage, width) in enumerate(VGG)]
+        vgg, inputs = {}, 3
+        for layer, width in sizes:
+            vgg |= {f"{layer}.weight": torch.randn(width, inputs, 3, 3), f"{layer}.bias": torch.zeros(width)}
+            inputs = width
+        vgg |= {"classifier.0.weight": torch.randn(4, 49 * inputs), "classifier.0.bias": torch.zeros(4)}
+        vgg |= {"classifier.3.weight": torch.randn(4, 4), "classifier.3.bias": torch.zeros(4)}
+        torch.save(vgg, tmp_path / "vgg16.pth")
+        options.append(f"--model.backbone.weights={tmp_path / 'vgg16.pth'}")
     folder = train(name, out=str(tmp_path / "run"), overrides=options)
     assert load(folder / "model").num_classes == 3 and len(metrics(folder)) >= 1

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from wavedil import measure_receptive_field
 from wavedil.errors import WavedilError
-from wavedil.vision import FCN8s, LargeFOV, VGGFrontEnd, upsample
+from wavedil.vision import FCN8s, LargeFOV, VGGFrontEnd, upsample, vgg16_front_end
 
 NARROW = {"widths": (2, 2, 3, 3, 4), "hidden_channels": 5}
 VGG_CONVS = 14_714_688
@@ -163,6 +163,20 @@ def test_the_dilated_net_is_torchvisions_with_pools_taken_out():
     x = F.relu(F.conv2d(x, fc6.weight.view(5, 4, 7, 7), fc6.bias, dilation=4))
     x = F.relu(F.conv2d(x, fc7.weight.view(5, 5, 1, 1), fc7.bias))
     torch.testing.assert_close(net.features(image(396, 380))[-1], x)
+
+
+def test_a_front_end_from_a_file_of_torchvision_weights(tmp_path):
+    vgg = small_vgg().float()
+    torch.save(vgg.state_dict(), tmp_path / "vgg16.pth")
+    net = vgg16_front_end(str(tmp_path / "vgg16.pth"), padding="same").double()
+    assert net.final is None and net.channels == 5 and "weights" not in net.config
+    expected = narrow(None, padding="same").load_torchvision(vgg.state_dict())
+    assert torch.equal(net.eval()(image(40, 24)), expected.eval()(image(40, 24)))
+    (tmp_path / "broken.pth").write_bytes(b"PK")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    for name, message in (("broken", "cannot be read"), ("none", "cannot be read"), ("other", "features.0.weight")):
+        with pytest.raises(WavedilError, match=message):
+            vgg16_front_end(str(tmp_path / f"{name}.pth"))
 
 
 def test_torchvision_weights_that_do_not_fit():

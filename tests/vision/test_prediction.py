@@ -6,7 +6,17 @@ import torch
 from torch import nn
 
 from wavedil.errors import WavedilError
-from wavedil.vision import ASPP, ContextModule, ParallelDilations, Score, Segmenter, SmallBackbone, UNet, VGGFrontEnd
+from wavedil.vision import (
+    ASPP,
+    CRFRNN,
+    ContextModule,
+    ParallelDilations,
+    Score,
+    Segmenter,
+    SmallBackbone,
+    UNet,
+    VGGFrontEnd,
+)
 from wavedil.vision.dataset import Pair
 from wavedil.vision.evaluate import evaluate
 from wavedil.vision.images import resize, write_image, write_labels
@@ -64,6 +74,9 @@ MODELS = {
     "front end": lambda: awake(
         Segmenter(VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Score(4, 3), num_classes=3)
     ),
+    "front end and context": lambda: awake(
+        Segmenter(VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Score(4, 3), ContextModule(3), num_classes=3)
+    ),
 }
 
 
@@ -71,14 +84,27 @@ MODELS = {
 def test_tiles_equal_the_whole_image(name):
     torch.manual_seed(0)
     model = MODELS[name]()
-    size = (230, 217) if name == "front end" else (141, 118)
+    size = {"front end": (230, 217), "front end and context": (220, 600)}.get(name, (141, 118))
     image = torch.from_numpy(noise(*size)).permute(2, 0, 1)
     whole, stride = score_map(model, image)
     assert float(whole.std()) > 1e-3
-    for tile in (200,) if name == "front end" else (7, 64):
+    for tile in (200,) if "front end" in name else (7, 64):
         tiled, cells = score_map(model, image, tile)
         assert cells == stride
         torch.testing.assert_close(tiled, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_tiles_of_the_network_under_a_refinement():
+    plain = small(scale=0.5)
+    parts = {"backbone": plain.backbone, "head": plain.head, "context": plain.context}
+    crf = CRFRNN(3, 3, gaussian_weight=0.1, bilateral_sxy=20.0, bilateral_srgb=40.0).double()
+    model = Segmenter(**plain.config | parts | {"refinement": crf}).double().eval()
+    image = noise(96, 118)
+    shown = torch.from_numpy(resize(image, (48, 59))).permute(2, 0, 1)
+    whole = probabilities(model, resize(image, (48, 59)), scaled=True)
+    np.testing.assert_allclose(whole, model(shown[None] / 255).softmax(1)[0].detach().numpy(), rtol=1e-6)
+    assert (whole.argmax(0) != predict(plain, resize(image, (48, 59)), scaled=True)).mean() > 0.01
+    np.testing.assert_allclose(probabilities(model, image, tile=16), probabilities(model, image), rtol=1e-6)
 
 
 def test_a_margin_that_is_one_stride_smaller_would_show(monkeypatch):

@@ -9,7 +9,19 @@ from torch import nn
 
 from wavedil import measure_receptive_field
 from wavedil.errors import WavedilError
-from wavedil.vision import ASPP, ContextModule, Score, Segmenter, SmallBackbone, UNet, VGGFrontEnd, load, save
+from wavedil.vision import (
+    ASPP,
+    CRFRNN,
+    ContextModule,
+    Patches,
+    Score,
+    Segmenter,
+    SmallBackbone,
+    UNet,
+    VGGFrontEnd,
+    load,
+    save,
+)
 
 
 def small(num_classes=3, context=True, **options):
@@ -85,6 +97,41 @@ def test_the_network_of_the_paper():
     front = VGGFrontEnd(None, widths=(2, 2, 2, 2, 2), hidden_channels=4)
     model = Segmenter(front, Score(4, 3), ContextModule(3), num_classes=3)
     assert (model.output_stride, model.receptive_field) == (8, 908)
+
+
+def refined(num_classes=3, **options):
+    model = small(num_classes, **options)
+    crf = CRFRNN(num_classes, iterations=2, bilateral_sxy=20.0, bilateral_srgb=20.0)
+    arguments = model.config | {"backbone": model.backbone, "head": model.head, "context": model.context}
+    return Segmenter(**arguments | {"refinement": crf}).eval()
+
+
+def test_refinement_sees_the_image_as_it_was_and_scores_at_every_pixel():
+    model = refined()
+    pixels = torch.randint(0, 256, (2, 3, 17, 22), dtype=torch.uint8)
+    plain = Segmenter(model.backbone, model.head, model.context, num_classes=3).eval()
+    expected = model.refinement(pixels, plain(pixels / 255))
+    torch.testing.assert_close(model(pixels / 255), expected)
+    assert (expected - plain(pixels / 255)).abs().max() > 0.1
+    assert model.receptive_field == plain.receptive_field  # of its scores
+
+
+def test_gradients_reach_all_that_is_learnt_through_the_refinement():
+    model = refined().train()
+    loss = nn.functional.cross_entropy(model(torch.rand(1, 3, 20, 17)), torch.randint(0, 3, (1, 20, 17)))
+    loss.backward()
+    names = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert names == [] and {name.split(".")[0] for name, _ in model.named_parameters()} == {
+        "backbone", "head", "context", "refinement"
+    }  # fmt: skip
+
+
+def test_a_refinement_that_has_learnt_comes_back(tmp_path):
+    model = refined()
+    model.refinement.compatibility.data.mul_(0.7)
+    again = load(save(model, tmp_path / "model"))
+    image = torch.rand(1, 3, 12, 9)
+    assert again.refinement.iterations == 2 and torch.equal(again(image), model(image))
 
 
 @pytest.mark.parametrize(

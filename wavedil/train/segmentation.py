@@ -20,7 +20,7 @@ from wavedil.vision.metrics import ConfusionMatrix
 from wavedil.vision.segmenter import Segmenter
 from wavedil.weights import check_saveable, load
 
-PARTS = ("backbone", "head", "context")
+PARTS = ("backbone", "head", "context", "refinement")
 
 
 class SegmentationModule(BudgetModule):
@@ -33,11 +33,13 @@ class SegmentationModule(BudgetModule):
         head: makes the head from the channels of the features and the number of classes; in a recipe, a class and its
             further arguments.
         context: makes the context module from the number of classes; None for none.
+        refinement: makes what refines scores at full resolution, from the number of classes; None for none.
         init: a model folder to start from, e.g. ``runs/frontend/model``. Its parts are used where none is given here,
             so a stage of training names only what it adds. A backbone that is given all the same takes the weights of
             the model's: it may have another stride.
-        frozen: parts that do not learn, of ``backbone``, ``head`` and ``context``; their normalisation stands still
-            too. For the paper's second stage, context on a finished front end: ``[backbone, head]``.
+        frozen: parts that do not learn, of ``backbone``, ``head``, ``context`` and ``refinement``; their
+            normalisation stands still too. For the paper's second stage, context on a finished front end:
+            ``[backbone, head]``.
         optimizer: makes the optimiser from the parameters; in a recipe, a class and its arguments.
         loss: of scores ``(batch, num_classes, height, width)`` and labels ``(batch, height, width)``.
         backbone_rate: the backbone's learning rate, as a multiple of the other parts'.
@@ -54,6 +56,7 @@ class SegmentationModule(BudgetModule):
         backbone: nn.Module | None = None,
         head: Callable[[int, int], nn.Module] | None = None,
         context: Callable[[int], nn.Module] | None = None,
+        refinement: Callable[[int], nn.Module] | None = None,
         init: str | None = None,
         frozen: Sequence[str] = (),
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
@@ -69,7 +72,7 @@ class SegmentationModule(BudgetModule):
         if set(frozen) - set(PARTS):
             raise WavedilError(f"frozen is {list(frozen)}: expected some of {', '.join(PARTS)}")
         # Not attributes: the network will hold them, and a part must not be in the checkpoint twice.
-        self.given = {"backbone": backbone, "head": head, "context": context}
+        self.given = {"backbone": backbone, "head": head, "context": context, "refinement": refinement}
         self.init, self.frozen, self.backbone_rate, self.align = init, tuple(frozen), backbone_rate, align
         self.loss = CrossEntropy() if loss is None else loss
 
@@ -100,9 +103,9 @@ class SegmentationModule(BudgetModule):
             self.loss.set_frequencies(data.counts)
         self.train()  # Lightning leaves modes as they are
 
-    def _parts(self, start: Segmenter | None, num_classes: int) -> tuple[nn.Module, nn.Module, nn.Module | None]:
-        """Backbone, head and context: those given, else those of the model to start from."""
-        backbone, head, context = self.given.values()
+    def _parts(self, start: Segmenter | None, num_classes: int) -> list[nn.Module | None]:
+        """One for each of PARTS: those given, else those of the model to start from."""
+        backbone, head, *further = self.given.values()
         if start is not None and start.num_classes != num_classes:
             raise WavedilError(
                 f"{self.init} has {start.num_classes} classes and the data {num_classes}: expected the same"
@@ -115,15 +118,19 @@ class SegmentationModule(BudgetModule):
                 raise WavedilError(f"the backbone of {self.init} does not fit the one given: {reason}") from None
         backbone = start.backbone if backbone is None else backbone
         channels = getattr(backbone, "level_channels", None) or getattr(backbone, "channels", None)
-        return (
+        return [
             backbone,
             start.head if head is None and start is not None else (head or Score)(channels, num_classes),
-            context(num_classes) if context is not None else None if start is None else start.context,
-        )
+            *(
+                make(num_classes) if make is not None else getattr(start, name, None)
+                for name, make in zip(PARTS[2:], further, strict=True)
+            ),
+        ]
 
     def describe(self) -> str:
         network = self.network
-        parts = ", ".join(type(p).__name__ for p in (network.backbone, network.head, network.context) if p is not None)
+        found = [getattr(network, name) for name in PARTS]
+        parts = ", ".join(type(part).__name__ for part in found if part is not None)
         field = network.receptive_field
         sees = "sees the whole image" if field is None else f"receptive field {field} pixels"
         still = f", {' and '.join(self.frozen)} frozen" if self.frozen else ""
@@ -134,11 +141,8 @@ class SegmentationModule(BudgetModule):
 
     def configure_optimizers(self) -> Optimizer:
         groups = []
-        for part, rate in (
-            (self.network.head, 1.0),
-            (self.network.context, 1.0),
-            (self.network.backbone, self.backbone_rate),
-        ):
+        for name in (*PARTS[1:], PARTS[0]):
+            part, rate = getattr(self.network, name), self.backbone_rate if name == "backbone" else 1.0
             learning = [] if part is None else [p for p in part.parameters() if p.requires_grad]
             groups += [{"params": [p for p in learning if p.ndim > 1], "rate": rate, "decays": True}]
             groups += [{"params": [p for p in learning if p.ndim <= 1], "rate": rate, "decays": False}]

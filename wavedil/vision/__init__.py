@@ -5,7 +5,7 @@ from wavedil.vision.classifier import TimmBackbone
 from wavedil.vision.context import ContextModule
 from wavedil.vision.crf import CRFRNN, DenseCRF
 from wavedil.vision.dense import check_dense, to_dense
-from wavedil.vision.frontend import VGGFrontEnd
+from wavedil.vision.frontend import VGGFrontEnd, vgg16_front_end
 from wavedil.vision.heads import (
     ASPP,
     Degridding,
@@ -61,4 +61,5 @@ __all__ = [
     "save",
     "to_dense",
     "upsample",
+    "vgg16_front_end",
 ]

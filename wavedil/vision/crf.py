@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
 from wavedil.ops.permutohedral import build_lattice, exact_mean_field, lattice_filter, mean_field
+from wavedil.weights import recorded
 
 _KERNELS = ("gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb", "bilateral_weight")
 PRESETS = {
@@ -118,6 +119,7 @@ class DenseCRF:
         return (done[0] if alone else torch.stack(done)).to(all_scores.device)
 
 
+@recorded
 class CRFRNN(nn.Module):
     """Mean field of a fully connected CRF as a layer.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, receptive_field
@@ -186,3 +188,45 @@ class VGGFrontEnd(nn.Module):
         if self.padding != "reflect_image":
             return x
         return reflect(x, [(margin, margin + -size % self.stride) for size in space])
+
+
+def vgg16_front_end(
+    weights: str = "torchvision", stride: int = 8, padding: str = "reflect_image", dropout: float = 0.5
+) -> VGGFrontEnd:
+    """A front end that starts from VGG-16 as torchvision trained it on ImageNet, up to fc7: the backbone of a recipe.
+
+    Args:
+        weights: ``"torchvision"``: its ``VGG16_Weights.IMAGENET1K_V1``, 528 MB, downloaded once; or a file with the
+            ``state_dict`` of its ``vgg16``, of these or any other widths, as ``torch.save`` wrote it.
+        stride, padding, dropout: as in :class:`VGGFrontEnd`.
+
+    Raises:
+        WavedilError: weights that cannot be had, or are not a vgg16's.
+    """
+    tensors = _vgg16_weights(weights)
+    first = [2 * sum(DEPTHS[:stage]) + stage for stage in range(len(DEPTHS))]  # conv, ReLU, …, pool
+    try:
+        widths = [len(tensors[f"features.{index}.weight"]) for index in first]
+        hidden_channels = len(tensors["classifier.0.weight"])
+    except KeyError as error:
+        raise WavedilError(f"weights {weights!r} have no {error}: expected those of torchvision's vgg16") from None
+    options = {"stride": stride, "padding": padding, "dropout": dropout}
+    return VGGFrontEnd(None, widths=widths, hidden_channels=hidden_channels, **options).load_torchvision(tensors)
+
+
+def _vgg16_weights(weights: str) -> Mapping[str, Tensor]:
+    if weights != "torchvision":
+        try:
+            return torch.load(weights, weights_only=True, map_location="cpu")
+        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, EOFError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise WavedilError(f"weights {weights!r} cannot be read: {reason}") from None
+    try:
+        from torchvision.models import VGG16_Weights
+    except ImportError:
+        raise WavedilError("weights 'torchvision' need torchvision: pip install torchvision, or give a file") from None
+    try:
+        return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
+    except OSError as error:
+        url = VGG16_Weights.IMAGENET1K_V1.url
+        raise WavedilError(f"{url} cannot be had ({error}): fetch it elsewhere and give the file as weights") from None

@@ -18,7 +18,8 @@ def inspect_segmenter(model: nn.Module) -> dict[str, Any]:
     (None: the whole image). `dilations`, `holes`, `path_ratio` and `hdc_m2` are of the context module, in its cells,
     and None without one.
     """
-    parts = {"backbone": model.backbone, "head": model.head, "context": model.context}
+    names = ("backbone", "head", "context", "refinement")
+    parts = {name: getattr(model, name) for name in names}
     side = 16 * model.output_stride
     like = model.mean
     image = torch.zeros(1, 3, side, side, dtype=like.dtype, device=like.device)
@@ -33,7 +34,7 @@ def inspect_segmenter(model: nn.Module) -> dict[str, Any]:
         },
         "parameters": count_parameters(model),
         "multiply_adds": count_multiply_adds(model, image) // side**2,
-        "receptive_field": model.receptive_field,
+        "receptive_field": model.receptive_field if model.refinement is None else None,
         "output_stride": model.output_stride,
         "scale": model.scale,
         "dilations": None if audit is None else list(audit.dilations),

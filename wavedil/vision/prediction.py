@@ -122,6 +122,9 @@ def _views(
         for mirrored in (False, True)[: 1 + flip]:
             pixels = torch.from_numpy(np.ascontiguousarray(seen[:, ::-1] if mirrored else seen)).permute(2, 0, 1)
             scores, stride = score_map(model, pixels, side, progress)
+            if model.refinement is not None:
+                whole = (pixels.to(scores.device).to(scores.dtype) / 255).unsqueeze(0)
+                scores, stride = model.enlarged(whole, scores.unsqueeze(0), stride)[0], 1
             views.append(_View(scores, size, stride, model.align == "corner", mirrored))
     return views
 

@@ -1,4 +1,4 @@
-"""Dense prediction in three parts: a backbone, a head that scores its features, and context between the scores."""
+"""Dense prediction in parts: a backbone, a head that scores its features, context between scores, a refinement."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Segmenter(nn.Module):
             ``output_stride`` and ``receptive_field`` (None for the whole image), of the last map.
         head: features to scores, ``(batch, num_classes, h, w)``; see ``wavedil.vision.heads``.
         context: scores to scores at the same resolution, e.g. :class:`wavedil.vision.ContextModule`; None for none.
+        refinement: ``(uint8 image, scores)`` to better scores, both at full resolution and before a softmax, e.g.
+            :class:`wavedil.vision.CRFRNN`; None for none. It sees the whole image also where the network sees tiles.
         num_classes: of the scores.
         classes: names of the classes; default their numbers.
         mask_values, ignore_label, palette: what masks that go with this model hold, and colours for overlays; see
@@ -47,6 +49,7 @@ class Segmenter(nn.Module):
         backbone: nn.Module,
         head: nn.Module,
         context: nn.Module | None = None,
+        refinement: nn.Module | None = None,
         *,
         num_classes: int,
         classes: Sequence[str] | None = None,
@@ -70,7 +73,7 @@ class Segmenter(nn.Module):
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise WavedilError(f"mean is {mean} and std {std}: expected three each, std above 0")
         self.labels = LabelScheme(names, mask_values, ignore_label, palette)
-        self.backbone, self.head, self.context = backbone, head, context
+        self.backbone, self.head, self.context, self.refinement = backbone, head, context, refinement
         self.num_classes, self.scale, self.align = num_classes, scale, align
         # They are in the config: what is stored beside the weights is stored once.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
@@ -96,7 +99,7 @@ class Segmenter(nn.Module):
 
     @property
     def receptive_field(self) -> int | None:
-        """Pixels that a score sees, along each axis, at most; None for the whole image, or where a part tells none."""
+        """Pixels that one of :meth:`scores` sees, along each axis, at most; None for the whole image, or unknown."""
         parts = [(self.backbone, 1), (self.head, self.output_stride), (self.context, self.output_stride)]
         fields = [(getattr(part, "receptive_field", None), step) for part, step in parts if part is not None]
         if any(field is None for field, _ in fields):
@@ -105,7 +108,14 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         scores, stride = self.scores(image)
-        return upsample(scores, image.shape[2:], stride=stride, align=self.align)
+        return self.enlarged(image, scores, stride)
+
+    def enlarged(self, image: Tensor, scores: Tensor, stride: int) -> Tensor:
+        """Scores of :meth:`scores` at every pixel of their image, and refined there."""
+        scores = upsample(scores, image.shape[2:], stride=stride, align=self.align)
+        if self.refinement is None:
+            return scores
+        return self.refinement((image * 255).round().clamp(0, 255).byte(), scores)
 
     def scores(self, image: Tensor) -> tuple[Tensor, int]:
         """Scores at the resolution of the head, ``(batch, num_classes, ceil(height / n), ceil(width / n))``, and n."""
