@@ -221,7 +221,7 @@ def test_resume_and_out_are_checked(tmp_path, whole_run):
         train(out=str(whole_run))
     with pytest.raises(WavedilError, match="expected auto"):
         train(out=str(whole_run), resume="yes")
-    with pytest.raises(WavedilError, match="pluck, speakers, speech"):
+    with pytest.raises(WavedilError, match="pluck, .*speech"):
         train("spech")
 
 
@@ -279,7 +279,6 @@ def test_processes_share_the_crops_out(recordings):
     for rank in range(3):
         data = AudioData(str(recordings), crop=40, batch_size=2)
         data.train, data.quantiser, data.context = Corpus([recordings / "note_0.wav"], 8000), MuLaw(256), 0
-        data.heard = {}
         data.trainer = SimpleNamespace(global_step=5, accumulate_grad_batches=2, world_size=3, global_rank=rank)
         taken += [index for batch in islice(iter(data.train_dataloader().batch_sampler), 4) for index in batch]
     assert sorted(taken) == list(range(60, 84))  # 5 steps of 2 batches of 2 crops in 3 processes were before

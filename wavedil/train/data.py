@@ -69,6 +69,8 @@ class AudioData(L.LightningDataModule):
         self.validation, self.exclude, self.normalize, self.trim_db = validation, exclude, normalize, trim_db
         self.valid_seconds, self.built_in_seconds = valid_seconds, built_in_seconds
         self.speakers, self.seed, self.workers = speakers, seed, workers
+        self.heard: dict[str, Any] = {}
+        self.heard_valid: dict[str, Any] = {}
         self.note = ""
 
     def prepare_data(self) -> None:
