@@ -13,7 +13,6 @@ from wavedil.vision import (
     ASPP,
     CRFRNN,
     ContextModule,
-    Patches,
     Score,
     Segmenter,
     SmallBackbone,
