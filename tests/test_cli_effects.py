@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wavedil.audio import Effect, WaveNet, io, save
+from wavedil.audio.relatives.nam import NAM, LayerArray
 from wavedil.cli import main
 
 
@@ -65,7 +66,7 @@ def test_evaluate(capsys, folder):
         (["evaluate", "{0}/model", "{0}/loud.csv"], "knob 'gain' is 2"),
         (["evaluate", "{0}/model", "{0}/knobless.csv"], "knob 'gain' is not set"),
         (["evaluate", "{0}/model", "{0}/pair.csv", "--crf"], "--crf is for images, not for a Effect"),
-        (["evaluate", "{0}/model", "{0}/pair.csv", "--exclude", "x"], "--exclude is not for an Effect"),
+        (["evaluate", "{0}/model", "{0}/pair.csv", "--exclude", "x"], "--exclude is not for models of pairs"),
         (["evaluate", "{0}/wavenet", "{0}/in.wav", "--resample"], "--resample is for an Effect"),
         (["evaluate", "{0}/model", "{1}"], "expected input/ and target/"),
     ],
@@ -76,3 +77,24 @@ def test_bad_input_is_one_line_and_status_2(capsys, folder, tmp_path, argv, mess
     out = capsys.readouterr().err
     assert out.startswith("error: ") and out.count("\n") == 1 and message.format(folder) in out
     assert not list(tmp_path.iterdir()) and (folder / "in.wav").read_bytes() == before
+
+
+def test_an_amplifier_model_of_another_program_plays_and_is_measured(tmp_path, capsys):
+    torch.manual_seed(0)
+    array = LayerArray(1, 4, 1, "1,2,8", head_bias=True)
+    model = NAM([array], sample_rate=8000)
+    save(model, tmp_path / "model")
+    sound = 0.3 * torch.randn(1, 3001)
+    for name, y in (("input", sound), ("target", model(sound[None])[0].detach())):
+        io.write(tmp_path / "pairs" / name / "a.wav", y, 8000, subtype="FLOAT")
+    source, out = tmp_path / "pairs/input/a.wav", tmp_path / "out.wav"
+    assert main(["process", str(tmp_path / "model"), str(source), str(out), "--subtype", "FLOAT"]) == 0
+    found, _ = io.read(out)
+    torch.testing.assert_close(torch.from_numpy(found), model(sound[None])[0].detach())
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "model"), str(tmp_path / "pairs"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["esr_percent"] < 1e-8
+    assert main(["inspect", str(tmp_path / "model"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["receptive_field"] == 1 + 2 * 11
+    knob = ["process", str(tmp_path / "model"), str(source), str(tmp_path / "o.wav"), "--knob", "gain=1"]
+    assert main(knob) == 2 and "knob 'gain' is unknown: this model has none" in capsys.readouterr().err

@@ -135,10 +135,11 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
 
     model = load(arguments.model, arguments.device)
     name = type(model).__name__
-    ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate, "Effect": cli_effects.evaluate}
+    paired = ("Effect", "NAM")
+    ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate} | dict.fromkeys(paired, cli_effects.evaluate)
     evaluate = ways.get(domain(name)) or ways.get(name, _evaluate_sound)
-    if arguments.resample and name != "Effect":
-        raise WavedilError(f"--resample is for an Effect, not for a {name}: leave it out")
+    if arguments.resample and name not in paired:
+        raise WavedilError(f"--resample is for an Effect or a NAM, not for a {name}: leave it out")
     result, text = evaluate(model, arguments)
     print(json.dumps(vars(result), indent=2) if arguments.json else text)
 

@@ -12,13 +12,14 @@ from wavedil.progress import Bar
 
 
 def process(arguments: argparse.Namespace, _: list[str]) -> None:
-    from wavedil.audio.effect import Effect
+    from wavedil.audio.paired import Paired
     from wavedil.audio.process import process_file
     from wavedil.weights import load
 
     model = load(arguments.model, arguments.device, expect="audio")
-    if not isinstance(model, Effect):
-        raise WavedilError(f"{arguments.model} holds a {type(model).__name__}: expected an Effect, as -c amp trains")
+    if not isinstance(model, Paired):
+        name = type(model).__name__
+        raise WavedilError(f"{arguments.model} holds a {name}: expected an Effect, as -c amp trains, or a NAM")
     bar = Bar("processing", 0, "sample")
     result = process_file(
         model,
@@ -38,9 +39,9 @@ def evaluate(model: Any, arguments: argparse.Namespace) -> tuple[Any, str]:
     from wavedil.audio.process import evaluate_pairs
     from wavedil.audio.recordings import find_recordings, read_segments, split
 
-    refuse_options(arguments, "Effect")
+    refuse_options(arguments, type(model).__name__)
     if arguments.exclude:
-        raise WavedilError("--exclude is not for an Effect: take the recordings out of the table or folder")
+        raise WavedilError("--exclude is not for models of pairs: take the recordings out of the table or folder")
     recordings, rate = find_recordings(arguments.data), model.sample_rate
     if arguments.held_out or arguments.validation:
         segments = split(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.audio.one_poles import OnePoles
+from wavedil.audio.paired import Paired
 from wavedil.core import DilatedConv, DilatedStack, Schedule
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
@@ -16,7 +17,7 @@ from wavedil.weights import recorded
 
 
 @recorded
-class Effect(nn.Module):
+class Effect(Paired):
     """Regression of an effect's output on its input (Damskägg et al. 2019, arXiv 1811.00334): front, stack, head.
 
     ``forward(x, knobs)``: ``(batch, 1, time), (batch, knobs) -> (batch, 1, time)``; the output at t sees the input up
@@ -114,24 +115,6 @@ class Effect(nn.Module):
     def settle(self) -> float:
         """Seconds of silence until nothing of the start-up is left."""
         return self.receptive_field / self.sample_rate + self.one_poles.settle if self._settle is None else self._settle
-
-    def knob_values(self, values: Mapping[str, float] | None = None) -> Tensor:
-        """Knob settings by name as ``(knobs,)``, in the order of the model's.
-
-        Raises:
-            WavedilError: a knob that is unknown, missing, or out of its range.
-        """
-        values = values or {}
-        names = ", ".join(self.knobs) or "none"
-        for name in values:
-            if name not in self.knobs:
-                raise WavedilError(f"knob {name!r} is unknown: this model has {names}")
-        for name, (low, high) in self.knobs.items():
-            if name not in values:
-                raise WavedilError(f"knob {name!r} is not set: give a value in {low:g}..{high:g}")
-            if not low <= values[name] <= high:
-                raise WavedilError(f"knob {name!r} is {values[name]:g}: expected a value in {low:g}..{high:g}")
-        return torch.tensor([float(values[name]) for name in self.knobs])
 
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
         """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``: the first ``skip`` outputs are left out.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.effect import Effect
+from wavedil.audio.paired import Paired
 from wavedil.errors import WavedilError
 from wavedil.ops.fallback import tried
 
@@ -29,7 +30,7 @@ class LiveEffect:
             effect.knobs = {"gain": dial()}
 
     Args:
-        model: an :class:`Effect`; it stays as it is.
+        model: e.g. an :class:`Effect`; it stays as it is.
         knobs: settings by name; they may be set anew at any time, and hold from the next block on.
         channels: each is processed by itself.
 
@@ -39,7 +40,7 @@ class LiveEffect:
     in a second of work.
     """
 
-    def __init__(self, model: Effect, knobs: Mapping[str, float] | None = None, channels: int = 1):
+    def __init__(self, model: Paired, knobs: Mapping[str, float] | None = None, channels: int = 1):
         self.model, self.channels = model.eval(), channels
         self.knobs = knobs or {}
         self._engine = make_engine(model, channels)
@@ -80,9 +81,9 @@ class LiveEffect:
 
 
 class TorchEngine:
-    """The definition: the model's own :meth:`Effect.step`."""
+    """The definition: the model's own ``step``."""
 
-    def __init__(self, model: Effect, channels: int):
+    def __init__(self, model: Paired, channels: int):
         self.model, self.channels, self.state = model, channels, None
 
     @torch.inference_mode()
@@ -161,10 +162,10 @@ class CompiledEngine:
         return y
 
 
-def make_engine(model: Effect, channels: int) -> TorchEngine | CompiledEngine:
+def make_engine(model: Paired, channels: int) -> TorchEngine | CompiledEngine:
     """The compiled engine where it can run this model, else torch's."""
     plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
-    if plain:
+    if plain and isinstance(model, Effect):
 
         def trial(kernels: ModuleType) -> None:
             CompiledEngine(model, 1, kernels).step(np.zeros((1, 1), np.float32), torch.zeros(len(model.knobs)))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from wavedil.audio import io
-from wavedil.audio.effect import Effect
 from wavedil.audio.live import LiveEffect
+from wavedil.audio.paired import Paired
 from wavedil.audio.recordings import Segment
 from wavedil.audio.resample import resampled_length
 from wavedil.audio.streams import read_blocks, written_blocks
@@ -29,7 +29,7 @@ DEFINITION = (
 
 
 @torch.inference_mode()
-def run(model: Effect, x: Tensor, knobs: Tensor | None = None) -> Tensor:
+def run(model: Paired, x: Tensor, knobs: Tensor | None = None) -> Tensor:
     """``(batch, 1, time) -> (batch, 1, time)`` as the model's forward, in bounded memory."""
     device = next(model.parameters()).device
     knobs = knobs.to(device) if model.knobs else None
@@ -41,7 +41,7 @@ def run(model: Effect, x: Tensor, knobs: Tensor | None = None) -> Tensor:
 
 
 def process_file(
-    model: Effect,
+    model: Paired,
     source: str | Path,
     target: str | Path,
     knobs: Mapping[str, float] | None = None,
@@ -98,7 +98,7 @@ class ErrorToSignal:
 
 
 def evaluate_pairs(
-    model: Effect, segments: Iterable[Segment], progress: Callable[[int], None] | None = None
+    model: Paired, segments: Iterable[Segment], progress: Callable[[int], None] | None = None
 ) -> ErrorToSignal:
     """ESR in percent over segments, each from zero history; ``progress`` is called with the samples finished."""
     energies: dict[str, np.ndarray] = {}

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from wavedil.audio.paired import Paired
 from wavedil.audio.relatives.activations import ActivationSpec, Blended, Gated, make_activation
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.core.stream import State, named, part
@@ -196,7 +197,7 @@ class PostHead(nn.Module):
 
 
 @recorded
-class NAM(nn.Module):
+class NAM(Paired):
     """Layer arrays in sequence: ``(batch, 1, time) -> (batch, 1, time)``, dry sound to that of the amplifier.
 
     Every array hears the input itself as condition. The head signal of one array is where the next starts adding up
@@ -245,6 +246,25 @@ class NAM(nn.Module):
         self.head_scale, self.start_up, self.sample_rate, self.metadata = head_scale, start, sample_rate, metadata
 
     @property
+    def settle(self) -> float:
+        """Seconds of silence until nothing of the start-up is left: none where the input was zero before."""
+        return 0.0 if self.start_up == "zero_input" else self.receptive_field / self.sample_rate
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return tuple(dilation for array in self.arrays for dilation in array.dilations)
+
+    @property
+    def kernel_size(self) -> int:
+        """Taps of each convolution, where all layers have as many."""
+        sizes = {size for array in self.arrays for size in array.kernel_sizes}
+        if len(sizes) > 1:
+            raise WavedilError(
+                f"this model has kernels of {', '.join(map(str, sorted(sizes)))} taps: inspect them apart"
+            )
+        return sizes.pop()
+
+    @property
     def receptive_field(self) -> int:
         """Samples of the input that an output sample sees."""
         parts = [*self.arrays, *([] if self.head is None else [self.head])]
@@ -253,8 +273,10 @@ class NAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.step(x)[0]
 
-    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The next chunk, ``(batch, 1, time)`` of any length, and the state after it. None starts."""
+    def step(self, x: Tensor, state: State | None = None, knobs: None = None) -> tuple[Tensor, State]:
+        """The next chunk, ``(batch, 1, time)`` of any length, and the state after it. None starts; it has no knobs."""
+        if knobs is not None:
+            raise WavedilError("knobs are given, but an amplifier model of this kind has none: leave them out")
         if x.ndim != 3 or x.shape[1] != 1:
             raise WavedilError(f"sound has shape {tuple(x.shape)}: expected (batch, 1, time)")
         return self._run(x, self.start(x) if state is None else state)

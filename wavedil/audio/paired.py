@@ -1,0 +1,47 @@
+"""What every model from sound to sound has: knobs, and a beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from wavedil.core.stream import State
+from wavedil.errors import WavedilError
+
+
+class Paired(nn.Module):
+    """A model that was trained on pairs of input and output: an amplifier, a pedal, a denoiser.
+
+    It is what ``wavedil process``, ``wavedil evaluate`` and :class:`wavedil.audio.LiveEffect` run.
+    """
+
+    sample_rate: int  # in Hz
+    receptive_field: int  # samples of the input, the present one among them, that an output sees
+    #: Name and range of each control.
+    knobs: Mapping[str, tuple[float, float]] = {}
+    #: Seconds of silence that it hears first when it is played live, until nothing of its start-up is left.
+    settle: float = 0.0
+
+    def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
+        """The next chunk ``(batch, 1, time)`` of any length at settings ``(batch, knobs)``, and the state after it."""
+        raise NotImplementedError
+
+    def knob_values(self, values: Mapping[str, float] | None = None) -> Tensor:
+        """Knob settings by name as ``(knobs,)``, in the order of the model's.
+
+        Raises:
+            WavedilError: a knob that is unknown, missing, or out of its range.
+        """
+        values = values or {}
+        names = ", ".join(self.knobs) or "none"
+        for name in values:
+            if name not in self.knobs:
+                raise WavedilError(f"knob {name!r} is unknown: this model has {names}")
+        for name, (low, high) in self.knobs.items():
+            if name not in values:
+                raise WavedilError(f"knob {name!r} is not set: give a value in {low:g}..{high:g}")
+            if not low <= values[name] <= high:
+                raise WavedilError(f"knob {name!r} is {values[name]:g}: expected a value in {low:g}..{high:g}")
+        return torch.tensor([float(values[name]) for name in self.knobs])
