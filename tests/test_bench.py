@@ -5,7 +5,7 @@ import json
 import pytest
 
 from wavedil import WavedilError
-from wavedil.bench import conv, numerics, render, run_benchmark, runner, sample, train
+from wavedil.bench import conv, numerics, render, run_benchmark, runner, sample, segment, train
 
 
 def check(result: dict) -> str:
@@ -152,3 +152,19 @@ def test_sample_without_the_peers(monkeypatch):
     result = runner.describe("sample", "cpu") | sample.run("cpu", sizes=SMALL[:1], samples=SHORT, rounds=1)
     assert "small, 1 stream: wavenet-vocoder" in check(result)
     assert "wavenet-vocoder" not in " ".join(result["notes"])
+
+
+def test_segment_is_torchvisions_network_with_and_without_the_other_peer(monkeypatch):
+    pytest.importorskip("torchvision")
+    monkeypatch.setattr(segment, "_smp", lambda: None)
+    small = {"size": 64, "num_classes": 3, "precisions": ("fp32",)}
+    result = runner.describe("segment", "cpu") | segment.run("cpu", **small, rounds=1)
+    check(result)
+    missing = [row["name"] for row in result["rows"] if row["median"] is None]
+    assert missing == [
+        f"{group} {work} fp32, segmentation_models.pytorch"
+        for group in ("DeepLab v3", "PSP")
+        for work in ("inference", "training")
+    ]
+    assert [row["ratio"] for row in result["rows"] if row["name"].endswith(", torchvision")] == [1, 1]
+    assert float(result["notes"][-1].split("differ by ")[1].split()[0]) < 1e-4

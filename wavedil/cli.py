@@ -319,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", metavar="RUN")
 
     bench = command("bench", _bench, "Measure on this machine: ours, plain torch, and what else is installed.")
-    bench.add_argument("name", metavar="NAME", help="conv, crf, numerics, sample or train")
+    bench.add_argument("name", metavar="NAME", help="conv, crf, dense, numerics, sample, segment or train")
     bench.add_argument("--json", metavar="FILE", help="write the result there")
     bench.add_argument("--device", default="cpu")
     bench.add_argument("--threads", type=int, help="default: what torch takes")

@@ -14,13 +14,14 @@ LAYOUT = ("images", "masks", "image_ending", "mask_ending")
 
 
 def segment(arguments: argparse.Namespace, _: list[str]) -> None:
-    from wavedil.vision import commands
+    from wavedil.vision import Regressor, commands
     from wavedil.weights import load
 
     model = load(arguments.model, arguments.device, expect="vision")
     bar = Bar("labelling", 0, "image")
     options = _given(arguments, PREDICTION)
-    result = commands.segment(model, arguments.images, arguments.out, progress=bar.of, **options)
+    write = commands.map_values if isinstance(model, Regressor) else commands.segment
+    result = write(model, arguments.images, arguments.out, progress=bar.of, **options)
     bar.close()
     print(json.dumps(result, indent=2))
 
@@ -61,7 +62,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         LAYOUT,
         (
             "their folder in DATA (default images)",
-            "the masks' folder in DATA (default masks)",
+            "the masks' folder in DATA (default masks; targets for a model of values)",
             "how their stems end, beside the masks' name",
             "how the masks' stems end, beside the images' name",
         ),

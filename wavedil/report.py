@@ -111,6 +111,7 @@ FIGURES = {
     "valid_nll": "nats per step, held-out pieces",
     "train_loss": "loss, training",
     "valid_esr": "ESR in %, held-out segments",
+    "valid_rmse": "RMSE, held-out images",
     "valid_mean_iou": "mean IoU, held-out images",
 }
 

@@ -46,6 +46,8 @@ MODELS = {
     "LargeFOV": "wavedil.vision.heads.large_fov",
     "NonLocal": "wavedil.vision.heads.non_local",
     "ParallelDilations": "wavedil.vision.heads.parallel_dilations",
+    "Patches": "wavedil.vision.backbone",
+    "Regressor": "wavedil.vision.regressor",
     "PyramidPooling": "wavedil.vision.heads.pyramid_pooling",
     "Score": "wavedil.vision.heads.score",
     "SmallBackbone": "wavedil.vision.backbone",

@@ -1,6 +1,7 @@
 """A run of dense prediction: what it leaves, that it resumes exactly, its stages, and how it refuses."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.train import SegmentationData, SegmentationModule
 from wavedil.train.recipes import find_recipe, known_recipes
@@ -217,9 +219,12 @@ VGG = [(stage, 2 + stage % 2) for stage, depth in enumerate((2, 2, 3, 3, 3)) for
 @pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if path.parent.name == "vision"])
 def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name):
     """The recipe's own parts and optimiser, on small crops; the data's classes left out."""
-    options = ["--data.crop=[32, 32]", "--data.batch_size=2", "--data.classes=3", "--data.palette=null"]
-    options += ["--data.ignore_label=255", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
-    options += ["--previews.first=1", "--samples.num=1", f"--data.root={pictures}"]
+    options = ["--data.crop=[32, 32]", "--data.batch_size=2", "--trainer.max_steps=1"]
+    options += ["--trainer.val_check_interval=1", "--previews.first=1", "--samples.num=1", f"--data.root={pictures}"]
+    if name == "depth":
+        options.append("--data.targets=masks")
+    else:
+        options += ["--data.classes=3", "--data.palette=null", "--data.ignore_label=255"]
     if "init" in yaml.safe_load(find_recipe(name).read_text())["model"]["init_args"]:
         options.append(f"--model.init={whole_run / 'model'}")
     if name == "vgg":  # a narrow one; torchvision's would have to be downloaded
@@ -233,4 +238,22 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name
         torch.save(vgg, tmp_path / "vgg16.pth")
         options.append(f"--model.backbone.weights={tmp_path / 'vgg16.pth'}")
     folder = train(name, out=str(tmp_path / "run"), overrides=options)
-    assert load(folder / "model").num_classes == 3 and len(metrics(folder)) >= 1
+    assert load(folder / "model").num_maps == (1 if name == "depth" else 3) and len(metrics(folder)) >= 1
+
+
+def test_regression_trains_evaluates_and_writes(tmp_path, capsys):
+    options = [option for option in TINY if "context" not in option] + ["--data.built_in_images=8"]
+    options += ["--model.head=wavedil.vision.heads.Score", "--data.crop=[96, 96]", "--trainer.max_steps=60"]
+    options += ["--model.warmup_steps=5", "--trainer.val_check_interval=10"]
+    folder = train("depth", out=str(tmp_path / "run"), overrides=options)
+    rows = metrics(folder)
+    assert float(rows[-1]["valid_rmse"]) < 0.8 * float(next(r for r in rows if r["valid_rmse"] != "nan")["valid_rmse"])
+    model = load(folder / "model")
+    assert (type(model).__name__, model.step) == ("Regressor", 0.001) and 2 < model.centre < 6
+    assert (folder / "samples" / "image_000.png").is_file() and (folder / "previews" / "step_000003_0.png").is_file()
+    assert main(["evaluate", str(folder / "model"), str(folder / "data" / "val"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rmse"] == pytest.approx(float(rows[-1]["valid_rmse"]), rel=0.02)
+    image = next((folder / "data" / "val" / "images").iterdir())
+    assert main(["segment", str(folder / "model"), str(image), "--out", str(tmp_path / "out")]) == 0
+    assert np.load(tmp_path / "out" / "0000.npy").shape == (96, 96)
+    assert main(["inspect", str(folder / "model")]) == 0

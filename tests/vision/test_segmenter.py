@@ -13,6 +13,7 @@ from wavedil.vision import (
     ASPP,
     CRFRNN,
     ContextModule,
+    Patches,
     Score,
     Segmenter,
     SmallBackbone,
@@ -98,6 +99,16 @@ def test_the_network_of_the_paper():
     assert (model.output_stride, model.receptive_field) == (8, 908)
 
 
+def test_patches_are_the_image_and_see_nothing_else():
+    backbone, image = Patches(2), torch.rand(1, 3, 6, 8)
+    assert (backbone.channels, backbone.output_stride) == (12, 2) and list(backbone.parameters()) == []
+    assert backbone.receptive_field == 2 == measure_receptive_field(backbone, 3, ndim=2, seeds=2).extent[0]
+    cell = backbone(image)[0, :, 1, 2].view(3, 2, 2)
+    assert torch.equal(cell, image[0, :, 2:4, 4:6])
+    with pytest.raises(WavedilError, match="output_stride is 0"):
+        Patches(0)
+
+
 def refined(num_classes=3, **options):
     model = small(num_classes, **options)
     crf = CRFRNN(num_classes, iterations=2, bilateral_sxy=20.0, bilateral_srgb=20.0)
@@ -146,7 +157,7 @@ def test_a_refinement_that_has_learnt_comes_back(tmp_path):
         (lambda: small()(torch.rand(1, 3, 0, 8)), "expected floats"),
         (
             lambda: Segmenter(SmallBackbone(8, 4), Score(8, 2), num_classes=3)(torch.rand(1, 3, 8, 8)),
-            "give 2 scores: expected 3 classes",
+            "give 2 maps: expected 3",
         ),
         (lambda: SmallBackbone(8, 3), "output_stride is 3"),
         (lambda: SmallBackbone(9, 4), "channels is 9"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wavedil.bench import conv, crf, dense, numerics, sample, train
+from wavedil.bench import conv, crf, dense, numerics, sample, segment, train
 from wavedil.bench.runner import describe, render, threads_set
 from wavedil.errors import WavedilError
 
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "sample": sample.run,
     "numerics": numerics.run,
     "crf": crf.run,
+    "segment": segment.run,
     "dense": dense.run,
 }
 

@@ -20,7 +20,7 @@ import torch
 import wavedil
 from wavedil.errors import WavedilError
 
-_PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio")
+_PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio", "torchvision", "segmentation-models-pytorch")
 
 
 @dataclass

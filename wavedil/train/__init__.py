@@ -6,6 +6,8 @@ from wavedil.train.music import MusicModule
 from wavedil.train.music_data import MusicData
 from wavedil.train.paired import PairedModule
 from wavedil.train.paired_data import PairedData
+from wavedil.train.regression import RegressionModule
+from wavedil.train.regression_data import RegressionData
 from wavedil.train.segmentation import SegmentationModule
 from wavedil.train.segmentation_data import SegmentationData
 
@@ -16,6 +18,8 @@ __all__ = [
     "MusicModule",
     "PairedData",
     "PairedModule",
+    "RegressionData",
+    "RegressionModule",
     "SegmentationData",
     "SegmentationModule",
 ]

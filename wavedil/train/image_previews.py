@@ -30,6 +30,20 @@ def side_by_side(network: nn.Module, image: np.ndarray, labels: np.ndarray) -> n
     return np.concatenate([image, gap, truth, gap, guess], axis=1)
 
 
+def values_side_by_side(network: nn.Module, image: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The image, the targets and the values in grey, black the least and white the greatest of the targets."""
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        pixels = torch.from_numpy(image).to(device).permute(2, 0, 1).unsqueeze(0) / 255
+        values = network(pixels)[0, 0].cpu().numpy()
+    known = targets[~np.isnan(targets)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    grey = [np.nan_to_num((each - low) / max(high - low, 1e-12)).clip(0, 1) * 255 for each in (targets, values)]
+    gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
+    truth, guess = (np.repeat(each[..., None], 3, axis=2).astype(np.uint8) for each in grey)
+    return np.concatenate([image, gap, truth, gap, guess], axis=1)
+
+
 class ImagePreviews(Previews):
     """Held-out images, always the same: image, truth and prediction side by side.
 
@@ -38,6 +52,8 @@ class ImagePreviews(Previews):
         every: steps between the others.
         num: images at a time.
     """
+
+    panel = staticmethod(side_by_side)
 
     def __init__(self, first: int = 100, every: int = 500, num: int = 3):
         super().__init__(first, every)
@@ -49,7 +65,7 @@ class ImagePreviews(Previews):
     def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
         data = trainer.datamodule
         for number, index in enumerate(data.spread(self.num)):
-            panel = side_by_side(module.network, *data.valid.read(index))
+            panel = self.panel(module.network, *data.valid.read(index))
             write_image(self.folder(trainer) / f"step_{step:06d}_{number}.png", panel)
             for board in self.boards(trainer):
                 board.add_image(f"image_{number}", panel, step, dataformats="HWC")
@@ -62,14 +78,38 @@ class ImageSamples:
         num: how many, evenly over all.
     """
 
+    panel = staticmethod(side_by_side)
+
     def __init__(self, num: int = 8):
         self.num = num
 
     def leave(self, network: nn.Module, data: L.LightningDataModule, folder: Path) -> str:
         """Writes them; the lines that a run ends with."""
         for number, index in enumerate(data.spread(self.num)):
-            panel = side_by_side(network, *data.valid.read(index))
+            panel = self.panel(network, *data.valid.read(index))
             write_image(folder / "samples" / f"image_{number:03d}.png", panel)
         return (
             f"Look: {folder / 'report.html'}\nmore images: wavedil segment {folder / 'model'} IMAGE... --out labelled"
         )
+
+
+class ValuePreviews(ImagePreviews):
+    """Held-out images, always the same: image, targets and values side by side.
+
+    Args:
+        first: step of the first.
+        every: steps between the others.
+        num: images at a time.
+    """
+
+    panel = staticmethod(values_side_by_side)
+
+
+class ValueSamples(ImageSamples):
+    """The held-out images that a run leaves in ``RUN/samples``: image, targets and values side by side.
+
+    Args:
+        num: how many, evenly over all.
+    """
+
+    panel = staticmethod(values_side_by_side)

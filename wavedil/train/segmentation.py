@@ -17,6 +17,7 @@ from wavedil.train.image_previews import ImagePreviews, ImageSamples
 from wavedil.vision.heads import Score
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix
+from wavedil.vision.predictor import DensePredictor
 from wavedil.vision.segmenter import Segmenter
 from wavedil.weights import check_saveable, load
 
@@ -79,17 +80,8 @@ class SegmentationModule(BudgetModule):
     def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
         start = None if self.init is None else load(self.init, expect="vision")
         data.open(folder)
-        scheme = data.scheme
-        self.network = Segmenter(
-            *self._parts(start, len(scheme.classes)),
-            num_classes=len(scheme.classes),
-            classes=scheme.classes,
-            mask_values=scheme.mask_values,
-            ignore_label=scheme.ignore_label,
-            palette=scheme.colours,
-            scale=data.scale,
-            align=self.align or (start.align if start is not None else "centre"),
-        )
+        align = self.align or (start.align if start is not None else "centre")
+        self.network = self.assemble(self._parts(start, data.maps), align, data)
         check_saveable(self.network)
         for name in self.frozen:
             part = getattr(self.network, name)
@@ -103,13 +95,25 @@ class SegmentationModule(BudgetModule):
             self.loss.set_frequencies(data.counts)
         self.train()  # Lightning leaves modes as they are
 
-    def _parts(self, start: Segmenter | None, num_classes: int) -> list[nn.Module | None]:
+    def assemble(self, parts: Sequence[nn.Module | None], align: str, data: L.LightningDataModule) -> DensePredictor:
+        """The network out of one part for each of PARTS, and what the data say."""
+        scheme = data.scheme
+        return Segmenter(
+            *parts,
+            num_classes=data.maps,
+            classes=scheme.classes,
+            mask_values=scheme.mask_values,
+            ignore_label=scheme.ignore_label,
+            palette=scheme.colours,
+            scale=data.scale,
+            align=align,
+        )
+
+    def _parts(self, start: DensePredictor | None, maps: int) -> list[nn.Module | None]:
         """One for each of PARTS: those given, else those of the model to start from."""
         backbone, head, *further = self.given.values()
-        if start is not None and start.num_classes != num_classes:
-            raise WavedilError(
-                f"{self.init} has {start.num_classes} classes and the data {num_classes}: expected the same"
-            )
+        if start is not None and start.num_maps != maps:
+            raise WavedilError(f"{self.init} has {start.num_maps} classes and the data {maps}: expected the same")
         if start is not None and backbone is not None:
             try:
                 backbone.load_state_dict(start.backbone.state_dict())
@@ -120,9 +124,9 @@ class SegmentationModule(BudgetModule):
         channels = getattr(backbone, "level_channels", None) or getattr(backbone, "channels", None)
         return [
             backbone,
-            start.head if head is None and start is not None else (head or Score)(channels, num_classes),
+            start.head if head is None and start is not None else (head or Score)(channels, maps),
             *(
-                make(num_classes) if make is not None else getattr(start, name, None)
+                make(maps) if make is not None else getattr(start, name, None)
                 for name, make in zip(PARTS[2:], further, strict=True)
             ),
         ]

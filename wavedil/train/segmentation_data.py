@@ -84,6 +84,7 @@ class SegmentationData(L.LightningDataModule):
             self.labels |= {"classes": list(shapes.CLASSES), "palette": list(shapes.PALETTE)}
         train, valid, note = split_pairs(root, self.layout, self.validation)
         self.scheme = scheme_of([*train, *valid], **self.labels)
+        self.maps = len(self.scheme.classes)
         self.train, self.valid = (MaskedImages(pairs, self.scheme, self.scale) for pairs in (train, valid))
         self.crops = RandomCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
         tty = sys.stderr.isatty()

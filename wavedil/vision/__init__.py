@@ -1,6 +1,6 @@
 """Dense prediction: the 2-D use of the core. Front end, context module, heads, and the way back to pixels."""
 
-from wavedil.vision.backbone import SmallBackbone
+from wavedil.vision.backbone import Patches, SmallBackbone
 from wavedil.vision.classifier import TimmBackbone
 from wavedil.vision.context import ContextModule
 from wavedil.vision.crf import CRFRNN, DenseCRF
@@ -20,10 +20,11 @@ from wavedil.vision.heads import (
 )
 from wavedil.vision.images import read_image
 from wavedil.vision.labels import LabelScheme
-from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, WeightedSum
+from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, SmoothL1, WeightedSum
 from wavedil.vision.metrics import ConfusionMatrix
 from wavedil.vision.palette import overlay
-from wavedil.vision.prediction import predict
+from wavedil.vision.prediction import estimate, predict
+from wavedil.vision.regressor import Regressor
 from wavedil.vision.segmenter import Segmenter
 from wavedil.vision.upsample import LearnedUpsample, upsample
 from wavedil.weights import load, save
@@ -44,16 +45,20 @@ __all__ = [
     "Lovasz",
     "NonLocal",
     "ParallelDilations",
+    "Patches",
     "PyramidPooling",
+    "Regressor",
     "Score",
     "Segmenter",
     "SmallBackbone",
+    "SmoothL1",
     "SummedASPP",
     "TimmBackbone",
     "UNet",
     "VGGFrontEnd",
     "WeightedSum",
     "check_dense",
+    "estimate",
     "load",
     "overlay",
     "predict",

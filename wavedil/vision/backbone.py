@@ -1,10 +1,11 @@
-"""A backbone small enough to train from nothing in minutes; others are image classifiers made dense."""
+"""Backbones that need no training before: a small one, and the image itself; others are classifiers made dense."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from wavedil.core import ConvBlock, DilatedConv
 from wavedil.core.block import field_of
@@ -48,6 +49,27 @@ class SmallBackbone(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.blocks(image)
+
+
+@recorded
+class Patches(nn.Module):
+    """The image itself, a patch a cell: ``(batch, 3, h, w) -> (batch, 3 s^2, h / s, w / s)``. Nothing is learnt here.
+
+    No cell sees a pixel of another, so all that is known of a cell's neighbours comes from the layers above.
+
+    Args:
+        output_stride: s, pixels along the side of a patch.
+    """
+
+    def __init__(self, output_stride: int = 2):
+        super().__init__()
+        if output_stride < 1:
+            raise WavedilError(f"output_stride is {output_stride}: expected pixels along a patch's side, at least 1")
+        self.channels, self.output_stride = 3 * output_stride**2, output_stride
+        self.receptive_field = output_stride
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.pixel_unshuffle(image, self.output_stride)
 
 
 def _block(channels: int, out_channels: int) -> ConvBlock:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from wavedil.errors import WavedilError
-from wavedil.vision.evaluate import MeanIoU, evaluate
-from wavedil.vision.images import list_images, read_image, write_image, write_labels
+from wavedil.vision.evaluate import MeanIoU, ValueErrors, evaluate, evaluate_values
+from wavedil.vision.images import list_images, read_image, write_image, write_labels, write_values
 from wavedil.vision.pairs import Layout, find_pairs, hold_out
 from wavedil.vision.palette import overlay
-from wavedil.vision.prediction import Refinement, predict
+from wavedil.vision.prediction import Refinement, estimate, predict
+from wavedil.vision.regressor import Regressor
 from wavedil.vision.segmenter import Segmenter
 
 
@@ -37,9 +38,7 @@ def segment(
         ``files``, one ``{"image", "labels", "overlay"}`` for each; ``classes``; ``seconds`` of reading, labelling and
         writing; ``pixels_per_second``.
     """
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise WavedilError(f"--out {out} is a file: expected a folder")
+    out = _folder(out)
     named, refine = _named(sources), _crf() if crf else None
     files, pixels, started = [], 0, time.perf_counter()
     for number, (name, path) in enumerate(named.items(), 1):
@@ -61,34 +60,89 @@ def segment(
     }
 
 
+def map_values(
+    model: Regressor,
+    sources: Iterable[str | Path],
+    out: str | Path,
+    *,
+    crf: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Writes ``OUT/NAME.npy``, float32 values, and ``OUT/NAME.png``, 16 bits in the model's ``step``, for each image.
+
+    Arguments and result as :func:`segment`, with ``values`` and ``picture`` as files; there is no CRF of values.
+    """
+    if crf:
+        raise WavedilError(f"--crf is for classes, not for a {type(model).__name__}: leave it out")
+    out, named = _folder(out), _named(sources)
+    files, pixels, started = [], 0, time.perf_counter()
+    for number, (name, path) in enumerate(named.items(), 1):
+        values = estimate(model, read_image(path), **options)
+        array, picture = out / f"{name}.npy", out / f"{name}.png"
+        write_values(array, values, model.step)
+        write_values(picture, values, model.step)
+        files.append({"image": str(path), "values": str(array), "picture": str(picture)})
+        pixels += values.size
+        if progress is not None:
+            progress(number, len(named))
+    seconds = time.perf_counter() - started
+    return {
+        "files": files,
+        "step": model.step,
+        "seconds": round(seconds, 3),
+        "pixels_per_second": round(pixels / seconds),
+    }
+
+
 def evaluate_folder(
-    model: Segmenter,
+    model: Segmenter | Regressor,
     data: str | Path,
     *,
     images: str = "images",
-    masks: str = "masks",
+    masks: str | None = None,
     image_ending: str = "",
     mask_ending: str = "",
     held_out: bool = False,
     validation: str | None = None,
     crf: bool = False,
     **options: Any,
-) -> MeanIoU:
-    """:func:`evaluate` on a folder of images and masks (:class:`Layout`): all, or those a recipe would hold out."""
+) -> MeanIoU | ValueErrors:
+    """:func:`evaluate` on a folder of images and masks (:class:`Layout`): all, or those a recipe would hold out.
+
+    ``masks`` is ``"masks"`` unless given, and ``"targets"`` for a :class:`Regressor`.
+    """
+    values = isinstance(model, Regressor)
+    masks = masks or ("targets" if values else "masks")
     pairs = find_pairs(data, Layout(images, masks, image_ending, mask_ending))
     if held_out or validation:
         pairs, how = hold_out(pairs, validation)
         if not pairs:
             raise WavedilError(f"{how}: that is none of the images in {data}")
+    if values:
+        if crf:
+            raise WavedilError(f"--crf is for classes, not for a {type(model).__name__}: leave it out")
+        return evaluate_values(model, pairs, **options)
     return evaluate(model, pairs, refine=_crf() if crf else None, **options)
 
 
-def render_evaluation(result: MeanIoU) -> str:
-    """For a terminal: IoU by class, their mean, and what it means."""
+def render_evaluation(result: MeanIoU | ValueErrors) -> str:
+    """For a terminal: IoU by class and their mean, or errors of values, and what these mean."""
+    if isinstance(result, ValueErrors):
+        lines = [f"{'RMSE':<20} {result.rmse:.4g}", f"{'relative error':<20} {result.abs_rel:.4f}"]
+        lines.append(f"{result.count:,} pixels of {result.images} images")
+        return "\n".join([*lines, f"({result.definition})"])
     lines = [f"{name:<20} {'not there' if iou is None else f'{iou:.4f}'}" for name, iou in result.classes.items()]
     lines.append(f"{'mean IoU':<20} {result.mean_iou:.4f}")
     lines.append(f"{result.accuracy:.4f} of {result.count:,} pixels of {result.images} images are right")
     return "\n".join([*lines, f"({result.definition})"])
+
+
+def _folder(out: str | Path) -> Path:
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise WavedilError(f"--out {out} is a file: expected a folder")
+    return out
 
 
 def _crf() -> Refinement:

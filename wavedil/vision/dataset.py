@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from wavedil.errors import WavedilError
-from wavedil.vision.images import read_image, read_mask, resize, scaled_size, thin
+from wavedil.vision.images import read_image, read_mask, read_target, resize, scaled_size, thin
 from wavedil.vision.labels import IGNORED, LabelScheme
 from wavedil.vision.pairs import Pair
 
@@ -82,6 +82,9 @@ class MaskedImages(Dataset[dict[str, Tensor]]):
         scale: images and masks are resized by it as they are read.
     """
 
+    #: What stands beyond the image's edges in the truth of a crop.
+    fill: float = IGNORED
+
     def __init__(self, pairs: Sequence[Pair], scheme: LabelScheme, scale: float = 1.0):
         if not 0 < scale <= 16:
             raise WavedilError(f"scale is {scale}: expected a factor on the images' size, above 0 and at most 16")
@@ -108,7 +111,11 @@ class MaskedImages(Dataset[dict[str, Tensor]]):
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         image, labels = map(torch.from_numpy, self.read(index))
-        return {"image": image.permute(2, 0, 1) / 255, "labels": labels.long()}
+        return self.item(image.permute(2, 0, 1) / 255, labels)
+
+    @staticmethod
+    def item(image: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"image": image, "labels": labels.long()}
 
     def count_labels(self, progress: Callable[[int], None] | None = None) -> Tensor:
         """Pixels of each class in each image, int64 ``(images, num_classes)``."""
@@ -125,6 +132,44 @@ class MaskedImages(Dataset[dict[str, Tensor]]):
         path = self.pairs[index].mask
         mask = read_mask(path, colours=True) if self.scheme.by_colour else _grey(path)
         return self.scheme.encode(thin(mask, scaled_size(mask.shape[:2], self.scale)), path)
+
+
+class ImagesWithTargets(MaskedImages):
+    """Images with a value at every pixel: items ``{"image", "targets"}``, targets float32 ``(height, width)``.
+
+    NaN where none is known: pixels that are 0, NaN or infinite in the file.
+
+    Args:
+        pairs: the files; see :func:`wavedil.vision.images.read_target`.
+        step: what a grey level is worth.
+        scale: images and targets are resized by it as they are read.
+    """
+
+    fill = float("nan")
+
+    def __init__(self, pairs: Sequence[Pair], step: float = 1.0, scale: float = 1.0):
+        super().__init__(pairs, LabelScheme(["value"]), scale)
+        if step <= 0:
+            raise WavedilError(f"step is {step}: expected what a grey level of a target is worth, above 0")
+        self.step = step
+
+    @staticmethod
+    def item(image: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"image": image, "targets": targets}
+
+    def moments(self) -> tuple[int, float, float]:
+        """Pixels whose value is known, the mean of their values and its deviation."""
+        count, total, squares = 0, 0.0, 0.0
+        for index in range(len(self)):
+            values = self._labels(index).astype(np.float64)
+            known = values[~np.isnan(values)]
+            count, total, squares = count + len(known), total + known.sum(), squares + np.square(known).sum()
+        mean = total / max(count, 1)
+        return count, float(mean), float(np.sqrt(max(0.0, squares / max(count, 1) - mean**2)))
+
+    def _labels(self, index: int) -> np.ndarray:
+        values = read_target(self.pairs[index].mask, self.step)
+        return thin(values, scaled_size(values.shape, self.scale))
 
 
 class RandomCrops(Dataset[dict[str, Tensor]]):
@@ -179,12 +224,12 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         mirrored = self.flip and bool(generator.integers(2))
         shown = _window(image, start, window, MEAN_COLOUR).permute(2, 0, 1).unsqueeze(0) / 255
         shown = F.interpolate(shown, self.size, mode="bilinear", antialias=scale < 1, align_corners=False)[0]
-        truth = _window(labels, start, window, IGNORED)[None, None].float()
-        truth = F.interpolate(truth, self.size, mode="nearest-exact")[0, 0].long()
-        return {"image": shown.flip(-1), "labels": truth.flip(-1)} if mirrored else {"image": shown, "labels": truth}
+        truth = _window(labels, start, window, self.images.fill)[None, None].float()
+        truth = F.interpolate(truth, self.size, mode="nearest-exact")[0, 0]
+        return self.images.item(*((shown.flip(-1), truth.flip(-1)) if mirrored else (shown, truth)))
 
 
-def _window(pixels: np.ndarray, start: Sequence[int], size: Sequence[int], fill: Sequence[int] | int) -> Tensor:
+def _window(pixels: np.ndarray, start: Sequence[int], size: Sequence[int], fill: Sequence[int] | float) -> Tensor:
     """A window of ``(height, width, …)`` pixels that may reach over the edges, where it holds ``fill``."""
     out = np.empty((*size, *pixels.shape[2:]), pixels.dtype)
     out[:] = fill

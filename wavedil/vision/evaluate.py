@@ -1,4 +1,4 @@
-"""Mean intersection over union of a model on images with masks."""
+"""Mean intersection over union of a model on images with masks; errors of values on images with targets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from wavedil.errors import WavedilError
-from wavedil.vision.dataset import MaskedImages
-from wavedil.vision.metrics import DEFINITION, ConfusionMatrix
+from wavedil.vision.dataset import ImagesWithTargets, MaskedImages
+from wavedil.vision.metrics import DEFINITION, ERRORS, ConfusionMatrix, Errors
 from wavedil.vision.pairs import Pair
-from wavedil.vision.prediction import predict
+from wavedil.vision.prediction import estimate, predict
+from wavedil.vision.regressor import Regressor
 from wavedil.vision.segmenter import Segmenter
 
 
@@ -62,3 +63,33 @@ def evaluate(
         classes=dict(zip(model.classes, each, strict=True)),
         definition=f"{DEFINITION}; {size}; ignored label {model.ignore_label}",
     )
+
+
+@dataclass(frozen=True)
+class ValueErrors:
+    rmse: float  # in the targets' unit
+    abs_rel: float  # as a fraction
+    count: int  # pixels
+    images: int
+    definition: str
+
+
+def evaluate_values(
+    model: Regressor,
+    pairs: Sequence[Pair],
+    *,
+    scaled: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **options,
+) -> ValueErrors:
+    """Errors over all pixels of all images whose target is known; arguments as for :func:`evaluate`."""
+    images = ImagesWithTargets(pairs, model.step, model.scale if scaled else 1.0)
+    errors = Errors()
+    for index in range(len(images)):
+        image, targets = images.read(index, keep=False)
+        errors.update(*map(torch.from_numpy, (estimate(model, image, scaled=scaled, **options), targets)))
+        if progress is not None:
+            progress(index + 1, len(images))
+    if not errors.count:
+        raise WavedilError(f"{pairs[0].mask.parent}: no pixel of the {len(pairs)} targets is known: all are 0 or NaN")
+    return ValueErrors(errors.rmse, errors.abs_rel, errors.count, len(pairs), ERRORS)

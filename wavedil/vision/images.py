@@ -74,6 +74,38 @@ def read_mask(path: PathLike, colours: bool) -> np.ndarray:
         return np.array(picture)
 
 
+def read_target(path: PathLike, step: float) -> np.ndarray:
+    """Values ``(height, width)`` float32: grey levels of 8 or 16 bits times ``step``, or a .npy as it is. 0 is NaN.
+
+    Raises:
+        WavedilError: naming the file, as :func:`read_mask`, or for a .npy that does not hold (height, width) numbers.
+    """
+    if Path(path).suffix == ".npy":
+        found = _opened_npy(path)
+        values = np.array(found, np.float32)
+        values[~np.isfinite(values)] = np.nan
+    else:
+        values = read_mask(path, colours=False).astype(np.float32) * np.float32(step)
+    values[values == 0] = np.nan
+    return values
+
+
+def write_values(path: PathLike, values: np.ndarray, step: float) -> None:
+    """Values ``(height, width)``: to a .npy as they are, else to a grey image of 16 bits, in steps, 0 where NaN.
+
+    A grey image holds 1 to 65535 steps: values beyond are cut off there.
+    """
+    from PIL import Image
+
+    with written_beside(path) as beside:
+        if Path(path).suffix == ".npy":
+            with open(beside, "wb") as file:
+                np.save(file, values)
+        else:
+            levels = np.rint(values / step).clip(1, 65535)
+            Image.fromarray(np.nan_to_num(levels, nan=0.0).astype(np.uint16)).save(beside)
+
+
 def write_labels(path: PathLike, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
     """Label map ``(height, width)`` uint8 as a palette PNG: its indices are the labels, its colours the palette."""
     from PIL import Image
@@ -93,8 +125,11 @@ def write_image(path: PathLike, image: np.ndarray) -> None:
         Image.fromarray(image).save(beside)
 
 
-def list_images(folder: PathLike) -> list[Path]:
+def list_images(folder: PathLike, also: Sequence[str] = ()) -> list[Path]:
     """The images in a folder and its subfolders, sorted; hidden ones are left out.
+
+    Args:
+        also: further suffixes that count.
 
     Raises:
         WavedilError: no such folder, or no images in it.
@@ -105,7 +140,8 @@ def list_images(folder: PathLike) -> list[Path]:
     found = [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in (*SUFFIXES, *also)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not found:
         raise WavedilError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
@@ -114,9 +150,21 @@ def list_images(folder: PathLike) -> list[Path]:
 
 def image_size(path: PathLike) -> tuple[int, int]:
     """(height, width) by the file's header, upright."""
+    if Path(path).suffix == ".npy":
+        return _opened_npy(path).shape
     with _opened(path, load=False) as picture:
         turned = picture.getexif().get(0x0112, 1) >= 5  # the EXIF orientations that lie on their side
         return picture.size if turned else picture.size[::-1]
+
+
+def _opened_npy(path: PathLike) -> np.ndarray:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise WavedilError(f"{path} cannot be read: {error}") from None
+    if found.ndim != 2 or found.dtype.kind not in "fiu" or 0 in found.shape:
+        raise WavedilError(f"{path} holds {found.dtype} of shape {found.shape}: expected numbers of (height, width)")
+    return found
 
 
 @contextmanager

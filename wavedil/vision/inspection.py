@@ -12,11 +12,11 @@ from wavedil.core.receptive_field import count_multiply_adds, count_parameters
 
 
 def inspect_segmenter(model: nn.Module) -> dict[str, Any]:
-    """A :class:`wavedil.vision.Segmenter` in numbers, a dict that JSON can hold.
+    """A :class:`wavedil.vision.Segmenter` or ``Regressor`` in numbers, a dict that JSON can hold.
 
-    `parameters` are of all parts, `multiply_adds` per pixel of the image, `receptive_field` in pixels along an axis
-    (None: the whole image). `dilations`, `holes`, `path_ratio` and `hdc_m2` are of the context module, in its cells,
-    and None without one.
+    `classes` is empty for values. `parameters` are of all parts, `multiply_adds` per pixel of the image,
+    `receptive_field` in pixels along an axis (None: the whole image). `dilations`, `holes`, `path_ratio` and `hdc_m2`
+    are of the context module, in its cells, and None without one.
     """
     names = ("backbone", "head", "context", "refinement")
     parts = {name: getattr(model, name) for name in names}
@@ -26,7 +26,7 @@ def inspect_segmenter(model: nn.Module) -> dict[str, Any]:
     stack = getattr(model.context, "stack", None)
     audit = None if stack is None else audit_gridding(stack.dilations, stack.kernel_size, 2)
     return {
-        "classes": list(model.classes),
+        "classes": list(getattr(model, "classes", ())),
         "parts": {
             name: {"class": type(part).__name__, "parameters": count_parameters(part)}
             for name, part in parts.items()
@@ -48,8 +48,9 @@ def render_segmenter(info: dict[str, Any]) -> str:
     """`info` for a terminal."""
     field = info["receptive_field"]
     facts = [(name, f"{part['class']}, {part['parameters']:,} parameters") for name, part in info["parts"].items()]
+    if info["classes"]:
+        facts.append(("classes", f"{len(info['classes'])}: {', '.join(info['classes'])}"))
     facts += [
-        ("classes", f"{len(info['classes'])}: {', '.join(info['classes'])}"),
         ("parameters", f"{info['parameters']:,}"),
         ("multiply-adds", f"{info['multiply_adds']:,} per pixel"),
         ("receptive field", "the whole image" if field is None else f"{field} x {field} pixels"),

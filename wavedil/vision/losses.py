@@ -103,6 +103,26 @@ class Lovasz(nn.Module):
         return ((errors * slopes).sum(1) * occurring).sum() / occurring.sum().clamp(min=1)
 
 
+class SmoothL1(nn.Module):
+    """Of values ``(batch, 1, height, width)`` and targets ``(batch, height, width)``: the mean over those not NaN.
+
+    Args:
+        beta: errors below it count as their square / (2 beta), others as themselves less beta / 2. With 0 it is L1.
+    """
+
+    def __init__(self, beta: float = 0.0):
+        super().__init__()
+        if beta < 0:
+            raise WavedilError(f"beta is {beta}: expected 0 (L1) or an error below which to count squares")
+        self.beta = beta
+
+    def forward(self, values: Tensor, targets: Tensor) -> Tensor:
+        counts = ~targets.isnan()
+        if not counts.any():
+            return values.sum() * 0
+        return F.smooth_l1_loss(values[:, 0].float()[counts], targets[counts], beta=self.beta)
+
+
 class WeightedSum(nn.Module):
     """A sum of losses, each times its factor.
 

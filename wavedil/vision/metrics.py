@@ -52,3 +52,39 @@ class ConfusionMatrix:
     def accuracy(self) -> float:
         """Share of the pixels that are right."""
         return float(self.matrix.diagonal().sum() / self.matrix.sum())
+
+
+ERRORS = (
+    "over all pixels of all images whose target is known: rmse is the root of the mean of (value - target)^2, abs_rel "
+    "the mean of |value - target| / |target|"
+)
+
+
+class Errors:
+    """Errors of values, added up image by image in float64."""
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        #: Pixels, sum of squared errors, sum of relative errors.
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+
+    def update(self, values: Tensor, targets: Tensor) -> None:
+        """Both of one shape, any; targets that are NaN count nowhere."""
+        counts = ~targets.isnan()
+        target = targets[counts].double()
+        off = values[counts].double() - target
+        ones = off.new_tensor(off.numel())
+        self.sums += torch.stack([ones, off.square().sum(), (off / target).abs().sum()])
+
+    @property
+    def count(self) -> int:
+        """Pixels counted."""
+        return int(self.sums[0])
+
+    @property
+    def rmse(self) -> float:
+        """See :data:`ERRORS`; NaN before any pixel."""
+        return float((self.sums[1] / self.sums[0]).sqrt())
+
+    @property
+    def abs_rel(self) -> float:
+        return float(self.sums[2] / self.sums[0])

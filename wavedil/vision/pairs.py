@@ -51,7 +51,7 @@ def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
         ("mask", root / layout.masks, layout.mask_ending),
     ):
         by_name: dict[str, Path] = {}
-        for path in list_images(folder):
+        for path in list_images(folder, () if kind == "image" else (".npy",)):
             if path.stem.endswith(ending):
                 name = path.relative_to(folder).with_name(path.stem.removesuffix(ending)).as_posix()
                 if name in by_name:

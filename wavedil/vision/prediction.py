@@ -1,4 +1,4 @@
-"""Label maps of images of any size: whole or in tiles, averaged over scales and mirror images."""
+"""Label maps, or maps of values, of images of any size: whole or in tiles, averaged over scales and mirror images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from wavedil.errors import WavedilError
 from wavedil.vision.images import resize, scaled_size
+from wavedil.vision.predictor import DensePredictor
+from wavedil.vision.regressor import Regressor
 from wavedil.vision.segmenter import Segmenter
 from wavedil.vision.tiles import score_map
 
@@ -73,11 +75,27 @@ def probabilities(
     return torch.cat(list(_probabilities(views, image.shape[:2])), dim=1).cpu().numpy()
 
 
+def estimate(
+    model: Regressor,
+    image: np.ndarray,
+    *,
+    scaled: bool = False,
+    tile: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """The value at every pixel, float32 ``(height, width)``; arguments as for :func:`predict`."""
+    views = _views(model, image, scaled, tile, scales, flip, progress)
+    parts = _mean(views, image.shape[:2], lambda maps: model.values(maps[0]))
+    return torch.cat(list(parts)).float().cpu().numpy()
+
+
 @dataclass(frozen=True)
 class _View:
     """Scores of the image as the network saw it: at ``size`` pixels, perhaps mirrored."""
 
-    scores: Tensor  # (num_classes, rows, columns)
+    scores: Tensor  # (num_maps, rows, columns)
     size: tuple[int, int]
     stride: int
     corner: bool
@@ -99,7 +117,7 @@ class _View:
 
 @torch.inference_mode()
 def _views(
-    model: Segmenter,
+    model: DensePredictor,
     image: np.ndarray,
     scaled: bool,
     tile: int | None,
@@ -129,13 +147,18 @@ def _views(
     return views
 
 
-@torch.inference_mode()
 def _probabilities(views: Sequence[_View], size: tuple[int, int]) -> Iterator[Tensor]:
     """Averaged over the views, ``(num_classes, some rows, width)`` after one another."""
+    return _mean(views, size, lambda scores: scores.softmax(0))
+
+
+@torch.inference_mode()
+def _mean(views: Sequence[_View], size: tuple[int, int], of: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    """The mean over the views of what is made of their maps at full resolution, some rows after one another."""
     rows = max(1, BAND // (len(views[0].scores) * size[1]))
     for start in range(0, size[0], rows):
         stop = min(start + rows, size[0])
-        yield sum(view.at(size, start, stop).softmax(0) for view in views) / len(views)
+        yield sum(of(view.at(size, start, stop)) for view in views) / len(views)
 
 
 def _lerp(x: Tensor, axis: int, places: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from wavedil.errors import WavedilError
-from wavedil.vision.segmenter import Segmenter
+from wavedil.vision.predictor import DensePredictor
 
 
-def margin(model: Segmenter) -> int:
+def margin(model: DensePredictor) -> int:
     """Pixels to cut out around a tile on each side: half the receptive field, rounded up to the stride.
 
     Raises:
@@ -34,9 +34,9 @@ def margin(model: Segmenter) -> int:
 
 @torch.inference_mode()
 def score_map(
-    model: Segmenter, image: Tensor, tile: int | None = None, progress: Callable[[int, int], None] | None = None
+    model: DensePredictor, image: Tensor, tile: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Tensor, int]:
-    """Scores ``(num_classes, rows, columns)`` of an image ``(3, height, width)`` uint8, and pixels per score.
+    """Scores ``(num_maps, rows, columns)`` of an image ``(3, height, width)`` uint8, and pixels per score.
 
     Args:
         tile: pixels along the side of a tile, rounded up to the stride; None: the image whole.

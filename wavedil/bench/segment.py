@@ -1,0 +1,200 @@
+"""Dense prediction: ours, torchvision's DeepLab v3 and segmentation_models.pytorch's DeepLab v3 and PSPNet."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wavedil.bench.runner import Candidate, measure
+from wavedil.errors import WavedilError
+from wavedil.ops.memory import keep_freed_memory
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass
+class _Network:
+    """``make`` is None where the package is not installed."""
+
+    name: str
+    make: Callable[[], nn.Module] | None
+    channels_last: bool = False
+
+
+def run(
+    device: str,
+    *,
+    size: int = 224,
+    batch: int = 2,
+    num_classes: int = 21,
+    precisions: tuple[str, ...] | None = None,
+    rounds: int = 5,
+) -> dict[str, Any]:
+    """ResNet-50 at stride 8 under each head, random weights; and its first half under pyramid pooling, as smp's PSPNet.
+
+    inference: one image to scores at every pixel. training: ``batch`` images, forward, cross entropy, backward and SGD.
+    bf16 is under autocast; unless ``precisions`` says otherwise it is left out on CPUs, where those without units for
+    it take minutes a step. Ours is in channels_last, as ``wavedil train`` has it; torchvision's is in both layouts.
+    """
+    if device == "cpu":
+        keep_freed_memory()
+    precisions = precisions or (("fp32",) if device == "cpu" else tuple(_PRECISIONS))
+    try:
+        from torchvision.models import resnet50
+    except ImportError:
+        raise WavedilError("bench segment needs torchvision for its backbone: pip install torchvision") from None
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(batch, 3, size, size, generator=generator).to(device)
+    labels = torch.randint(0, num_classes, (batch, size, size), generator=generator).to(device)
+    groups = {"DeepLab v3": _deeplabs(resnet50, num_classes), "PSP": _psps(resnet50, num_classes)}
+    candidates = []
+    for group, networks in groups.items():
+        for network in networks:
+            made = None if network.make is None else network.make().to(device)
+            if network.channels_last:
+                made.to(memory_format=torch.channels_last)
+            shown = images.contiguous(memory_format=torch.channels_last) if network.channels_last else images
+            for precision in precisions:
+                for work in ("inference", "training"):
+                    call = None
+                    if made is not None:
+                        autocast = _autocast(device, precision)
+                        call = (
+                            _inference(made, shown, autocast)
+                            if work == "inference"
+                            else _step(made, shown, labels, autocast)
+                        )
+                    name = f"{group} {work} {precision}, {network.name}"
+                    candidates.append(Candidate(name, call, f"{group} {work} {precision}"))
+    order = list(dict.fromkeys(candidate.group for candidate in candidates))
+    candidates.sort(key=lambda candidate: order.index(candidate.group))
+    notes = [f"{size} x {size} pixels, {num_classes} classes; one image for inference, {batch} for training"]
+    notes.append(_agreement(resnet50, images[:1].cpu(), num_classes))
+    return {"rows": measure(candidates, rounds=rounds, device=device, unit="ms", warm=1), "notes": notes}
+
+
+def _deeplabs(resnet50: Callable[[], nn.Module], num_classes: int) -> list[_Network]:
+    from wavedil.vision import ASPP, ContextModule, Score
+
+    smp = _smp()
+    theirs = None if smp is None else lambda: smp.DeepLabV3("resnet50", encoder_weights=None, classes=num_classes)
+
+    def ours(head: nn.Module, context: nn.Module | None = None) -> Callable[[], nn.Module]:
+        return lambda: _segmenter(resnet50(), head, context, num_classes)
+
+    return [
+        _Network("torchvision", lambda: _torchvision(num_classes)),
+        _Network("torchvision in channels_last", lambda: _torchvision(num_classes), channels_last=True),
+        _Network("segmentation_models.pytorch", theirs),
+        _Network("ours", ours(ASPP(2048, num_classes)), channels_last=True),
+        _Network("ours, basic context", ours(Score(2048, num_classes), ContextModule(num_classes)), channels_last=True),
+        _Network(
+            "ours, large context",
+            ours(Score(2048, num_classes), ContextModule(num_classes, "large")),
+            channels_last=True,
+        ),
+    ]
+
+
+def _psps(resnet50: Callable[[], nn.Module], num_classes: int) -> list[_Network]:
+    from wavedil.vision import PyramidPooling, Segmenter
+
+    smp = _smp()
+    theirs = None if smp is None else lambda: smp.PSPNet("resnet50", encoder_weights=None, classes=num_classes)
+
+    def ours() -> nn.Module:
+        head = PyramidPooling(512, num_classes, kernel_size=1, dropout=0.2, align_corners=True)
+        return Segmenter(_Half(resnet50()), head, num_classes=num_classes)
+
+    return [_Network("segmentation_models.pytorch", theirs), _Network("ours", ours, channels_last=True)]
+
+
+class _Half(nn.Sequential):
+    """ResNet-50 up to stride 8."""
+
+    channels, output_stride, receptive_field = 512, 8, 99
+
+    def __init__(self, resnet: nn.Module):
+        super().__init__(*list(resnet.children())[:6])
+
+
+class _Out(nn.Module):
+    """The scores out of the dict that torchvision's networks return."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)["out"]
+
+
+def _torchvision(num_classes: int) -> nn.Module:
+    from torchvision.models.segmentation import deeplabv3_resnet50
+
+    return _Out(deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=False))
+
+
+def _segmenter(resnet: nn.Module, head: nn.Module, context: nn.Module | None, num_classes: int) -> nn.Module:
+    from wavedil.vision import Segmenter
+    from wavedil.vision.dense import to_dense
+
+    return Segmenter(to_dense(resnet, 8), head, context, num_classes=num_classes)
+
+
+def _smp() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import segmentation_models_pytorch
+    except ImportError:
+        return None
+    return segmentation_models_pytorch
+
+
+def _autocast(device: str, precision: str) -> Callable[[], torch.autocast]:
+    kind = device.split(":")[0]
+    return lambda: torch.autocast(kind, _PRECISIONS[precision], enabled=precision != "fp32")
+
+
+def _inference(network: nn.Module, images: Tensor, autocast: Callable[[], torch.autocast]) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        with torch.inference_mode(), autocast():
+            return network.eval()(images[:1])
+
+    return call
+
+
+def _step(
+    network: nn.Module, images: Tensor, labels: Tensor, autocast: Callable[[], torch.autocast]
+) -> Callable[[], None]:
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3)
+
+    def call() -> None:
+        with autocast():
+            scores = network.train()(images)
+        optimizer.zero_grad()
+        F.cross_entropy(scores.float(), labels).backward()
+        optimizer.step()
+
+    return call
+
+
+def _agreement(resnet50: Callable[[], nn.Module], image: Tensor, num_classes: int) -> str:
+    """Whether ours computes what torchvision's does, by torchvision's weights in both."""
+    from wavedil.vision import ASPP
+
+    theirs = _torchvision(num_classes).eval()
+    ours = _segmenter(resnet50(), ASPP(2048, num_classes), None, num_classes).eval()
+    ours.backbone.load_state_dict(theirs.network.backbone.state_dict())
+    ours.head.load_state_dict(theirs.network.classifier.state_dict())
+    with torch.inference_mode():
+        expected = theirs((image - ours.mean) / ours.std)
+        off = ((ours(image) - expected).abs().max() / expected.abs().max()).item()
+    return f"with the same weights, ours and torchvision's DeepLab v3 differ by {off:.1e} of the largest score"

@@ -1,0 +1,90 @@
+"""The training step of dense regression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wavedil.train.budget import Figures
+from wavedil.train.image_previews import ValuePreviews, ValueSamples
+from wavedil.train.segmentation import SegmentationModule
+from wavedil.vision.losses import SmoothL1
+from wavedil.vision.metrics import Errors
+from wavedil.vision.regressor import Regressor
+
+
+class RegressionModule(SegmentationModule):
+    """Trains a :class:`wavedil.vision.Regressor`, whose values start at the mean and deviation of the data's.
+
+    Args:
+        backbone, init, optimizer, backbone_rate, align, warmup_steps, power: as for :class:`SegmentationModule`.
+        head: makes the head from the channels of the features and the number of maps, which is 1.
+        context: makes the context module from the number of maps; None for none.
+        frozen: parts that do not learn, of ``backbone``, ``head`` and ``context``.
+        loss: of values ``(batch, 1, height, width)`` and targets ``(batch, height, width)``, NaN where unknown; default
+            :class:`wavedil.vision.SmoothL1` with beta 0, which is L1.
+    """
+
+    figures = Figures("train_loss", "loss", "valid_rmse", "RMSE {:.4g}", "images")
+    previews, samples = ValuePreviews, ValueSamples
+
+    def __init__(
+        self,
+        backbone: nn.Module | None = None,
+        head: Callable[[int, int], nn.Module] | None = None,
+        context: Callable[[int], nn.Module] | None = None,
+        init: str | None = None,
+        frozen: Sequence[str] = (),
+        optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
+        loss: nn.Module | None = None,
+        backbone_rate: float = 1.0,
+        align: str | None = None,
+        warmup_steps: int = 100,
+        power: float = 0.9,
+    ):
+        super().__init__(
+            backbone,
+            head,
+            context,
+            None,
+            init,
+            frozen,
+            optimizer,
+            SmoothL1() if loss is None else loss,
+            backbone_rate,
+            align,
+            warmup_steps,
+            power,
+        )
+
+    def assemble(self, parts: Sequence[nn.Module | None], align: str, data: L.LightningDataModule) -> Regressor:
+        backbone, head, context, _ = parts
+        return Regressor(
+            backbone,
+            head,
+            context,
+            step=data.step,
+            centre=data.centre,
+            spread=data.deviation,
+            scale=data.scale,
+            align=align,
+        )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.loss(self.network(batch["image"]), batch["targets"])
+        self.log("train/loss", loss.detach())
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.errors = Errors(self.device)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.errors.update(self.network(batch["image"])[:, 0], batch["targets"])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("valid/rmse", self.errors.rmse)
+        self.log("valid/abs_rel", self.errors.abs_rel)

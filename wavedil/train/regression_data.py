@@ -1,0 +1,81 @@
+"""Folders of images and targets as training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wavedil.errors import WavedilError
+from wavedil.train.segmentation_data import SegmentationData
+from wavedil.vision import spheres
+from wavedil.vision.dataset import ImagesWithTargets, RandomCrops
+from wavedil.vision.pairs import split_pairs
+
+
+class RegressionData(SegmentationData):
+    """Random crops of a folder of images and targets; validation on whole images.
+
+    The root holds ``images`` and ``targets``, or folders ``train`` and ``val`` that each hold them. A target is a grey
+    image of 8 or 16 bits or a .npy of (height, width); what is 0 or NaN there is unknown and counts nowhere.
+
+    Args:
+        root: the folder; null for the built-in spheres and their distances, which are written to ``RUN/data``.
+        step: what a grey level of a target image is worth, e.g. 0.001 for millimetres to metres.
+        targets, target_ending: the targets' folder, and how their stems end.
+        scales: least and greatest factor at which a crop shows its image; its values stay what they are.
+        crop, batch_size, scale, images, image_ending, validation, flip, valid_images, built_in_images, seed, workers:
+            as for :class:`SegmentationData`.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        crop: tuple[int, int] = (96, 96),
+        batch_size: int = 8,
+        scale: float = 1.0,
+        step: float = 1.0,
+        images: str = "images",
+        targets: str = "targets",
+        image_ending: str = "",
+        target_ending: str = "",
+        validation: str | None = None,
+        scales: tuple[float, float] = (1.0, 1.0),
+        flip: bool = True,
+        valid_images: int | None = None,
+        built_in_images: int = 300,
+        seed: int = 0,
+        workers: int = 0,
+    ):
+        super().__init__(
+            root=root,
+            crop=crop,
+            batch_size=batch_size,
+            scale=scale,
+            images=images,
+            masks=targets,
+            image_ending=image_ending,
+            mask_ending=target_ending,
+            validation=validation,
+            scales=scales,
+            flip=flip,
+            valid_images=valid_images,
+            built_in_images=built_in_images,
+            seed=seed,
+            workers=workers,
+        )
+        self.step = step
+
+    def open(self, folder: Path) -> None:
+        """Finds the files, makes the built-in ones in ``folder``, and takes the targets' mean and deviation."""
+        root = self.root
+        if root is None:
+            root = spheres.make_spheres(folder / "data", self.built_in_images, max(1, self.built_in_images // 10))
+            self.step = spheres.STEP
+        train, valid, note = split_pairs(root, self.layout, self.validation)
+        self.train, self.valid = (ImagesWithTargets(pairs, self.step, self.scale) for pairs in (train, valid))
+        self.crops = RandomCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
+        self.maps = 1
+        known, self.centre, deviation = self.train.moments()
+        if not known:
+            raise WavedilError(f"{root}: no pixel of the {len(train)} training targets is known: all are 0 or NaN")
+        self.deviation = deviation or 1.0  # of targets that are all the same
+        self.note = f"{note}\n{known:,} pixels have a value: mean {self.centre:.4g}, deviation {deviation:.4g}"
