@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wavedil.ops.dilated_conv import cpu, dilated_conv
+from wavedil.ops.dilated_conv import cpu, dilated_conv, phases
 
 # Relative to the norm of the whole result.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 8e-3}
@@ -119,6 +119,27 @@ def test_depthwise_dilated_half_precision(space, kernel, multiplier, autocast):
         autocast=autocast,
         tolerance=8e-3,
     )
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS)[:2])
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "padding"),
+    [
+        ((5, 5), (4, 4), ((8, 8), (8, 8))),  # same
+        ((3, 3), (2, 1), ((0, 0), (1, 2))),  # valid, and not dilated
+        ((2, 5), (3, 4), ((5, 1), (9, 16))),  # the convolution takes none of the first, two steps of the second
+        ((3, 2), (9, 16), ((18, 0), (0, 16))),  # causal; interleaved maps of two positions
+    ],
+)
+def test_interleaved_maps_equal_the_convolution(kernel, dilation, padding, multiplier, layout):
+    x, weight = LAYOUTS[layout](torch.randn(2, 6, 17, 23)), torch.randn(6 * multiplier, 1, *kernel)
+    assert phases.suits(x.clone().requires_grad_(), weight, None, (1, 1), dilation, 6)
+    options = {"stride": (1, 1), "padding": padding, "dilation": dilation, "groups": 6}
+    compare(x, weight, torch.randn(6 * multiplier), **options, tolerance=TOLERANCE[torch.float32])
+    compare(x, weight, None, **options, tolerance=TOLERANCE[torch.float32])
+    with torch.no_grad():
+        assert not phases.suits(x, weight.requires_grad_(), None, (1, 1), dilation, 6)
 
 
 def test_no_time_at_all():

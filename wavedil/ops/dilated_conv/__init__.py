@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavedil.ops.dilated_conv import cpu
+from wavedil.ops.dilated_conv import cpu, phases
 from wavedil.ops.dilated_conv.reference import dilated_conv as reference
 
 
@@ -28,19 +28,23 @@ def dilated_conv(
     it computes in autocast's dtype, as torch's own convolutions do.
 
     Over one axis on the CPU, dense and with stride 1, it runs as one matrix product per tap
-    (`cpu.py`) and its result has channels innermost in memory. One case that torch gets wrong is
+    (`cpu.py`) and its result has channels innermost in memory. Depthwise over two axes, in training
+    on the CPU, it runs undilated over interleaved maps (`phases.py`). One case that torch gets wrong is
     computed in float32 (`_is_wrong_in_torch`). All else is torch's convolution.
     """
     x, weight, bias = as_autocast(x, weight, bias)
     pad = [side for pair in reversed(padding) for side in pair]
     if cpu.suits(x, weight, bias, stride, groups):
         return cpu.dilated_conv(x, weight, bias, (pad[0], pad[1]), dilation[0])
+    spans = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    sizes = [n + sum(sides) for n, sides in zip(x.shape[2:], padding, strict=True)]
+    out = [-(-(n - span) // s) for n, span, s in zip(sizes, spans, stride, strict=True)]
+    if 0 in out:  # an empty chunk of a stream; torch refuses to convolve it
+        return x.new_zeros(x.shape[0], weight.shape[0], *out)
+    if phases.suits(x, weight, bias, stride, dilation, groups):
+        return phases.dilated_conv(x, weight, bias, padding, dilation, groups)
     if any(pad):
         x = F.pad(x, pad)
-    spans = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
-    size = [-(-(n - span) // s) for n, span, s in zip(x.shape[2:], spans, stride, strict=True)]
-    if 0 in size:  # an empty chunk of a stream; torch refuses to convolve it
-        return x.new_zeros(x.shape[0], weight.shape[0], *size)
     if _is_wrong_in_torch(x, dilation, groups):
         with torch.autocast(x.device.type, enabled=False):
             wide = None if bias is None else bias.float()
