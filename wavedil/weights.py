@@ -34,6 +34,7 @@ MODELS = {
     "WN": "wavedil.audio.relatives.vits",
     "Features": "wavedil.audio.features",
     "LogMel": "wavedil.audio.features",
+    "ImageUpsampling": "wavedil.audio.upsampling",
     "NearestUpsampling": "wavedil.audio.upsampling",
     "TransposedUpsampling": "wavedil.audio.upsampling",
     "Effect": "wavedil.audio.effect",

@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript", reason="needs the export extra")
 
 def wavenet() -> WaveNet:
     torch.manual_seed(0)
-    return WaveNet(6, 5, "1..4", front_kernel_size=2, codes=32, sample_rate=16000).eval()
+    return WaveNet(6, 5, "1..4", front_kernel_size=2, codes=32, speakers=["a", "b"], speaker_channels=3).eval()
 
 
 def amp() -> NAM:
@@ -27,16 +27,25 @@ def amp() -> NAM:
     return NAM(arrays, head_scale=0.5, sample_rate=24000).eval()
 
 
-def stream(path, x, chunk):
+def inputs(model, batch, time):
+    """By the names that the file should have."""
+    if isinstance(model, NAM):
+        return {"sound": torch.randn(batch, 1, time)}
+    return {"codes": torch.randint(32, (batch, time)), "condition": torch.randn(batch, 3, time)}
+
+
+def stream(path, given, chunk):
     """A session's own loop, with nothing of ours: state from the file beside it, fed back by name."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
     start = np.load(path.with_suffix(".start.npz"))
-    state = {name: start[name].repeat(len(x), axis=0) for name in start.files}
-    first, parts = session.get_inputs()[0].name, []
-    assert {i.name for i in session.get_inputs()} == {first, *state}
-    for begin in range(0, x.shape[-1], chunk):
-        found = dict(zip(outputs, session.run(None, {first: x[..., begin : begin + chunk], **state}), strict=True))
+    batch, time = len(next(iter(given.values()))), next(iter(given.values())).shape[-1]
+    state = {name: start[name].repeat(batch, axis=0) for name in start.files}
+    assert {i.name for i in session.get_inputs()} == {*given, *state}
+    parts = []
+    for begin in range(0, time, chunk):
+        chunks = {name: x[..., begin : begin + chunk].numpy() for name, x in given.items()}
+        found = dict(zip(outputs, session.run(None, chunks | state), strict=True))
         parts.append(found.pop("output"))
         state = {name.removeprefix("next."): value for name, value in found.items()}
     return np.concatenate(parts, axis=-1)
@@ -47,11 +56,10 @@ def stream(path, x, chunk):
 def test_streaming_over_two_seconds(make, tmp_path):
     model = make()
     path = interop.export_onnx(model, tmp_path / "step.onnx", streaming=True)
-    samples = 2 * model.sample_rate
-    x = torch.randint(32, (1, samples)) if make is wavenet else torch.randn(1, 1, samples)
-    expected = model(x).numpy()
+    given = inputs(model, 1, 2 * model.sample_rate)
+    expected = model(*given.values()).numpy()
     assert expected.std() > 0.01
-    np.testing.assert_allclose(stream(path, x.numpy(), 1999), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(stream(path, given, 1999), expected, rtol=0, atol=2e-6)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step.onnx", "step.start.npz"]
     if make is amp:  # whose start is not zeros
         assert any(np.abs(value).max() > 0.01 for value in np.load(tmp_path / "step.start.npz").values())
@@ -63,9 +71,9 @@ def test_whole_model_at_any_size(tmp_path, monkeypatch):
     path = interop.export_onnx(model, tmp_path / "sub" / "whole.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for shape in ((1, 1), (4, 333)):
-        codes = torch.randint(32, shape)
-        (found,) = session.run(None, {"codes": codes.numpy()})
-        np.testing.assert_allclose(found, model(codes).numpy(), rtol=0, atol=2e-6)
+        given = inputs(model, *shape)
+        (found,) = session.run(None, {name: x.numpy() for name, x in given.items()})
+        np.testing.assert_allclose(found, model(*given.values()).numpy(), rtol=0, atol=2e-6)
     assert [p.name for p in (tmp_path / "sub").iterdir()] == ["whole.onnx"]
 
     class Written:

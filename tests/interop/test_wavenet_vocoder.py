@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from wavedil.audio import generate, load, save
+from wavedil.audio.features import Features
+from wavedil.audio.upsampling import ImageUpsampling
 from wavedil.errors import WavedilError
 from wavedil.interop.wavenet_vocoder import from_wavenet_vocoder
 
@@ -31,6 +33,43 @@ def peer(package, **options):
 def one_hot_of_previous(codes):
     previous = F.pad(codes, (1, 0), value=CODES // 2)[:, :-1]
     return F.one_hot(previous, CODES).transpose(1, 2).float()
+
+
+@pytest.mark.parametrize("scales", [None, [3, 4]])
+@torch.no_grad()
+def test_features_and_speakers(package, scales, tmp_path):
+    options = {} if scales is None else {"upsample_conditional_features": True, "upsample_scales": scales}
+    theirs = peer(package, cin_channels=7, gin_channels=3, n_speakers=4, **options)
+    ours = from_wavenet_vocoder(theirs.state_dict(), stacks=2, speakers=["ann", "bob", "cy", "dee"])
+    hop = 1 if scales is None else 12
+    features, codes = torch.rand(2, 7, 60 // hop), torch.randint(CODES, (2, 60))
+    expected = theirs(one_hot_of_previous(codes), features, torch.tensor([[2], [0]]))
+    condition = ours.conditioning(features, ["cy", "ann"], 2).joined(0, 60)
+    assert expected.std() > 0.3 and ours.conditioner.local.hop == hop
+    torch.testing.assert_close(ours(codes, condition), expected, rtol=0, atol=1e-6)
+    other = ours.conditioning(features, ["bob", "ann"], 2).joined(0, 60)
+    assert (ours(codes, other) - expected).abs().max() > 1e-3
+    again = load(save(ours, tmp_path / "model"))
+    assert torch.equal(again(codes, condition), ours(codes, condition))
+    with pytest.raises(WavedilError, match="whose product is 12: expected the hop, 10"):
+        ImageUpsampling(Features(7, hop=10), [3, 4])
+    with pytest.raises(WavedilError, match="band_kernel_size is 2: expected an odd number"):
+        ImageUpsampling(Features(7, hop=1), [], 2)
+
+
+@torch.no_grad()
+def test_amplitudes_in_and_logistics_out(package):
+    torch.manual_seed(0)
+    sizes = {"residual_channels": 6, "gate_channels": 8, "skip_out_channels": 5, "kernel_size": 2}
+    theirs = package.WaveNet(out_channels=30, layers=4, stacks=1, scalar_input=True, **sizes).eval()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    ours = from_wavenet_vocoder(theirs.state_dict(), stacks=1)
+    codes = ours.encode(torch.rand(2, 40) * 2 - 1)
+    amplitudes = ours.decode(F.pad(codes, (1, 0), value=ours.zero_code)[:, :-1]).unsqueeze(1)
+    expected = theirs(amplitudes)
+    assert expected.std() > 0.3 and ours.distribution.components == 10
+    torch.testing.assert_close(ours(codes), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("legacy", [True, False])
@@ -60,5 +99,9 @@ def test_what_is_refused(package):
     tensors = peer(package).state_dict()
     with pytest.raises(WavedilError, match="stacks is 4: expected a divisor of the 6 layers"):
         from_wavenet_vocoder(tensors, stacks=4)
+    with pytest.raises(WavedilError, match="speakers has 1 names: expected one for each of its 0 speakers"):
+        from_wavenet_vocoder(tensors, stacks=2, speakers=["ann"])
+    with pytest.raises(WavedilError, match="it has 2 inputs and 16 outputs"):
+        from_wavenet_vocoder({**tensors, "first_conv.weight_v": torch.ones(6, 2, 1)}, stacks=2)
     with pytest.raises(WavedilError, match="expected the tensors of wavenet-vocoder 0.1.1"):
         from_wavenet_vocoder({}, stacks=1)

@@ -155,6 +155,8 @@ class Conditioner(nn.Module):
         self.condition_channels = 0 if local is None else local.channels
         self.speaker_channels = speaker_channels if speakers else 0
         self.channels = self.condition_channels + self.speaker_channels
+        # Where the model is: there may be no weight here that tells.
+        self.register_buffer("place", torch.empty(0), persistent=False)
 
     def forward(self, frames: Tensor | None, speaker: Tensor | None, time: int) -> Tensor | None:
         features = None if self.local is None else self.local(frames)[..., :time]
@@ -177,7 +179,7 @@ class Conditioner(nn.Module):
         _check_given("speaker", speaker, self.voices, f"one of {', '.join(self.speakers)}")
         if self.channels == 0:
             return Conditioning()
-        device = next(self.parameters()).device
+        device = self.place.device
         if condition is not None:
             self.local.check(condition, num)
             condition = condition.to(device).expand(num, -1, -1)

@@ -114,3 +114,37 @@ class TransposedUpsampling(Upsampling):
         for index, conv in enumerate(self.convs):
             frames = conv(F.leaky_relu(frames, 0.1) if index else frames)
         return frames[..., self.spread * self.hop : frames.shape[-1] - self.spread * self.hop]
+
+
+@recorded
+class ImageUpsampling(Upsampling):
+    """Transposed convolutions over features as an image of one map, bands by frames: what published vocoders have.
+
+    As long as their stride, so that a sample sees the frame that holds it and neighbouring bands. No factors leave
+    features as they are, for those at the sample rate (hop 1).
+
+    Args:
+        factors: how many samples each makes of one; their product is the hop.
+        band_kernel_size: bands that each sees, odd.
+        slope: of the leaky ReLU after each: 0 is a ReLU, 1 is none.
+    """
+
+    def __init__(self, features: Features, factors: Sequence[int] = (), band_kernel_size: int = 3, slope: float = 0.0):
+        super().__init__(features, None, frame_kernel_size=1, spread=0)
+        self.conv = nn.Identity()  # these nets begin with the image
+        if math.prod(factors) != self.hop:
+            raise WavedilError(
+                f"factors are {list(factors)}, whose product is {math.prod(factors)}: expected the hop, {self.hop}"
+            )
+        if not isinstance(band_kernel_size, int) or band_kernel_size < 1 or band_kernel_size % 2 == 0:
+            raise WavedilError(f"band_kernel_size is {band_kernel_size!r}: expected an odd number of bands")
+        self.slope = slope
+        self.convs = nn.ModuleList(
+            nn.ConvTranspose2d(1, 1, (band_kernel_size, f), (1, f), padding=(band_kernel_size // 2, 0)) for f in factors
+        )
+
+    def upsample(self, frames: Tensor) -> Tensor:
+        image = frames.unsqueeze(1)
+        for conv in self.convs:
+            image = F.leaky_relu(conv(image), self.slope)
+        return image.squeeze(1)

@@ -46,7 +46,8 @@ class WaveNet(nn.Module):
         speakers: names of the voices that the model can be asked for.
         speaker_channels: length of the vector that stands for a speaker.
         sample_rate: in Hz; it is stored with the model and given to the files it makes.
-        residual_scale, skip_scale, gate_order: see :class:`wavedil.GatedBlock`.
+        residual_scale, skip_scale, gate_order: see :class:`wavedil.GatedBlock`; ``skip_scale`` may be one for each
+            layer.
         weight_norm: normalise the weights of stack and head; ``fold_weight_norm(model)`` folds it away.
         checkpoint_layers: see :class:`wavedil.DilatedStack`.
     """
@@ -71,7 +72,7 @@ class WaveNet(nn.Module):
         speaker_channels: int = 16,
         sample_rate: int = 16000,
         residual_scale: float = 1.0,
-        skip_scale: float = 1.0,
+        skip_scale: float | Sequence[float] = 1.0,
         gate_order: str = "tanh_first",
         weight_norm: bool = False,
         checkpoint_layers: int = 0,

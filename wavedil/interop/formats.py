@@ -36,6 +36,7 @@ FORMATS = {
     "wavenet-vocoder": Format(
         "wavenet_vocoder", "from_wavenet_vocoder", ("conv_layers.0.conv1x1_skip", "last_conv_layers.1")
     ),
+    "kan-bayashi": Format("kan_bayashi", "from_kan_bayashi", ("dil_tanh.0", "skip_1x1.0")),
     "vits-wn": Format("vits", "from_vits_wn", ("in_layers.0", "res_skip_layers.0")),
     "diffwave": Format("diffwave", "from_diffwave", ("residual_layers.0.diffusion_projection",)),
     "pytorch-tcn": Format("pytorch_tcn", "from_pytorch_tcn", ("network.0.conv1",)),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 from wavedil.files import written_beside
 
@@ -21,24 +22,26 @@ TOLERANCE = 1e-4
 
 
 class _Step(nn.Module):
-    """``step`` with the state as so many tensors."""
+    """``step`` with the state as so many tensors, between the input and, if there is one, the condition."""
 
     def __init__(self, model: nn.Module, keys: Sequence[str]):
         super().__init__()
         self.model, self.keys = model, tuple(keys)
 
-    def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        y, new = self.model.step(x, dict(zip(self.keys, state, strict=True)))
+    def forward(self, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        state = dict(zip(self.keys, others, strict=False))
+        y, new = self.model.step(x, state, *others[len(self.keys) :])
         return y, *(new[key] for key in self.keys)
 
 
 def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> Path:
     """Writes ``model`` as an ONNX file and compares it with torch, in onnxruntime, at another batch and length.
 
-    The whole model takes a batch of any size and length (``codes`` of a WaveNet, ``sound`` of an amplifier model) and
-    gives ``output``, as ``model(…)``. With ``streaming`` it takes a chunk of at least one step and the state, one input
-    for each tensor of it, and gives ``output`` and the state after it, each under its name with ``next.`` before it:
-    feed them back. ``FILE.start.npz`` holds the state before the first chunk, of one stream; for more, repeat it.
+    The whole model takes a batch of any size and length (``codes`` of a WaveNet, ``sound`` of an amplifier model), and
+    its ``condition`` at the sample rate where it has one, and gives ``output``, as ``model(…)``. With ``streaming`` it
+    takes a chunk of at least one step and the state, one input for each tensor of it, and gives ``output`` and the
+    state after it, each under its name with ``next.`` before it: feed them back. ``FILE.start.npz`` holds the state
+    before the first chunk, of one stream; for more, repeat it.
 
     Raises:
         WavedilError: a model of another class, or that cannot stream; or outputs that are not the same.
@@ -49,23 +52,24 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
     if name not in INPUTS:
         raise WavedilError(f"a {name} cannot be exported to ONNX: expected one of {', '.join(INPUTS)}")
     path, model = Path(path), model.eval()
-    x = _example(model, batch=2, time=50)
+    inputs = _example(model, batch=2, time=50)
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
-    shapes: list = [{0: batch, x.ndim - 1: time}]
+    along_time = [{0: batch, x.ndim - 1: time} for x in inputs]
     with torch.no_grad(), written_beside(path) as beside:
-        start = model.step(x[..., :0])[1] if streaming else {}
+        start = _start(model, inputs) if streaming else {}
         keys = list(start)
-        if streaming:
-            shapes.append(tuple({0: batch} for _ in keys))
+        # The step's state comes in as a variable number of arguments, with what follows it.
+        states = [{0: batch} for _ in keys]
+        shapes = (along_time[0], (*states, *along_time[1:])) if streaming else tuple(along_time)
         with warnings.catch_warnings():
             # The exporter tells of axes that share a name and of its own use of what torch has deprecated.
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 _Step(model, keys).eval() if streaming else model,
-                (x, *start.values()),
+                (inputs[0], *start.values(), *inputs[1:]),
                 dynamo=True,
-                dynamic_shapes=tuple(shapes),
-                input_names=[INPUTS[name], *keys],
+                dynamic_shapes=shapes,
+                input_names=[INPUTS[name], *keys, *["condition"] * (len(inputs) - 1)],
                 output_names=["output", *(f"next.{key}" for key in keys)],
                 opset_version=OPSET,
                 verbose=False,
@@ -79,29 +83,36 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
     return path
 
 
-def _example(model: nn.Module, batch: int, time: int) -> Tensor:
+def _example(model: nn.Module, batch: int, time: int) -> list[Tensor]:
+    """The input, and the condition where the model has one."""
     generator = torch.Generator().manual_seed(0)
     if type(model).__name__ == "WaveNet":
-        return torch.randint(model.codes, (batch, time), generator=generator)
+        codes = torch.randint(model.codes, (batch, time), generator=generator)
+        channels = model.conditioner.channels
+        return [codes, *([torch.randn(batch, channels, time, generator=generator)] if channels else [])]
     channels = model.config.get("in_channels", 1)
-    return torch.randn(batch, channels, time, generator=generator).to(next(model.parameters()).dtype)
+    return [torch.randn(batch, channels, time, generator=generator)]
+
+
+def _start(model: nn.Module, inputs: Sequence[Tensor]) -> State:
+    """The state after a chunk of nothing: that before the first."""
+    empty = [x[..., :0] for x in inputs]
+    return model.step(empty[0], None, *empty[1:])[1]
 
 
 def _compare(model: nn.Module, session, keys: Sequence[str]) -> None:
     """The file's outputs and the model's, at another batch and length than it was traced at, chunk by chunk."""
-    x = _example(model, batch=3, time=91)
-    expected = model(x)
-    if keys:
-        state = {key: value.numpy() for key, value in model.step(x[..., :0])[1].items()}
-        parts = []
-        for chunk in x.split([1, 60, 30], dim=-1):
-            y, *new = session.run(None, {session.get_inputs()[0].name: chunk.numpy(), **state})
-            state = dict(zip(keys, new, strict=True))
-            parts.append(torch.from_numpy(y))
-        found = torch.cat(parts, dim=-1)
-    else:
-        found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
-    far = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
+    inputs = _example(model, batch=3, time=91)
+    names = [one.name for one in session.get_inputs() if one.name not in keys]
+    expected = model(*inputs)
+    state = {key: value.numpy() for key, value in _start(model, inputs).items()} if keys else {}
+    parts = []
+    for chunks in zip(*(x.split([1, 60, 30] if keys else 91, dim=-1) for x in inputs), strict=True):
+        given = {name: chunk.numpy() for name, chunk in zip(names, chunks, strict=True)}
+        y, *new = session.run(None, given | state)
+        state = dict(zip(keys, new, strict=True))
+        parts.append(torch.from_numpy(y))
+    far = (torch.cat(parts, dim=-1) - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
     if not far <= TOLERANCE:
         raise WavedilError(
             f"onnxruntime's output is {far:.1e} of the largest away from torch's, more than {TOLERANCE:.0e}: nothing "

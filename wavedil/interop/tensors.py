@@ -58,9 +58,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def _unpickled(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of pickle protocols that it may not know: then it fails, and is told below
+            warnings.simplefilter("ignore")  # of pickle protocols it may not know: where it fails, that is told below
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
