@@ -2,8 +2,14 @@
 
 Positions that lie a multiple of the dilation apart never meet the others, so a map is cut into `dilation` interleaved
 ones along each axis, which join the batch, and put together again. With channels innermost oneDNN's gradients of
-undilated depthwise kernels are fast, and those of dilated ones are not: 5x5, dilation 4, 1152 channels of 4 maps of
-23 x 30: 631 ms for forward and backward as it comes, 80 ms so (one thread of an AMD Zen 3 core, float32).
+undilated depthwise kernels are fast, and those of dilated ones are not. Forward and backward of 4 maps of 23 x 30, ms
+(one thread of an AMD Zen 3 core with other work beside it, float32, median of 7):
+
+    channels, kernel, dilation    conv2d, zeros added before    conv2d with padding    interleaved
+    1152, 5x5, 4                  1148                          872                    195
+    672, 5x5, 2                   415                           117                    77
+    1152, 3x3, 4                  523                           153                    87
+    480, 3x3, 2                   59                            49                     31
 """
 
 from collections.abc import Sequence
