@@ -34,6 +34,8 @@ def test_cases(interpret):
         sys.executable,
         "-m",
         "pytest",
+        "-n",
+        "0",  # workers of their own would not be faster
         "-p",
         "no:cacheprovider",
         str(Path(__file__).with_name("triton_cases.py")),
