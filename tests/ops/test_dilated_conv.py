@@ -146,3 +146,22 @@ def test_no_time_at_all():
     x, weight = torch.zeros(2, 8, 0), torch.ones(4, 8, 1)
     y = dilated_conv(x, weight, stride=(1,), padding=[(0, 0)], dilation=(1,), groups=1)
     assert y.shape == (2, 4, 0)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("space", "kernel", "dilation", "padding", "stride"),
+    [
+        ((9, 7), (3, 3), (12, 3), [(12, 12), (3, 3)], (1, 1)),  # rows of taps that only meet zeros
+        ((9, 7), (2, 4), (3, 2), [(1, 2), (3, 3)], (1, 1)),  # one more on one side
+        ((9, 8), (3, 3), (2, 1), [(4, 0), (1, 0)], (2, 3)),  # causal, and strides
+        ((5, 4, 6), (3, 1, 2), (4, 1, 1), [(4, 4), (0, 0), (0, 1)], (1, 1, 2)),
+        ((11,), (3,), (5,), [(5, 6)], (2,)),
+    ],
+)
+def test_zeros_on_both_sides_on_one_or_on_none(space, kernel, dilation, padding, stride, groups, dtype):
+    x = torch.randn(2, 4, *space).to(dtype)
+    weight, bias = torch.randn(6, 4 // groups, *kernel).to(dtype), torch.randn(6).to(dtype)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    compare(x, weight, bias, **options, tolerance=TOLERANCE[dtype])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class _Network:
 def run(
     device: str,
     *,
-    size: int = 224,
+    size: int = 160,
     batch: int = 2,
     num_classes: int = 21,
     precisions: tuple[str, ...] | None = None,
@@ -39,8 +40,8 @@ def run(
     """ResNet-50 at stride 8 under each head, random weights; and its first half under pyramid pooling, as smp's PSPNet.
 
     inference: one image to scores at every pixel. training: ``batch`` images, forward, cross entropy, backward and SGD.
-    bf16 is under autocast; unless ``precisions`` says otherwise it is left out on CPUs, where those without units for
-    it take minutes a step. Ours is in channels_last, as ``wavedil train`` has it; torchvision's is in both layouts.
+    bf16 is under autocast; unless ``precisions`` says otherwise it is left out on CPUs, where without units for it a
+    step takes minutes. Ours is in channels_last, as ``wavedil train`` has it; torchvision's is in both layouts.
     """
     if device == "cpu":
         keep_freed_memory()
@@ -55,25 +56,22 @@ def run(
     groups = {"DeepLab v3": _deeplabs(resnet50, num_classes), "PSP": _psps(resnet50, num_classes)}
     candidates = []
     for group, networks in groups.items():
-        for network in networks:
-            made = None if network.make is None else network.make().to(device)
-            if network.channels_last:
-                made.to(memory_format=torch.channels_last)
-            shown = images.contiguous(memory_format=torch.channels_last) if network.channels_last else images
-            for precision in precisions:
-                for work in ("inference", "training"):
-                    call = None
-                    if made is not None:
-                        autocast = _autocast(device, precision)
-                        call = (
-                            _inference(made, shown, autocast)
-                            if work == "inference"
-                            else _step(made, shown, labels, autocast)
-                        )
-                    name = f"{group} {work} {precision}, {network.name}"
-                    candidates.append(Candidate(name, call, f"{group} {work} {precision}"))
-    order = list(dict.fromkeys(candidate.group for candidate in candidates))
-    candidates.sort(key=lambda candidate: order.index(candidate.group))
+        for work, precision in product(("inference", "training"), precisions):
+            kind = f"{group} {work} {precision}"
+            for network in networks:
+                call = None
+                if network.make is not None:
+                    # One of its own: what training does to the weights would show in the time of inference.
+                    made, shown = network.make().to(device), images
+                    if network.channels_last:
+                        made = made.to(memory_format=torch.channels_last)
+                        shown = images.contiguous(memory_format=torch.channels_last)
+                    autocast = _autocast(device, precision)
+                    if work == "inference":
+                        call = _inference(made, shown, autocast)
+                    else:
+                        call = _step(made, shown, labels, autocast)
+                candidates.append(Candidate(f"{kind}, {network.name}", call, kind))
     notes = [f"{size} x {size} pixels, {num_classes} classes; one image for inference, {batch} for training"]
     notes.append(_agreement(resnet50, images[:1].cpu(), num_classes))
     return {"rows": measure(candidates, rounds=rounds, device=device, unit="ms", warm=1), "notes": notes}
@@ -85,20 +83,20 @@ def _deeplabs(resnet50: Callable[[], nn.Module], num_classes: int) -> list[_Netw
     smp = _smp()
     theirs = None if smp is None else lambda: smp.DeepLabV3("resnet50", encoder_weights=None, classes=num_classes)
 
-    def ours(head: nn.Module, context: nn.Module | None = None) -> Callable[[], nn.Module]:
-        return lambda: _segmenter(resnet50(), head, context, num_classes)
+    def ours(variant: str | None = None) -> Callable[[], nn.Module]:
+        if variant is None:
+            return lambda: _segmenter(resnet50(), ASPP(2048, num_classes), None, num_classes)
+        return lambda: _segmenter(
+            resnet50(), Score(2048, num_classes), ContextModule(num_classes, variant), num_classes
+        )
 
     return [
         _Network("torchvision", lambda: _torchvision(num_classes)),
         _Network("torchvision in channels_last", lambda: _torchvision(num_classes), channels_last=True),
         _Network("segmentation_models.pytorch", theirs),
-        _Network("ours", ours(ASPP(2048, num_classes)), channels_last=True),
-        _Network("ours, basic context", ours(Score(2048, num_classes), ContextModule(num_classes)), channels_last=True),
-        _Network(
-            "ours, large context",
-            ours(Score(2048, num_classes), ContextModule(num_classes, "large")),
-            channels_last=True,
-        ),
+        _Network("ours", ours(), channels_last=True),
+        _Network("ours, basic context", ours("basic"), channels_last=True),
+        _Network("ours, large context", ours("large"), channels_last=True),
     ]
 
 

@@ -43,14 +43,16 @@ def dilated_conv(
         return x.new_zeros(x.shape[0], weight.shape[0], *out)
     if phases.suits(x, weight, bias, stride, dilation, groups):
         return phases.dilated_conv(x, weight, bias, padding, dilation, groups)
-    if any(pad):
-        x = F.pad(x, pad)
+    # As many zeros as are on both sides need not be stored: far dilations on small maps would be mostly those.
+    inside = [min(pair) for pair in padding]
+    if any(before != after for before, after in padding):
+        x = F.pad(x, [side - both for both, pair in zip(inside[::-1], reversed(padding), strict=True) for side in pair])
     if _is_wrong_in_torch(x, dilation, groups):
         with torch.autocast(x.device.type, enabled=False):
             wide = None if bias is None else bias.float()
-            y = reference(x.float(), weight.float(), wide, stride, dilation, groups)
+            y = reference(x.float(), weight.float(), wide, stride, dilation, groups, inside)
         return y.to(x.dtype)
-    return reference(x, weight, bias, stride, dilation, groups)
+    return reference(x, weight, bias, stride, dilation, groups, inside)
 
 
 def as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:

@@ -1,5 +1,7 @@
 """Dilated convolution in plain PyTorch: the definition the fast forms are tested against."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,7 +13,8 @@ def dilated_conv(
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
     groups: int,
+    padding: Sequence[int] | int = 0,
 ) -> Tensor:
-    """`F.conv1d`, `F.conv2d` or `F.conv3d` without padding, by the number of axes."""
+    """`F.conv1d`, `F.conv2d` or `F.conv3d` by the number of axes; `padding` is as many zeros on both sides of each."""
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(stride) - 1]
-    return convolve(x, weight, bias, stride, 0, dilation, groups)
+    return convolve(x, weight, bias, stride, padding, dilation, groups)
