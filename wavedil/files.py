@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,3 +39,34 @@ def matching(paths: Sequence[Path], pattern: str, name: str) -> set[Path]:
         raise WavedilError(f"{name}={pattern!r} is not a regular expression: {error}") from None
     root = os.path.commonpath([path.parent for path in paths])
     return {path for path in paths if expression.search(path.relative_to(root).with_suffix("").as_posix())}
+
+
+def by_name(paths: Iterable[tuple[str, Path]], kind: str) -> dict[str, Path]:
+    """``(name, path)`` as a dictionary.
+
+    Raises:
+        WavedilError: two of one name, of which ``kind`` says what they are.
+    """
+    named: dict[str, Path] = {}
+    for name, path in paths:
+        if name in named:
+            raise WavedilError(f"{named[name]} and {path.name}: two {kind}s of one name, keep one of them")
+        named[name] = path
+    return named
+
+
+def matched(
+    first: Mapping[str, Path], second: Mapping[str, Path], kinds: tuple[str, str], remedy: str
+) -> list[tuple[Path, Path]]:
+    """The paths of each name, sorted.
+
+    Raises:
+        WavedilError: naming the first path that stands alone; ``kinds`` says what the two are.
+    """
+    for paths, others, what in ((first, second, kinds[1]), (second, first, kinds[0])):
+        alone = sorted(paths.keys() - others.keys())
+        if alone:
+            raise WavedilError(
+                f"{paths[alone[0]]} has no {what} of its name ({len(alone)} of {len(paths)} such): {remedy}"
+            )
+    return [(first[name], second[name]) for name in sorted(first)]

@@ -83,18 +83,9 @@ def test_the_best_network_is_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("at", [2, 8])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, whole_run, monkeypatch, at):
-    step = MusicModule.training_step
-
-    def interrupted(self, batch, batch_idx):
-        if self.trainer.global_step == at:
-            raise KeyboardInterrupt
-        return step(self, batch, batch_idx)
-
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, whole_run, interrupted_at, at):
     out = str(tmp_path / "run")
-    with monkeypatch.context() as patch:
-        patch.setattr(MusicModule, "training_step", interrupted)
-        folder = train("jsb", out=out, overrides=TINY)
+    folder = interrupted_at(MusicModule, at, lambda: train("jsb", out=out, overrides=TINY))
     assert train(out=out, resume="auto") == folder
     expected = load(whole_run / "model").state_dict()
     for key, value in load(folder / "model").state_dict().items():

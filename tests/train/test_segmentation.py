@@ -99,18 +99,11 @@ def test_it_learns(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("at", [6, 9])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, pictures, whole_run, monkeypatch, capsys, at):
-    step = SegmentationModule.training_step
-
-    def interrupted(self, batch, batch_idx):
-        if self.trainer.global_step == at:
-            raise KeyboardInterrupt
-        return step(self, batch, batch_idx)
-
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, pictures, whole_run, interrupted_at, capsys, at):
     out = str(tmp_path / "run")
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmentationModule, "training_step", interrupted)
-        folder = train("tiny", out=out, overrides=[*TINY, f"--data.root={pictures}"])
+    folder = interrupted_at(
+        SegmentationModule, at, lambda: train("tiny", out=out, overrides=[*TINY, f"--data.root={pictures}"])
+    )
     assert "continue with" in capsys.readouterr().err and (folder / "report.html").exists()
     assert train(out=out, resume="auto") == folder
     for key, value in weights(folder).items():

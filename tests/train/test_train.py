@@ -110,24 +110,19 @@ def test_learning_from_a_folder_lowers_the_loss(tmp_path, recordings):
     assert float(metrics(folder)[-1]["train_bits"]) < 5.5  # a model that knows nothing needs 8
 
 
-def interrupted_run(out, recordings, monkeypatch, at):
-    step = AudioModule.training_step
+@pytest.fixture
+def interrupted_run(recordings, interrupted_at):
+    def run(out, at):
+        return interrupted_at(AudioModule, at, lambda: train(out=out, overrides=[*TINY, f"--data.root={recordings}"]))
 
-    def interrupted(self, batch, batch_idx):
-        if self.trainer.global_step == at:
-            raise KeyboardInterrupt
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AudioModule, "training_step", interrupted)
-        return train(out=out, overrides=[*TINY, f"--data.root={recordings}"])
+    return run
 
 
 @pytest.mark.parametrize("at", [6, 9])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recordings, whole_run, monkeypatch, capsys, at):
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, interrupted_run, whole_run, capsys, at):
     out = str(tmp_path / "run")
     handler = signal.getsignal(signal.SIGINT)
-    folder = interrupted_run(out, recordings, monkeypatch, at)
+    folder = interrupted_run(out, at)
     assert "continue with" in capsys.readouterr().err and signal.getsignal(signal.SIGINT) is handler
     assert (folder / "model" / "model.safetensors").exists() and (folder / "report.html").exists()
     assert train(out=out, resume="auto") == folder
@@ -140,15 +135,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, recordings, whol
     assert [int(row["step"]) for row in metrics(folder)] == rows
 
 
-def test_an_interrupt_before_the_first_step_leaves_the_name_free(tmp_path, recordings, monkeypatch):
+def test_an_interrupt_before_the_first_step_leaves_the_name_free(tmp_path, interrupted_run):
     with pytest.raises(WavedilError, match="interrupted before the first step"):
-        interrupted_run(str(tmp_path / "run"), recordings, monkeypatch, 0)
+        interrupted_run(str(tmp_path / "run"), 0)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resume_that_does_not_fit_spoils_nothing(tmp_path, recordings, whole_run, monkeypatch, capsys):
+def test_a_resume_that_does_not_fit_spoils_nothing(tmp_path, interrupted_run, whole_run, capsys):
     out = str(tmp_path / "run")
-    folder = interrupted_run(out, recordings, monkeypatch, 7)
+    folder = interrupted_run(out, 7)
     config = (folder / "config.yaml").read_bytes()
     with pytest.raises(WavedilError, match="does not fit these options"):
         train(out=out, resume="auto", overrides=["--model.network.channels=16"])

@@ -1,4 +1,4 @@
-"""Classifiers made dense: equal to the classifier at its own cells, and who cannot be."""
+"""What a dense network is: its cells, layers, modes, precision, levels, field, and what is refused."""
 
 import copy
 
@@ -11,121 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wavedil.errors import WavedilError
 from wavedil.vision import check_dense, to_dense
 
-EXACT = [
-    "torchvision resnet18",
-    "torchvision vgg11_bn",
-    "torchvision mobilenet_v2",
-    "torchvision mnasnet0_5",
-    "torchvision shufflenet_v2_x0_5",
-    "torchvision googlenet",
-    "timm resnet10t",  # average-pooling shortcuts
-    "timm resnet18d",
-    "timm resnetblur18",
-    "timm convnext_atto",
-    "timm efficientnet_lite0",
-    "timm tf_efficientnet_lite0",  # TensorFlow's padding
-    "timm mobilenetv4_conv_small_035",
-    "timm regnetx_002",
-    "timm dla46_c",
-]
-INEXACT = [  # network, stride, layer where it begins
-    ("torchvision efficientnet_b0", 16, "features.6.0.block.2"),
-    ("timm regnety_002", 16, "s4.b1.se"),
-    ("timm skresnet18", 16, "layer4.0.conv1"),
-    ("timm mobilenetv3_small_050", 8, "blocks.2.0.se"),
-    ("timm convnextv2_atto", 16, "stages.3.blocks.0.mlp.grn"),
-]
-
-
-def classifier(network: str) -> nn.Module:
-    pytest.importorskip(network.split()[0])
-    from wavedil.bench.dense import classifier
-
-    torch.manual_seed(0)
-    return classifier(network)
-
 
 def image(*size, seed=1, dtype=torch.float64):
     return torch.randn(1, 3, *size, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("network", EXACT)
-def test_exact(network):
-    model = classifier(network)
-    for stride in (16, 8):
-        dense = to_dense(model, stride)
-        report = check_dense(model, dense, size=(64, 96))
-        assert report.exact and report.error < 1e-12 and report.layer is None, str(report)
-        assert (report.output_stride, report.stride) == (dense.output_stride, dense.stride) == (stride, 32)
-        with torch.no_grad():
-            assert dense(image(64, 96, dtype=torch.float32)).shape == (1, dense.channels, 64 // stride, 96 // stride)
-
-
-@pytest.mark.parametrize(("network", "stride", "layer"), INEXACT)
-def test_what_cannot_be_exact_is_told_with_its_layer(network, stride, layer):
-    model = classifier(network)
-    dense = to_dense(model, stride)
-    report = check_dense(model, dense, size=(64, 96))
-    assert not report.exact and report.error > 0.01
-    assert report.layer.endswith(f"layer {layer}"), report.layer
-    assert "whole map" in report.reason and report.layer in str(report)
-    assert dense.receptive_field is None
-
-
-# Independent implementations
-
-
-def test_equals_torchvision_where_that_is_right():
-    models = pytest.importorskip("torchvision.models")
-    torch.manual_seed(0)
-    plain = models.resnet50().double().eval()
-    theirs = models.resnet50(replace_stride_with_dilation=[False, True, True]).double().eval()
-    theirs.load_state_dict(plain.state_dict())
-    ours = to_dense(plain, 8)
-    x = image(32, 40)
-    with torch.no_grad():
-        expected = theirs.layer4(
-            theirs.layer3(theirs.layer2(theirs.layer1(theirs.maxpool(F.relu(theirs.bn1(theirs.conv1(x)))))))
-        )
-        torch.testing.assert_close(ours(x), expected)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "regnetx_002"])
-def test_equals_timm_where_that_is_right(name):
-    timm = pytest.importorskip("timm")
-    plain = classifier(f"timm {name}").double()
-    theirs = timm.create_model(name, output_stride=8).double().eval()
-    theirs.load_state_dict(plain.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(to_dense(plain, 8)(image(45, 59)), theirs.forward_features(image(45, 59)))
-
-
-def test_tells_that_others_are_wrong():
-    """timm leaves the average pooling of shortcuts as it is; smp keeps half of the strides' effect."""
-    timm = pytest.importorskip("timm")
-    model = classifier("timm resnet10t")
-    report = check_dense(model, timm.create_model("resnet10t", output_stride=8))
-    assert not report.exact and report.error > 0.1 and report.layer is None
-    assert check_dense(model, timm.create_model("resnet10t", output_stride=16)).exact
-
-
-def test_the_table():
-    pytest.importorskip("timm")
-    from wavedil.bench import dense, render, runner
-
-    result = dense.run("cpu", networks=["timm test_resnet", "timm mobilenetv3_small_050"])
-    head, _, exact, inexact = result["notes"]
-    assert head.startswith("| network | wavedil, stride 16 | wavedil, stride 8 | others, stride 16 |")
-    assert exact.startswith("| timm test_resnet | exact | exact | timm exact | timm ")
-    assert inexact.startswith("| timm mobilenetv3_small_050 | 0.") and inexact.count("timm refuses") == 2
-    assert "takes in what" in inexact
-    rows = {row["name"]: row for row in result["rows"]}
-    assert rows["timm test_resnet, stride 8, wavedil"]["exact"]
-    assert rows["timm mobilenetv3_small_050, stride 16, timm"]["note"] == "refuses"
-    assert inexact in render(runner.describe("dense", "cpu") | result)
-
-
-# What a dense network is
 
 
 class Small(nn.Module):
@@ -185,7 +73,7 @@ def test_every_cell_is_the_classifiers_for_the_moved_image(stride):
 
 
 @pytest.mark.parametrize("size", [(33, 57), (71, 40), (64, 1)])
-def test_any_size(size):
+def test_any_size(classifier, size):
     """Odd kernels, evenly padded: every size; and one beside the other in a batch."""
     model = classifier("torchvision resnet18")
     report = check_dense(model, to_dense(model, 8), size=size)
@@ -204,7 +92,7 @@ def test_a_wrong_network_is_found_out():
     assert str(report).startswith("not exact at output stride 2: relative error ")
 
 
-def test_weights_keep_names_and_the_classifier_is_left_alone():
+def test_weights_keep_names_and_the_classifier_is_left_alone(classifier):
     model = classifier("torchvision resnet18")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     dense = to_dense(model, 8)
@@ -306,7 +194,7 @@ class Convolutions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_torch_is_never_asked_for_what_it_gets_wrong():
+def test_torch_is_never_asked_for_what_it_gets_wrong(classifier):
     """Not every CPU has the bug, so this looks at what is asked for."""
     dense = to_dense(classifier("timm efficientnet_lite0"), 8).train()
     with Convolutions() as seen, torch.autocast("cpu", torch.bfloat16):
@@ -314,7 +202,7 @@ def test_torch_is_never_asked_for_what_it_gets_wrong():
     assert len(seen.dtypes) > 4 and set(seen.dtypes) == {torch.float32}
 
 
-def test_a_dense_network_trains_under_autocast():
+def test_a_dense_network_trains_under_autocast(classifier):
     model = classifier("timm efficientnet_lite0")
     dense = to_dense(model, 8).train().to(memory_format=torch.channels_last)
     x = image(64, 64, dtype=torch.float32).repeat(2, 1, 1, 1).contiguous(memory_format=torch.channels_last)
@@ -333,7 +221,7 @@ def test_a_dense_network_trains_under_autocast():
 # Levels
 
 
-def test_levels_are_the_maps_before_each_stride():
+def test_levels_are_the_maps_before_each_stride(classifier):
     timm = pytest.importorskip("timm")
     model = classifier("timm resnet18").double()
     dense = to_dense(model, 16, levels=(4, 8))
@@ -346,7 +234,7 @@ def test_levels_are_the_maps_before_each_stride():
     assert check_dense(model, dense).exact
 
 
-def test_a_unet_takes_them():
+def test_a_unet_takes_them(classifier):
     from wavedil.vision import UNet
 
     dense = to_dense(classifier("timm efficientnet_lite0"), 8, levels=(2, 4))
@@ -408,7 +296,7 @@ def test_errors_name_the_layer(make, options, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_networks_for_one_size_are_refused_by_name():
+def test_networks_for_one_size_are_refused_by_name(classifier):
     with pytest.raises(WavedilError, match=r"VisionTransformer .* expected a network for images of any size"):
         to_dense(classifier("timm vit_tiny_patch16_224"), 8)
 
@@ -420,6 +308,6 @@ def test_a_wrong_image_is_refused():
             dense(x.double())
 
 
-def test_check_refuses_another_network():
+def test_check_refuses_another_network(classifier):
     with pytest.raises(WavedilError, match="which Small has not: expected the same names"):
         check_dense(small(), to_dense(classifier("torchvision resnet18"), 8))

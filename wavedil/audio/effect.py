@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from wavedil.audio.initial import start_stack_
 from wavedil.audio.one_poles import OnePoles
 from wavedil.audio.paired import Paired
 from wavedil.core import DilatedConv, DilatedStack, Schedule
@@ -90,13 +91,9 @@ class Effect(Paired):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Weights before training: variances are kept through each layer and through the sum of all skips."""
+        """Weights before training; see :mod:`wavedil.audio.initial`."""
         nn.init.normal_(self.front.weight, std=2.0)  # sound is small: the gates' curves are to begin within it
-        for layer in self.stack.layers:
-            _normal(layer.conv, 1.0)
-            _normal(layer.skip, 2.0 / len(self.stack.layers) ** 0.5)
-            if layer.residual is not None:
-                _normal(layer.residual, 0.3)  # a layer starts as a small change of its input
+        start_stack_(self.stack)
 
     @property
     def dilations(self) -> tuple[int, ...]:
@@ -160,8 +157,3 @@ def _ranges(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, floa
         if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
             raise WavedilError(f"knob {name!r} has the range {list(ends)}: expected [lowest, highest]")
     return {name: (float(low), float(high)) for name, (low, high) in knobs.items()}
-
-
-def _normal(conv: DilatedConv, gain: float) -> None:
-    nn.init.normal_(conv.weight, std=gain / conv.weight[0].numel() ** 0.5)
-    nn.init.zeros_(conv.bias)

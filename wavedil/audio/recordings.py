@@ -11,7 +11,7 @@ import numpy as np
 
 from wavedil.audio import io
 from wavedil.errors import WavedilError
-from wavedil.files import matching
+from wavedil.files import by_name, matched, matching
 
 COLUMNS = ("input", "target", "segment", "skip", "held_out")
 
@@ -66,22 +66,10 @@ def find_recordings(root: str | Path) -> list[Recording]:
     for folder in (root / "input", root / "target"):
         if not folder.is_dir():
             raise WavedilError(f"{folder} is no folder: expected input/ and target/ in {root}, or a CSV table")
-        by_name: dict[str, Path] = {}
-        for path in io.list_audio_files(folder):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in by_name:
-                raise WavedilError(f"{by_name[name]} and {path.name}: two recordings of one name, keep one of them")
-            by_name[name] = path
-        found.append(by_name)
-    inputs, targets = found
-    for paths, others, what in ((inputs, targets, "target"), (targets, inputs, "input")):
-        alone = sorted(paths.keys() - others.keys())
-        if alone:
-            raise WavedilError(
-                f"{paths[alone[0]]} has no {what} of its name ({len(alone)} of {len(paths)} such): add it or take the "
-                "file away"
-            )
-    return [Recording(inputs[name], targets[name]) for name in sorted(inputs)]
+        paths = io.list_audio_files(folder)
+        names = (path.relative_to(folder).with_suffix("").as_posix() for path in paths)
+        found.append(by_name(zip(names, paths, strict=True), "recording"))
+    return [Recording(*pair) for pair in matched(*found, ("input", "target"), "add it or take the file away")]
 
 
 def _table(path: Path) -> list[Recording]:

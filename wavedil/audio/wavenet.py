@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from wavedil.audio.companding import make_quantiser
 from wavedil.audio.conditioning import Conditioner, Conditioning
 from wavedil.audio.fronts import make_front
+from wavedil.audio.initial import normal_, start_stack_
 from wavedil.audio.mixtures import make_distribution
 from wavedil.audio.plan import LayerPlan, Plan
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm
@@ -112,20 +113,14 @@ class WaveNet(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Weights before training: variances are kept through each layer and through the sum of all skips.
-
-        Measured on speech against torch's default: see recipes/README.md.
-        """
+        """Weights before training; see :mod:`wavedil.audio.initial`."""
+        start_stack_(self.stack)
         for layer in self.stack.layers:
-            _normal(layer.conv, 1.0)
-            _normal(layer.skip, 2.0 / len(self.stack.layers) ** 0.5)
             if layer.condition is not None:
-                _normal(layer.condition, 0.5)
-            if layer.residual is not None:
-                _normal(layer.residual, 0.3)  # a layer starts as a small change of its input
-        _normal(self.head.hidden, 2**0.5)
+                normal_(layer.condition, 0.5)
+        normal_(self.head.hidden, 2**0.5)
         if self.distribution.exact:
-            _normal(self.head.out, 0.1)  # its numbers are amplitudes, and sound has an RMS of about 0.1
+            normal_(self.head.out, 0.1)  # its numbers are amplitudes, and sound has an RMS of about 0.1
 
     @torch.no_grad()
     def set_prior(self, counts: Tensor) -> None:
@@ -245,12 +240,6 @@ class WaveNet(nn.Module):
         if previous is None:
             return F.pad(codes, (1, 0), value=self.zero_code)[:, : codes.shape[1]]
         return torch.cat([previous, codes], dim=1)[:, : codes.shape[1]]
-
-
-def _normal(conv: DilatedConv, gain: float) -> None:
-    nn.init.normal_(conv.weight, std=gain / conv.weight[0].numel() ** 0.5)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
 
 
 class Head(nn.Module):

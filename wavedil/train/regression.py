@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from wavedil.train.budget import Figures
 from wavedil.train.image_previews import ValuePreviews, ValueSamples
@@ -33,34 +31,8 @@ class RegressionModule(SegmentationModule):
     figures = Figures("train_loss", "loss", "valid_rmse", "RMSE {:.4g}", "images")
     previews, samples = ValuePreviews, ValueSamples
 
-    def __init__(
-        self,
-        backbone: nn.Module | None = None,
-        head: Callable[[int, int], nn.Module] | None = None,
-        context: Callable[[int], nn.Module] | None = None,
-        init: str | None = None,
-        frozen: Sequence[str] = (),
-        optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
-        loss: nn.Module | None = None,
-        backbone_rate: float = 1.0,
-        align: str | None = None,
-        warmup_steps: int = 100,
-        power: float = 0.9,
-    ):
-        super().__init__(
-            backbone,
-            head,
-            context,
-            None,
-            init,
-            frozen,
-            optimizer,
-            SmoothL1() if loss is None else loss,
-            backbone_rate,
-            align,
-            warmup_steps,
-            power,
-        )
+    def __init__(self, loss: nn.Module | None = None, **options: Any):
+        super().__init__(refinement=None, loss=SmoothL1() if loss is None else loss, **options)
 
     def assemble(
         self, parts: Sequence[nn.Module | None], shared: dict[str, Any], data: L.LightningDataModule

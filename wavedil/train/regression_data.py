@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from wavedil.errors import WavedilError
 from wavedil.train.segmentation_data import SegmentationData
@@ -28,39 +29,23 @@ class RegressionData(SegmentationData):
 
     def __init__(
         self,
-        root: str | None = None,
-        crop: tuple[int, int] = (96, 96),
-        batch_size: int = 8,
-        scale: float = 1.0,
         step: float = 1.0,
-        images: str = "images",
         targets: str = "targets",
-        image_ending: str = "",
         target_ending: str = "",
-        validation: str | None = None,
         scales: tuple[float, float] = (1.0, 1.0),
-        flip: bool = True,
-        valid_images: int | None = None,
         built_in_images: int = 300,
-        seed: int = 0,
-        workers: int = 0,
+        **options: Any,
     ):
         super().__init__(
-            root=root,
-            crop=crop,
-            batch_size=batch_size,
-            scale=scale,
-            images=images,
+            classes=None,
+            mask_values=None,
+            ignore_label=None,
+            palette=None,
             masks=targets,
-            image_ending=image_ending,
             mask_ending=target_ending,
-            validation=validation,
             scales=scales,
-            flip=flip,
-            valid_images=valid_images,
             built_in_images=built_in_images,
-            seed=seed,
-            workers=workers,
+            **options,
         )
         self.step = step
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wavedil.errors import WavedilError
 from wavedil.vision.evaluate import MeanIoU, ValueErrors, evaluate, evaluate_values
 from wavedil.vision.images import list_images, read_image, write_image, write_labels, write_values
@@ -38,26 +40,16 @@ def segment(
         ``files``, one ``{"image", "labels", "overlay"}`` for each; ``classes``; ``seconds`` of reading, labelling and
         writing; ``pixels_per_second``.
     """
-    out = _folder(out)
-    named, refine = _named(sources), _crf() if crf else None
-    files, pixels, started = [], 0, time.perf_counter()
-    for number, (name, path) in enumerate(named.items(), 1):
-        image = read_image(path)
+    refine = _crf() if crf else None
+
+    def label(image: np.ndarray, place: Path) -> tuple[dict[str, Path], int]:
         labels = predict(model, image, refine=refine, **options)
-        target, over = out / f"{name}.png", out / f"{name}_overlay.png"
-        write_labels(target, labels, model.palette)
-        write_image(over, overlay(image, labels, model.palette))
-        files.append({"image": str(path), "labels": str(target), "overlay": str(over)})
-        pixels += labels.size
-        if progress is not None:
-            progress(number, len(named))
-    seconds = time.perf_counter() - started
-    return {
-        "files": files,
-        "classes": list(model.classes),
-        "seconds": round(seconds, 3),
-        "pixels_per_second": round(pixels / seconds),
-    }
+        files = {"labels": _named_like(place, ".png"), "overlay": _named_like(place, "_overlay.png")}
+        write_labels(files["labels"], labels, model.palette)
+        write_image(files["overlay"], overlay(image, labels, model.palette))
+        return files, labels.size
+
+    return _over_images(sources, out, label, progress, {"classes": list(model.classes)})
 
 
 def map_values(
@@ -75,24 +67,39 @@ def map_values(
     """
     if crf:
         raise WavedilError(f"--crf is for classes, not for a {type(model).__name__}: leave it out")
+
+    def measure(image: np.ndarray, place: Path) -> tuple[dict[str, Path], int]:
+        values = estimate(model, image, **options)
+        files = {"values": _named_like(place, ".npy"), "picture": _named_like(place, ".png")}
+        for path in files.values():
+            write_values(path, values, model.step)
+        return files, values.size
+
+    return _over_images(sources, out, measure, progress, {"step": model.step})
+
+
+def _over_images(
+    sources: Iterable[str | Path],
+    out: str | Path,
+    write: Callable[[np.ndarray, Path], tuple[dict[str, Path], int]],
+    progress: Callable[[int, int], None] | None,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """``write`` takes each image and its place below ``out``, without suffix, and gives files and how many pixels."""
     out, named = _folder(out), _named(sources)
     files, pixels, started = [], 0, time.perf_counter()
     for number, (name, path) in enumerate(named.items(), 1):
-        values = estimate(model, read_image(path), **options)
-        array, picture = out / f"{name}.npy", out / f"{name}.png"
-        write_values(array, values, model.step)
-        write_values(picture, values, model.step)
-        files.append({"image": str(path), "values": str(array), "picture": str(picture)})
-        pixels += values.size
+        written, size = write(read_image(path), out / name)
+        files.append({"image": str(path)} | {kind: str(file) for kind, file in written.items()})
+        pixels += size
         if progress is not None:
             progress(number, len(named))
     seconds = time.perf_counter() - started
-    return {
-        "files": files,
-        "step": model.step,
-        "seconds": round(seconds, 3),
-        "pixels_per_second": round(pixels / seconds),
-    }
+    return {"files": files, **facts, "seconds": round(seconds, 3), "pixels_per_second": round(pixels / seconds)}
+
+
+def _named_like(place: Path, ending: str) -> Path:
+    return place.with_name(place.name + ending)  # not a suffix: names may have dots
 
 
 def evaluate_folder(

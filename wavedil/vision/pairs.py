@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError
-from wavedil.files import matching
+from wavedil.files import by_name, matched, matching
 from wavedil.vision.images import image_size, list_images
 
 PathLike = str | os.PathLike[str]
@@ -50,27 +50,16 @@ def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
         ("image", root / layout.images, layout.image_ending),
         ("mask", root / layout.masks, layout.mask_ending),
     ):
-        by_name: dict[str, Path] = {}
-        for path in list_images(folder, () if kind == "image" else (".npy",)):
-            if path.stem.endswith(ending):
-                name = path.relative_to(folder).with_name(path.stem.removesuffix(ending)).as_posix()
-                if name in by_name:
-                    raise WavedilError(f"{by_name[name]} and {path.name}: two {kind}s of one name, keep one of them")
-                by_name[name] = path
-        found.append(by_name)
-    images, masks = found
-    for paths, others, what in ((images, masks, "mask"), (masks, images, "image")):
-        alone = sorted(paths.keys() - others.keys())
-        if alone:
-            raise WavedilError(
-                f"{paths[alone[0]]} has no {what} of its name ({len(alone)} of {len(paths)} such): add it, take the "
-                "file away, or say how names end (image_ending, mask_ending)"
-            )
-    if not images:
+        listed = list_images(folder, () if kind == "image" else (".npy",))
+        ended = [path for path in listed if path.stem.endswith(ending)]
+        names = (path.relative_to(folder).with_name(path.stem.removesuffix(ending)).as_posix() for path in ended)
+        found.append(by_name(zip(names, ended, strict=True), kind))
+    if not any(found):
         raise WavedilError(
             f"{root}: no image ends with {layout.image_ending!r} and no mask with {layout.mask_ending!r}"
         )
-    pairs = [Pair(images[name], masks[name]) for name in sorted(images)]
+    remedy = "add it, take the file away, or say how names end (image_ending, mask_ending)"
+    pairs = [Pair(*pair) for pair in matched(*found, ("image", "mask"), remedy)]
     for pair in pairs:
         (height, width), mask = image_size(pair.image), image_size(pair.mask)
         if (height, width) != mask:

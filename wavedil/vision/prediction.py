@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,41 +54,23 @@ def predict(
     Raises:
         WavedilError: an image that is none, scales below 0, or tiles for a model whose scores look at the whole image.
     """
-    views = _views(model, image, scaled, tile, scales, flip, progress)
+    options = {"scaled": scaled, "tile": tile, "scales": scales, "flip": flip, "progress": progress}
     if refine is not None:
-        full = torch.cat(list(_probabilities(views, image.shape[:2])), dim=1).float().cpu().numpy()
+        full = probabilities(model, image, **options).astype(np.float32, copy=False)
         return np.asarray(refine(image, full)).argmax(0).astype(np.uint8)
+    views = _views(model, image, **options)
     return np.concatenate([b.argmax(0).to(torch.uint8).cpu().numpy() for b in _probabilities(views, image.shape[:2])])
 
 
-def probabilities(
-    model: Segmenter,
-    image: np.ndarray,
-    *,
-    scaled: bool = False,
-    tile: int | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Of every class at every pixel, ``(num_classes, height, width)``; arguments as for :func:`predict`."""
-    views = _views(model, image, scaled, tile, scales, flip, progress)
+def probabilities(model: Segmenter, image: np.ndarray, **options: Any) -> np.ndarray:
+    """Of every class at every pixel, ``(num_classes, height, width)``; options as for :func:`predict`."""
+    views = _views(model, image, **options)
     return torch.cat(list(_probabilities(views, image.shape[:2])), dim=1).cpu().numpy()
 
 
-def estimate(
-    model: Regressor,
-    image: np.ndarray,
-    *,
-    scaled: bool = False,
-    tile: int | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """The value at every pixel, float32 ``(height, width)``; arguments as for :func:`predict`."""
-    views = _views(model, image, scaled, tile, scales, flip, progress)
-    parts = _mean(views, image.shape[:2], lambda maps: model.values(maps[0]))
+def estimate(model: Regressor, image: np.ndarray, **options: Any) -> np.ndarray:
+    """The value at every pixel, float32 ``(height, width)``; options as for :func:`predict`."""
+    parts = _mean(_views(model, image, **options), image.shape[:2], lambda maps: model.values(maps[0]))
     return torch.cat(list(parts)).float().cpu().numpy()
 
 
@@ -119,11 +102,12 @@ class _View:
 def _views(
     model: DensePredictor,
     image: np.ndarray,
-    scaled: bool,
-    tile: int | None,
-    scales: Sequence[float],
-    flip: bool,
-    progress: Progress | None,
+    *,
+    scaled: bool = False,
+    tile: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    progress: Progress | None = None,
 ) -> list[_View]:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise WavedilError(
