@@ -168,3 +168,12 @@ def test_segment_is_torchvisions_network_with_and_without_the_other_peer(monkeyp
     ]
     assert [row["ratio"] for row in result["rows"] if row["name"].endswith(", torchvision")] == [1, 1]
     assert float(result["notes"][-1].split("differ by ")[1].split()[0]) < 1e-4
+
+
+def test_codes_are_those_of_the_definition_or_ties():
+    from wavedil.bench import codes
+
+    rows = codes.run("cpu", samples=300, channels=8, dilations={2: "1..8"})["rows"]
+    assert len(rows) == 2 * len(codes.HEADS)
+    for row in rows:
+        assert row["median"] >= (300 if "softmax" in row["name"] else 290), row

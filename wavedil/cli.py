@@ -138,8 +138,9 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
     paired = ("Effect", "NAM")
     ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate} | dict.fromkeys(paired, cli_effects.evaluate)
     evaluate = ways.get(domain(name)) or ways.get(name, _evaluate_sound)
-    if arguments.resample and name not in paired:
-        raise WavedilError(f"--resample is for an Effect or a NAM, not for a {name}: leave it out")
+    for option, takers in (("resample", paired), ("speakers", ("WaveNet",)), ("precision", ("WaveNet",))):
+        if getattr(arguments, option) and name not in takers:
+            raise WavedilError(f"--{option} is for a model of {' or '.join(takers)}, not for a {name}: leave it out")
     result, text = evaluate(model, arguments)
     print(json.dumps(vars(result), indent=2) if arguments.json else text)
 
@@ -162,7 +163,7 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
     speakers = speakers_of(corpus.paths, root, arguments.speakers, model.speakers) if model.speakers else None
-    result = evaluate(model, sounds, bar.to, speakers)
+    result = evaluate(model, sounds, bar.to, speakers, arguments.precision)
     bar.close()
     text = f"{result.bits_per_sample:.4f} bits per sample over {result.count} samples of {result.files} files"
     return result, f"{text}\n({result.definition})"
@@ -295,6 +296,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--speakers", metavar="SOURCE", help="sound: folders, a .csv file, or a regular expression with one group"
     )
+    evaluate.add_argument("--precision", help="sound: by the engine that samples, weights in fp32 or bf16")
     evaluate.add_argument("--resample", action="store_true", help="effects: take recordings of another rate")
     cli_vision.add_evaluate_options(evaluate)
     evaluate.add_argument("--device", default="cpu")

@@ -32,8 +32,6 @@ def evaluate(model: Any, arguments: argparse.Namespace) -> tuple[Any, str]:
 
     if arguments.exclude:
         raise WavedilError(f"--exclude is not for a {type(model).__name__}: take the images out of the folder")
-    if arguments.speakers:
-        raise WavedilError(f"--speakers is not for a {type(model).__name__}: leave it out")
     bar = Bar("evaluating", 0, "image")
     options = _given(arguments, (*PREDICTION, *LAYOUT, "scaled", "validation", "held_out"))
     result = commands.evaluate_folder(model, arguments.data, progress=bar.of, **options)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.conditioning import Conditioning
+from wavedil.audio.engines import choose, session_class
 from wavedil.audio.wavenet import WaveNet
 
 #: Samples in one pass; longer files go on in the next with the state carried, so that memory is bounded: a model of 20
@@ -31,14 +32,37 @@ class BitsPerSample:
     definition: str
 
 
-def nats_by_chunk(model: WaveNet, codes: Tensor, conditioning: Conditioning | None = None) -> Iterator[Tensor]:
-    """Negative log-likelihoods of ``(1, time)`` codes with full context, flat, chunk by chunk."""
-    state, conditioning = None, conditioning or Conditioning()
+def nats_by_chunk(
+    model: WaveNet, codes: Tensor, conditioning: Conditioning | None = None, precision: str | None = None
+) -> Iterator[Tensor]:
+    """Negative log-likelihoods of ``(1, time)`` codes with full context, flat, chunk by chunk.
+
+    ``precision``: by the engine that samples, with weights in it; None: by the model's own ``step``.
+    """
+    conditioning = conditioning or Conditioning()
     conditioning.check(codes.shape[1])
+    score = _own_step(model, conditioning) if precision is None else _engine(model, conditioning, precision)
     for start in range(0, codes.shape[1], CHUNK):
         chunk = codes[:, start : start + CHUNK]
+        yield model.distribution.nats(score(chunk, start), chunk)
+
+
+def _own_step(model: WaveNet, conditioning: Conditioning) -> Callable[[Tensor, int], Tensor]:
+    state = None
+
+    def score(chunk: Tensor, start: int) -> Tensor:
+        nonlocal state
         parameters, state = model.step(chunk, state, conditioning.joined(start, start + chunk.shape[1]))
-        yield model.distribution.nats(parameters, chunk)
+        return parameters
+
+    return score
+
+
+def _engine(model: WaveNet, conditioning: Conditioning, precision: str) -> Callable[[Tensor, int], Tensor]:
+    plan = model.plan()
+    make = session_class(choose("auto", plan, 1))
+    session = make(plan, model.start(1), speaker=conditioning.speaker, precision=precision)
+    return lambda chunk, start: session.score(chunk, conditioning.features(start, start + chunk.shape[1]))
 
 
 @torch.inference_mode()
@@ -47,18 +71,20 @@ def evaluate(
     sounds: Iterable[Tensor],
     progress: Callable[[int], None] | None = None,
     speakers: Iterable[str] | None = None,
+    precision: str | None = None,
 ) -> BitsPerSample:
     """Bits per sample over whole sounds, each float ``(time,)`` in [-1, 1] at the model's rate.
 
     A model of local features hears those of the sound itself, and a model of speakers needs the name of each sound's in
-    ``speakers``. ``progress`` is called with the number of samples finished.
+    ``speakers``. ``progress`` is called with the number of samples finished. With a ``precision`` it is what the engine
+    that samples makes of weights in it.
     """
     device = next(model.parameters()).device
     nats, count, files = 0.0, 0, 0
     for sound, speaker in zip(sounds, itertools.repeat(None) if speakers is None else speakers, strict=False):
         sound = sound.to(device).unsqueeze(0)
         conditioning = model.conditioning(model.features(sound), speaker)
-        for part in nats_by_chunk(model, model.encode(sound), conditioning):
+        for part in nats_by_chunk(model, model.encode(sound), conditioning, precision):
             nats += part.double().sum().item()
             count += len(part)
             if progress is not None:
@@ -69,4 +95,5 @@ def evaluate(
     definition = DEFINITION.format(
         given=given, codes=model.codes, quantiser=model.quantiser.text, rate=model.sample_rate
     )
+    definition += "" if precision is None else f"; sampled from with weights in {precision}"
     return BitsPerSample(nats / math.log(2) / count if count else math.nan, count, files, definition)

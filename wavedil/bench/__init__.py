@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wavedil.bench import conv, crf, dense, numerics, sample, segment, train
+from wavedil.bench import codes, conv, crf, dense, numerics, sample, segment, train
 from wavedil.bench.runner import describe, render, threads_set
 from wavedil.errors import WavedilError
 
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "conv": conv.run,
     "train": train.run,
     "sample": sample.run,
+    "codes": codes.run,
     "numerics": numerics.run,
     "crf": crf.run,
     "segment": segment.run,

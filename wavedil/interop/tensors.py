@@ -61,10 +61,10 @@ def _unpickled(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of pickle protocols it may not know: where it fails, that is told below
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # Not in torch's words, which advise to let the file run code.
         raise WavedilError(
-            f"{path} cannot be read as tensors alone ({reason}): save its state_dict with torch.save or safetensors in "
-            "the program that wrote it"
+            f"{path} cannot be read as tensors alone ({type(error).__name__}): save its state_dict with torch.save or "
+            "safetensors in the program that wrote it"
         ) from None
 
 

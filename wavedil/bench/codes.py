@@ -1,0 +1,71 @@
+"""Whether the numba engine draws the codes that the definition draws, for each head, conditioning and kernel size.
+
+The codes are compared with those that the teacher-forced pass in float64 picks with the same random numbers. Where all
+are equal the definition's loop would have drawn the same: each of its codes follows from those before.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+
+from wavedil.audio import Features, NearestUpsampling, WaveNet, generate
+from wavedil.audio.distributions import Categorical, Sampling
+from wavedil.audio.randomness import Uniforms
+from wavedil.bench.runner import figures
+
+_LINEAR = {"quantiser": "linear", "codes": 65536, "input": "scalar"}
+HEADS: dict[str, dict[str, Any]] = {
+    "softmax, mu-law 256": {},
+    "softmax, mu-law 256, amplitudes in": {"input": "scalar"},
+    "10 logistics, mu-law 256": {"distribution": "logistics", "components": 10},
+    "10 logistics, linear 65536": {"distribution": "logistics", "components": 10, **_LINEAR},
+    "1 Gaussian, linear 65536": {"distribution": "gaussians", **_LINEAR},
+}
+DILATIONS = {1: "1..512 x2", 2: "1..512 x2", 3: "1..128 x2"}
+_HOP = 200
+
+
+def run(
+    device: str, *, samples: int = 16000, channels: int = 64, dilations: dict[int, str] = DILATIONS
+) -> dict[str, Any]:
+    """How many of ``samples`` codes are equal, and how far apart the others are. Always on the CPU."""
+    rows = []
+    for (kernel, schedule), (title, head), heard in itertools.product(
+        dilations.items(), HEADS.items(), ("", ", 80 mels and a speaker")
+    ):
+        torch.manual_seed(0)
+        given = {"condition": NearestUpsampling(Features(80, _HOP)), "speakers": ["a", "b"]} if heard else {}
+        model = WaveNet(channels, 2 * channels, schedule, kernel_size=kernel, **head, **given).eval()
+        _sharpen(model)
+        rows.append(_compared(f"kernel {kernel}, {title}{heard}", model, samples))
+    return {"rows": rows, "notes": []}
+
+
+@torch.no_grad()
+def _sharpen(model: WaveNet) -> None:
+    """Random predictions that are neither flat nor spread over all of the amplitudes."""
+    for parameter in model.parameters():
+        parameter.mul_(1.3)
+    if not isinstance(model.distribution, Categorical):
+        model.head.out.weight.mul_(0.5)
+        model.head.out.bias[-model.distribution.components :] = -4.0  # log scales
+
+
+@torch.no_grad()
+def _compared(name: str, model: WaveNet, samples: int) -> dict[str, Any]:
+    local = model.conditioner.local
+    frames = None if local is None else torch.randn(1, 80, -(-samples // _HOP))
+    speaker = model.speakers[-1] if model.speakers else None
+    options = {"condition": frames, "speaker": speaker}
+    codes = model.encode(generate(model, samples, seed=0, engine="numba", **options)[:, 0])
+    condition = model.conditioning(**options).joined(0, samples)
+    exact = model.double()(codes, None if condition is None else condition.double())[0].T
+    own = model.distribution.sample(exact, Uniforms(0, 1).draw(samples)[0], Sampling())
+    apart = (own - codes[0]).abs()
+    row = figures(name, f"of {samples} codes equal", [samples - int((apart > 0).sum())])
+    if apart.any():
+        row["note"] = f"the others are at most {int(apart.max())} of {model.codes} codes away"
+    return row
