@@ -30,52 +30,45 @@ def _weights(logits, temperature, weights):
 @numba.njit(**_options)
 def _sort(values):
     """Ascending and in place, by heap: numpy's sort would allocate."""
-    count = len(values)
-    for start in range(count // 2 - 1, -1, -1):
-        _sink(values, start, count)
-    for end in range(count - 1, 0, -1):
-        values[0], values[end] = values[end], values[0]
-        _sink(values, 0, end)
-
-
-@numba.njit(**_options)
-def _sink(values, place, end):
-    while 2 * place + 1 < end:
-        child = 2 * place + 1
-        if child + 1 < end and values[child + 1] > values[child]:
-            child += 1
-        if values[place] >= values[child]:
-            return
-        values[place], values[child] = values[child], values[place]
-        place = child
+    start, end = len(values) // 2, len(values)
+    while end > 1:
+        if start > 0:  # the heap is not whole yet
+            start -= 1
+        else:
+            end -= 1
+            values[0], values[end] = values[end], values[0]
+        place = start
+        while 2 * place + 1 < end:
+            child = 2 * place + 1
+            if child + 1 < end and values[child + 1] > values[child]:
+                child += 1
+            if values[place] >= values[child]:
+                break
+            values[place], values[child] = values[child], values[place]
+            place = child
 
 
 @numba.njit(**_options)
 def _truncate(weights, ordered, top_k, top_p):
     """Sets to 0 what top-k and then nucleus sampling leave out; ties with the last that is kept stay."""
     count = len(weights)
-    if 0 < top_k < count:
-        for i in range(count):
-            ordered[i] = weights[i]
-        _sort(ordered)
-        least = ordered[count - top_k]
-        for i in range(count):
-            if weights[i] < least:
-                weights[i] = 0
+    for i in range(count):
+        ordered[i] = weights[i]
+    _sort(ordered)
+    least = ordered[count - top_k] if 0 < top_k < count else ordered[0]
     if top_p < 1:
-        for i in range(count):
-            ordered[i] = weights[i]
-        _sort(ordered)
-        total = 0.0
-        for i in range(count):
-            total += ordered[count - 1 - i]
+        total, place = 0.0, count - 1
+        while place >= 0 and ordered[place] >= least:
+            total += ordered[place]
+            place -= 1
         held, last = 0.0, count - 1
         while last > 0 and held + ordered[last] < top_p * total:
             held += ordered[last]
             last -= 1
-        for i in range(count):
-            if weights[i] < ordered[last]:
-                weights[i] = 0
+        least = max(least, ordered[last])
+    for i in range(count):
+        if weights[i] < least:
+            weights[i] = 0
 
 
 _BLOCK = 16
@@ -112,9 +105,8 @@ def _inverse_cdf(weights, u):
     return code
 
 
-@numba.njit(**_options)
-def choose(logits, u, temperature, top_k, top_p, scratch):
-    """The code that a uniform in [0, 1) picks; ``scratch`` is float32 (2, codes)."""
+def choose(logits, u, drawing, temperature, top_k, top_p, scratch):
+    """The code that a uniform in [0, 1) picks; ``scratch`` is float32 (2, codes). To be compiled by its caller."""
     if temperature == 0:
         best = 0
         for i in range(1, len(logits)):

@@ -1,4 +1,8 @@
-"""What the compiled loop has to know of an output distribution. A new one is a kind here and a function of its own."""
+"""What the compiled loop has to know of an output distribution.
+
+A new one is a tuple here and a function that draws from it: the loop is compiled for the type of the tuple, so that no
+model waits for the compilation of other models' distributions.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,18 @@ import numpy as np
 from wavedil.audio.distributions import Categorical, Distribution
 from wavedil.audio.mixtures import MixtureOfGaussians, MixtureOfLogistics
 
-CATEGORICAL, LOGISTICS, GAUSSIANS = range(3)
-KINDS = {Categorical: CATEGORICAL, MixtureOfLogistics: LOGISTICS, MixtureOfGaussians: GAUSSIANS}
+LOGISTICS, GAUSSIANS = range(2)
+MIXTURES = {MixtureOfLogistics: LOGISTICS, MixtureOfGaussians: GAUSSIANS}
+KINDS = (Categorical, *MIXTURES)
 
 
-class Drawing(NamedTuple):
-    """How a code is drawn; what a categorical output has no use for is empty."""
+class Categories(NamedTuple):
+    """Parameters are logits of so many codes."""
 
+    codes: int
+
+
+class Mixture(NamedTuple):
     kind: int
     components: int
     lowest: float  # bounds of the log scales
@@ -23,9 +32,13 @@ class Drawing(NamedTuple):
     edges: np.ndarray  # float64 (codes - 1,), the amplitudes between codes
 
 
-def drawing_of(distribution: Distribution) -> Drawing:
-    kind = KINDS[type(distribution)]
-    if kind == CATEGORICAL:
-        return Drawing(kind, 0, 0.0, 0.0, np.zeros(0))
-    bounds = distribution.lowest, distribution.highest
-    return Drawing(kind, distribution.components, *bounds, distribution.quantiser.edges.numpy())
+def drawing_of(distribution: Distribution) -> Categories | Mixture:
+    if isinstance(distribution, Categorical):
+        return Categories(distribution.codes)
+    return Mixture(
+        MIXTURES[type(distribution)],
+        distribution.components,
+        distribution.lowest,
+        distribution.highest,
+        distribution.quantiser.edges.numpy(),
+    )

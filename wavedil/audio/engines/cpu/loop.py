@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numba.extending import overload
 
 from wavedil.audio.engines.cpu import choice, drawing, mixtures, pieces, products
 from wavedil.audio.engines.cpu.choice import choose
-from wavedil.audio.engines.cpu.drawing import CATEGORICAL
+from wavedil.audio.engines.cpu.drawing import Categories, Mixture
 from wavedil.audio.engines.cpu.mixtures import choose_amplitude
 from wavedil.audio.engines.cpu.pieces import meet, store
 from wavedil.audio.engines.cpu.products import product
@@ -199,6 +200,19 @@ def _head(size, packed, buffers, half, halves, met):
     return met
 
 
+_DRAWS = {Categories: choose, Mixture: choose_amplitude}
+
+
+def _draw(parameters, u, drawing, temperature, top_k, top_p, scratch):
+    """The code that a uniform in [0, 1) picks, by the function for the type of ``drawing``."""
+    raise NotImplementedError
+
+
+@overload(_draw, strict=False, jit_options={"error_model": "numpy", "_nrt": False})
+def _(parameters, u, drawing, temperature, top_k, top_p, scratch):
+    return _DRAWS[drawing.instance_class]
+
+
 @loop(
     parts=(choice, drawing, mixtures, pieces, products, kernels),
     announce="the sampler for this precision, some 20 seconds",
@@ -232,10 +246,8 @@ def run(size, packed, buffers, bias, condition, uniforms, codes, forced, paramet
             if forced:
                 for c in range(size.parameters):
                     parameters[i, s, c] = own[c]
-            elif packed.drawing.kind == CATEGORICAL:
-                codes[i, s] = choose(own, uniforms[i, s], temperature, top_k, top_p, buffers.scratch)
             else:
-                codes[i, s] = choose_amplitude(own, uniforms[i, s], packed.drawing, temperature, top_p)
+                codes[i, s] = _draw(own, uniforms[i, s], packed.drawing, temperature, top_k, top_p, buffers.scratch)
             for row in range(s, batch, streams):
                 for tap in range(recent.shape[1] - 1):
                     recent[row, tap] = recent[row, tap + 1]

@@ -7,14 +7,13 @@ import numpy as np
 
 from wavedil.audio.engines.cpu.drawing import LOGISTICS
 from wavedil.audio.mixtures import SMALLEST
-
-_options = {"error_model": "numpy", "nogil": True, "_nrt": False}
+from wavedil.ops.vector import PART
 
 _ROOT_HALF = math.sqrt(0.5)
 _ROOT_TAU = math.sqrt(2 * math.pi)
 
 
-@numba.njit(**_options)
+@numba.njit(**PART)
 def _normal_quantile(v):
     """Inverse of the standard normal CDF, to the last digits: Halley's steps, which cube the error, from a start that
     is off by 0.3 at most, x = -(y - ln(y sqrt(2 pi)) / y) of y = sqrt(-2 ln v), the first terms far out.
@@ -30,12 +29,12 @@ def _normal_quantile(v):
     return x if v < 0.5 else -x
 
 
-@numba.njit(**_options)
+@numba.njit(**PART)
 def _quantile(kind, v):
     return math.log(v) - math.log1p(-v) if kind == LOGISTICS else _normal_quantile(v)
 
 
-@numba.njit(**_options)
+@numba.njit(**PART)
 def _encode(edges, x):
     """The code whose cell holds x: how many edges are at most x."""
     low, high = 0, len(edges)
@@ -48,7 +47,7 @@ def _encode(edges, x):
     return low
 
 
-@numba.njit(**_options)
+@numba.njit(**PART)
 def _component(logits, u, temperature, count):
     """The component that u picks, and the uniform that remains of u."""
     largest = logits[0]
@@ -68,9 +67,8 @@ def _component(logits, u, temperature, count):
     return chosen, (reached - start) / weight
 
 
-@numba.njit(**_options)
-def choose_amplitude(parameters, u, drawing, temperature, top_p):
-    """The code that a uniform in [0, 1) picks."""
+def choose_amplitude(parameters, u, drawing, temperature, top_k, top_p, scratch):
+    """The code that a uniform in [0, 1) picks. To be compiled by its caller."""
     count = drawing.components
     logits = parameters[: len(parameters) - 2 * count]  # none for one component
     means, log_scales = parameters[len(logits) : len(logits) + count], parameters[len(logits) + count :]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.audio.engines.cpu.drawing import Drawing, drawing_of
+from wavedil.audio.engines.cpu.drawing import Categories, Mixture, drawing_of
 from wavedil.audio.engines.cpu.products import LANES, PANEL
 from wavedil.audio.plan import CodeFront, LayerPlan, Plan
 
@@ -51,7 +51,7 @@ class Packed(NamedTuple):
     nothing: np.ndarray  # float32 (head,) zeros
     residual_scale: np.float32
     rounded: bool  # units are float32, but inputs of products are rounded to bfloat16
-    drawing: Drawing
+    drawing: Categories | Mixture
 
 
 def padded(size: int) -> int:
