@@ -92,6 +92,32 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, whole_run, inter
         torch.testing.assert_close(value, expected[key])
 
 
+def test_a_run_leaves_the_average_of_its_weights_resumed_or_not(tmp_path, monkeypatch, interrupted_at):
+    steps = []
+
+    def keep(self, outputs, batch, batch_idx):
+        steps.append({key: value.clone() for key, value in self.network.state_dict().items()})
+
+    monkeypatch.setattr(MusicModule, "on_train_batch_end", keep)
+    # Another rate and one validation, so that the best network is the last average.
+    options = [*TINY, "--model.average=0.6", "--model.optimizer.lr=0.01", "--trainer.val_check_interval=12"]
+    out = str(tmp_path / "run")
+    folder = interrupted_at(MusicModule, 7, lambda: train("jsb", out=out, overrides=options))
+    assert train(out=out, resume="auto") == folder
+    assert len(steps) == 12
+    expected = steps[0]
+    for index, weights in enumerate(steps[1:], 1):
+        decay = min(0.6, (1 + index) / (10 + index))
+        expected = {key: decay * expected[key] + (1 - decay) * value for key, value in weights.items()}
+    left = TCN(88, 88, channels=12, dilations="1,2", kernel_size=3, gated=True)
+    left.load_state_dict(expected)
+    roll = torch.rand(1, KEYS, 20, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(load(folder / "model")(roll), left.eval()(roll))
+        left.load_state_dict(steps[-1])
+        assert (left(roll) - load(folder / "model")(roll)).abs().max() > 1e-3
+
+
 def test_each_epoch_has_each_piece_once_and_batches_are_of_like_length():
     rolls = [np.eye(1, KEYS, index, dtype=np.uint8).repeat(2 + index % 5, 0) for index in range(50)]
     batches = RollBatches(rolls, batch_size=6, semitones=0, seed=1)
@@ -105,6 +131,17 @@ def test_each_epoch_has_each_piece_once_and_batches_are_of_like_length():
     assert torch.equal(again[13]["roll"], batches[13]["roll"])
     other = RollBatches(rolls, batch_size=6, semitones=0, seed=2)
     assert not torch.equal(other[13]["roll"][:, :, 0], batches[13]["roll"][:, :, 0])
+
+
+def test_moving_pieces_fades():
+    rolls = [np.eye(1, KEYS, 40, dtype=np.uint8).repeat(9, 0) for _ in range(50)]
+    batches = RollBatches(rolls, 50, semitones=6, seed=0, moving=40)
+
+    def moved(index):
+        return float((batches[index]["roll"][:, 40, 0] == 0).float().mean())
+
+    assert moved(0) > 0.7 and 0.3 < np.mean([moved(index) for index in range(15, 25)]) < 0.6
+    assert moved(40) == moved(1000) == 0
 
 
 def test_pieces_are_moved_as_a_whole():
@@ -128,6 +165,8 @@ def test_pieces_are_moved_as_a_whole():
         (["--data.root=/nowhere.mat"], "nowhere.mat is no file"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--data.transpose=-1"], "transpose is -1"),
+        (["--data.transpose_batches=0"], "transpose_batches is 0"),
+        (["--model.average=1"], "average is 1"),
         (["--model.network.in_channels=87"], "87"),
         (["--model.network.out_channels=87"], "out_channels is 87: expected 88"),
         (["--model.network.dropout=1.5"], "dropout is 1.5"),

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from wavedil.errors import WavedilError
 
@@ -51,6 +52,9 @@ class BudgetModule(L.LightningModule):
     power ``power``. The budget is ``trainer.max_steps`` or ``trainer.max_time``, whichever is nearer to its end, so a
     run that is stopped by the clock has still had its decay.
 
+    With an ``average`` the run validates, shows and leaves an exponential moving average of the weights, of this decay
+    a step, or less in the first steps. It is what a slower rate would have found (Polyak & Juditsky 1992).
+
     A subclass says what it shows: ``figures``, the callback ``previews`` and the class ``samples``, whose arguments
     are the recipe's keys of these names.
     """
@@ -66,18 +70,47 @@ class BudgetModule(L.LightningModule):
         warmup_steps: int,
         decay: float,
         power: float = 1.0,
+        average: float = 0.0,
     ):
         super().__init__()
+        if not 0 <= average < 1:
+            raise WavedilError(f"average is {average}: expected a decay, e.g. 0.999, or 0 for none")
+        self.average, self.averaged = average, None
         self.make_optimizer, self.warmup_steps, self.decay, self.power = optimizer, warmup_steps, decay, power
         self.seed = torch.initial_seed()  # the recipe's seed_everything
 
     @property
+    def shown(self) -> nn.Module:
+        """The network that is validated and shown: the one that is training, or its average."""
+        return self.network if self.averaged is None else self.averaged.module
+
+    @property
     def result(self) -> nn.Module:
-        """The network that the run leaves: the one that is training, unless a subclass keeps a better one."""
-        return self.network
+        """The network that the run leaves: the one that is shown, unless a subclass keeps a better one."""
+        return self.shown
 
     def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
-        """Called before anything else, with the run's folder: where the network has to know the data to be built."""
+        """Called before anything else, with the run's folder: where the network has to know the data to be built.
+
+        A subclass that builds it calls this when it is there.
+        """
+        if self.average:
+            self.averaged = AveragedModel(self.network, multi_avg_fn=self._approach, use_buffers=True)
+            self.averaged.requires_grad_(False)
+
+    @torch.no_grad()
+    def _approach(self, averages: list[Tensor], values: list[Tensor], updates: Tensor | int) -> None:
+        share = 1 - min(self.average, (1 + int(updates)) / (10 + int(updates)))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, share)
+            else:
+                average.copy_(value)
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        super().optimizer_step(*args, **options)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
 
     def describe(self) -> str:
         """What is about to be trained, in a line."""

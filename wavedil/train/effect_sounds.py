@@ -47,7 +47,7 @@ class EffectPreviews(Previews):
 
     def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
         for index, segment in enumerate(trainer.datamodule.spread(self.num)):
-            self._keep(trainer, module, apply(module.network, segment), f"step_{step:06d}_{index}", step)
+            self._keep(trainer, module, apply(module.shown, segment), f"step_{step:06d}_{index}", step)
 
     def _keep(self, trainer: L.Trainer, module: BudgetModule, sound: np.ndarray, name: str, step: int) -> None:
         rate, folder = module.network.sample_rate, self.folder(trainer)

@@ -65,7 +65,7 @@ class ImagePreviews(Previews):
     def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
         data = trainer.datamodule
         for number, index in enumerate(data.spread(self.num)):
-            panel = self.panel(module.network, *data.valid.read(index))
+            panel = self.panel(module.shown, *data.valid.read(index))
             write_image(self.folder(trainer) / f"step_{step:06d}_{number}.png", panel)
             for board in self.boards(trainer):
                 board.add_image(f"image_{number}", panel, step, dataformats="HWC")

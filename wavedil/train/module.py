@@ -30,6 +30,7 @@ class AudioModule(BudgetModule):
         decay: share of the budget over which the rate falls linearly to zero.
         drop_condition: share of the crops that are learnt without their conditioning (zeros in its place), so that
             sampling has a guidance scale (Ho & Salimans 2022, arXiv 2207.12598); 0.1 is usual.
+        average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
     """
 
     figures = Figures("train_bits", "bits/sample", "valid_bits", "held out {:.3f}", "samples", factor=1 / math.log(2))
@@ -42,8 +43,9 @@ class AudioModule(BudgetModule):
         warmup_steps: int = 100,
         decay: float = 1.0,
         drop_condition: float = 0.0,
+        average: float = 0.0,
     ):
-        super().__init__(optimizer, warmup_steps, decay)
+        super().__init__(optimizer, warmup_steps, decay, average=average)
         check_saveable(network)
         if not 0 <= drop_condition <= 1:
             raise WavedilError(f"drop_condition is {drop_condition}: expected a share of the crops, 0 to 1")
@@ -83,6 +85,6 @@ class AudioModule(BudgetModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         speaker = batch["speaker"].tolist() if "speaker" in batch else None
-        conditioning = self.network.conditioning(self.network.features(batch["sound"]), speaker)
-        nats = torch.cat(list(nats_by_chunk(self.network, batch["codes"], conditioning)))
+        conditioning = self.shown.conditioning(self.shown.features(batch["sound"]), speaker)
+        nats = torch.cat(list(nats_by_chunk(self.shown, batch["codes"], conditioning)))
         self.log("valid/bits", nats.mean() / math.log(2), batch_size=len(nats), on_epoch=True, sync_dist=True)

@@ -20,18 +20,30 @@ class MusicData(L.LightningDataModule):
         root: a ``.mat`` file of piano rolls, e.g. ``JSB_Chorales.mat``; see :func:`wavedil.audio.pianoroll.read_rolls`.
             null for built-in chords.
         batch_size: pieces in a batch.
-        transpose: each time that training sees a piece, it is moved by up to so many semitones up or down. The
-            published tables are without: 0.
+        transpose: each time that training sees a piece, it is moved by up to so many semitones up or down.
+        transpose_batches: training begins so and ends with pieces as they are: the share of them that is moved falls
+            linearly to none over so many batches. For files whose pieces are all in one key, as the published ones are.
+            null: all pieces, to the end.
         seed: of order and transposition.
     """
 
-    def __init__(self, root: str | None = None, batch_size: int = 16, transpose: int = 0, seed: int = 0):
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 16,
+        transpose: int = 0,
+        transpose_batches: int | None = None,
+        seed: int = 0,
+    ):
         super().__init__()
         if batch_size < 1:
             raise WavedilError(f"batch_size is {batch_size}: expected at least 1")
         if not 0 <= transpose < KEYS:
             raise WavedilError(f"transpose is {transpose}: expected semitones, 0 to {KEYS - 1}")
-        self.root, self.batch_size, self.transpose, self.seed = root, batch_size, transpose, seed
+        if transpose_batches is not None and transpose_batches < 1:
+            raise WavedilError(f"transpose_batches is {transpose_batches}: expected at least 1, or null for all")
+        self.root, self.batch_size, self.seed = root, batch_size, seed
+        self.transpose, self.transpose_batches = transpose, transpose_batches
         self.note = ""
 
     def setup(self, stage: str) -> None:
@@ -40,7 +52,7 @@ class MusicData(L.LightningDataModule):
             self.note = str(self.rolls)
 
     def train_dataloader(self) -> DataLoader:
-        batches = RollBatches(self.rolls.train, self.batch_size, self.transpose, self.seed)
+        batches = RollBatches(self.rolls.train, self.batch_size, self.transpose, self.seed, self.transpose_batches)
         return DataLoader(batches, batch_size=None, sampler=EveryFrom.unseen(self.trainer, 1))
 
     def val_dataloader(self) -> DataLoader:
@@ -60,8 +72,9 @@ class RollBatches(Dataset[dict[str, Tensor]]):
 
     WINDOW = 8
 
-    def __init__(self, rolls: list[np.ndarray], batch_size: int, semitones: int, seed: int):
+    def __init__(self, rolls: list[np.ndarray], batch_size: int, semitones: int, seed: int, moving: int | None = None):
         self.rolls, self.batch_size, self.semitones, self.seed = rolls, batch_size, semitones, seed
+        self.moving = moving  # batches until none is moved
         self.per_epoch = -(-len(rolls) // batch_size)
         self.epoch, self.batches = -1, []
 
@@ -72,6 +85,8 @@ class RollBatches(Dataset[dict[str, Tensor]]):
         chosen = self.batches[place]
         generator = np.random.default_rng([self.seed, epoch, place])
         shifts = generator.integers(-self.semitones, self.semitones + 1, len(chosen))
+        if self.moving is not None:
+            shifts[generator.random(len(chosen)) < index / self.moving] = 0
         return collate([transpose(self.rolls[i], shift) for i, shift in zip(chosen, shifts, strict=True)])
 
     def _deal(self, generator: np.random.Generator) -> list[np.ndarray]:

@@ -40,7 +40,7 @@ class RollPreviews(SoundPreviews):
 
     def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
         rolls = trainer.datamodule.rolls.valid[: self.num]
-        for index, roll in enumerate(continue_rolls(module.network, rolls, self.length)):
+        for index, roll in enumerate(continue_rolls(module.shown, rolls, self.length)):
             self._keep(trainer, torch.from_numpy(play(roll, RATE)), RATE, f"step_{step:06d}_{index}", step)
 
 

@@ -29,6 +29,7 @@ class PairedModule(BudgetModule):
         warmup_steps: steps until the full learning rate.
         decay: share of the budget over which the rate falls to zero.
         power: of the decay.
+        average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
     """
 
     figures = Figures("train_loss", "loss", "valid_esr", "held-out ESR {:.3f} %", "samples")
@@ -42,13 +43,15 @@ class PairedModule(BudgetModule):
         warmup_steps: int = 100,
         decay: float = 1.0,
         power: float = 1.0,
+        average: float = 0.0,
     ):
-        super().__init__(optimizer, warmup_steps, decay, power)
+        super().__init__(optimizer, warmup_steps, decay, power, average)
         check_saveable(network)
         self.network, self.loss = network, ESR() if loss is None else loss
 
     def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
         data.open(folder, self.network)
+        super().prepare(data, folder)
 
     def describe(self) -> str:
         network = self.network
@@ -71,7 +74,7 @@ class PairedModule(BudgetModule):
         self.energies = torch.zeros(2, dtype=torch.float64)  # of the error and of the target
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        output = run(self.network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
+        output = run(self.shown, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
         for place, sound in enumerate((batch["target"] - output, batch["target"])):
             self.energies[place] += sound.double().square().sum().cpu()
 

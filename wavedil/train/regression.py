@@ -20,7 +20,8 @@ class RegressionModule(SegmentationModule):
     """Trains a :class:`wavedil.vision.Regressor`, whose values start at the mean and deviation of the data's.
 
     Args:
-        backbone, init, optimizer, backbone_rate, align, warmup_steps, power: as for :class:`SegmentationModule`.
+        backbone, init, optimizer, backbone_rate, align, warmup_steps, power, average: see
+            :class:`SegmentationModule`.
         head: makes the head from the channels of the features and the number of maps, which is 1.
         context: makes the context module from the number of maps; None for none.
         frozen: parts that do not learn, of ``backbone``, ``head`` and ``context``.
@@ -57,7 +58,7 @@ class RegressionModule(SegmentationModule):
         self.errors = Errors(self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.errors.update(self.network(batch["image"])[:, 0], batch["targets"])
+        self.errors.update(self.shown(batch["image"])[:, 0], batch["targets"])
 
     def on_validation_epoch_end(self) -> None:
         self.log("valid/rmse", self.errors.rmse)

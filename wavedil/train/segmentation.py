@@ -48,6 +48,7 @@ class SegmentationModule(BudgetModule):
         align: see :class:`wavedil.vision.Segmenter`; None for its default, or what ``init`` has.
         warmup_steps: steps until the full learning rate.
         power: of the decay; 0.9 is usual (Liu et al. 2016, arXiv 1506.04579).
+        average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
     """
 
     figures = Figures("train_loss", "loss", "valid_mean_iou", "mean IoU {:.4f}", "images")
@@ -67,8 +68,9 @@ class SegmentationModule(BudgetModule):
         align: str | None = None,
         warmup_steps: int = 100,
         power: float = 0.9,
+        average: float = 0.0,
     ):
-        super().__init__(optimizer, warmup_steps, decay=1.0, power=power)
+        super().__init__(optimizer, warmup_steps, 1.0, power, average)
         if init is None and backbone is None:
             raise WavedilError("backbone is not given: name one, or a model folder to start from with init")
         if set(frozen) - set(PARTS):
@@ -95,6 +97,7 @@ class SegmentationModule(BudgetModule):
         self.network.to(memory_format=torch.channels_last)
         if hasattr(self.loss, "set_frequencies"):
             self.loss.set_frequencies(data.counts)
+        super().prepare(data, folder)
         self.train()  # Lightning leaves modes as they are
 
     def assemble(
@@ -182,7 +185,7 @@ class SegmentationModule(BudgetModule):
         self.matrix = ConfusionMatrix(self.network.num_classes, self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.matrix.update(self.network(batch["image"]).argmax(1), batch["labels"])
+        self.matrix.update(self.shown(batch["image"]).argmax(1), batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
         # Every process has seen all images: there is nothing to add up.

@@ -40,7 +40,7 @@ class SoundPreviews(Previews):
             self._keep(trainer, network.decode(network.encode(clip)), network.sample_rate, f"target_{index}", 0)
 
     def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
-        network = module.network
+        network = module.shown
         samples = max(1, round(self.seconds * network.sample_rate))
         given = trainer.datamodule.preview_conditioning(network, samples, self.num)
         sound = generate(network, samples, num=self.num, seed=0, **given)
