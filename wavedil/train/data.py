@@ -18,6 +18,7 @@ from wavedil.audio.speakers import speakers_of
 from wavedil.audio.window import Window
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
+from wavedil.train.published import find_published
 
 
 class AudioData(L.LightningDataModule):
@@ -28,6 +29,9 @@ class AudioData(L.LightningDataModule):
     Args:
         root: folder of sound files, searched with its subfolders; null for the built-in plucked strings, which are
             written to ``RUN/data``.
+        dataset: a published one that is below ``root``, where ``torchaudio.datasets`` puts it: ``YESNO``, ``LJSPEECH``,
+            ``VCTK_092`` or e.g. ``LIBRITTS/train-clean-100``.
+        download: let torchaudio fetch the ``dataset`` if it is not there.
         crop: samples in each crop; must be longer than the receptive field.
         batch_size: crops in a batch.
         full_context: count only samples that see their whole past (and file starts); otherwise all samples count, also
@@ -49,6 +53,8 @@ class AudioData(L.LightningDataModule):
     def __init__(
         self,
         root: str | None = None,
+        dataset: str | None = None,
+        download: bool = False,
         crop: int = 8000,
         batch_size: int = 4,
         full_context: bool = False,
@@ -65,7 +71,10 @@ class AudioData(L.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise WavedilError(f"batch_size is {batch_size}: expected at least 1")
-        self.root, self.crop, self.batch_size, self.full_context = root, crop, batch_size, full_context
+        if download and dataset is None:
+            raise WavedilError("download is true, but dataset names none: expected e.g. YESNO")
+        self.root, self.dataset, self.download = root, dataset, download
+        self.crop, self.batch_size, self.full_context = crop, batch_size, full_context
         self.validation, self.exclude, self.normalize, self.trim_db = validation, exclude, normalize, trim_db
         self.valid_seconds, self.built_in_seconds = valid_seconds, built_in_seconds
         self.speakers, self.seed, self.workers = speakers, seed, workers
@@ -74,7 +83,9 @@ class AudioData(L.LightningDataModule):
         self.note = ""
 
     def prepare_data(self) -> None:
-        if self.root is None:  # by one process for all
+        if self.dataset is not None:  # by one process for all
+            find_published(self.dataset, self.root, self.download)
+        elif self.root is None:
             rate = self.trainer.lightning_module.network.sample_rate
             pluck.make_corpus(self._folder(), seconds=self.built_in_seconds, sample_rate=rate)
 
@@ -84,8 +95,7 @@ class AudioData(L.LightningDataModule):
         network = self.trainer.lightning_module.network
         check_crop(self.crop, network.receptive_field)
         self.quantiser, self.context = network.quantiser, network.receptive_field if self.full_context else 0
-        root = self._folder()
-        split = split_files(io.list_audio_files(root), validation=self.validation, exclude=self.exclude)
+        split = split_files(self._find(), validation=self.validation, exclude=self.exclude)
         make = {"sample_rate": network.sample_rate, "normalize": self.normalize, "trim_db": self.trim_db}
         self.train, self.valid = Corpus(split.train, **make), Corpus(split.validation, **make)
         self.heard, self.heard_valid = self._conditioning(network, self.train), self._conditioning(network, self.valid)
@@ -98,7 +108,7 @@ class AudioData(L.LightningDataModule):
             given["window"] = Window.of(conditioner.local)
             network.features(torch.zeros(1, 1))  # says now what is missing for it
         if conditioner.speakers:
-            names = speakers_of(corpus.paths, self._folder(), self.speakers, conditioner.speakers)
+            names = speakers_of(corpus.paths, self.folder, self.speakers, conditioner.speakers)
             given["speakers"] = [conditioner.speakers.index(name) for name in names]
         return given
 
@@ -121,6 +131,15 @@ class AudioData(L.LightningDataModule):
 
     def _folder(self) -> Path:
         return Path(self.trainer.default_root_dir) / "data" if self.root is None else Path(self.root)
+
+    def _find(self) -> list[Path]:
+        """All recordings; ``folder`` becomes where they lie, and ``speakers`` where the names of their speakers do."""
+        if self.dataset is None:
+            self.folder = self._folder()
+            return io.list_audio_files(self.folder)
+        self.folder, paths, speakers = find_published(self.dataset, self.root)
+        self.speakers = self.speakers or speakers
+        return paths
 
     def code_counts(self) -> Tensor:
         """How often each code occurs in a fixed handful of crops: what a model starts from."""
