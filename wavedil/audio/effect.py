@@ -121,7 +121,7 @@ class Effect(Paired):
         self._check(x, knobs)
         if not 0 <= skip <= x.shape[2]:
             raise WavedilError(f"skip is {skip}: expected 0 to the {x.shape[2]} samples of the input")
-        start = max(0, skip - self.receptive_field + 1)
+        start = max(0, skip - self.receptive_field + 1) if skip else 0
         x = self.one_poles(x)[:, :, start:]
         return self._head(self.stack(self.front(x), self.condition(knobs)))[:, :, skip - start :]
 
