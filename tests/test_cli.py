@@ -134,5 +134,8 @@ def test_conditioned_sampling_and_evaluation(capsys, tmp_path, sounds):
     assert "ask for less" in refused(capsys, *ask, "--speaker", "ann", "--seconds", 1)
     assert "needs a condition" in refused(capsys, "sample", model, "--speaker", "ann", "--seconds", 0.01)
     assert "where the files' come from" in refused(capsys, "evaluate", model, sounds)
+    np.savez(tmp_path / "mels.npz", a=np.zeros((4, 3)), b=np.zeros(3))
+    (tmp_path / "mels.npz").replace(tmp_path / "several.npy")
+    assert "holds several arrays" in refused(capsys, *ask[:3], tmp_path / "several.npy", *ask[4:], "--speaker", "ann")
     np.save(tmp_path / "mels.npy", np.full((4, 3), np.nan, np.float32))
     assert "12 values that are NaN" in refused(capsys, *ask[:3], tmp_path / "mels.npy", *ask[4:], "--speaker", "ann")

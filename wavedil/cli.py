@@ -92,7 +92,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     if arguments.seconds is not None or length is None:
         seconds = 2.0 if arguments.seconds is None else arguments.seconds
         length = max(1, round(seconds * model.sample_rate))
-    bar = Bar("sampling", length, "step")
+    bar = Bar("sampling", length * arguments.num, "sample", model.sample_rate)
     started = time.perf_counter()
     sound = generate(
         model,
@@ -109,10 +109,13 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         engine=arguments.engine,
         precision=arguments.precision,
         threads=arguments.threads,
-        progress=lambda done, total: bar.to(done),
+        progress=lambda done, total: bar.to(done * arguments.num),
     )
     seconds = time.perf_counter() - started
     bar.close()
+    if sound.shape[2] < length:
+        made, wanted = (samples / model.sample_rate for samples in (sound.shape[2], length))
+        print(f"interrupted: the clips have {made:.2f} of {wanted:.2f} seconds", file=sys.stderr)
     files = []
     for index, clip in enumerate(sound):
         path = Path(arguments.out) / f"sample_{index:03d}.wav"

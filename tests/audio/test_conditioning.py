@@ -1,10 +1,12 @@
 """Features and speakers: alignment, upsampling, all ways through the model, guidance, and what is refused."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from wavedil.audio import (
@@ -29,6 +31,7 @@ from wavedil.audio.randomness import Uniforms
 from wavedil.audio.window import Window, heard
 from wavedil.core.stream import select
 from wavedil.errors import WavedilError
+from wavedil.train import AudioModule
 
 MEL = {"sample_rate": 8000, "n_mels": 5, "n_fft": 32, "hop": 12}
 
@@ -185,6 +188,51 @@ def test_forward_steps_and_engines_are_one_model(options):
         assert torch.equal(auto, sound)
     chunks = stream(model, num=2, seed=3, chunk=17, **given(model))
     assert torch.equal(torch.cat([next(chunks) for _ in range(5)], -1), auto[..., :85])
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_a_saved_stream_goes_on_within_its_condition(tmp_path, engine):
+    """By a file and a model that is loaded anew; frames are of 12 samples, so it goes on within one."""
+    model = make()
+    source = stream(model, num=2, seed=3, chunk=17, engine=engine, **given(model))
+    next(source)
+    save_file(source.state(), tmp_path / "state.safetensors")
+    rest = [next(source), next(source)]
+    again, state = load(save(model, tmp_path / "model")), load_file(tmp_path / "state.safetensors")
+    source = stream(again, state=state, chunk=17, engine=engine, **given(again))
+    assert source.position == 17
+    assert torch.equal(torch.cat([next(source), next(source)], -1), torch.cat(rest, -1))
+    assert sum(part.shape[2] for part in source) == 108 - 3 * 17  # to the condition's end
+    branch = stream(again, state=select(state, [1, 1, 0]), chunk=17, **given(again, 1) | {"speaker": "ann"})
+    assert branch.position == 17 and next(branch).shape == (3, 1, 17)
+    # A condition that begins with the next sample.
+    fresh = stream(again, state={k: v for k, v in state.items() if k != "condition.position"}, **given(again))
+    assert fresh.position == 0
+    with pytest.raises(WavedilError, match="condition.position is .*as far as each other"):
+        stream(again, state=state | {"condition.position": torch.tensor([17, 18])}, **given(again))
+
+
+@pytest.mark.parametrize("name", ["conditioner.voices.weight", "conditioner.local.filter"])
+def test_weights_of_conditioning_that_are_nan_are_refused(name):
+    model = make()
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[0] = math.nan
+    with pytest.raises(WavedilError, match="weights hold NaN"):
+        generate(model, 10, num=2, **given(model))
+
+
+def test_training_leaves_out_the_conditioning_of_some_crops():
+    model = make(None)
+    batch = {"codes": torch.zeros(400, 24, dtype=torch.int64), "speaker": torch.zeros(400, dtype=torch.int64)}
+    dropped = {}
+    for share in (0.0, 0.3, 1.0):
+        module = AudioModule(model, drop_condition=share)
+        module.trainer = SimpleNamespace(global_step=7, world_size=1, global_rank=0)
+        condition = module.condition(batch)
+        silent = (condition == 0).flatten(1).all(1)
+        assert torch.equal(silent, (condition == 0).flatten(1).any(1))  # all of a crop, or nothing
+        dropped[share] = silent.float().mean().item()
+    assert dropped[0.0] == 0 and dropped[0.3] == pytest.approx(0.3, abs=0.08) and dropped[1.0] == 1
 
 
 def test_numba_hears_mels_and_speakers():

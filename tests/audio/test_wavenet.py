@@ -262,6 +262,19 @@ def test_evaluate_has_full_context_in_any_chunks(monkeypatch):
         evaluate(model, sounds, precision="int8")
 
 
+def test_states_of_other_models_are_refused():
+    model, other = make(), make(channels=10)
+    state = stream(other, num=2, chunk=5).state()
+    for given in (state, {"previous": state["previous"]}, {}):
+        with pytest.raises(WavedilError, match=r"state has (stack|front|previous)\S* .*: expected \(.*; pass what"):
+            stream(model, state=given)
+    for bad in (5.0, "5", [5, 2.0], True and 0):
+        with pytest.raises(WavedilError, match="samples is"):
+            generate(model, bad)
+    with pytest.raises(WavedilError, match="a Linear makes no sound of its own"):
+        stream(torch.nn.Linear(1, 1))
+
+
 # -- sampling ----------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import torch
 from wavedil.audio import WaveNet
 from wavedil.audio.effect import Effect
 from wavedil.audio.relatives.nam import NAM, LayerArray
+from wavedil.audio.relatives.tcn import TCN
 from wavedil.core import DilatedStack
 from wavedil.errors import WavedilError
 from wavedil.interop import onnx as interop
@@ -34,10 +35,17 @@ def effect() -> Effect:
     return Effect(3, 4, "1,2", 2, knobs=ranges, time_constants=[0.01], charges=[0.3], sample_rate=8000).eval()
 
 
+def tcn() -> TCN:
+    torch.manual_seed(0)
+    return TCN(5, 4, channels=6, dilations="1,2", kernel_size=3, gated=True).eval()
+
+
 def inputs(model, batch, time):
     """By the names that the file should have."""
     if isinstance(model, Effect):
         return {"sound": torch.randn(batch, 1, time), "knobs": torch.rand(batch, 1)}
+    if isinstance(model, TCN):
+        return {"features": torch.randn(batch, 5, time)}
     if isinstance(model, NAM):
         return {"sound": torch.randn(batch, 1, time)}
     return {"codes": torch.randint(32, (batch, time)), "condition": torch.randn(batch, 3, time)}
@@ -60,12 +68,12 @@ def stream(path, given, chunk):
     return np.concatenate(parts, axis=-1)
 
 
-@pytest.mark.parametrize("make", [wavenet, amp])
+@pytest.mark.parametrize("make", [wavenet, amp, effect, tcn])
 @torch.no_grad()
 def test_streaming_over_two_seconds(make, tmp_path):
     model = make()
     path = interop.export_onnx(model, tmp_path / "step.onnx", streaming=True)
-    given = inputs(model, 1, 2 * model.sample_rate)
+    given = inputs(model, 1, 2 * getattr(model, "sample_rate", 500))
     expected = model(*given.values()).numpy()
     assert expected.std() > 0.01
     np.testing.assert_allclose(stream(path, given, 1999), expected, rtol=0, atol=2e-6)

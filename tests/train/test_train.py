@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from wavedil import receptive_field
-from wavedil.audio import WaveNet, io, load
+from wavedil.audio import WaveNet, generate, io, load
 from wavedil.audio.companding import MuLaw
 from wavedil.audio.corpus import Corpus, WholeFiles
+from wavedil.audio.evaluate import evaluate
 from wavedil.errors import WavedilError
 from wavedil.train import AudioData, AudioModule
 from wavedil.train.data import _Marked
@@ -267,6 +268,24 @@ def test_conditioning_is_learnt_from_a_folder(tmp_path, voices):
         train(out=str(tmp_path / "none"), overrides=[*options, "--data.speakers=null"])
     with pytest.raises(WavedilError, match="expected a share"):
         train(out=str(tmp_path / "share"), overrides=[*options, "--model.drop_condition=2"])
+
+
+def test_what_validates_and_samples_is_the_average_where_there_is_one(tmp_path, recordings):
+    options = [*TINY, f"--data.root={recordings}", "--model.average=0.9", "--model.optimizer.lr=0.02"]
+    folder = train(out=str(tmp_path / "run"), overrides=options)
+    model = load(folder / "model")
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, checkpoint[f"averaged.module.{key}"])
+    assert not torch.equal(
+        model.state_dict()["stack.layers.0.conv.weight"], checkpoint["network.stack.layers.0.conv.weight"]
+    )
+    held = io.read(recordings / "note_0.wav", sample_rate=8000)[0][0][:8000]
+    bits = evaluate(model, [torch.from_numpy(held)]).bits_per_sample
+    assert bits == pytest.approx(float(metrics(folder)[-1]["valid_bits"]), abs=2e-3)
+    sound, _ = io.read(folder / "samples" / "sample_000.wav")
+    expected = generate(model, sound.shape[1], num=2, seed=0)[0, 0]
+    assert torch.allclose(torch.from_numpy(sound[0]), expected, atol=1e-4)
 
 
 def test_processes_share_the_crops_out(recordings):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.audio import io
+from wavedil.audio.plan import check_finite
 from wavedil.audio.upsampling import Upsampling
 from wavedil.errors import WavedilError
 
@@ -179,6 +180,7 @@ class Conditioner(nn.Module):
         _check_given("speaker", speaker, self.voices, f"one of {', '.join(self.speakers)}")
         if self.channels == 0:
             return Conditioning()
+        check_finite(self.parameters())
         device = self.place.device
         if condition is not None:
             self.local.check(condition, num)
@@ -217,8 +219,11 @@ def read_features(model: nn.Module, path: str | Path) -> tuple[Tensor, int]:
         raise WavedilError("this model takes no condition: leave it out")
     if Path(path).suffix == ".npy":
         try:
-            features = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32)).unsqueeze(0)
-        except (ValueError, EOFError) as error:
+            array = np.load(path, allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise ValueError("it holds several arrays, as a .npz file does")
+            features = torch.from_numpy(array.astype(np.float32)).unsqueeze(0)
+        except (ValueError, TypeError, EOFError) as error:
             raise WavedilError(f"{path} cannot be read as features: {error}") from None
         return features, features.shape[-1] * local.hop
     sound, _ = io.read(path, sample_rate=model.sample_rate)

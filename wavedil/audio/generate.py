@@ -17,6 +17,7 @@ from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
 PRIME_CHUNK = 2**16  # samples of a recording taken in one pass
+POSITION = "condition.position"  # in a state: of the next sample in its condition
 CHUNK = 1024  # steps between two looks at the clock; the random numbers and results do not depend on it
 
 
@@ -45,17 +46,22 @@ class Stream(Iterator[Tensor]):
         threads: int = 1,
         chunk: int = CHUNK,
     ):
+        if not hasattr(model, "plan"):
+            raise WavedilError(f"a {type(model).__name__} makes no sound of its own: expected a WaveNet")
         if not isinstance(chunk, int) or chunk < 1:
             raise WavedilError(f"chunk is {chunk!r}: expected a positive number of samples")
         if state is not None and prime is not None:
             raise WavedilError("both prime and state are given: a state has its past already; keep one of them")
         if state is not None:
             num = len(state["previous"]) if "previous" in state else num
+            state = _checked(model, state, num)
         if not isinstance(num, int) or num < 1:
             raise WavedilError(f"num is {num!r}: expected a positive number of streams")
         self.model, self.chunk, self.position = model, chunk, 0
         plan = model.plan()
         self._uniforms = Uniforms(seed or 0, num) if state is None else Uniforms.of(state, seed)
+        if state is not None and POSITION in state:
+            self.position = int(state.pop(POSITION)[0])
         self.conditioning = model.conditioning(condition, speaker, num)
         with torch.no_grad():
             if state is None:
@@ -91,9 +97,13 @@ class Stream(Iterator[Tensor]):
         """Everything that the next chunk depends on (but for model and condition), as a dict of tensors, batch first.
 
         Save it with safetensors, go on from it in another process or engine by ``stream(model, state=…)``, branch it
-        with ``wavedil.core.stream.select``.
+        with ``wavedil.core.stream.select``. The condition is to be given again, the same and whole: the state knows how
+        far in it the stream is (without ``condition.position``, one that begins here is meant).
         """
-        return self._session.state() | self._uniforms.state()
+        state = self._session.state() | self._uniforms.state()
+        if self.conditioning.samples is not None:
+            state[POSITION] = torch.full((len(state["previous"]),), self.position)
+        return state
 
     def keep(self, streams: list[int]) -> None:
         """Goes on with some streams of the batch only."""
@@ -152,7 +162,7 @@ def generate(
     Raises:
         WavedilError: for lengths below 1, numbers out of range, conditions that do not fit, NaN weights.
     """
-    lengths = [samples] if isinstance(samples, int) or samples is None else list(samples)
+    lengths = list(samples) if isinstance(samples, Sequence) else [samples]
     if not lengths or not all(length is None or (isinstance(length, int) and length >= 1) for length in lengths):
         raise WavedilError(f"samples is {samples!r}: expected a positive number of samples to make, or one per stream")
     each = isinstance(samples, Sequence)
@@ -187,6 +197,22 @@ def generate(
             raise
     sounds = [model.decode(torch.cat(part)).unsqueeze(0) for part in parts]
     return sounds if each else torch.stack(sounds)
+
+
+def _checked(model: WaveNet, state: Mapping[str, Tensor], num: int) -> State:
+    """A copy of a user's state, on the model's device, which must be one of this model."""
+    with torch.no_grad():
+        expected = model.start(max(1, num)) if isinstance(num, int) else {}
+    for key, value in expected.items():
+        found = tuple(state[key].shape) if key in state else "missing"
+        if found != tuple(value.shape):
+            raise WavedilError(
+                f"state has {key} {found}: expected {tuple(value.shape)}; pass what Stream.state() of this model gave"
+            )
+    positions = state.get(POSITION, torch.zeros(1))
+    if bool((positions != positions[0]).any()):
+        raise WavedilError(f"{POSITION} is {positions.tolist()}: expected streams that are as far as each other")
+    return streaming.to(state, next(model.parameters()).device)
 
 
 def _primed(model: WaveNet, prime: Tensor, num: int, conditioning: Conditioning) -> State:

@@ -15,7 +15,7 @@ A plan is the model's arithmetic for one sample, as flat float tensors in one wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -25,6 +25,11 @@ from torch import Tensor
 from wavedil.audio.distributions import Distribution
 from wavedil.core import GatedBlock
 from wavedil.errors import WavedilError
+
+
+def check_finite(weights: Iterable[Tensor]) -> None:
+    if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+        raise WavedilError("the model's weights hold NaN or infinity: training diverged; use an earlier checkpoint")
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,7 @@ class Plan:
     speaker_channels: int = 0  # numbers that stay for a whole stream
 
     def __post_init__(self) -> None:
-        if not all(bool(torch.isfinite(t).all()) for t in _tensors(self)):
-            raise WavedilError("the model's weights hold NaN or infinity: training diverged; use an earlier checkpoint")
+        check_finite(_tensors(self))
 
     @property
     def channels(self) -> int:

@@ -30,7 +30,7 @@ _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 
 
 class _Announcer(event.Listener):
-    """Logs, at level INFO, that a loop is being compiled: not that one is loaded."""
+    """Logs, so that it is seen, that a loop is being compiled: not that one is loaded."""
 
     def __init__(self):
         self.texts = {}  # dispatcher -> text
@@ -38,7 +38,7 @@ class _Announcer(event.Listener):
     def on_start(self, event):
         text = self.texts.get(event.data["dispatcher"])
         if text is not None:
-            logging.getLogger("wavedil").info(text)
+            logging.getLogger("wavedil").warning(text)
 
     def on_end(self, event):
         pass
