@@ -27,6 +27,9 @@ def models(tmp_path_factory):
     save(model.eval(), folder / "model")
     save(Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), **options), folder / "pooled")
     save(WaveNet(8, 8, "1..8", sample_rate=8000), folder / "sound")
+    save(context, folder / "part")
+    Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(folder / "deep.png")
+    Image.fromarray(np.full((9, 9, 4), 90, np.uint8)).save(folder / "hidden.png")
     return model, folder
 
 
@@ -85,6 +88,9 @@ def test_the_dense_crf_refines_probabilities_by_the_image(capsys, tmp_path, data
     assert (labels == expected).all() and (labels != predict(model, image)).any()
     right = json.loads(run(capsys, "evaluate", folder / "model", data, "--validation", "^03", "--crf", "--json").out)
     assert right["accuracy"] == pytest.approx(float((expected[6:] == 0).mean()))
+    run(capsys, "segment", folder / "model", path, "--out", tmp_path / "other", "--crf-preset", "deeplab_v2_resnet101")
+    other = DenseCRF.preset("deeplab_v2_resnet101")(image, probabilities(model, image)).argmax(0).numpy()
+    assert (read_mask(tmp_path / "other" / "03.png", colours=False) == other).all() and (other != expected).any()
 
 
 def test_a_missing_library_is_named_with_what_brings_it(capsys, monkeypatch, models, data):
@@ -93,7 +99,7 @@ def test_a_missing_library_is_named_with_what_brings_it(capsys, monkeypatch, mod
     assert message.count("\n") == 1 and "PIL" in message and "pip install 'wavedil[vision]'" in message
 
 
-def test_evaluate(capsys, models, data):
+def test_evaluate(capsys, tmp_path, models, data):
     model, folder = models
     result = json.loads(run(capsys, "evaluate", folder / "model", data, "--json").out)
     assert (result["count"], result["images"]) == (11 * 20 * 38, 11) and 0 <= result["mean_iou"] <= 1
@@ -106,6 +112,14 @@ def test_evaluate(capsys, models, data):
     assert result["accuracy"] == pytest.approx(right / result["count"])
     held = json.loads(run(capsys, "evaluate", folder / "model", data, "--json", "--held-out", "--scaled").out)
     assert (held["count"], held["images"]) == (2 * 10 * 19, 2) and "resized by 0.5" in held["definition"]
+    for part, first in (("train", 0), ("val", 8)):  # in a folder of parts, those of val are held out
+        for kind in ("images", "masks"):
+            (tmp_path / part / kind).mkdir(parents=True)
+            for index in range(first, first + 3):
+                name = f"{kind}/{index:02d}.png"
+                (tmp_path / part / name).write_bytes((data / name).read_bytes())
+    parts = json.loads(run(capsys, "evaluate", folder / "model", tmp_path, "--json", "--held-out").out)
+    assert parts == json.loads(run(capsys, "evaluate", folder / "model", tmp_path / "val", "--json").out)
     text = run(capsys, "evaluate", folder / "model", data, "--validation", "^0[0-2]").out
     assert "road" in text and "mean IoU" in text and "of 2,280 pixels of 3 images" in text
 
@@ -132,6 +146,15 @@ def test_inspect(capsys, models):
         (["segment", "{models}/model", "nowhere.png"], "nowhere.png does not exist"),
         (["segment", "nowhere", "{data}/images/00.png"], "nowhere is no model folder"),
         (["segment", "{models}/sound", "{data}/images/00.png"], "holds a WaveNet, a model of audio"),
+        (["segment", "{models}/part", "{data}/images/00.png"], "holds a ContextModule, a part of a model"),
+        (["evaluate", "{models}/part", "{data}"], "holds a ContextModule, a part of a model"),
+        (["inspect", "{models}/part"], "holds a ContextModule, a part of a model"),
+        (["train", "-c", "context", "--model.init", "{models}/part"], "holds a ContextModule, a part of a model"),
+        (["segment", "{models}/model", "{models}/deep.png"], "deep.png has more than 8 bits a channel"),
+        (["segment", "{models}/model", "{models}/hidden.png"], "hidden.png has transparent pixels"),
+        (["segment", "{models}/model", "{models}/part"], "holds no images"),
+        (["segment", "{models}/model", "{data}/images/00.png", "--scales", "nan"], "scales"),
+        (["segment", "{models}/model", "{data}/images/00.png", "--crf-preset", "x"], "CRF preset 'x' is unknown"),
         (["segment", "{models}/pooled", "{data}/images/00.png", "--tile", "8"], "whole image"),
         (["segment", "{models}/model", "{data}/images/00.png", "--tile", "0"], "tile is 0"),
         (["segment", "{models}/model", "{data}/images/00.png", "{data}/masks/00.png"], "both be written as 00.png"),

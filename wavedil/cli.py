@@ -182,10 +182,11 @@ def _inspect(arguments: argparse.Namespace, _: list[str]) -> None:
         model = load(arguments.what)
         if domain(type(model).__name__) == "vision":
             from wavedil.vision.inspection import inspect_segmenter, render_segmenter
+            from wavedil.vision.predictor import check_whole
 
             if arguments.plot:
                 raise WavedilError("--plot draws a schedule: give that of the context module, e.g. 1,1,2,4,8,16,1")
-            info, render = inspect_segmenter(model), render_segmenter
+            info, render = inspect_segmenter(check_whole(model, arguments.what)), render_segmenter
         else:
             info = inspection.inspect_model(model)
     else:

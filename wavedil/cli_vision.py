@@ -15,9 +15,9 @@ LAYOUT = ("images", "masks", "image_ending", "mask_ending")
 
 def segment(arguments: argparse.Namespace, _: list[str]) -> None:
     from wavedil.vision import Regressor, commands
-    from wavedil.weights import load
+    from wavedil.vision.predictor import load_predictor
 
-    model = load(arguments.model, arguments.device, expect="vision")
+    model = load_predictor(arguments.model, arguments.device)
     bar = Bar("labelling", 0, "image")
     options = _given(arguments, PREDICTION)
     write = commands.map_values if isinstance(model, Regressor) else commands.segment
@@ -29,7 +29,9 @@ def segment(arguments: argparse.Namespace, _: list[str]) -> None:
 def evaluate(model: Any, arguments: argparse.Namespace) -> tuple[Any, str]:
     """The result, and how a terminal shows it."""
     from wavedil.vision import commands
+    from wavedil.vision.predictor import check_whole
 
+    check_whole(model, arguments.model)
     if arguments.exclude:
         raise WavedilError(f"--exclude is not for a {type(model).__name__}: take the images out of the folder")
     bar = Bar("evaluating", 0, "image")
@@ -86,6 +88,9 @@ def _add_prediction_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flip", action="store_true", **absent, help="images: average with the mirror image")
     parser.add_argument("--crf", action="store_true", **absent, help="images: refine by a dense CRF")
+    parser.add_argument(
+        "--crf-preset", dest="crf", **absent, metavar="NAME", help="images: by one with other published parameters"
+    )
 
 
 def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:

@@ -129,6 +129,39 @@ def test_stages(tmp_path, pictures, whole_run):
     }  # fmt: skip
 
 
+def test_a_stage_takes_scale_and_classes_of_its_start_where_none_are_given(tmp_path, pictures):
+    common = [option for option in TINY if "backbone" not in option and "context" not in option]
+    common += [f"--data.root={pictures}", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    common += ["--data.crop=[8, 8]"]
+    labels = {"classes": ["a", "b", "c"], "ignore_label": 255, "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
+    labels["mask_values"] = [0, 1, 2]
+    start = Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3, scale=0.5, **labels)
+    common += [f"--model.init={save(start.eval(), tmp_path / 'start')}"]
+    context = load(train("context", out=str(tmp_path / "as_it_is"), overrides=common) / "model")
+    assert (context.scale, context.labels, context.align) == (0.5, start.labels, "corner")
+    given = ["--data.scale=1", "--data.classes=[x, y, z]"]
+    context = load(train("context", out=str(tmp_path / "other"), overrides=[*common, *given]) / "model")
+    assert context.scale == 1 and list(context.classes) == ["x", "y", "z"] and context.palette != start.palette
+
+
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        ("PyramidPooling", ["--model.head.channels=4"]),
+        ("UNet", ["--model.head.channels=[4]", "--model.backbone=TimmBackbone", "--model.backbone.name=test_resnet",
+                  "--model.backbone.output_stride=8", "--model.backbone.levels=[4]"]),
+    ],
+)  # fmt: skip
+def test_a_head_is_a_name_in_the_recipe(tmp_path, pictures, head, more):
+    options = [option for option in TINY if not option.startswith("--model.")]
+    options += [f"--data.root={pictures}", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    options += ["--model.context=null", f"--model.head={head}", *more]
+    options += ["--model.loss=WeightedSum", '--model.loss.losses=[{"class_path": "wavedil.vision.Dice"}, '
+                '{"class_path": "wavedil.vision.Lovasz"}]']  # fmt: skip
+    folder = train("tiny", out=str(tmp_path / "run"), overrides=options)
+    assert type(load(folder / "model").head).__name__ == head
+
+
 def test_groups_of_the_optimizer():
     module = SegmentationModule(SmallBackbone(8, 4), backbone_rate=0.5)
     module.network = Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3)

@@ -9,7 +9,7 @@ from wavedil.errors import WavedilError
 from wavedil.vision.dataset import MaskedImages, RandomCrops, scheme_of
 from wavedil.vision.images import write_image, write_labels
 from wavedil.vision.labels import LabelScheme
-from wavedil.vision.pairs import Layout, Pair, find_pairs, hold_out, split_pairs
+from wavedil.vision.pairs import Layout, Pair, find_pairs, held_out_pairs, hold_out, split_pairs
 from wavedil.vision.palette import default_palette
 from wavedil.vision.shapes import CLASSES, FAR, draw, make_shapes
 
@@ -166,6 +166,7 @@ def test_splits(tmp_path):
     labelled(tmp_path / "both" / "train", count=2), labelled(tmp_path / "both" / "val", count=1)
     train, held, note = split_pairs(tmp_path / "both")
     assert (len(train), len(held)) == (2, 1) and "folders train and val" in note
+    assert names(held_out_pairs(tmp_path / "both")) == names(held)
     with pytest.raises(WavedilError, match="leave it out"):
         split_pairs(tmp_path / "both", validation="0")
     with pytest.raises(WavedilError, match="nowhere is no folder"):

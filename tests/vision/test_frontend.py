@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from wavedil import measure_receptive_field
 from wavedil.errors import WavedilError
-from wavedil.vision import FCN8s, LargeFOV, VGGFrontEnd, upsample, vgg16_front_end
+from wavedil.vision import FCN8s, LargeFOV, Segmenter, VGGFrontEnd, upsample, vgg16_front_end
+from wavedil.vision.frontend import CAFFE_MEANS
 
 NARROW = {"widths": (2, 2, 3, 3, 4), "hidden_channels": 5}
 VGG_CONVS = 14_714_688
@@ -36,7 +37,7 @@ def test_parameters_of_the_paper():
         assert count(net.stages, LargeFOV(512, 21)) == 20_505_429
         body = VGGFrontEnd(None, stride=32, padding="same")
         deconvolutions = 21 * 21 * (4 * 4 + 4 * 4 + 16 * 16)
-        assert count(body, FCN8s(body.feature_channels, 21)) + deconvolutions == 134_489_759  # "134.5 M"
+        assert count(body, FCN8s([256, 512, 4096], 21)) + deconvolutions == 134_489_759  # "134.5 M"
 
 
 @pytest.mark.parametrize(
@@ -120,8 +121,7 @@ def test_scores_are_signed_and_nothing_follows_final():
     maps = body.features(x)
     assert torch.equal(body(x), maps[-1]) and torch.equal(maps[-1], fc7)
     assert [m.shape[1:] for m in maps] == [(3, 8, 12), (3, 4, 6), (5, 2, 3)]
-    assert body.feature_channels == (3, 3, 5)
-    assert FCN8s(body.feature_channels, 7).double()(maps).shape == (1, 7, 8, 12)
+    assert FCN8s([3, 3, 5], 7).double()(maps).shape == (1, 7, 8, 12)
 
 
 def small_vgg(batch_norm=False):
@@ -218,6 +218,13 @@ def test_caffe_names(final):
         net.parameters(), [a for n, pair in layers.items() if n[:3] != "ct_" for a in pair], strict=True
     ):
         np.testing.assert_array_equal(got.detach(), want.reshape(got.shape))
+    blue_first = torch.as_tensor(image(8, 8)) * 255
+    means = torch.tensor(CAFFE_MEANS["voc"]).view(1, 3, 1, 1)
+    expected = net(blue_first - means)
+    front = narrow().load_caffe_names(layers, rgb=True)
+    mean = [value / 255 for value in reversed(CAFFE_MEANS["voc"])]
+    model = Segmenter(front, torch.nn.Identity(), num_classes=3, mean=mean, std=[1 / 255] * 3).double()
+    torch.testing.assert_close(model.scores(blue_first.flip(1) / 255)[0], expected, rtol=1e-5, atol=1e-3)
     with pytest.raises(WavedilError, match="'conv6_1' is none of a front end's"):
         net.load_caffe_names({**layers, "conv6_1": layers["fc7"]})
     with pytest.raises(WavedilError, match="there is no conv5_3.bias"):

@@ -1,5 +1,8 @@
 """What is read of images and masks, and what is refused."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -54,6 +57,33 @@ def test_pictures_are_turned_upright(tmp_path):
 def test_pictures_that_would_be_shown_wrongly_are_refused(tmp_path, array, name, message):
     with pytest.raises(WavedilError, match=f"{name}.*{message}"):
         read_image(saved(tmp_path, array, name))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_are_refused(tmp_path, channels):
+    """Pillow cannot write them, and reads their upper halves without a word."""
+    rows = b"".join(b"\0" + bytes([0, 1, 0, 2, 0, 3, 255, 255][: 2 * channels]) * 4 for _ in range(3))
+    header = struct.pack(">IIBBBBB", 4, 3, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    ]
+    path = tmp_path / "deep.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    for read in (read_image, lambda path: read_mask(path, colours=True)):
+        with pytest.raises(WavedilError, match="deep.png has more than 8 bits a channel"):
+            read(path)
+
+
+def test_masks_that_say_less_than_they_seem_to_are_refused(tmp_path):
+    hidden = saved(tmp_path, np.dstack([RGB, GREY]), "hidden.png")
+    for colours in (False, True):
+        with pytest.raises(WavedilError, match="hidden.png has transparent pixels"):
+            read_mask(hidden, colours)
+    deep = saved(tmp_path, GREY.astype(np.uint16) * 200, "deep.png")
+    assert (read_mask(deep, colours=False) == GREY.astype(int) * 200).all()
+    with pytest.raises(WavedilError, match="deep.png has more than 8 bits"):
+        read_mask(deep, colours=True)
 
 
 def test_transparent_palettes_and_stacks_are_refused(tmp_path):

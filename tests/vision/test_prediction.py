@@ -10,10 +10,12 @@ from wavedil.vision import (
     ASPP,
     CRFRNN,
     ContextModule,
+    FCN8s,
     ParallelDilations,
     Score,
     Segmenter,
     SmallBackbone,
+    TimmBackbone,
     UNet,
     VGGFrontEnd,
 )
@@ -63,7 +65,7 @@ class Pyramid(SmallBackbone):
 
 MODELS = {
     "small": small,
-    "corner": lambda: small(align="corner"),
+    "centre": lambda: small(align="centre"),
     "reflecting context": lambda: awake(
         Segmenter(
             SmallBackbone(8, 4), Score(8, 3), ContextModule(3, dilations="1,2", pad_mode="reflect"), num_classes=3
@@ -71,6 +73,16 @@ MODELS = {
     ),
     "parallel": lambda: awake(Segmenter(SmallBackbone(8, 8), ParallelDilations(8, 3), num_classes=3)),
     "two maps": lambda: awake(Segmenter(Pyramid(), UNet((4, 6), 3, (4,)), num_classes=3)),
+    "classifier made dense": lambda: awake(
+        Segmenter(TimmBackbone("test_resnet", output_stride=8), Score(96, 3), num_classes=3)
+    ),
+    "FCN-8s": lambda: awake(
+        Segmenter(
+            VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4, stride=32, padding="same", levels=True),
+            FCN8s((2, 2, 4), 3),
+            num_classes=3,
+        )
+    ),
     "front end": lambda: awake(
         Segmenter(VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Score(4, 3), num_classes=3)
     ),
@@ -198,6 +210,8 @@ def test_large_images_are_cut_into_tiles_unasked(monkeypatch):
         ({"tile": -3}, "tile is -3"),
         ({"scales": ()}, "scales"),
         ({"scales": (0,)}, "scales"),
+        ({"scales": (1, float("nan"))}, "scales"),
+        ({"scales": (float("inf"),)}, "scales"),
     ],
 )
 def test_options_are_refused(options, message):

@@ -10,6 +10,7 @@ from wavedil.train.segmentation_data import SegmentationData
 from wavedil.vision import spheres
 from wavedil.vision.dataset import ImagesWithTargets, RandomCrops
 from wavedil.vision.pairs import split_pairs
+from wavedil.vision.predictor import DensePredictor
 
 
 class RegressionData(SegmentationData):
@@ -49,9 +50,10 @@ class RegressionData(SegmentationData):
         )
         self.step = step
 
-    def open(self, folder: Path) -> None:
+    def open(self, folder: Path, start: DensePredictor | None = None) -> None:
         """Finds the files, makes the built-in ones in ``folder``, and takes the targets' mean and deviation."""
         root = self.root
+        self.take_scale(start)
         if root is None:
             root = spheres.make_spheres(folder / "data", self.built_in_images, max(1, self.built_in_images // 10))
             self.step = spheres.STEP

@@ -18,9 +18,9 @@ from wavedil.train.image_previews import ImagePreviews, ImageSamples
 from wavedil.vision.heads import Score
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix
-from wavedil.vision.predictor import DensePredictor
+from wavedil.vision.predictor import DensePredictor, load_predictor
 from wavedil.vision.segmenter import Segmenter
-from wavedil.weights import check_saveable, load
+from wavedil.weights import check_saveable
 
 PARTS = ("backbone", "head", "context", "refinement")
 
@@ -37,7 +37,8 @@ class SegmentationModule(BudgetModule):
         context: makes the context module from the number of classes; None for none.
         refinement: makes what refines scores at full resolution, from the number of classes; None for none.
         init: a model folder to start from, e.g. ``runs/frontend/model``. Its parts are used where none is given here,
-            so a stage of training names only what it adds. A backbone that is given all the same takes the weights of
+            so a stage of training names only what it adds; so are its scale and classes where the data name none. A
+            backbone that is given all the same takes the weights of
             the model's: it may have another stride.
         frozen: parts that do not learn, of ``backbone``, ``head``, ``context`` and ``refinement``; their
             normalisation stands still too. For the paper's second stage, context on a finished front end:
@@ -45,7 +46,7 @@ class SegmentationModule(BudgetModule):
         optimizer: makes the optimiser from the parameters; in a recipe, a class and its arguments.
         loss: of scores ``(batch, num_classes, height, width)`` and labels ``(batch, height, width)``.
         backbone_rate: the backbone's learning rate, as a multiple of the other parts'.
-        align: see :class:`wavedil.vision.Segmenter`; None for its default, or what ``init`` has.
+        align: see :class:`wavedil.vision.Segmenter`; None: what ``init`` has, else where the backbone's cells sit.
         warmup_steps: steps until the full learning rate.
         power: of the decay; 0.9 is usual (Liu et al. 2016, arXiv 1506.04579).
         average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
@@ -81,9 +82,9 @@ class SegmentationModule(BudgetModule):
         self.loss = CrossEntropy() if loss is None else loss
 
     def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
-        start = None if self.init is None else load(self.init, expect="vision")
-        data.open(folder)
-        align = self.align or (start.align if start is not None else "centre")
+        start = None if self.init is None else load_predictor(self.init)
+        data.open(folder, start)
+        align = self.align or (start.align if start is not None else None)
         shared = {"scale": data.scale, "align": align, **self._normalisation(start)}
         self.network = self.assemble(self._parts(start, data.maps), shared, data)
         check_saveable(self.network)
@@ -128,9 +129,10 @@ class SegmentationModule(BudgetModule):
                 raise WavedilError(f"the backbone of {self.init} does not fit the one given: {reason}") from None
         backbone = start.backbone if backbone is None else backbone
         channels = getattr(backbone, "level_channels", None) or getattr(backbone, "channels", None)
+        make_head = Score if head is None else head
         return [
             backbone,
-            start.head if head is None and start is not None else (head or Score)(channels, maps),
+            start.head if head is None and start is not None else make_head(in_channels=channels, num_classes=maps),
             *(
                 make(maps) if make is not None else getattr(start, name, None)
                 for name, make in zip(PARTS[2:], further, strict=True)

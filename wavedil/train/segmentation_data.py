@@ -15,6 +15,9 @@ from wavedil.vision import shapes
 from wavedil.vision.dataset import MaskedImages, RandomCrops, scheme_of
 from wavedil.vision.labels import IGNORED
 from wavedil.vision.pairs import Layout, split_pairs
+from wavedil.vision.predictor import DensePredictor
+
+NOT_GIVEN = {"classes": None, "mask_values": None, "ignore_label": IGNORED, "palette": None}
 
 
 class SegmentationData(L.LightningDataModule):
@@ -26,8 +29,10 @@ class SegmentationData(L.LightningDataModule):
         root: the folder; null for the built-in shapes, which are written to ``RUN/data``.
         crop: height and width of each crop, in pixels after ``scale``.
         batch_size: crops in a batch.
-        scale: images and masks are resized by it; it becomes the model's own.
-        classes: names of the classes, or their number; null counts them in the masks.
+        scale: images and masks are resized by it; it becomes the model's own. null: that of the model that training
+            starts from, else 1.
+        classes: names of the classes, or their number; null counts them in the masks. Where none of this and the next
+            three is given, they are those of the model that training starts from.
         mask_values: what stands for each class in the masks: grey values, or colours [red, green, blue]; null: the
             class's number.
         ignore_label: the value in masks of pixels that count nowhere; ``rest``: all that mask_values does not list.
@@ -49,7 +54,7 @@ class SegmentationData(L.LightningDataModule):
         root: str | None = None,
         crop: tuple[int, int] = (96, 96),
         batch_size: int = 8,
-        scale: float = 1.0,
+        scale: float | None = None,
         classes: list[str] | int | None = None,
         mask_values: list[int] | list[tuple[int, int, int]] | None = None,
         ignore_label: int | tuple[int, int, int] | str | None = IGNORED,
@@ -76,9 +81,16 @@ class SegmentationData(L.LightningDataModule):
         self.validation, self.scales, self.flip, self.valid_images = validation, scales, flip, valid_images
         self.built_in_images, self.seed, self.workers = built_in_images, seed, workers
 
-    def open(self, folder: Path) -> None:
-        """Finds the files, makes the built-in ones in ``folder``, and counts the labels."""
+    def open(self, folder: Path, start: DensePredictor | None = None) -> None:
+        """Finds the files, makes the built-in ones in ``folder``, and counts the labels.
+
+        ``start`` is the model that training starts from.
+        """
         root = self.root
+        self.take_scale(start)
+        if start is not None and self.labels == NOT_GIVEN:
+            own = start.labels
+            self.labels = {name: getattr(own, name) for name in NOT_GIVEN}
         if root is None:
             root = shapes.make_shapes(folder / "data", self.built_in_images, max(1, self.built_in_images // 10))
             self.labels |= {"classes": list(shapes.CLASSES), "palette": list(shapes.PALETTE)}
@@ -101,6 +113,10 @@ class SegmentationData(L.LightningDataModule):
         shares = (self.counts.sum(0) / total * 100).tolist()
         names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.scheme.classes, shares, strict=True))
         self.note = f"{chr(13) if tty else ''}{note}\n{len(shares)} classes, by their share of pixels: {names}"
+
+    def take_scale(self, start: DensePredictor | None) -> None:
+        if self.scale is None:
+            self.scale = 1.0 if start is None else start.scale
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(

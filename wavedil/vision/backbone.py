@@ -31,6 +31,7 @@ class SmallBackbone(nn.Module):
         if channels < output_stride or channels % output_stride:
             raise WavedilError(f"channels is {channels}: expected a multiple of output_stride {output_stride}")
         self.channels, self.output_stride = channels, output_stride
+        self.align = "corner"  # kernels of 3 pixels, so cell i is centred on pixel i * stride
         width = channels // output_stride
         blocks: list[nn.Module] = [_block(3, width)]
         for _ in range(output_stride.bit_length() - 1):

@@ -35,7 +35,7 @@ class TimmBackbone(nn.Module):
         norm_eps: epsilon of batch norms. Default: what the weights were trained with.
 
     Attributes:
-        channels, receptive_field: of the features; see :class:`wavedil.vision.dense.DenseBackbone`.
+        channels, receptive_field, align: of the features; see :class:`wavedil.vision.dense.DenseBackbone`.
         level_channels: of all maps, finest first; None without ``levels``.
         mean, std: that the network expects red, green and blue in [0, 1] to be normalised by.
 
@@ -68,7 +68,7 @@ class TimmBackbone(nn.Module):
                 norm.eps = norm_eps
         self.network = to_dense(classifier, output_stride, levels=levels)
         self.channels, self.output_stride = self.network.channels, self.network.output_stride
-        self.receptive_field = self.network.receptive_field
+        self.receptive_field, self.align = self.network.receptive_field, self.network.align
         self.level_channels = self.network.level_channels if levels else None
         self.config = {"name": name, "output_stride": output_stride, "levels": list(levels), "norm_eps": norm_eps}
 

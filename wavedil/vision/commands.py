@@ -12,7 +12,7 @@ import numpy as np
 from wavedil.errors import WavedilError
 from wavedil.vision.evaluate import MeanIoU, ValueErrors, evaluate, evaluate_values
 from wavedil.vision.images import list_images, read_image, write_image, write_labels, write_values
-from wavedil.vision.pairs import Layout, find_pairs, hold_out
+from wavedil.vision.pairs import Layout, find_pairs, held_out_pairs
 from wavedil.vision.palette import overlay
 from wavedil.vision.prediction import Refinement, estimate, predict
 from wavedil.vision.regressor import Regressor
@@ -24,7 +24,7 @@ def segment(
     sources: Iterable[str | Path],
     out: str | Path,
     *,
-    crf: bool = False,
+    crf: bool | str = False,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def segment(
 
     Args:
         sources: images, or folders of them, whose tree is kept.
-        crf: refine by :class:`wavedil.vision.DenseCRF`.
+        crf: refine by :class:`wavedil.vision.DenseCRF`, by a preset of it where this is a name.
         progress: called with the images done and their number.
         options: of :func:`wavedil.vision.predict`.
 
@@ -40,7 +40,7 @@ def segment(
         ``files``, one ``{"image", "labels", "overlay"}`` for each; ``classes``; ``seconds`` of reading, labelling and
         writing; ``pixels_per_second``.
     """
-    refine = _crf() if crf else None
+    refine = _crf(crf) if crf else None
 
     def label(image: np.ndarray, place: Path) -> tuple[dict[str, Path], int]:
         labels = predict(model, image, refine=refine, **options)
@@ -57,7 +57,7 @@ def map_values(
     sources: Iterable[str | Path],
     out: str | Path,
     *,
-    crf: bool = False,
+    crf: bool | str = False,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -112,25 +112,25 @@ def evaluate_folder(
     mask_ending: str = "",
     held_out: bool = False,
     validation: str | None = None,
-    crf: bool = False,
+    crf: bool | str = False,
     **options: Any,
 ) -> MeanIoU | ValueErrors:
     """:func:`evaluate` on a folder of images and masks (:class:`Layout`): all, or those a recipe would hold out.
+
+    Raises:
+        WavedilError: as :func:`find_pairs`, and for what does not fit the model.
 
     ``masks`` is ``"masks"`` unless given, and ``"targets"`` for a :class:`Regressor`.
     """
     values = isinstance(model, Regressor)
     masks = masks or ("targets" if values else "masks")
-    pairs = find_pairs(data, Layout(images, masks, image_ending, mask_ending))
-    if held_out or validation:
-        pairs, how = hold_out(pairs, validation)
-        if not pairs:
-            raise WavedilError(f"{how}: that is none of the images in {data}")
+    layout = Layout(images, masks, image_ending, mask_ending)
+    pairs = held_out_pairs(data, layout, validation) if held_out or validation else find_pairs(data, layout)
     if values:
         if crf:
             raise WavedilError(f"--crf is for classes, not for a {type(model).__name__}: leave it out")
         return evaluate_values(model, pairs, **options)
-    return evaluate(model, pairs, refine=_crf() if crf else None, **options)
+    return evaluate(model, pairs, refine=_crf(crf) if crf else None, **options)
 
 
 def render_evaluation(result: MeanIoU | ValueErrors) -> str:
@@ -152,10 +152,10 @@ def _folder(out: str | Path) -> Path:
     return out
 
 
-def _crf() -> Refinement:
+def _crf(given: bool | str) -> Refinement:
     from wavedil.vision.crf import DenseCRF
 
-    return DenseCRF()
+    return DenseCRF.preset(given) if isinstance(given, str) else DenseCRF()
 
 
 def _named(sources: Iterable[str | Path]) -> dict[str, Path]:

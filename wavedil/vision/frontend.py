@@ -50,6 +50,8 @@ class VGGFrontEnd(nn.Module):
         widths: channels of the five stages.
         hidden_channels: of fc6 and fc7.
         dropout: behind fc6 and fc7.
+        levels: give the list of maps that :meth:`features` returns, as :class:`wavedil.vision.FCN8s` and other heads of
+            several maps read them, instead of the last; num_classes is None then, and padding ``"same"``.
 
     Raises:
         WavedilError: arguments that do not fit; with ``"valid"``, an image of 372 pixels or less.
@@ -65,8 +67,14 @@ class VGGFrontEnd(nn.Module):
         widths: Sequence[int] = (64, 128, 256, 512, 512),
         hidden_channels: int = 4096,
         dropout: float = 0.5,
+        levels: bool = False,
     ):
         super().__init__()
+        if levels and (num_classes is not None or padding != "same"):
+            raise WavedilError(
+                "levels are for a front end without scores whose maps lie over one another: expected "
+                f"num_classes=None and padding='same', got {num_classes!r} and {padding!r}"
+            )
         if stride not in STRIDES:
             raise WavedilError(f"stride is {stride!r}: expected one of {', '.join(map(str, STRIDES))}")
         if padding not in PADDINGS:
@@ -93,8 +101,8 @@ class VGGFrontEnd(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.final = None if num_classes is None else classifier(hidden_channels, num_classes)
         self.channels = hidden_channels if num_classes is None else num_classes
-        #: Of the maps that :meth:`features` gives.
-        self.feature_channels = (*widths[2:4], hidden_channels)
+        #: Of the maps that :meth:`features` gives; None where only the last is given.
+        self.level_channels = [*widths[2:4], hidden_channels] if levels else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,8 +127,11 @@ class VGGFrontEnd(nn.Module):
         """Pixels that a cell sees on each side of its own stride x stride pixels."""
         return (self.receptive_field - self.stride) // 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x)[-1]
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        maps = self.features(x)
+        if self.level_channels is not None:
+            return maps
+        x = maps[-1]
         return x if self.final is None else self.final(x)
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -152,12 +163,15 @@ class VGGFrontEnd(nn.Module):
         copy_layers(layers, state_dict, "torchvision's vgg16 (without batch norm)")
         return self
 
-    def load_caffe_names(self, mapping: CaffeLayers) -> VGGFrontEnd:
+    def load_caffe_names(self, mapping: CaffeLayers, rgb: bool = False) -> VGGFrontEnd:
         """Takes ``{layer: (weight, bias)}`` under the names of the released Caffe nets (fyu/dilation); self.
 
         conv1_1 … conv5_3, fc6, fc7 and ``final`` or (VOC) ``fc-final``. Layers of the context module (``ct_…``,
         ``ctx_…``) may be there too. These weights want BGR input less :data:`CAFFE_MEANS`, and for all but Cityscapes
         ``upsample(…, align="corner")``.
+
+        rgb: turn the weights of conv1_1 round, so that they want RGB input less the means turned round: what a
+            :class:`wavedil.vision.Segmenter` gives with these ``mean`` over 255 and ``std`` of 1/255.
         """
         layers = [
             (f"conv{stage}_{i}", block.conv)
@@ -172,6 +186,10 @@ class VGGFrontEnd(nn.Module):
         if other:
             raise WavedilError(f"layer {other[0]!r} is none of a front end's: expected {', '.join(dict(layers))}")
         copy_layers(layers, caffe_tensors(mapping), "a front end of fyu/dilation")
+        if rgb:
+            first = self.stages[0].layers[0].conv
+            with torch.no_grad():
+                first.weight.copy_(first.weight.flip(1))
         return self
 
     def _pools(self, stage: int) -> bool:
@@ -191,14 +209,18 @@ class VGGFrontEnd(nn.Module):
 
 
 def vgg16_front_end(
-    weights: str = "torchvision", stride: int = 8, padding: str = "reflect_image", dropout: float = 0.5
+    weights: str = "torchvision",
+    stride: int = 8,
+    padding: str = "reflect_image",
+    dropout: float = 0.5,
+    levels: bool = False,
 ) -> VGGFrontEnd:
     """A front end that starts from VGG-16 as torchvision trained it on ImageNet, up to fc7: the backbone of a recipe.
 
     Args:
         weights: ``"torchvision"``: its ``VGG16_Weights.IMAGENET1K_V1``, 528 MB, downloaded once; or a file with the
             ``state_dict`` of its ``vgg16``, of these or any other widths, as ``torch.save`` wrote it.
-        stride, padding, dropout: as in :class:`VGGFrontEnd`.
+        stride, padding, dropout, levels: as in :class:`VGGFrontEnd`.
 
     Raises:
         WavedilError: weights that cannot be had, or are not a vgg16's.
@@ -210,7 +232,7 @@ def vgg16_front_end(
         hidden_channels = len(tensors["classifier.0.weight"])
     except KeyError as error:
         raise WavedilError(f"weights {weights!r} have no {error}: expected those of torchvision's vgg16") from None
-    options = {"stride": stride, "padding": padding, "dropout": dropout}
+    options = {"stride": stride, "padding": padding, "dropout": dropout, "levels": levels}
     return VGGFrontEnd(None, widths=widths, hidden_channels=hidden_channels, **options).load_torchvision(tensors)
 
 

@@ -17,6 +17,7 @@ from wavedil.files import written_beside
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_TILES = "wavedil tiles"  # in Pillow's info on a picture: how the file holds its pixels
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 PathLike = str | os.PathLike[str]
 
@@ -33,10 +34,9 @@ def read_image(path: PathLike) -> np.ndarray:
     from PIL import ImageOps
 
     with _opened(path) as picture:
-        if picture.mode[0] in "IF":
+        if picture.mode[0] in "IF" or _deep(picture):
             raise WavedilError(
-                f"{path} has more than 8 bits a channel (Pillow's mode {picture.mode}): convert it to 8 bits, with the "
-                "range of values that matters"
+                f"{path} has more than 8 bits a channel: convert it to 8 bits, with the range of values that matters"
             )
         picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
@@ -58,6 +58,10 @@ def read_mask(path: PathLike, colours: bool) -> np.ndarray:
     with _opened(path) as picture:
         if picture.format in ("JPEG", "MPO"):
             raise WavedilError(f"{path} is a JPEG, which changes labels: masks are expected as PNG or the like")
+        if picture.mode in ("RGBA", "LA", "PA") and picture.getextrema()[-1][0] < 255:
+            raise WavedilError(f"{path} has transparent pixels: give those that count nowhere the ignore_label instead")
+        if colours and (picture.mode[0] in "IF" or _deep(picture)):
+            raise WavedilError(f"{path} has more than 8 bits a channel: mask_values are colours of 8 bits")
         if colours:
             return np.array(picture.convert("RGB"))
         if picture.mode in ("RGB", "RGBA"):
@@ -178,6 +182,7 @@ def _opened(path: PathLike, load: bool = True) -> Iterator[Image]:
                 # MPO: a phone's JPEG with further views of the same scene behind it.
                 if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
                     raise WavedilError(f"{path} holds {picture.n_frames} images: expected one, split it first")
+                picture.info[_TILES] = picture.tile  # which loading empties
                 if load:
                     picture.load()
                 yield picture
@@ -191,6 +196,11 @@ def _opened(path: PathLike, load: bool = True) -> Iterator[Image]:
         raise
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow makes of broken files
         raise WavedilError(f"{path} cannot be read: {error}") from None
+
+
+def _deep(picture: Image) -> bool:
+    """Whether there are colours of 16 bits in the file, of which Pillow reads the upper half."""
+    return any(";16" in str(arguments) for *_, arguments in picture.info.get(_TILES, ()))
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:

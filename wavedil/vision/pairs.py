@@ -84,8 +84,8 @@ def split_pairs(
     root = Path(root)
     if not root.is_dir():
         raise WavedilError(f"{root} is no folder: expected one with images and masks")
-    parts = [next((root / name for name in names if (root / name).is_dir()), None) for names in (TRAIN, VALIDATION)]
-    if parts[0] is not None and parts[1] is not None:
+    parts = _parts(root)
+    if parts:
         if validation is not None:
             raise WavedilError(f"validation is {validation!r}, but {root} has the folder {parts[1].name}: leave it out")
         train, held = (find_pairs(part, layout) for part in parts)
@@ -99,6 +99,27 @@ def split_pairs(
             "at least one"
         )
     return train, held, f"{how}: {len(train)} train, {len(held)} validate"
+
+
+def held_out_pairs(root: PathLike, layout: Layout | None = None, validation: str | None = None) -> list[Pair]:
+    """The pairs that :func:`split_pairs` validates on, whether or not others are there to train on.
+
+    Raises:
+        WavedilError: as :func:`find_pairs`; or there are none.
+    """
+    parts = _parts(Path(root))
+    if parts and validation is None:
+        return find_pairs(parts[1], layout)
+    held, how = hold_out(find_pairs(root, layout), validation)
+    if not held:
+        raise WavedilError(f"{how}: that is none of the images in {root}")
+    return held
+
+
+def _parts(root: Path) -> list[Path]:
+    """The folders to train and to validate on, where the root has both."""
+    found = [next((root / name for name in names if (root / name).is_dir()), None) for names in (TRAIN, VALIDATION)]
+    return found if all(found) else []
 
 
 def hold_out(pairs: Sequence[Pair], validation: str | None = None, every: int = 10) -> tuple[list[Pair], str]:

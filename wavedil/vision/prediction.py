@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,7 @@ def _views(
         raise WavedilError(
             f"image is {image.dtype} of shape {image.shape}: expected uint8 of (height, width, 3); read_image gives it"
         )
-    if not scales or min(scales) <= 0:
+    if not scales or not all(0 < scale < math.inf for scale in scales):
         raise WavedilError(f"scales are {list(scales)}: expected factors above 0")
     views: list[_View] = []
     for scale in scales:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,24 @@ from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
 from wavedil.vision.upsample import ALIGNMENTS, upsample
+from wavedil.weights import load
 
 #: Of ImageNet's images in [0, 1], red, green and blue: what networks that were trained on it expect.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_predictor(folder: str | Path, device: str = "cpu") -> DensePredictor:
+    """The model in a folder; WavedilError as :func:`wavedil.weights.load` raises it, or for a part of a model."""
+    return check_whole(load(folder, device, expect="vision"), folder)
+
+
+def check_whole(model: nn.Module, folder: str | Path) -> DensePredictor:
+    if not isinstance(model, DensePredictor):
+        raise WavedilError(
+            f"{folder} holds a {type(model).__name__}, a part of a model: expected a Segmenter or Regressor; "
+            "wavedil.vision.Segmenter puts parts together"
+        )
+    return model
 
 
 class DensePredictor(nn.Module):
@@ -29,7 +45,7 @@ class DensePredictor(nn.Module):
         refinement: nn.Module | None,
         num_maps: int,
         scale: float,
-        align: str,
+        align: str | None,
         mean: Sequence[float],
         std: Sequence[float],
     ):
@@ -37,6 +53,7 @@ class DensePredictor(nn.Module):
         missing = [name for name in ("channels", "output_stride") if not hasattr(backbone, name)]
         if missing:
             raise WavedilError(f"backbone is a {type(backbone).__name__} without {' and '.join(missing)}")
+        align = align or getattr(backbone, "align", "centre")
         if align not in ALIGNMENTS:
             raise WavedilError(f"align is {align!r}: expected one of {', '.join(ALIGNMENTS)}")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:

@@ -35,7 +35,7 @@ class Regressor(DensePredictor):
         centre: float = 0.0,
         spread: float = 1.0,
         scale: float = 1.0,
-        align: str = "centre",
+        align: str | None = None,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ):

@@ -32,7 +32,8 @@ class Segmenter(DensePredictor):
         mask_values, ignore_label, palette: what masks that go with this model hold, and colours for overlays; see
             :class:`wavedil.vision.LabelScheme`.
         scale: images are resized by it before the network sees them, in training and in prediction.
-        align: where a cell sits, ``"centre"`` or ``"corner"``; see :func:`wavedil.vision.upsample`.
+        align: where a cell sits, ``"centre"`` or ``"corner"``; see :func:`wavedil.vision.upsample`. None: where the
+            backbone says that its cells sit (its ``align``), else ``"centre"``.
         mean, std: of red, green and blue; the network sees (image - mean) / std.
 
     Raises:
@@ -52,7 +53,7 @@ class Segmenter(DensePredictor):
         ignore_label: Value | str | None = IGNORED,
         palette: Sequence[Colour] | None = None,
         scale: float = 1.0,
-        align: str = "centre",
+        align: str | None = None,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ):

@@ -58,6 +58,12 @@ class DenseBackbone(fx.GraphModule):
     receptive_field = _fact("receptive_field")
     centre = _fact("centre")
 
+    @property
+    def align(self) -> str:
+        """``"corner"`` where the centre of cell (0, 0) is nearer to pixel 0 than to the middle of its own pixels."""
+        middle = (self.output_stride - 1) / 2
+        return "corner" if max(abs(value) for value in self.centre) < middle / 2 else "centre"
+
 
 def to_dense(
     classifier: nn.Module,

@@ -95,6 +95,7 @@ def levels(features: Features, least: int) -> list[Tensor]:
 def level_channels(in_channels: int | Sequence[int], least: int) -> list[int]:
     if isinstance(in_channels, int) or len(in_channels) < least:
         raise WavedilError(
-            f"in_channels is {in_channels!r}: expected those of {least} or more maps, from fine to coarse"
+            f"in_channels is {in_channels!r}: expected those of {least} or more maps, from fine to coarse, as a "
+            "backbone with levels gives them"
         )
     return list(in_channels)
