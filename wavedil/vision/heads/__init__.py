@@ -3,8 +3,8 @@
 All are built as ``Head(in_channels, num_classes, …)`` and called with the features of a backbone: one map
 ``(batch, in_channels, height, width)``, or a list of maps from fine to coarse (in_channels then being a list too). A
 head of one map reads the last; :class:`UNet` and :class:`FCN8s` read several. So a recipe changes the head by its name
-alone; in Python :class:`wavedil.vision.ContextModule`, with its arguments by name, may stand there too. Scores are ``(batch,
-num_classes, height, width)`` at the resolution of map ``head.level`` (-1: the last), and
+alone. (In Python :class:`wavedil.vision.ContextModule`, with its arguments by name, may stand there too.) Scores are
+``(batch, num_classes, height, width)`` at the resolution of map ``head.level`` (-1: the last), and
 :func:`wavedil.vision.upsample` takes them to pixels.
 
 ``head.receptive_field`` is what one score sees of the last map, in its cells along an axis; None where that is the
