@@ -141,7 +141,8 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
     paired = ("Effect", "NAM")
     ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate} | dict.fromkeys(paired, cli_effects.evaluate)
     evaluate = ways.get(domain(name)) or ways.get(name, _evaluate_sound)
-    for option, takers in (("resample", paired), ("speakers", ("WaveNet",)), ("precision", ("WaveNet",))):
+    sounds = dict.fromkeys(("speakers", "precision", "resynthesise"), ("WaveNet",))
+    for option, takers in ({"resample": paired} | sounds).items():
         if getattr(arguments, option) and name not in takers:
             raise WavedilError(f"--{option} is for a model of {' or '.join(takers)}, not for a {name}: leave it out")
     result, text = evaluate(model, arguments)
@@ -163,6 +164,8 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     if arguments.held_out or arguments.validation or arguments.exclude:
         files = split_files(files, validation=arguments.validation, exclude=arguments.exclude).validation
     corpus = Corpus(files, model.sample_rate)
+    if arguments.resynthesise is not None:
+        return _resynthesise(model, corpus, root, arguments)
     bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
     speakers = speakers_of(corpus.paths, root, arguments.speakers, model.speakers) if model.speakers else None
@@ -170,6 +173,26 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     bar.close()
     text = f"{result.bits_per_sample:.4f} bits per sample over {result.count} samples of {result.files} files"
     return result, f"{text}\n({result.definition})"
+
+
+def _resynthesise(model, corpus, root: Path, arguments: argparse.Namespace):
+    import torch
+
+    from wavedil.audio.resynthesis import resynthesise
+    from wavedil.audio.speakers import speakers_of
+
+    count = arguments.resynthesise
+    if count < 1:
+        raise WavedilError(f"--resynthesise is {count}: expected a number of files, at least 1")
+    files = range(min(count, len(corpus)))
+    paths = [corpus.paths[i] for i in files]
+    speakers = speakers_of(paths, root, arguments.speakers, model.speakers) if model.speakers else None
+    bar = Bar("resynthesising", len(files), "clip")
+    sounds = (torch.from_numpy(corpus.sound(i)) for i in files)
+    result = resynthesise(model, sounds, speakers, progress=bar.of)
+    bar.close()
+    distances = f"{result.distance_db:.2f} dB by the model, {result.griffin_lim_db:.2f} dB by Griffin-Lim"
+    return result, f"{distances}, {result.clips} clips\n({result.definition})"
 
 
 def _inspect(arguments: argparse.Namespace, _: list[str]) -> None:
@@ -301,6 +324,12 @@ def _parser() -> argparse.ArgumentParser:
         "--speakers", metavar="SOURCE", help="sound: folders, a .csv file, or a regular expression with one group"
     )
     evaluate.add_argument("--precision", help="sound: by the engine that samples, weights in fp32 or bf16")
+    evaluate.add_argument(
+        "--resynthesise",
+        type=int,
+        metavar="N",
+        help="vocoders: the spectral distance of clips made from the mels of N files, and Griffin-Lim's",
+    )
     evaluate.add_argument("--resample", action="store_true", help="effects: take recordings of another rate")
     cli_vision.add_evaluate_options(evaluate)
     evaluate.add_argument("--device", default="cpu")

@@ -94,6 +94,10 @@ class LogMel(Features):
             bands = self.bands().to(sound)
             return torch.log10((bands @ spectrum.abs()).clamp(min=_FLOOR)) + _MIDDLE
 
+    def magnitudes(self, mels: Tensor) -> Tensor:
+        """What mels are the logarithms of: magnitudes in bands, for full-scale sound in [-1, 1]."""
+        return 10 ** (mels - _MIDDLE)
+
     def bands(self) -> Tensor:
         """``(n_mels, n_fft // 2 + 1)`` weights of the bands, on the CPU."""
         if self._bands is None:

@@ -1,7 +1,8 @@
 """Whether the numba engine draws the codes that the definition draws, for each head, conditioning and kernel size.
 
 The codes are compared with those that the teacher-forced pass in float64 picks with the same random numbers. Where all
-are equal the definition's loop would have drawn the same: each of its codes follows from those before.
+are equal the definition's loop would have drawn the same: each of its codes follows from those before. Where some
+differ, the row says how near to a tie they are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "10 logistics, mu-law 256": {"distribution": "logistics", "components": 10},
     "10 logistics, linear 65536": {"distribution": "logistics", "components": 10, **_LINEAR},
     "1 Gaussian, linear 65536": {"distribution": "gaussians", **_LINEAR},
+    "5 Gaussians, linear 65536": {"distribution": "gaussians", "components": 5, **_LINEAR},
 }
 DILATIONS = {1: "1..512 x2", 2: "1..512 x2", 3: "1..128 x2"}
 _HOP = 200
@@ -63,9 +65,25 @@ def _compared(name: str, model: WaveNet, samples: int) -> dict[str, Any]:
     codes = model.encode(generate(model, samples, seed=0, engine="numba", **options)[:, 0])
     condition = model.conditioning(**options).joined(0, samples)
     exact = model.double()(codes, None if condition is None else condition.double())[0].T
-    own = model.distribution.sample(exact, Uniforms(0, 1).draw(samples)[0], Sampling())
+    u = Uniforms(0, 1).draw(samples)[0]
+    own = model.distribution.sample(exact, u, Sampling())
     apart = (own - codes[0]).abs()
     row = figures(name, f"of {samples} codes equal", [samples - int((apart > 0).sum())])
     if apart.any():
-        row["note"] = f"the others are at most {int(apart.max())} of {model.codes} codes away"
+        at = apart.nonzero()[:, 0]
+        row["tie"] = _tie(model, exact[at], u[at], codes[0, at])
+        row["note"] = (
+            f"the others are at most {int(apart.max())} of {model.codes} codes away, and what the definition draws by "
+            f"uniforms that are at most {row['tie']:.0e} away"
+        )
     return row
+
+
+def _tie(model: WaveNet, exact: torch.Tensor, u: torch.Tensor, codes: torch.Tensor) -> float:
+    """How far the uniforms have to move, as a power of ten, before the definition's draws reach these codes."""
+    for power in range(-12, 0):
+        moved = [(u + sign * 10.0**power).clamp(0, 1 - 2**-53) for sign in (-1, 1)]
+        ends = torch.stack([model.distribution.sample(exact, each, Sampling()) for each in moved])
+        if bool(((ends.amin(0) <= codes) & (codes <= ends.amax(0))).all()):
+            return 10.0**power
+    return 1.0

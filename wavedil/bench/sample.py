@@ -19,6 +19,12 @@ from wavedil.bench.samplers import Size, multiply_adds, ours, wavenet_vocoder, w
 from wavedil.errors import WavedilError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+#: Other heads of the first of SIZES: amplitudes of 16 bits in and out.
+HEADS = (
+    Size("10 logistics", 64, 128, "1..512 x2", distribution="logistics", components=10),
+    Size("1 Gaussian", 64, 128, "1..512 x2", distribution="gaussians", components=1),
+    Size("10 Gaussians", 64, 128, "1..512 x2", distribution="gaussians", components=10),
+)
 SIZES = (
     Size("20 layers", 64, 128, "1..512 x2"),
     Size("30 layers R 128", 128, 256, "1..512 x3"),
@@ -33,6 +39,7 @@ def run(
     device: str,
     *,
     sizes: tuple[Size, ...] = SIZES,
+    heads: tuple[Size, ...] = HEADS,
     samples: dict[str, int] | None = None,
     batches: tuple[int, ...] = GPU_BATCHES,
     rounds: int = 5,
@@ -44,13 +51,13 @@ def run(
     """
     samples = SAMPLES | (samples or {})
     if device == "cpu":
-        return _on_cpu(sizes, samples, rounds)
+        return _on_cpu(sizes, heads, samples, rounds)
     if not device.startswith("cuda"):
         raise WavedilError(f"device is {device!r}: sampling is measured on cpu or cuda")
     return _on_gpu(device, sizes[0], batches, samples["numba"], rounds)
 
 
-def _on_cpu(sizes: tuple[Size, ...], samples: dict[str, int], rounds: int) -> dict[str, Any]:
+def _on_cpu(sizes: tuple[Size, ...], heads: tuple[Size, ...], samples: dict[str, int], rounds: int) -> dict[str, Any]:
     threads = min(2, torch.get_num_threads())
     limits = {}
     for count in range(1, threads + 1):
@@ -73,6 +80,8 @@ def _on_cpu(sizes: tuple[Size, ...], samples: dict[str, int], rounds: int) -> di
         )
         table.engine(size, "numba", 1, samples["numba"] // 4, 1)
         table.engine(size, "numba", 16, samples["numba"] // 4, 1)
+    for size in heads:
+        table.engine(size, "numba", 1, samples["numba"] // 4, 1)
     rows = table.measured(rounds, "cpu") + _starts(first, rounds) + _compilations()
     for count, limit in limits.items():
         for name, value in limit.items():

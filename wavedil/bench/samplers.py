@@ -29,11 +29,17 @@ class Size:
     skip_channels: int
     dilations: str
     features: int = 0  # channels of local conditioning
+    distribution: str = "categorical"
+    components: int = 0  # of a mixture
 
     def model(self, device: str) -> WaveNet:
         torch.manual_seed(0)
         condition = NearestUpsampling(Features(self.features, _HOP)) if self.features else None
-        return WaveNet(self.channels, self.skip_channels, self.dilations, condition=condition).to(device).eval()
+        options = {"condition": condition}
+        if self.components:
+            options |= {"distribution": self.distribution, "components": self.components}
+            options |= {"input": "scalar", "quantiser": "linear", "codes": 65536}
+        return WaveNet(self.channels, self.skip_channels, self.dilations, **options).to(device).eval()
 
 
 def multiply_adds(plan: Plan) -> int:

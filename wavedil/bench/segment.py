@@ -108,7 +108,7 @@ def _psps(resnet50: Callable[[], nn.Module], num_classes: int) -> list[_Network]
 
     def ours() -> nn.Module:
         head = PyramidPooling(512, num_classes, kernel_size=1, dropout=0.2, align_corners=True)
-        return Segmenter(_Half(resnet50()), head, num_classes=num_classes)
+        return Segmenter(_Half(resnet50()), head, num_classes=num_classes, align="centre")
 
     return [_Network("segmentation_models.pytorch", theirs), _Network("ours", ours, channels_last=True)]
 
@@ -143,7 +143,9 @@ def _segmenter(resnet: nn.Module, head: nn.Module, context: nn.Module | None, nu
     from wavedil.vision import Segmenter
     from wavedil.vision.dense import to_dense
 
-    return Segmenter(to_dense(resnet, 8), head, context, num_classes=num_classes)
+    return Segmenter(
+        to_dense(resnet, 8), head, context, num_classes=num_classes, align="centre"
+    )  # as torchvision has it
 
 
 def _smp() -> Any:

@@ -1,0 +1,106 @@
+"""How near a vocoder's sound is to the recording whose mels it was made from; Griffin and Lim's beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavedil.audio.features import LogMel
+from wavedil.audio.generate import generate
+from wavedil.audio.wavenet import WaveNet
+from wavedil.errors import WavedilError
+
+FFT, HOP = 1024, 256
+RANGE_DB = 80.0  # below a recording's loudest magnitude, all is silence
+DEFINITION = (
+    "log-spectral distance in dB to the recording: root of the mean square, over frequencies, of the difference of "
+    f"magnitudes in dB (held to the {RANGE_DB:.0f} dB below the recording's largest), mean over frames and clips; Hann "
+    f"windows of {FFT} samples, hop {HOP}, at {{rate}} Hz; the first {{seconds:g}} s of each file, from its mels"
+)
+
+
+@dataclass(frozen=True)
+class Resynthesis:
+    distance_db: float  # of the model's clips
+    griffin_lim_db: float
+    clips: int
+    definition: str
+
+
+def log_spectral_distance(sound: Tensor, recording: Tensor) -> float:
+    """In dB, of two ``(time,)`` of one length: Gray & Markel 1976, on short-time spectra; see DEFINITION."""
+    if sound.shape != recording.shape or sound.ndim != 1 or len(sound) < FFT:
+        raise WavedilError(
+            f"sounds are {tuple(sound.shape)} and {tuple(recording.shape)}: expected (time,) alike, {FFT} at least"
+        )
+    window = torch.hann_window(FFT, dtype=torch.float64)
+    magnitudes = [
+        torch.stft(x.double(), FFT, HOP, window=window, return_complex=True).abs() for x in (sound, recording)
+    ]
+    floor = max(float(magnitudes[1].max()), 1e-9) * 10 ** (-RANGE_DB / 20)
+    ours, theirs = (20 * torch.log10(each.clamp(min=floor)) for each in magnitudes)
+    return float((ours - theirs).square().mean(0).sqrt().mean())
+
+
+def griffin_lim(features: LogMel, mels: Tensor, iterations: int = 60, seed: int = 0) -> Tensor:
+    """Sound ``(frames * hop,)`` from log-mels ``(n_mels, frames)`` by librosa: non-negative least squares for the
+    magnitudes, then Griffin & Lim (1984), fast (Perraudin et al. 2013), for the phases."""
+    from librosa import griffinlim
+    from librosa.util import nnls
+
+    bands = features.bands().double().numpy()
+    magnitudes = nnls(bands, features.magnitudes(mels).double().cpu().numpy())
+    # Frames of librosa are centred on multiples of the hop, ours on the middle of their samples: half a hop more.
+    shift = features.hop // 2
+    sound = griffinlim(
+        np.pad(magnitudes, [(0, 0), (0, 1)], mode="edge"),
+        n_iter=iterations,
+        hop_length=features.hop,
+        n_fft=features.n_fft,
+        random_state=seed,
+        length=features.hop * mels.shape[1] + shift,
+    )
+    sound = np.pad(sound, (shift, 0))[: features.hop * mels.shape[1]]
+    return torch.from_numpy(sound.astype(np.float32))
+
+
+def resynthesise(
+    model: WaveNet,
+    recordings: Iterable[Tensor],
+    speakers: Iterable[str] | None = None,
+    seconds: float = 3.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Resynthesis:
+    """Makes the first ``seconds`` of each float ``(time,)`` again from its mels, by the model and by Griffin-Lim.
+
+    Raises:
+        WavedilError: a model that is not conditioned on log-mels; no recording as long as a window.
+    """
+    local = model.conditioner.local
+    features = getattr(local, "features", None)
+    if not isinstance(features, LogMel):
+        raise WavedilError(
+            "resynthesis is from log-mels, which this model does not hear: train e.g. the recipe vocoder"
+        )
+    whole = round(seconds * model.sample_rate) // features.hop * features.hop
+    clips = [recording[:whole] for recording in recordings if len(recording) >= max(FFT, features.hop)]
+    if not clips or whole < FFT:
+        raise WavedilError(f"no recording is as long as {FFT} samples, over which spectra are compared")
+    clips = [clip[: len(clip) // features.hop * features.hop] for clip in clips]
+    names = list(speakers) if speakers is not None else [None] * len(clips)
+    ours = theirs = 0.0
+    for index, (clip, name) in enumerate(zip(clips, names, strict=True)):
+        mels = model.features(clip.unsqueeze(0))
+        given = {"condition": mels, "speaker": name}
+        made = generate(model, len(clip), seed=seed + index, **given)[0, 0].cpu()
+        ours += log_spectral_distance(made, clip) / len(clips)
+        theirs += log_spectral_distance(griffin_lim(features, mels[0]), clip) / len(clips)
+        if progress is not None:
+            progress(index + 1, len(clips))
+    definition = DEFINITION.format(rate=model.sample_rate, seconds=seconds)
+    return Resynthesis(ours, theirs, len(clips), definition)
