@@ -154,6 +154,7 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
 
     from wavedil.audio.corpus import Corpus, split_files
     from wavedil.audio.evaluate import evaluate
+    from wavedil.audio.feature_files import FeatureFiles
     from wavedil.audio.io import list_audio_files
     from wavedil.audio.speakers import speakers_of
 
@@ -169,7 +170,10 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
     speakers = speakers_of(corpus.paths, root, arguments.speakers, model.speakers) if model.speakers else None
-    result = evaluate(model, sounds, bar.to, speakers, arguments.precision)
+    local = model.conditioner.local
+    found = None if local is None or local.features.of_sound else FeatureFiles(corpus, local)
+    features = None if found is None else map(found.whole, range(len(corpus)))
+    result = evaluate(model, sounds, bar.to, speakers, arguments.precision, features)
     bar.close()
     text = f"{result.bits_per_sample:.4f} bits per sample over {result.count} samples of {result.files} files"
     return result, f"{text}\n({result.definition})"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.audio import io
+from wavedil.audio.feature_files import read_array
 from wavedil.audio.plan import check_finite
 from wavedil.audio.upsampling import Upsampling
 from wavedil.errors import WavedilError
@@ -218,13 +219,7 @@ def read_features(model: nn.Module, path: str | Path) -> tuple[Tensor, int]:
     if local is None:
         raise WavedilError("this model takes no condition: leave it out")
     if Path(path).suffix == ".npy":
-        try:
-            array = np.load(path, allow_pickle=False)
-            if not isinstance(array, np.ndarray):
-                raise ValueError("it holds several arrays, as a .npz file does")
-            features = torch.from_numpy(array.astype(np.float32)).unsqueeze(0)
-        except (ValueError, TypeError, EOFError) as error:
-            raise WavedilError(f"{path} cannot be read as features: {error}") from None
+        features = torch.from_numpy(np.array(read_array(path), np.float32)).unsqueeze(0)
         return features, features.shape[-1] * local.hop
     sound, _ = io.read(path, sample_rate=model.sample_rate)
     sound = torch.from_numpy(sound).to(next(model.parameters()).device)

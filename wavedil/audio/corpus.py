@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from wavedil.audio.resample import resampled_length
 from wavedil.audio.split import PathLike, Piece, Split, split_files
 from wavedil.audio.window import Window
 from wavedil.errors import WavedilError
+
+if TYPE_CHECKING:
+    from wavedil.audio.feature_files import FeatureFiles
 
 SILENCE = 1e-4  # a file whose peak is below this share of full scale (-80 dB) is silent
 PEAK_LEVEL = 0.9  # what normalize="peak" brings each file's largest sample to
@@ -73,7 +76,7 @@ class Corpus:
         preload_bytes: largest size in memory, as float32.
 
     Attributes:
-        paths: file of each entry. lengths: samples of each entry, int64 array.
+        paths: file of each entry. lengths: samples of each entry, int64 array. starts: its first sample in its file.
         dropped: files left out as silent.
 
     Raises:
@@ -126,6 +129,7 @@ class Corpus:
             )
         self.paths = [entry.path for entry in self._entries]
         self.lengths = np.array([entry.length for entry in self._entries], np.int64)
+        self.starts = [entry.start for entry in self._entries]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -214,11 +218,14 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         seed: any non-negative integer.
         size: how many crops the data set holds.
         window: for features of the sound: crops then start where frames do, and items hold the sound around them.
+        features: for features from files, :class:`wavedil.audio.feature_files.FeatureFiles`: likewise, and items hold
+            the features.
         speakers: number of each file's speaker.
 
     Items are ``{"codes": int64 (length,), "mask": bool (length,)}``; the mask marks the samples
     that count in the loss, at least one in each crop. With a window there are ``"sound"`` and ``"frames"``, see
-    :meth:`Window.cut`; with speakers ``"speaker"``, int64 ().
+    :meth:`Window.cut`; with features ``"features"``, ``(channels, reach + frames + reach)``; with speakers
+    ``"speaker"``, int64 ().
 
     Raises:
         WavedilError: `length` not above `context`, by a hop where there is a window.
@@ -234,16 +241,17 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         size: int = 2**31,
         window: Window | None = None,
+        features: FeatureFiles | None = None,
         speakers: Sequence[int] | None = None,
     ) -> None:
-        self.hop = 1 if window is None else window.hop
+        self.hop = getattr(window or features, "hop", 1)
         if not 0 <= context <= length - self.hop:
-            by = f" by a hop of {self.hop}" if window else ""
+            by = f" by a hop of {self.hop}" if window or features else ""
             raise WavedilError(
                 f"a crop of {length} samples with {context} of context leaves nothing to learn "
                 f"from: length must exceed context{by}, and context be at least 0"
             )
-        self.window, self.speakers = window, speakers
+        self.window, self.features, self.speakers = window, features, speakers
         self.corpus, self.length, self.context = corpus, length, context
         self.quantiser, self.seed, self.size = quantiser or MuLaw(256), seed, size
         self._ends = np.cumsum(corpus.lengths)
@@ -276,6 +284,8 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         if self.window is not None:
             whole = int(self.corpus.lengths[file])
             item |= self.window.cut(whole, partial(self.corpus.sound, file), start, self.length)
+        if self.features is not None:
+            item["features"] = self.features.cut(file, start, self.length)
         if self.speakers is not None:
             item["speaker"] = torch.tensor(self.speakers[file])
         return item
@@ -284,13 +294,19 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
 class WholeFiles(Dataset[dict[str, Tensor]]):
     """Every file of a corpus whole and in order, for evaluation: ``codes`` int64 and ``sound`` float32, ``(time,)``.
 
-    With ``speakers``, the number of each file's, there is ``"speaker"``, int64 ().
+    With ``speakers``, the number of each file's, there is ``"speaker"``, int64 (); with features from files
+    ``"features"``, ``(channels, frames)``.
     """
 
     def __init__(
-        self, corpus: Corpus, quantiser: Quantiser | None = None, speakers: Sequence[int] | None = None
+        self,
+        corpus: Corpus,
+        quantiser: Quantiser | None = None,
+        speakers: Sequence[int] | None = None,
+        features: FeatureFiles | None = None,
     ) -> None:
-        self.corpus, self.quantiser, self.speakers = corpus, quantiser or MuLaw(256), speakers
+        self.corpus, self.quantiser = corpus, quantiser or MuLaw(256)
+        self.speakers, self.features = speakers, features
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -300,4 +316,6 @@ class WholeFiles(Dataset[dict[str, Tensor]]):
             raise IndexError(f"file {index} of {len(self)}")
         sound = torch.from_numpy(self.corpus.sound(index))
         item = {"codes": self.quantiser.encode(sound), "sound": sound}
+        if self.features is not None:
+            item["features"] = self.features.whole(index)
         return item if self.speakers is None else item | {"speaker": torch.tensor(self.speakers[index])}

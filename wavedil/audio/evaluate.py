@@ -72,18 +72,21 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     speakers: Iterable[str] | None = None,
     precision: str | None = None,
+    features: Iterable[Tensor] | None = None,
 ) -> BitsPerSample:
     """Bits per sample over whole sounds, each float ``(time,)`` in [-1, 1] at the model's rate.
 
-    A model of local features hears those of the sound itself, and a model of speakers needs the name of each sound's in
+    A model of local features hears those of the sound itself, or else ``features``, ``(channels, frames)`` for each
+    sound, where these are made elsewhere. A model of speakers needs the name of each sound's in
     ``speakers``. ``progress`` is called with the number of samples finished. With a ``precision`` it is what the engine
     that samples makes of weights in it.
     """
     device = next(model.parameters()).device
     nats, count, files = 0.0, 0, 0
-    for sound, speaker in zip(sounds, itertools.repeat(None) if speakers is None else speakers, strict=False):
+    none = itertools.repeat(None)
+    for sound, speaker, own in zip(sounds, speakers or none, features or none, strict=False):
         sound = sound.to(device).unsqueeze(0)
-        conditioning = model.conditioning(model.features(sound), speaker)
+        conditioning = model.conditioning(model.features(sound) if own is None else own.unsqueeze(0), speaker)
         for part in nats_by_chunk(model, model.encode(sound), conditioning, precision):
             nats += part.double().sum().item()
             count += len(part)
@@ -91,7 +94,8 @@ def evaluate(
                 progress(count)
         files += 1
     conditioner = model.conditioner
-    given = (", the features of its sound" if conditioner.local else "") + (", its speaker" if model.speakers else "")
+    heard = ", the features of its sound" if features is None else ", features given beside it"
+    given = (heard if conditioner.local else "") + (", its speaker" if model.speakers else "")
     definition = DEFINITION.format(
         given=given, codes=model.codes, quantiser=model.quantiser.text, rate=model.sample_rate
     )

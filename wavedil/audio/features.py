@@ -32,6 +32,8 @@ class Features(nn.Module):
 
     #: Samples of sound that the frames reach beyond the samples they belong to, on each side.
     margin = 0
+    #: Whether they are computed from the sound.
+    of_sound = False
 
     def forward(self, sound: Tensor) -> Tensor:
         """Features ``(batch, channels, ceil(time / hop))`` of a whole sound ``(batch, time)``."""
@@ -60,6 +62,8 @@ class LogMel(Features):
         hop: samples from a frame to the next.
         fmin, fmax: range of the bands in Hz; ``fmax=None`` is half the sample rate.
     """
+
+    of_sound = True
 
     def __init__(
         self,

@@ -36,8 +36,8 @@ class LiveEffect:
 
     It begins with the model's ``settle`` seconds of silence, so that no start-up is heard.
     On a CPU it runs as compiled loops where numba is installed; these take the weights as they are when it is made.
-    ``seconds_per_block`` is the mean time that :meth:`process` has taken, and ``real_time_factor`` the seconds of sound
-    in a second of work.
+    ``seconds_per_block`` is the mean time that :meth:`process` has taken, ``slowest_block`` the longest, and
+    ``real_time_factor`` the seconds of sound in a second of work.
     """
 
     def __init__(self, model: Paired, knobs: Mapping[str, float] | None = None, channels: int = 1):
@@ -47,7 +47,7 @@ class LiveEffect:
         silence = math.ceil(model.settle * model.sample_rate)
         for start in range(0, silence, CHUNK):
             self._engine.step(np.zeros((channels, min(CHUNK, silence - start)), np.float32), self._setting)
-        self.blocks, self.samples, self.seconds = 0, 0, 0.0
+        self.blocks, self.samples, self.seconds, self.slowest_block = 0, 0, 0.0, 0.0
 
     @property
     def knobs(self) -> dict[str, float]:
@@ -68,7 +68,8 @@ class LiveEffect:
             raise WavedilError("block holds NaN or Inf, which would stay in the model's memory: leave it out")
         y = self._engine.step(sound.reshape(self.channels, -1), self._setting)
         self.blocks, self.samples = self.blocks + 1, self.samples + y.shape[1]
-        self.seconds += time.perf_counter() - started
+        took = time.perf_counter() - started
+        self.seconds, self.slowest_block = self.seconds + took, max(self.slowest_block, took)
         return y.reshape(sound.shape)
 
     @property

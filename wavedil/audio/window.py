@@ -49,6 +49,9 @@ class Window:
 
 
 def heard(local: Upsampling, batch: dict[str, Tensor]) -> Tensor:
-    """Features ``(batch, channels, reach + frames + reach)`` of a batch of crops that :meth:`Window.cut` made."""
+    """Features ``(batch, channels, reach + frames + reach)`` of a batch of crops: from files, or of the sound that
+    :meth:`Window.cut` cut out."""
+    if "features" in batch:
+        return batch["features"]
     features = local.features.inside(batch["sound"])
     return features.gather(2, batch["frames"].unsqueeze(1).expand(-1, features.shape[1], -1))

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio import io, pluck
 from wavedil.audio.corpus import Corpus, RandomCrops, WholeFiles, check_crop, split_files
+from wavedil.audio.feature_files import FeatureFiles
 from wavedil.audio.speakers import speakers_of
 from wavedil.audio.window import Window
 from wavedil.errors import WavedilError
@@ -28,7 +29,8 @@ class AudioData(L.LightningDataModule):
 
     Args:
         root: folder of sound files, searched with its subfolders; null for the built-in plucked strings, which are
-            written to ``RUN/data``.
+            written to ``RUN/data``. For a network of features that are not of the sound, they are in a .npy beside
+            each file; see :class:`wavedil.audio.feature_files.FeatureFiles`.
         dataset: a published one that is below ``root``, where ``torchaudio.datasets`` puts it: ``YESNO``, ``LJSPEECH``,
             ``VCTK_092`` or e.g. ``LIBRITTS/train-clean-100``.
         download: let torchaudio fetch the ``dataset`` if it is not there.
@@ -104,9 +106,12 @@ class AudioData(L.LightningDataModule):
     def _conditioning(self, network: nn.Module, corpus: Corpus) -> dict[str, Any]:
         """What data sets need for the network's conditioning."""
         conditioner, given = network.conditioner, {}
-        if conditioner.local is not None:
-            given["window"] = Window.of(conditioner.local)
+        local = conditioner.local
+        if local is not None and local.features.of_sound:
+            given["window"] = Window.of(local)
             network.features(torch.zeros(1, 1))  # says now what is missing for it
+        elif local is not None:
+            given["features"] = FeatureFiles(corpus, local)
         if conditioner.speakers:
             names = speakers_of(corpus.paths, self.folder, self.speakers, conditioner.speakers)
             given["speakers"] = [conditioner.speakers.index(name) for name in names]
@@ -126,7 +131,8 @@ class AudioData(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        files = WholeFiles(self.valid, self.quantiser, self.heard_valid.get("speakers"))
+        heard = self.heard_valid
+        files = WholeFiles(self.valid, self.quantiser, heard.get("speakers"), heard.get("features"))
         return DataLoader(_Marked(files, max(1, round(self.valid_seconds * self.valid.sample_rate))))
 
     def _folder(self) -> Path:
@@ -154,7 +160,10 @@ class AudioData(L.LightningDataModule):
     def preview_conditioning(self, network: nn.Module, samples: int, num: int) -> dict[str, Any]:
         """The options of ``generate`` with which clips are conditioned as the held-out sounds, over and over, are."""
         files, given = [i % len(self.valid) for i in range(num)], {}
-        if network.conditioner.local is not None:
+        if "features" in self.heard_valid:
+            found = self.heard_valid["features"]
+            given["condition"] = torch.stack([found.first(i, samples) for i in files])
+        elif network.conditioner.local is not None:
             device = next(network.parameters()).device
             sounds = [torch.from_numpy(self.valid.sound(i, 0, samples)) for i in files]
             padded = torch.stack([F.pad(sound, (0, samples - len(sound))) for sound in sounds])

@@ -85,6 +85,7 @@ class AudioModule(BudgetModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         speaker = batch["speaker"].tolist() if "speaker" in batch else None
-        conditioning = self.shown.conditioning(self.shown.features(batch["sound"]), speaker)
+        features = batch["features"] if "features" in batch else self.shown.features(batch["sound"])
+        conditioning = self.shown.conditioning(features, speaker)
         nats = torch.cat(list(nats_by_chunk(self.shown, batch["codes"], conditioning)))
         self.log("valid/bits", nats.mean() / math.log(2), batch_size=len(nats), on_epoch=True, sync_dist=True)
