@@ -180,3 +180,14 @@ def test_codes_are_those_of_the_definition_or_ties():
     for row in rows:
         assert row["median"] >= (300 if "softmax" in row["name"] else 290), row
         assert row.get("tie", 0) <= 1e-5, row
+
+
+def test_tiles_tell_memory_and_that_they_are_exact():
+    from wavedil.bench import tiles
+
+    options = {"height": 90, "width": 120, "tile": 64, "part": 80, "widths": (4,) * 5, "hidden_channels": 4}
+    rows = tiles.run("cpu", **options)["rows"]
+    assert [row["unit"] for row in rows] == ["s", "GB", "GB", "of the largest"]
+    assert 0.05 < rows[2]["median"] <= rows[1]["median"] < 20 and 0 <= rows[3]["median"] < 1e-5
+    with pytest.raises(WavedilError, match="so take cpu"):
+        tiles.run("cuda")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wavedil.bench import codes, conv, crf, dense, numerics, sample, segment, train
+from wavedil.bench import codes, conv, crf, dense, numerics, sample, segment, tiles, train
 from wavedil.bench.runner import describe, render, threads_set
 from wavedil.errors import WavedilError
 
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "numerics": numerics.run,
     "crf": crf.run,
     "segment": segment.run,
+    "tiles": tiles.run,
     "dense": dense.run,
 }
 
