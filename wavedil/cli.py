@@ -127,7 +127,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
         "seconds_each": sound.shape[2] / model.sample_rate,
         "samples_per_second": round(per_second, 1),
         "real_time_factor": round(per_second / model.sample_rate, 4),
-        "engine": choose(arguments.engine, model.plan(), arguments.num, arguments.guidance),
+        "engine": choose(arguments.engine, model.plan(), arguments.num, arguments.guidance, arguments.precision),
         "precision": arguments.precision,
     }
     print(json.dumps(result, indent=2))

@@ -119,7 +119,11 @@ def test_auto_takes_triton_on_cuda_for_what_it_can_and_graphs_for_the_rest(h100,
     plan = WaveNet(8, 8, "1,2").plan()
     assert choose("auto", plan, 4) == "numba"
     assert choose("auto", on_cuda(plan), 4) == "triton"
-    assert choose("auto", on_cuda(replace(plan, head=plan.head * 2)), 4) == "graphs"
+    deeper = on_cuda(replace(plan, head=plan.head * 2))
+    assert choose("auto", deeper, 4) == "graphs"
+    assert choose("auto", on_cuda(plan), 4, precision="bf16") == "triton"
+    with pytest.raises(WavedilError, match="precision is 'bf16': what can run this model here has fp32"):
+        choose("auto", deeper, 4, precision="bf16")
     assert choose("auto", on_cuda(WaveNet(4096, 8, "1", hidden_channels=8).plan()), 4) == "graphs"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert choose("auto", on_cuda(plan), 4) == "graphs"

@@ -258,7 +258,7 @@ def test_evaluate_has_full_context_in_any_chunks(monkeypatch):
     assert engine.definition == f"{result.definition}; sampled from with weights in fp32"
     rounded = evaluate(model, sounds, precision="bf16").bits_per_sample
     assert 1e-9 < abs(rounded - result.bits_per_sample) < 0.05
-    with pytest.raises(WavedilError, match="this engine has fp32, bf16"):
+    with pytest.raises(WavedilError, match="what can run this model here has fp32, bf16"):
         evaluate(model, sounds, precision="int8")
 
 

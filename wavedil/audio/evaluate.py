@@ -60,7 +60,7 @@ def _own_step(model: WaveNet, conditioning: Conditioning) -> Callable[[Tensor, i
 
 def _engine(model: WaveNet, conditioning: Conditioning, precision: str) -> Callable[[Tensor, int], Tensor]:
     plan = model.plan()
-    make = session_class(choose("auto", plan, 1))
+    make = session_class(choose("auto", plan, 1, precision=precision))
     session = make(plan, model.start(1), speaker=conditioning.speaker, precision=precision)
     return lambda chunk, start: session.score(chunk, conditioning.features(start, start + chunk.shape[1]))
 

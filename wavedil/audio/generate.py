@@ -70,7 +70,7 @@ class Stream(Iterator[Tensor]):
                     state |= streaming.named("unguided", _primed(model, prime, num, self.conditioning.without()))
         if prime is not None and self.conditioning.samples is not None:
             self.position = prime.shape[2]  # the condition covers the recording, too
-        self.engine = choose(engine, plan, num, guidance)
+        self.engine = choose(engine, plan, num, guidance, precision)
         self.precision = precision
         self._options = {"precision": precision, "threads": threads, "guidance": guidance}
         sampling = Sampling(temperature, top_k, top_p)

@@ -19,13 +19,22 @@ ENGINES = {
 __all__ = ["ENGINES", "Session", "choose", "session_class"]
 
 
-def choose(name: str, plan: Plan, batch: int, guidance: float = 1.0) -> str:
-    """The engine that a name stands for: ``auto`` takes the fastest that can run this plan where it lies."""
+def choose(name: str, plan: Plan, batch: int, guidance: float = 1.0, precision: str = "fp32") -> str:
+    """The engine that a name stands for: ``auto`` takes the fastest that can run this plan where it lies.
+
+    Raises:
+        WavedilError: an unknown name; or ``auto``, and none of those that can has the precision.
+    """
     if name != "auto":
         session_class(name)  # refuses unknown names
         return name
     classes = {known: session_class(known) for known in reversed(ENGINES)}
-    return next(k for k, kind in classes.items() if kind.suits(plan, batch) and (guidance == 1 or kind.guides))
+    able = [k for k, kind in classes.items() if kind.suits(plan, batch) and (guidance == 1 or kind.guides)]
+    exact = [k for k in able if precision in classes[k].precisions]
+    if not exact:
+        precisions = sorted({each for k in able for each in classes[k].precisions}, reverse=True)
+        raise WavedilError(f"precision is {precision!r}: what can run this model here has {', '.join(precisions)}")
+    return exact[0]
 
 
 def session_class(name: str) -> type[Session]:
