@@ -50,9 +50,9 @@ def make(condition=nearest, speakers=("ann", "bob", "cy"), **options) -> WaveNet
     model = WaveNet(8, 12, "1..8", sample_rate=8000, condition=condition, speakers=speakers, **options).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.mul_(1 if "filter" in name else 2)
-            if "filter" in name:
-                parameter.add_(0.02 * torch.randn_like(parameter))
+            parameter.mul_(1 if "taps" in name else 2)
+            if "taps" in name:
+                parameter.add_(0.5 * torch.randn_like(parameter))
     return model
 
 
@@ -101,11 +101,27 @@ def test_nearest_upsampling_is_a_stretch_and_a_convolution():
     torch.manual_seed(0)
     net = nearest(channels=4)
     with torch.no_grad():
-        net.filter.normal_()
+        net.taps.normal_()
         frames = torch.randn(2, 5, 9 + 2 * net.reach)
         stretched = net.conv(frames).repeat_interleave(12, dim=-1)
-        expected = F.conv1d(stretched.flatten(0, 1).unsqueeze(1), net.filter[None, None], padding=12)[..., 12:-12]
+        expected = F.conv1d(stretched.flatten(0, 1).unsqueeze(1), net.taps[None, None] / 25, padding=12)[..., 12:-12]
         torch.testing.assert_close(net(frames), expected.view(2, 4, 108), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: NearestUpsampling(Features(2, 200)), lambda: TransposedUpsampling(Features(2, 200), [10, 20])],
+)
+def test_a_step_of_adam_does_not_undo_the_way_up(make):
+    torch.manual_seed(0)
+    net, frames = make(), torch.randn(1, 2, 30)
+    with torch.no_grad():
+        before = net(frames)
+    optimizer = torch.optim.Adam(net.parameters(), 8e-3)  # that of the recipes
+    net(frames).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert (net(frames) - before).norm() < 0.3 * before.norm()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +228,7 @@ def test_a_saved_stream_goes_on_within_its_condition(tmp_path, engine):
         stream(again, state=state | {"condition.position": torch.tensor([17, 18])}, **given(again))
 
 
-@pytest.mark.parametrize("name", ["conditioner.voices.weight", "conditioner.local.filter"])
+@pytest.mark.parametrize("name", ["conditioner.voices.weight", "conditioner.local.taps"])
 def test_weights_of_conditioning_that_are_nan_are_refused(name):
     model = make()
     with torch.no_grad():
@@ -256,8 +272,8 @@ def test_the_feature_of_the_frame_that_holds_the_predicted_sample():
     net = NearestUpsampling(Features(2, 12), frame_kernel_size=1)
     model = WaveNet(8, 12, "1..4", sample_rate=8000, condition=net).eval()
     with torch.no_grad():  # no smoothing: the stretch alone
-        net.filter.zero_()
-        net.filter[12] = 1
+        net.taps.zero_()
+        net.taps[12] = 25
     codes = torch.randint(256, (1, 96))
     features = torch.randn(1, 2, 8)
     changed = features.clone()

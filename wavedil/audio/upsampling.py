@@ -66,18 +66,18 @@ class Upsampling(nn.Module):
 class NearestUpsampling(Upsampling):
     """Each frame ``hop`` times, smoothed by one filter of 2 hop + 1 taps for all channels (as r9y9's ConvInUpsample).
 
-    The filter starts as the mean over its taps. It meets only three frames at a time, so it is summed up to three
-    factors for each place in a frame, which is the same and costs a hundredth.
+    The filter starts as the mean over its taps, and ``taps`` are multiples of that: a step of Adam is as large for
+    every parameter, and it would make noise of taps of 1 / 401. It meets only three frames at a time, so it is summed
+    up to three factors for each place in a frame, which is the same and costs a hundredth.
     """
 
     def __init__(self, features: Features, channels: int | None = None, frame_kernel_size: int = 3):
         super().__init__(features, channels, frame_kernel_size, spread=1)
-        taps = 2 * self.hop + 1
-        self.filter = nn.Parameter(torch.full((taps,), 1 / taps))
+        self.taps = nn.Parameter(torch.ones(2 * self.hop + 1))
 
     def upsample(self, frames: Tensor) -> Tensor:
         hop = self.hop
-        reached = F.pad(self.filter.cumsum(0), (1, 0))  # reached[i]: the sum of the first i taps
+        reached = F.pad(self.taps.cumsum(0) / len(self.taps), (1, 0))  # reached[i]: the sum of the first i taps
         place = torch.arange(hop, device=frames.device)
         # Of the taps around place p, the first hop - p lie in the frame before, the next hop in its own.
         before, upto = reached[hop - place], reached[2 * hop - place]
