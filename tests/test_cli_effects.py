@@ -67,7 +67,7 @@ def test_evaluate(capsys, folder):
         (["evaluate", "{0}/model", "{0}/knobless.csv"], "knob 'gain' is not set"),
         (["evaluate", "{0}/model", "{0}/pair.csv", "--crf"], "--crf is for images, not for a Effect"),
         (["evaluate", "{0}/model", "{0}/pair.csv", "--exclude", "x"], "--exclude is not for models of pairs"),
-        (["evaluate", "{0}/wavenet", "{0}/in.wav", "--resample"], "--resample is for an Effect"),
+        (["evaluate", "{0}/wavenet", "{0}/in.wav", "--resample"], "--resample is for a model of Effect or NAM"),
         (["evaluate", "{0}/model", "{1}"], "expected input/ and target/"),
     ],
 )

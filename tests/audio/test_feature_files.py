@@ -63,6 +63,7 @@ def test_a_run_learns_from_them_and_the_shell_evaluates(tmp_path, recordings, ca
     options += ["--model.network.condition=NearestUpsampling", "--model.network.condition.features=Features"]
     options += [f"--model.network.condition.features.channels={CHANNELS}"]
     options += [f"--model.network.condition.features.hop={HOP}", "--trainer.max_steps=150", "--model.warmup_steps=5"]
+    options += ["--model.optimizer.lr=0.02", "--model.drop_condition=0"]
     options += ["--trainer.val_check_interval=75", "--trainer.precision=32-true", "--previews.first=75"]
     options += ["--previews.seconds=0.05", "--samples.num=2", "--samples.seconds=0.05"]
     folder = train("vocoder", out=str(tmp_path / "run"), overrides=options)
