@@ -42,10 +42,14 @@ def test_griffin_lim_finds_the_sound_and_its_place():
 def test_resynthesis_tells_both_distances():
     pytest.importorskip("torchaudio.functional", reason="torchaudio does not import beside this torch")
     torch.manual_seed(0)
-    model = WaveNet(8, 8, "1..8", sample_rate=8000, condition=NearestUpsampling(MELS), speakers=["ann"]).eval()
+    model = WaveNet(8, 8, "1..8", sample_rate=8000, condition=NearestUpsampling(MELS), speakers=["ann", "ben"]).eval()
     told = []
     result = resynthesise(
-        model, [tones(), tones(9000), tones(60)], ["ann", "ann"], seconds=0.5, progress=lambda *a: told.append(a)
+        model,
+        [tones(), tones(60), tones(9000)],
+        ["ann", "nobody", "ben"],
+        seconds=0.5,
+        progress=lambda *a: told.append(a),
     )
     assert result.clips == 2 and told == [(1, 2), (2, 2)]
     assert 0 < result.griffin_lim_db < result.distance_db  # of a model that has learnt nothing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -88,13 +89,15 @@ def resynthesise(
             "resynthesis is from log-mels, which this model does not hear: train e.g. the recipe vocoder"
         )
     whole = round(seconds * model.sample_rate) // features.hop * features.hop
-    clips = [recording[:whole] for recording in recordings if len(recording) >= max(FFT, features.hop)]
-    if not clips or whole < FFT:
-        raise WavedilError(f"no recording is as long as {FFT} samples, over which spectra are compared")
-    clips = [clip[: len(clip) // features.hop * features.hop] for clip in clips]
-    names = list(speakers) if speakers is not None else [None] * len(clips)
+    named = zip(recordings, itertools.repeat(None) if speakers is None else speakers, strict=False)
+    cut = ((recording[: min(whole, len(recording) // features.hop * features.hop)], name) for recording, name in named)
+    clips = [(clip, name) for clip, name in cut if len(clip) >= FFT]  # over which spectra are compared
+    if not clips:
+        raise WavedilError(
+            f"no recording, of {seconds:g} seconds at most, is as long as {FFT} samples: give longer ones"
+        )
     ours = theirs = 0.0
-    for index, (clip, name) in enumerate(zip(clips, names, strict=True)):
+    for index, (clip, name) in enumerate(clips):
         mels = model.features(clip.unsqueeze(0))
         given = {"condition": mels, "speaker": name}
         made = generate(model, len(clip), seed=seed + index, **given)[0, 0].cpu()
