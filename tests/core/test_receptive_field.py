@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from wavedil.core import DilatedConv, DilatedStack, add_weight_norm
+from wavedil.core import DilatedConv, DilatedConv1d, DilatedStack, add_weight_norm
 from wavedil.core.receptive_field import (
     count_multiply_adds,
     count_parameters,
@@ -57,6 +57,33 @@ def test_causal_stack_sees_its_whole_past_and_nothing_else(norm):
     measured = measure_receptive_field(add_weight_norm(stack) if norm else stack, 4)
     assert (measured.extent, measured.left, measured.right) == ((63,), (62,), (0,))
     assert stack.receptive_field == 63 and measured.holes == 0
+
+
+class Branches(nn.Module):
+    """The plain input beside dilated convolutions, one behind the other."""
+
+    def __init__(self, make, *rates):
+        super().__init__()
+        self.layers = nn.Sequential(*(make(rate) for rate in rates))
+
+    def forward(self, x):
+        return x + self.layers(x)
+
+
+def test_taps_in_the_padding_of_a_small_input_are_found():
+    def same(rate):
+        return nn.Conv1d(1, 1, 3, padding="same", dilation=rate)
+
+    assert measure_receptive_field(Branches(same, 40), 1).extent == (81,)  # beyond the size of 64 that it begins with
+    assert measure_receptive_field(Branches(same, 30, 30), 1).extent == (121,)  # the first lies in it
+    behind = measure_receptive_field(
+        Branches(lambda rate: DilatedConv1d(1, 1, 2, dilation=rate, padding="causal"), 50), 1
+    )
+    assert (behind.left, behind.right, behind.reached) == ((50,), (0,), 2)
+    pooled = nn.Sequential(
+        nn.Conv2d(1, 1, 2, stride=2), Branches(lambda d: nn.Conv2d(1, 1, 3, padding=d, dilation=d), 9)
+    )
+    assert measure_receptive_field(pooled, 1, 2, seeds=1).extent == (38, 38)
 
 
 def test_axes_are_measured_apart():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.conv import DilatedConv, PerAxis, axes_value, is_plain, paddings
+from wavedil.core.conv import DilatedConv, PerAxis, axes_value, is_plain, paddings, per_axis
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
 from wavedil.ops.gate import GATE_ORDERS, gate
@@ -220,7 +220,5 @@ class ConvBlock(nn.Module):
 
 def field_of(modules: Sequence[nn.Module], ndim: int) -> int | tuple[int, ...]:
     """Receptive field of modules of stride 1 in sequence: 1 + the sum of what each adds, per axis."""
-    reach = torch.zeros(ndim, dtype=torch.int64)
-    for module in modules:
-        reach += torch.as_tensor(module.receptive_field) - 1
-    return axes_value([1 + r for r in reach.tolist()])
+    fields = [per_axis("receptive_field", module.receptive_field, ndim) for module in modules]
+    return axes_value([1 + sum(size - 1 for size in sizes) for sizes in zip(*fields, strict=True)] or (1,) * ndim)

@@ -116,7 +116,7 @@ def measure_receptive_field(
         gradient, position = _gradient(own, channels, shape, seed, positive=False)
         energy += gradient.square() / seeds
     energy = energy[tuple(slice(low, high + 1) for low, high in box)]
-    extent = tuple(high - low + 1 for low, high in box)
+    extent = _extent(box)
     lines = _marginals(energy)
     return MeasuredField(
         extent=extent,
@@ -143,6 +143,10 @@ def _grow(module: nn.Module, channels: int, ndim: int, seeds: int) -> tuple[tupl
             box, reached = _footprint(module, channels, shape, seeds=1)
             touched = _touched(box, shape)
             if not touched:
+                safe = _safe_shape(module, channels, shape, largest)
+                if safe != shape and _extent(_footprint(module, channels, safe, seeds=1)[0]) != _extent(box):
+                    shape = safe
+                    continue
                 # Further draws only fill in what the first left out, e.g. behind max pooling.
                 box, reached = _footprint(module, channels, shape, seeds)
                 touched = _touched(box, shape)
@@ -155,6 +159,38 @@ def _grow(module: nn.Module, channels: int, ndim: int, seeds: int) -> tuple[tupl
         if any(shape[axis] >= largest for axis in touched):
             raise WavedilError(f"{error} (tried sizes up to {max(shape)}; give size=...)")
         shape = tuple(2 * n if axis in touched else n for axis, n in enumerate(shape))
+
+
+def _safe_shape(module: nn.Module, channels: int, shape: tuple[int, ...], largest: int) -> tuple[int, ...]:
+    """The input size, at most ``largest``, that shows whatever the output may see.
+
+    A smaller one may hide a part of the field without a sign at its border: the taps of a wide dilation, beside
+    narrower branches or behind one another, lie in the padding. What all kernels span bounds how far a path goes.
+    """
+    spans = torch.zeros(len(shape))
+
+    def add(part: nn.Module, inputs: tuple, _output: object) -> None:
+        if next(part.children(), None) is not None:
+            return  # what it is made of counts for it
+        kernel, dilation = getattr(part, "kernel_size", None), getattr(part, "dilation", None)
+        if kernel is None or dilation is None:
+            return
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() == len(shape) + 2:
+            jump = (torch.tensor(shape) / torch.tensor(inputs[0].shape[2:])).round().clamp(min=1)
+            spans.add_((torch.as_tensor(kernel) - 1) * torch.as_tensor(dilation) * jump)
+
+    hooks = [part.register_forward_hook(add) for part in module.modules()]
+    try:
+        _gradient(module, channels, shape, 0, positive=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    needed = 2 * spans.long() + 2  # the output is in the middle, and the field may be on one side of it
+    return tuple(max(n, min(int(least), largest)) for n, least in zip(shape, needed, strict=True))
+
+
+def _extent(box: Box) -> tuple[int, ...]:
+    return tuple(high - low + 1 for low, high in box)
 
 
 class _Refused(WavedilError):
