@@ -68,6 +68,19 @@ def test_evaluate(capsys, model, sounds):
     assert "bits per sample over 900 samples" in run(capsys, "evaluate", model, sounds / "0.flac").out
 
 
+def test_evaluate_prepares_as_the_recipe_did(capsys, tmp_path, model, sounds):
+    sound, rate = io.read(sounds / "0.flac")
+    loud = sound * (0.9 / abs(sound).max())
+    io.write(tmp_path / "quiet.wav", 0.25 * loud, rate, subtype="FLOAT")
+    io.write(tmp_path / "loud.wav", loud, rate, subtype="FLOAT")
+    quiet, same, expected = (
+        json.loads(run(capsys, "evaluate", model, tmp_path / name, "--json", *how).out)["bits_per_sample"]
+        for name, how in [("quiet.wav", ()), ("quiet.wav", ("--normalize", "peak")), ("loud.wav", ())]
+    )
+    assert same == pytest.approx(expected, abs=1e-6) and abs(quiet - expected) > 1e-3
+    assert "expected 'peak', 'rms' or None" in refused(capsys, "evaluate", model, sounds, "--normalize", "loud")
+
+
 def test_inspect(capsys, tmp_path, model):
     info = json.loads(run(capsys, "inspect", "1,2,4,8,16", "--ndim", 2, "--kernel-size", 3, "--json").out)
     assert info["receptive_field"] == 63 and info["holes"] == 0

@@ -141,10 +141,10 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
     paired = ("Effect", "NAM")
     ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate} | dict.fromkeys(paired, cli_effects.evaluate)
     evaluate = ways.get(domain(name)) or ways.get(name, _evaluate_sound)
-    sounds = dict.fromkeys(("speakers", "precision", "resynthesise"), ("WaveNet",))
+    sounds = dict.fromkeys(("speakers", "normalize", "trim_db", "precision", "resynthesise"), ("WaveNet",))
     for option, takers in ({"resample": paired} | sounds).items():
         if getattr(arguments, option) and name not in takers:
-            raise WavedilError(f"--{option} is for a model of {' or '.join(takers)}, not for a {name}: leave it out")
+            raise WavedilError(f"--{option.replace('_', '-')} is for a model of {' or '.join(takers)}, not for a {name}: leave it out")
     result, text = evaluate(model, arguments)
     print(json.dumps(vars(result), indent=2) if arguments.json else text)
 
@@ -164,7 +164,7 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     files = [data] if data.is_file() else list_audio_files(data)
     if arguments.held_out or arguments.validation or arguments.exclude:
         files = split_files(files, validation=arguments.validation, exclude=arguments.exclude).validation
-    corpus = Corpus(files, model.sample_rate)
+    corpus = Corpus(files, model.sample_rate, normalize=arguments.normalize, trim_db=arguments.trim_db)
     if arguments.resynthesise is not None:
         return _resynthesise(model, corpus, root, arguments)
     bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
@@ -327,6 +327,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--speakers", metavar="SOURCE", help="sound: folders, a .csv file, or a regular expression with one group"
     )
+    evaluate.add_argument("--normalize", metavar="HOW", help="sound: peak or rms, as in the recipe's data")
+    evaluate.add_argument("--trim-db", type=float, metavar="DB", help="sound: cut silence off, as in the recipe's data")
     evaluate.add_argument("--precision", help="sound: by the engine that samples, weights in fp32 or bf16")
     evaluate.add_argument(
         "--resynthesise",
