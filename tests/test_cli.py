@@ -79,6 +79,7 @@ def test_evaluate_prepares_as_the_recipe_did(capsys, tmp_path, model, sounds):
     )
     assert same == pytest.approx(expected, abs=1e-6) and abs(quiet - expected) > 1e-3
     assert "expected 'peak', 'rms' or None" in refused(capsys, "evaluate", model, sounds, "--normalize", "loud")
+    assert "use it with --resynthesise" in refused(capsys, "evaluate", model, sounds, "--temperature", 0)
 
 
 def test_inspect(capsys, tmp_path, model):
@@ -142,6 +143,12 @@ def test_conditioned_sampling_and_evaluation(capsys, tmp_path, sounds):
     result = json.loads(run(capsys, "evaluate", model, sounds, "--json", "--speakers", tmp_path / "who.csv").out)
     assert result["count"] == 1770 and "its speaker" in result["definition"]
     assert json.loads(run(capsys, "inspect", model, "--json").out)["receptive_field"] == 16
+    io.write(tmp_path / "ann.wav", 0.1 * torch.randn(1, 1200), 8000)
+    again = ["evaluate", model, tmp_path / "ann.wav", "--speakers", "^(...)", "--resynthesise", 1]
+    first, second = (
+        json.loads(run(capsys, *again, "--temperature", t, "--guidance", 2, "--json").out) for t in (1, 0.5)
+    )
+    assert first["distance_db"] != second["distance_db"] and first["griffin_lim_db"] == second["griffin_lim_db"]
     assert "this model knows ann, bob" in refused(capsys, *ask, "--speaker", "eve")
     assert "needs a speaker" in refused(capsys, *ask)
     assert "ask for less" in refused(capsys, *ask, "--speaker", "ann", "--seconds", 1)

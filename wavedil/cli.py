@@ -141,10 +141,13 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
     paired = ("Effect", "NAM")
     ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate} | dict.fromkeys(paired, cli_effects.evaluate)
     evaluate = ways.get(domain(name)) or ways.get(name, _evaluate_sound)
-    sounds = dict.fromkeys(("speakers", "normalize", "trim_db", "precision", "resynthesise"), ("WaveNet",))
+    options = ("speakers", "normalize", "trim_db", "precision", "resynthesise", "temperature", "guidance")
+    sounds = dict.fromkeys(options, ("WaveNet",))
     for option, takers in ({"resample": paired} | sounds).items():
-        if getattr(arguments, option) and name not in takers:
-            raise WavedilError(f"--{option.replace('_', '-')} is for a model of {' or '.join(takers)}, not for a {name}: leave it out")
+        if getattr(arguments, option) not in (None, False) and name not in takers:
+            raise WavedilError(
+                f"--{option.replace('_', '-')} is for a model of {' or '.join(takers)}, not for a {name}: leave it out"
+            )
     result, text = evaluate(model, arguments)
     print(json.dumps(vars(result), indent=2) if arguments.json else text)
 
@@ -167,6 +170,9 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     corpus = Corpus(files, model.sample_rate, normalize=arguments.normalize, trim_db=arguments.trim_db)
     if arguments.resynthesise is not None:
         return _resynthesise(model, corpus, root, arguments)
+    if arguments.temperature is not None or arguments.guidance is not None:
+        given = "--guidance" if arguments.temperature is None else "--temperature"
+        raise WavedilError(f"{given} changes what is sampled, not bits per sample: use it with --resynthesise")
     bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
     speakers = speakers_of(corpus.paths, root, arguments.speakers, model.speakers) if model.speakers else None
@@ -193,7 +199,9 @@ def _resynthesise(model, corpus, root: Path, arguments: argparse.Namespace):
     speakers = speakers_of(paths, root, arguments.speakers, model.speakers) if model.speakers else None
     bar = Bar("resynthesising", len(files), "clip")
     sounds = (torch.from_numpy(corpus.sound(i)) for i in files)
-    result = resynthesise(model, sounds, speakers, progress=bar.of)
+    drawn = {name: getattr(arguments, name) for name in ("temperature", "guidance")}
+    drawn = {name: value for name, value in drawn.items() if value is not None}
+    result = resynthesise(model, sounds, speakers, **drawn, progress=bar.of)
     bar.close()
     distances = f"{result.distance_db:.2f} dB by the model, {result.griffin_lim_db:.2f} dB by Griffin-Lim"
     return result, f"{distances}, {result.clips} clips\n({result.definition})"
@@ -336,6 +344,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="vocoders: the spectral distance of clips made from the mels of N files, and Griffin-Lim's",
     )
+    evaluate.add_argument("--temperature", type=float, help="of what --resynthesise draws (default 1)")
+    evaluate.add_argument("--guidance", type=float, help="of what --resynthesise draws (default 1)")
     evaluate.add_argument("--resample", action="store_true", help="effects: take recordings of another rate")
     cli_vision.add_evaluate_options(evaluate)
     evaluate.add_argument("--device", default="cpu")

@@ -53,7 +53,10 @@ def test_resynthesis_tells_both_distances():
     )
     assert result.clips == 2 and told == [(1, 2), (2, 2)]
     assert 0 < result.griffin_lim_db < result.distance_db  # of a model that has learnt nothing
-    assert "8000 Hz; the first 0.5 s" in result.definition
+    assert "8000 Hz; the first 0.5 s" in result.definition and "temperature 1 with guidance 1" in result.definition
+    likeliest = resynthesise(model, [tones(), tones(9000)], ["ann", "ben"], seconds=0.5, temperature=0, guidance=2)
+    assert likeliest.distance_db != result.distance_db and likeliest.griffin_lim_db == result.griffin_lim_db
+    assert "temperature 0 with guidance 2" in likeliest.definition
     with pytest.raises(WavedilError, match="as long as 1024"):
         resynthesise(model, [tones(60)], ["ann"])
     other = WaveNet(8, 8, "1..8", sample_rate=8000, condition=NearestUpsampling(Features(3, 10)))

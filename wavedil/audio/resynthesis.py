@@ -20,7 +20,8 @@ RANGE_DB = 80.0  # below a recording's loudest magnitude, all is silence
 DEFINITION = (
     "log-spectral distance in dB to the recording: root of the mean square, over frequencies, of the difference of "
     f"magnitudes in dB (held to the {RANGE_DB:.0f} dB below the recording's largest), mean over frames and clips; Hann "
-    f"windows of {FFT} samples, hop {HOP}, at {{rate}} Hz; the first {{seconds:g}} s of each file, from its mels"
+    f"windows of {FFT} samples, hop {HOP}, at {{rate}} Hz; the first {{seconds:g}} s of each file, from its mels, drawn "
+    "at temperature {temperature:g} with guidance {guidance:g}"
 )
 
 
@@ -75,9 +76,13 @@ def resynthesise(
     speakers: Iterable[str] | None = None,
     seconds: float = 3.0,
     seed: int = 0,
+    temperature: float = 1.0,
+    guidance: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Resynthesis:
     """Makes the first ``seconds`` of each float ``(time,)`` again from its mels, by the model and by Griffin-Lim.
+
+    ``temperature`` and ``guidance`` are those of :func:`wavedil.audio.generate`.
 
     Raises:
         WavedilError: a model that is not conditioned on log-mels; no recording as long as a window.
@@ -99,11 +104,11 @@ def resynthesise(
     ours = theirs = 0.0
     for index, (clip, name) in enumerate(clips):
         mels = model.features(clip.unsqueeze(0))
-        given = {"condition": mels, "speaker": name}
+        given = {"condition": mels, "speaker": name, "temperature": temperature, "guidance": guidance}
         made = generate(model, len(clip), seed=seed + index, **given)[0, 0].cpu()
         ours += log_spectral_distance(made, clip) / len(clips)
         theirs += log_spectral_distance(griffin_lim(features, mels[0]), clip) / len(clips)
         if progress is not None:
             progress(index + 1, len(clips))
-    definition = DEFINITION.format(rate=model.sample_rate, seconds=seconds)
+    definition = DEFINITION.format(rate=model.sample_rate, seconds=seconds, temperature=temperature, guidance=guidance)
     return Resynthesis(ours, theirs, len(clips), definition)
