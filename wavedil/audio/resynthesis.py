@@ -20,8 +20,8 @@ RANGE_DB = 80.0  # below a recording's loudest magnitude, all is silence
 DEFINITION = (
     "log-spectral distance in dB to the recording: root of the mean square, over frequencies, of the difference of "
     f"magnitudes in dB (held to the {RANGE_DB:.0f} dB below the recording's largest), mean over frames and clips; Hann "
-    f"windows of {FFT} samples, hop {HOP}, at {{rate}} Hz; the first {{seconds:g}} s of each file, from its mels, drawn "
-    "at temperature {temperature:g} with guidance {guidance:g}"
+    f"windows of {FFT} samples, hop {HOP}, at {{rate}} Hz; the first {{seconds:g}} s of each file, from its mels, "
+    "drawn at temperature {temperature:g} with guidance {guidance:g}"
 )
 
 
