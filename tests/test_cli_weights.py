@@ -95,3 +95,9 @@ def test_hub(capsys, tmp_path, amp, monkeypatch):
 
     monkeypatch.setattr(hub, "snapshot_download", fails)
     assert "cannot download me/none: no connection" in refused(capsys, "convert", "hf://me/none", tmp_path / "c")
+
+    def cut_off(*_, **__):
+        raise ZeroDivisionError  # as any library for HTTP may
+
+    monkeypatch.setattr(Client, "create_repo", cut_off)
+    assert "cannot upload to me/amp: ZeroDivisionError" in refused(capsys, "export", tmp_path / "amp", "hf://me/amp")

@@ -190,8 +190,8 @@ def load(folder: str | Path, device: str = "cpu", expect: str | None = None) -> 
         tensors = load_file(weights)
         with torch.device("meta"):  # shapes only: absurd sizes are found before memory is asked for
             shapes = _build(name, arguments).state_dict()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise WavedilError(f"{path}: these arguments build no {name}: {error}") from None
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise WavedilError(f"{path}: these arguments build no {name} ({type(error).__name__}: {error})") from None
     except (OSError, SafetensorError) as error:
         raise WavedilError(f"{weights} cannot be read: {error}") from None
     wrong = sorted(key for key in shapes.keys() | tensors.keys() if _shape(shapes, key) != _shape(tensors, key))

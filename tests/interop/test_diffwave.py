@@ -82,6 +82,12 @@ def test_learns_and_is_saved(tmp_path):
     assert measure_receptive_field(Unconditioned(model), 1, size=256).extent == (7,)
 
 
+def test_a_folder_of_the_default_noise_loads(tmp_path):
+    model = DiffWave(4, "1", mels=3)
+    assert load(save(model, tmp_path / "model")).noise == model.noise
+    assert (len(model.noise), model.noise[0], model.noise[-1]) == (50, 1e-4, 0.05)
+
+
 def test_what_is_refused():
     model = DiffWave(4, "1", mels=3)
     with pytest.raises(WavedilError, match="sound has 300 samples, mel 1 frames of 256: expected 256 samples"):

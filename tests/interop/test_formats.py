@@ -71,6 +71,9 @@ def test_nothing_in_a_file_is_run(tmp_path, capsys):
 
 def test_what_is_refused(tmp_path):
     torch.save(vits(), tmp_path / "vits.pt")
+    torch.save({key: value for key, value in vits().items() if key != "in_layers.0.bias"}, tmp_path / "less.pt")
+    torch.save({k: v.repeat(2, *[1] * (v.ndim - 1)) if "in_layers.0" in k else v for k, v in vits().items()},
+               tmp_path / "more.pt")  # fmt: skip
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"a": 1}, tmp_path / "none.pt")
@@ -89,6 +92,8 @@ def test_what_is_refused(tmp_path):
         ("vits.pt", {"name": "wavenet-vocoder"}, "needs stacks, .* add --set stacks=VALUE"),
         ("vits.pt", {"options": {"rate": 2}}, "rate is no setting of vits-wn: expected some of dilation_rate"),
         ("vits.pt", {"options": {"dilation_rate": "two"}}, "vits.pt cannot be read as vits-wn"),
+        ("less.pt", {}, "less.pt"),
+        ("more.pt", {}, "more.pt"),
         ("vits.pt", {"prefix": "dec"}, "no tensors below 'dec'"),
         ("amp.nam", {"options": {"rate": 2}}, "'rate' is given, but a .nam file tells everything"),
     ]:

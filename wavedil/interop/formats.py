@@ -79,8 +79,10 @@ def convert(
         return read(tensors, **options), name
     except WavedilError as error:
         raise WavedilError(f"{path}: {error}") from None
-    except (TypeError, ValueError, IndexError) as error:  # an option of another kind, or tensors of other ranks
-        raise WavedilError(f"{path} cannot be read as {name}: {error}") from None
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # An option of another kind, or tensors that are missing or of other shapes.
+        reason = " ".join(str(error).split())[:200]
+        raise WavedilError(f"{path} cannot be read as {name} ({type(error).__name__}: {reason})") from None
 
 
 def parse_options(settings: Sequence[str]) -> dict[str, Any]:

@@ -18,24 +18,27 @@ FILES = ["config.json", "model.safetensors"]
 def upload(model: nn.Module, repository: str, private: bool = False) -> str:
     """Puts a model into a repository of the hub, ``OWNER/NAME``, which is made where it is not there; its address."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     with tempfile.TemporaryDirectory() as folder:
         saved = save(model, Path(folder) / "model")
         try:
             HfApi().create_repo(repository, private=private, exist_ok=True)
             return str(HfApi().upload_folder(repo_id=repository, folder_path=saved, allow_patterns=FILES))
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise WavedilError(f"cannot upload to {repository}: {str(error).splitlines()[0]}") from None
+        except Exception as error:
+            raise WavedilError(f"cannot upload to {repository}: {_reason(error)}") from None
 
 
 def download(repository: str) -> nn.Module:
     """The model of a repository of the hub. Only config and weights are fetched, and nothing in them is run."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(repository, allow_patterns=FILES)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise WavedilError(f"cannot download {repository}: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        raise WavedilError(f"cannot download {repository}: {_reason(error)}") from None
     return load(folder)
+
+
+def _reason(error: Exception) -> str:
+    """In a line. (The client fails by its own errors, by Python's, and by those of its library for HTTP.)"""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -31,6 +31,16 @@ FILMS = tuple(
 )  # fmt: skip
 
 
+#: What a config and its layer arrays may say; a key beyond these would change the sound in a way that is not known.
+CONFIG_KEYS = {"layers", "head", "head_scale", "condition_dsp", "in_channels"}
+LAYER_KEYS = {
+    "input_size", "condition_size", "channels", "dilations", "activation",
+    "kernel_size", "gated", "head_size", "head_bias",  # of 0.5
+    "kernel_sizes", "gating_mode", "secondary_activation", "bottleneck", "head", "head1x1", "layer1x1",
+    "groups_input", "groups_input_mixin", "slimmable", *FILMS,
+}  # fmt: skip
+
+
 def read_nam(path: str | Path) -> NAM:
     """The model of a ``.nam`` file, in evaluation mode.
 
@@ -98,7 +108,18 @@ def _model(content: Mapping[str, Any]) -> NAM:
     architecture = content["architecture"]
     if architecture != "WaveNet":
         raise WavedilError(f"its architecture is {architecture!r}: expected WaveNet, the only one that can be read")
+    version = str(content.get("version", "0.5.0"))
+    if [int(part) for part in version.split(".")[:2]] > [0, 7]:
+        raise WavedilError(f"its version is {version}: expected 0.7 or older, which is what is known here")
     config, weights = content["config"], _numbers(content["weights"])
+    for where, known in [(config, CONFIG_KEYS), *((layer, LAYER_KEYS) for layer in config["layers"])]:
+        unknown = [key for key, value in where.items() if key not in known and value not in (None, False)]
+        if unknown:
+            raise WavedilError(
+                f"it has {unknown[0]}, which cannot be read: expected some of {', '.join(sorted(known))}"
+            )
+    if config.get("in_channels", 1) != 1:
+        raise WavedilError(f"its in_channels is {config['in_channels']}: expected 1")
     if config.get("condition_dsp") is not None:
         raise WavedilError("it has a condition_dsp, which cannot be read")
     with torch.device("meta"):  # counts first: absurd sizes are found before memory is asked for

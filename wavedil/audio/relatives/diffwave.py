@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,7 +95,7 @@ class DiffWave(nn.Module):
         sample_rate: int = 22050,
     ):
         super().__init__()
-        betas = torch.linspace(1e-4, 0.05, 50, dtype=torch.float64).tolist() if noise is None else list(noise)
+        betas = np.linspace(1e-4, 0.05, 50).tolist() if noise is None else list(noise)
         if not betas or not all(0 < beta < 1 for beta in betas):
             raise WavedilError("noise is empty or leaves (0, 1): expected the variance that each step adds")
         self.noise, self.sample_rate, self.mels = betas, sample_rate, mels
