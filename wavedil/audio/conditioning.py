@@ -184,6 +184,7 @@ class Conditioner(nn.Module):
         check_finite(self.parameters())
         device = self.place.device
         if condition is not None:
+            condition = torch.as_tensor(condition)
             self.local.check(condition, num)
             condition = condition.to(device).expand(num, -1, -1)
         if isinstance(speaker, Tensor):
@@ -191,6 +192,8 @@ class Conditioner(nn.Module):
                 raise WavedilError(
                     f"speaker has shape {tuple(speaker.shape)}: expected ({num}, {self.speaker_channels}), or names"
                 )
+            if not bool(torch.isfinite(speaker).all()):
+                raise WavedilError("speaker has NaN or infinity: check how the vectors were made")
             speaker = speaker.to(device).float()
         elif speaker is not None:
             numbers = speaker_numbers(speaker, self.speakers, num)

@@ -87,8 +87,8 @@ class Sampling:
     def __init__(self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None):
         if not 0 <= temperature < float("inf"):
             raise WavedilError(f"temperature is {temperature}: expected 0 or more, 1 for the model's own distribution")
-        if top_k is not None and top_k < 1:
-            raise WavedilError(f"top_k is {top_k}: expected at least 1, or none for all codes")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise WavedilError(f"top_k is {top_k}: expected an integer of at least 1, or none for all codes")
         if top_p is not None and not 0 < top_p <= 1:
             raise WavedilError(f"top_p is {top_p}: expected a probability above 0 and at most 1")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -16,9 +17,11 @@ from wavedil.core import stream as streaming
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
+_log = logging.getLogger("wavedil")
 PRIME_CHUNK = 2**16  # samples of a recording taken in one pass
 POSITION = "condition.position"  # in a state: of the next sample in its condition
 CHUNK = 1024  # steps between two looks at the clock; the random numbers and results do not depend on it
+SAMPLES = 2**16  # of all streams between two looks, at most: so that an interrupt does not wait
 
 
 class Stream(Iterator[Tensor]):
@@ -31,7 +34,7 @@ class Stream(Iterator[Tensor]):
         self,
         model: WaveNet,
         *,
-        num: int = 1,
+        num: int | None = None,
         seed: int | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -52,17 +55,22 @@ class Stream(Iterator[Tensor]):
             raise WavedilError(f"chunk is {chunk!r}: expected a positive number of samples")
         if state is not None and prime is not None:
             raise WavedilError("both prime and state are given: a state has its past already; keep one of them")
-        if state is not None:
-            num = len(state["previous"]) if "previous" in state else num
-            state = _checked(model, state, num)
-        if not isinstance(num, int) or num < 1:
+        if num is not None and (not isinstance(num, int) or isinstance(num, bool) or num < 1):
             raise WavedilError(f"num is {num!r}: expected a positive number of streams")
-        self.model, self.chunk, self.position = model, chunk, 0
+        if state is not None:
+            streams = len(state["previous"]) if "previous" in state else num or 1
+            if num not in (None, streams):
+                raise WavedilError(f"num is {num}, and the state has {streams} streams: leave num out")
+            num, state = streams, _checked(model, state, streams)
+        num = 1 if num is None else num
+        self.model, self.num, self.chunk, self.position = model, num, chunk, 0
         plan = model.plan()
-        self._uniforms = Uniforms(seed or 0, num) if state is None else Uniforms.of(state, seed)
+        self._uniforms = Uniforms.of(state) if state is not None and seed is None else Uniforms(seed or 0, num)
         if state is not None and POSITION in state:
             self.position = int(state.pop(POSITION)[0])
         self.conditioning = model.conditioning(condition, speaker, num)
+        if prime is not None:
+            prime = torch.as_tensor(prime)
         with torch.no_grad():
             if state is None:
                 state = model.start(num) if prime is None else _primed(model, prime, num, self.conditioning)
@@ -70,8 +78,10 @@ class Stream(Iterator[Tensor]):
                     state |= streaming.named("unguided", _primed(model, prime, num, self.conditioning.without()))
         if prime is not None and self.conditioning.samples is not None:
             self.position = prime.shape[2]  # the condition covers the recording, too
+        self.conditioning.check(self.position + 1)  # something is left to make
         self.engine = choose(engine, plan, num, guidance, precision)
-        self.precision = precision
+        self.precision, self._whole = precision, True
+        _log.debug("%d stream(s) by the engine %s in %s", num, self.engine, precision)
         self._options = {"precision": precision, "threads": threads, "guidance": guidance}
         sampling = Sampling(temperature, top_k, top_p)
         speaker = self.conditioning.speaker
@@ -88,10 +98,17 @@ class Stream(Iterator[Tensor]):
 
     def codes(self, time: int) -> Tensor:
         """The next ``(num, time)`` codes."""
+        if not self._whole:
+            raise WavedilError("this stream was interrupted within a chunk: go on from a state before it")
+        self._whole = False
         uniforms = self._uniforms.draw(time).to(self._session.plan.device)
         condition = self.conditioning.features(self.position, self.position + time)
         self.position += time
-        return self._session.run(uniforms, condition)
+        codes = self._session.run(uniforms, condition)
+        if bool((codes < 0).any()):
+            raise WavedilError("the model's numbers overflow: its weights are too large; use an earlier checkpoint")
+        self._whole = True
+        return codes
 
     def state(self) -> State:
         """Everything that the next chunk depends on (but for model and condition), as a dict of tensors, batch first.
@@ -156,20 +173,22 @@ def generate(
             this model, device and batch.
         precision: of the weights: ``"fp32"``, or ``"bf16"`` where the engine has it.
         threads: for the engine.
-        progress: called with (finished, all) steps after each 1024. On an interrupt (Ctrl-C) what it has told of is
-            returned; before the first call the interrupt is raised.
+        progress: called with (finished, all) steps after each 1024 or fewer. On an interrupt (Ctrl-C) what it told of
+            is returned; before the first call the interrupt is raised.
 
     Raises:
         WavedilError: for lengths below 1, numbers out of range, conditions that do not fit, NaN weights.
     """
     lengths = list(samples) if isinstance(samples, Sequence) else [samples]
-    if not lengths or not all(length is None or (isinstance(length, int) and length >= 1) for length in lengths):
-        raise WavedilError(f"samples is {samples!r}: expected a positive number of samples to make, or one per stream")
     each = isinstance(samples, Sequence)
-    num = (len(lengths) if each else 1) if num is None else num
+    if samples is not None and not (lengths and all(isinstance(length, int) and length >= 1 for length in lengths)):
+        raise WavedilError(f"samples is {samples!r}: expected a positive number of samples to make, or one per stream")
+    if "chunk" in options:
+        raise WavedilError("chunk is given, but generate returns all at once: leave it out, or use stream")
+    source = Stream(model, num=len(lengths) if each and num is None and "state" not in options else num, **options)
+    num = source.num
     if each and num != len(lengths):
-        raise WavedilError(f"samples has {len(lengths)} lengths for num={num} streams: expected one for each")
-    source = Stream(model, num=num, **options)
+        raise WavedilError(f"samples has {len(lengths)} lengths for {num} streams: expected one for each")
     limit = source.conditioning.samples
     limit = None if limit is None else limit - source.position
     total = limit if samples is None else max(lengths)
@@ -177,15 +196,15 @@ def generate(
         raise WavedilError("samples is not given, and no condition says how long the sound is: give a length")
     source.conditioning.check(source.position + total)
     lengths = lengths if each else [total] * num
-    parts: list[list[Tensor]] = [[] for _ in range(num)]
+    parts: list[tuple[list[int], Tensor]] = []  # streams, and codes of each
     running, made = list(range(num)), 0
     try:
         while running:
-            time = min(CHUNK, min(lengths[i] for i in running) - made)
+            most = min(CHUNK, max(1, SAMPLES // len(running)))
+            time = min(most, min(lengths[i] for i in running) - made)
             codes = source.codes(time)
+            parts.append((running, codes))  # in one go: an interrupt leaves all streams as long as each other
             made += time
-            for row, index in enumerate(running):
-                parts[index].append(codes[row])
             left = [row for row, index in enumerate(running) if lengths[index] > made]
             if left and len(left) < len(running):
                 source.keep(left)  # those that are done make no more work
@@ -193,22 +212,31 @@ def generate(
             if progress is not None:
                 progress(made, total)
     except KeyboardInterrupt:
-        if made == 0:
+        if not parts:
             raise
-    sounds = [model.decode(torch.cat(part)).unsqueeze(0) for part in parts]
+    of = [[codes[streams.index(i)] for streams, codes in parts if i in streams] for i in range(num)]
+    sounds = [model.decode(torch.cat(own)).unsqueeze(0) for own in of]
     return sounds if each else torch.stack(sounds)
 
 
 def _checked(model: WaveNet, state: Mapping[str, Tensor], num: int) -> State:
     """A copy of a user's state, on the model's device, which must be one of this model."""
     with torch.no_grad():
-        expected = model.start(max(1, num)) if isinstance(num, int) else {}
+        expected = model.start(num)
+    if any(key.startswith("unguided.") for key in state):
+        expected |= streaming.named("unguided", expected)
     for key, value in expected.items():
         found = tuple(state[key].shape) if key in state else "missing"
         if found != tuple(value.shape):
             raise WavedilError(
                 f"state has {key} {found}: expected {tuple(value.shape)}; pass what Stream.state() of this model gave"
             )
+        own = state[key]
+        if value.is_floating_point():
+            if not bool(torch.isfinite(own).all()):
+                raise WavedilError(f"state has NaN or infinity in {key}: start again, or go on from an earlier one")
+        elif own.is_floating_point() or bool(((own < 0) | (own > model.codes - key.endswith("previous"))).any()):
+            raise WavedilError(f"state has {key} beyond the {model.codes} codes of this model: it is another model's")
     positions = state.get(POSITION, torch.zeros(1))
     if bool((positions != positions[0]).any()):
         raise WavedilError(f"{POSITION} is {positions.tolist()}: expected streams that are as far as each other")
@@ -231,7 +259,9 @@ def _primed(model: WaveNet, prime: Tensor, num: int, conditioning: Conditioning)
         own, state = conditioning.select([index]), model.start(1)
         for start in range(0, len(row), PRIME_CHUNK):
             chunk = row[start : start + PRIME_CHUNK]
-            _, state = model.step(chunk.unsqueeze(0), state, own.joined(start, start + len(chunk)))
+            condition = own.joined(start, start + len(chunk))
+            condition = None if condition is None else condition.to(next(model.parameters()).dtype)
+            _, state = model.step(chunk.unsqueeze(0), state, condition)
         states.append(state)
     if len(states) == 1:
         return streaming.select(states[0], [0] * num)

@@ -40,15 +40,13 @@ class Uniforms:
         return {f"random.{name}": torch.tensor(values) for name, values in columns.items()}
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor], seed: int | None = None) -> Uniforms:
-        """The numbers that come after a state; with a seed of its own, streams of a branch that are numbered afresh."""
+    def of(cls, state: Mapping[str, Tensor]) -> Uniforms:
+        """The numbers that come after a state."""
         own = part(state, "random")
         if {"seed", "number", "position"} - own.keys():
             raise WavedilError(
                 "state has no random numbers (random.seed, …): pass what Stream.state() returned, or give a seed"
             )
-        if seed is not None:
-            return cls(seed, len(own["seed"]))
         uniforms = cls(0, 0)
         uniforms._keys = [(s % 2**64, n) for s, n in zip(own["seed"].tolist(), own["number"].tolist(), strict=True)]
         uniforms._positions = own["position"].tolist()

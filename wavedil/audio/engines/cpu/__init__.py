@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
@@ -43,14 +44,28 @@ class NumbaSession(Session):
         groups = np.array_split(np.arange(self.batch), min(self.threads, self.batch))
         self._groups = [_Group(self, state, streams) for streams in groups]
         self._pool = ThreadPoolExecutor(self.threads, "wavedil-sampling") if self.threads > 1 else None
+        self._compiled = False
 
     def _run(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
-        jobs = [job for group in self._groups for job in group.jobs(uniforms, condition, forced)]
+        if self._pool is not None and not self._compiled:
+            # Here, before another thread could wait for one that is still to be compiled.
+            for job in self._jobs(*(None if x is None else x[..., :0] for x in (uniforms, condition, forced))):
+                job()
+            self._compiled = True
+        jobs = self._jobs(uniforms, condition, forced)
         others = [self._pool.submit(job) for job in jobs[1:]]
-        jobs[0]()
-        for other in others:
-            other.result()
+        try:
+            jobs[0]()
+            for other in others:
+                other.result()
+        except BaseException:
+            for group in self._groups:
+                group.release()
+            raise
         return torch.cat([group.result() for group in self._groups])
+
+    def _jobs(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> list[Callable]:
+        return [job for group in self._groups for job in group.jobs(uniforms, condition, forced)]
 
     def _state(self) -> State:
         # Of each group the rows with conditioning, then those without, as in the whole.
@@ -85,7 +100,7 @@ class _Group:
         own = {key: value[self.rows] for key, value in state.items()}
         self.buffers = [self._buffers(own, shared) for _ in range(self.pieces)]
 
-    def jobs(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> list:
+    def jobs(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> list[Callable]:
         """What to call, each on a thread of its own, for the next steps."""
         from wavedil.audio.engines.cpu.loop import run
         from wavedil.audio.engines.cpu.packing import stored_rows
@@ -109,6 +124,10 @@ class _Group:
             )  # fmt: skip
 
         return [job(half) for half in range(self.pieces)]
+
+    def release(self) -> None:
+        """Lets the second half's thread go on where the first will not come. The streams are of no use then."""
+        self.buffers[0].flags[0] = 2**62  # not the second's own, from which it counts on
 
     def result(self) -> Tensor:
         """Codes ``(batch, time)``, or the parameters ``(batch, parameters, time)`` of forced ones."""
