@@ -12,6 +12,7 @@ from wavedil.audio.process import evaluate_pairs
 from wavedil.audio.recordings import Segment, find_recordings, split
 from wavedil.cli import main
 from wavedil.errors import WavedilError
+from wavedil.interop.nam import read_nam
 from wavedil.train.paired_data import RandomWindows
 from wavedil.train.run import train
 
@@ -78,7 +79,7 @@ def test_windows_count_only_what_counts():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.network.knobs={}"], "knob 'drive' is unknown: this model has none"),
+        (["--model.network.knobs={gain: [0, 1]}"], "knob 'drive' is unknown: this model has gain"),
         (["--model.network.knobs={drive: [0, 0.9]}"], "drive_1.wav: knob 'drive' is 1: expected a value in 0..0.9"),
         (["--data.crop=100000"], "too few for windows"),
         (["--data.root=/nowhere"], "/nowhere"),
@@ -94,6 +95,24 @@ def test_bad_runs_are_refused_in_one_line(tmp_path, options, message):
     with pytest.raises(WavedilError, match=message) as error:
         train("amp", out=str(tmp_path / "run"), overrides=[*TINY, *options])
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_an_amplifier_trains_and_is_written(tmp_path, capsys):
+    """The recipe nam: from the built-in pair to a .nam file."""
+    arrays = [{"class_path": "wavedil.audio.relatives.nam.LayerArray",
+               "init_args": {"in_channels": 1, "channels": 4, "head_channels": 1, "dilations": "1,2,4"}}]  # fmt: skip
+    options = [*TINY[3:], f"--model.network.arrays={json.dumps(arrays)}"]
+    folder = train("nam", out=str(tmp_path / "run"), overrides=options)
+    rows = metrics(folder)
+    assert float(rows[-1]["valid_esr"]) < min(100.0, float(rows[0]["train_loss"]) * 100)
+    assert main(["export", str(folder / "model"), str(tmp_path / "amp.nam")]) == 0
+    x = torch.randn(1, 1, 60)
+    assert torch.equal(read_nam(tmp_path / "amp.nam")(x), load(folder / "model")(x))
+    capsys.readouterr()
+    assert main(["evaluate", str(folder / "model"), str(folder / "data" / "table.csv"), "--held-out", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["esr_percent"] == pytest.approx(float(rows[-1]["valid_esr"]), abs=1e-3)
+    assert "every segment starts from zero input before it" in result["definition"]
 
 
 def test_segments_that_begin_with_switching_on(tmp_path):

@@ -113,6 +113,10 @@ class Effect(Paired):
         """Seconds of silence until nothing of the start-up is left."""
         return self.receptive_field / self.sample_rate + self.one_poles.settle if self._settle is None else self._settle
 
+    @property
+    def charged(self) -> bool:
+        return any(self.one_poles.charges)
+
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
         """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``: the first ``skip`` outputs are left out.
 

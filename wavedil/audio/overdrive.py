@@ -34,17 +34,22 @@ def _smoothing(seconds: float, sample_rate: int) -> np.ndarray:
     return shape / shape.sum()
 
 
-def make_recordings(folder: str | os.PathLike[str], seconds: float, sample_rate: int, seed: int = 0) -> Path:
-    """Writes ``input.wav``, one target for each of three settings of ``drive`` and ``table.csv``; the table's path."""
+def make_recordings(
+    folder: str | os.PathLike[str], seconds: float, sample_rate: int, seed: int = 0, knob: str | None = "drive"
+) -> Path:
+    """Writes ``input.wav``, one target for each of three settings of the ``knob`` and ``table.csv``; the table's path.
+
+    For a model without knobs, ``knob=None``, the pedal stands at 0.5.
+    """
     folder = Path(folder)
     sound = render_melody(compose(seconds, np.random.default_rng(seed)), sample_rate)
     io.write(folder / "input.wav", sound, sample_rate, "FLOAT")
     table = folder / "table.csv"
     with written_beside(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["input", "target", "drive"])
-        for drive in SETTINGS:
+        writer.writerow(["input", "target", *([knob] if knob else [])])
+        for drive in SETTINGS if knob else [0.5]:
             name = f"drive_{drive:g}.wav"
             io.write(folder / name, overdrive(sound, drive, sample_rate), sample_rate, "FLOAT")
-            writer.writerow(["input.wav", name, drive])
+            writer.writerow(["input.wav", name, *([drive] if knob else [])])
     return table

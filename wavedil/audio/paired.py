@@ -23,6 +23,17 @@ class Paired(nn.Module):
     knobs: Mapping[str, tuple[float, float]] = {}
     #: Seconds of silence that it hears first when it is played live, until nothing of its start-up is left.
     settle: float = 0.0
+    #: Whether something in it is charged at time 0: what it makes of a stretch from within a recording is then wrong.
+    charged: bool = False
+
+    @property
+    def beginning(self) -> str:
+        """What was before time 0, in words."""
+        return "zero history"
+
+    def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
+        """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``: the first ``skip`` outputs are left out."""
+        raise NotImplementedError
 
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk ``(batch, 1, time)`` of any length at settings ``(batch, knobs)``, and the state after it."""

@@ -24,7 +24,7 @@ CHUNK = 2**15
 
 DEFINITION = (
     "100 * sum((target - output)^2) / sum(target^2) over all samples that count of all segments, at {rate} Hz; every "
-    "segment starts from zero history, its first {skip} samples are heard but do not count"
+    "segment starts from {beginning}, its first {skip} samples are heard but do not count"
 )
 
 
@@ -120,5 +120,7 @@ def evaluate_pairs(
         count=count,
         segments=len(skips),
         settings={name: 100 * e / s for name, (e, s) in energies.items()},
-        definition=DEFINITION.format(rate=model.sample_rate, skip=" or ".join(map(str, sorted(set(skips))))),
+        definition=DEFINITION.format(
+            rate=model.sample_rate, beginning=model.beginning, skip=" or ".join(map(str, sorted(set(skips))))
+        ),
     )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wavedil.audio.effect import Effect
 from wavedil.audio.losses import ESR
+from wavedil.audio.paired import Paired
 from wavedil.audio.process import run
 from wavedil.core.receptive_field import count_parameters
 from wavedil.train.budget import BudgetModule, Figures
@@ -20,10 +20,10 @@ from wavedil.weights import check_saveable
 
 
 class PairedModule(BudgetModule):
-    """Trains an :class:`wavedil.audio.Effect` on pairs of input and target; validation is ESR in percent.
+    """Trains a model from sound to sound on pairs of input and target; validation is ESR in percent.
 
     Args:
-        network: the model.
+        network: e.g. :class:`wavedil.audio.Effect` or :class:`wavedil.audio.relatives.nam.NAM`.
         optimizer: makes the optimiser from the parameters; in a recipe, a class and its arguments.
         loss: of output and target, ``(batch, 1, time)`` each; default ESR. See :mod:`wavedil.audio.losses`.
         warmup_steps: steps until the full learning rate.
@@ -37,7 +37,7 @@ class PairedModule(BudgetModule):
 
     def __init__(
         self,
-        network: Effect,
+        network: Paired,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
         loss: nn.Module | None = None,
         warmup_steps: int = 100,

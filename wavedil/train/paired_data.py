@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio import overdrive
-from wavedil.audio.effect import Effect
+from wavedil.audio.paired import Paired
 from wavedil.audio.recordings import Segment, find_recordings, split
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
@@ -56,11 +56,13 @@ class PairedData(L.LightningDataModule):
         self.validation, self.resample, self.built_in_seconds = validation, resample, built_in_seconds
         self.seed, self.workers = seed, workers
 
-    def open(self, folder: Path, network: Effect) -> None:
+    def open(self, folder: Path, network: Paired) -> None:
         """Reads the recordings, makes the built-in ones in ``folder``, and checks that they suit the network."""
         root = self.root
         if root is None:
-            root = overdrive.make_recordings(folder / "data", self.built_in_seconds, network.sample_rate)
+            root = overdrive.make_recordings(
+                folder / "data", self.built_in_seconds, network.sample_rate, knob="drive" if network.knobs else None
+            )
         recordings = find_recordings(root)
         context = network.receptive_field - 1 if self.context is None else self.context
         for recording in recordings:
@@ -72,7 +74,7 @@ class PairedData(L.LightningDataModule):
             recordings, network.sample_rate, context=context, validation=self.validation, resample=self.resample
         )
         self.windows = RandomWindows(self.train, network, self.crop, context, self.seed)
-        if any(network.one_poles.charges) and not self.windows.whole:
+        if network.charged and not self.windows.whole:
             raise WavedilError(
                 f"the network has charges at time 0, and windows of {context + self.crop} samples begin within "
                 "segments: set context so that context + crop is the length of every segment"
@@ -103,7 +105,7 @@ class RandomWindows(Dataset[dict[str, Tensor]]):
     Items are ``input`` (1, context + crop), ``target`` (1, crop), which belongs to the input's end, and ``knobs``.
     """
 
-    def __init__(self, segments: Sequence[Segment], network: Effect, crop: int, context: int, seed: int):
+    def __init__(self, segments: Sequence[Segment], network: Paired, crop: int, context: int, seed: int):
         self.segments, self.crop, self.size, self.seed = segments, crop, context + crop, seed
         self.knobs = [network.knob_values(segment.knobs) for segment in segments]
         self.places = []  # first and last start of a window in each segment
@@ -140,7 +142,7 @@ class RandomWindows(Dataset[dict[str, Tensor]]):
 class _Held(Dataset[dict[str, Tensor]]):
     """Whole segments, in order."""
 
-    def __init__(self, segments: Sequence[Segment], network: Effect):
+    def __init__(self, segments: Sequence[Segment], network: Paired):
         self.segments, self.network = segments, network
 
     def __len__(self) -> int:

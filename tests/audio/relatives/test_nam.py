@@ -56,6 +56,13 @@ def test_receptive_field_is_what_gradients_say():
     assert NAM().receptive_field == 1 + 2 * 2 * 1023
 
 
+@pytest.mark.parametrize("skip", [0, 1, 13, 14, 30])
+def test_skipped_outputs_are_those_of_the_whole(skip):
+    model, x = small(), torch.randn(2, 1, 37, dtype=torch.float64)
+    assert model.receptive_field == 15
+    torch.testing.assert_close(model(x, skip=skip), model(x)[:, :, skip:], rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("start", ["zero_input", "zero_history"])
 def test_chunks_equal_the_whole(start):
     model = small(start=start, head={"channels": 3, "kernel_sizes": [2, 3], "activation": "Tanh"})

@@ -251,6 +251,11 @@ class NAM(Paired):
         return 0.0 if self.start_up == "zero_input" else self.receptive_field / self.sample_rate
 
     @property
+    def beginning(self) -> str:
+        """What was before time 0, in words."""
+        return "zero input before it" if self.start_up == "zero_input" else super().beginning
+
+    @property
     def dilations(self) -> tuple[int, ...]:
         return tuple(dilation for array in self.arrays for dilation in array.dilations)
 
@@ -270,8 +275,12 @@ class NAM(Paired):
         parts = [*self.arrays, *([] if self.head is None else [self.head])]
         return 1 + sum(module.receptive_field - 1 for module in parts)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.step(x)[0]
+    def forward(self, x: Tensor, knobs: None = None, skip: int = 0) -> Tensor:
+        """``(batch, 1, time) -> (batch, 1, time - skip)``: the first ``skip`` outputs are left out."""
+        # Behind the receptive field nothing is left of the start, which costs as much as a receptive field of sound.
+        if knobs is None and skip >= self.receptive_field - 1 and x.ndim == 3 and x.shape[1] == 1:
+            return self._run(x, None)[0][:, :, skip:]
+        return self.step(x, None, knobs)[0][:, :, skip:]
 
     def step(self, x: Tensor, state: State | None = None, knobs: None = None) -> tuple[Tensor, State]:
         """The next chunk, ``(batch, 1, time)`` of any length, and the state after it. None starts; it has no knobs."""
