@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wavedil.audio import LogMel, NearestUpsampling, WaveNet, io, save
+from wavedil.audio.relatives.vits import WN
 from wavedil.cli import main
 
 
@@ -80,6 +81,11 @@ def test_evaluate_prepares_as_the_recipe_did(capsys, tmp_path, model, sounds):
     assert same == pytest.approx(expected, abs=1e-6) and abs(quiet - expected) > 1e-3
     assert "expected 'peak', 'rms' or None" in refused(capsys, "evaluate", model, sounds, "--normalize", "loud")
     assert "use it with --resynthesise" in refused(capsys, "evaluate", model, sounds, "--temperature", 0)
+
+
+def test_there_is_no_figure_for_the_others(capsys, tmp_path, sounds):
+    folder = save(WN(4, 3, 1, 1), tmp_path / "wn")
+    assert "there is no figure for a WN: expected a WaveNet" in refused(capsys, "evaluate", folder, sounds)
 
 
 def test_inspect(capsys, tmp_path, model):

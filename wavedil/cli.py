@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -75,10 +74,11 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     from wavedil.audio.generate import generate
     from wavedil.weights import load
 
-    if arguments.seconds is not None and not 0 < arguments.seconds < math.inf:
-        raise WavedilError(f"--seconds is {arguments.seconds}: expected a length of more than 0")
-    if Path(arguments.out).exists() and not Path(arguments.out).is_dir():
-        raise WavedilError(f"--out {arguments.out} is a file: expected a folder")
+    if arguments.seconds is not None and not 0 < arguments.seconds < 1e9:
+        raise WavedilError(f"--seconds is {arguments.seconds}: expected a length of more than 0 and less than 1e9")
+    place = next(path for path in (Path(arguments.out), *Path(arguments.out).absolute().parents) if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise WavedilError(f"--out is {arguments.out}, but {place} is no folder that can be written to")
     model = load(arguments.model, arguments.device, expect="audio")
     if not hasattr(model, "plan"):
         raise WavedilError(f"{arguments.model}: a {type(model).__name__} makes no sound of its own: expected a WaveNet")
@@ -92,25 +92,12 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     if arguments.seconds is not None or length is None:
         seconds = 2.0 if arguments.seconds is None else arguments.seconds
         length = max(1, round(seconds * model.sample_rate))
+    names = ("num", "seed", "temperature", "top_k", "top_p", "speaker", "guidance", "engine", "precision", "threads")
+    options = {name: getattr(arguments, name) for name in names} | {"condition": condition, "prime": prime}
+    generate(model, 1, **options | {"prime": None})  # compiled or loaded: that is not what the speed below is of
     bar = Bar("sampling", length * arguments.num, "sample", model.sample_rate)
     started = time.perf_counter()
-    sound = generate(
-        model,
-        length,
-        num=arguments.num,
-        seed=arguments.seed,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        prime=prime,
-        condition=condition,
-        speaker=arguments.speaker,
-        guidance=arguments.guidance,
-        engine=arguments.engine,
-        precision=arguments.precision,
-        threads=arguments.threads,
-        progress=lambda done, total: bar.to(done * arguments.num),
-    )
+    sound = generate(model, length, **options, progress=lambda done, total: bar.to(done * arguments.num))
     seconds = time.perf_counter() - started
     bar.close()
     if sound.shape[2] < length:
@@ -141,13 +128,17 @@ def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
     paired = ("Effect", "NAM")
     ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate} | dict.fromkeys(paired, cli_effects.evaluate)
     evaluate = ways.get(domain(name)) or ways.get(name, _evaluate_sound)
-    options = ("speakers", "normalize", "trim_db", "precision", "resynthesise", "temperature", "guidance")
+    options = ("dataset", "speakers", "normalize", "trim_db", "precision", "resynthesise", "temperature", "guidance")
     sounds = dict.fromkeys(options, ("WaveNet",))
     for option, takers in ({"resample": paired} | sounds).items():
         if getattr(arguments, option) not in (None, False) and name not in takers:
             raise WavedilError(
                 f"--{option.replace('_', '-')} is for a model of {' or '.join(takers)}, not for a {name}: leave it out"
             )
+    if evaluate is _evaluate_sound and name != "WaveNet":
+        raise WavedilError(
+            f"{arguments.model}: there is no figure for a {name}: expected a WaveNet, Effect, NAM, TCN or one of images"
+        )
     result, text = evaluate(model, arguments)
     print(json.dumps(vars(result), indent=2) if arguments.json else text)
 
@@ -159,23 +150,28 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     from wavedil.audio.evaluate import evaluate
     from wavedil.audio.feature_files import FeatureFiles
     from wavedil.audio.io import list_audio_files
+    from wavedil.audio.published import find_published
     from wavedil.audio.speakers import speakers_of
 
     cli_vision.refuse_options(arguments, type(model).__name__)
-    data = Path(arguments.data)
+    data, source = Path(arguments.data), arguments.speakers
     root = data.parent if data.is_file() else data
-    files = [data] if data.is_file() else list_audio_files(data)
+    if arguments.dataset is not None:
+        root, files, own = find_published(arguments.dataset, data)
+        source = source or own
+    else:
+        files = [data] if data.is_file() else list_audio_files(data)
     if arguments.held_out or arguments.validation or arguments.exclude:
         files = split_files(files, validation=arguments.validation, exclude=arguments.exclude).validation
     corpus = Corpus(files, model.sample_rate, normalize=arguments.normalize, trim_db=arguments.trim_db)
     if arguments.resynthesise is not None:
-        return _resynthesise(model, corpus, root, arguments)
+        return _resynthesise(model, corpus, root, source, arguments)
     if arguments.temperature is not None or arguments.guidance is not None:
         given = "--guidance" if arguments.temperature is None else "--temperature"
         raise WavedilError(f"{given} changes what is sampled, not bits per sample: use it with --resynthesise")
     bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
-    speakers = speakers_of(corpus.paths, root, arguments.speakers, model.speakers) if model.speakers else None
+    speakers = speakers_of(corpus.paths, root, source, model.speakers) if model.speakers else None
     local = model.conditioner.local
     found = None if local is None or local.features.of_sound else FeatureFiles(corpus, local)
     features = None if found is None else map(found.whole, range(len(corpus)))
@@ -185,7 +181,7 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     return result, f"{text}\n({result.definition})"
 
 
-def _resynthesise(model, corpus, root: Path, arguments: argparse.Namespace):
+def _resynthesise(model, corpus, root: Path, source: str | None, arguments: argparse.Namespace):
     import torch
 
     from wavedil.audio.resynthesis import resynthesise
@@ -196,7 +192,7 @@ def _resynthesise(model, corpus, root: Path, arguments: argparse.Namespace):
         raise WavedilError(f"--resynthesise is {count}: expected a number of files, at least 1")
     files = range(min(count, len(corpus)))
     paths = [corpus.paths[i] for i in files]
-    speakers = speakers_of(paths, root, arguments.speakers, model.speakers) if model.speakers else None
+    speakers = speakers_of(paths, root, source, model.speakers) if model.speakers else None
     bar = Bar("resynthesising", len(files), "clip")
     sounds = (torch.from_numpy(corpus.sound(i)) for i in files)
     drawn = {name: getattr(arguments, name) for name in ("temperature", "guidance")}
@@ -332,6 +328,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--exclude", metavar="REGEX", help="sound: leave out files whose path matches, as in a recipe's data"
     )
+    evaluate.add_argument("--dataset", metavar="NAME", help="sound: a published one below DATA, as in a recipe's data")
     evaluate.add_argument(
         "--speakers", metavar="SOURCE", help="sound: folders, a .csv file, or a regular expression with one group"
     )

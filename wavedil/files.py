@@ -37,8 +37,10 @@ def matching(paths: Sequence[Path], pattern: str, name: str) -> set[Path]:
         expression = re.compile(pattern)
     except re.error as error:
         raise WavedilError(f"{name}={pattern!r} is not a regular expression: {error}") from None
-    root = os.path.commonpath([path.parent for path in paths])
-    return {path for path in paths if expression.search(path.relative_to(root).with_suffix("").as_posix())}
+    places = {path: Path(os.path.abspath(path)) for path in paths}  # a table may have both kinds
+    root = os.path.commonpath([place.parent for place in places.values()])
+    names = {path: place.relative_to(root).with_suffix("").as_posix() for path, place in places.items()}
+    return {path for path, name in names.items() if expression.search(name)}
 
 
 def by_name(paths: Iterable[tuple[str, Path]], kind: str) -> dict[str, Path]:

@@ -1,5 +1,7 @@
 """Features from files beside recordings: crops are cut where frames begin, and what does not fit is named."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +75,8 @@ def test_a_run_learns_from_them_and_the_shell_evaluates(tmp_path, recordings, ca
     features = torch.from_numpy(np.load(recordings / "0.npy"))
     known = evaluate(model, [sound], features=[features]).bits_per_sample
     assert known < evaluate(model, [sound], features=[features.roll(7, 1)]).bits_per_sample - 0.2
+    with pytest.raises(WavedilError, match="have 240 frames, the sound 1207 samples: expected 121, one every 10"):
+        evaluate(model, [sound], features=[torch.zeros(CHANNELS, 240)])
     capsys.readouterr()
     assert main(["evaluate", str(folder / "model"), str(recordings), "--held-out"]) == 0
     assert f"{known:.4f} bits per sample over 1207 samples of 1 files" in capsys.readouterr().out
@@ -99,6 +103,14 @@ def test_what_does_not_fit_is_named(tmp_path, recordings, array, message):
     with pytest.raises(WavedilError, match=message) as error:
         FeatureFiles(corpus_of(tmp_path), net())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files where Linux lists them")
+def test_as_many_files_as_there_are(recordings):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    found = FeatureFiles(corpus_of(recordings), net())
+    held = [found.whole(0), found.cut(1, 0, 50), found.first(2, 30)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before and len(held) == 3
 
 
 def test_trimmed_recordings_are_refused(tmp_path):

@@ -63,6 +63,13 @@ def test_what_is_held_out_by_rule(folder):
     assert (len(train), len(valid), valid[0].skip) == (2, 1, 0) and "take_1" in valid[0].name
     train, valid, note = split(few * 4, RATE, context=30)
     assert (len(train), len(valid)) == (10, 2)
+    fading = io.read(few[0].target)[0][0]
+    fading[850:] = 0
+    io.write(folder / "fading.wav", fading, RATE, "FLOAT")
+    with pytest.raises(WavedilError, match="fading.wav from sample 870 is silent from sample 30 on"):
+        split([Recording(few[0].input, folder / "fading.wav")], RATE, context=30)
+    table = [Recording(path, few[0].target) for path in (few[0].input.resolve(), few[1].input)]
+    assert len(split(table, RATE, context=30, validation="_1$")[1]) == 1
     with pytest.raises(WavedilError, match="leaves 0 segments to train"):
         split(few, RATE, context=30, validation="take")
     segments = [Recording(few[0].input, few[0].target, segment=50, skip=9)]

@@ -9,7 +9,7 @@ from wavedil.errors import WavedilError
 def test_three_sources(tmp_path):
     paths = [tmp_path / "ann" / "7_theo_3.wav", tmp_path / "bob" / "deep" / "1_jack_0.flac"]
     table = tmp_path / "who.csv"
-    table.write_text("speaker,file\nx,ann/7_theo_3.wav\ny,bob/deep/1_jack_0.flac\n")
+    table.write_text("\ufeffspeaker,file\nx,ann/7_theo_3.wav\ny,bob/deep/1_jack_0.flac\n")
     known = ["ann", "bob", "theo", "jack", "x", "y"]
     assert speakers_of(paths, tmp_path, "folders", known) == ["ann", "bob"]
     assert speakers_of(paths, tmp_path, str(table), known) == ["x", "y"]

@@ -1,14 +1,16 @@
 """Published data sets in torchaudio's layouts, offline."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from wavedil.audio import WaveNet, io
+from wavedil.audio import WaveNet, io, save
+from wavedil.audio.published import find_published
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.train import AudioData
-from wavedil.train.published import find_published
 
 FILES = {
     "YESNO": [f"waves_yesno/0_0_1_{n}.wav" for n in range(3)],
@@ -56,6 +58,17 @@ def test_a_name_finds_the_recordings_and_their_speakers(tmp_path, dataset):
             assert all(name in path.parts for name, path in zip(spoken, corpus.paths, strict=True))
         else:
             assert names == {}
+
+
+def test_evaluation_holds_out_what_training_did(tmp_path, capsys):
+    write(tmp_path, "VCTK_092")
+    data = opened(tmp_path, "VCTK_092")
+    model = save(data.trainer.lightning_module.network, tmp_path / "model")
+    ask = ["evaluate", str(model), str(tmp_path), "--dataset", "VCTK_092", "--held-out", "--json"]
+    assert main(ask) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["files"], result["count"]) == (len(data.valid), data.valid.lengths.sum())
+    assert main([*ask[:4], "VCTK", "--json"]) == 2 and "expected one of YESNO" in capsys.readouterr().err
 
 
 def test_torchaudio_finds_as_many(tmp_path):

@@ -136,6 +136,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, interrupted_run,
     assert [int(row["step"]) for row in metrics(folder)] == rows
 
 
+def test_a_resumed_run_learns_as_it_is_told(tmp_path, interrupted_run):
+    folder = interrupted_run(str(tmp_path / "run"), 7)
+    before = float(metrics(folder)[-1]["learning_rate"])
+    train(out=str(folder), resume="auto", overrides=["--model.optimizer.lr=1e-7"])
+    assert float(metrics(folder)[-1]["learning_rate"]) < 1e-7 < before
+
+
 def test_an_interrupt_before_the_first_step_leaves_the_name_free(tmp_path, interrupted_run):
     with pytest.raises(WavedilError, match="interrupted before the first step"):
         interrupted_run(str(tmp_path / "run"), 0)
@@ -191,6 +198,7 @@ def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--model.network=wavedil.audio.Effect"], "network is a Effect: expected a WaveNet"),
         (["--data.crop=30"], "crop of 30 samples is not longer than the receptive field of 32"),
         (["--data.root=/nowhere"], "/nowhere"),
         (["--model.network.chanels=8"], "chanels"),

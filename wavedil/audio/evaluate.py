@@ -13,6 +13,7 @@ from torch import Tensor
 from wavedil.audio.conditioning import Conditioning
 from wavedil.audio.engines import choose, session_class
 from wavedil.audio.wavenet import WaveNet
+from wavedil.errors import WavedilError
 
 #: Samples in one pass; longer files go on in the next with the state carried, so that memory is bounded: a model of 20
 #: layers of 64 channels takes about 0.6 GB.
@@ -65,6 +66,15 @@ def _engine(model: WaveNet, conditioning: Conditioning, precision: str) -> Calla
     return lambda chunk, start: session.score(chunk, conditioning.features(start, start + chunk.shape[1]))
 
 
+def _check_frames(features: Tensor, sound: Tensor, hop: int) -> None:
+    frames = -(-sound.shape[1] // hop)
+    if features.shape[-1] != frames:
+        raise WavedilError(
+            f"features have {features.shape[-1]} frames, the sound {sound.shape[1]} samples: expected {frames}, one "
+            f"every {hop} samples"
+        )
+
+
 @torch.inference_mode()
 def evaluate(
     model: WaveNet,
@@ -86,6 +96,8 @@ def evaluate(
     none = itertools.repeat(None)
     for sound, speaker, own in zip(sounds, speakers or none, features or none, strict=False):
         sound = sound.to(device).unsqueeze(0)
+        if own is not None:
+            _check_frames(own, sound, model.conditioner.local.hop)
         conditioning = model.conditioning(model.features(sound) if own is None else own.unsqueeze(0), speaker)
         for part in nats_by_chunk(model, model.encode(sound), conditioning, precision):
             nats += part.double().sum().item()

@@ -34,7 +34,7 @@ class FeatureFiles:
             raise WavedilError(
                 "files are trimmed or cut up, and their features are not: set trim_db to null, give files"
             )
-        self.arrays = []
+        self.places, self.frames = [], []  # not the open files: there may be more than a process may have
         for path, length in zip(corpus.paths, corpus.lengths.tolist(), strict=True):
             place = path.with_suffix(".npy")
             array = read_array(place)
@@ -46,26 +46,26 @@ class FeatureFiles:
                 )
             if not np.isfinite(array).all():
                 raise WavedilError(f"{place} holds NaN or infinity: check how it was made")
-            self.arrays.append(array)
+            self.places.append(place)
+            self.frames.append(frames)
 
     def whole(self, file: int) -> Tensor:
         """``(channels, frames)`` float32."""
-        return torch.from_numpy(np.array(self.arrays[file], np.float32))
+        return torch.from_numpy(np.array(read_array(self.places[file]), np.float32))
 
     def cut(self, file: int, start: int, length: int) -> Tensor:
         """``(channels, reach + frames + reach)`` of ``length`` samples from ``start``, a multiple of the hop.
 
         Outside the file its first or last frame stands.
         """
-        array = self.arrays[file]
         first = start // self.hop - self.reach
-        numbers = np.arange(first, first + -(-length // self.hop) + 2 * self.reach).clip(0, array.shape[1] - 1)
-        return torch.from_numpy(np.array(array[:, numbers], np.float32))
+        numbers = np.arange(first, first + -(-length // self.hop) + 2 * self.reach).clip(0, self.frames[file] - 1)
+        return torch.from_numpy(np.array(read_array(self.places[file])[:, numbers], np.float32))
 
     def first(self, file: int, samples: int) -> Tensor:
         """``(channels, frames)`` of the first samples, the last frame standing where the file ends."""
-        numbers = np.arange(-(-samples // self.hop)).clip(max=self.arrays[file].shape[1] - 1)
-        return torch.from_numpy(np.array(self.arrays[file][:, numbers], np.float32))
+        numbers = np.arange(-(-samples // self.hop)).clip(max=self.frames[file] - 1)
+        return torch.from_numpy(np.array(read_array(self.places[file])[:, numbers], np.float32))
 
 
 def read_array(path: str | Path) -> np.ndarray:

@@ -158,14 +158,9 @@ def _cut(whole: Segment, context: int) -> tuple[Segment, Segment]:
     border = whole.skip + (len(whole) - whole.skip) * 9 // 10
     start = max(0, border - context)
     first = replace(whole, input=whole.input[:border], target=whole.target[:border])
-    last = replace(
-        whole,
-        name=f"{whole.name} from sample {start}",
-        input=whole.input[start:],
-        target=whole.target[start:],
-        skip=border - start,
-    )
-    return first, last
+    name = f"{whole.name} from sample {start}"
+    last = replace(whole, name=name, input=whole.input[start:], target=whole.target[start:], skip=border - start)
+    return _heard(first), _heard(last)
 
 
 def read_segments(recording: Recording, sample_rate: int, resample: bool = False) -> list[Segment]:
@@ -199,8 +194,13 @@ def read_segments(recording: Recording, sample_rate: int, resample: bool = False
     for start in range(0, lengths[0], size):
         name = str(recording.target) if size == lengths[0] else f"{recording.target}, segment {start // size}"
         pair = (sound[start : start + size] for sound in sounds)
-        segment = Segment(name, *pair, recording.knobs, recording.skip)
-        if not segment.target[segment.skip :].any():
-            raise WavedilError(f"{name} is silent from sample {segment.skip} on: its ESR is not defined, leave it out")
-        segments.append(segment)
+        segments.append(_heard(Segment(name, *pair, recording.knobs, recording.skip)))
     return segments
+
+
+def _heard(segment: Segment) -> Segment:
+    if not segment.target[segment.skip :].any():
+        raise WavedilError(
+            f"{segment.name} is silent from sample {segment.skip} on: its ESR is not defined, leave it out"
+        )
+    return segment

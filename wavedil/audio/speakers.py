@@ -33,7 +33,7 @@ class SpeakersByTable(SpeakerSource):
     def __init__(self, table: str | Path):
         self.path = Path(table)
         try:
-            with self.path.open(newline="", encoding="utf-8") as file:
+            with self.path.open(newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise WavedilError(f"{table}: cannot be read as a table of speakers ({error})") from None

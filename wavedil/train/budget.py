@@ -120,14 +120,22 @@ class BudgetModule(L.LightningModule):
         """How much of what ``figures.counted`` names a batch holds."""
         raise NotImplementedError
 
-    def configure_optimizers(self) -> Optimizer:
-        return self.optimizer_of(self.network.parameters())
+    def parameter_groups(self) -> Iterable[Any]:
+        """What the optimiser gets; a group's own ``rate`` is a factor of the learning rate."""
+        return self.network.parameters()
 
-    def optimizer_of(self, parameters: Iterable[Any]) -> Optimizer:
+    def configure_optimizers(self) -> Optimizer:
         try:
-            return self.make_optimizer(parameters)
+            optimizer = self.make_optimizer(self.parameter_groups())
         except ValueError as error:
             raise WavedilError(f"the optimizer refuses its settings: {error}") from None
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("rate", 1.0)
+        # A checkpoint has settings, too; those that this run was given are the ones that hold.
+        self.settings = [
+            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        ]
+        return optimizer
 
     def budget_used(self) -> float:
         """The share of the budget that is spent, 0 to 1: by steps or by time, whichever is more."""
@@ -147,9 +155,8 @@ class BudgetModule(L.LightningModule):
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         # Each process has its own clock; one of them decides.
         factor = self.trainer.strategy.broadcast(self.rate_factor())
-        for group in self.optimizers().optimizer.param_groups:
-            group.setdefault("peak_lr", group["lr"])
-            group["lr"] = group["peak_lr"] * factor
+        for group, settings in zip(self.optimizers().optimizer.param_groups, self.settings, strict=True):
+            group.update(settings, lr=settings["lr"] * factor)
         # What dropout drops in a step depends on the seed and the step alone, so a resumed run drops the same.
         place = [self.seed, self.trainer.global_step, batch_idx % self.trainer.accumulate_grad_batches]
         torch.manual_seed(int(np.random.SeedSequence([*place, self.trainer.global_rank]).generate_state(1)[0]))

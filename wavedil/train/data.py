@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from wavedil.audio import io, pluck
 from wavedil.audio.corpus import Corpus, RandomCrops, WholeFiles, check_crop, split_files
 from wavedil.audio.feature_files import FeatureFiles
+from wavedil.audio.published import find_published
 from wavedil.audio.speakers import speakers_of
 from wavedil.audio.window import Window
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
-from wavedil.train.published import find_published
 
 
 class AudioData(L.LightningDataModule):

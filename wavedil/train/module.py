@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wavedil.audio.evaluate import nats_by_chunk
+from wavedil.audio.wavenet import WaveNet
 from wavedil.audio.window import heard
 from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
@@ -47,6 +48,10 @@ class AudioModule(BudgetModule):
     ):
         super().__init__(optimizer, warmup_steps, decay, average=average)
         check_saveable(network)
+        if not isinstance(network, WaveNet):
+            raise WavedilError(
+                f"network is a {type(network).__name__}: expected a WaveNet, which makes sound of its own"
+            )
         if not 0 <= drop_condition <= 1:
             raise WavedilError(f"drop_condition is {drop_condition}: expected a share of the crops, 0 to 1")
         self.network, self.drop_condition = network, drop_condition

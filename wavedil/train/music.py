@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wavedil.audio.pianoroll import roll_nats
+from wavedil.audio.pianoroll import KEYS, roll_nats
 from wavedil.core.receptive_field import count_parameters
+from wavedil.errors import WavedilError
 from wavedil.train.budget import BudgetModule, Figures
 from wavedil.train.music_previews import RollPreviews, RollSamples
 from wavedil.weights import check_saveable
@@ -44,6 +45,11 @@ class MusicModule(BudgetModule):
     ):
         super().__init__(optimizer, warmup_steps, decay, average=average)
         check_saveable(network)
+        for name in ("in_channels", "out_channels"):
+            if (found := network.config.get(name)) != KEYS:
+                raise WavedilError(
+                    f"{type(network).__name__}: {name} is {found}: expected {KEYS}, the keys, as of a TCN"
+                )
         self.network = network
         self.best = deepcopy(network).requires_grad_(False)
         self.register_buffer("best_nll", torch.tensor(math.inf))

@@ -158,19 +158,14 @@ class SegmentationModule(BudgetModule):
     def count(self, batch: dict[str, Tensor]) -> int:
         return len(batch["image"])
 
-    def configure_optimizers(self) -> Optimizer:
+    def parameter_groups(self) -> list[dict[str, Any]]:
         groups = []
         for name in (*PARTS[1:], PARTS[0]):
             part, rate = getattr(self.network, name), self.backbone_rate if name == "backbone" else 1.0
             learning = [] if part is None else [p for p in part.parameters() if p.requires_grad]
-            groups += [{"params": [p for p in learning if p.ndim > 1], "rate": rate, "decays": True}]
-            groups += [{"params": [p for p in learning if p.ndim <= 1], "rate": rate, "decays": False}]
-        optimizer = self.optimizer_of([group for group in groups if group["params"]])
-        for group in optimizer.param_groups:
-            group["lr"] *= group["rate"]
-            if not group["decays"] and "weight_decay" in group:
-                group["weight_decay"] = 0.0
-        return optimizer
+            groups += [{"params": [p for p in learning if p.ndim > 1], "rate": rate}]
+            groups += [{"params": [p for p in learning if p.ndim <= 1], "rate": rate, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
 
     def train(self, mode: bool = True) -> SegmentationModule:
         super().train(mode)
