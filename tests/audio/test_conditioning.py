@@ -341,8 +341,9 @@ def test_guidance_extrapolates_from_the_stream_without_conditioning(distribution
         assert torch.equal(model.distribution.sample(mixed[..., t], u[:, t], Sampling()), codes[:, t])
 
 
-@pytest.mark.parametrize(("engine", "kind"), [("torch", TorchSession), ("numba", NumbaSession)])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("engine", "kind", "threads"), [("torch", TorchSession, 1), ("numba", NumbaSession, 1), ("numba", NumbaSession, 2)]
+)
 def test_guided_streams_go_on_and_end_on_their_own(engine, kind, threads):
     model = make()
     options = {"engine": engine, "threads": threads, "seed": 4, "guidance": 2.0, **given(model, 3)}

@@ -98,8 +98,9 @@ def test_a_primed_state_and_lengths_of_their_own():
 
 
 def test_errors():
-    with pytest.raises(WavedilError, match="uses 1 or 2"):
-        generate(make(), 5, engine="numba", threads=3)
+    for engine, most in (("numba", 2), ("torch", 1)):
+        with pytest.raises(WavedilError, match=f"threads is {most + 1}: this engine uses {most} at most"):
+            generate(make(), 5, engine=engine, threads=most + 1)
     with pytest.raises(WavedilError, match="this engine has fp32, bf16"):
         generate(make(), 5, engine="numba", precision="int8")
 

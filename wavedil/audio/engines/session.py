@@ -35,6 +35,8 @@ class Session:
     precisions = ("fp32",)
     #: Whether ``guidance`` may be other than 1.
     guides = False
+    #: How many threads of its own it can use.
+    most_threads = 1
 
     def __init__(
         self,
@@ -51,6 +53,8 @@ class Session:
             raise WavedilError(f"precision is {precision!r}: this engine has {', '.join(self.precisions)}")
         if not isinstance(threads, int) or threads < 1:
             raise WavedilError(f"threads is {threads!r}: expected 1 or more")
+        if threads > self.most_threads:
+            raise WavedilError(f"threads is {threads}: this engine uses {self.most_threads} at most")
         self.plan, self.sampling = plan, sampling or Sampling()
         plan.distribution.check(self.sampling)
         self.precision, self.threads = precision, threads

@@ -25,6 +25,7 @@ class NumbaSession(Session):
 
     precisions = ("fp32", "bf16")
     guides = True
+    most_threads = 2
 
     @classmethod
     def suits(cls, plan: Plan, batch: int) -> bool:
@@ -39,8 +40,6 @@ class NumbaSession(Session):
             raise WavedilError(f"engine numba runs on the CPU, the model is on {self.plan.device}: use triton or torch")
         if not self.suits(self.plan, self.batch):
             raise WavedilError("the numba engine cannot run this model here (is numba installed?): use engine torch")
-        if self.threads > 2:
-            raise WavedilError(f"threads is {self.threads}: the numba engine uses 1 or 2")
         groups = np.array_split(np.arange(self.batch), min(self.threads, self.batch))
         self._groups = [_Group(self, state, streams) for streams in groups]
         self._pool = ThreadPoolExecutor(self.threads, "wavedil-sampling") if self.threads > 1 else None
