@@ -159,7 +159,7 @@ def test_sample_without_the_peers(monkeypatch):
 def test_segment_is_torchvisions_network_with_and_without_the_other_peer(monkeypatch):
     pytest.importorskip("torchvision")
     monkeypatch.setattr(segment, "_smp", lambda: None)
-    small = {"size": 64, "num_classes": 3, "precisions": ("fp32",)}
+    small = {"size": 32, "num_classes": 3, "precisions": ("fp32",)}
     result = runner.describe("segment", "cpu") | segment.run("cpu", **small, rounds=1)
     check(result)
     missing = [row["name"] for row in result["rows"] if row["median"] is None]
