@@ -76,6 +76,8 @@ def test_taps_in_the_padding_of_a_small_input_are_found():
 
     assert measure_receptive_field(Branches(same, 40), 1).extent == (81,)  # beyond the size of 64 that it begins with
     assert measure_receptive_field(Branches(same, 30, 30), 1).extent == (121,)  # the first lies in it
+    normed = Branches(lambda rate: nn.utils.parametrizations.weight_norm(same(rate)), 40)
+    assert measure_receptive_field(normed, 1).extent == (81,)
     behind = measure_receptive_field(
         Branches(lambda rate: DilatedConv1d(1, 1, 2, dilation=rate, padding="causal"), 50), 1
     )

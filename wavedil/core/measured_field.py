@@ -12,11 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from wavedil.core.conv import DilatedConv
 from wavedil.errors import WavedilError
 
 # Sizes of an axis that `measure_receptive_field` tries by itself, by number of axes.
 _FIRST_SIZE = {1: 64, 2: 32, 3: 16}
 _LARGEST_SIZE = {1: 65536, 2: 512, 3: 64}
+_WITH_KERNELS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, DilatedConv),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+)
 
 
 @dataclass(frozen=True)
@@ -170,16 +175,11 @@ def _safe_shape(module: nn.Module, channels: int, shape: tuple[int, ...], larges
     spans = torch.zeros(len(shape))
 
     def add(part: nn.Module, inputs: tuple, _output: object) -> None:
-        if next(part.children(), None) is not None:
-            return  # what it is made of counts for it
-        kernel, dilation = getattr(part, "kernel_size", None), getattr(part, "dilation", None)
-        if kernel is None or dilation is None:
-            return
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() == len(shape) + 2:
             jump = (torch.tensor(shape) / torch.tensor(inputs[0].shape[2:])).round().clamp(min=1)
-            spans.add_((torch.as_tensor(kernel) - 1) * torch.as_tensor(dilation) * jump)
+            spans.add_((torch.as_tensor(part.kernel_size) - 1) * torch.as_tensor(getattr(part, "dilation", 1)) * jump)
 
-    hooks = [part.register_forward_hook(add) for part in module.modules()]
+    hooks = [part.register_forward_hook(add) for part in module.modules() if isinstance(part, _WITH_KERNELS)]
     try:
         _gradient(module, channels, shape, 0, positive=True)
     finally:
