@@ -98,8 +98,7 @@ class Stream(Iterator[Tensor]):
 
     def codes(self, time: int) -> Tensor:
         """The next ``(num, time)`` codes."""
-        if not self._whole:
-            raise WavedilError("this stream was interrupted within a chunk: go on from a state before it")
+        self._check_whole()
         self._whole = False
         uniforms = self._uniforms.draw(time).to(self._session.plan.device)
         condition = self.conditioning.features(self.position, self.position + time)
@@ -117,10 +116,15 @@ class Stream(Iterator[Tensor]):
         with ``wavedil.core.stream.select``. The condition is to be given again, the same and whole: the state knows how
         far in it the stream is (without ``condition.position``, one that begins here is meant).
         """
+        self._check_whole()
         state = self._session.state() | self._uniforms.state()
         if self.conditioning.samples is not None:
             state[POSITION] = torch.full((len(state["previous"]),), self.position)
         return state
+
+    def _check_whole(self) -> None:
+        if not self._whole:
+            raise WavedilError("this stream was interrupted within a chunk: go on from a state before it")
 
     def keep(self, streams: list[int]) -> None:
         """Goes on with some streams of the batch only."""
@@ -231,11 +235,12 @@ def _checked(model: WaveNet, state: Mapping[str, Tensor], num: int) -> State:
             raise WavedilError(
                 f"state has {key} {found}: expected {tuple(value.shape)}; pass what Stream.state() of this model gave"
             )
-        own = state[key]
+        # In the front's history the number of codes stands for what is before the start.
+        own, most = state[key], model.codes - 1 if key.endswith("previous") else model.codes
         if value.is_floating_point():
             if not bool(torch.isfinite(own).all()):
                 raise WavedilError(f"state has NaN or infinity in {key}: start again, or go on from an earlier one")
-        elif own.is_floating_point() or bool(((own < 0) | (own > model.codes - key.endswith("previous"))).any()):
+        elif own.is_floating_point() or bool(((own < 0) | (own > most)).any()):
             raise WavedilError(f"state has {key} beyond the {model.codes} codes of this model: it is another model's")
     positions = state.get(POSITION, torch.zeros(1))
     if bool((positions != positions[0]).any()):
