@@ -1,13 +1,11 @@
-"""Features and speakers: alignment, upsampling, all ways through the model, guidance, and what is refused."""
+"""Features and speakers: alignment, all ways through the model, guidance, and what is refused."""
 
 import math
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
 from wavedil.audio import (
     Features,
@@ -58,96 +56,6 @@ def make(condition=nearest, speakers=("ann", "bob", "cy"), **options) -> WaveNet
 
 def sounds(batch=2, time=101):
     return 0.3 * torch.randn(batch, time, generator=torch.Generator().manual_seed(1))
-
-
-# -- features and upsampling -------------------------------------------------------------------------------------------
-
-
-def test_log_mels_are_slaneys():
-    """In numpy, frame by frame and band by band; librosa gives the same."""
-    hop, n_fft = 160, 400
-    mel = LogMel(16000, 20, n_fft, hop, fmin=50, fmax=7000)
-    sound = sounds(1, 2001)
-    padded = np.pad(sound[0].double().numpy(), (120, 2000))
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-    frames = np.stack([padded[i * hop : i * hop + n_fft] * window for i in range(13)])
-    spectrum = np.abs(np.fft.rfft(frames)).T
-
-    def to_mel(f):
-        return 3 * f / 200 if f < 1000 else 15 + 27 * math.log(f / 1000) / math.log(6.4)
-
-    corners = [
-        200 * m / 3 if m < 15 else 1000 * 6.4 ** ((m - 15) / 27) for m in np.linspace(to_mel(50), to_mel(7000), 22)
-    ]
-    bins = np.arange(201) * 16000 / n_fft
-    bands = []
-    for low, middle, high in zip(corners, corners[1:], corners[2:], strict=False):
-        triangle = np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle))
-        bands.append(np.maximum(triangle, 0) * 2 / (high - low))
-    expected = np.log10((np.stack(bands) @ spectrum).clip(1e-5)) + 2.5
-    assert mel(sound).shape == (1, 20, 13)
-    torch.testing.assert_close(mel(sound)[0].double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
-
-
-def test_a_frame_lies_around_its_own_samples():
-    mel = LogMel(8000, 5, 36, 12)
-    for frame in (0, 3, 7):
-        click = torch.zeros(1, 96)
-        click[0, frame * 12 + 5 : frame * 12 + 7] = 1
-        assert mel(click)[0].sum(0).argmax() == frame
-
-
-def test_nearest_upsampling_is_a_stretch_and_a_convolution():
-    torch.manual_seed(0)
-    net = nearest(channels=4)
-    with torch.no_grad():
-        net.taps.normal_()
-        frames = torch.randn(2, 5, 9 + 2 * net.reach)
-        stretched = net.conv(frames).repeat_interleave(12, dim=-1)
-        expected = F.conv1d(stretched.flatten(0, 1).unsqueeze(1), net.taps[None, None] / 25, padding=12)[..., 12:-12]
-        torch.testing.assert_close(net(frames), expected.view(2, 4, 108), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [lambda: NearestUpsampling(Features(2, 200)), lambda: TransposedUpsampling(Features(2, 200), [10, 20])],
-)
-def test_a_step_of_adam_does_not_undo_the_way_up(make):
-    torch.manual_seed(0)
-    net, frames = make(), torch.randn(1, 2, 30)
-    with torch.no_grad():
-        before = net(frames)
-    optimizer = torch.optim.Adam(net.parameters(), 8e-3)  # that of the recipes
-    net(frames).sum().backward()
-    optimizer.step()
-    with torch.no_grad():
-        assert (net(frames) - before).norm() < 0.3 * before.norm()
-
-
-@pytest.mark.parametrize(
-    "net",
-    [
-        nearest(),
-        transposed(),
-        TransposedUpsampling(Features(2, 5), [5]),
-        TransposedUpsampling(Features(2, 8), [2, 2, 2]),
-        TransposedUpsampling(Features(2, 9), [3, 3]),
-        NearestUpsampling(Features(2, 1)),
-    ],
-)
-def test_a_sample_sees_its_frame_and_reach_frames_around(net):
-    torch.manual_seed(0)
-    net.double()
-    frames = torch.randn(1, net.features.channels, 9 + 2 * net.reach, dtype=torch.float64, requires_grad=True)
-    made = net(frames)
-    assert made.shape == (1, net.channels, 9 * net.hop)
-    for t in (3 * net.hop, 3 * net.hop + net.hop // 2, 4 * net.hop - 1):
-        seen = torch.autograd.grad(made[0, :, t].abs().sum(), frames, retain_graph=True)[0].abs().sum((0, 1)) > 0
-        places = seen.nonzero().flatten() - net.reach
-        assert seen[3 + net.reach] and places.min() >= 3 - net.reach and places.max() <= 3 + net.reach
-    # A piece with its neighbours gives what the whole gives there.
-    piece = net(frames[..., 2 : 2 + 4 + 2 * net.reach])
-    torch.testing.assert_close(piece, made[..., 2 * net.hop : 6 * net.hop])
 
 
 # -- through the model -------------------------------------------------------------------------------------------------
