@@ -64,16 +64,18 @@ def test_the_package_imports_the_core_only():
 
 
 def test_help_imports_nothing_heavy_and_sampling_no_lightning(tmp_path):
-    seen = python("import sys; from wavedil.cli import _parser; _parser().format_help(); print(*sys.modules)").split()
+    seen = python(
+        "import sys; from wavedil.cli.main import _parser; _parser().format_help(); print(*sys.modules)"
+    ).split()
     assert not {"torch", "numpy", "lightning"} & set(seen)
     code = f"""
 import sys
 from wavedil.audio import WaveNet, save
-from wavedil.cli import main
+from wavedil.cli.main import main
 save(WaveNet(8, 8, "1,2"), {str(tmp_path / "model")!r})
 assert main(["sample", {str(tmp_path / "model")!r}, "--seconds", "0.001", "--out", {str(tmp_path)!r}]) == 0
 from wavedil.vision import Score, Segmenter, SmallBackbone
-from wavedil.vision.images import write_image
+from wavedil.vision.data.images import write_image
 import numpy
 folder = {str(tmp_path / "segmenter")!r}
 save(Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3), folder)

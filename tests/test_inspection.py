@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from wavedil import inspection
 from wavedil.core.schedule import parse_schedule
 from wavedil.errors import WavedilError
-from wavedil.inspection import inspect_model, inspect_schedule, render_text
+from wavedil.inspection import schedule as inspection
+from wavedil.inspection.schedule import inspect_model, inspect_schedule, render_text
 
 KEYS = {
     "dilations", "layers", "kernel_size", "ndim", "channels", "parameters", "multiply_adds", "receptive_field",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wavedil.cli import _parser
+from wavedil.cli.main import _parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -162,7 +162,7 @@ def _image(png: bytes) -> str:
 
 
 def _clip(path: Path) -> str:
-    from wavedil.audio.io import read
+    from wavedil.audio.data.audio_files import read
 
     sound, rate = read(path)
     data = base64.b64encode(path.read_bytes()).decode()

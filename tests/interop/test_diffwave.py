@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from wavedil.audio import load, save
-from wavedil.audio.relatives.diffwave import DiffWave
+from wavedil.audio.models.diffwave import DiffWave
 from wavedil.core import measure_receptive_field
 from wavedil.errors import WavedilError
 from wavedil.interop.diffwave import from_diffwave

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wavedil.audio.relatives.nam import NAM, LayerArray
+from wavedil.audio.models.nam import NAM, LayerArray
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import read_nam, write_nam
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from wavedil.audio import WaveNet
-from wavedil.audio.effect import Effect
-from wavedil.audio.relatives.nam import NAM, LayerArray
-from wavedil.audio.relatives.tcn import TCN
+from wavedil.audio.models.effect import Effect
+from wavedil.audio.models.nam import NAM, LayerArray
+from wavedil.audio.models.tcn import TCN
 from wavedil.core import DilatedStack
 from wavedil.errors import WavedilError
 from wavedil.interop import onnx as interop

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wavedil.audio import load, save
-from wavedil.audio.relatives.parallel_wavegan import ParallelWaveGANGenerator
+from wavedil.audio.models.parallel_wavegan import ParallelWaveGANGenerator
 from wavedil.errors import WavedilError
 from wavedil.interop.parallel_wavegan import from_parallel_wavegan
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wavedil.audio import load, save
-from wavedil.audio.relatives.vits import WN
+from wavedil.audio.models.vits import WN
 from wavedil.core import measure_receptive_field
 from wavedil.errors import WavedilError
 from wavedil.interop.vits import from_vits_wn

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from wavedil.audio import generate, load, save
-from wavedil.audio.features import Features
-from wavedil.audio.upsampling import ImageUpsampling
+from wavedil.audio.conditioning.features import Features
+from wavedil.audio.conditioning.upsampling import ImageUpsampling
 from wavedil.errors import WavedilError
 from wavedil.interop.wavenet_vocoder import from_wavenet_vocoder
 

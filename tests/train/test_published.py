@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wavedil.audio import WaveNet, io, save
-from wavedil.audio.published import find_published
-from wavedil.cli import main
+from wavedil.audio import WaveNet, save
+from wavedil.audio.data import audio_files
+from wavedil.audio.data.published import find_published
+from wavedil.cli.main import main
 from wavedil.errors import WavedilError
 from wavedil.train import AudioData
 
@@ -31,7 +32,7 @@ SPEAKERS = {"VCTK_092": ["p225", "p226"], "LIBRITTS/dev-clean": ["1272", "84"]}
 def write(root, dataset):
     for index, name in enumerate(FILES[dataset]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        io.write(root / name, 0.5 * torch.sin(torch.arange(900) * 0.01 * (index + 1)).unsqueeze(0), 8000)
+        audio_files.write(root / name, 0.5 * torch.sin(torch.arange(900) * 0.01 * (index + 1)).unsqueeze(0), 8000)
     (root / "waves_yesno/README.wav.txt" if dataset == "YESNO" else root / "other.wav").write_text("no sound")
 
 

@@ -9,14 +9,14 @@ import torch
 import yaml
 from PIL import Image
 
-from wavedil.cli import main
+from wavedil.cli.main import main
 from wavedil.errors import WavedilError
 from wavedil.train import SegmentationData, SegmentationModule
 from wavedil.train.recipes import find_recipe, known_recipes
 from wavedil.train.run import train
 from wavedil.vision import Score, Segmenter, SmallBackbone, load, save
-from wavedil.vision.images import write_image, write_labels
-from wavedil.vision.palette import default_palette
+from wavedil.vision.data.images import write_image, write_labels
+from wavedil.vision.data.palette import default_palette
 
 TINY = [
     "--model.backbone.channels=8",
@@ -284,7 +284,7 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name
 
 def test_regression_trains_evaluates_and_writes(tmp_path, capsys):
     options = [option for option in TINY if "context" not in option] + ["--data.built_in_images=8"]
-    options += ["--model.head=wavedil.vision.heads.Score", "--data.crop=[96, 96]", "--trainer.max_steps=60"]
+    options += ["--model.head=wavedil.vision.models.heads.Score", "--data.crop=[96, 96]", "--trainer.max_steps=60"]
     options += ["--model.warmup_steps=5", "--trainer.val_check_interval=10"]
     folder = train("depth", out=str(tmp_path / "run"), overrides=options)
     rows = metrics(folder)

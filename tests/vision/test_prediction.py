@@ -19,10 +19,10 @@ from wavedil.vision import (
     UNet,
     VGGFrontEnd,
 )
-from wavedil.vision.dataset import Pair
-from wavedil.vision.evaluate import evaluate
-from wavedil.vision.images import resize, write_image, write_labels
-from wavedil.vision.palette import default_palette
+from wavedil.vision.data.dataset import Pair
+from wavedil.vision.data.images import resize, write_image, write_labels
+from wavedil.vision.data.palette import default_palette
+from wavedil.vision.evaluation import evaluate
 from wavedil.vision.prediction import predict, probabilities
 from wavedil.vision.tiles import margin, score_map
 

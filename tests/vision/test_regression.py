@@ -10,11 +10,11 @@ from PIL import Image
 from wavedil.errors import WavedilError
 from wavedil.vision import Regressor, Score, SmallBackbone, SmoothL1, estimate, load, save
 from wavedil.vision.commands import evaluate_folder, map_values, render_evaluation
-from wavedil.vision.dataset import ImagesWithTargets, RandomCrops
-from wavedil.vision.images import read_target, write_image, write_values
+from wavedil.vision.data.dataset import ImagesWithTargets, RandomCrops
+from wavedil.vision.data.images import read_target, write_image, write_values
+from wavedil.vision.data.pairs import Layout, find_pairs
+from wavedil.vision.data.spheres import STEP, draw, make_spheres
 from wavedil.vision.metrics import Errors
-from wavedil.vision.pairs import Layout, find_pairs
-from wavedil.vision.spheres import STEP, draw, make_spheres
 
 NAN = float("nan")
 

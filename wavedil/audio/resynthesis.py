@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.audio.features import LogMel
-from wavedil.audio.generate import generate
-from wavedil.audio.wavenet import WaveNet
+from wavedil.audio.conditioning.features import LogMel
+from wavedil.audio.generation.generate import generate
+from wavedil.audio.models.wavenet import WaveNet
 from wavedil.errors import WavedilError
 
 FFT, HOP = 1024, 256

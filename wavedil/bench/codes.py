@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from wavedil.audio import Features, NearestUpsampling, WaveNet, generate
-from wavedil.audio.distributions import Categorical, Sampling
-from wavedil.audio.randomness import Uniforms
+from wavedil.audio.distributions.categorical import Categorical, Sampling
+from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.bench.runner import figures
 
 _LINEAR = {"quantiser": "linear", "codes": 65536, "input": "scalar"}

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from wavedil.audio.engines import ENGINES, session_class
-from wavedil.audio.generate import Stream
+from wavedil.audio.generation.engines import ENGINES, session_class
+from wavedil.audio.generation.generate import Stream
 from wavedil.bench.runner import Candidate, figures, matrix_product_limit, measure, memory_limit, threads_set
 from wavedil.bench.samplers import Size, multiply_adds, ours, wavenet_vocoder, wavernn
 from wavedil.errors import WavedilError

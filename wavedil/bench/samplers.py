@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from wavedil.audio import Features, NearestUpsampling, WaveNet
-from wavedil.audio.engines import session_class
-from wavedil.audio.plan import Plan
-from wavedil.audio.randomness import Uniforms
+from wavedil.audio.generation.engines import session_class
+from wavedil.audio.generation.plan import Plan
+from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.bench.runner import threads_set
 
 _HOP = 200  # samples that a frame of features lasts: 80 frames a second

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from wavedil.audio.relatives.diffwave import DiffWave
+from wavedil.audio.models.diffwave import DiffWave
 from wavedil.interop.tensors import Source, under
 
 

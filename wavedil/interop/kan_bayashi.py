@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from wavedil.audio.wavenet import WaveNet
+from wavedil.audio.models.wavenet import WaveNet
 from wavedil.errors import WavedilError
 from wavedil.interop.tensors import Source, under
 from wavedil.interop.wavenet_vocoder import image_upsampling

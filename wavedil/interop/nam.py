@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavedil.audio.relatives.nam import NAM, LayerArray
+from wavedil.audio.models.nam import NAM, LayerArray
 from wavedil.errors import WavedilError
 from wavedil.files import written_beside
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from wavedil.audio.relatives.parallel_wavegan import ParallelWaveGANGenerator
+from wavedil.audio.models.parallel_wavegan import ParallelWaveGANGenerator
 from wavedil.errors import WavedilError
 from wavedil.interop.tensors import Source, under
 

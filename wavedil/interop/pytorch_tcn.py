@@ -1,4 +1,4 @@
-"""Weights of ``pytorch-tcn`` (Paul Krug; versions 1.x), as :class:`wavedil.audio.relatives.TCN`."""
+"""Weights of ``pytorch-tcn`` (Paul Krug; versions 1.x), as :class:`wavedil.audio.models.tcn.TCN`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from wavedil.audio.relatives.tcn import TCN
+from wavedil.audio.models.tcn import TCN
 from wavedil.core import Schedule
 from wavedil.errors import WavedilError
 

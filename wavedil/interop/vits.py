@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from wavedil.audio.relatives.vits import WN
+from wavedil.audio.models.vits import WN
 from wavedil.interop.tensors import Source, under
 
 

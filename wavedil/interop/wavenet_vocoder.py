@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from wavedil.audio.features import Features
-from wavedil.audio.upsampling import ImageUpsampling
-from wavedil.audio.wavenet import WaveNet
+from wavedil.audio.conditioning.features import Features
+from wavedil.audio.conditioning.upsampling import ImageUpsampling
+from wavedil.audio.models.wavenet import WaveNet
 from wavedil.errors import WavedilError
 from wavedil.interop.tensors import Source, under
 

@@ -1,15 +1,15 @@
 """Training with Lightning: the parts that recipes name. Nothing else in the package imports Lightning."""
 
-from wavedil.train.data import AudioData
-from wavedil.train.module import AudioModule
-from wavedil.train.music import MusicModule
-from wavedil.train.music_data import MusicData
-from wavedil.train.paired import PairedModule
-from wavedil.train.paired_data import PairedData
+from wavedil.train.effect import PairedModule
+from wavedil.train.effect_data import PairedData
+from wavedil.train.piano_roll import MusicModule
+from wavedil.train.piano_roll_data import MusicData
 from wavedil.train.regression import RegressionModule
 from wavedil.train.regression_data import RegressionData
 from wavedil.train.segmentation import SegmentationModule
 from wavedil.train.segmentation_data import SegmentationData
+from wavedil.train.sound import AudioModule
+from wavedil.train.sound_data import AudioData
 
 __all__ = [
     "AudioData",

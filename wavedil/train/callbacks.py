@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from wavedil.errors import WavedilError
 from wavedil.files import written_beside
-from wavedil.train.budget import BudgetModule
+from wavedil.train.base import BudgetModule
 from wavedil.weights import save
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from wavedil.train.budget import BudgetModule
+from wavedil.train.base import BudgetModule
 from wavedil.train.callbacks import Previews
-from wavedil.vision.images import write_image
-from wavedil.vision.labels import IGNORED
-from wavedil.vision.palette import overlay
+from wavedil.vision.data.images import write_image
+from wavedil.vision.data.labels import IGNORED
+from wavedil.vision.data.palette import overlay
 
 GAP = 4  # pixels between images that lie side by side
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from wavedil.errors import WavedilError
-from wavedil.train.budget import BudgetModule
+from wavedil.train.base import BudgetModule
 
 DEFAULT = "pluck"
 #: Where the first process of a run tells the others its folder.

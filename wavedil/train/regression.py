@@ -8,12 +8,12 @@ from typing import Any
 import lightning as L
 from torch import Tensor, nn
 
-from wavedil.train.budget import Figures
+from wavedil.train.base import Figures
 from wavedil.train.image_previews import ValuePreviews, ValueSamples
 from wavedil.train.segmentation import SegmentationModule
 from wavedil.vision.losses import SmoothL1
 from wavedil.vision.metrics import Errors
-from wavedil.vision.regressor import Regressor
+from wavedil.vision.models.regressor import Regressor
 
 
 class RegressionModule(SegmentationModule):

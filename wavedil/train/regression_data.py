@@ -7,10 +7,10 @@ from typing import Any
 
 from wavedil.errors import WavedilError
 from wavedil.train.segmentation_data import SegmentationData
-from wavedil.vision import spheres
-from wavedil.vision.dataset import ImagesWithTargets, RandomCrops
-from wavedil.vision.pairs import split_pairs
-from wavedil.vision.predictor import DensePredictor
+from wavedil.vision.data import spheres
+from wavedil.vision.data.dataset import ImagesWithTargets, RandomCrops
+from wavedil.vision.data.pairs import split_pairs
+from wavedil.vision.models.predictor import DensePredictor
 
 
 class RegressionData(SegmentationData):

@@ -27,7 +27,7 @@ from wavedil.errors import WavedilError
 from wavedil.files import written_beside
 from wavedil.ops.memory import keep_freed_memory
 from wavedil.report import write_report
-from wavedil.train.budget import BudgetModule
+from wavedil.train.base import BudgetModule
 from wavedil.train.callbacks import Keep, Progress, StopOnNaN
 from wavedil.train.recipes import FOLDER, find_recipe, module_class, run_folder
 

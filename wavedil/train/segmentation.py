@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 
 from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
-from wavedil.train.budget import BudgetModule, Figures
+from wavedil.train.base import BudgetModule, Figures
 from wavedil.train.image_previews import ImagePreviews, ImageSamples
-from wavedil.vision.heads import Score
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix
-from wavedil.vision.predictor import DensePredictor, load_predictor
-from wavedil.vision.segmenter import Segmenter
+from wavedil.vision.models.heads import Score
+from wavedil.vision.models.predictor import DensePredictor, load_predictor
+from wavedil.vision.models.segmenter import Segmenter
 from wavedil.weights import check_saveable
 
 PARTS = ("backbone", "head", "context", "refinement")

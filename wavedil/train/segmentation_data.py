@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, Subset
 
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
-from wavedil.vision import shapes
-from wavedil.vision.dataset import MaskedImages, RandomCrops, scheme_of
-from wavedil.vision.labels import IGNORED
-from wavedil.vision.pairs import Layout, split_pairs
-from wavedil.vision.predictor import DensePredictor
+from wavedil.vision.data import shapes
+from wavedil.vision.data.dataset import MaskedImages, RandomCrops, scheme_of
+from wavedil.vision.data.labels import IGNORED
+from wavedil.vision.data.pairs import Layout, split_pairs
+from wavedil.vision.models.predictor import DensePredictor
 
 NOT_GIVEN = {"classes": None, "mask_values": None, "ignore_label": IGNORED, "palette": None}
 
@@ -38,7 +38,7 @@ class SegmentationData(L.LightningDataModule):
         ignore_label: the value in masks of pixels that count nowhere; ``rest``: all that mask_values does not list.
         palette: [red, green, blue] of each class in overlays and label maps.
         images, masks, image_ending, mask_ending: names of the folders, and how stems end; see
-            :class:`wavedil.vision.pairs.Layout`.
+            :class:`wavedil.vision.data.pairs.Layout`.
         validation: where there is no folder ``val``: null holds out every tenth of the sorted images; or a regular
             expression on paths, without suffix.
         scales: least and greatest factor at which a crop shows its image.

@@ -11,11 +11,11 @@ import torch
 from matplotlib.image import imread
 from torch import nn
 
-from wavedil.audio.generate import generate
-from wavedil.audio.io import write
+from wavedil.audio.data.audio_files import write
+from wavedil.audio.generation.generate import generate
 from wavedil.files import written_beside
 from wavedil.report import spectrogram_png
-from wavedil.train.budget import BudgetModule
+from wavedil.train.base import BudgetModule
 from wavedil.train.callbacks import Previews
 
 

@@ -1,12 +1,16 @@
 """Dense prediction: the 2-D use of the core. Front end, context module, heads, and the way back to pixels."""
 
-from wavedil.vision.backbone import Patches, SmallBackbone
-from wavedil.vision.classifier import TimmBackbone
-from wavedil.vision.context import ContextModule
 from wavedil.vision.crf import CRFRNN, DenseCRF
+from wavedil.vision.data.images import read_image
+from wavedil.vision.data.labels import LabelScheme
+from wavedil.vision.data.palette import overlay
 from wavedil.vision.dense import check_dense, to_dense
-from wavedil.vision.frontend import VGGFrontEnd, vgg16_front_end
-from wavedil.vision.heads import (
+from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, SmoothL1, WeightedSum
+from wavedil.vision.metrics import ConfusionMatrix
+from wavedil.vision.models.backbone import Patches, SmallBackbone
+from wavedil.vision.models.context import ContextModule
+from wavedil.vision.models.front_end import VGGFrontEnd, vgg16_front_end
+from wavedil.vision.models.heads import (
     ASPP,
     Degridding,
     FCN8s,
@@ -18,15 +22,11 @@ from wavedil.vision.heads import (
     SummedASPP,
     UNet,
 )
-from wavedil.vision.images import read_image
-from wavedil.vision.labels import LabelScheme
-from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, SmoothL1, WeightedSum
-from wavedil.vision.metrics import ConfusionMatrix
-from wavedil.vision.palette import overlay
+from wavedil.vision.models.regressor import Regressor
+from wavedil.vision.models.segmenter import Segmenter
+from wavedil.vision.models.timm_backbone import TimmBackbone
+from wavedil.vision.models.upsample import LearnedUpsample, upsample
 from wavedil.vision.prediction import estimate, predict
-from wavedil.vision.regressor import Regressor
-from wavedil.vision.segmenter import Segmenter
-from wavedil.vision.upsample import LearnedUpsample, upsample
 from wavedil.weights import load, save
 
 __all__ = [

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.vision.evaluate import MeanIoU, ValueErrors, evaluate, evaluate_values
-from wavedil.vision.images import list_images, read_image, write_image, write_labels, write_values
-from wavedil.vision.pairs import Layout, find_pairs, held_out_pairs
-from wavedil.vision.palette import overlay
+from wavedil.vision.data.images import list_images, read_image, write_image, write_labels, write_values
+from wavedil.vision.data.pairs import Layout, find_pairs, held_out_pairs
+from wavedil.vision.data.palette import overlay
+from wavedil.vision.evaluation import MeanIoU, ValueErrors, evaluate, evaluate_values
+from wavedil.vision.models.regressor import Regressor
+from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import Refinement, estimate, predict
-from wavedil.vision.regressor import Regressor
-from wavedil.vision.segmenter import Segmenter
 
 
 def segment(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
-from wavedil.vision.labels import IGNORED
+from wavedil.vision.data.labels import IGNORED
 
 CLASS_WEIGHTS = ("median_frequency", "sqrt_median_frequency")
 

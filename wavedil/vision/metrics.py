@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavedil.vision.labels import IGNORED
+from wavedil.vision.data.labels import IGNORED
 
 DEFINITION = (
     "mean over classes of TP / (TP + FP + FN), as a fraction, each counted over all pixels of all images whose label "

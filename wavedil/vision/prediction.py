@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from wavedil.errors import WavedilError
-from wavedil.vision.images import resize, scaled_size
-from wavedil.vision.predictor import DensePredictor
-from wavedil.vision.regressor import Regressor
-from wavedil.vision.segmenter import Segmenter
+from wavedil.vision.data.images import resize, scaled_size
+from wavedil.vision.models.predictor import DensePredictor
+from wavedil.vision.models.regressor import Regressor
+from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.tiles import score_map
 
 BAND = 2**24  # scores at once while they are enlarged: 64 MB

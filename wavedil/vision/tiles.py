@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wavedil.errors import WavedilError
-from wavedil.vision.predictor import DensePredictor
+from wavedil.vision.models.predictor import DensePredictor
 
 
 def margin(model: DensePredictor) -> int:

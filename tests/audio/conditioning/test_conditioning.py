@@ -1,0 +1,380 @@
+"""Features and speakers: alignment, all ways through the model, guidance, and what is refused."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from wavedil.audio import (
+    Features,
+    LogMel,
+    NearestUpsampling,
+    TransposedUpsampling,
+    WaveNet,
+    generate,
+    load,
+    save,
+    stream,
+)
+from wavedil.audio.data.audio_files import write
+from wavedil.audio.data.corpus import Corpus, RandomCrops
+from wavedil.audio.data.feature_window import Window, heard
+from wavedil.audio.distributions.categorical import Sampling
+from wavedil.audio.distributions.mixtures import MixtureOfGaussians
+from wavedil.audio.evaluation import evaluate
+from wavedil.audio.generation.engines.cpu import NumbaSession
+from wavedil.audio.generation.engines.reference import TorchSession
+from wavedil.audio.generation.random_numbers import Uniforms
+from wavedil.core.stream import select
+from wavedil.errors import WavedilError
+from wavedil.train import AudioModule
+
+MEL = {"sample_rate": 8000, "n_mels": 5, "n_fft": 32, "hop": 12}
+
+
+def nearest(**options):
+    return NearestUpsampling(LogMel(**MEL), **options)
+
+
+def transposed(**options):
+    return TransposedUpsampling(LogMel(**MEL), [3, 4], **options)
+
+
+def make(condition=nearest, speakers=("ann", "bob", "cy"), **options) -> WaveNet:
+    torch.manual_seed(0)
+    condition = condition() if condition else None
+    model = WaveNet(8, 12, "1..8", sample_rate=8000, condition=condition, speakers=speakers, **options).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(1 if "taps" in name else 2)
+            if "taps" in name:
+                parameter.add_(0.5 * torch.randn_like(parameter))
+    return model
+
+
+def sounds(batch=2, time=101):
+    return 0.3 * torch.randn(batch, time, generator=torch.Generator().manual_seed(1))
+
+
+# -- through the model -------------------------------------------------------------------------------------------------
+
+VARIANTS = [
+    {},
+    {"condition": transposed, "kernel_size": 3, "gate_order": "sigmoid_first"},
+    {"speakers": (), "distribution": "logistics", "components": 2, "input": "scalar"},
+    {"condition": None, "weight_norm": True},
+    {"distribution": "gaussians", "quantiser": "linear", "codes": 65536, "input": "scalar"},
+]
+
+
+def given(model, num=2, time=101):
+    condition = None if model.conditioner.local is None else model.features(sounds(num, time))
+    return {"condition": condition, "speaker": ["cy", "ann", "bob"][:num] if model.speakers else None}
+
+
+def misses(model, sound, condition, u):
+    """By how many codes each sample misses what the definition in float64 draws after the same past."""
+    codes = model.encode(sound[:, 0])
+    with torch.no_grad():
+        exact = model.double()(codes, condition.double())
+    model.float()
+    steps = range(codes.shape[1])
+    drawn = torch.stack([model.distribution.sample(exact[..., t], u[:, t], Sampling()) for t in steps], -1)
+    return (drawn - codes).abs()
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_forward_steps_and_engines_are_one_model(options):
+    model = make(**options)
+    conditioning = model.conditioning(**given(model), num=2)
+    assert conditioning.samples == (None if options.get("condition", 1) is None else 108)
+    sound = generate(model, 101, num=2, seed=3, engine="torch", **given(model))
+    codes, condition = model.encode(sound[:, 0]), conditioning.joined(0, 101)
+    with torch.no_grad():
+        whole, state, parts, start = model(codes, condition), None, [], 0
+        for length in (1, 50, 0, 50):
+            stop = start + length
+            made, state = model.step(codes[:, start:stop], state, conditioning.joined(start, stop))
+            parts.append(made)
+            start = stop
+        torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=1e-4, atol=1e-4)
+    u = Uniforms(3, 2).draw(101)
+    auto = generate(model, 101, num=2, seed=3, **given(model))  # whatever it takes
+    for made in (sound, auto):
+        missed = misses(model, made, condition, u)
+        if model.codes > 256:  # so close to each other that float32 puts some draws on the other side of an edge
+            assert missed.max() <= 1 and missed.count_nonzero() <= 10
+        else:
+            assert not missed.any()
+    if model.codes <= 256:
+        assert torch.equal(auto, sound)
+    chunks = stream(model, num=2, seed=3, chunk=17, **given(model))
+    assert torch.equal(torch.cat([next(chunks) for _ in range(5)], -1), auto[..., :85])
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_a_saved_stream_goes_on_within_its_condition(tmp_path, engine):
+    """By a file and a model that is loaded anew; frames are of 12 samples, so it goes on within one."""
+    model = make()
+    source = stream(model, num=2, seed=3, chunk=17, engine=engine, **given(model))
+    next(source)
+    save_file(source.state(), tmp_path / "state.safetensors")
+    rest = [next(source), next(source)]
+    again, state = load(save(model, tmp_path / "model")), load_file(tmp_path / "state.safetensors")
+    source = stream(again, state=state, chunk=17, engine=engine, **given(again))
+    assert source.position == 17
+    assert torch.equal(torch.cat([next(source), next(source)], -1), torch.cat(rest, -1))
+    assert sum(part.shape[2] for part in source) == 108 - 3 * 17  # to the condition's end
+    branch = stream(again, state=select(state, [1, 1, 0]), chunk=17, **given(again, 1) | {"speaker": "ann"})
+    assert branch.position == 17 and next(branch).shape == (3, 1, 17)
+    # A condition that begins with the next sample.
+    fresh = stream(again, state={k: v for k, v in state.items() if k != "condition.position"}, **given(again))
+    assert fresh.position == 0
+    with pytest.raises(WavedilError, match="condition.position is .*as far as each other"):
+        stream(again, state=state | {"condition.position": torch.tensor([17, 18])}, **given(again))
+
+
+@pytest.mark.parametrize("name", ["conditioner.voices.weight", "conditioner.local.taps"])
+def test_weights_of_conditioning_that_are_nan_are_refused(name):
+    model = make()
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[0] = math.nan
+    with pytest.raises(WavedilError, match="weights hold NaN"):
+        generate(model, 10, num=2, **given(model))
+
+
+def test_training_leaves_out_the_conditioning_of_some_crops():
+    model = make(None)
+    batch = {"codes": torch.zeros(400, 24, dtype=torch.int64), "speaker": torch.zeros(400, dtype=torch.int64)}
+    dropped = {}
+    for share in (0.0, 0.3, 1.0):
+        module = AudioModule(model, drop_condition=share)
+        module.trainer = SimpleNamespace(global_step=7, world_size=1, global_rank=0)
+        condition = module.condition(batch)
+        silent = (condition == 0).flatten(1).all(1)
+        assert torch.equal(silent, (condition == 0).flatten(1).any(1))  # all of a crop, or nothing
+        dropped[share] = silent.float().mean().item()
+    assert dropped[0.0] == 0 and dropped[0.3] == pytest.approx(0.3, abs=0.08) and dropped[1.0] == 1
+
+
+def test_numba_hears_mels_and_speakers():
+    model = make()
+    for num, time in ((1, 37), (3, 101)):
+        expected = generate(model, time, num=num, engine="torch", **given(model, num, time))
+        assert torch.equal(generate(model, time, num=num, engine="numba", **given(model, num, time)), expected)
+
+
+def test_training_hears_what_sampling_hears():
+    model = make(transposed)
+    features, speaker = model.features(sounds()), torch.tensor([2, 0])
+    with torch.no_grad():
+        trained = model.conditioner(model.conditioner.local.padded(features), speaker, 101)
+    torch.testing.assert_close(trained, model.conditioning(features, ["cy", "ann"], 2).joined(0, 101))
+
+
+def test_the_feature_of_the_frame_that_holds_the_predicted_sample():
+    """Frame 3 is heard first by the prediction of sample 3 hop, not by one before or after."""
+    torch.manual_seed(0)
+    net = NearestUpsampling(Features(2, 12), frame_kernel_size=1)
+    model = WaveNet(8, 12, "1..4", sample_rate=8000, condition=net).eval()
+    with torch.no_grad():  # no smoothing: the stretch alone
+        net.taps.zero_()
+        net.taps[12] = 25
+    codes = torch.randint(256, (1, 96))
+    features = torch.randn(1, 2, 8)
+    changed = features.clone()
+    changed[..., 3] += 1
+    with torch.no_grad():
+        before, after = (model(codes, model.conditioning(f).joined(0, 96)) for f in (features, changed))
+        moved = ((before - after).abs().sum(1) > 0)[0]
+        # Up to where the layers after the first, whose convolution comes before its condition, have forgotten it.
+        assert moved.nonzero().flatten().tolist() == list(range(36, 48 + model.receptive_field - 2))
+        shifted = model.conditioning(features).features(1, 97 - 12)
+        assert not torch.equal(shifted[..., :80], model.conditioning(features).features(0, 80))
+        for t in (0, 11, 12, 35, 36, 95):
+            expected = net.conv(features)[0, :, t // 12]
+            torch.testing.assert_close(model.conditioning(features).features(t, t + 1)[0, :, 0], expected)
+
+
+def test_lengths_and_primes():
+    model = make()
+    one = given(model, 1)
+    assert generate(model, **one).shape == (1, 1, 108)  # as long as the condition
+    lengths = generate(model, [50, 101, 20], seed=2, **given(model, 3))
+    whole = generate(model, 101, num=3, seed=2, **given(model, 3))
+    for index, (clip, length) in enumerate(zip(lengths, (50, 101, 20), strict=True)):
+        assert torch.equal(clip, whole[index, :, :length])
+    prime = whole[:1, :, :30]
+    with torch.no_grad():
+        conditioning = model.conditioning(**one)
+        _, state = model.step(model.encode(prime[:, 0]), None, conditioning.joined(0, 30))
+    session = TorchSession(model.plan(), state, speaker=conditioning.speaker)
+    expected = session.run(Uniforms(9, 1).draw(40), conditioning.features(30, 70))
+    for engine in ("torch", "numba"):
+        primed = generate(model, 40, seed=9, prime=prime, engine=engine, **one)
+        assert torch.equal(model.encode(primed[:, 0]), expected)
+    assert generate(model, prime=prime, **one).shape == (1, 1, 78)
+
+
+def test_a_model_folder_keeps_its_conditioning(tmp_path):
+    for number, condition in enumerate((nearest, transposed, lambda: NearestUpsampling(Features(3, 7), 4))):
+        model = make(condition)
+        again = load(save(model, tmp_path / str(number)))
+        assert again.config == model.config and again.speakers == ("ann", "bob", "cy")
+        features = torch.randn(1, model.conditioner.local.features.channels, 4)
+        ours, theirs = (generate(m, 25, condition=features, speaker="bob") for m in (model, again))
+        assert torch.equal(ours, theirs)
+
+
+# -- guidance ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["torch", "numba"])
+@pytest.mark.parametrize("distribution", ["categorical", "gaussians"])
+def test_guidance_extrapolates_from_the_stream_without_conditioning(distribution, engine):
+    model = make(distribution=distribution)
+    options = {"num": 2, "seed": 4, **given(model)}
+    plain = generate(model, 60, engine="torch", **options)
+    sound = generate(model, 60, guidance=1.7, engine=engine, **options)
+    assert not torch.equal(sound, plain)
+    codes, u = model.encode(sound[:, 0]), Uniforms(4, 2).draw(60)
+    condition = model.conditioning(**given(model), num=2).joined(0, 60).double()
+    model.double()
+    with torch.no_grad():
+        with_it, without = model(codes, condition), model(codes, torch.zeros_like(condition))
+    mixed = 1.7 * with_it - 0.7 * without
+    for t in range(60):
+        assert torch.equal(model.distribution.sample(mixed[..., t], u[:, t], Sampling()), codes[:, t])
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind", "threads"), [("torch", TorchSession, 1), ("numba", NumbaSession, 1), ("numba", NumbaSession, 2)]
+)
+def test_guided_streams_go_on_and_end_on_their_own(engine, kind, threads):
+    model = make()
+    options = {"engine": engine, "threads": threads, "seed": 4, "guidance": 2.0, **given(model, 3)}
+    whole = generate(model, 60, num=3, **options)
+    for index, clip in enumerate(generate(model, [60, 25, 40], **options)):
+        assert torch.equal(clip, whole[index, :, : clip.shape[1]])
+    conditioning, u = model.conditioning(**given(model, 3), num=3), Uniforms(4, 3).draw(60)
+    session = kind(model.plan(), model.start(3), speaker=conditioning.speaker, guidance=2.0, threads=threads)
+    session.run(u[:, :31], conditioning.features(0, 31))
+    state, own = select(session.state(), [2, 0]), conditioning.select([2, 0])
+    session = kind(model.plan(), state, speaker=own.speaker, guidance=2.0, threads=threads)
+    rest = session.run(u[[2, 0], 31:], own.features(31, 60))
+    scores = session.score(rest, own.features(31, 60))
+    assert scores.shape == (2, model.distribution.parameters, 29) and scores.isfinite().all()
+    assert torch.equal(rest, model.encode(whole[[2, 0], 0, 31:]))
+    # By the door: a voice alone has no end, so the state is all that is needed to go on.
+    model = make(None)
+    source = stream(model, num=2, seed=1, guidance=2.0, speaker="bob", chunk=20)
+    first, state, second = next(source), source.state(), next(source)
+    assert torch.equal(next(stream(model, state=state, guidance=2.0, speaker="bob", chunk=20)), second)
+    assert not torch.equal(first, second)
+
+
+def test_a_primed_guided_stream_has_heard_the_recording_without_conditioning():
+    model, condition = make(), given(make(), 1)
+    sound = generate(model, 60, seed=4, guidance=2.0, **condition)
+    plan, start, conditioning = model.plan(), model.start(1), model.conditioning(**condition)
+    session = TorchSession(plan, start, speaker=conditioning.speaker, guidance=2.0)
+    session.score(model.encode(sound[:, 0, :25]), conditioning.features(0, 25))
+    rest = session.run(Uniforms(7, 1).draw(30), conditioning.features(25, 55))
+    primed = generate(model, 30, seed=7, guidance=2.0, prime=sound[..., :25], **condition)
+    assert torch.equal(model.encode(primed[:, 0]), rest)
+
+
+def test_guidance_is_a_product_of_gaussians_of_equal_scale():
+    scale = math.log(0.1)
+    with_it, without, guidance = torch.tensor([0.3, scale]), torch.tensor([0.1, scale]), 1.5
+    mean, log_scale = (without + guidance * (with_it - without)).tolist()
+    x = torch.linspace(-1, 1, 5)
+    product = guidance * -((x - 0.3) ** 2) / 0.02 - (guidance - 1) * -((x - 0.1) ** 2) / 0.02
+    ours = -((x - mean) ** 2) / (2 * math.exp(log_scale) ** 2)
+    torch.testing.assert_close(product - product[0], ours - ours[0])
+    assert MixtureOfGaussians.deviation == 1
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def test_features_of_crops_are_those_of_the_file(tmp_path):
+    for index, length in enumerate((700, 95, 1001)):
+        write(tmp_path / f"{index}.wav", sounds(1, length) / 2, 8000)
+    corpus = Corpus(sorted(tmp_path.glob("*.wav")), 8000)
+    for net in (nearest(), transposed()):
+        crops = RandomCrops(corpus, 130, context=40, window=Window.of(net), speakers=[0, 1, 2])
+        seen = set()
+        for index in range(60):
+            item, (file, start) = crops[index], crops.place(index)
+            assert start % 12 == 0 and item["mask"].any() and item["speaker"] == file
+            whole = torch.from_numpy(corpus.sound(file)).unsqueeze(0)
+            with torch.no_grad():
+                batch = {key: value.unsqueeze(0) for key, value in item.items()}
+                ours = net(heard(net, batch))[..., :130]
+                expected = net(net.padded(net.features(whole)))[..., start : start + 130]
+            stop = min(130, whole.shape[1] - start)
+            torch.testing.assert_close(ours[..., :stop], expected[..., :stop], rtol=1e-3, atol=1e-3)
+            seen.add((file, start == 0, start + 130 >= whole.shape[1]))
+        assert len(seen) >= 6
+    with pytest.raises(WavedilError, match="by a hop of 12"):
+        RandomCrops(corpus, 130, context=120, window=Window.of(nearest()))
+
+
+def test_evaluation_is_conditioned():
+    model = make()
+    clips = list(sounds(2, 101))
+    result = evaluate(model, clips, speakers=["bob", "cy"])
+    codes = model.encode(torch.stack(clips))
+    condition = model.conditioning(model.features(torch.stack(clips)), ["bob", "cy"], 2).joined(0, 101)
+    with torch.no_grad():
+        nats = model.loss(codes, condition=condition).item()
+    assert result.bits_per_sample == pytest.approx(nats / math.log(2), rel=1e-5)
+    assert "all earlier codes of the file, the features of its sound, its speaker)" in result.definition
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+NAN = torch.full((1, 5, 9), math.nan)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, f: generate(m, 20, condition=f, speaker="dan"), "'dan' is unknown: this model knows ann, bob, cy"),
+        (lambda m, f: generate(m, 20, condition=f, speaker=3), "3 is unknown"),
+        (lambda m, f: generate(m, 20, condition=f, speaker=["ann", "bob"]), "2 names for 1 streams"),
+        (lambda m, f: generate(m, 20, condition=f), "needs a speaker: one of ann, bob, cy"),
+        (lambda m, f: generate(m, 20, speaker="ann"), "needs a condition"),
+        (lambda m, f: generate(m, 20, condition=NAN, speaker="ann"), "45 values that are NaN"),
+        (lambda m, f: generate(m, 20, condition=f[:, :4], speaker="ann"), r"expected \(1 or 1, 5, frames\)"),
+        (
+            lambda m, f: generate(m, 130, condition=f, speaker="ann"),
+            "9 frames at a hop of 12, which last 108 samples, but 130 samples are asked for: give 11 frames",
+        ),
+        (
+            lambda m, f: generate(m, 9, condition=f, speaker="ann", prime=torch.zeros(1, 1, 200)),
+            "200 samples are asked",
+        ),
+        (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=-1.0), "guidance is -1"),
+        (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=2.0, engine="graphs"), "use engine torch"),
+        (lambda m, f: generate(make(None, ()), 20, guidance=2.0), "has no conditioning"),
+        (lambda m, f: generate(make(None, ()), 20, speaker="ann"), "takes no speaker"),
+        (lambda m, f: m(torch.zeros(1, 20, dtype=torch.int64)), r"expected \(1, 21, 20\)"),
+        (lambda m, f: make(lambda: LogMel(**MEL)), "condition is a LogMel: expected what brings features"),
+        (lambda m, f: make(lambda: NearestUpsampling(LogMel(16000))), "16000 Hz, the model for 8000 Hz"),
+        (lambda m, f: make(speakers=("a", "a")), "a name occurs twice"),
+        (lambda m, f: TransposedUpsampling(LogMel(**MEL), [3, 5]), "product is 15: expected .* the hop, 12"),
+        (lambda m, f: NearestUpsampling(LogMel(**MEL), frame_kernel_size=2), "expected an odd number"),
+        (lambda m, f: LogMel(8000, fmax=5000), "fmax <= 4000"),
+        (lambda m, f: LogMel(8000, n_fft=401), "n_fft is 401: expected an even number"),
+        (lambda m, f: LogMel(8000, n_fft=100, hop=200), "shorter than the hop"),
+        (lambda m, f: Features(3, 7)(torch.zeros(1, 20)), "made elsewhere"),
+    ],
+)
+def test_errors_say_what_to_do(call, message):
+    model = make()
+    with pytest.raises(WavedilError, match=message):
+        call(model, model.features(sounds(1)))

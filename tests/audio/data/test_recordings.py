@@ -1,0 +1,133 @@
+"""Pairs of recordings: what goes together, how it is cut, and what is refused."""
+
+import numpy as np
+import pytest
+
+from wavedil.audio.data import audio_files
+from wavedil.audio.data.overdrive import make_recordings, overdrive
+from wavedil.audio.data.recordings import Recording, find_recordings, read_segments, split
+from wavedil.errors import WavedilError
+
+RATE = 8000
+
+
+def noise(seed, time):
+    return 0.1 * np.random.default_rng(seed).standard_normal(time).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(3):
+        for kind in ("input", "target"):
+            audio_files.write(tmp_path / kind / f"take_{index}.wav", noise(index, 1000), RATE)
+    return tmp_path
+
+
+def table(folder, *lines):
+    path = folder / "table.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_folders_pair_by_name(folder):
+    found = find_recordings(folder)
+    assert [(r.input.parent.name, r.target.parent.name, r.input.name == r.target.name) for r in found] == [
+        ("input", "target", True)
+    ] * 3
+    (folder / "target" / "take_1.wav").unlink()
+    with pytest.raises(WavedilError, match=r"take_1.wav has no target of its name \(1 of 3 such\)"):
+        find_recordings(folder)
+
+
+def test_a_table_cuts_segments_and_names_knobs(folder):
+    path = table(folder, "input,target,gain,segment,skip,held_out", "input/take_0.wav,target/take_1.wav,0.5,250,100,1")
+    (recording,) = find_recordings(path)
+    assert recording == Recording(
+        folder / "input/take_0.wav", folder / "target/take_1.wav", {"gain": 0.5}, 250, 100, held_out=1
+    )
+    train, valid, note = split([recording], RATE, context=10)
+    assert [len(part) for part in (train, valid)] == [3, 1] and "by the table" in note
+    whole, target = (audio_files.read(path)[0][0] for path in (recording.input, recording.target))
+    assert (valid[0].input == whole[750:]).all() and (train[1].target == target[250:500]).all()
+    assert valid[0].skip == 100 and valid[0].knobs == {"gain": 0.5} and "segment 3" in valid[0].name
+
+
+def test_what_is_held_out_by_rule(folder):
+    few = find_recordings(folder)
+    train, valid, note = split(few, RATE, context=30)
+    assert [len(s) for s in train] == [900] * 3 and [len(s) for s in valid] == [130] * 3
+    assert [s.skip for s in valid] == [30] * 3 and "last tenth of each" in note
+    whole = audio_files.read(few[2].target)[0][0]
+    assert (valid[2].target[30:] == whole[900:]).all() and (train[2].target == whole[:900]).all()
+    train, valid, note = split(few, RATE, context=30, validation="_1$")
+    assert (len(train), len(valid), valid[0].skip) == (2, 1, 0) and "take_1" in valid[0].name
+    train, valid, note = split(few * 4, RATE, context=30)
+    assert (len(train), len(valid)) == (10, 2)
+    fading = audio_files.read(few[0].target)[0][0]
+    fading[850:] = 0
+    audio_files.write(folder / "fading.wav", fading, RATE, "FLOAT")
+    with pytest.raises(WavedilError, match="fading.wav from sample 870 is silent from sample 30 on"):
+        split([Recording(few[0].input, folder / "fading.wav")], RATE, context=30)
+    table = [Recording(path, few[0].target) for path in (few[0].input.resolve(), few[1].input)]
+    assert len(split(table, RATE, context=30, validation="_1$")[1]) == 1
+    with pytest.raises(WavedilError, match="leaves 0 segments to train"):
+        split(few, RATE, context=30, validation="take")
+    segments = [Recording(few[0].input, few[0].target, segment=50, skip=9)]
+    train, valid, _ = split(segments, RATE, context=30)
+    assert (len(train), len(valid), valid[-1].skip) == (18, 2, 9)
+
+
+def test_rates_must_agree_or_be_resampled(folder):
+    (recording, *_) = find_recordings(folder)
+    with pytest.raises(WavedilError, match=r"take_0.wav has 8000 Hz and the model 16000 Hz: .*resample"):
+        read_segments(recording, 16000)
+    (segment,) = read_segments(recording, 16000, resample=True)
+    assert len(segment) == 2000
+
+
+def test_lengths_and_silence_are_refused(folder):
+    audio_files.write(folder / "long.wav", noise(0, 1200), RATE)
+    silent = noise(0, 1000)
+    silent[500:] = 0
+    audio_files.write(folder / "silent.wav", silent, RATE)
+    start = folder / "input/take_0.wav"
+    for recording, message in (
+        (Recording(start, folder / "long.wav"), r"take_0.wav has 1000 samples and .*long.wav 1200: expected the same"),
+        (Recording(start, folder / "silent.wav", skip=500), r"silent.wav is silent from sample 500 on: its ESR is not"),
+        (Recording(start, folder / "silent.wav", segment=250), r"silent.wav, segment 2 is silent from sample 0 on"),
+        (Recording(start, start, segment=300), "expected a multiple of segment 300"),
+        (Recording(start, start, skip=1000), "skip is 1000: expected less than the 1000"),
+        (Recording(start, folder / "none.wav"), "none.wav: no such file"),
+    ):
+        with pytest.raises(WavedilError, match=message):
+            read_segments(recording, RATE)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a,b", "1,2"], "has the columns a, b: expected input, target"),
+        (["input,target"], "expected input, target and one row or more"),
+        (["input,target,gain", "a.wav,b.wav"], "line 2: expected 3 values"),
+        (["input,target,gain", "a.wav,b.wav,loud"], "line 2: gain is 'loud': expected a number"),
+        (["input,target,gain", "a.wav,b.wav,"], "line 2: gain is '': expected a number"),
+        (["input,target,skip", "a.wav,b.wav,1.5"], "line 2: skip is '1.5'"),
+        (["input,target,skip", "a.wav,b.wav,-1"], "expected numbers of samples"),
+    ],
+)
+def test_bad_tables(tmp_path, lines, message):
+    with pytest.raises(WavedilError, match=message):
+        find_recordings(table(tmp_path, *lines))
+
+
+def test_built_in_pairs_are_the_overdrive_of_their_input(tmp_path):
+    recordings = find_recordings(make_recordings(tmp_path, 2.0, RATE))
+    assert [r.knobs for r in recordings] == [{"drive": 0.0}, {"drive": 0.5}, {"drive": 1.0}]
+    sound = audio_files.read(recordings[0].input)[0][0]
+    for recording in recordings:
+        made = audio_files.read(recording.target)[0][0]
+        np.testing.assert_array_equal(made, overdrive(sound, recording.knobs["drive"], RATE))
+        assert 0.05 < np.abs(made).max() < 1
+    later = sound.copy()
+    later[500:] = 0
+    assert (overdrive(later, 1, RATE)[:500] == overdrive(sound, 1, RATE)[:500]).all()

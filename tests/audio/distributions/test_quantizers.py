@@ -1,0 +1,106 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wavedil.audio.distributions.quantizers import mu_law_decode, mu_law_encode
+from wavedil.errors import WavedilError
+
+# torchaudio's binary raises OSError or RuntimeError beside a torch it was not built for.
+MISSING = {"exc_type": (ImportError, OSError, RuntimeError)}
+SIZES = [2, 3, 4, 5, 16, 255, 256, 257, 1024, 4095, 65535, 65536]
+
+
+@pytest.fixture
+def sound():
+    generator = torch.Generator().manual_seed(0)
+    return torch.cat([torch.linspace(-1, 1, 4001), torch.randn(4000, generator=generator) * 0.3])
+
+
+def test_known_answers():
+    codes = mu_law_encode(torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]))
+    # ln(1 + 255 / 2) / ln(256) = 0.8757; (0.8757 + 1) / 2 * 255 = 239.15
+    assert codes.tolist() == [0, 16, 128, 239, 255]
+    assert codes.dtype == torch.int64
+    assert mu_law_decode(torch.tensor([0, 255])).tolist() == pytest.approx([-1, 1])
+    assert mu_law_decode(torch.tensor([128])).item() == pytest.approx(8.621e-5, rel=1e-3)
+    assert mu_law_encode(torch.tensor([-1.0, 0.0, 1.0]), codes=2).tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("codes", SIZES)
+def test_every_code_survives_decoding_and_encoding(codes):
+    every = torch.arange(codes)
+    decoded = mu_law_decode(every, codes)
+    assert decoded.dtype == torch.float32
+    assert decoded.diff().min() > 0 and decoded.abs().max() <= 1
+    assert torch.equal(mu_law_encode(decoded, codes), every)
+
+
+@settings(max_examples=60, deadline=None)
+@given(codes=st.integers(2, 65536), value=st.floats(-1, 1, width=32))
+def test_properties(codes, value):
+    assert torch.equal(mu_law_encode(mu_law_decode(torch.arange(codes), codes), codes),
+                       torch.arange(codes))  # fmt: skip
+    assert mu_law_encode(torch.zeros(1), codes).item() == codes // 2
+    # Nearest level on the companded axis: half a step is the largest error.
+    code = mu_law_encode(torch.tensor([value]), codes)
+    step = torch.tensor([value, mu_law_decode(code, codes).item()], dtype=torch.float64)
+    mu = codes - 1
+    companded = step.sign() * torch.log1p(mu * step.abs()) / torch.log1p(torch.tensor(mu))
+    assert companded.diff().abs().item() <= 1 / mu + 1e-5
+
+
+def test_outside_is_clipped_and_shape_kept():
+    codes = mu_law_encode(torch.tensor([[[-3.0, torch.inf], [-torch.inf, 1.0001]]]))
+    assert codes.tolist() == [[[0, 255], [0, 255]]]
+    assert mu_law_encode(torch.zeros(2, 0)).shape == (2, 0)
+    assert mu_law_decode(torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_precision_of_the_input_does_not_change_the_rule(dtype, sound):
+    sound = sound.clamp(-1, 1).to(dtype)
+    assert torch.equal(mu_law_encode(sound), mu_law_encode(sound.float()))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: mu_law_encode(torch.tensor([0.0, float("nan")])), "1 of 2 samples are NaN"),
+        (lambda: mu_law_encode(torch.zeros(3, dtype=torch.int16)), "divide 16-bit integers"),
+        (lambda: mu_law_encode(torch.zeros(3), codes=1), "2 to 65536 codes, got 1"),
+        (lambda: mu_law_decode(torch.zeros(3, dtype=torch.int64), codes=65537), "got 65537"),
+        (lambda: mu_law_decode(torch.tensor([3, 256])), r"span 3\.\.256, expected 0\.\.255"),
+        (lambda: mu_law_decode(torch.tensor([-1])), r"span -1\.\.-1"),
+        (lambda: mu_law_decode(torch.tensor([1.0])), "integer codes, got torch.float32"),
+    ],
+)
+def test_errors_say_what_to_do(call, words):
+    with pytest.raises(WavedilError, match=words):
+        call()
+
+
+@pytest.mark.parametrize("codes", SIZES)
+def test_agrees_with_torchaudio(codes, sound):
+    functional = pytest.importorskip("torchaudio.functional", **MISSING)
+    sound = sound.clamp(-1, 1)
+    ours = mu_law_encode(sound, codes)
+    assert torch.equal(ours, functional.mu_law_encoding(sound, codes))
+    theirs = functional.mu_law_decoding(ours, codes)
+    torch.testing.assert_close(mu_law_decode(ours, codes), theirs, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("codes", [16, 256, 1024])
+def test_agrees_with_librosa(codes, sound):
+    librosa = pytest.importorskip("librosa", **MISSING)
+    sound = sound.clamp(-1, 1)
+    mu = codes - 1
+    curve = torch.from_numpy(librosa.mu_compress(sound.numpy(), mu=mu, quantize=False))
+    # A level is 2 / mu wide on the curve: rounding to nearest is off by half a level at most.
+    levels = mu_law_encode(sound, codes) / mu * 2 - 1
+    assert (levels - curve).abs().max() <= 1 / mu + 1e-6
+    expanded = librosa.mu_expand(levels.numpy(), mu=mu, quantize=False)
+    decoded = mu_law_decode(mu_law_encode(sound, codes), codes)
+    torch.testing.assert_close(decoded, torch.from_numpy(expanded).float(), rtol=1e-4, atol=1e-6)
+    quantised = torch.from_numpy(librosa.mu_compress(sound.numpy(), mu=mu)) + codes // 2
+    assert (quantised - mu_law_encode(sound, codes)).abs().max() <= 1

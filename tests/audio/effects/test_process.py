@@ -1,0 +1,195 @@
+"""Effects at work: files in constant memory, live blocks, ESR."""
+
+import numpy as np
+import pytest
+import torch
+
+from wavedil.audio import Effect, LiveEffect, process_file
+from wavedil.audio.data import audio_files
+from wavedil.audio.data.recordings import Segment
+from wavedil.audio.data.streams import read_blocks, written_blocks
+from wavedil.audio.effects import kernels as effect_kernels
+from wavedil.audio.effects import process
+from wavedil.audio.effects.live import CompiledEngine, TorchEngine, make_engine
+from wavedil.errors import WavedilError
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    slow = {"time_constants": [0.02], "charges": [50.0]}
+    return Effect(8, 8, "1..8", knobs={"gain": [0, 1]}, sample_rate=RATE, **slow).eval()
+
+
+def noise(*shape):
+    return 0.1 * np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+
+
+def settled(model, sound, gain):
+    """Each channel after the silence that settles the model, by one pass."""
+    quiet = np.zeros((len(sound), int(np.ceil(model.settle * RATE))), np.float32)
+    x = torch.from_numpy(np.concatenate([quiet, sound], axis=1)).unsqueeze(1)
+    with torch.inference_mode():
+        y = model(x, torch.full((len(sound), 1), gain))
+    return y[:, 0, quiet.shape[1] :].numpy()
+
+
+def test_blocks_equal_the_whole_after_silence(model):
+    sound = noise(2, 700)
+    effect = LiveEffect(model, {"gain": 0.3}, channels=2)
+    parts = [effect.process(sound[:, start:stop]) for start, stop in ((0, 1), (1, 65), (65, 65), (65, 700))]
+    np.testing.assert_allclose(np.concatenate(parts, 1), settled(model, sound, 0.3), atol=2e-6)
+    assert effect.blocks == 4 and effect.samples == 700 and effect.seconds_per_block > 0
+
+
+@pytest.mark.parametrize("knobs", [None, {"gain": [0, 1], "tone": [0, 1]}])
+@pytest.mark.parametrize("taps", [1, 2, 3])
+@pytest.mark.parametrize("slow", [{}, {"time_constants": [0.02, 0.001], "charges": [50.0, 0.0]}])
+def test_compiled_loops_equal_the_model(knobs, taps, slow):
+    """Odd widths, blocks longer than the loops' own, and enough of them for histories to be moved."""
+    torch.manual_seed(taps)
+    model = Effect(
+        7, 5, [1, 150, 2], taps, knobs=knobs, head_channels=3, knob_channels=2, sample_rate=RATE, settle=0, **slow
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # biases too
+    engines = CompiledEngine(model.eval(), 2, effect_kernels), TorchEngine(model, 2)
+    sound, place = noise(2, 4000), 0
+    for index, length in enumerate([1, 127, 128, 129, 0, 1000, 515, 700, 1400]):
+        setting = torch.tensor([0.1 * index, 0.5])[: len(knobs or ())]
+        block = sound[:, place : place + length]
+        a, b = (engine.step(block, setting) for engine in engines)
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        place += length
+    assert place == 4000
+
+
+def test_live_effects_run_as_compiled_loops_on_a_cpu(model):
+    assert isinstance(make_engine(model, 1), CompiledEngine)
+    assert isinstance(make_engine(Effect(4, 4, "1,2").double(), 1), TorchEngine)
+
+
+def test_no_start_up_is_heard(model):
+    effect = LiveEffect(model, {"gain": 0.3})
+    first = effect.process(np.zeros(500, np.float32))
+    assert np.abs(first - first[-1]).max() < 1e-3
+    with torch.inference_mode():
+        switched_on = model(torch.zeros(1, 1, 500), torch.tensor([[0.3]]))
+    assert (switched_on - first[-1]).abs().max() > 0.05
+
+
+def test_knobs_turn_between_blocks(model):
+    sound = noise(400)
+    effect = LiveEffect(model, {"gain": 0.0})
+    first = effect.process(sound[:200])
+    effect.knobs = {"gain": 1.0}
+    second = effect.process(sound[200:])
+    still = LiveEffect(model, {"gain": 0.0})
+    np.testing.assert_array_equal(first, still.process(sound[:200]))
+    assert np.abs(second - still.process(sound[200:])).max() > 1e-3
+    with pytest.raises(WavedilError, match="knob 'gain' is 2"):
+        effect.knobs = {"gain": 2}
+    assert effect.knobs == {"gain": 1.0}
+    with pytest.raises(WavedilError, match=r"block has shape \(2, 5\): expected \(1, time\)"):
+        effect.process(np.zeros((2, 5)))
+    with pytest.raises(WavedilError, match="NaN"):
+        effect.process(np.full(5, np.nan))
+
+
+@pytest.mark.parametrize("name", ["in.wav", "in.flac"])
+def test_a_file_equals_one_pass(tmp_path, model, monkeypatch, name):
+    monkeypatch.setattr(process, "CHUNK", 301)
+    audio_files.write(tmp_path / name, noise(2, 1000), RATE)
+    seen = []
+    result = process_file(
+        model, tmp_path / name, tmp_path / "out.wav", {"gain": 0.6}, subtype="FLOAT", progress=lambda *a: seen.append(a)
+    )
+    sound, rate = audio_files.read(tmp_path / "out.wav", mono=False)
+    np.testing.assert_allclose(sound, settled(model, audio_files.read(tmp_path / name, mono=False)[0], 0.6), atol=2e-6)
+    assert rate == RATE and seen == [(301, 1000), (602, 1000), (903, 1000), (1000, 1000)]
+    assert result["channels"] == 2 and result["seconds"] == 0.125 and result["clipped"] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out.wav"])
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path, model, monkeypatch):
+    lengths = []
+    step = LiveEffect.process
+    monkeypatch.setattr(LiveEffect, "process", lambda self, x: lengths.append(x.shape[1]) or step(self, x))
+    monkeypatch.setattr(process, "CHUNK", 128)
+    audio_files.write(tmp_path / "in.wav", noise(1, 5000), RATE)
+    process_file(model, tmp_path / "in.wav", tmp_path / "out.wav", {"gain": 0.6})
+    assert max(lengths) == 128 and len(lengths) >= 40
+
+
+def test_another_rate_is_refused_or_resampled(tmp_path, model):
+    sound = np.sin(np.arange(4410) / 30)[None].astype(np.float32) * 0.2
+    audio_files.write(tmp_path / "in.wav", sound, 11025, "FLOAT")
+    with pytest.raises(WavedilError, match="has 11025 Hz and the model 8000 Hz: add --resample"):
+        process_file(model, tmp_path / "in.wav", tmp_path / "out.wav", {"gain": 0.6})
+    assert not (tmp_path / "out.wav").exists()
+    process_file(model, tmp_path / "in.wav", tmp_path / "out.wav", {"gain": 0.6}, resample=True, subtype="FLOAT")
+    resampled, _ = audio_files.read(tmp_path / "in.wav", sample_rate=RATE)
+    np.testing.assert_allclose(audio_files.read(tmp_path / "out.wav")[0], settled(model, resampled, 0.6), atol=2e-5)
+
+
+def test_nothing_is_left_of_a_file_that_fails(tmp_path, model, monkeypatch):
+    audio_files.write(tmp_path / "in.wav", noise(1, 1000), RATE)
+    calls = []
+
+    def broken(self, block):
+        calls.append(block)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return block
+
+    monkeypatch.setattr(process, "CHUNK", 400)
+    monkeypatch.setattr(LiveEffect, "process", broken)
+    with pytest.raises(KeyboardInterrupt):
+        process_file(model, tmp_path / "in.wav", tmp_path / "out.wav", {"gain": 0.6})
+    assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize("rate", [None, 5000, 12000])
+def test_blocks_of_a_file_are_what_read_gives(tmp_path, suffix, rate):
+    path = audio_files.write(tmp_path / f"in.{suffix}", noise(2, 9001), RATE)
+    expected, _ = audio_files.read(path, sample_rate=rate, mono=False)
+    got = np.concatenate(list(read_blocks(path, 700, rate)), axis=1)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_what_a_coding_cannot_hold_is_clipped_and_counted(tmp_path):
+    block = np.array([[0.5, 1.5, -2.0]], np.float32)
+    with written_blocks(tmp_path / "a.wav", RATE, 1) as append:
+        assert append(block) == 2
+    assert np.abs(audio_files.read(tmp_path / "a.wav")[0]).max() <= 1
+    with written_blocks(tmp_path / "b.wav", RATE, 1, "FLOAT") as append:
+        assert append(block) == 0
+    np.testing.assert_array_equal(audio_files.read(tmp_path / "b.wav")[0], block)
+    with pytest.raises(WavedilError, match="has no subtype"), written_blocks(tmp_path / "c.wav", RATE, 1, "LOUD"):
+        pass
+    with pytest.raises(WavedilError, match="NaN"), written_blocks(tmp_path / "c.wav", RATE, 1) as append:
+        append(block * np.nan)
+    assert not (tmp_path / "c.wav").exists()
+
+
+def test_esr_is_by_its_definition(model, monkeypatch):
+    monkeypatch.setattr(process, "CHUNK", 100)
+    x = noise(3, 400)
+    with torch.inference_mode():
+        y = model(torch.from_numpy(x).unsqueeze(1), torch.tensor([[0.0], [0.0], [1.0]]))[:, 0].numpy()
+    errors = [0.01, 0.02, 0.04]
+    segments = [
+        Segment(str(i), x[i], y[i] + np.float32(e), {"gain": g}, skip)
+        for i, (e, g, skip) in enumerate(zip(errors, (0.0, 0.0, 1.0), (100, 0, 250), strict=True))
+    ]
+    result = process.evaluate_pairs(model, segments)
+    energy = [float(np.square(s.target[s.skip :], dtype=np.float64).sum()) for s in segments]
+    lost = [e * e * n for e, n in zip(errors, (300, 400, 150), strict=True)]
+    assert result.esr_percent == pytest.approx(100 * sum(lost) / sum(energy), rel=1e-3)
+    assert result.settings["gain 0"] == pytest.approx(100 * sum(lost[:2]) / sum(energy[:2]), rel=1e-3)
+    assert result.settings["gain 1"] == pytest.approx(100 * lost[2] / energy[2], rel=1e-3)
+    assert (result.count, result.segments) == (850, 3) and "0 or 100 or 250 samples" in result.definition

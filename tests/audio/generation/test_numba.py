@@ -1,0 +1,176 @@
+"""The numba engine draws the codes of the torch reference, whatever the batch, the chunks and the threads."""
+
+from dataclasses import replace
+
+import numba
+import pytest
+import torch
+
+from wavedil.audio import WaveNet, generate
+from wavedil.audio.distributions.categorical import Sampling
+from wavedil.audio.distributions.mixtures import MixtureOfGaussians, MixtureOfLogistics
+from wavedil.audio.distributions.quantizers import Linear, MuLaw
+from wavedil.audio.generation.engines.cpu import NumbaSession
+from wavedil.audio.generation.engines.reference import TorchSession
+from wavedil.audio.generation.plan import ScalarFront
+from wavedil.audio.generation.random_numbers import Uniforms
+from wavedil.errors import WavedilError
+
+VARIANTS = [
+    {},
+    {"kernel_size": 3},
+    {"kernel_size": 1},
+    {"front_kernel_size": 3, "codes": 31},
+    {"hidden_channels": 5, "head_channels": 7, "residual_scale": 0.5**0.5, "skip_scale": 0.5},
+    {"gate_order": "sigmoid_first", "dilations": [5, 1, 3]},
+    {"distribution": "logistics", "components": 3, "input": "scalar", "front_kernel_size": 2},
+    {"distribution": "gaussians", "codes": 31},
+    {"distribution": "gaussians", "components": 2, "input": "scalar", "quantiser": "linear", "codes": 500},
+    {"channels": 72, "skip_channels": 80, "dilations": "1..32"},
+]
+
+
+def make(**options) -> WaveNet:
+    torch.manual_seed(0)
+    model = WaveNet(**{"channels": 8, "skip_channels": 12, "dilations": "1..8 x2", "sample_rate": 8000, **options})
+    with torch.no_grad():
+        for parameter in model.parameters():  # peaked predictions: a wrong one shows
+            parameter.mul_(1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (1, 2), (3, 2), (7, 1)])
+def test_codes_and_state_are_the_references(options, batch, threads):
+    model = make(**options)
+    uniforms = Uniforms(0, batch).draw(70)
+    reference = TorchSession(model.plan(), model.start(batch))
+    session = NumbaSession(model.plan(), model.start(batch), threads=threads)
+    expected = reference.run(uniforms)
+    assert torch.equal(torch.cat([session.run(uniforms[:, :17]), session.run(uniforms[:, 17:])], 1), expected)
+    ours, theirs = session.state(), reference.state()
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        torch.testing.assert_close(ours[key].double(), theirs[key].double(), atol=1e-5, rtol=1e-5)
+    scores = NumbaSession(model.plan(), model.start(batch), threads=threads).score(expected)
+    with torch.no_grad():
+        torch.testing.assert_close(scores, model(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_precision_bf16_is_near_and_does_not_depend_on_batch_or_threads():
+    model = make(channels=40, skip_channels=24)
+    codes = torch.randint(256, (6, 60), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        exact = model(codes)
+    scores = NumbaSession(model.plan(), model.start(6), precision="bf16").score(codes)
+    error = (scores - exact).abs().max() / exact.abs().max()
+    assert 1e-5 < error < 0.03
+    for threads in (1, 2):
+        alone = NumbaSession(model.plan(), model.start(1), precision="bf16", threads=threads).score(codes[2:3])
+        assert torch.equal(alone[0], scores[2])
+
+
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [
+        ({}, {"temperature": 0.0}),
+        ({}, {"temperature": 0.7, "top_k": 5}),
+        ({}, {"top_p": 0.6}),
+        ({"distribution": "logistics", "components": 3}, {"temperature": 0.0}),
+        ({"distribution": "logistics", "components": 3}, {"temperature": 0.7, "top_p": 0.6}),
+        ({"distribution": "gaussians"}, {"temperature": 0.0}),
+        ({"distribution": "gaussians"}, {"temperature": 1e-30, "top_p": 0.1}),
+    ],
+)
+def test_sampling_settings_are_the_references(head, settings):
+    model = make(**head)
+    expected = generate(model, 60, num=3, engine="torch", **settings)
+    assert torch.equal(generate(model, 60, num=3, engine="numba", **settings), expected)
+
+
+def test_a_primed_state_and_lengths_of_their_own():
+    model = make()
+    prime = generate(model, 40, engine="torch")
+    whole = generate(model, 50, num=3, prime=prime, engine="numba")
+    assert torch.equal(whole, generate(model, 50, num=3, prime=prime, engine="torch"))
+    for one, length in zip(generate(model, [50, 20, 31], prime=prime, engine="numba"), (50, 20, 31), strict=True):
+        assert one.shape == (1, length)
+
+
+def test_errors():
+    for engine, most in (("numba", 2), ("torch", 1)):
+        with pytest.raises(WavedilError, match=f"threads is {most + 1}: this engine uses {most} at most"):
+            generate(make(), 5, engine=engine, threads=most + 1)
+    with pytest.raises(WavedilError, match="this engine has fp32, bf16"):
+        generate(make(), 5, engine="numba", precision="int8")
+
+
+@pytest.mark.parametrize(("features", "speaker"), [(3, 0), (0, 2), (5, 4)])
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (1, 2), (3, 1)])
+@pytest.mark.parametrize("scalar", [False, True])
+def test_condition_speaker_and_scalar_input_of_a_plan(features, speaker, batch, threads, scalar):
+    model = make(kernel_size=3, front_kernel_size=2, codes=40)
+    draw = torch.Generator().manual_seed(2)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=draw)
+
+    plan = model.plan()
+    layers = [replace(layer, condition=random(16, features + speaker) / 3) for layer in plan.layers]
+    plan = replace(plan, layers=tuple(layers), condition_channels=features, speaker_channels=speaker)
+    if scalar:
+        plan = replace(plan, front=ScalarFront(random(2, 8), random(8), torch.linspace(-1, 1, 40)))
+    given = random(batch, features, 60) if features else None
+    voices = random(batch, speaker) if speaker else None
+    uniforms = Uniforms(0, batch).draw(60)
+    reference = TorchSession(plan, model.start(batch), speaker=voices)
+    session = NumbaSession(plan, model.start(batch), speaker=voices, threads=threads)
+    found = []
+    for part in (slice(0, 19), slice(19, 60)):
+        own = None if given is None else given[..., part]
+        codes = session.run(uniforms[:, part], own)
+        assert torch.equal(codes, reference.run(uniforms[:, part], own))
+        found.append(codes)
+    scores = NumbaSession(plan, model.start(batch), speaker=voices, threads=threads).score(torch.cat(found, 1), given)
+    exact = TorchSession(plan, model.start(batch), speaker=voices).score(torch.cat(found, 1), given)
+    torch.testing.assert_close(scores.double(), exact, atol=1e-4, rtol=1e-4)
+
+
+def test_a_condition_that_does_not_fit_is_refused():
+    model = make()
+    session = NumbaSession(model.plan(), model.start(2))
+    with pytest.raises(WavedilError, match="the model takes none"):
+        session.run(Uniforms(0, 2).draw(5), torch.zeros(2, 3, 5))
+
+
+@pytest.mark.parametrize("quantiser", [MuLaw(256), MuLaw(31), Linear(65536)])
+@pytest.mark.parametrize(("mixture", "components"), [(MixtureOfLogistics, 4), (MixtureOfGaussians, 3)])
+def test_a_mixture_draws_what_the_reference_draws_also_at_its_edges(quantiser, mixture, components):
+    from wavedil.audio.generation.engines.cpu.drawing import drawing_of
+    from wavedil.audio.generation.engines.cpu.mixtures import choose_amplitude
+
+    draw = torch.Generator().manual_seed(0)
+    distribution = mixture(quantiser, components)
+    parameters = torch.randn(3000, distribution.parameters, generator=draw)
+    parameters[:, 2 * components :] -= 4
+    parameters[::3] *= 30  # components that are never taken; scales of nothing and of everything
+    u = torch.rand(3000, generator=draw, dtype=torch.float64)
+    u[:4] = torch.tensor([0.0, 2**-53, 0.5, 1 - 2**-53])
+    for temperature, top_p in ((1.0, None), (0.3, 0.8), (1e-9, None), (0.0, None)):
+        expected = distribution.sample(parameters, u, Sampling(temperature, top_p=top_p))
+        rows, drawing, draw = parameters.numpy(), drawing_of(distribution), numba.njit(choose_amplitude)
+        found = [
+            draw(row, value, drawing, temperature, 0, top_p or 1.0, None)
+            for row, value in zip(rows, u.tolist(), strict=True)
+        ]
+        assert found == expected.tolist()
+
+
+def test_the_normal_quantile_is_exact_from_end_to_end():
+    from wavedil.audio.generation.engines.cpu.mixtures import _normal_quantile
+
+    v = torch.cat([torch.logspace(-15.9, -0.31, 200, dtype=torch.float64), torch.tensor([2.0**-53, 0.5])])
+    v = torch.cat([v, 1 - v])
+    quantile = numba.njit(lambda value: _normal_quantile(value))
+    found = torch.tensor([quantile(value) for value in v.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(found, torch.special.ndtri(v), rtol=1e-14, atol=1e-15)

@@ -1,0 +1,191 @@
+"""Run by test_triton.py in a process of their own: under Triton's interpreter, or on a GPU.
+
+The triton engine draws the codes of the torch reference, whatever the widths, the batch and the launches.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from wavedil.audio import WaveNet, generate, stream
+from wavedil.audio.distributions.categorical import Sampling
+from wavedil.audio.generation.engines.reference import TorchSession
+from wavedil.audio.generation.engines.triton import Tiling, TritonSession
+from wavedil.audio.generation.engines.triton_kernels import COMPILED
+from wavedil.audio.generation.plan import Plan, ScalarFront
+from wavedil.audio.generation.random_numbers import Uniforms
+from wavedil.core.stream import select
+from wavedil.errors import WavedilError
+
+DEVICE = "cuda" if COMPILED else "cpu"
+
+if not COMPILED:
+    import numpy as np
+    from triton.runtime import interpreter
+
+    _dot = interpreter.InterpreterBuilder.create_dot
+
+    def _widened(operand):
+        if operand.dtype != interpreter.tl.bfloat16:
+            return operand
+        return interpreter.TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32)
+
+    # Triton's interpreter (3.6 to 3.8) multiplies the bits of bf16 operands, as integers.
+    interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: _dot(self, _widened(a), _widened(b), *rest)
+
+    _patched = set()
+
+    def _call(function, *args, **named):
+        if function.fn not in _patched:
+            _patched.add(function.fn)
+            interpreter._patch_lang(function.fn)
+        return function.rewrite()(*args, **named)
+
+    # And it patches the language again at each call of a function inside a kernel: most of its time.
+    interpreter.InterpretedFunction.__call__ = _call
+
+
+def make(**options) -> WaveNet:
+    torch.manual_seed(0)
+    small = {"channels": 8, "skip_channels": 12, "dilations": "1,2,5", "codes": 31, "sample_rate": 8000}
+    model = WaveNet(**{**small, **options})
+    with torch.no_grad():
+        for parameter in model.parameters():  # peaked predictions: a wrong one shows
+            parameter.mul_(1.5)
+    return model.eval().to(DEVICE)
+
+
+def close(ours: torch.Tensor, exact: torch.Tensor) -> bool:
+    """(torch.testing would import for seconds.)"""
+    return torch.allclose(ours.double(), exact.double(), rtol=1e-4, atol=1e-4)
+
+
+def conditioned(model: WaveNet, features: int, speaker: int, scalar: bool) -> Plan:
+    plan = model.plan()
+    if features + speaker:
+        layers = [
+            replace(layer, condition=torch.randn(2 * plan.hidden, features + speaker, device=DEVICE) / 3)
+            for layer in plan.layers
+        ]
+        plan = replace(plan, layers=tuple(layers), condition_channels=features, speaker_channels=speaker)
+    if scalar:
+        weight, bias = torch.randn(plan.front.taps, plan.channels), torch.randn(plan.channels)
+        levels = torch.linspace(-1, 1, plan.front.codes)
+        plan = replace(plan, front=ScalarFront(*(t.to(DEVICE) for t in (weight, bias, levels))))
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("batch", "features", "speaker", "scalar", "options"),
+    [
+        (1, 0, 0, False, {"kernel_size": 1, "front_kernel_size": 2}),
+        (17, 0, 0, False, {}),
+        (3, 3, 2, True, {"kernel_size": 3, "front_kernel_size": 3, "residual_scale": 0.5**0.5, "skip_scale": 0.5}),
+        (33, 0, 4, False, {"dilations": "2", "hidden_channels": 5, "head_channels": 7, "gate_order": "sigmoid_first"}),
+        # Two passes for the hidden channels of a layer, and two for those of the head.
+        (2, 17, 0, True, {"dilations": "1,3,1", "channels": 20, "hidden_channels": 65, "head_channels": 33}),
+    ],
+)
+def test_codes_state_and_scores_are_the_references(batch, features, speaker, scalar, options):
+    plan, start = conditioned(model := make(**options), features, speaker, scalar), model.start(batch)
+    steps, first = 12, 5
+    given = torch.randn(batch, features, steps, device=DEVICE) if features else None
+    voices = torch.randn(batch, speaker, device=DEVICE) if speaker else None
+    uniforms = Uniforms(0, batch).draw(steps).to(DEVICE)
+    reference, session = (engine(plan, start, speaker=voices) for engine in (TorchSession, TritonSession))
+    for part in (slice(0, first), slice(first, steps)):
+        own = None if given is None else given[..., part]
+        codes = reference.run(uniforms[:, part], own)
+        assert torch.equal(session.run(uniforms[:, part], own), codes)
+        # Another engine goes on from there.
+        reference = TorchSession(plan, session.state(), speaker=voices)
+        session = TritonSession(plan, session.state(), speaker=voices)
+    ours, exact = session.state(), reference.state()
+    assert ours.keys() == exact.keys() == start.keys()
+    forced = torch.randint(plan.front.codes, (batch, 3), device=DEVICE)
+    own = None if given is None else given[..., :3]
+    assert close(session.score(forced, own), reference.score(forced, own))
+    ours, exact = session.state(), reference.state()
+    for key in ours:
+        assert ours[key].dtype == start[key].dtype
+        assert close(ours[key], exact[key])
+
+
+def test_histories_wrap_many_times():
+    model = make(dilations="1,4", kernel_size=3)
+    codes = torch.randint(31, (2, 40), device=DEVICE)
+    session = TritonSession(model.plan(), model.start(2))
+    parts = [session.score(part) for part in codes.split([1, 22, 0, 17], 1)]
+    with torch.no_grad():
+        assert close(torch.cat(parts, 2), model(codes))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.0}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.6}, {"top_k": 9, "top_p": 0.8}]
+)
+def test_temperature_and_truncation_are_the_references(settings):
+    model = make(dilations="1")
+    expected = generate(model, 10, num=16, engine="torch", **settings)
+    assert torch.equal(generate(model, 10, num=16, engine="triton", **settings), expected)
+
+
+def test_equal_codes_share_a_place_in_truncation():
+    plan = make(dilations="1").plan()
+    (head, bias), (out, _) = plan.head
+    logits = torch.tensor([0.0] * 27 + [2.0, 1.0, 1.0, 1.0], device=DEVICE)  # top_k=2 keeps the equals, too
+    plan = replace(plan, head=((head, bias), (out * 0, logits)))
+    uniforms = (torch.arange(0, 96, dtype=torch.float64, device=DEVICE) / 96).reshape(32, 3)
+    for settings in ({"top_k": 2}, {"top_p": 0.3}):
+        session, reference = (
+            engine(plan, make(dilations="1").start(32), Sampling(**settings))
+            for engine in (TritonSession, TorchSession)
+        )
+        codes = session.run(uniforms)
+        assert torch.equal(codes, reference.run(uniforms))
+        assert codes.unique().tolist() == [27, 28, 29, 30]  # a uniform of 0, too
+
+
+def test_precision_bf16_is_near_and_does_not_depend_on_the_batch():
+    model = make(channels=24, skip_channels=24, dilations="1,2")
+    codes = torch.randint(31, (18, 8), device=DEVICE)
+    exact = TorchSession(model.plan(), model.start(18)).score(codes)
+    session = TritonSession(model.plan(), model.start(18), precision="bf16")
+    scores = session.score(codes)
+    error = (scores - exact).abs().max() / exact.abs().max()
+    assert 1e-4 < error < 0.03
+    alone = TritonSession(model.plan(), model.start(1), precision="bf16").score(codes[17:])
+    assert torch.equal(alone[0], scores[17])
+    # A state of bf16 numbers is kept without loss.
+    again = TritonSession(model.plan(), session.state(), precision="bf16")
+    assert torch.equal(again.score(codes[:, :2]), session.score(codes[:, :2]))
+
+
+def test_streams_of_lengths_of_their_own_primed_saved_and_branched():
+    model = make(dilations="1,2")
+    prime = generate(model, 9, engine="torch")
+    whole = generate(model, 8, num=3, prime=prime, engine="torch")
+    for index, (one, length) in enumerate(
+        zip(generate(model, [8, 3, 5], prime=prime, engine="triton"), (8, 3, 5), strict=True)
+    ):
+        assert torch.equal(one, whole[index, :, :length])
+    chunks = stream(model, num=3, prime=prime, engine="triton", chunk=4)
+    assert chunks.engine == "triton"
+    assert torch.equal(next(chunks), whole[..., :4])
+    saved = load(save(chunks.state()))
+    branches = stream(model, state=select(saved, [2, 2, 0]), engine="triton", chunk=4)
+    assert torch.equal(next(branches), whole[[2, 2, 0], :, 4:])
+
+
+def test_what_the_kernel_cannot_do_is_refused():
+    model = make()
+    plan = replace(model.plan(), head=model.plan().head[1:])
+    with pytest.raises(WavedilError, match="a head of 1 products instead of 2: the triton engine has no such thing"):
+        TritonSession(plan, model.start(1))
+    wide = make(channels=2048, hidden_channels=8, dilations="1")
+    assert Tiling.of(wide.plan(), "fp32", 227 * 1024) is None
+    with pytest.raises(WavedilError, match="2048 channels and 12 skip channels: too wide"):
+        TritonSession(wide.plan(), wide.start(1))
+    with pytest.raises(WavedilError, match="codes reach from 0 to 31: expected 0 to 30"):
+        TritonSession(model.plan(), model.start(1)).score(torch.tensor([[0, 31]], device=DEVICE))

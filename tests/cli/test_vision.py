@@ -1,0 +1,183 @@
+"""The shell's commands for images: what they print, what they write, how they refuse."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wavedil.audio import WaveNet
+from wavedil.cli.main import main
+from wavedil.vision import ASPP, ContextModule, DenseCRF, Score, Segmenter, SmallBackbone, predict, read_image, save
+from wavedil.vision.data.images import read_mask, write_image, write_labels
+from wavedil.vision.prediction import probabilities
+
+PALETTE = ((10, 20, 30), (200, 0, 0), (0, 200, 0))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models")
+    options = {"num_classes": 3, "classes": ["ground", "road", "car"], "palette": PALETTE}
+    context = ContextModule(3, dilations="1,2", init="random")
+    model = Segmenter(SmallBackbone(8, 4), Score(8, 3), context, ignore_label=9, scale=0.5, **options)
+    save(model.eval(), folder / "model")
+    save(Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), **options), folder / "pooled")
+    save(WaveNet(8, 8, "1..8", sample_rate=8000), folder / "sound")
+    save(context, folder / "part")
+    Image.fromarray(np.full((9, 9), 40000, np.uint16)).save(folder / "deep.png")
+    Image.fromarray(np.full((9, 9, 4), 90, np.uint8)).save(folder / "hidden.png")
+    return model, folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for index in range(11):
+        generator = np.random.default_rng(index)
+        write_image(folder / "images" / f"{index:02d}.png", generator.integers(0, 256, (26, 38, 3), dtype=np.uint8))
+        labels = np.full((26, 38), index % 3, np.uint8)
+        labels[:6] = 9
+        write_labels(folder / "masks" / f"{index:02d}.png", labels, PALETTE)
+    return folder
+
+
+def run(capsys, *argv, status=0):
+    assert main([str(a) for a in argv]) == status
+    return capsys.readouterr()
+
+
+def test_segment(capsys, tmp_path, models, data):
+    model, folder = models
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / "in" / name).write_bytes((data / "images" / "00.png").read_bytes())
+    single = data / "images" / "03.png"
+    result = json.loads(
+        run(capsys, "segment", folder / "model", tmp_path / "in", single, "--out", tmp_path / "out").out
+    )
+    assert [file["labels"] for file in result["files"]] == [
+        str(tmp_path / "out" / name) for name in ("a.png", "sub/b.png", "03.png")
+    ]
+    assert result["classes"] == ["ground", "road", "car"] and result["pixels_per_second"] > 0
+    labels = read_mask(tmp_path / "out" / "03.png", colours=False)
+    assert labels.shape == (26, 38) and (labels == predict(model, read_image(single))).all()
+    with Image.open(tmp_path / "out" / "03.png") as picture:
+        assert picture.mode == "P" and picture.getpalette()[:9] == [part for colour in PALETTE for part in colour]
+    assert read_image(tmp_path / "out" / "sub" / "b_overlay.png").shape == (26, 38, 3)
+    options = ("--tile", 16, "--scales", 0.75, 1, "--flip")
+    run(capsys, "segment", folder / "model", single, "--out", tmp_path / "more", *options)
+    expected = predict(model, read_image(single), scales=(0.75, 1), flip=True)
+    assert (read_mask(tmp_path / "more" / "03.png", colours=False) == expected).all()
+
+
+def test_the_dense_crf_refines_probabilities_by_the_image(capsys, tmp_path, data):
+    torch.manual_seed(0)
+    model = Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3, ignore_label=9, scale=0.5).eval()
+    torch.nn.init.normal_(model.head.score.weight, std=20)  # or one class is the likeliest everywhere
+    torch.nn.init.zeros_(model.head.score.bias)
+    folder, path = tmp_path, data / "images" / "03.png"
+    save(model, folder / "model")
+    image = read_image(path)
+    run(capsys, "segment", folder / "model", path, "--out", tmp_path, "--crf")
+    labels = read_mask(tmp_path / "03.png", colours=False)
+    expected = DenseCRF()(image, probabilities(model, image)).argmax(0).numpy()
+    assert (labels == expected).all() and (labels != predict(model, image)).any()
+    right = json.loads(run(capsys, "evaluate", folder / "model", data, "--validation", "^03", "--crf", "--json").out)
+    assert right["accuracy"] == pytest.approx(float((expected[6:] == 0).mean()))
+    run(capsys, "segment", folder / "model", path, "--out", tmp_path / "other", "--crf-preset", "deeplab_v2_resnet101")
+    other = DenseCRF.preset("deeplab_v2_resnet101")(image, probabilities(model, image)).argmax(0).numpy()
+    assert (read_mask(tmp_path / "other" / "03.png", colours=False) == other).all() and (other != expected).any()
+
+
+def test_a_missing_library_is_named_with_what_brings_it(capsys, monkeypatch, models, data):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    message = run(capsys, "segment", models[1] / "model", data / "images" / "03.png", status=2).err
+    assert message.count("\n") == 1 and "PIL" in message and "pip install 'wavedil[vision]'" in message
+
+
+def test_evaluate(capsys, tmp_path, models, data):
+    model, folder = models
+    result = json.loads(run(capsys, "evaluate", folder / "model", data, "--json").out)
+    assert (result["count"], result["images"]) == (11 * 20 * 38, 11) and 0 <= result["mean_iou"] <= 1
+    assert "TP / (TP + FP + FN)" in result["definition"] and "ignored label 9" in result["definition"]
+    assert list(result["classes"]) == ["ground", "road", "car"]
+    right = sum(
+        int((predict(model, read_image(data / "images" / f"{index:02d}.png"))[6:] == index % 3).sum())
+        for index in range(11)
+    )
+    assert result["accuracy"] == pytest.approx(right / result["count"])
+    held = json.loads(run(capsys, "evaluate", folder / "model", data, "--json", "--held-out", "--scaled").out)
+    assert (held["count"], held["images"]) == (2 * 10 * 19, 2) and "resized by 0.5" in held["definition"]
+    for part, first in (("train", 0), ("val", 8)):  # in a folder of parts, those of val are held out
+        for kind in ("images", "masks"):
+            (tmp_path / part / kind).mkdir(parents=True)
+            for index in range(first, first + 3):
+                name = f"{kind}/{index:02d}.png"
+                (tmp_path / part / name).write_bytes((data / name).read_bytes())
+    parts = json.loads(run(capsys, "evaluate", folder / "model", tmp_path, "--json", "--held-out").out)
+    assert parts == json.loads(run(capsys, "evaluate", folder / "model", tmp_path / "val", "--json").out)
+    text = run(capsys, "evaluate", folder / "model", data, "--validation", "^0[0-2]").out
+    assert "road" in text and "mean IoU" in text and "of 2,280 pixels of 3 images" in text
+
+
+def test_inspect(capsys, models):
+    _, folder = models
+    info = json.loads(run(capsys, "inspect", folder / "model", "--json").out)
+    assert (info["receptive_field"], info["output_stride"], info["dilations"]) == (45, 4, [1, 2])
+    assert (info["holes"], info["hdc_m2"]) == (0, 2) and info["path_ratio"] == 4  # paths 1 1 2 1 2 1 1 along each axis
+    by_hand = info["parts"]["context"]["parameters"]
+    assert by_hand == 2 * (3 * 3 * 9 + 3) + 3 * 3 + 3
+    # Convolutions by their outputs per pixel: full, half and quarter resolution.
+    backbone = 9 * (3 * 2 + (2 * 4 + 4 * 4) / 4 + (4 * 8 + 8 * 8) / 16)
+    assert info["multiply_adds"] == int(backbone + (8 * 3 + 2 * 9 * 9 + 9) / 16)
+    assert "45 x 45 pixels" in run(capsys, "inspect", folder / "model").out
+    pooled = json.loads(run(capsys, "inspect", folder / "pooled", "--json").out)
+    assert pooled["receptive_field"] is None and pooled["dilations"] is None
+    assert "the whole image" in run(capsys, "inspect", folder / "pooled").out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["segment", "{models}/model", "nowhere.png"], "nowhere.png does not exist"),
+        (["segment", "nowhere", "{data}/images/00.png"], "nowhere is no model folder"),
+        (["segment", "{models}/sound", "{data}/images/00.png"], "holds a WaveNet, a model of audio"),
+        (["segment", "{models}/part", "{data}/images/00.png"], "holds a ContextModule, a part of a model"),
+        (["evaluate", "{models}/part", "{data}"], "holds a ContextModule, a part of a model"),
+        (["inspect", "{models}/part"], "holds a ContextModule, a part of a model"),
+        (["train", "-c", "context", "--model.init", "{models}/part"], "holds a ContextModule, a part of a model"),
+        (["segment", "{models}/model", "{models}/deep.png"], "deep.png has more than 8 bits a channel"),
+        (["segment", "{models}/model", "{models}/hidden.png"], "hidden.png has transparent pixels"),
+        (["segment", "{models}/model", "{models}/part"], "holds no images"),
+        (["segment", "{models}/model", "{data}/images/00.png", "--scales", "nan"], "scales"),
+        (["segment", "{models}/model", "{data}/images/00.png", "--crf-preset", "x"], "CRF preset 'x' is unknown"),
+        (["segment", "{models}/pooled", "{data}/images/00.png", "--tile", "8"], "whole image"),
+        (["segment", "{models}/model", "{data}/images/00.png", "--tile", "0"], "tile is 0"),
+        (["segment", "{models}/model", "{data}/images/00.png", "{data}/masks/00.png"], "both be written as 00.png"),
+        (["segment", "{models}/model", "{data}/images/00.png", "--scales", "0"], "scales"),
+        (["segment", "{models}/model", "{data}/images/00.png", "--out", "{data}/images/00.png"], "is a file"),
+        (["segment", "{models}/model", "{data}/images/00.png", "--device", "abacus"], "abacus"),
+        (["segment", "{models}/model"], "IMAGE"),
+        (["sample", "{models}/model"], "holds a Segmenter, a model of vision"),
+        (["evaluate", "{models}/model", "nowhere"], "nowhere"),
+        (["evaluate", "{models}/model", "{data}", "--masks", "truth"], "truth is no folder"),
+        (["evaluate", "{models}/model", "{data}", "--validation", "zzz"], "none of the images"),
+        (["evaluate", "{models}/model", "{data}", "--exclude", "0"], "--exclude is not for a Segmenter"),
+        (["evaluate", "{models}/sound", "{data}", "--image-ending", "x"], "--image-ending is for images"),
+        (["evaluate", "{models}/pooled", "{data}"], "value 9 at row 0"),
+        (["inspect", "{models}/model", "--plot", "x.png"], "schedule"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, models, data, argv, message):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main([a.format(models=models[1], data=data) for a in argv])
+    except SystemExit as exit:
+        status = exit.code
+    out = capsys.readouterr()
+    assert status == 2 and out.err.startswith("error: ") and out.err.count("\n") == 1 and message in out.err, out.err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,138 @@
+"""Training of effects: the recipe, its data and its figures."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from wavedil.audio import Effect, load
+from wavedil.audio.data import audio_files
+from wavedil.audio.data.recordings import Segment, find_recordings, split
+from wavedil.audio.effects.process import evaluate_pairs
+from wavedil.cli.main import main
+from wavedil.errors import WavedilError
+from wavedil.interop.nam import read_nam
+from wavedil.train.effect_data import RandomWindows
+from wavedil.train.run import train
+
+TINY = ["--model.network.channels=4", "--model.network.skip_channels=4", "--model.network.dilations=1,2,4"]
+TINY += ["--model.network.sample_rate=4000", "--data.crop=500", "--data.built_in_seconds=2", "--model.warmup_steps=5"]
+TINY += ["--trainer.max_steps=60", "--trainer.val_check_interval=30", "--previews.first=10", "--previews.seconds=0.1"]
+
+
+def metrics(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train("amp", out=str(tmp_path_factory.mktemp("amp") / "run"), overrides=TINY)
+
+
+def test_a_run_leaves_what_there_is_to_hear(run):
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {"config.yaml", "metrics.csv", "report.html", "model/config.json", "data/table.csv"} <= names
+    assert {"previews/target_0_input.wav", "previews/target_2_target.png", "previews/step_000010_1.wav"} <= names
+    assert {f"samples/sample_002_{kind}.wav" for kind in ("1_input", "2_target", "3_output")} <= names
+    assert "ESR in %" in (run / "report.html").read_text()
+    rows = metrics(run)
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+def test_the_figure_of_a_run_is_the_one_of_evaluate(run, capsys):
+    network = load(run / "model")
+    recordings = find_recordings(run / "data" / "table.csv")
+    _, held, _ = split(recordings, 4000, context=network.receptive_field - 1)
+    figure = evaluate_pairs(network, held).esr_percent
+    assert figure == pytest.approx(float(metrics(run)[-1]["valid_esr"]), abs=1e-3)
+    assert main(["evaluate", str(run / "model"), str(run / "data" / "table.csv"), "--held-out", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["esr_percent"] == pytest.approx(figure) and set(result["settings"]) == {
+        "drive 0",
+        "drive 0.5",
+        "drive 1",
+    }
+    assert result["count"] == sum(len(segment) - segment.skip for segment in held) and "ESR" not in result["definition"]
+
+
+def test_windows_count_only_what_counts():
+    network = Effect(4, 4, "1,2", knobs={"gain": [0, 1]})
+    generator = np.random.default_rng(0)
+    sounds = [generator.standard_normal((2, time)).astype(np.float32) for time in (40, 60)]
+    segments = [Segment(str(i), *sounds[i], {"gain": float(i)}, skip) for i, skip in enumerate((15, 30))]
+    windows = RandomWindows(segments, network, crop=20, context=10, seed=3)
+    places = set()
+    for index in range(300):
+        item = windows[index]
+        number = int(item["knobs"].item())
+        source, target = sounds[number]
+        starts = [s for s in range(len(source) - 29) if (source[s : s + 30] == item["input"][0].numpy()).all()]
+        (start,) = starts
+        assert (target[start + 10 : start + 30] == item["target"][0].numpy()).all()
+        places.add((number, start))
+    assert places == {(0, s) for s in range(5, 11)} | {(1, s) for s in range(20, 31)}
+    assert torch.equal(windows[7]["input"], RandomWindows(segments, network, 20, 10, 3)[7]["input"])
+    assert not windows.whole and RandomWindows(segments[:1], network, 20, 20, 3).whole
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.network.knobs={gain: [0, 1]}"], "knob 'drive' is unknown: this model has gain"),
+        (["--model.network.knobs={drive: [0, 0.9]}"], "drive_1.wav: knob 'drive' is 1: expected a value in 0..0.9"),
+        (["--data.crop=100000"], "too few for windows"),
+        (["--data.root=/nowhere"], "/nowhere"),
+        (["--data.batch_size=0"], "batch_size is 0"),
+        (["--data.crop=0"], "crop is 0"),
+        (
+            ["--model.network.time_constants=[0.1]", "--model.network.charges=[1.0]"],
+            "windows of 514 samples",
+        ),
+    ],
+)
+def test_bad_runs_are_refused_in_one_line(tmp_path, options, message):
+    with pytest.raises(WavedilError, match=message) as error:
+        train("amp", out=str(tmp_path / "run"), overrides=[*TINY, *options])
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_an_amplifier_trains_and_is_written(tmp_path, capsys):
+    """The recipe nam: from the built-in pair to a .nam file."""
+    arrays = [{"class_path": "wavedil.audio.models.nam.LayerArray",
+               "init_args": {"in_channels": 1, "channels": 4, "head_channels": 1, "dilations": "1,2,4"}}]  # fmt: skip
+    options = [*TINY[3:], f"--model.network.arrays={json.dumps(arrays)}"]
+    folder = train("nam", out=str(tmp_path / "run"), overrides=options)
+    rows = metrics(folder)
+    assert float(rows[-1]["valid_esr"]) < min(100.0, float(rows[0]["train_loss"]) * 100)
+    assert main(["export", str(folder / "model"), str(tmp_path / "amp.nam")]) == 0
+    x = torch.randn(1, 1, 60)
+    assert torch.equal(read_nam(tmp_path / "amp.nam")(x), load(folder / "model")(x))
+    capsys.readouterr()
+    assert main(["evaluate", str(folder / "model"), str(folder / "data" / "table.csv"), "--held-out", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["esr_percent"] == pytest.approx(float(rows[-1]["valid_esr"]), abs=1e-3)
+    assert "every segment starts from zero input before it" in result["definition"]
+
+
+def test_segments_that_begin_with_switching_on(tmp_path):
+    """A start-up that dies away more slowly than the field reaches is learnt from whole segments."""
+    generator = np.random.default_rng(0)
+    x = 0.1 * generator.standard_normal((12, 400)).astype(np.float32)
+    y = 0.5 * x - 0.4 * np.exp(-np.arange(400) / 100).astype(np.float32)
+    audio_files.write(tmp_path / "x.wav", x.ravel(), 1000, "FLOAT")
+    audio_files.write(tmp_path / "y.wav", y.ravel(), 1000, "FLOAT")
+    (tmp_path / "t.csv").write_text("input,target,segment,skip,held_out\nx.wav,y.wav,400,100,2\n")
+    options = [
+        *TINY,
+        "--model.network.knobs={}",
+        "--model.network.sample_rate=1000",
+        f"--data.root={tmp_path / 't.csv'}",
+    ]
+    options += ["--data.context=100", "--data.crop=300", "--trainer.max_steps=60", "--previews.num=1"]
+    options += ["--model.network.time_constants=[0.1]", "--model.loss=wavedil.audio.effects.losses.ESR"]
+    without = train("amp", out=str(tmp_path / "a"), overrides=[*options, "--model.network.charges=[0.0]"])
+    charged = train("amp", out=str(tmp_path / "b"), overrides=[*options, "--model.network.charges=[1.0]"])
+    esr = [float(metrics(folder)[-1]["valid_esr"]) for folder in (without, charged)]
+    assert esr[1] < 10 < esr[0]

@@ -1,0 +1,320 @@
+"""A run from recipe to page: what it leaves, that it resumes exactly, and how it refuses."""
+
+import csv
+import json
+import math
+import shutil
+import signal
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from wavedil import receptive_field
+from wavedil.audio import WaveNet, generate, load
+from wavedil.audio.data import audio_files
+from wavedil.audio.data.corpus import Corpus, WholeFiles
+from wavedil.audio.distributions.quantizers import MuLaw
+from wavedil.audio.evaluation import evaluate
+from wavedil.errors import WavedilError
+from wavedil.train import AudioData, AudioModule
+from wavedil.train.recipes import find_recipe, known_recipes, module_class
+from wavedil.train.run import train
+from wavedil.train.sound_data import _Marked
+
+TINY = [
+    "--model.network.channels=8",
+    "--model.network.skip_channels=8",
+    "--model.network.dilations=1..16",
+    "--model.network.sample_rate=8000",
+    "--data.crop=400",
+    "--data.batch_size=2",
+    "--data.valid_seconds=1",
+    "--trainer.max_steps=12",
+    "--trainer.val_check_interval=6",
+    "--trainer.precision=32-true",
+    "--trainer.max_time=null",
+    "--previews.first=3",
+    "--previews.every=100",
+    "--previews.seconds=0.05",
+    "--samples.num=2",
+    "--samples.seconds=0.05",
+]
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory):
+    """Three short files at another rate than the models'."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for index in range(3):
+        t = torch.arange(11025) / 11025
+        sound = 0.4 * torch.sin(2 * math.pi * (200 + 100 * index) * t) * torch.exp(-2 * t)
+        audio_files.write(folder / f"note_{index}.wav", sound.unsqueeze(0), 11025)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory, recordings):
+    """The same in folders and with names that recipes with speakers look for."""
+    folder = tmp_path_factory.mktemp("voices")
+    for index, name in enumerate(("en/0_theo_1", "es/1_george_7", "fr/2_theo_9")):
+        (folder / name).parent.mkdir()
+        shutil.copy(recordings / f"note_{index}.wav", folder / f"{name}.wav")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory, recordings):
+    return train(out=str(tmp_path_factory.mktemp("runs") / "whole"), overrides=[*TINY, f"--data.root={recordings}"])
+
+
+def metrics(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def weights(folder):
+    return load(folder / "model").state_dict()
+
+
+def test_a_run_leaves_its_folder(whole_run):
+    names = {path.relative_to(whole_run).as_posix() for path in whole_run.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "metrics.csv", "report.html", "model/config.json", "model/model.safetensors"}
+    expected |= {"samples/sample_000.wav", "samples/sample_001.wav", "previews/target_0.wav", "previews/target_0.png"}
+    expected |= {"previews/step_000003_0.wav", "previews/step_000003_0.png", "checkpoints/last.ckpt"}
+    assert expected <= names
+    assert not [name for name in names if name.endswith(".part")]
+    assert any(name.startswith("tensorboard/") for name in names)
+    sound, rate = audio_files.read(whole_run / "samples" / "sample_000.wav")
+    assert (sound.shape, rate) == ((1, 400), 8000)
+
+
+def test_metrics_are_rows_of_numbers(whole_run):
+    rows = metrics(whole_run)
+    assert {6, 10, 12} <= {int(row["step"]) for row in rows}
+    assert float(rows[-1]["valid_bits"]) < 8.1 and float(rows[-1]["train_bits"]) < 8.1
+    rate = {int(row["step"]): float(row["learning_rate"]) for row in rows}
+    assert rate[12] < rate[6]
+
+
+def test_the_page_is_self_contained(whole_run):
+    page = (whole_run / "report.html").read_text()
+    assert page.count("<audio") == 4 and "data:audio/wav;base64," in page and "data:image/png;base64," in page
+    assert "http://" not in page and "https://" not in page
+
+
+def test_learning_from_a_folder_lowers_the_loss(tmp_path, recordings):
+    folder = train(
+        out=str(tmp_path / "run"),
+        overrides=[*TINY, "--model.warmup_steps=10", "--trainer.max_steps=150", f"--data.root={recordings}"],
+    )
+    assert float(metrics(folder)[-1]["train_bits"]) < 5.5  # a model that knows nothing needs 8
+
+
+@pytest.fixture
+def interrupted_run(recordings, interrupted_at):
+    def run(out, at):
+        return interrupted_at(AudioModule, at, lambda: train(out=out, overrides=[*TINY, f"--data.root={recordings}"]))
+
+    return run
+
+
+@pytest.mark.parametrize("at", [6, 9])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, interrupted_run, whole_run, capsys, at):
+    out = str(tmp_path / "run")
+    handler = signal.getsignal(signal.SIGINT)
+    folder = interrupted_run(out, at)
+    assert "continue with" in capsys.readouterr().err and signal.getsignal(signal.SIGINT) is handler
+    assert (folder / "model" / "model.safetensors").exists() and (folder / "report.html").exists()
+    assert train(out=out, resume="auto") == folder
+    rows = [int(row["step"]) for row in metrics(folder)]
+    assert rows == sorted(rows) and rows[-1] == 12
+    for key, value in weights(folder).items():
+        torch.testing.assert_close(value, weights(whole_run)[key])
+    train(out=out, resume="auto")
+    assert "is finished" in capsys.readouterr().err
+    assert [int(row["step"]) for row in metrics(folder)] == rows
+
+
+def test_a_resumed_run_learns_as_it_is_told(tmp_path, interrupted_run):
+    folder = interrupted_run(str(tmp_path / "run"), 7)
+    before = float(metrics(folder)[-1]["learning_rate"])
+    train(out=str(folder), resume="auto", overrides=["--model.optimizer.lr=1e-7"])
+    assert float(metrics(folder)[-1]["learning_rate"]) < 1e-7 < before
+
+
+def test_an_interrupt_before_the_first_step_leaves_the_name_free(tmp_path, interrupted_run):
+    with pytest.raises(WavedilError, match="interrupted before the first step"):
+        interrupted_run(str(tmp_path / "run"), 0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resume_that_does_not_fit_spoils_nothing(tmp_path, interrupted_run, whole_run, capsys):
+    out = str(tmp_path / "run")
+    folder = interrupted_run(out, 7)
+    config = (folder / "config.yaml").read_bytes()
+    with pytest.raises(WavedilError, match="does not fit these options"):
+        train(out=out, resume="auto", overrides=["--model.network.channels=16"])
+    assert (folder / "config.yaml").read_bytes() == config
+    newest = folder / "checkpoints" / "newest.ckpt"
+    newest.write_bytes((folder / "checkpoints" / "interrupted.ckpt").read_bytes()[:2000])  # cut off by a full disk
+    train(out=out, resume="auto")
+    assert "newest.ckpt cannot be read" in capsys.readouterr().err
+    for key, value in weights(folder).items():
+        torch.testing.assert_close(value, weights(whole_run)[key])
+
+
+def test_an_interrupt_in_a_preview_is_for_the_run(tmp_path, recordings, monkeypatch, capsys):
+    def interrupted(model, samples, **options):
+        return torch.zeros(1, 1, samples - 1)  # what generate returns after Ctrl-C
+
+    monkeypatch.setattr("wavedil.train.sound_previews.generate", interrupted)
+    folder = train(out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={recordings}"])
+    assert "continue with" in capsys.readouterr().err
+    assert not list((folder / "previews").glob("step_*")) and list((folder / "checkpoints").glob("interrupted.ckpt"))
+
+
+def test_validation_hears_the_seconds_it_is_told(recordings):
+    files = WholeFiles(Corpus([recordings / "note_0.wav", recordings / "note_1.wav"], 8000))
+    assert [len(item["codes"]) for item in islice(_Marked(files, 5000), 9)] == [5000]
+    assert [len(item["codes"]) for item in islice(_Marked(files, 8001), 9)] == [8000, 1]
+    assert [len(item["codes"]) for item in islice(_Marked(files, 10**9), 9)] == [8000, 8000]
+
+
+def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
+    class Trainer:
+        max_steps, global_step, callbacks = 100, 0, ()
+
+    module = AudioModule(WaveNet(8, 8, "1"), warmup_steps=10, decay=0.5)
+    module._trainer = Trainer
+    factors = []
+    for Trainer.global_step in range(101):
+        factors.append(module.rate_factor())
+    assert factors[0] == pytest.approx(0.1) and factors[9:51] == [1.0] * 42
+    assert factors[75] == pytest.approx(0.5) and factors[100] == 0
+    assert all(a >= b for a, b in zip(factors[50:], factors[51:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.network=wavedil.audio.Effect"], "network is a Effect: expected a WaveNet"),
+        (["--data.crop=30"], "crop of 30 samples is not longer than the receptive field of 32"),
+        (["--data.root=/nowhere"], "/nowhere"),
+        (["--model.network.chanels=8"], "chanels"),
+        (["--trainer.max_step=8"], "max_step"),
+        (["--data.validation=zzz"], "zzz"),
+        (["--data.batch_size=0"], "batch_size is 0"),
+        (["--model.network.channels=x"], "--model.network.channels: Expected a int"),
+        (["--model.network.dilations=0"], "at least 1, got 0"),
+        (["--model.optimizer.lr=-1"], "learning rate"),
+        (["--trainer.max_time=5x"], "5x"),
+    ],
+)
+def test_bad_runs_are_refused_in_one_line(tmp_path, recordings, options, message):
+    with pytest.raises(WavedilError, match=message) as error:
+        train(out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={recordings}", *options])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_and_out_are_checked(tmp_path, whole_run):
+    with pytest.raises(WavedilError, match="no checkpoint"):
+        train(out=str(tmp_path / "none"), resume="auto")
+    with pytest.raises(WavedilError, match="holds a run"):
+        train(out=str(whole_run))
+    with pytest.raises(WavedilError, match="expected auto"):
+        train(out=str(whole_run), resume="yes")
+    with pytest.raises(WavedilError, match="pluck, .*speech"):
+        train("spech")
+
+
+@pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if module_class(path) is AudioModule])
+def test_each_recipe_builds_and_takes_a_step(tmp_path, voices, name):
+    """The recipe's own model and optimiser, on crops just long enough."""
+    config = yaml.safe_load(find_recipe(name).read_text())
+    arguments = config["model"]["init_args"]["network"]["init_args"]
+    crop = receptive_field(arguments["dilations"], kernel_size=arguments.get("kernel_size", 2)) + 8
+    limits = [f"--data.crop={crop}", "--data.batch_size=1", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    limits += ["--previews.first=1", "--previews.seconds=0.001", "--samples.num=1", "--samples.seconds=0.001"]
+    folder = train(
+        name, out=str(tmp_path / "run"), overrides=[*limits, f"--data.root={voices}", "--data.valid_seconds=0.1"]
+    )
+    model = load(folder / "model")
+    assert model.sample_rate == arguments["sample_rate"]
+    assert list(model.speakers) == arguments.get("speakers", [])
+    assert (model.conditioner.local is not None) == ("condition" in arguments)
+
+
+def test_conditioning_is_learnt_from_a_folder(tmp_path, voices):
+    """Mels and speakers together."""
+    local = {
+        "class_path": "wavedil.audio.TransposedUpsampling",
+        "init_args": {
+            "features": {
+                "class_path": "wavedil.audio.LogMel",
+                "init_args": {"sample_rate": 8000, "n_mels": 4, "n_fft": 64, "hop": 20},
+            },
+            "factors": [4, 5],
+        },
+    }
+    options = [
+        *TINY,
+        f"--data.root={voices}",
+        "--data.speakers=folders",
+        "--model.network.speakers=[en, es, fr]",
+        f"--model.network.condition={json.dumps(local)}",
+        "--model.drop_condition=0.5",
+    ]
+    whole = train(out=str(tmp_path / "whole"), overrides=options)
+    model = load(whole / "model")
+    assert model.speakers == ("en", "es", "fr") and model.conditioner.condition_channels == 4
+    assert float(metrics(whole)[-1]["valid_bits"]) > 0
+    with pytest.raises(WavedilError, match="'es' is unknown: this model knows ann"):
+        train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])
+    with pytest.raises(WavedilError, match="say where the files' come from"):
+        train(out=str(tmp_path / "none"), overrides=[*options, "--data.speakers=null"])
+    with pytest.raises(WavedilError, match="expected a share"):
+        train(out=str(tmp_path / "share"), overrides=[*options, "--model.drop_condition=2"])
+
+
+def test_what_validates_and_samples_is_the_average_where_there_is_one(tmp_path, recordings):
+    options = [*TINY, f"--data.root={recordings}", "--model.average=0.9", "--model.optimizer.lr=0.02"]
+    folder = train(out=str(tmp_path / "run"), overrides=options)
+    model = load(folder / "model")
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, checkpoint[f"averaged.module.{key}"])
+    assert not torch.equal(
+        model.state_dict()["stack.layers.0.conv.weight"], checkpoint["network.stack.layers.0.conv.weight"]
+    )
+    held = audio_files.read(recordings / "note_0.wav", sample_rate=8000)[0][0][:8000]
+    bits = evaluate(model, [torch.from_numpy(held)]).bits_per_sample
+    assert bits == pytest.approx(float(metrics(folder)[-1]["valid_bits"]), abs=2e-3)
+    sound, _ = audio_files.read(folder / "samples" / "sample_000.wav")
+    expected = generate(model, sound.shape[1], num=2, seed=0)[0, 0]
+    assert torch.allclose(torch.from_numpy(sound[0]), expected, atol=1e-4)
+
+
+def test_processes_share_the_crops_out(recordings):
+    taken = []
+    for rank in range(3):
+        data = AudioData(str(recordings), crop=40, batch_size=2)
+        data.train, data.quantiser, data.context = Corpus([recordings / "note_0.wav"], 8000), MuLaw(256), 0
+        data.trainer = SimpleNamespace(global_step=5, accumulate_grad_batches=2, world_size=3, global_rank=rank)
+        taken += [index for batch in islice(iter(data.train_dataloader().batch_sampler), 4) for index in batch]
+    assert sorted(taken) == list(range(60, 84))  # 5 steps of 2 batches of 2 crops in 3 processes were before
+
+
+def test_a_mixture_over_16_bit_codes_trains_and_samples(tmp_path, recordings):
+    options = ["distribution=logistics", "components=3", "quantiser=linear", "codes=65536", "input=scalar"]
+    folder = train(
+        out=str(tmp_path / "run"),
+        overrides=[*TINY, f"--data.root={recordings}", *(f"--model.network.{option}" for option in options)],
+    )
+    model = load(folder / "model")
+    assert model.distribution.components == 3 and model.quantiser.text == "linear codes"
+    bits = [float(row["valid_bits"]) for row in metrics(folder)]
+    assert 0 < bits[-1] < 16  # what equally likely codes would take
+    assert len(list((folder / "samples").glob("*.wav"))) == 2

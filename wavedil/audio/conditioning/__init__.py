@@ -1,0 +1,1 @@
+"""Conditioning inputs of a model: local features and a speaker embedding."""

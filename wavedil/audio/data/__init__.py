@@ -1,0 +1,1 @@
+"""Audio files, data sets of recordings, and built-in sounds."""

@@ -1,0 +1,57 @@
+"""The sound around a crop that the features of the crop are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavedil.audio.conditioning.upsampling import Upsampling
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a crop needs so that its features are those of the whole file.
+
+    Args:
+        hop: samples from a frame to the next; crops start at multiples of it.
+        reach: frames that a sample hears before and after its own.
+        margin: samples that a frame hears beyond those that it belongs to.
+    """
+
+    hop: int
+    reach: int
+    margin: int
+
+    @classmethod
+    def of(cls, local: Upsampling) -> Window:
+        return cls(local.hop, local.reach, local.features.margin)
+
+    def cut(self, whole: int, read: Callable[[int, int], np.ndarray], start: int, length: int) -> dict[str, Tensor]:
+        """The sound and the frames of a crop of ``length`` samples from ``start``, in a file of ``whole`` samples.
+
+        ``read(start, frames)`` gives samples of the file. ``"sound"`` goes ``reach`` frames and ``margin`` samples
+        beyond the crop on each side, zero outside the file. ``"frames"`` are the numbers of its frames in which those
+        outside the file are replaced by its first or last.
+        """
+        first = start // self.hop - self.reach
+        count = -(-length // self.hop) + 2 * self.reach
+        begin = first * self.hop - self.margin
+        sound = torch.zeros(count * self.hop + 2 * self.margin)
+        inside = max(begin, 0)
+        found = torch.from_numpy(read(inside, begin + len(sound) - inside))
+        sound[inside - begin : inside - begin + len(found)] = found
+        frames = torch.arange(first, first + count).clamp(0, -(-whole // self.hop) - 1) - first
+        return {"sound": sound, "frames": frames}
+
+
+def heard(local: Upsampling, batch: dict[str, Tensor]) -> Tensor:
+    """Features ``(batch, channels, reach + frames + reach)`` of a batch of crops: from files, or of the sound that
+    :meth:`Window.cut` cut out."""
+    if "features" in batch:
+        return batch["features"]
+    features = local.features.inside(batch["sound"])
+    return features.gather(2, batch["frames"].unsqueeze(1).expand(-1, features.shape[1], -1))

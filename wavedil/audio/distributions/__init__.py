@@ -1,0 +1,1 @@
+"""Quantizers, and output distributions over their codes."""

@@ -1,0 +1,1 @@
+"""Effect models in use: live, on files, and their losses."""

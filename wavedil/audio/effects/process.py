@@ -1,0 +1,126 @@
+"""A paired model at work: on tensors, on files of any length, live, and against targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavedil.audio.data import audio_files
+from wavedil.audio.data.recordings import Segment
+from wavedil.audio.data.resampling import resampled_length
+from wavedil.audio.data.streams import read_blocks, written_blocks
+from wavedil.audio.effects.live import LiveEffect
+from wavedil.audio.models.effect_model import Paired
+from wavedil.errors import WavedilError
+
+#: Samples in one pass; longer sound goes on in the next with the state carried, so that memory is bounded.
+CHUNK = 2**15
+
+DEFINITION = (
+    "100 * sum((target - output)^2) / sum(target^2) over all samples that count of all segments, at {rate} Hz; every "
+    "segment starts from {beginning}, its first {skip} samples are heard but do not count"
+)
+
+
+@torch.inference_mode()
+def run(model: Paired, x: Tensor, knobs: Tensor | None = None) -> Tensor:
+    """``(batch, 1, time) -> (batch, 1, time)`` as the model's forward, in bounded memory."""
+    device = next(model.parameters()).device
+    knobs = knobs.to(device) if model.knobs else None
+    state, parts = None, []
+    for chunk in x.to(device).split(CHUNK, dim=2):
+        y, state = model.step(chunk, state, knobs)
+        parts.append(y.float())
+    return torch.cat(parts, dim=2)
+
+
+def process_file(
+    model: Paired,
+    source: str | Path,
+    target: str | Path,
+    knobs: Mapping[str, float] | None = None,
+    *,
+    resample: bool = False,
+    subtype: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Runs a sound file of any length through an effect, in constant memory; each channel by itself.
+
+    Args:
+        source, target: sound files; the target's suffix decides its format. It appears when it is whole.
+        knobs: settings by name.
+        resample: bring a file of another rate to the model's, which the target then has.
+        subtype: coding of the target, see :func:`wavedil.audio.data.audio_files.write`.
+        progress: called with the samples done and their number.
+
+    Returns:
+        ``file``, ``seconds`` of sound, ``sample_rate``, ``channels``, ``real_time_factor`` and ``clipped``, the samples
+        outside [-1, 1] that the coding could not hold.
+    """
+    info = audio_files.info(source)
+    rate = model.sample_rate
+    if info.sample_rate != rate and not resample:
+        raise WavedilError(f"{source} has {info.sample_rate} Hz and the model {rate} Hz: add --resample")
+    if Path(target).resolve() == Path(source).resolve():
+        raise WavedilError(f"{target} is the input: choose another name for the output")
+    effect = LiveEffect(model, knobs, info.channels)
+    total = resampled_length(info.frames, info.sample_rate, rate)
+    clipped = done = 0
+    with written_blocks(target, rate, info.channels, subtype) as append:
+        for block in read_blocks(source, CHUNK, rate):
+            clipped += append(effect.process(block))
+            done += block.shape[1]
+            if progress is not None:
+                progress(done, total)
+    return {
+        "file": str(target),
+        "seconds": done / rate,
+        "sample_rate": rate,
+        "channels": info.channels,
+        "real_time_factor": round(effect.real_time_factor, 2),
+        "clipped": clipped,
+    }
+
+
+@dataclass(frozen=True)
+class ErrorToSignal:
+    esr_percent: float
+    count: int  # samples
+    segments: int
+    settings: dict[str, float]  # ESR in percent at each knob setting
+    definition: str
+
+
+def evaluate_pairs(
+    model: Paired, segments: Iterable[Segment], progress: Callable[[int], None] | None = None
+) -> ErrorToSignal:
+    """ESR in percent over segments, each from zero history; ``progress`` is called with the samples finished."""
+    energies: dict[str, np.ndarray] = {}
+    count, skips = 0, []
+    for segment in segments:
+        knobs = model.knob_values(segment.knobs).unsqueeze(0)
+        output = run(model, torch.from_numpy(segment.input).view(1, 1, -1), knobs)[0, 0, segment.skip :].cpu().double()
+        target = torch.from_numpy(segment.target[segment.skip :]).double()
+        name = ", ".join(f"{knob} {value:g}" for knob, value in segment.knobs.items()) or "all"
+        pair = np.array([(target - output).square().sum().item(), target.square().sum().item()])
+        energies[name] = energies.get(name, 0) + pair
+        count += len(target)
+        skips.append(segment.skip)
+        if progress is not None:
+            progress(count)
+    error, signal = sum(energies.values())
+    return ErrorToSignal(
+        esr_percent=100 * error / signal,
+        count=count,
+        segments=len(skips),
+        settings={name: 100 * e / s for name, (e, s) in energies.items()},
+        definition=DEFINITION.format(
+            rate=model.sample_rate, beginning=model.beginning, skip=" or ".join(map(str, sorted(set(skips))))
+        ),
+    )

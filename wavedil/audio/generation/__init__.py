@@ -1,0 +1,1 @@
+"""Sampling: ``generate`` and ``stream``, and the engines that run them."""

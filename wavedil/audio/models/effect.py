@@ -1,0 +1,163 @@
+"""Feed-forward WaveNet for audio effects: sound in, sound out, sample by sample (amps, pedals, denoising)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from wavedil.audio.models.effect_model import Paired
+from wavedil.audio.models.initialization import start_stack_
+from wavedil.audio.models.one_poles import OnePoles
+from wavedil.core import DilatedConv, DilatedStack, Schedule
+from wavedil.core.stream import State, named, part
+from wavedil.errors import WavedilError
+from wavedil.weights import recorded
+
+
+@recorded
+class Effect(Paired):
+    """Regression of an effect's output on its input (Damskägg et al. 2019, arXiv 1811.00334): front, stack, head.
+
+    ``forward(x, knobs)``: ``(batch, 1, time), (batch, knobs) -> (batch, 1, time)``; the output at t sees the input up
+    to and including t. There is no feedback of the output, so all samples are computed at once.
+
+    At time 0 every layer's history is zero (not: the history that an input of zeros would have left), and the one-pole
+    filters hold their ``charges``. That is a device that is switched on at time 0, and training on segments that begin
+    so sees just that. For sound whose start is no such moment, :class:`wavedil.audio.LiveEffect` and ``wavedil
+    process`` play ``settle`` seconds of silence first.
+
+    Args:
+        channels, skip_channels: residual and skip channels.
+        dilations: schedule of the stack, e.g. ``"1..256 x2"``.
+        kernel_size: taps of each dilated convolution.
+        knobs: name and range of each control, e.g. ``{"gain": [0, 1]}``: global conditioning of every layer.
+        knob_channels: width of the tanh layer between knobs and conditioning; 0 for none: each gate then moves
+            linearly with the knobs.
+        head_channels: width between the head's two products; default ``skip_channels``.
+        time_constants: in seconds, of one-pole low-pass filters beside the input (:class:`OnePoles`): what is slower
+            than the receptive field, as coupling capacitors are.
+        charges: what each of them holds at time 0; default 0.
+        settle: seconds of silence that a live effect hears first; default: the receptive field, and five of the longest
+            time constant or more, until no charge is above 1e-4.
+        sample_rate: in Hz; it is stored with the model.
+    """
+
+    def __init__(
+        self,
+        channels: int = 16,
+        skip_channels: int = 16,
+        dilations: Schedule = "1..512",
+        kernel_size: int = 3,
+        *,
+        knobs: Mapping[str, Sequence[float]] | None = None,
+        knob_channels: int = 8,
+        head_channels: int | None = None,
+        time_constants: Sequence[float] = (),
+        charges: Sequence[float] | None = None,
+        settle: float | None = None,
+        sample_rate: int = 48000,
+    ):
+        super().__init__()
+        if not isinstance(skip_channels, int) or skip_channels < 1:
+            raise WavedilError(
+                f"skip_channels is {skip_channels!r}: expected a positive integer, since the head reads the skips"
+            )
+        if not isinstance(sample_rate, int) or sample_rate < 1:
+            raise WavedilError(f"sample_rate is {sample_rate!r}: expected Hz as a positive integer")
+        self.sample_rate, self.knobs = sample_rate, _ranges(knobs or {})
+        self.one_poles = OnePoles(time_constants, charges, sample_rate)
+        width = (knob_channels or len(self.knobs)) if self.knobs else 0
+        self.knob_layer = nn.Linear(len(self.knobs), knob_channels) if self.knobs and knob_channels else None
+        self.front = DilatedConv(1, 1 + len(self.one_poles), channels, 1)
+        self.stack = DilatedStack(
+            ndim=1,
+            channels=channels,
+            dilations=dilations,
+            kernel_size=kernel_size,
+            causal=True,
+            skip_channels=skip_channels,
+            condition_channels=width,
+        )
+        hidden = head_channels or skip_channels
+        self.hidden = DilatedConv(1, skip_channels, hidden, 1)
+        self.out = DilatedConv(1, hidden, 1, 1)
+        if settle is not None and not 0 <= settle < math.inf:
+            raise WavedilError(f"settle is {settle!r}: expected seconds of silence, 0 or more")
+        self._settle = settle
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Weights before training; see :mod:`wavedil.audio.models.initialization`."""
+        nn.init.normal_(self.front.weight, std=2.0)  # sound is small: the gates' curves are to begin within it
+        start_stack_(self.stack)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return self.stack.dilations
+
+    @property
+    def kernel_size(self) -> int:
+        return self.stack.kernel_size
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples of the input, the present one among them, that an output sees, but for the one-pole filters."""
+        return self.stack.receptive_field
+
+    @property
+    def settle(self) -> float:
+        """Seconds of silence until nothing of the start-up is left."""
+        return self.receptive_field / self.sample_rate + self.one_poles.settle if self._settle is None else self._settle
+
+    @property
+    def charged(self) -> bool:
+        return any(self.one_poles.charges)
+
+    def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
+        """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``: the first ``skip`` outputs are left out.
+
+        They cost nothing but for the receptive field before the others.
+        """
+        self._check(x, knobs)
+        if not 0 <= skip <= x.shape[2]:
+            raise WavedilError(f"skip is {skip}: expected 0 to the {x.shape[2]} samples of the input")
+        start = max(0, skip - self.receptive_field + 1) if skip else 0
+        x = self.one_poles(x)[:, :, start:]
+        return self._head(self.stack(self.front(x), self.condition(knobs)))[:, :, skip - start :]
+
+    def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
+        """The next chunk, any length: outputs as in :meth:`forward`, and the state after it. Knobs may be turned."""
+        self._check(x, knobs)
+        x, slow = self.one_poles.step(x, part(state, "one_poles"))
+        skips, stack = self.stack.step(self.front(x), part(state, "stack"), self.condition(knobs))
+        return self._head(skips), {**named("one_poles", slow), **named("stack", stack)}
+
+    def _head(self, skips: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.hidden(skips)))
+
+    def condition(self, knobs: Tensor | None) -> Tensor | None:
+        """Settings ``(batch, knobs)`` as the stack takes them, ``(batch, channels, 1)``: the same at all times."""
+        if not self.knobs:
+            return None
+        low, high = torch.tensor(list(self.knobs.values()), dtype=knobs.dtype, device=knobs.device).T
+        centred = (2 * knobs - low - high) / (high - low)
+        return (centred if self.knob_layer is None else torch.tanh(self.knob_layer(centred))).unsqueeze(2)
+
+    def _check(self, x: Tensor, knobs: Tensor | None) -> None:
+        if x.ndim != 3 or x.shape[1] != 1:
+            raise WavedilError(f"input has shape {tuple(x.shape)}: expected (batch, 1, time)")
+        shape = (x.shape[0], len(self.knobs))
+        if (knobs is None and self.knobs) or (knobs is not None and tuple(knobs.shape) != shape):
+            given = "not given" if knobs is None else f"of shape {tuple(knobs.shape)}"
+            raise WavedilError(f"knobs are {given}: expected {shape}, for {', '.join(self.knobs) or 'a model of none'}")
+
+
+def _ranges(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    for name, ends in knobs.items():
+        if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+            raise WavedilError(f"knob {name!r} has the range {list(ends)}: expected [lowest, highest]")
+    return {name: (float(low), float(high)) for name, (low, high) in knobs.items()}

@@ -1,0 +1,197 @@
+"""Piano rolls: pieces of music as which of 88 keys sound in each time step, and their likelihood under a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wavedil.audio.data.pluck import pluck
+from wavedil.errors import WavedilError
+
+KEYS = 88  # of a piano; key 0 is A0, MIDI note 21
+LOWEST = 21
+
+DEFINITION = (
+    "mean over the time steps of all pieces but each piece's first of -log p(the 88 keys | all earlier steps of the "
+    "piece), in nats, keys independent of each other given the past"
+)
+
+_PARTS = ("traindata", "validdata", "testdata")
+
+
+@dataclass(frozen=True)
+class PianoRolls:
+    """Pieces for training, validation and test, each a uint8 array ``(time, 88)`` of zeros and ones."""
+
+    train: list[np.ndarray]
+    valid: list[np.ndarray]
+    test: list[np.ndarray]
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{name} {len(rolls)} pieces of {sum(map(len, rolls))} steps"
+            for name, rolls in (("train", self.train), ("valid", self.valid), ("test", self.test))
+        )
+
+
+def read_rolls(path: str | Path) -> PianoRolls:
+    """Reads a MATLAB file of piano rolls: cells ``traindata``, ``validdata`` and ``testdata`` of ``(time, 88)`` arrays.
+
+    JSB chorales, Nottingham and MuseData are to be had in this form (Boulanger-Lewandowski et al. 2012, arXiv
+    1206.6392; in the repository of Bai et al.).
+
+    Raises:
+        WavedilError: no such file, another format, or contents that are no piano rolls.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WavedilError(f"{path} is no file: expected piano rolls, e.g. JSB_Chorales.mat")
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=_PARTS)
+    except Exception as error:  # loadmat fails in many ways on a file that was cut off
+        reason = " ".join(str(error).split())[:200]
+        raise WavedilError(f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {reason})") from None
+    missing = [name for name in _PARTS if name not in content]
+    if missing:
+        raise WavedilError(f"{path} has no {', '.join(missing)}: expected {', '.join(_PARTS)} with (time, 88) arrays")
+    empty = [name for name in _PARTS if not content[name].size]
+    if empty:
+        raise WavedilError(f"{path}: {', '.join(empty)} has no pieces: expected one at least")
+    return PianoRolls(*([_checked(roll, path, name) for roll in content[name].ravel()] for name in _PARTS))
+
+
+def _checked(roll: np.ndarray, path: Path, name: str) -> np.ndarray:
+    roll = np.asarray(roll)
+    if roll.ndim != 2 or roll.shape[1] != KEYS or len(roll) < 2:
+        raise WavedilError(f"{path}: {name} has an array of shape {roll.shape}: expected (time, 88), two steps or more")
+    if not np.isin(roll, (0, 1)).all():
+        raise WavedilError(f"{path}: {name} has other values than 0 and 1: expected which keys sound")
+    return roll.astype(np.uint8)
+
+
+def make_rolls(num: int = 60, seed: int = 0) -> PianoRolls:
+    """Built-in pieces: triads of a major scale in four voices, in any key; a fifth as many validate, and test.
+
+    A chord lasts two or four steps and is followed by one a second, third, fourth or fifth away. The same arguments
+    give the same pieces everywhere.
+    """
+    counts = (num, max(1, num // 5), max(1, num // 5))
+    generator = np.random.default_rng(seed)
+    return PianoRolls(*([_compose(generator) for _ in range(count)] for count in counts))
+
+
+def _compose(generator: np.random.Generator) -> np.ndarray:
+    scale = np.add.outer(12 * np.arange(7), [0, 2, 4, 5, 7, 9, 11]).ravel()  # semitones above the lowest tonic
+    tonic = int(generator.integers(27, 39)) - LOWEST
+    roll = np.zeros((int(generator.integers(12, 25)) * 2, KEYS), np.uint8)
+    degree, start = 0, 0
+    while start < len(roll):
+        length = int(generator.choice([2, 4]))
+        voices = [7 + degree, 14 + degree, 14 + degree + 2, 21 + degree + 4 - 7]
+        roll[start : start + length, tonic + scale[voices]] = 1
+        degree = (degree + int(generator.choice([1, 2, 3, 4, -1, -2]))) % 7
+        start += length
+    return roll
+
+
+def transpose(roll: np.ndarray, semitones: int) -> np.ndarray:
+    """The piece so much higher, or as much as leaves its outermost notes on the keyboard."""
+    keys = np.flatnonzero(roll.any(0))
+    if not len(keys):
+        return roll
+    semitones = int(np.clip(semitones, -keys[0], KEYS - 1 - keys[-1]))
+    return np.roll(roll, semitones, axis=1)
+
+
+def collate(rolls: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    """A batch: ``"roll"`` float ``(batch, 88, time)``, shorter pieces ended with zeros; ``"mask"`` bool
+    ``(batch, time)``, true in the pieces."""
+    length = max(map(len, rolls))
+    batch = np.zeros((len(rolls), KEYS, length), np.float32)
+    mask = np.zeros((len(rolls), length), bool)
+    for index, roll in enumerate(rolls):
+        batch[index, :, : len(roll)] = roll.T
+        mask[index, : len(roll)] = True
+    return {"roll": torch.from_numpy(batch), "mask": torch.from_numpy(mask)}
+
+
+def roll_nats(model: nn.Module, roll: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over steps of -log p(keys of a step | steps before), in nats, and the number of steps it is of.
+
+    Args:
+        model: ``(batch, 88, time) -> (batch, 88, time)``: the logits at t are of the keys at t + 1, each on its own.
+        roll, mask: a batch as :func:`collate` makes it. The first step of each piece has nothing before it and is not
+            predicted, as in Bai et al. (2018).
+    """
+    logits = model(roll[..., :-1])
+    nats = F.binary_cross_entropy_with_logits(logits.float(), roll[..., 1:], reduction="none").sum(1)
+    counted = mask[:, 1:]
+    return nats.masked_select(counted).sum(), counted.sum()
+
+
+@dataclass(frozen=True)
+class RollLikelihood:
+    nll_nats_per_step: float
+    count: int  # time steps
+    pieces: int
+    definition: str = DEFINITION
+
+
+@torch.inference_mode()
+def evaluate_rolls(
+    model: nn.Module, rolls: Sequence[np.ndarray], progress: Callable[[int], None] | None = None
+) -> RollLikelihood:
+    """Negative log-likelihood of whole pieces, each ``(time, 88)``, in nats per step.
+
+    ``progress`` is called with the number of pieces finished.
+    """
+    device = next(model.parameters()).device
+    nats, count = 0.0, 0
+    for index, roll in enumerate(rolls, 1):
+        batch = collate([roll])
+        total, steps = roll_nats(model, batch["roll"].to(device), batch["mask"].to(device))
+        nats += total.item()
+        count += int(steps)
+        if progress is not None:
+            progress(index)
+    return RollLikelihood(nats / count if count else math.nan, count, len(rolls))
+
+
+@torch.inference_mode()
+def sample_rolls(model: nn.Module, start: Tensor, steps: int, seed: int = 0) -> Tensor:
+    """Goes on with ``start``, bool or float ``(batch, 88, time)``, for so many steps: ``(batch, 88, steps)``, 0 and 1.
+
+    Each key is drawn on its own from the model's probability. Piece i depends on the seed, i and its start alone.
+    """
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(len(start))]
+    x, state, drawn = start.float(), None, []
+    for _ in range(steps):
+        logits, state = model.step(x, state)
+        chance = torch.stack([torch.rand(KEYS, generator=generator) for generator in generators])
+        x = (chance < logits[..., -1].sigmoid().cpu()).float().unsqueeze(2).to(start.device)
+        drawn.append(x)
+    return torch.cat(drawn, 2)
+
+
+def play(roll: np.ndarray, sample_rate: int, step_seconds: float = 0.25) -> np.ndarray:
+    """A piece on plucked strings: float32 ``(samples,)``. A key that sounds on is not struck again."""
+    step = round(step_seconds * sample_rate)
+    sound = np.zeros(len(roll) * step)
+    edges = np.diff(np.pad(roll.astype(np.int8), ((1, 1), (0, 0))), axis=0)
+    for key in np.flatnonzero(roll.any(0)):
+        starts, ends = np.flatnonzero(edges[:, key] == 1), np.flatnonzero(edges[:, key] == -1)
+        for start, end in zip(starts, ends, strict=True):
+            note = pluck(LOWEST + int(key), (end - start) * step / sample_rate, 0.25, sample_rate)
+            fade = min(len(note), step // 10)
+            note[len(note) - fade :] *= np.linspace(1, 0, fade)
+            sound[start * step : start * step + len(note)] += note
+    return np.clip(sound, -1, 1).astype(np.float32)

@@ -1,1 +1,0 @@
-"""Relatives of WaveNet as short compositions of the core's blocks."""

@@ -1,0 +1,1 @@
+"""Images, masks and targets: files, data sets, and built-in pictures."""

@@ -1,0 +1,131 @@
+"""What stands in masks for which class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from wavedil.errors import WavedilError
+from wavedil.vision.data.palette import Colour, default_palette
+
+#: The label of pixels that count nowhere, in every tensor of this package; masks may use another (``ignore_label``).
+IGNORED = 255
+MAX_CLASSES = IGNORED
+#: An ``ignore_label`` for masks of which only the listed values are of interest.
+REST = "rest"
+
+Value = int | Colour
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """From the values in masks to classes 0 … num_classes - 1.
+
+    Args:
+        classes: their names.
+        mask_values: what stands for each class in masks: grey values, or colours ``(r, g, b)``; None for its number.
+        ignore_label: the value of pixels that count nowhere; ``"rest"`` for all that ``mask_values`` does not list;
+            None for no such value.
+        palette: the colour of each class in overlays and label maps; None for ``mask_values`` where these are colours,
+            else those of Pascal VOC.
+
+    Raises:
+        WavedilError: lists of different lengths, values that stand for two classes, or more than 255 classes.
+    """
+
+    classes: Sequence[str]
+    mask_values: Sequence[Value] | None = None
+    ignore_label: Value | str | None = IGNORED
+    palette: Sequence[Colour] | None = None
+
+    def __post_init__(self):
+        count = len(self.classes)
+        if not 1 <= count <= MAX_CLASSES:
+            raise WavedilError(f"{count} classes: expected 1 to {MAX_CLASSES}, since label maps have 8 bits")
+        for name, values in (("mask_values", self.mask_values), ("palette", self.palette)):
+            if values is not None and len(values) != count:
+                raise WavedilError(f"{name} has {len(values)} entries: expected one for each of {count} classes")
+        if not all(_is_colour(value) for value in self.palette or ()):
+            raise WavedilError(f"palette is {self.palette!r}: expected [red, green, blue] of 0 to 255 for each class")
+        values = self._values
+        if not (all(map(_is_grey, values)) or all(map(_is_colour, values))):
+            raise WavedilError(
+                f"mask_values is {self.mask_values!r}: expected grey values of 0 to 65535, or [red, green, blue] of 0 "
+                "to 255, for each class"
+            )
+        if len(set(values)) != count:
+            raise WavedilError(f"mask_values is {self.mask_values!r}: expected another value for each class")
+        if self.ignore_label == REST:
+            if self.mask_values is None:
+                raise WavedilError("ignore_label is rest: list the values that count, with mask_values")
+        elif self.ignore_label is not None and _is_colour(self.ignore_label) != self.by_colour:
+            raise WavedilError(
+                f"ignore_label is {self.ignore_label!r}: expected {'a colour' if self.by_colour else 'a grey value'}, "
+                "as mask_values has, or rest, or null"
+            )
+
+    @property
+    def by_colour(self) -> bool:
+        """Whether masks are colour images."""
+        return self.mask_values is not None and _is_colour(self.mask_values[0])
+
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        """The colour of each class in overlays and label maps."""
+        chosen = self.palette or (self.mask_values if self.by_colour else default_palette(len(self.classes)))
+        return tuple(tuple(value) for value in chosen)
+
+    def encode(self, mask: np.ndarray, path: Path) -> np.ndarray:
+        """Mask, ``(height, width)`` or ``(height, width, 3)``, to labels, ``(height, width)`` uint8, ignored ones 255.
+
+        Raises:
+            WavedilError: naming ``path``, for a value that stands for nothing.
+        """
+        codes = packed(mask) if self.by_colour else mask.astype(np.int64)
+        known, labels = self._table
+        at = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        found = known[at] == codes
+        if self.ignore_label != REST and not found.all():
+            row, column = (int(place[0]) for place in np.nonzero(~found))
+            value = mask[row, column].tolist()
+            raise WavedilError(
+                f"{path}: value {value} at row {row}, column {column} is none of the {len(self.classes)} classes and "
+                f"not the ignore_label {self.ignore_label!r}: give mask_values or ignore_label, or mend the mask"
+            )
+        return np.where(found, labels[at], IGNORED).astype(np.uint8)
+
+    @property
+    def _values(self) -> list[Value]:
+        values = range(len(self.classes)) if self.mask_values is None else self.mask_values
+        return [value if isinstance(value, int) else tuple(value) for value in values]
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Values, sorted, and the label of each."""
+        values, labels = self._values, list(range(len(self.classes)))
+        if self.ignore_label not in (None, REST):
+            ignored = self.ignore_label if isinstance(self.ignore_label, int) else tuple(self.ignore_label)
+            # A class may be the ignored one, e.g. "void" among the classes: it then counts nowhere.
+            labels = [IGNORED if value == ignored else label for value, label in zip(values, labels, strict=True)]
+            values, labels = ([*values, ignored], [*labels, IGNORED]) if ignored not in values else (values, labels)
+        codes = packed(np.array(values)) if self.by_colour else np.array(values)
+        order = np.argsort(codes)
+        return codes[order], np.array(labels)[order]
+
+
+def packed(colours: np.ndarray) -> np.ndarray:
+    """Colours ``(..., 3)`` as one number each."""
+    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def _is_grey(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**16
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(_is_grey(part) and part < 256 for part in value)

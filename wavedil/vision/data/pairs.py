@@ -1,0 +1,130 @@
+"""Which image and which mask belong together, and which pairs train and which validate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavedil.errors import WavedilError
+from wavedil.files import by_name, matched, matching
+from wavedil.vision.data.images import image_size, list_images
+
+PathLike = str | os.PathLike[str]
+TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where images and masks lie, below the root or below each part of it.
+
+    ``images`` and ``masks`` are folders; an image and a mask belong together when their paths below these are the same
+    but for the file's suffix, and but for ``image_ending`` and ``mask_ending``, with which the stems end (of files that
+    end otherwise nothing is said).
+    """
+
+    images: str = "images"
+    masks: str = "masks"
+    image_ending: str = ""
+    mask_ending: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    image: Path
+    mask: Path
+
+
+def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
+    """Every image below ``root`` with its mask, sorted.
+
+    Raises:
+        WavedilError: folders that are missing or empty, images without mask or masks without image, two of one
+            name, a mask of another size than its image; each naming the first such file.
+    """
+    layout = layout or Layout()
+    root = Path(root)
+    found = []
+    for kind, folder, ending in (
+        ("image", root / layout.images, layout.image_ending),
+        ("mask", root / layout.masks, layout.mask_ending),
+    ):
+        listed = list_images(folder, () if kind == "image" else (".npy",))
+        ended = [path for path in listed if path.stem.endswith(ending)]
+        names = (path.relative_to(folder).with_name(path.stem.removesuffix(ending)).as_posix() for path in ended)
+        found.append(by_name(zip(names, ended, strict=True), kind))
+    if not any(found):
+        raise WavedilError(
+            f"{root}: no image ends with {layout.image_ending!r} and no mask with {layout.mask_ending!r}"
+        )
+    remedy = "add it, take the file away, or say how names end (image_ending, mask_ending)"
+    pairs = [Pair(*pair) for pair in matched(*found, ("image", "mask"), remedy)]
+    for pair in pairs:
+        (height, width), mask = image_size(pair.image), image_size(pair.mask)
+        if (height, width) != mask:
+            raise WavedilError(
+                f"{pair.mask} is {mask[1]} x {mask[0]} pixels and its image {pair.image} {width} x {height}: "
+                "expected the same"
+            )
+    return pairs
+
+
+def split_pairs(
+    root: PathLike, layout: Layout | None = None, validation: str | None = None, every: int = 10
+) -> tuple[list[Pair], list[Pair], str]:
+    """Pairs for training, pairs for validation, and how they were chosen.
+
+    By the folders ``train`` and ``val`` of the root where it has them; else every tenth of the sorted pairs validates,
+    or those whose image's path, without suffix, a regular expression is found in.
+
+    Raises:
+        WavedilError: as :func:`find_pairs`; or nothing left for one of the two.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise WavedilError(f"{root} is no folder: expected one with images and masks")
+    parts = _parts(root)
+    if parts:
+        if validation is not None:
+            raise WavedilError(f"validation is {validation!r}, but {root} has the folder {parts[1].name}: leave it out")
+        train, held = (find_pairs(part, layout) for part in parts)
+        return train, held, f"folders {parts[0].name} and {parts[1].name}: {len(train)} train, {len(held)} validate"
+    pairs = find_pairs(root, layout)
+    held, how = hold_out(pairs, validation, every)
+    train = [pair for pair in pairs if pair not in set(held)]
+    if not train or not held:
+        raise WavedilError(
+            f"{how}: that leaves {len(train)} to train and {len(held)} to validate on out of {len(pairs)}; both need "
+            "at least one"
+        )
+    return train, held, f"{how}: {len(train)} train, {len(held)} validate"
+
+
+def held_out_pairs(root: PathLike, layout: Layout | None = None, validation: str | None = None) -> list[Pair]:
+    """The pairs that :func:`split_pairs` validates on, whether or not others are there to train on.
+
+    Raises:
+        WavedilError: as :func:`find_pairs`; or there are none.
+    """
+    parts = _parts(Path(root))
+    if parts and validation is None:
+        return find_pairs(parts[1], layout)
+    held, how = hold_out(find_pairs(root, layout), validation)
+    if not held:
+        raise WavedilError(f"{how}: that is none of the images in {root}")
+    return held
+
+
+def _parts(root: Path) -> list[Path]:
+    """The folders to train and to validate on, where the root has both."""
+    found = [next((root / name for name in names if (root / name).is_dir()), None) for names in (TRAIN, VALIDATION)]
+    return found if all(found) else []
+
+
+def hold_out(pairs: Sequence[Pair], validation: str | None = None, every: int = 10) -> tuple[list[Pair], str]:
+    """Every tenth of the sorted pairs, or those whose image's path, without suffix, matches; and which these are."""
+    if validation is None:
+        return list(pairs[::every]), f"every {every}th of the sorted images validates"
+    found = matching([pair.image for pair in pairs], validation, "validation")
+    return [pair for pair in pairs if pair.image in found], f"images matching {validation!r} validate"

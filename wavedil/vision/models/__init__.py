@@ -1,0 +1,1 @@
+"""Models of dense prediction and their parts: backbones, heads, context module."""

@@ -1,0 +1,44 @@
+"""DeepLab-LargeFOV: one widely dilated layer in the place of VGG-16's fc6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from wavedil.core import ConvBlock
+from wavedil.vision.models.heads.parts import Features, classifier, last, last_channels
+from wavedil.weights import recorded
+
+
+@recorded
+class LargeFOV(nn.Module):
+    """3x3 convolution with a large dilation, 1x1 convolution, scores (Chen et al. 2015, arXiv 1412.7062).
+
+    ``(batch, in_channels, height, width) -> (batch, num_classes, height, width)``.
+    """
+
+    level = -1
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        num_classes: int,
+        dilation: int = 12,
+        hidden_channels: int = 1024,
+        *,
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        self.fc6 = ConvBlock(2, last_channels(in_channels), hidden_channels, kernel_size=3, dilation=dilation)
+        self.fc7 = ConvBlock(2, hidden_channels, hidden_channels, kernel_size=1)
+        self.score = classifier(hidden_channels, num_classes)
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def receptive_field(self) -> int:
+        return self.fc6.receptive_field
+
+    def forward(self, features: Features) -> Tensor:
+        x = self.dropout(self.fc6(last(features)))
+        return self.score(self.dropout(self.fc7(x)))

@@ -1,0 +1,65 @@
+"""Self-attention as context: every cell sees every other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wavedil.core import DilatedConv
+from wavedil.errors import WavedilError
+from wavedil.vision.models.heads.parts import ConvNormReLU, Features, Norm, classifier, last, last_channels
+from wavedil.weights import recorded
+
+
+@recorded
+class NonLocal(nn.Module):
+    """A non-local block between a 3x3 convolution and the scores (Wang et al. 2018, arXiv 1711.07971, section 3).
+
+    The embedded-Gaussian form: x + out(softmax(query . key / sqrt(inner)) value), where the division is that of
+    transformers (the paper has none) and ``out`` ends in a batch norm of weight 0, so that the block starts as the
+    identity.
+
+    Args:
+        channels: of the block.
+        inner_channels: of queries, keys and values; default half of ``channels``.
+        subsample: keys and values are max-pooled by it; 2 saves three quarters of a cost that grows with the square of
+            the number of cells.
+    """
+
+    level = -1
+    receptive_field = None
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        num_classes: int,
+        channels: int = 256,
+        *,
+        inner_channels: int | None = None,
+        subsample: int = 1,
+    ):
+        super().__init__()
+        if subsample < 1:
+            raise WavedilError(f"subsample is {subsample}: expected 1 (all keys) or more")
+        inner = max(channels // 2, 1) if inner_channels is None else inner_channels
+        self.reduce = ConvNormReLU(2, last_channels(in_channels), channels)
+        self.query = DilatedConv(2, channels, inner, 1)
+        self.key = DilatedConv(2, channels, inner, 1)
+        self.value = DilatedConv(2, channels, inner, 1)
+        self.pool = nn.MaxPool2d(subsample, ceil_mode=True)
+        self.out = nn.Sequential(DilatedConv(2, inner, channels, 1, bias=False), Norm(channels))
+        nn.init.zeros_(self.out[1].weight)
+        self.score = classifier(channels, num_classes)
+
+    def forward(self, features: Features) -> Tensor:
+        x = self.reduce(last(features))
+        pooled = self.pool(x)
+        # (batch, inner, height, width) -> (batch, cells, inner)
+        query, key, value = (
+            layer(source).flatten(2).transpose(1, 2)
+            for layer, source in ((self.query, x), (self.key, pooled), (self.value, pooled))
+        )
+        seen = F.scaled_dot_product_attention(query, key, value)
+        return self.score(x + self.out(seen.transpose(1, 2).unflatten(2, x.shape[2:])))

@@ -1,0 +1,67 @@
+"""PSPNet's head: means over bins of the whole map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wavedil.errors import WavedilError
+from wavedil.vision.models.heads.parts import ConvNormReLU, Features, classifier, last, last_channels
+from wavedil.weights import recorded
+
+
+@recorded
+class PyramidPooling(nn.Module):
+    """Means over 1x1, 2x2, 3x3 and 6x6 bins beside the map itself (Zhao et al. 2017, arXiv 1612.01105, section 3.2).
+
+    ``(batch, in_channels, height, width) -> (batch, num_classes, height, width)``, any size. A batch of one image
+    trains too.
+
+    Args:
+        bins: bins along each axis, one branch each, of in_channels / len(bins) channels.
+        channels, kernel_size: of the convolution that joins the branches (3x3 in the paper; 1x1 in
+            segmentation_models.pytorch).
+        align_corners: of the interpolation of the bins. False puts each at the middle of the cells it is the mean of;
+            weights from elsewhere may want True (segmentation_models.pytorch's do).
+    """
+
+    level = -1
+    receptive_field = None
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        num_classes: int,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        channels: int = 512,
+        *,
+        kernel_size: int = 3,
+        dropout: float = 0.1,
+        align_corners: bool = False,
+    ):
+        super().__init__()
+        inputs = last_channels(in_channels)
+        if not bins or min(bins) < 1 or inputs < len(bins):
+            raise WavedilError(
+                f"bins are {bins!r} for {inputs} channels: expected positive integers, no more of them than channels"
+            )
+        self.align_corners = align_corners
+        width = inputs // len(bins)
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(n), *ConvNormReLU(2, inputs, width, kernel_size=1)) for n in bins
+        )
+        self.join = ConvNormReLU(2, inputs + len(bins) * width, channels, kernel_size=kernel_size)
+        self.dropout = nn.Dropout2d(dropout)
+        self.score = classifier(channels, num_classes)
+
+    def forward(self, features: Features) -> Tensor:
+        x = last(features)
+        size = x.shape[2:]
+        pooled = [
+            F.interpolate(branch(x), size=size, mode="bilinear", align_corners=self.align_corners)
+            for branch in self.branches
+        ]
+        return self.score(self.dropout(self.join(torch.cat([x, *pooled], dim=1))))
