@@ -43,8 +43,8 @@ assert wavedil.audit_gridding([1, 2, 4]).holes == 0 and wavedil.receptive_field(
 model = WaveNet(16, 16, "1..4")
 model.loss(torch.zeros(2, 100, dtype=torch.int64)).backward()
 assert generate(model.eval(), 20).shape == (1, 1, 20)
-from wavedil.vision import ContextModule, Score, Segmenter, SmallBackbone
-model = Segmenter(SmallBackbone(8, 4), Score(8, 3), ContextModule(3), num_classes=3)
+from wavedil.vision import ContextModule, Conv1x1Head, Segmenter, SmallBackbone
+model = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), ContextModule(3), num_classes=3)
 model(torch.rand(1, 3, 10, 9)).sum().backward()
 from wavedil.vision import ContextModule, DenseCRF
 assert ContextModule(3)(torch.randn(1, 3, 20, 21)).shape == (1, 3, 20, 21)
@@ -74,11 +74,11 @@ from wavedil.audio import WaveNet, save
 from wavedil.cli.main import main
 save(WaveNet(8, 8, "1,2"), {str(tmp_path / "model")!r})
 assert main(["sample", {str(tmp_path / "model")!r}, "--seconds", "0.001", "--out", {str(tmp_path)!r}]) == 0
-from wavedil.vision import Score, Segmenter, SmallBackbone
+from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone
 from wavedil.vision.data.images import write_image
 import numpy
 folder = {str(tmp_path / "segmenter")!r}
-save(Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3), folder)
+save(Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3), folder)
 write_image(folder + "/x.png", numpy.zeros((8, 8, 3), numpy.uint8))
 assert main(["segment", folder, folder + "/x.png", "--out", folder + "/out"]) == 0
 assert not {{"lightning", "librosa", "torchaudio", "torchvision", "timm"}} & set(sys.modules)

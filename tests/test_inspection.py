@@ -79,7 +79,7 @@ def test_rule_that_errs_is_called_out():
 class Model(nn.Module):
     """What `inspect_model` needs of a model: a front of kernel 2 before a stack of dilations 1, 2, 4."""
 
-    dilations, kernel_size, receptive_field, sample_rate, codes = (1, 2, 4), 2, 9, 8000, 16
+    dilations, kernel_size, receptive_field, sample_rate, num_codes = (1, 2, 4), 2, 9, 8000, 16
 
     def __init__(self):
         super().__init__()

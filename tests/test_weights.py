@@ -13,7 +13,7 @@ from wavedil.errors import WavedilError
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    return save(WaveNet(8, 8, "1..4", front_kernel_size=2, sample_rate=8000, weight_norm=True), tmp_path / "model")
+    return save(WaveNet(8, 8, "1..4", input_kernel_size=2, sample_rate=8000, weight_norm=True), tmp_path / "model")
 
 
 def test_comes_back_whole(folder):
@@ -34,17 +34,17 @@ def edit(folder, **changes):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "no model folder"),
+        (lambda f: (f / "config.json").unlink(), "not a model folder"),
         (lambda f: (f / "config.json").write_text("{"), "not a wavedil config"),
         (lambda f: (f / "config.json").write_text("[]"), "not a wavedil config"),
         (lambda f: edit(f, format=99), "format 99"),
-        (lambda f: edit(f, model="os.system"), "expected one of WaveNet"),
+        (lambda f: edit(f, **{"class": "os.system"}), "names the class 'os.system', which is not registered"),
         (lambda f: edit(f, arguments={"channels": "8"}), "build no WaveNet"),
         (lambda f: edit(f, arguments={"chanels": 8}), "build no WaveNet.*chanels"),
-        (lambda f: edit(f, model=[]), "expected one of WaveNet"),
+        (lambda f: edit(f, **{"class": []}), "names the class"),
         (lambda f: edit(f, arguments={"channels": 16}), "does not fit"),
         (lambda f: edit(f, arguments={"channels": 10**6}), "does not fit"),
-        (lambda f: edit(f, arguments={"channels": 10**9}), "build no WaveNet"),
+        (lambda f: edit(f, arguments={"channels": 10**9}), "does not fit.*far more weights"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be read"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04nonsense"), "cannot be read"),
         (lambda f: save_file({"x": torch.zeros(1)}, f / "model.safetensors"), "does not fit"),
@@ -66,8 +66,8 @@ def test_malformed_folders_are_refused_in_one_line(folder, spoil, message):
 
 def test_nothing_foreign_is_overwritten(tmp_path):
     (tmp_path / "keep.txt").write_text("mine")
-    with pytest.raises(WavedilError, match="no model folder"):
+    with pytest.raises(WavedilError, match="not a model folder"):
         save(WaveNet(8, 8, "1"), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["keep.txt"]
-    with pytest.raises(WavedilError, match="expected one of WaveNet"):
+    with pytest.raises(WavedilError, match="cannot save a torch.nn.modules.linear.Linear: its class is not registered"):
         save(torch.nn.Linear(1, 1), tmp_path / "m")

@@ -1,5 +1,12 @@
-"""The one error that wavedil raises for bad input."""
+"""The one error that wavedil raises for bad input, and the check that most constructors share."""
 
 
 class WavedilError(ValueError):
     """Bad input, in one line: what is wrong, where, and what to do. The shell prints it and exits with status 2."""
+
+
+def check_positive(**values: object) -> None:
+    """Raises WavedilError unless each value is an integer of at least 1; the keywords are the arguments' names."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise WavedilError(f"{name} is {value!r}: expected a positive integer")

@@ -71,7 +71,7 @@ def write_report(run: str | Path) -> Path:
     rows = _metrics(run / "metrics.csv")
     parts = [f"<h1>{html.escape(run.name)}</h1>", _summary(rows)]
     if len(rows) > 1:
-        parts.append("<h2>While it learnt</h2>" + _image(_curves(rows)))
+        parts.append("<h2>While it learned</h2>" + _image(_curves(rows)))
     for title, folder, pattern, show in (
         ("Samples", "samples", "*.wav", _clip),
         ("Held-out sound", "previews", "target_*.wav", _clip),

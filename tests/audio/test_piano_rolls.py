@@ -15,7 +15,7 @@ from wavedil.audio.piano_rolls import (
     make_rolls,
     play,
     read_rolls,
-    roll_nats,
+    roll_nll,
     sample_rolls,
     transpose,
 )
@@ -123,7 +123,7 @@ def test_likelihood_by_hand():
     expected = 4 * 87 * off + 2 * (85 * off + 2 * on) + 100
     batch = collate(rolls)
     assert batch["roll"].shape == (2, 88, 5) and batch["mask"].sum() == 8
-    nats, steps = roll_nats(Half(), **batch)
+    nats, steps = roll_nll(Half(), **batch)
     assert steps == 6 and nats.item() == pytest.approx(expected, rel=1e-6)
     result = evaluate_rolls(Half(), rolls)
     assert result.nll_nats_per_step == pytest.approx(expected / 6, rel=1e-6)
@@ -133,7 +133,7 @@ def test_likelihood_by_hand():
 def test_padding_does_not_reach_the_pieces():
     model = TCN(KEYS, KEYS, 4, "1,2", 2).eval()
     rolls = [roll[: 10 + 7 * index] for index, roll in enumerate(make_rolls(4).train[:3])]
-    nats, steps = roll_nats(model, **collate(rolls))
+    nats, steps = roll_nll(model, **collate(rolls))
     result = evaluate_rolls(model, rolls)
     assert result.count == steps and nats.item() / int(steps) == pytest.approx(result.nll_nats_per_step, rel=1e-5)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from wavedil.audio import Features, LogMel, NearestUpsampling, WaveNet
-from wavedil.audio.resynthesis import griffin_lim, log_spectral_distance, resynthesise
+from wavedil.audio.resynthesis import griffin_lim, log_spectral_distance, resynthesize
 from wavedil.errors import WavedilError
 
-MELS = LogMel(sample_rate=8000, n_mels=60, n_fft=512, hop=64)
+MELS = LogMel(sample_rate=8000, n_mels=60, n_fft=512, hop_length=64)
 
 
 def tones(time=8000):
@@ -44,7 +44,7 @@ def test_resynthesis_tells_both_distances():
     torch.manual_seed(0)
     model = WaveNet(8, 8, "1..8", sample_rate=8000, condition=NearestUpsampling(MELS), speakers=["ann", "ben"]).eval()
     told = []
-    result = resynthesise(
+    result = resynthesize(
         model,
         [tones(), tones(60), tones(9000)],
         ["ann", "nobody", "ben"],
@@ -52,13 +52,13 @@ def test_resynthesis_tells_both_distances():
         progress=lambda *a: told.append(a),
     )
     assert result.clips == 2 and told == [(1, 2), (2, 2)]
-    assert 0 < result.griffin_lim_db < result.distance_db  # of a model that has learnt nothing
+    assert 0 < result.griffin_lim_db < result.distance_db  # of a model that has learned nothing
     assert "8000 Hz; the first 0.5 s" in result.definition and "temperature 1 with guidance 1" in result.definition
-    likeliest = resynthesise(model, [tones(), tones(9000)], ["ann", "ben"], seconds=0.5, temperature=0, guidance=2)
+    likeliest = resynthesize(model, [tones(), tones(9000)], ["ann", "ben"], seconds=0.5, temperature=0, guidance=2)
     assert likeliest.distance_db != result.distance_db and likeliest.griffin_lim_db == result.griffin_lim_db
     assert "temperature 0 with guidance 2" in likeliest.definition
     with pytest.raises(WavedilError, match="as long as 1024"):
-        resynthesise(model, [tones(60)], ["ann"])
+        resynthesize(model, [tones(60)], ["ann"])
     other = WaveNet(8, 8, "1..8", sample_rate=8000, condition=NearestUpsampling(Features(3, 10)))
     with pytest.raises(WavedilError, match="from log-mels"):
-        resynthesise(other, [tones()])
+        resynthesize(other, [tones()])

@@ -81,7 +81,7 @@ def test_evaluate_prepares_as_the_recipe_did(capsys, tmp_path, model, sounds):
     )
     assert same == pytest.approx(expected, abs=1e-6) and abs(quiet - expected) > 1e-3
     assert "expected 'peak', 'rms' or None" in refused(capsys, "evaluate", model, sounds, "--normalize", "loud")
-    assert "use it with --resynthesise" in refused(capsys, "evaluate", model, sounds, "--temperature", 0)
+    assert "use it with --resynthesize" in refused(capsys, "evaluate", model, sounds, "--temperature", 0)
 
 
 def test_there_is_no_figure_for_the_others(capsys, tmp_path, sounds):
@@ -108,7 +108,7 @@ def test_inspect(capsys, tmp_path, model):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["sample", "nowhere"], "nowhere is no model folder"),
+        (["sample", "nowhere"], "nowhere is not a model folder"),
         (["sample", "{model}", "--seconds", "0"], "--seconds is 0"),
         (["sample", "{model}", "--num", "0"], "num is 0"),
         (["sample", "{model}", "--engine", "warp"], "expected one of auto"),
@@ -135,7 +135,7 @@ def test_bad_input_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, model
 
 def test_conditioned_sampling_and_evaluation(capsys, tmp_path, sounds):
     torch.manual_seed(0)
-    mel = NearestUpsampling(LogMel(8000, n_mels=4, n_fft=64, hop=20))
+    mel = NearestUpsampling(LogMel(8000, n_mels=4, n_fft=64, hop_length=20))
     model = save(WaveNet(8, 8, "1..8", sample_rate=8000, condition=mel, speakers=["ann", "bob"]), tmp_path / "model")
     audio_files.write(tmp_path / "high.wav", 0.1 * torch.randn(1, 1601), 16000)
     ask = ["sample", model, "--condition", tmp_path / "high.wav", "--out", tmp_path / "out"]
@@ -153,7 +153,7 @@ def test_conditioned_sampling_and_evaluation(capsys, tmp_path, sounds):
     assert result["count"] == 1770 and "its speaker" in result["definition"]
     assert json.loads(run(capsys, "inspect", model, "--json").out)["receptive_field"] == 16
     audio_files.write(tmp_path / "ann.wav", 0.1 * torch.randn(1, 1200), 8000)
-    again = ["evaluate", model, tmp_path / "ann.wav", "--speakers", "^(...)", "--resynthesise", 1]
+    again = ["evaluate", model, tmp_path / "ann.wav", "--speakers", "^(...)", "--resynthesize", 1]
     first, second = (
         json.loads(run(capsys, *again, "--temperature", t, "--guidance", 2, "--json").out) for t in (1, 0.5)
     )

@@ -10,7 +10,17 @@ from PIL import Image
 
 from wavedil.audio import WaveNet
 from wavedil.cli.main import main
-from wavedil.vision import ASPP, ContextModule, DenseCRF, Score, Segmenter, SmallBackbone, predict, read_image, save
+from wavedil.vision import (
+    ASPP,
+    ContextModule,
+    Conv1x1Head,
+    DenseCRF,
+    Segmenter,
+    SmallBackbone,
+    predict,
+    read_image,
+    save,
+)
 from wavedil.vision.data.images import read_mask, write_image, write_labels
 from wavedil.vision.prediction import probabilities
 
@@ -23,7 +33,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     options = {"num_classes": 3, "classes": ["ground", "road", "car"], "palette": PALETTE}
     context = ContextModule(3, dilations="1,2", init="random")
-    model = Segmenter(SmallBackbone(8, 4), Score(8, 3), context, ignore_label=9, scale=0.5, **options)
+    model = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), context, ignore_label=9, scale=0.5, **options)
     save(model.eval(), folder / "model")
     save(Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), **options), folder / "pooled")
     save(WaveNet(8, 8, "1..8", sample_rate=8000), folder / "sound")
@@ -63,34 +73,34 @@ def test_segment(capsys, tmp_path, models, data):
         str(tmp_path / "out" / name) for name in ("a.png", "sub/b.png", "03.png")
     ]
     assert result["classes"] == ["ground", "road", "car"] and result["pixels_per_second"] > 0
-    labels = read_mask(tmp_path / "out" / "03.png", colours=False)
+    labels = read_mask(tmp_path / "out" / "03.png", colors=False)
     assert labels.shape == (26, 38) and (labels == predict(model, read_image(single))).all()
     with Image.open(tmp_path / "out" / "03.png") as picture:
-        assert picture.mode == "P" and picture.getpalette()[:9] == [part for colour in PALETTE for part in colour]
+        assert picture.mode == "P" and picture.getpalette()[:9] == [part for color in PALETTE for part in color]
     assert read_image(tmp_path / "out" / "sub" / "b_overlay.png").shape == (26, 38, 3)
     options = ("--tile", 16, "--scales", 0.75, 1, "--flip")
     run(capsys, "segment", folder / "model", single, "--out", tmp_path / "more", *options)
     expected = predict(model, read_image(single), scales=(0.75, 1), flip=True)
-    assert (read_mask(tmp_path / "more" / "03.png", colours=False) == expected).all()
+    assert (read_mask(tmp_path / "more" / "03.png", colors=False) == expected).all()
 
 
 def test_the_dense_crf_refines_probabilities_by_the_image(capsys, tmp_path, data):
     torch.manual_seed(0)
-    model = Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3, ignore_label=9, scale=0.5).eval()
+    model = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3, ignore_label=9, scale=0.5).eval()
     torch.nn.init.normal_(model.head.score.weight, std=20)  # or one class is the likeliest everywhere
     torch.nn.init.zeros_(model.head.score.bias)
     folder, path = tmp_path, data / "images" / "03.png"
     save(model, folder / "model")
     image = read_image(path)
     run(capsys, "segment", folder / "model", path, "--out", tmp_path, "--crf")
-    labels = read_mask(tmp_path / "03.png", colours=False)
+    labels = read_mask(tmp_path / "03.png", colors=False)
     expected = DenseCRF()(image, probabilities(model, image)).argmax(0).numpy()
     assert (labels == expected).all() and (labels != predict(model, image)).any()
     right = json.loads(run(capsys, "evaluate", folder / "model", data, "--validation", "^03", "--crf", "--json").out)
     assert right["accuracy"] == pytest.approx(float((expected[6:] == 0).mean()))
     run(capsys, "segment", folder / "model", path, "--out", tmp_path / "other", "--crf-preset", "deeplab_v2_resnet101")
     other = DenseCRF.preset("deeplab_v2_resnet101")(image, probabilities(model, image)).argmax(0).numpy()
-    assert (read_mask(tmp_path / "other" / "03.png", colours=False) == other).all() and (other != expected).any()
+    assert (read_mask(tmp_path / "other" / "03.png", colors=False) == other).all() and (other != expected).any()
 
 
 def test_a_missing_library_is_named_with_what_brings_it(capsys, monkeypatch, models, data):
@@ -144,12 +154,18 @@ def test_inspect(capsys, models):
     ("argv", "message"),
     [
         (["segment", "{models}/model", "nowhere.png"], "nowhere.png does not exist"),
-        (["segment", "nowhere", "{data}/images/00.png"], "nowhere is no model folder"),
-        (["segment", "{models}/sound", "{data}/images/00.png"], "holds a WaveNet, a model of audio"),
-        (["segment", "{models}/part", "{data}/images/00.png"], "holds a ContextModule, a part of a model"),
-        (["evaluate", "{models}/part", "{data}"], "holds a ContextModule, a part of a model"),
-        (["inspect", "{models}/part"], "holds a ContextModule, a part of a model"),
-        (["train", "-c", "context", "--model.init", "{models}/part"], "holds a ContextModule, a part of a model"),
+        (["segment", "nowhere", "{data}/images/00.png"], "nowhere is not a model folder"),
+        (["segment", "{models}/sound", "{data}/images/00.png"], "holds a WaveNet: expected a Segmenter or Regressor"),
+        (
+            ["segment", "{models}/part", "{data}/images/00.png"],
+            "holds a ContextModule: expected a Segmenter or Regressor",
+        ),
+        (["evaluate", "{models}/part", "{data}"], "holds a ContextModule: expected a Segmenter or Regressor"),
+        (["inspect", "{models}/part"], "holds a ContextModule: expected a Segmenter or Regressor"),
+        (
+            ["train", "-c", "context", "--model.init", "{models}/part"],
+            "holds a ContextModule: expected a Segmenter or Regressor",
+        ),
         (["segment", "{models}/model", "{models}/deep.png"], "deep.png has more than 8 bits a channel"),
         (["segment", "{models}/model", "{models}/hidden.png"], "hidden.png has transparent pixels"),
         (["segment", "{models}/model", "{models}/part"], "holds no images"),
@@ -162,7 +178,7 @@ def test_inspect(capsys, models):
         (["segment", "{models}/model", "{data}/images/00.png", "--out", "{data}/images/00.png"], "is a file"),
         (["segment", "{models}/model", "{data}/images/00.png", "--device", "abacus"], "abacus"),
         (["segment", "{models}/model"], "IMAGE"),
-        (["sample", "{models}/model"], "holds a Segmenter, a model of vision"),
+        (["sample", "{models}/model"], "holds a Segmenter: expected a WaveNet"),
         (["evaluate", "{models}/model", "nowhere"], "nowhere"),
         (["evaluate", "{models}/model", "{data}", "--masks", "truth"], "truth is no folder"),
         (["evaluate", "{models}/model", "{data}", "--validation", "zzz"], "none of the images"),

@@ -64,7 +64,7 @@ def test_what_is_refused(capsys, tmp_path, amp):
     assert "expected a name that ends in .nam or .onnx" in refused(capsys, "export", tmp_path / "amp", "amp.wav")
     assert "this is a WaveNet: expected a NAM" in refused(capsys, "export", tmp_path / "wavenet", tmp_path / "a.nam")
     assert "--streaming is for .onnx" in refused(capsys, "export", tmp_path / "amp", "a.nam", "--streaming")
-    assert "no model folder" in refused(capsys, "export", tmp_path / "nothing", tmp_path / "a.nam")
+    assert "not a model folder" in refused(capsys, "export", tmp_path / "nothing", tmp_path / "a.nam")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["amp", "bad.nam", "wavenet"]
 
 

@@ -60,7 +60,7 @@ def test_known_schedules(dilations, field, holes, m2, passes):
 
 
 def test_context_module_is_uneven():
-    """Yu and Koltun's context module: 54 paths from the centre's surroundings, one from the edge."""
+    """Yu and Koltun's context module: 54 paths from the center's surroundings, one from the edge."""
     assert audit_gridding("1,1..16,1", 3).path_ratio == 54
     assert audit_gridding("1,1..16,1", 3, ndim=2).path_ratio == 54**2
 

@@ -140,7 +140,7 @@ def test_effective_field_of_a_known_gradient():
 
 
 def test_effective_field_is_smaller_than_theoretical():
-    """Luo et al. 2016: a stack of plain layers with random weights looks mostly at its centre."""
+    """Luo et al. 2016: a stack of plain layers with random weights looks mostly at its center."""
     torch.manual_seed(0)
     net = nn.Sequential(*(nn.Conv1d(16, 16, 3, padding=1, bias=False) for _ in range(20)))
     measured = measure_receptive_field(net, 16)

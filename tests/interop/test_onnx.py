@@ -20,7 +20,7 @@ pytest.importorskip("onnxscript", reason="needs the export extra")
 
 def wavenet() -> WaveNet:
     torch.manual_seed(0)
-    return WaveNet(6, 5, "1..4", front_kernel_size=2, codes=32, speakers=["a", "b"], speaker_channels=3).eval()
+    return WaveNet(6, 5, "1..4", input_kernel_size=2, num_codes=32, speakers=["a", "b"], speaker_channels=3).eval()
 
 
 def amp() -> NAM:

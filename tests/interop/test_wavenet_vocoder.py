@@ -45,16 +45,16 @@ def test_features_and_speakers(package, scales, tmp_path):
     features, codes = torch.rand(2, 7, 60 // hop), torch.randint(CODES, (2, 60))
     expected = theirs(one_hot_of_previous(codes), features, torch.tensor([[2], [0]]))
     condition = ours.conditioning(features, ["cy", "ann"], 2).joined(0, 60)
-    assert expected.std() > 0.3 and ours.conditioner.local.hop == hop
+    assert expected.std() > 0.3 and ours.conditioner.local.hop_length == hop
     torch.testing.assert_close(ours(codes, condition), expected, rtol=0, atol=1e-6)
     other = ours.conditioning(features, ["bob", "ann"], 2).joined(0, 60)
     assert (ours(codes, other) - expected).abs().max() > 1e-3
     again = load(save(ours, tmp_path / "model"))
     assert torch.equal(again(codes, condition), ours(codes, condition))
-    with pytest.raises(WavedilError, match="whose product is 12: expected the hop, 10"):
-        ImageUpsampling(Features(7, hop=10), [3, 4])
+    with pytest.raises(WavedilError, match="whose product is 12: expected hop_length, 10"):
+        ImageUpsampling(Features(7, hop_length=10), [3, 4])
     with pytest.raises(WavedilError, match="band_kernel_size is 2: expected an odd number"):
-        ImageUpsampling(Features(7, hop=1), [], 2)
+        ImageUpsampling(Features(7, hop_length=1), [], 2)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ def results(function, logits, targets, d):
 def test_loop_equals_the_definition(rows, codes, scale, dtype):
     logits = (scale * torch.randn(rows, codes)).to(dtype)
     targets, d = torch.randint(0, codes, (rows,)), torch.randn(rows)
-    assert cpu.suits(logits, targets)
+    assert cpu.supports(logits, targets)
     nats, gradient = results(cross_entropy, logits, targets, d)
     exact_nats, exact_gradient = results(reference, logits.double(), targets, d)
     assert nats.dtype == torch.float32 and gradient.dtype == dtype

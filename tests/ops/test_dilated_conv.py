@@ -60,7 +60,7 @@ LAYOUTS = {
 def test_products_equal_the_convolution(batch, channels, out, kernel, time, dilation, padding, dtype, layout):
     x = LAYOUTS[layout](torch.randn(batch, channels, time).to(dtype))
     weight, bias = torch.randn(out, channels, kernel).to(dtype), torch.randn(out).to(dtype)
-    assert cpu.suits(x, weight, bias)
+    assert cpu.supports(x, weight, bias)
     options = {"stride": (1,), "padding": [padding], "dilation": (dilation,), "groups": 1}
     compare(x, weight, bias, **options, tolerance=TOLERANCE[dtype])
     compare(x, weight, None, **options, tolerance=TOLERANCE[dtype])
@@ -134,12 +134,12 @@ def test_depthwise_dilated_half_precision(space, kernel, multiplier, autocast):
 )
 def test_interleaved_maps_equal_the_convolution(kernel, dilation, padding, multiplier, layout):
     x, weight = LAYOUTS[layout](torch.randn(2, 6, 17, 23)), torch.randn(6 * multiplier, 1, *kernel)
-    assert phases.suits(x.clone().requires_grad_(), weight, None, (1, 1), dilation, 6)
+    assert phases.supports(x.clone().requires_grad_(), weight, None, (1, 1), dilation, 6)
     options = {"stride": (1, 1), "padding": padding, "dilation": dilation, "groups": 6}
     compare(x, weight, torch.randn(6 * multiplier), **options, tolerance=TOLERANCE[torch.float32])
     compare(x, weight, None, **options, tolerance=TOLERANCE[torch.float32])
     with torch.no_grad():
-        assert not phases.suits(x, weight.requires_grad_(), None, (1, 1), dilation, 6)
+        assert not phases.supports(x, weight.requires_grad_(), None, (1, 1), dilation, 6)
 
 
 def test_no_time_at_all():

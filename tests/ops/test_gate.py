@@ -33,7 +33,7 @@ def value_and_gradient(function, h, d):
 def test_loop_equals_the_definition(shape, dtype, order):
     h = rows(*shape, dtype=dtype)
     d = torch.randn(shape[0], shape[1] // 2, *shape[2:]).to(dtype)
-    assert cpu.suits(h)
+    assert cpu.supports(h)
     ours = value_and_gradient(lambda h: gate(h, order), h, d)
     exact = value_and_gradient(lambda h: reference(h, order), h.double(), d.double())
     for a, b in zip(ours, exact, strict=True):
@@ -47,7 +47,7 @@ def test_extreme_values(dtype):
     values = torch.tensor([0.0, -0.0, 1e-30, -1e-7, 1e-3, 0.3, -9.0, 20, 60, -75, 1e4, -3e38])
     values = torch.cat([values, torch.tensor([float("inf"), -float("inf"), float("nan")])])
     h = torch.cartesian_prod(values, values).repeat(16, 1).to(dtype)[None].transpose(1, 2)
-    assert cpu.suits(h)
+    assert cpu.supports(h)
     d = torch.ones(1, 1, h.shape[2], dtype=dtype)
     ours = value_and_gradient(gate, h, d)
     exact = value_and_gradient(reference, h.double(), d.double())
@@ -58,10 +58,10 @@ def test_extreme_values(dtype):
 
 
 def test_which_tensors_stay_plain():
-    assert not cpu.suits(torch.randn(2, 64, 500))  # time innermost
-    assert not cpu.suits(rows(2, 64, 500, dtype=torch.float64))
-    assert not cpu.suits(rows(2, 64, 500, dtype=torch.float16))
-    assert not cpu.suits(rows(1, 64, 1, dtype=torch.float32))  # one sample of a stream
+    assert not cpu.supports(torch.randn(2, 64, 500))  # time innermost
+    assert not cpu.supports(rows(2, 64, 500, dtype=torch.float64))
+    assert not cpu.supports(rows(2, 64, 500, dtype=torch.float16))
+    assert not cpu.supports(rows(1, 64, 1, dtype=torch.float32))  # one sample of a stream
     assert gate(torch.randn(2, 64, 0)).shape == (2, 32, 0)
 
 

@@ -37,7 +37,7 @@ def gradients(function, tensors, options, seed=1):
 def test_node_equals_its_parts(kernel, dilation, padding, bias, dtype, order):
     tensors = layer(kernel=kernel, bias=bias, dtype=dtype)
     options = {"padding": [padding], "dilation": (dilation,), "order": order}
-    assert cpu.suits(*tensors, options["padding"], options["dilation"])
+    assert cpu.supports(*tensors, options["padding"], options["dilation"])
     ours = gradients(gated_residual, tensors, options)
     wide = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
     for a, b in zip(ours, gradients(reference, wide, options), strict=True):

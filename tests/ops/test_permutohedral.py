@@ -33,7 +33,7 @@ def test_one_point_by_hand():
         lattice = form.build_lattice(torch.zeros(1, 1))
         assert lattice.weights.tolist() == [[1, 0]] and lattice.vertices == 2
         assert lattice_filter(torch.ones(1, 1), lattice).item() == 1.25
-        assert lattice_filter(torch.ones(1, 1), form.normalised(lattice)).item() == pytest.approx(1)
+        assert lattice_filter(torch.ones(1, 1), form.normalized(lattice)).item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3, 5, 6])
@@ -76,10 +76,10 @@ def test_loops_build_the_same_lattice(dims, points):
     renamed = torch.zeros(ours.vertices + 1, dtype=torch.int64)
     renamed[plain.index.long()] = ours.index.long()
     assert (renamed[plain.index.long()] == ours.index).all() and len(renamed.unique()) == ours.vertices + 1
-    at_own_place = torch.zeros_like(plain.neighbours)
-    at_own_place[:, renamed] = renamed[plain.neighbours.long()].int()
-    assert (at_own_place == ours.neighbours).all() and (ours.neighbours > 0).any()
-    torch.testing.assert_close(cpu.normalised(ours).weights, reference.normalised(plain).weights, rtol=1e-5, atol=1e-6)
+    at_own_place = torch.zeros_like(plain.neighbors)
+    at_own_place[:, renamed] = renamed[plain.neighbors.long()].int()
+    assert (at_own_place == ours.neighbors).all() and (ours.neighbors > 0).any()
+    torch.testing.assert_close(cpu.normalized(ours).weights, reference.normalized(plain).weights, rtol=1e-5, atol=1e-6)
 
 
 @needs_numba
@@ -88,7 +88,7 @@ def test_loops_build_the_same_lattice(dims, points):
 def test_loops_filter_as_the_definition(dims, labels, reverse):
     lattice = build_lattice(features(dims, 601))
     values = torch.randn(601, labels, requires_grad=True)
-    assert cpu.suits(values)
+    assert cpu.supports(values)
     ours = lattice_filter(values, lattice, reverse)
     wide = values.detach().double().requires_grad_()
     exact = lattice_filter(wide, lattice, reverse)

@@ -28,7 +28,7 @@ def test_equals_the_definition(dtype, bias, monkeypatch):
     monkeypatch.setattr(cpu, "_PIECE_BYTES", 30_000)  # several pieces, the last one short
     tensors = parts(dtype)
     tensors[1] = tensors[1] if bias else None
-    assert cpu.suits(tensors[2:], *tensors[:2])
+    assert cpu.supports(tensors[2:], *tensors[:2])
     ours = results(skip_sum, tensors)
     wide = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
     for a, b in zip(ours, results(reference, wide), strict=True):

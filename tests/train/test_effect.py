@@ -117,7 +117,7 @@ def test_an_amplifier_trains_and_is_written(tmp_path, capsys):
 
 
 def test_segments_that_begin_with_switching_on(tmp_path):
-    """A start-up that dies away more slowly than the field reaches is learnt from whole segments."""
+    """A start-up that dies away more slowly than the field reaches is learned from whole segments."""
     generator = np.random.default_rng(0)
     x = 0.1 * generator.standard_normal((12, 400)).astype(np.float32)
     y = 0.5 * x - 0.4 * np.exp(-np.arange(400) / 100).astype(np.float32)

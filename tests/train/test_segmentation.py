@@ -14,7 +14,7 @@ from wavedil.errors import WavedilError
 from wavedil.train import SegmentationData, SegmentationModule
 from wavedil.train.recipes import find_recipe, known_recipes
 from wavedil.train.run import train
-from wavedil.vision import Score, Segmenter, SmallBackbone, load, save
+from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone, load, save
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.palette import default_palette
 
@@ -135,7 +135,7 @@ def test_a_stage_takes_scale_and_classes_of_its_start_where_none_are_given(tmp_p
     common += ["--data.crop=[8, 8]"]
     labels = {"classes": ["a", "b", "c"], "ignore_label": 255, "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
     labels["mask_values"] = [0, 1, 2]
-    start = Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3, scale=0.5, **labels)
+    start = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3, scale=0.5, **labels)
     common += [f"--model.init={save(start.eval(), tmp_path / 'start')}"]
     context = load(train("context", out=str(tmp_path / "as_it_is"), overrides=common) / "model")
     assert (context.scale, context.labels, context.align) == (0.5, start.labels, "corner")
@@ -164,7 +164,7 @@ def test_a_head_is_a_name_in_the_recipe(tmp_path, pictures, head, more):
 
 def test_groups_of_the_optimizer():
     module = SegmentationModule(SmallBackbone(8, 4), backbone_rate=0.5)
-    module.network = Segmenter(SmallBackbone(8, 4), Score(8, 3), num_classes=3)
+    module.network = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3)
     groups = [
         (group["lr"], group["weight_decay"], sum(p.numel() for p in group["params"]))
         for group in module.configure_optimizers().param_groups
@@ -191,7 +191,7 @@ def test_validation_sees_pictures_from_all_over(pictures):
         (["--data.crop=3"], "data.crop"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--data.scale=-1"], "scale is -1"),
-        (["--model.init=/nowhere/model"], "/nowhere/model is no model folder"),
+        (["--model.init=/nowhere/model"], "/nowhere/model is not a model folder"),
         (["--model.frozen=[neck]"], "frozen is \\['neck'\\]"),
         (["--model.frozen=[backbone, head, context]"], "nothing is left to learn"),
         (["--model.context=null", "--model.frozen=[context]"], "there is no context"),
@@ -219,7 +219,7 @@ def test_a_backbone_given_with_init_takes_its_weights(tmp_path, pictures, whole_
     assert "\n" not in str(error.value)
 
 
-def test_the_network_normalises_as_its_weights_have_learnt(tmp_path, pictures):
+def test_the_network_normalizes_as_its_weights_have_learned(tmp_path, pictures):
     taught = SmallBackbone(8, 4)
     taught.mean, taught.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     first = SegmentationModule(taught)
@@ -257,7 +257,7 @@ VGG = [(stage, 2 + stage % 2) for stage, depth in enumerate((2, 2, 3, 3, 3)) for
 
 @pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if path.parent.name == "vision"])
 def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name):
-    """The recipe's own parts and optimiser, on small crops; the data's classes left out."""
+    """The recipe's own parts and optimizer, on small crops; the data's classes left out."""
     options = ["--data.crop=[32, 32]", "--data.batch_size=2", "--trainer.max_steps=1"]
     options += ["--trainer.val_check_interval=1", "--previews.first=1", "--samples.num=1", f"--data.root={pictures}"]
     if name == "depth":
@@ -284,13 +284,13 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name
 
 def test_regression_trains_evaluates_and_writes(tmp_path, capsys):
     options = [option for option in TINY if "context" not in option] + ["--data.built_in_images=8"]
-    options += ["--model.head=wavedil.vision.models.heads.Score", "--data.crop=[96, 96]", "--trainer.max_steps=60"]
+    options += ["--model.head=wavedil.vision.Conv1x1Head", "--data.crop=[96, 96]", "--trainer.max_steps=60"]
     options += ["--model.warmup_steps=5", "--trainer.val_check_interval=10"]
     folder = train("depth", out=str(tmp_path / "run"), overrides=options)
     rows = metrics(folder)
     assert float(rows[-1]["valid_rmse"]) < 0.8 * float(next(r for r in rows if r["valid_rmse"] != "nan")["valid_rmse"])
     model = load(folder / "model")
-    assert (type(model).__name__, model.step) == ("Regressor", 0.001) and 2 < model.centre < 6
+    assert (type(model).__name__, model.step) == ("Regressor", 0.001) and 2 < model.center < 6
     assert (folder / "samples" / "image_000.png").is_file() and (folder / "previews" / "step_000003_0.png").is_file()
     assert main(["evaluate", str(folder / "model"), str(folder / "data" / "val"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rmse"] == pytest.approx(float(rows[-1]["valid_rmse"]), rel=0.02)

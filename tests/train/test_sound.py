@@ -232,7 +232,7 @@ def test_resume_and_out_are_checked(tmp_path, whole_run):
 
 @pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if module_class(path) is AudioModule])
 def test_each_recipe_builds_and_takes_a_step(tmp_path, voices, name):
-    """The recipe's own model and optimiser, on crops just long enough."""
+    """The recipe's own model and optimizer, on crops just long enough."""
     config = yaml.safe_load(find_recipe(name).read_text())
     arguments = config["model"]["init_args"]["network"]["init_args"]
     crop = receptive_field(arguments["dilations"], kernel_size=arguments.get("kernel_size", 2)) + 8
@@ -247,14 +247,14 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, voices, name):
     assert (model.conditioner.local is not None) == ("condition" in arguments)
 
 
-def test_conditioning_is_learnt_from_a_folder(tmp_path, voices):
+def test_conditioning_is_learned_from_a_folder(tmp_path, voices):
     """Mels and speakers together."""
     local = {
         "class_path": "wavedil.audio.TransposedUpsampling",
         "init_args": {
             "features": {
                 "class_path": "wavedil.audio.LogMel",
-                "init_args": {"sample_rate": 8000, "n_mels": 4, "n_fft": 64, "hop": 20},
+                "init_args": {"sample_rate": 8000, "n_mels": 4, "n_fft": 64, "hop_length": 20},
             },
             "factors": [4, 5],
         },
@@ -301,20 +301,20 @@ def test_processes_share_the_crops_out(recordings):
     taken = []
     for rank in range(3):
         data = AudioData(str(recordings), crop=40, batch_size=2)
-        data.train, data.quantiser, data.context = Corpus([recordings / "note_0.wav"], 8000), MuLaw(256), 0
+        data.train, data.quantizer, data.context = Corpus([recordings / "note_0.wav"], 8000), MuLaw(256), 0
         data.trainer = SimpleNamespace(global_step=5, accumulate_grad_batches=2, world_size=3, global_rank=rank)
         taken += [index for batch in islice(iter(data.train_dataloader().batch_sampler), 4) for index in batch]
     assert sorted(taken) == list(range(60, 84))  # 5 steps of 2 batches of 2 crops in 3 processes were before
 
 
 def test_a_mixture_over_16_bit_codes_trains_and_samples(tmp_path, recordings):
-    options = ["distribution=logistics", "components=3", "quantiser=linear", "codes=65536", "input=scalar"]
+    options = ["distribution=logistics", "components=3", "quantizer=linear", "num_codes=65536", "input=scalar"]
     folder = train(
         out=str(tmp_path / "run"),
         overrides=[*TINY, f"--data.root={recordings}", *(f"--model.network.{option}" for option in options)],
     )
     model = load(folder / "model")
-    assert model.distribution.components == 3 and model.quantiser.text == "linear codes"
+    assert model.distribution.components == 3 and model.quantizer.text == "linear codes"
     bits = [float(row["valid_bits"]) for row in metrics(folder)]
     assert 0 < bits[-1] < 16  # what equally likely codes would take
     assert len(list((folder / "samples").glob("*.wav"))) == 2

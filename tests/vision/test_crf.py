@@ -137,8 +137,8 @@ def test_the_layer_starts_as_the_dense_crf(scene):
         torch.testing.assert_close(torch.softmax(refined, 0), crf(image, scores), rtol=1e-3, atol=1e-5)
     layer = layer_like(crf)
     torch.nn.init.normal_(layer.compatibility)
-    learnt = DenseCRF.preset(preset, iterations=5, compatibility=layer.compatibility)
-    torch.testing.assert_close(torch.softmax(layer(image, scores), 0), learnt(image, scores), rtol=1e-3, atol=1e-5)
+    learned = DenseCRF.preset(preset, iterations=5, compatibility=layer.compatibility)
+    torch.testing.assert_close(torch.softmax(layer(image, scores), 0), learned(image, scores), rtol=1e-3, atol=1e-5)
 
 
 def test_the_layer_by_matrices():
@@ -165,13 +165,13 @@ def test_derivatives_by_differences():
     layer = CRFRNN(3, 2, gaussian_sxy=1, bilateral_srgb=20).double()
     scores = torch.randn(2, 3, 3, 4, dtype=torch.float64, requires_grad=True)
     names = [name for name, _ in layer.named_parameters()]
-    learnt = [p.detach() + 0.1 * torch.randn_like(p) for p in layer.parameters()]
+    learned = [p.detach() + 0.1 * torch.randn_like(p) for p in layer.parameters()]
 
     def function(scores, *parameters):
         return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (image, scores))
 
     assert names == ["gaussian_weight", "bilateral_weight", "compatibility"]
-    assert torch.autograd.gradcheck(function, (scores, *(p.requires_grad_() for p in learnt)))
+    assert torch.autograd.gradcheck(function, (scores, *(p.requires_grad_() for p in learned)))
 
 
 def test_gradients_in_float32_are_those_in_float64(scene):

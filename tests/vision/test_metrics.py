@@ -15,7 +15,7 @@ def test_by_hand():
     assert matrix.iou.tolist()[:2] == [pytest.approx(2 / 3)] * 2 and matrix.iou[2:].isnan().all()
     assert matrix.mean_iou == pytest.approx(2 / 3)  # classes that are nowhere are left out
     assert (matrix.count, matrix.accuracy) == (5, pytest.approx(4 / 5))
-    matrix.update(torch.tensor([3]), torch.tensor([0]))  # predicted, never labelled: IoU 0, and in the mean
+    matrix.update(torch.tensor([3]), torch.tensor([0]))  # predicted, never labeled: IoU 0, and in the mean
     assert matrix.mean_iou == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
 
 

@@ -10,9 +10,9 @@ from wavedil.vision import (
     ASPP,
     CRFRNN,
     ContextModule,
+    Conv1x1Head,
     FCN8s,
     ParallelDilations,
-    Score,
     Segmenter,
     SmallBackbone,
     TimmBackbone,
@@ -45,7 +45,7 @@ def awake(model):
 def small(**options):
     torch.manual_seed(0)
     return awake(
-        Segmenter(SmallBackbone(8, 4), Score(8, 3), ContextModule(3, dilations="1,2"), num_classes=3, **options)
+        Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), ContextModule(3, dilations="1,2"), num_classes=3, **options)
     )
 
 
@@ -65,16 +65,16 @@ class Pyramid(SmallBackbone):
 
 MODELS = {
     "small": small,
-    "centre": lambda: small(align="centre"),
+    "center": lambda: small(align="center"),
     "reflecting context": lambda: awake(
         Segmenter(
-            SmallBackbone(8, 4), Score(8, 3), ContextModule(3, dilations="1,2", pad_mode="reflect"), num_classes=3
+            SmallBackbone(8, 4), Conv1x1Head(8, 3), ContextModule(3, dilations="1,2", pad_mode="reflect"), num_classes=3
         )
     ),
     "parallel": lambda: awake(Segmenter(SmallBackbone(8, 8), ParallelDilations(8, 3), num_classes=3)),
     "two maps": lambda: awake(Segmenter(Pyramid(), UNet((4, 6), 3, (4,)), num_classes=3)),
     "classifier made dense": lambda: awake(
-        Segmenter(TimmBackbone("test_resnet", output_stride=8), Score(96, 3), num_classes=3)
+        Segmenter(TimmBackbone("test_resnet", output_stride=8), Conv1x1Head(96, 3), num_classes=3)
     ),
     "FCN-8s": lambda: awake(
         Segmenter(
@@ -84,10 +84,12 @@ MODELS = {
         )
     ),
     "front end": lambda: awake(
-        Segmenter(VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Score(4, 3), num_classes=3)
+        Segmenter(VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Conv1x1Head(4, 3), num_classes=3)
     ),
     "front end and context": lambda: awake(
-        Segmenter(VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Score(4, 3), ContextModule(3), num_classes=3)
+        Segmenter(
+            VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Conv1x1Head(4, 3), ContextModule(3), num_classes=3
+        )
     ),
 }
 
@@ -130,7 +132,7 @@ def test_a_margin_that_is_one_stride_smaller_would_show(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(40, 32), (37, 26), (3, 5)])
-@pytest.mark.parametrize("align", ["centre", "corner"])
+@pytest.mark.parametrize("align", ["center", "corner"])
 def test_probabilities_are_those_of_the_network(size, align, monkeypatch):
     model, image = small(align=align), noise(*size)
     pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0) / 255

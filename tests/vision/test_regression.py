@@ -8,35 +8,35 @@ import torch
 from PIL import Image
 
 from wavedil.errors import WavedilError
-from wavedil.vision import Regressor, Score, SmallBackbone, SmoothL1, estimate, load, save
+from wavedil.vision import Conv1x1Head, Regressor, SmallBackbone, SmoothL1, estimate, load, save
 from wavedil.vision.commands import evaluate_folder, map_values, render_evaluation
-from wavedil.vision.data.dataset import ImagesWithTargets, RandomCrops
+from wavedil.vision.data.dataset import ImagesWithTargets, RandomImageCrops
 from wavedil.vision.data.images import read_target, write_image, write_values
 from wavedil.vision.data.pairs import Layout, find_pairs
 from wavedil.vision.data.spheres import STEP, draw, make_spheres
-from wavedil.vision.metrics import Errors
+from wavedil.vision.metrics import RegressionMetrics
 
 NAN = float("nan")
 
 
 def small(**options):
     torch.manual_seed(0)
-    return Regressor(SmallBackbone(8, 4), Score(8, 1), **options).eval()
+    return Regressor(SmallBackbone(8, 4), Conv1x1Head(8, 1), **options).eval()
 
 
 def noise(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_values_are_centre_and_spread_of_the_map():
+def test_values_are_center_and_spread_of_the_map():
     image = torch.rand(2, 3, 9, 14)
-    plain, model = small(), small(centre=5.0, spread=0.5)
+    plain, model = small(), small(center=5.0, spread=0.5)
     assert plain(image).shape == (2, 1, 9, 14)
     torch.testing.assert_close(model(image), 5 + 0.5 * plain(image))
 
 
 def test_an_estimate_is_the_models_and_the_same_in_tiles():
-    model, image = small(centre=3.0, spread=100.0), noise(61, 50)
+    model, image = small(center=3.0, spread=100.0), noise(61, 50)
     values = estimate(model, image)
     with torch.inference_mode():
         expected = model(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0, 0].numpy()
@@ -61,7 +61,7 @@ def test_smooth_l1_leaves_out_what_is_unknown():
 
 
 def test_errors_by_hand_over_two_images():
-    errors = Errors()
+    errors = RegressionMetrics()
     errors.update(torch.tensor([[1.0, 9.0]]), torch.tensor([[2.0, NAN]]))
     errors.update(torch.tensor([6.0, 4.0]), torch.tensor([3.0, 4.0]))
     assert errors.count == 3
@@ -115,7 +115,7 @@ def test_broken_arrays_are_named(tmp_path, write, message):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Targets are ten times red: as .npy and as a grey image."""
+    """Targets are ten times red: as .npy and as a gray image."""
     for index in range(2):
         image = noise(20 + index, 30)
         image[:3, :, 0] = 0
@@ -134,7 +134,7 @@ def test_crops_keep_values_with_their_pixels(folder):
     values = np.concatenate([images.read(i)[1].ravel() for i in range(2)]).astype(np.float64)
     assert count == (~np.isnan(values)).sum() < 30 * (17 + 18) + 1
     np.testing.assert_allclose([mean, deviation], [np.nanmean(values), np.nanstd(values)], rtol=1e-6)
-    crops = RandomCrops(images, (24, 16), scales=(1.0, 1.0))
+    crops = RandomImageCrops(images, (24, 16), scales=(1.0, 1.0))
     for index in range(6):
         crop = crops[index]
         known = ~crop["targets"].isnan()
@@ -143,8 +143,8 @@ def test_crops_keep_values_with_their_pixels(folder):
 
 
 def test_evaluation_and_files_of_a_model(folder, tmp_path):
-    model = load(save(small(step=0.01, centre=1270.0, spread=700.0), tmp_path / "model"))
-    assert (model.step, model.centre, model.spread) == (0.01, 1270.0, 700.0)
+    model = load(save(small(step=0.01, center=1270.0, spread=700.0), tmp_path / "model"))
+    assert (model.step, model.center, model.spread) == (0.01, 1270.0, 700.0)
     result = evaluate_folder(model, folder)
     written = map_values(model, [folder / "images"], tmp_path / "out")
     off = []
@@ -168,7 +168,7 @@ def test_refusals(folder):
         (lambda: SmoothL1(-1.0), "beta is -1.0"),
         (lambda: ImagesWithTargets(pairs, 0.0), "step is 0.0"),
         (lambda: make_spheres("x", size=8), "size=8"),
-        (lambda: Regressor(SmallBackbone(8, 4), Score(8, 2))(torch.rand(1, 3, 8, 8)), "give 2 maps: expected 1"),
+        (lambda: Regressor(SmallBackbone(8, 4), Conv1x1Head(8, 2))(torch.rand(1, 3, 8, 8)), "give 2 maps: expected 1"),
     ):
         with pytest.raises(WavedilError, match=message):
             make()

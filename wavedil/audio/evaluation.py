@@ -21,7 +21,7 @@ CHUNK = 2**16
 
 DEFINITION = (
     "mean over all samples of all files of -log2 p(code | all earlier codes of the file{given}), "
-    "{codes} {quantiser} at {rate} Hz; every file starts from zero history and the zero-amplitude code"
+    "{codes} {quantizer} at {rate} Hz; every file starts from zero history and the zero-amplitude code"
 )
 
 
@@ -33,7 +33,7 @@ class BitsPerSample:
     definition: str
 
 
-def nats_by_chunk(
+def nll_by_chunk(
     model: WaveNet, codes: Tensor, conditioning: Conditioning | None = None, precision: str | None = None
 ) -> Iterator[Tensor]:
     """Negative log-likelihoods of ``(1, time)`` codes with full context, flat, chunk by chunk.
@@ -45,7 +45,7 @@ def nats_by_chunk(
     score = _own_step(model, conditioning) if precision is None else _engine(model, conditioning, precision)
     for start in range(0, codes.shape[1], CHUNK):
         chunk = codes[:, start : start + CHUNK]
-        yield model.distribution.nats(score(chunk, start), chunk)
+        yield model.distribution.nll(score(chunk, start), chunk)
 
 
 def _own_step(model: WaveNet, conditioning: Conditioning) -> Callable[[Tensor, int], Tensor]:
@@ -97,9 +97,9 @@ def evaluate(
     for sound, speaker, own in zip(sounds, speakers or none, features or none, strict=False):
         sound = sound.to(device).unsqueeze(0)
         if own is not None:
-            _check_frames(own, sound, model.conditioner.local.hop)
+            _check_frames(own, sound, model.conditioner.local.hop_length)
         conditioning = model.conditioning(model.features(sound) if own is None else own.unsqueeze(0), speaker)
-        for part in nats_by_chunk(model, model.encode(sound), conditioning, precision):
+        for part in nll_by_chunk(model, model.encode(sound), conditioning, precision):
             nats += part.double().sum().item()
             count += len(part)
             if progress is not None:
@@ -109,7 +109,7 @@ def evaluate(
     heard = ", the features of its sound" if features is None else ", features given beside it"
     given = (heard if conditioner.local else "") + (", its speaker" if model.speakers else "")
     definition = DEFINITION.format(
-        given=given, codes=model.codes, quantiser=model.quantiser.text, rate=model.sample_rate
+        given=given, codes=model.num_codes, quantizer=model.quantizer.text, rate=model.sample_rate
     )
     definition += "" if precision is None else f"; sampled from with weights in {precision}"
     return BitsPerSample(nats / math.log(2) / count if count else math.nan, count, files, definition)

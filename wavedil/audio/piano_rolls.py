@@ -124,7 +124,7 @@ def collate(rolls: Sequence[np.ndarray]) -> dict[str, Tensor]:
     return {"roll": torch.from_numpy(batch), "mask": torch.from_numpy(mask)}
 
 
-def roll_nats(model: nn.Module, roll: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def roll_nll(model: nn.Module, roll: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over steps of -log p(keys of a step | steps before), in nats, and the number of steps it is of.
 
     Args:
@@ -158,7 +158,7 @@ def evaluate_rolls(
     nats, count = 0.0, 0
     for index, roll in enumerate(rolls, 1):
         batch = collate([roll])
-        total, steps = roll_nats(model, batch["roll"].to(device), batch["mask"].to(device))
+        total, steps = roll_nll(model, batch["roll"].to(device), batch["mask"].to(device))
         nats += total.item()
         count += int(steps)
         if progress is not None:

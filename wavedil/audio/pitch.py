@@ -73,13 +73,13 @@ def _yin(frames: np.ndarray, longest: int, shortest: float, sample_rate: int) ->
     # leave it just below zero. Equation 8: divided by its mean over the shorter lags.
     difference = np.maximum(moved[:, :1] + moved - 2 * correlation, 0)[:, 1:]
     mean = np.cumsum(difference, axis=1) / lags[1:]
-    normalised = np.divide(difference, mean, out=np.ones_like(mean), where=mean > 0)
+    normalized = np.divide(difference, mean, out=np.ones_like(mean), where=mean > 0)
 
     # The first local minimum below the threshold: a deeper one at twice the lag is the octave.
     low = math.floor(shortest) - 1  # lag of column i is i + 1
-    inner = normalised[:, max(low, 1) : -1]
-    before = normalised[:, max(low, 1) - 1 : -2]
-    after = normalised[:, max(low, 1) + 1 :]
+    inner = normalized[:, max(low, 1) : -1]
+    before = normalized[:, max(low, 1) - 1 : -2]
+    after = normalized[:, max(low, 1) + 1 :]
     dips = (inner < _THRESHOLD) & (inner <= before) & (inner < after)
     first = np.argmax(dips, axis=1)
     rms = np.sqrt(np.square(frames).mean(axis=1))

@@ -56,21 +56,21 @@ def griffin_lim(features: LogMel, mels: Tensor, iterations: int = 60, seed: int 
 
     bands = features.bands().double().numpy()
     magnitudes = nnls(bands, features.magnitudes(mels).double().cpu().numpy())
-    # Frames of librosa are centred on multiples of the hop, ours on the middle of their samples: half a hop more.
-    shift = features.hop // 2
+    # Frames of librosa are centered on multiples of the hop, ours on the middle of their samples: half a hop more.
+    shift = features.hop_length // 2
     sound = griffinlim(
         np.pad(magnitudes, [(0, 0), (0, 1)], mode="edge"),
         n_iter=iterations,
-        hop_length=features.hop,
+        hop_length=features.hop_length,
         n_fft=features.n_fft,
         random_state=seed,
-        length=features.hop * mels.shape[1] + shift,
+        length=features.hop_length * mels.shape[1] + shift,
     )
-    sound = np.pad(sound, (shift, 0))[: features.hop * mels.shape[1]]
+    sound = np.pad(sound, (shift, 0))[: features.hop_length * mels.shape[1]]
     return torch.from_numpy(sound.astype(np.float32))
 
 
-def resynthesise(
+def resynthesize(
     model: WaveNet,
     recordings: Iterable[Tensor],
     speakers: Iterable[str] | None = None,
@@ -93,9 +93,12 @@ def resynthesise(
         raise WavedilError(
             "resynthesis is from log-mels, which this model does not hear: train e.g. the recipe vocoder"
         )
-    whole = round(seconds * model.sample_rate) // features.hop * features.hop
+    whole = round(seconds * model.sample_rate) // features.hop_length * features.hop_length
     named = zip(recordings, itertools.repeat(None) if speakers is None else speakers, strict=False)
-    cut = ((recording[: min(whole, len(recording) // features.hop * features.hop)], name) for recording, name in named)
+    cut = (
+        (recording[: min(whole, len(recording) // features.hop_length * features.hop_length)], name)
+        for recording, name in named
+    )
     clips = [(clip, name) for clip, name in cut if len(clip) >= FFT]  # over which spectra are compared
     if not clips:
         raise WavedilError(

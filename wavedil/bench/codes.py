@@ -17,7 +17,7 @@ from wavedil.audio.distributions.categorical import Categorical, Sampling
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.bench.runner import figures
 
-_LINEAR = {"quantiser": "linear", "codes": 65536, "input": "scalar"}
+_LINEAR = {"quantizer": "linear", "num_codes": 65536, "input": "scalar"}
 HEADS: dict[str, dict[str, Any]] = {
     "softmax, mu-law 256": {},
     "softmax, mu-law 256, amplitudes in": {"input": "scalar"},
@@ -73,7 +73,7 @@ def _compared(name: str, model: WaveNet, samples: int) -> dict[str, Any]:
         at = apart.nonzero()[:, 0]
         row["tie"] = _tie(model, exact[at], u[at], codes[0, at])
         row["note"] = (
-            f"the others are at most {int(apart.max())} of {model.codes} codes away, and what the definition draws by "
+            f"the others are at most {int(apart.max())} of {model.num_codes} away, and what the definition draws by "
             f"uniforms that are at most {row['tie']:.0e} away"
         )
     return row

@@ -65,8 +65,8 @@ def _pydensecrf2(crf: DenseCRF, image: Tensor, probabilities: Tensor) -> Callabl
         peer = DenseCRF2D(width, height, len(probabilities))
         peer.setUnaryEnergy(unary_from_softmax(probabilities.numpy()))
         peer.addPairwiseGaussian(sxy=crf.gaussian_sxy, compat=crf.gaussian_weight)
-        colours = {"srgb": crf.bilateral_srgb, "rgbim": image.numpy(), "compat": crf.bilateral_weight}
-        peer.addPairwiseBilateral(sxy=crf.bilateral_sxy, **colours)
+        colors = {"srgb": crf.bilateral_srgb, "rgbim": image.numpy(), "compat": crf.bilateral_weight}
+        peer.addPairwiseBilateral(sxy=crf.bilateral_sxy, **colors)
         q = peer.inference(crf.iterations)
         return torch.from_numpy(np.asarray(q)).view_as(probabilities)
 

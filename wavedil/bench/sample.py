@@ -97,7 +97,7 @@ def _on_gpu(device: str, size: Size, batches: tuple[int, ...], samples: int, rou
     plan = size.model(device).plan()
     for batch in batches:
         for engine in ENGINES:
-            if session_class(engine).suits(plan, batch):
+            if session_class(engine).supports(plan, batch):
                 steps = samples // 200 if engine == "torch" else samples // 16  # 80 and 1000
                 table.engine(size, engine, batch, steps * batch, 1, device)
     rows = table.measured(rounds, device)
@@ -174,7 +174,7 @@ def _starts(size: Size, rounds: int) -> list[dict[str, Any]]:
     def first(engine: str, precision: str) -> Callable[[], Any]:
         def call() -> None:
             with threads_set(1):
-                Stream(model, engine=engine, precision=precision, seed=0).codes(1)
+                Stream(model, engine=engine, precision=precision, seed=0).next_codes(1)
 
         return call
 
@@ -213,5 +213,5 @@ def child() -> None:
     """In the process of its own: seconds from the call of `stream` to its first sample, on standard output."""
     model = Size("small", 16, 16, "1..4").model("cpu")
     started = time.perf_counter()
-    Stream(model, engine="numba", precision=sys.argv[1]).codes(1)
+    Stream(model, engine="numba", precision=sys.argv[1]).next_codes(1)
     print(time.perf_counter() - started)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wavedil.audio import Features, NearestUpsampling, WaveNet
 from wavedil.audio.generation.engines import session_class
-from wavedil.audio.generation.plan import Plan
+from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.bench.runner import threads_set
 
@@ -38,11 +38,11 @@ class Size:
         options = {"condition": condition}
         if self.components:
             options |= {"distribution": self.distribution, "components": self.components}
-            options |= {"input": "scalar", "quantiser": "linear", "codes": 65536}
+            options |= {"input": "scalar", "quantizer": "linear", "num_codes": 65536}
         return WaveNet(self.channels, self.skip_channels, self.dilations, **options).to(device).eval()
 
 
-def multiply_adds(plan: Plan) -> int:
+def multiply_adds(plan: GenerationPlan) -> int:
     """Of the products for one sample."""
     layers = [(layer.weight, layer.condition, layer.residual) for layer in plan.layers]
     weights = [

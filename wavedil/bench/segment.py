@@ -78,7 +78,7 @@ def run(
 
 
 def _deeplabs(resnet50: Callable[[], nn.Module], num_classes: int) -> list[_Network]:
-    from wavedil.vision import ASPP, ContextModule, Score
+    from wavedil.vision import ASPP, ContextModule, Conv1x1Head
 
     smp = _smp()
     theirs = None if smp is None else lambda: smp.DeepLabV3("resnet50", encoder_weights=None, classes=num_classes)
@@ -87,7 +87,7 @@ def _deeplabs(resnet50: Callable[[], nn.Module], num_classes: int) -> list[_Netw
         if variant is None:
             return lambda: _segmenter(resnet50(), ASPP(2048, num_classes), None, num_classes)
         return lambda: _segmenter(
-            resnet50(), Score(2048, num_classes), ContextModule(num_classes, variant), num_classes
+            resnet50(), Conv1x1Head(2048, num_classes), ContextModule(num_classes, variant), num_classes
         )
 
     return [
@@ -108,7 +108,7 @@ def _psps(resnet50: Callable[[], nn.Module], num_classes: int) -> list[_Network]
 
     def ours() -> nn.Module:
         head = PyramidPooling(512, num_classes, kernel_size=1, dropout=0.2, align_corners=True)
-        return Segmenter(_Half(resnet50()), head, num_classes=num_classes, align="centre")
+        return Segmenter(_Half(resnet50()), head, num_classes=num_classes, align="center")
 
     return [_Network("segmentation_models.pytorch", theirs), _Network("ours", ours, channels_last=True)]
 
@@ -144,7 +144,7 @@ def _segmenter(resnet: nn.Module, head: nn.Module, context: nn.Module | None, nu
     from wavedil.vision.dense import to_dense
 
     return Segmenter(
-        to_dense(resnet, 8), head, context, num_classes=num_classes, align="centre"
+        to_dense(resnet, 8), head, context, num_classes=num_classes, align="center"
     )  # as torchvision has it
 
 

@@ -11,7 +11,7 @@ import torch
 
 from wavedil.bench.runner import figures
 from wavedil.errors import WavedilError
-from wavedil.vision import ContextModule, Score, Segmenter, VGGFrontEnd
+from wavedil.vision import ContextModule, Conv1x1Head, Segmenter, VGGFrontEnd
 from wavedil.vision.tiles import score_map
 
 CLASSES = 21
@@ -36,7 +36,7 @@ def run(
     torch.manual_seed(0)
     front = VGGFrontEnd(None, widths=widths, hidden_channels=hidden_channels)
     context = ContextModule(CLASSES, "large")
-    model = Segmenter(front, Score(hidden_channels, CLASSES), context, num_classes=CLASSES).eval()
+    model = Segmenter(front, Conv1x1Head(hidden_channels, CLASSES), context, num_classes=CLASSES).eval()
     image = torch.randint(256, (3, height, width), dtype=torch.uint8)
     before = _peak()
     started = time.perf_counter()

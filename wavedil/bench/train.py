@@ -29,7 +29,7 @@ def run(
 ) -> dict[str, Any]:
     """Forward, backward and Adam on `batch` x `time` codes, kernel 2; bf16 is under autocast.
 
-    wavenet-vocoder keeps its default weight normalisation and takes its codes one-hot, as it does.
+    wavenet-vocoder keeps its default weight normalization and takes its codes one-hot, as it does.
     """
     if device == "cpu":
         keep_freed_memory()

@@ -13,13 +13,10 @@ from wavedil.progress import Bar
 
 def process(arguments: argparse.Namespace, _: list[str]) -> None:
     from wavedil.audio.effects.process import process_file
-    from wavedil.audio.models.effect_model import Paired
+    from wavedil.audio.models.effect_model import EffectModel
     from wavedil.weights import load
 
-    model = load(arguments.model, arguments.device, expect="audio")
-    if not isinstance(model, Paired):
-        name = type(model).__name__
-        raise WavedilError(f"{arguments.model} holds a {name}: expected an Effect, as -c amp trains, or a NAM")
+    model = load(arguments.model, arguments.device, expect=EffectModel)
     bar = Bar("processing", 0, "sample")
     result = process_file(
         model,

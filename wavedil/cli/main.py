@@ -75,6 +75,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     from wavedil.audio.data import audio_files
     from wavedil.audio.generation.engines import choose
     from wavedil.audio.generation.generate import generate
+    from wavedil.audio.models.wavenet import WaveNet
     from wavedil.weights import load
 
     if arguments.seconds is not None and not 0 < arguments.seconds < 1e9:
@@ -82,9 +83,7 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
     place = next(path for path in (Path(arguments.out), *Path(arguments.out).absolute().parents) if path.exists())
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise WavedilError(f"--out is {arguments.out}, but {place} is no folder that can be written to")
-    model = load(arguments.model, arguments.device, expect="audio")
-    if not hasattr(model, "plan"):
-        raise WavedilError(f"{arguments.model}: a {type(model).__name__} makes no sound of its own: expected a WaveNet")
+    model = load(arguments.model, arguments.device, expect=WaveNet)
     prime = None
     if arguments.prime:
         sound, _ = audio_files.read(arguments.prime, sample_rate=model.sample_rate)
@@ -124,14 +123,20 @@ def _sample(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, _: list[str]) -> None:
-    from wavedil.weights import domain, load
+    from wavedil.weights import load
 
     model = load(arguments.model, arguments.device)
     name = type(model).__name__
     paired = ("Effect", "NAM")
-    ways = {"vision": cli_vision.evaluate, "TCN": cli_music.evaluate} | dict.fromkeys(paired, cli_effects.evaluate)
-    evaluate = ways.get(domain(name)) or ways.get(name, _evaluate_sound)
-    options = ("dataset", "speakers", "normalize", "trim_db", "precision", "resynthesise", "temperature", "guidance")
+    ways = {"TCN": cli_music.evaluate} | dict.fromkeys(paired, cli_effects.evaluate)
+    evaluate = ways.get(name, _evaluate_sound)
+    if ".vision." in type(model).__module__:
+        from wavedil.vision.models.predictor import DensePredictor
+
+        if not isinstance(model, DensePredictor):
+            raise WavedilError(f"{arguments.model} holds a {name}: expected {DensePredictor.title}")
+        evaluate = cli_vision.evaluate
+    options = ("dataset", "speakers", "normalize", "trim_db", "precision", "resynthesize", "temperature", "guidance")
     sounds = dict.fromkeys(options, ("WaveNet",))
     for option, takers in ({"resample": paired} | sounds).items():
         if getattr(arguments, option) not in (None, False) and name not in takers:
@@ -167,11 +172,11 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     if arguments.held_out or arguments.validation or arguments.exclude:
         files = split_files(files, validation=arguments.validation, exclude=arguments.exclude).validation
     corpus = Corpus(files, model.sample_rate, normalize=arguments.normalize, trim_db=arguments.trim_db)
-    if arguments.resynthesise is not None:
-        return _resynthesise(model, corpus, root, source, arguments)
+    if arguments.resynthesize is not None:
+        return _resynthesize(model, corpus, root, source, arguments)
     if arguments.temperature is not None or arguments.guidance is not None:
         given = "--guidance" if arguments.temperature is None else "--temperature"
-        raise WavedilError(f"{given} changes what is sampled, not bits per sample: use it with --resynthesise")
+        raise WavedilError(f"{given} changes what is sampled, not bits per sample: use it with --resynthesize")
     bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
     speakers = speakers_of(corpus.paths, root, source, model.speakers) if model.speakers else None
@@ -184,23 +189,23 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     return result, f"{text}\n({result.definition})"
 
 
-def _resynthesise(model, corpus, root: Path, source: str | None, arguments: argparse.Namespace):
+def _resynthesize(model, corpus, root: Path, source: str | None, arguments: argparse.Namespace):
     import torch
 
     from wavedil.audio.conditioning.speakers import speakers_of
-    from wavedil.audio.resynthesis import resynthesise
+    from wavedil.audio.resynthesis import resynthesize
 
-    count = arguments.resynthesise
+    count = arguments.resynthesize
     if count < 1:
-        raise WavedilError(f"--resynthesise is {count}: expected a number of files, at least 1")
+        raise WavedilError(f"--resynthesize is {count}: expected a number of files, at least 1")
     files = range(min(count, len(corpus)))
     paths = [corpus.paths[i] for i in files]
     speakers = speakers_of(paths, root, source, model.speakers) if model.speakers else None
-    bar = Bar("resynthesising", len(files), "clip")
+    bar = Bar("resynthesizing", len(files), "clip")
     sounds = (torch.from_numpy(corpus.sound(i)) for i in files)
     drawn = {name: getattr(arguments, name) for name in ("temperature", "guidance")}
     drawn = {name: value for name, value in drawn.items() if value is not None}
-    result = resynthesise(model, sounds, speakers, **drawn, progress=bar.of)
+    result = resynthesize(model, sounds, speakers, **drawn, progress=bar.of)
     bar.close()
     distances = f"{result.distance_db:.2f} dB by the model, {result.griffin_lim_db:.2f} dB by Griffin-Lim"
     return result, f"{distances}, {result.clips} clips\n({result.definition})"
@@ -211,16 +216,19 @@ def _inspect(arguments: argparse.Namespace, _: list[str]) -> None:
 
     render = inspection.render_text
     if arguments.what and Path(arguments.what).is_dir():
-        from wavedil.weights import domain, load
+        from wavedil.weights import load
 
         model = load(arguments.what)
-        if domain(type(model).__name__) == "vision":
+        if ".vision." in type(model).__module__:
             from wavedil.inspection.vision import inspect_segmenter, render_segmenter
-            from wavedil.vision.models.predictor import check_whole
+            from wavedil.vision.models.predictor import DensePredictor
+
+            if not isinstance(model, DensePredictor):
+                raise WavedilError(f"{arguments.what} holds a {type(model).__name__}: expected {DensePredictor.title}")
 
             if arguments.plot:
                 raise WavedilError("--plot draws a schedule: give that of the context module, e.g. 1,1,2,4,8,16,1")
-            info, render = inspect_segmenter(check_whole(model, arguments.what)), render_segmenter
+            info, render = inspect_segmenter(model), render_segmenter
         else:
             info = inspection.inspect_model(model)
     else:
@@ -311,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     process = command("process", cli_effects.process, "Run a sound file through an effect (amp, pedal, denoiser).")
     cli_effects.add_process_options(process)
 
-    segment = command("segment", cli_vision.segment, "Label images: class maps and colour overlays.")
+    segment = command("segment", cli_vision.segment, "Label images: class maps and color overlays.")
     cli_vision.add_segment_options(segment)
 
     evaluate = command("evaluate", _evaluate, "Bits per sample, ESR, nats per step, or mean IoU, over whole files.")
@@ -339,13 +347,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--trim-db", type=float, metavar="DB", help="sound: cut silence off, as in the recipe's data")
     evaluate.add_argument("--precision", help="sound: by the engine that samples, weights in fp32 or bf16")
     evaluate.add_argument(
-        "--resynthesise",
+        "--resynthesize",
         type=int,
         metavar="N",
         help="vocoders: the spectral distance of clips made from the mels of N files, and Griffin-Lim's",
     )
-    evaluate.add_argument("--temperature", type=float, help="of what --resynthesise draws (default 1)")
-    evaluate.add_argument("--guidance", type=float, help="of what --resynthesise draws (default 1)")
+    evaluate.add_argument("--temperature", type=float, help="of what --resynthesize draws (default 1)")
+    evaluate.add_argument("--guidance", type=float, help="of what --resynthesize draws (default 1)")
     evaluate.add_argument("--resample", action="store_true", help="effects: take recordings of another rate")
     cli_vision.add_evaluate_options(evaluate)
     evaluate.add_argument("--device", default="cpu")

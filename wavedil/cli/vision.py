@@ -18,7 +18,7 @@ def segment(arguments: argparse.Namespace, _: list[str]) -> None:
     from wavedil.vision.models.predictor import load_predictor
 
     model = load_predictor(arguments.model, arguments.device)
-    bar = Bar("labelling", 0, "image")
+    bar = Bar("labeling", 0, "image")
     options = _given(arguments, PREDICTION)
     write = commands.map_values if isinstance(model, Regressor) else commands.segment
     result = write(model, arguments.images, arguments.out, progress=bar.of, **options)
@@ -29,9 +29,7 @@ def segment(arguments: argparse.Namespace, _: list[str]) -> None:
 def evaluate(model: Any, arguments: argparse.Namespace) -> tuple[Any, str]:
     """The result, and how a terminal shows it."""
     from wavedil.vision import commands
-    from wavedil.vision.models.predictor import check_whole
 
-    check_whole(model, arguments.model)
     if arguments.exclude:
         raise WavedilError(f"--exclude is not for a {type(model).__name__}: take the images out of the folder")
     bar = Bar("evaluating", 0, "image")
@@ -51,7 +49,7 @@ def refuse_options(arguments: argparse.Namespace, model: str) -> None:
 def add_segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, e.g. runs/tiny/model")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder of them")
-    parser.add_argument("--out", default="labelled", help="folder for the files (default labelled)")
+    parser.add_argument("--out", default="labeled", help="folder for the files (default labeled)")
     _add_prediction_options(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda … (default cpu)")
 

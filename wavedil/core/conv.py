@@ -127,7 +127,7 @@ class DilatedConv(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """torch's own initialisation of convolutions: uniform in ±1/√fan_in, weights and bias."""
+        """torch's own initialization of convolutions: uniform in ±1/√fan_in, weights and bias."""
         bound = 1 / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -255,14 +255,14 @@ class DilatedConv3d(DilatedConv):
 
 
 def add_weight_norm(module: nn.Module) -> nn.Module:
-    """Weight normalisation (Salimans & Kingma 2016, arXiv 1602.07868) on every dilated convolution inside, in place."""
+    """Weight normalization (Salimans & Kingma 2016, arXiv 1602.07868) on every dilated convolution inside, in place."""
     for conv in [m for m in module.modules() if isinstance(m, DilatedConv) and not parametrize.is_parametrized(m)]:
         parametrizations.weight_norm(conv, "weight")
     return module
 
 
 def fold_weight_norm(module: nn.Module) -> nn.Module:
-    """Replaces each normalised weight by its value, in place: the same outputs, one tensor, no work per call."""
+    """Replaces each normalized weight by its value, in place: the same outputs, one tensor, no work per call."""
     for conv in [
         m for m in module.modules() if isinstance(m, DilatedConv) and parametrize.is_parametrized(m, "weight")
     ]:

@@ -145,7 +145,7 @@ def audit_branches(
         schedules: one schedule per branch.
         kernel_size, ndim: as for `audit_gridding`, the same for all branches.
         causal: whether branches of different lengths end at the same input (True) or have the same
-            centre (False; a half position is rounded to the right). None: True in one dimension
+            center (False; a half position is rounded to the right). None: True in one dimension
             with an even kernel, the layout of causal sound models; else False.
 
     Raises:

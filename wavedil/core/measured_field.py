@@ -284,7 +284,7 @@ def _float64_copy(module: nn.Module) -> nn.Module:
 def _redraw_positive(module: nn.Module) -> None:
     """Small positive parameters: averages over the inputs, a tenth in size.
 
-    So a residual sum grows slowly and gates stay where they have a slope. Normalisation layers get
+    So a residual sum grows slowly and gates stay where they have a slope. Normalization layers get
     a gain near one tenth as well, and neutral statistics.
     """
     generator = torch.Generator().manual_seed(0)

@@ -28,7 +28,7 @@ __all__ = [
 class GrowthRow(NamedTuple):
     """One layer of a growth table: its settings, the field up to it, and what one step there spans.
 
-    `receptive_field` and `jump` (distance between neighbouring outputs of this layer) are in
+    `receptive_field` and `jump` (distance between neighboring outputs of this layer) are in
     positions of the stack's input; `layer` counts from 1.
     """
 

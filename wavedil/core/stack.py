@@ -39,7 +39,7 @@ class DilatedStack(nn.Module):
         causal: for all axes, or one flag per axis.
         last_residual: whether the last gated block has its residual product, which the sum of skips does not use.
         skip_scale: one factor, or one per layer.
-        weight_norm: normalise all weights; ``fold_weight_norm`` folds it away.
+        weight_norm: normalize all weights; ``fold_weight_norm`` folds it away.
         checkpoint_layers: recompute activations in backward in segments of so many layers (0: keep all): memory
             for long inputs, at the price of one more forward pass.
         options: for each block, e.g. ``condition_channels``, ``residual_scale``, ``activation``.

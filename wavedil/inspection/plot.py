@@ -20,7 +20,7 @@ from wavedil.inspection.schedule import UNITS, kernel_text, ratio_text
 _SUFFIXES = (".png", ".svg", ".pdf")
 _WIDEST_TREE = 33  # positions; more cannot be told apart
 _LARGEST_MAP = 1024  # positions along an axis of the two-dimensional map
-_INK, _FAINT, _GREY = "#1f2a37", "#d5dbe3", "#6b7685"
+_INK, _FAINT, _GRAY = "#1f2a37", "#d5dbe3", "#6b7685"
 _BLUE, _ORANGE, _RED, _PALE_RED = "#2f6fb7", "#e8862e", "#d62839", "#e8707a"
 _COUNTS = LinearSegmentedColormap.from_list("counts", ["#d9e8f6", "#74aede", "#2f6fb7", "#12305a"])
 
@@ -37,7 +37,7 @@ def draw(info: dict[str, Any], path: Path) -> None:
     tree, counts = figure.subplots(1, 2, width_ratios=widths)
     figure.subplots_adjust(left=0.075, right=0.965, top=0.8, bottom=0.13, wspace=0.16)
     figure.text(0.03, 0.93, _title(info), fontsize=16, fontweight="bold", color=_INK)
-    figure.text(0.03, 0.882, _subtitle(info), fontsize=10.5, color=_GREY)
+    figure.text(0.03, 0.882, _subtitle(info), fontsize=10.5, color=_GRAY)
     _draw_tree(tree, audit)
     if audit.ndim == 1:
         _draw_counts(counts, audit)
@@ -91,11 +91,11 @@ def _draw_tree(axes: Axes, audit: GriddingAudit) -> None:
     axes.add_collection(lines)
     for row, used in enumerate(active):
         idle = [x for x in range(field) if x not in used]
-        # Darker towards the input, the output in its own colour.
-        colour = _ORANGE if row == shown else _COUNTS(0.95 - 0.45 * row / shown)
+        # Darker towards the input, the output in its own color.
+        color = _ORANGE if row == shown else _COUNTS(0.95 - 0.45 * row / shown)
         style = {"edgecolors": _RED if row == 0 else _FAINT, "facecolors": "white", "zorder": 2}
         axes.scatter(idle, [row] * len(idle), s=size, linewidths=1.2, **style)
-        axes.scatter(sorted(used), [row] * len(used), s=size, color=[colour], zorder=3)
+        axes.scatter(sorted(used), [row] * len(used), s=size, color=[color], zorder=3)
     labels = ["input", *(f"dilation {rate}" for rate in rates)]
     axes.set_yticks(range(shown + 1), labels, fontsize=10, color=_INK)
     axes.tick_params(axis="both", length=0)
@@ -110,7 +110,7 @@ def _draw_tree(axes: Axes, audit: GriddingAudit) -> None:
     axes.set_title(f"{which} layer{many}{along}: paths to one output", **_TITLE)
     holes = sum(x not in active[0] for x in range(field))
     note = f"red: {holes} of {field} inputs reach no output" if holes else f"all {field} inputs in use"
-    axes.set_xlabel(note, fontsize=10, color=_RED if holes else _GREY, labelpad=6)
+    axes.set_xlabel(note, fontsize=10, color=_RED if holes else _GRAY, labelpad=6)
 
 
 def _draw_counts(axes: Axes, audit: GriddingAudit) -> None:
@@ -136,18 +136,18 @@ def _draw_counts(axes: Axes, audit: GriddingAudit) -> None:
         )  # fmt: skip
     axes.set_ylim(-0.06 * high if len(holes) else 0, 1.1 * high)
     axes.set_xlim(places[0] - 0.02 * field - 0.5, places[-1] + 0.02 * field + 0.5)
-    axes.set_xlabel("input position, the output's own at 0", fontsize=10, color=_GREY)
+    axes.set_xlabel("input position, the output's own at 0", fontsize=10, color=_GRAY)
     if high < 1e6:
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="y", color="#edf0f4", zorder=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_FAINT)
-    axes.tick_params(colors=_GREY, labelsize=9, length=0)
+    axes.tick_params(colors=_GRAY, labelsize=9, length=0)
     axes.set_title("Paths from each input to the output", **_TITLE)
 
 
 def _draw_map(axes: Axes, audit: GriddingAudit) -> None:
-    """Path counts over the first two axes, in colour on a logarithmic scale, holes in red."""
+    """Path counts over the first two axes, in color on a logarithmic scale, holes in red."""
     lines = [np.array([float(min(c, 10**140)) for c in audit.counts(axis)]) for axis in (0, 1)]
     # Only the middle of a very large field: more pixels than the picture has show nothing.
     cut = [line[max(0, (len(line) - _LARGEST_MAP) // 2) :][:_LARGEST_MAP] for line in lines]
@@ -163,18 +163,18 @@ def _draw_map(axes: Axes, audit: GriddingAudit) -> None:
     )
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(colors=_GREY, labelsize=9, length=0, which="both")
+    bar.ax.tick_params(colors=_GRAY, labelsize=9, length=0, which="both")
     bar.minorticks_off()
     if shown.max() < 100 * shown.min():  # less than two decades: say the counts themselves
         ticks = np.unique(np.geomspace(shown.min(), shown.max(), 6).round())
         bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     axes.spines[:].set_visible(False)
-    axes.tick_params(colors=_GREY, labelsize=9, length=0)
+    axes.tick_params(colors=_GRAY, labelsize=9, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     plane = "" if audit.ndim == 2 else " (a plane in use)"
     holes = "; red: holes" if audit.holes else ""
-    axes.set_xlabel(f"input position around the output{holes}", fontsize=10, color=_GREY)
+    axes.set_xlabel(f"input position around the output{holes}", fontsize=10, color=_GRAY)
     axes.set_title(f"Paths from each input to the output{plane}", **_TITLE)
 
 

@@ -68,7 +68,7 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
             (otherwise 1) are used if there. `parameters` and `multiply_adds` are the whole
             model's, the latter per position of `example_input`.
         example_input: `(batch, time)` codes or `(batch, channels, *space)`. None: some zero codes
-            for a model with `.codes`; any other model then has no count of multiply-adds.
+            for a model with `.num_codes`; any other model then has no count of multiply-adds.
 
     Raises:
         WavedilError: the model has no schedule.
@@ -80,7 +80,7 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
         )
     ndim = getattr(model, "ndim", 1)
     condition = []
-    if example_input is None and hasattr(model, "codes"):
+    if example_input is None and hasattr(model, "num_codes"):
         device = next((p.device for p in model.parameters()), None)
         example_input = torch.zeros(1, 64, dtype=torch.int64, device=device)
         channels = getattr(getattr(model, "conditioner", None), "channels", 0)

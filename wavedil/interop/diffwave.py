@@ -34,7 +34,7 @@ def from_diffwave(
         channels, [2 ** (layer % cycle) for layer in range(layers)], mels=mels, noise=noise, sample_rate=sample_rate
     )
     values = {
-        **under("front", source.conv("input_projection")),
+        **under("input_conv", source.conv("input_projection")),
         **under("embedding.first", source.conv("diffusion_embedding.projection1")),
         **under("embedding.second", source.conv("diffusion_embedding.projection2")),
         **under("upsampler.layers.0", source.conv("spectrogram_upsampler.conv1")),

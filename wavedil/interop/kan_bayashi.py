@@ -29,7 +29,7 @@ def from_kan_bayashi(tensors: Mapping[str, Tensor], *, stacks: int, sample_rate:
     layers = source.count("dil_tanh.{}.conv.bias")
     if not isinstance(stacks, int) or stacks < 1 or layers % stacks:
         raise WavedilError(f"stacks is {stacks!r}: expected a divisor of the {layers} layers")
-    channels, codes, front_taps = source.shape("causal.conv.weight")
+    channels, num_codes, front_taps = source.shape("causal.conv.weight")
     bands = source.shape("aux_1x1_tanh.0.weight")[1]
     upsampling = "upsampling.conv"
     convs = [source.conv(upsampling)] if f"{upsampling}.weight" in source else []
@@ -41,15 +41,15 @@ def from_kan_bayashi(tensors: Mapping[str, Tensor], *, stacks: int, sample_rate:
         source.shape("conv_post_1.weight")[0],
         [2 ** (layer % (layers // stacks)) for layer in range(layers)],
         source.shape("dil_tanh.0.conv.weight")[2],
-        front_kernel_size=front_taps,
-        codes=codes,
+        input_kernel_size=front_taps,
+        num_codes=num_codes,
         condition=local,
         sample_rate=sample_rate,
     )
     front = source.conv("causal.conv")
     tables = front["weight"].permute(2, 1, 0).clone()  # (taps, codes, channels), newest last
     tables[-1] += front["bias"]  # there is a newest code always
-    values["front.tables"] = tables
+    values["input_embedding.tables"] = tables
     values |= under("head.hidden", source.conv("conv_post_1"))
     values |= under("head.out", source.conv("conv_post_2"))
     for layer in range(layers):

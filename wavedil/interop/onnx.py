@@ -95,7 +95,7 @@ def _example(model: nn.Module, batch: int, time: int) -> dict[str, Tensor]:
     """Random inputs by name: that of sound first, and what the model hears beside it."""
     generator = torch.Generator().manual_seed(0)
     if type(model).__name__ == "WaveNet":
-        inputs = {"codes": torch.randint(model.codes, (batch, time), generator=generator)}
+        inputs = {"codes": torch.randint(model.num_codes, (batch, time), generator=generator)}
         channels = model.conditioner.channels
         return inputs | ({"condition": torch.randn(batch, channels, time, generator=generator)} if channels else {})
     channels, knobs = model.config.get("in_channels", 1), list(getattr(model, "knobs", {}).values())

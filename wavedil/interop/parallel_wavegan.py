@@ -49,7 +49,7 @@ def from_parallel_wavegan(
     values = {
         **upsampler,
         **{f"upsampler.filters.{index}.weight": value for index, value in enumerate(filters)},
-        **under("front", source.conv("first_conv")),
+        **under("input_conv", source.conv("first_conv")),
         **under("hidden", source.conv("last_conv_layers.1")),
         **under("out", source.conv("last_conv_layers.3")),
     }

@@ -51,7 +51,7 @@ def from_pytorch_tcn(
 
     Raises:
         WavedilError: for tensors of another network, or of a part that TCN does not have: embeddings, batch or layer
-            normalisation, skip connections of differing widths.
+            normalization, skip connections of differing widths.
     """
     if activation not in _ACTIVATIONS:
         raise WavedilError(f"activation is {activation!r}: expected one of {', '.join(_ACTIVATIONS)}")
@@ -89,7 +89,7 @@ def _renamed(key: str) -> str:
         return key.replace("projection_out", "head")
     raise WavedilError(
         f"{key} has no place in a TCN: expected a pytorch_tcn.TCN without embeddings, skip connections and "
-        "batch or layer normalisation"
+        "batch or layer normalization"
     )
 
 

@@ -62,9 +62,9 @@ def from_wavenet_vocoder(
     )
     first = source.conv("first_conv")
     if inputs == 1:
-        values |= under("front.conv", first)
+        values |= under("input_embedding.conv", first)
     else:
-        values["front.tables"] = (first["weight"][:, :, 0] + first["bias"].unsqueeze(1)).T.unsqueeze(0)
+        values["input_embedding.tables"] = (first["weight"][:, :, 0] + first["bias"].unsqueeze(1)).T.unsqueeze(0)
     if speaker_table is not None:
         values["conditioner.voices.weight"] = speaker_table
     values |= under("head.hidden", source.conv("last_conv_layers.1"))
@@ -103,7 +103,7 @@ def image_upsampling(
     """The net of transposed convolutions with these tensors, for features of so many bands."""
     factors = [conv["weight"].shape[3] for conv in convs]
     local = ImageUpsampling(
-        Features(bands, hop=int(torch.tensor([1, *factors]).prod())),
+        Features(bands, hop_length=int(torch.tensor([1, *factors]).prod())),
         factors,
         band_kernel_size=convs[0]["weight"].shape[2] if convs else 1,
         slope=slope,
@@ -124,11 +124,11 @@ def _names(speakers: Sequence[str] | None, table: Tensor | None) -> list[str]:
 
 def _input_and_output(inputs: int, outputs: int) -> dict[str, object]:
     if inputs == outputs:
-        return {"codes": outputs}
+        return {"num_codes": outputs}
     if inputs != 1 or outputs % 3:
         raise WavedilError(
             f"it has {inputs} inputs and {outputs} outputs: expected as many codes in as out, or an amplitude in and "
             "three numbers for each of a mixture's logistics out"
         )
     logistics = {"distribution": "logistics", "components": outputs // 3}
-    return {"input": "scalar", "quantiser": "linear", "codes": 65536, **logistics}
+    return {"input": "scalar", "quantizer": "linear", "num_codes": 65536, **logistics}

@@ -1,7 +1,7 @@
 """Training with Lightning: the parts that recipes name. Nothing else in the package imports Lightning."""
 
-from wavedil.train.effect import PairedModule
-from wavedil.train.effect_data import PairedData
+from wavedil.train.effect import EffectModule
+from wavedil.train.effect_data import EffectData
 from wavedil.train.piano_roll import MusicModule
 from wavedil.train.piano_roll_data import MusicData
 from wavedil.train.regression import RegressionModule
@@ -16,8 +16,8 @@ __all__ = [
     "AudioModule",
     "MusicData",
     "MusicModule",
-    "PairedData",
-    "PairedModule",
+    "EffectData",
+    "EffectModule",
     "RegressionData",
     "RegressionModule",
     "SegmentationData",

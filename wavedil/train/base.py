@@ -19,13 +19,13 @@ from wavedil.errors import WavedilError
 
 
 @dataclass(frozen=True)
-class Figures:
+class MetricNames:
     """What a run is told by: columns of ``metrics.csv``, and the words that progress prints.
 
     Args:
         train: column of the training loss, times ``factor``; its unit is ``unit``.
         valid: column of what validation logs as ``valid/…``, printed as ``valid_text`` puts it.
-        counted: what :meth:`BudgetModule.count` counts; the column is ``<counted>_per_second``.
+        counted: what :meth:`TrainingModule.count` counts; the column is ``<counted>_per_second``.
     """
 
     train: str
@@ -45,7 +45,7 @@ class Figures:
         return self.valid.replace("_", "/", 1)
 
 
-class BudgetModule(L.LightningModule):
+class TrainingModule(L.LightningModule):
     """A module with a ``network``, whose learning rate follows the budget of the run.
 
     The rate warms up linearly; over the last ``decay`` of the budget it falls to zero, by the share that is left to the
@@ -59,7 +59,7 @@ class BudgetModule(L.LightningModule):
     are the recipe's keys of these names.
     """
 
-    figures: Figures
+    metric_names: MetricNames
     previews: type[Callback]
     samples: type
     network: nn.Module
@@ -80,14 +80,14 @@ class BudgetModule(L.LightningModule):
         self.seed = torch.initial_seed()  # the recipe's seed_everything
 
     @property
-    def shown(self) -> nn.Module:
+    def eval_network(self) -> nn.Module:
         """The network that is validated and shown: the one that is training, or its average."""
         return self.network if self.averaged is None else self.averaged.module
 
     @property
     def result(self) -> nn.Module:
         """The network that the run leaves: the one that is shown, unless a subclass keeps a better one."""
-        return self.shown
+        return self.eval_network
 
     def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
         """Called before anything else, with the run's folder: where the network has to know the data to be built.
@@ -121,7 +121,7 @@ class BudgetModule(L.LightningModule):
         raise NotImplementedError
 
     def parameter_groups(self) -> Iterable[Any]:
-        """What the optimiser gets; a group's own ``rate`` is a factor of the learning rate."""
+        """What the optimizer gets; a group's own ``rate`` is a factor of the learning rate."""
         return self.network.parameters()
 
     def configure_optimizers(self) -> Optimizer:

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from wavedil.errors import WavedilError
 from wavedil.files import written_beside
-from wavedil.train.base import BudgetModule
+from wavedil.train.base import TrainingModule
 from wavedil.weights import save
 
 
@@ -37,7 +37,7 @@ class Progress(ProgressBar):
         self._valid = math.nan
         self._training: tuple[float, float, float] | None = None  # loss, learning rate, counted per second
 
-    def on_train_start(self, trainer: L.Trainer, module: BudgetModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
         self._start = time.perf_counter()
         self._used_at_start = module.budget_used()
         self._last = (self._start, trainer.global_step)
@@ -51,7 +51,7 @@ class Progress(ProgressBar):
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
         self._before = float(rows[-1]["seconds"]) if rows else 0.0
         with written_beside(self.path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, module.figures.columns)
+            writer = csv.DictWriter(file, module.metric_names.columns)
             writer.writeheader()
             writer.writerows(rows)
 
@@ -65,16 +65,16 @@ class Progress(ProgressBar):
             self._row(trainer, module)
 
     def on_validation_end(self, trainer, module) -> None:
-        if module.figures.logged in trainer.callback_metrics:
-            self._valid = float(trainer.callback_metrics[module.figures.logged])
+        if module.metric_names.logged in trainer.callback_metrics:
+            self._valid = float(trainer.callback_metrics[module.metric_names.logged])
             self._row(trainer, module)
 
     def on_train_end(self, trainer, module) -> None:
         if self.tty:
             print(file=sys.stderr)
 
-    def _row(self, trainer: L.Trainer, module: BudgetModule) -> None:
-        now, step, figures = time.perf_counter(), trainer.global_step, module.figures
+    def _row(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        now, step, figures = time.perf_counter(), trainer.global_step, module.metric_names
         if not trainer.is_global_zero or (self._training is None and not self._losses):
             return  # another process writes, or there was no training to tell of
         if self._losses:  # else the validation after the last step: what is known of training stands
@@ -102,7 +102,7 @@ class Progress(ProgressBar):
 
 
 class Previews(Callback):
-    """Shows what the network has learnt: targets at the start, then at step ``first`` and every ``every`` steps.
+    """Shows what the network has learned: targets at the start, then at step ``first`` and every ``every`` steps.
 
     Files go to ``RUN/previews``; with a TensorBoard logger they are there as well.
     """
@@ -110,7 +110,7 @@ class Previews(Callback):
     def __init__(self, first: int, every: int):
         self.first, self.every = first, every
 
-    def on_train_start(self, trainer: L.Trainer, module: BudgetModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
         self._done = trainer.global_step
         if trainer.is_global_zero:
             self.show_targets(trainer, module)
@@ -125,10 +125,10 @@ class Previews(Callback):
         self.show(trainer, module, step)
         module.train()
 
-    def show_targets(self, trainer: L.Trainer, module: BudgetModule) -> None:
+    def show_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
         raise NotImplementedError
 
-    def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
+    def show(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         raise NotImplementedError
 
     @staticmethod
@@ -141,7 +141,7 @@ class Previews(Callback):
         return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-class Keep(Callback):
+class SaveModel(Callback):
     """Keeps ``RUN/model`` current: at each validation and when training ends; by Ctrl-C or an error, a checkpoint too.
 
     (Lightning's OnExceptionCheckpoint would also make every fresh run look for a checkpoint to start from.)

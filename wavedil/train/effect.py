@@ -12,19 +12,19 @@ from torch.optim import Optimizer
 
 from wavedil.audio.effects.losses import ESR
 from wavedil.audio.effects.process import run
-from wavedil.audio.models.effect_model import Paired
+from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core.receptive_field import count_parameters
-from wavedil.train.base import BudgetModule, Figures
+from wavedil.train.base import MetricNames, TrainingModule
 from wavedil.train.effect_previews import EffectPreviews, EffectSamples
-from wavedil.weights import check_saveable
+from wavedil.weights import check_savable
 
 
-class PairedModule(BudgetModule):
+class EffectModule(TrainingModule):
     """Trains a model from sound to sound on pairs of input and target; validation is ESR in percent.
 
     Args:
         network: e.g. :class:`wavedil.audio.Effect` or :class:`wavedil.audio.models.nam.NAM`.
-        optimizer: makes the optimiser from the parameters; in a recipe, a class and its arguments.
+        optimizer: makes the optimizer from the parameters; in a recipe, a class and its arguments.
         loss: of output and target, ``(batch, 1, time)`` each; default ESR. See :mod:`wavedil.audio.effects.losses`.
         warmup_steps: steps until the full learning rate.
         decay: share of the budget over which the rate falls to zero.
@@ -32,12 +32,12 @@ class PairedModule(BudgetModule):
         average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
     """
 
-    figures = Figures("train_loss", "loss", "valid_esr", "held-out ESR {:.3f} %", "samples")
+    metric_names = MetricNames("train_loss", "loss", "valid_esr", "held-out ESR {:.3f} %", "samples")
     previews, samples = EffectPreviews, EffectSamples
 
     def __init__(
         self,
-        network: Paired,
+        network: EffectModel,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
         loss: nn.Module | None = None,
         warmup_steps: int = 100,
@@ -46,7 +46,7 @@ class PairedModule(BudgetModule):
         average: float = 0.0,
     ):
         super().__init__(optimizer, warmup_steps, decay, power, average)
-        check_saveable(network)
+        check_savable(network)
         self.network, self.loss = network, ESR() if loss is None else loss
 
     def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
@@ -74,7 +74,7 @@ class PairedModule(BudgetModule):
         self.energies = torch.zeros(2, dtype=torch.float64)  # of the error and of the target
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        output = run(self.shown, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
+        output = run(self.eval_network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
         for place, sound in enumerate((batch["target"] - output, batch["target"])):
             self.energies[place] += sound.double().square().sum().cpu()
 

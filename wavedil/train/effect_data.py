@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio.data import overdrive
 from wavedil.audio.data.recordings import Segment, find_recordings, split
-from wavedil.audio.models.effect_model import Paired
+from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
 
 
-class PairedData(L.LightningDataModule):
+class EffectData(L.LightningDataModule):
     """Random windows of pairs of input and target, found by ``wavedil.audio.data.recordings.find_recordings``.
 
     Args:
@@ -56,7 +56,7 @@ class PairedData(L.LightningDataModule):
         self.validation, self.resample, self.built_in_seconds = validation, resample, built_in_seconds
         self.seed, self.workers = seed, workers
 
-    def open(self, folder: Path, network: Paired) -> None:
+    def open(self, folder: Path, network: EffectModel) -> None:
         """Reads the recordings, makes the built-in ones in ``folder``, and checks that they suit the network."""
         root = self.root
         if root is None:
@@ -105,7 +105,7 @@ class RandomWindows(Dataset[dict[str, Tensor]]):
     Items are ``input`` (1, context + crop), ``target`` (1, crop), which belongs to the input's end, and ``knobs``.
     """
 
-    def __init__(self, segments: Sequence[Segment], network: Paired, crop: int, context: int, seed: int):
+    def __init__(self, segments: Sequence[Segment], network: EffectModel, crop: int, context: int, seed: int):
         self.segments, self.crop, self.size, self.seed = segments, crop, context + crop, seed
         self.knobs = [network.knob_values(segment.knobs) for segment in segments]
         self.places = []  # first and last start of a window in each segment
@@ -142,7 +142,7 @@ class RandomWindows(Dataset[dict[str, Tensor]]):
 class _Held(Dataset[dict[str, Tensor]]):
     """Whole segments, in order."""
 
-    def __init__(self, segments: Sequence[Segment], network: Paired):
+    def __init__(self, segments: Sequence[Segment], network: EffectModel):
         self.segments, self.network = segments, network
 
     def __len__(self) -> int:

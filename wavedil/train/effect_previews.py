@@ -16,7 +16,7 @@ from wavedil.audio.data.recordings import Segment
 from wavedil.audio.effects.process import run
 from wavedil.files import written_beside
 from wavedil.report import spectrogram_png
-from wavedil.train.base import BudgetModule
+from wavedil.train.base import TrainingModule
 from wavedil.train.callbacks import Previews
 
 
@@ -40,16 +40,16 @@ class EffectPreviews(Previews):
         super().__init__(first, every)
         self.seconds, self.num = seconds, num
 
-    def show_targets(self, trainer: L.Trainer, module: BudgetModule) -> None:
+    def show_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
         for index, segment in enumerate(trainer.datamodule.spread(self.num)):
             for kind, sound in (("input", segment.input), ("target", segment.target)):
                 self._keep(trainer, module, sound[segment.skip :], f"target_{index}_{kind}", 0)
 
-    def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
+    def show(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         for index, segment in enumerate(trainer.datamodule.spread(self.num)):
-            self._keep(trainer, module, apply(module.shown, segment), f"step_{step:06d}_{index}", step)
+            self._keep(trainer, module, apply(module.eval_network, segment), f"step_{step:06d}_{index}", step)
 
-    def _keep(self, trainer: L.Trainer, module: BudgetModule, sound: np.ndarray, name: str, step: int) -> None:
+    def _keep(self, trainer: L.Trainer, module: TrainingModule, sound: np.ndarray, name: str, step: int) -> None:
         rate, folder = module.network.sample_rate, self.folder(trainer)
         clip = sound[: round(self.seconds * rate)].clip(-1, 1)  # what is louder sounds clipped, and is not worth a word
         write(folder / f"{name}.wav", clip, rate)

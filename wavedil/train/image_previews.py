@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wavedil.train.base import BudgetModule
+from wavedil.train.base import TrainingModule
 from wavedil.train.callbacks import Previews
 from wavedil.vision.data.images import write_image
 from wavedil.vision.data.labels import IGNORED
@@ -31,16 +31,16 @@ def side_by_side(network: nn.Module, image: np.ndarray, labels: np.ndarray) -> n
 
 
 def values_side_by_side(network: nn.Module, image: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The image, the targets and the values in grey, black the least and white the greatest of the targets."""
+    """The image, the targets and the values in gray, black the least and white the greatest of the targets."""
     device = next(network.parameters()).device
     with torch.inference_mode():
         pixels = torch.from_numpy(image).to(device).permute(2, 0, 1).unsqueeze(0) / 255
         values = network(pixels)[0, 0].cpu().numpy()
     known = targets[~np.isnan(targets)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    grey = [np.nan_to_num((each - low) / max(high - low, 1e-12)).clip(0, 1) * 255 for each in (targets, values)]
+    gray = [np.nan_to_num((each - low) / max(high - low, 1e-12)).clip(0, 1) * 255 for each in (targets, values)]
     gap = np.full((image.shape[0], GAP, 3), 255, np.uint8)
-    truth, guess = (np.repeat(each[..., None], 3, axis=2).astype(np.uint8) for each in grey)
+    truth, guess = (np.repeat(each[..., None], 3, axis=2).astype(np.uint8) for each in gray)
     return np.concatenate([image, gap, truth, gap, guess], axis=1)
 
 
@@ -59,13 +59,13 @@ class ImagePreviews(Previews):
         super().__init__(first, every)
         self.num = num
 
-    def show_targets(self, trainer: L.Trainer, module: BudgetModule) -> None:
+    def show_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Nothing: the truth is beside every prediction."""
 
-    def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
+    def show(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         data = trainer.datamodule
         for number, index in enumerate(data.spread(self.num)):
-            panel = self.panel(module.shown, *data.valid.read(index))
+            panel = self.panel(module.eval_network, *data.valid.read(index))
             write_image(self.folder(trainer) / f"step_{step:06d}_{number}.png", panel)
             for board in self.boards(trainer):
                 board.add_image(f"image_{number}", panel, step, dataformats="HWC")
@@ -88,9 +88,7 @@ class ImageSamples:
         for number, index in enumerate(data.spread(self.num)):
             panel = self.panel(network, *data.valid.read(index))
             write_image(folder / "samples" / f"image_{number:03d}.png", panel)
-        return (
-            f"Look: {folder / 'report.html'}\nmore images: wavedil segment {folder / 'model'} IMAGE... --out labelled"
-        )
+        return f"Look: {folder / 'report.html'}\nmore images: wavedil segment {folder / 'model'} IMAGE... --out labeled"
 
 
 class ValuePreviews(ImagePreviews):

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wavedil.audio.piano_rolls import KEYS, roll_nats
+from wavedil.audio.piano_rolls import KEYS, roll_nll
 from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
-from wavedil.train.base import BudgetModule, Figures
+from wavedil.train.base import MetricNames, TrainingModule
 from wavedil.train.piano_roll_previews import RollPreviews, RollSamples
-from wavedil.weights import check_saveable
+from wavedil.weights import check_savable
 
 
-class MusicModule(BudgetModule):
+class MusicModule(TrainingModule):
     """Trains a network on piano rolls by the likelihood of each step given those before, in nats per step.
 
     The run leaves the network of the validation that was best, not the last one.
@@ -26,13 +26,13 @@ class MusicModule(BudgetModule):
     Args:
         network: ``(batch, 88, time) -> (batch, 88, time)`` logits, with ``step``: e.g.
             :class:`wavedil.audio.models.tcn.TCN`.
-        optimizer: makes the optimiser from the parameters; in a recipe, a class and its arguments.
+        optimizer: makes the optimizer from the parameters; in a recipe, a class and its arguments.
         warmup_steps: steps until the full learning rate.
         decay: share of the budget over which the rate falls linearly to zero.
         average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
     """
 
-    figures = Figures("train_nll", "nats/step", "valid_nll", "held out {:.3f}", "frames")
+    metric_names = MetricNames("train_nll", "nats/step", "valid_nll", "held out {:.3f}", "frames")
     previews, samples = RollPreviews, RollSamples
 
     def __init__(
@@ -44,7 +44,7 @@ class MusicModule(BudgetModule):
         average: float = 0.0,
     ):
         super().__init__(optimizer, warmup_steps, decay, average=average)
-        check_saveable(network)
+        check_savable(network)
         for name in ("in_channels", "out_channels"):
             if (found := network.config.get(name)) != KEYS:
                 raise WavedilError(
@@ -56,7 +56,7 @@ class MusicModule(BudgetModule):
 
     @property
     def result(self) -> nn.Module:
-        return self.shown if self.best_nll.isinf() else self.best
+        return self.eval_network if self.best_nll.isinf() else self.best
 
     def describe(self) -> str:
         network = self.network
@@ -73,7 +73,7 @@ class MusicModule(BudgetModule):
             self.network.set_prior(self.trainer.datamodule.key_shares())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        nats, steps = roll_nats(self.network, batch["roll"], batch["mask"])
+        nats, steps = roll_nll(self.network, batch["roll"], batch["mask"])
         loss = nats / steps
         self.log("train/nll", loss.detach(), batch_size=1)
         return loss
@@ -82,7 +82,7 @@ class MusicModule(BudgetModule):
         self.nats, self.steps = 0.0, 0
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        nats, steps = roll_nats(self.shown, batch["roll"], batch["mask"])
+        nats, steps = roll_nll(self.eval_network, batch["roll"], batch["mask"])
         self.nats += nats.item()
         self.steps += int(steps)
 
@@ -92,4 +92,4 @@ class MusicModule(BudgetModule):
         self.log("valid/nll", nll)
         if nll < self.best_nll:
             self.best_nll.fill_(nll)
-            self.best.load_state_dict(self.shown.state_dict())
+            self.best.load_state_dict(self.eval_network.state_dict())

@@ -13,7 +13,7 @@ from torch import nn
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.piano_rolls import collate, evaluate_rolls, play, sample_rolls
 from wavedil.files import written_beside
-from wavedil.train.base import BudgetModule
+from wavedil.train.base import TrainingModule
 from wavedil.train.sound_previews import SoundPreviews
 
 RATE = 32000  # Hz: the highest key of a piano, plucked, needs 25 kHz
@@ -34,13 +34,13 @@ class RollPreviews(SoundPreviews):
         super().__init__(first, every, num=num)
         self.length = length
 
-    def show_targets(self, trainer: L.Trainer, module: BudgetModule) -> None:
+    def show_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
         for index, roll in enumerate(trainer.datamodule.rolls.valid[: self.num]):
             self._keep(trainer, torch.from_numpy(play(roll[: self.length], RATE)), RATE, f"target_{index}", 0)
 
-    def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
+    def show(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         rolls = trainer.datamodule.rolls.valid[: self.num]
-        for index, roll in enumerate(continue_rolls(module.shown, rolls, self.length)):
+        for index, roll in enumerate(continue_rolls(module.eval_network, rolls, self.length)):
             self._keep(trainer, torch.from_numpy(play(roll, RATE)), RATE, f"step_{step:06d}_{index}", step)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from wavedil.errors import WavedilError
-from wavedil.train.base import BudgetModule
+from wavedil.train.base import TrainingModule
 
 DEFAULT = "pluck"
 #: Where the first process of a run tells the others its folder.
@@ -41,15 +41,15 @@ def known_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml"))}
 
 
-def module_class(config: Path) -> type[BudgetModule]:
+def module_class(config: Path) -> type[TrainingModule]:
     """The training module that a recipe names: which of its other keys there are depends on it."""
     try:
         name = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["class_path"]
         found = getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
     except (yaml.YAMLError, OSError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise WavedilError(f"{config} names no training module as model.class_path ({error!r})") from None
-    if not (isinstance(found, type) and issubclass(found, BudgetModule)):
-        raise WavedilError(f"{config}: model.class_path is {name}: expected a subclass of {BudgetModule.__name__}")
+    if not (isinstance(found, type) and issubclass(found, TrainingModule)):
+        raise WavedilError(f"{config}: model.class_path is {name}: expected a subclass of {TrainingModule.__name__}")
     return found
 
 

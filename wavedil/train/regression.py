@@ -8,11 +8,11 @@ from typing import Any
 import lightning as L
 from torch import Tensor, nn
 
-from wavedil.train.base import Figures
+from wavedil.train.base import MetricNames
 from wavedil.train.image_previews import ValuePreviews, ValueSamples
 from wavedil.train.segmentation import SegmentationModule
 from wavedil.vision.losses import SmoothL1
-from wavedil.vision.metrics import Errors
+from wavedil.vision.metrics import RegressionMetrics
 from wavedil.vision.models.regressor import Regressor
 
 
@@ -29,7 +29,7 @@ class RegressionModule(SegmentationModule):
             :class:`wavedil.vision.SmoothL1` with beta 0, which is L1.
     """
 
-    figures = Figures("train_loss", "loss", "valid_rmse", "RMSE {:.4g}", "images")
+    metric_names = MetricNames("train_loss", "loss", "valid_rmse", "RMSE {:.4g}", "images")
     previews, samples = ValuePreviews, ValueSamples
 
     def __init__(self, loss: nn.Module | None = None, **options: Any):
@@ -44,7 +44,7 @@ class RegressionModule(SegmentationModule):
             head,
             context,
             step=data.step,
-            centre=data.centre,
+            center=data.center,
             spread=data.deviation,
             **shared,
         )
@@ -55,10 +55,10 @@ class RegressionModule(SegmentationModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.errors = Errors(self.device)
+        self.errors = RegressionMetrics(self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.errors.update(self.shown(batch["image"])[:, 0], batch["targets"])
+        self.errors.update(self.eval_network(batch["image"])[:, 0], batch["targets"])
 
     def on_validation_epoch_end(self) -> None:
         self.log("valid/rmse", self.errors.rmse)

@@ -8,7 +8,7 @@ from typing import Any
 from wavedil.errors import WavedilError
 from wavedil.train.segmentation_data import SegmentationData
 from wavedil.vision.data import spheres
-from wavedil.vision.data.dataset import ImagesWithTargets, RandomCrops
+from wavedil.vision.data.dataset import ImagesWithTargets, RandomImageCrops
 from wavedil.vision.data.pairs import split_pairs
 from wavedil.vision.models.predictor import DensePredictor
 
@@ -16,12 +16,12 @@ from wavedil.vision.models.predictor import DensePredictor
 class RegressionData(SegmentationData):
     """Random crops of a folder of images and targets; validation on whole images.
 
-    The root holds ``images`` and ``targets``, or folders ``train`` and ``val`` that each hold them. A target is a grey
+    The root holds ``images`` and ``targets``, or folders ``train`` and ``val`` that each hold them. A target is a gray
     image of 8 or 16 bits or a .npy of (height, width); what is 0 or NaN there is unknown and counts nowhere.
 
     Args:
         root: the folder; null for the built-in spheres and their distances, which are written to ``RUN/data``.
-        step: what a grey level of a target image is worth, e.g. 0.001 for millimetres to metres.
+        step: what a gray level of a target image is worth, e.g. 0.001 for millimetres to metres.
         targets, target_ending: the targets' folder, and how their stems end.
         scales: least and greatest factor at which a crop shows its image; its values stay what they are.
         crop, batch_size, scale, images, image_ending, validation, flip, valid_images, built_in_images, seed, workers:
@@ -59,10 +59,10 @@ class RegressionData(SegmentationData):
             self.step = spheres.STEP
         train, valid, note = split_pairs(root, self.layout, self.validation)
         self.train, self.valid = (ImagesWithTargets(pairs, self.step, self.scale) for pairs in (train, valid))
-        self.crops = RandomCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
+        self.crops = RandomImageCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
         self.maps = 1
-        known, self.centre, deviation = self.train.moments()
+        known, self.center, deviation = self.train.moments()
         if not known:
             raise WavedilError(f"{root}: no pixel of the {len(train)} training targets is known: all are 0 or NaN")
         self.deviation = deviation or 1.0  # of targets that are all the same
-        self.note = f"{note}\n{known:,} pixels have a value: mean {self.centre:.4g}, deviation {deviation:.4g}"
+        self.note = f"{note}\n{known:,} pixels have a value: mean {self.center:.4g}, deviation {deviation:.4g}"

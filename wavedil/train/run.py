@@ -27,8 +27,8 @@ from wavedil.errors import WavedilError
 from wavedil.files import written_beside
 from wavedil.ops.memory import keep_freed_memory
 from wavedil.report import write_report
-from wavedil.train.base import BudgetModule
-from wavedil.train.callbacks import Keep, Progress, StopOnNaN
+from wavedil.train.base import TrainingModule
+from wavedil.train.callbacks import Progress, SaveModel, StopOnNaN
 from wavedil.train.recipes import FOLDER, find_recipe, module_class, run_folder
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
@@ -37,7 +37,7 @@ CHECKPOINT_EVERY = timedelta(minutes=2)
 class RecipeCLI(LightningCLI):
     """LightningCLI with the options that are about the run and not about a part: those of what the module shows."""
 
-    def __init__(self, module: type[BudgetModule], **kwargs: Any):
+    def __init__(self, module: type[TrainingModule], **kwargs: Any):
         self.module = module
         super().__init__(**kwargs)
 
@@ -170,10 +170,10 @@ def fast_precision(accelerator: str) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
-def _build(args: list[str], folder: Path, module: type[BudgetModule]) -> RecipeCLI:
+def _build(args: list[str], folder: Path, module: type[TrainingModule]) -> RecipeCLI:
     callbacks = [
         Progress(),
-        Keep(),
+        SaveModel(),
         StopOnNaN(),
         ModelCheckpoint(
             folder / "checkpoints", filename="last", train_time_interval=CHECKPOINT_EVERY, enable_version_counter=False
@@ -184,7 +184,7 @@ def _build(args: list[str], folder: Path, module: type[BudgetModule]) -> RecipeC
             module,
             args=args,
             run=False,
-            model_class=BudgetModule,
+            model_class=TrainingModule,
             datamodule_class=L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,

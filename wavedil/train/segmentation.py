@@ -13,22 +13,22 @@ from torch.optim import Optimizer
 
 from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
-from wavedil.train.base import BudgetModule, Figures
+from wavedil.train.base import MetricNames, TrainingModule
 from wavedil.train.image_previews import ImagePreviews, ImageSamples
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix
-from wavedil.vision.models.heads import Score
+from wavedil.vision.models.heads import Conv1x1Head
 from wavedil.vision.models.predictor import DensePredictor, load_predictor
 from wavedil.vision.models.segmenter import Segmenter
-from wavedil.weights import check_saveable
+from wavedil.weights import check_savable
 
 PARTS = ("backbone", "head", "context", "refinement")
 
 
-class SegmentationModule(BudgetModule):
+class SegmentationModule(TrainingModule):
     """Trains a :class:`wavedil.vision.Segmenter`, put together when the data have told its classes.
 
-    The learning rate falls as (1 - share of the budget used) ** power. Biases and normalisation have no weight decay.
+    The learning rate falls as (1 - share of the budget used) ** power. Biases and normalization have no weight decay.
 
     Args:
         backbone: image to features, e.g. :class:`wavedil.vision.SmallBackbone`.
@@ -41,9 +41,9 @@ class SegmentationModule(BudgetModule):
             backbone that is given all the same takes the weights of
             the model's: it may have another stride.
         frozen: parts that do not learn, of ``backbone``, ``head``, ``context`` and ``refinement``; their
-            normalisation stands still too. For the paper's second stage, context on a finished front end:
+            normalization stands still too. For the paper's second stage, context on a finished front end:
             ``[backbone, head]``.
-        optimizer: makes the optimiser from the parameters; in a recipe, a class and its arguments.
+        optimizer: makes the optimizer from the parameters; in a recipe, a class and its arguments.
         loss: of scores ``(batch, num_classes, height, width)`` and labels ``(batch, height, width)``.
         backbone_rate: the backbone's learning rate, as a multiple of the other parts'.
         align: see :class:`wavedil.vision.Segmenter`; None: what ``init`` has, else where the backbone's cells sit.
@@ -52,7 +52,7 @@ class SegmentationModule(BudgetModule):
         average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
     """
 
-    figures = Figures("train_loss", "loss", "valid_mean_iou", "mean IoU {:.4f}", "images")
+    metric_names = MetricNames("train_loss", "loss", "valid_mean_iou", "mean IoU {:.4f}", "images")
     previews, samples = ImagePreviews, ImageSamples
 
     def __init__(
@@ -85,9 +85,9 @@ class SegmentationModule(BudgetModule):
         start = None if self.init is None else load_predictor(self.init)
         data.open(folder, start)
         align = self.align or (start.align if start is not None else None)
-        shared = {"scale": data.scale, "align": align, **self._normalisation(start)}
+        shared = {"scale": data.scale, "align": align, **self._normalization(start)}
         self.network = self.assemble(self._parts(start, data.maps), shared, data)
-        check_saveable(self.network)
+        check_savable(self.network)
         for name in self.frozen:
             part = getattr(self.network, name)
             if part is None:
@@ -112,7 +112,7 @@ class SegmentationModule(BudgetModule):
             classes=scheme.classes,
             mask_values=scheme.mask_values,
             ignore_label=scheme.ignore_label,
-            palette=scheme.colours,
+            palette=scheme.colors,
             **shared,
         )
 
@@ -129,7 +129,7 @@ class SegmentationModule(BudgetModule):
                 raise WavedilError(f"the backbone of {self.init} does not fit the one given: {reason}") from None
         backbone = start.backbone if backbone is None else backbone
         channels = getattr(backbone, "level_channels", None) or getattr(backbone, "channels", None)
-        make_head = Score if head is None else head
+        make_head = Conv1x1Head if head is None else head
         return [
             backbone,
             start.head if head is None and start is not None else make_head(in_channels=channels, num_classes=maps),
@@ -139,8 +139,8 @@ class SegmentationModule(BudgetModule):
             ),
         ]
 
-    def _normalisation(self, start: DensePredictor | None) -> dict[str, Sequence[float]]:
-        """What the weights have learnt with: that of the model to start from, else what the backbone asks for."""
+    def _normalization(self, start: DensePredictor | None) -> dict[str, Sequence[float]]:
+        """What the weights have learned with: that of the model to start from, else what the backbone asks for."""
         if start is not None:
             return {"mean": start.mean.flatten().tolist(), "std": start.std.flatten().tolist()}
         asked = {name: getattr(self.given["backbone"], name, None) for name in ("mean", "std")}
@@ -182,7 +182,7 @@ class SegmentationModule(BudgetModule):
         self.matrix = ConfusionMatrix(self.network.num_classes, self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.matrix.update(self.shown(batch["image"]).argmax(1), batch["labels"])
+        self.matrix.update(self.eval_network(batch["image"]).argmax(1), batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
         # Every process has seen all images: there is nothing to add up.

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
 from wavedil.vision.data import shapes
-from wavedil.vision.data.dataset import MaskedImages, RandomCrops, scheme_of
+from wavedil.vision.data.dataset import MaskedImages, RandomImageCrops, scheme_of
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.pairs import Layout, split_pairs
 from wavedil.vision.models.predictor import DensePredictor
@@ -33,7 +33,7 @@ class SegmentationData(L.LightningDataModule):
             starts from, else 1.
         classes: names of the classes, or their number; null counts them in the masks. Where none of this and the next
             three is given, they are those of the model that training starts from.
-        mask_values: what stands for each class in the masks: grey values, or colours [red, green, blue]; null: the
+        mask_values: what stands for each class in the masks: gray values, or colors [red, green, blue]; null: the
             class's number.
         ignore_label: the value in masks of pixels that count nowhere; ``rest``: all that mask_values does not list.
         palette: [red, green, blue] of each class in overlays and label maps.
@@ -98,7 +98,7 @@ class SegmentationData(L.LightningDataModule):
         self.scheme = scheme_of([*train, *valid], **self.labels)
         self.maps = len(self.scheme.classes)
         self.train, self.valid = (MaskedImages(pairs, self.scheme, self.scale) for pairs in (train, valid))
-        self.crops = RandomCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
+        self.crops = RandomImageCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
         tty = sys.stderr.isatty()
 
         def progress(done: int) -> None:

@@ -10,31 +10,33 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wavedil.audio.data.feature_window import heard
-from wavedil.audio.evaluation import nats_by_chunk
+from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
-from wavedil.train.base import BudgetModule, Figures
+from wavedil.train.base import MetricNames, TrainingModule
 from wavedil.train.sound_previews import SoundPreviews, SoundSamples
-from wavedil.weights import check_saveable
+from wavedil.weights import check_savable
 
 
-class AudioModule(BudgetModule):
+class AudioModule(TrainingModule):
     """Trains a network by its own ``loss(codes, mask)``, logged in bits per sample.
 
     With a ``decay`` below 1 the learning rate is a trapezoid (Hägele et al. 2024, arXiv 2405.18392).
 
     Args:
         network: the model, e.g. :class:`wavedil.audio.WaveNet`.
-        optimizer: makes the optimiser from the parameters; in a recipe, a class and its arguments.
+        optimizer: makes the optimizer from the parameters; in a recipe, a class and its arguments.
         warmup_steps: steps until the full learning rate.
         decay: share of the budget over which the rate falls linearly to zero.
-        drop_condition: share of the crops that are learnt without their conditioning (zeros in its place), so that
+        drop_condition: share of the crops that are learned without their conditioning (zeros in its place), so that
             sampling has a guidance scale (Ho & Salimans 2022, arXiv 2207.12598); 0.1 is usual.
         average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
     """
 
-    figures = Figures("train_bits", "bits/sample", "valid_bits", "held out {:.3f}", "samples", factor=1 / math.log(2))
+    metric_names = MetricNames(
+        "train_bits", "bits/sample", "valid_bits", "held out {:.3f}", "samples", factor=1 / math.log(2)
+    )
     previews, samples = SoundPreviews, SoundSamples
 
     def __init__(
@@ -47,7 +49,7 @@ class AudioModule(BudgetModule):
         average: float = 0.0,
     ):
         super().__init__(optimizer, warmup_steps, decay, average=average)
-        check_saveable(network)
+        check_savable(network)
         if not isinstance(network, WaveNet):
             raise WavedilError(
                 f"network is a {type(network).__name__}: expected a WaveNet, which makes sound of its own"
@@ -90,7 +92,7 @@ class AudioModule(BudgetModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         speaker = batch["speaker"].tolist() if "speaker" in batch else None
-        features = batch["features"] if "features" in batch else self.shown.features(batch["sound"])
-        conditioning = self.shown.conditioning(features, speaker)
-        nats = torch.cat(list(nats_by_chunk(self.shown, batch["codes"], conditioning)))
+        features = batch["features"] if "features" in batch else self.eval_network.features(batch["sound"])
+        conditioning = self.eval_network.conditioning(features, speaker)
+        nats = torch.cat(list(nll_by_chunk(self.eval_network, batch["codes"], conditioning)))
         self.log("valid/bits", nats.mean() / math.log(2), batch_size=len(nats), on_epoch=True, sync_dist=True)

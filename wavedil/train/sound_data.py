@@ -16,7 +16,7 @@ from wavedil.audio.conditioning.speakers import speakers_of
 from wavedil.audio.data import audio_files, pluck
 from wavedil.audio.data.corpus import Corpus, RandomCrops, WholeFiles, check_crop, split_files
 from wavedil.audio.data.feature_files import FeatureFiles
-from wavedil.audio.data.feature_window import Window
+from wavedil.audio.data.feature_window import FeatureWindow
 from wavedil.audio.data.published import find_published
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
@@ -25,7 +25,7 @@ from wavedil.train.order import EveryFrom
 class AudioData(L.LightningDataModule):
     """Random crops of a folder of recordings, split into training and validation by file.
 
-    The sample rate, the quantiser and the receptive field are the network's: what is said once cannot disagree.
+    The sample rate, the quantizer and the receptive field are the network's: what is said once cannot disagree.
 
     Args:
         root: folder of sound files, searched with its subfolders; null for the built-in plucked strings, which are
@@ -96,7 +96,7 @@ class AudioData(L.LightningDataModule):
             return  # the validation after training: the corpus is there
         network = self.trainer.lightning_module.network
         check_crop(self.crop, network.receptive_field)
-        self.quantiser, self.context = network.quantiser, network.receptive_field if self.full_context else 0
+        self.quantizer, self.context = network.quantizer, network.receptive_field if self.full_context else 0
         split = split_files(self._find(), validation=self.validation, exclude=self.exclude)
         make = {"sample_rate": network.sample_rate, "normalize": self.normalize, "trim_db": self.trim_db}
         self.train, self.valid = Corpus(split.train, **make), Corpus(split.validation, **make)
@@ -108,7 +108,7 @@ class AudioData(L.LightningDataModule):
         conditioner, given = network.conditioner, {}
         local = conditioner.local
         if local is not None and local.features.of_sound:
-            given["window"] = Window.of(local)
+            given["window"] = FeatureWindow.of(local)
             network.features(torch.zeros(1, 1))  # says now what is missing for it
         elif local is not None:
             given["features"] = FeatureFiles(corpus, local)
@@ -119,7 +119,7 @@ class AudioData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         crops = RandomCrops(
-            self.train, self.crop, context=self.context, quantiser=self.quantiser, seed=self.seed, **self.heard
+            self.train, self.crop, context=self.context, quantizer=self.quantizer, seed=self.seed, **self.heard
         )
         order = EveryFrom.unseen(self.trainer, self.batch_size)
         return DataLoader(
@@ -132,7 +132,7 @@ class AudioData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         heard = self.heard_valid
-        files = WholeFiles(self.valid, self.quantiser, heard.get("speakers"), heard.get("features"))
+        files = WholeFiles(self.valid, self.quantizer, heard.get("speakers"), heard.get("features"))
         return DataLoader(_Marked(files, max(1, round(self.valid_seconds * self.valid.sample_rate))))
 
     def _folder(self) -> Path:
@@ -149,9 +149,9 @@ class AudioData(L.LightningDataModule):
 
     def code_counts(self) -> Tensor:
         """How often each code occurs in a fixed handful of crops: what a model starts from."""
-        crops = RandomCrops(self.train, self.crop, quantiser=self.quantiser, seed=self.seed + 1)
+        crops = RandomCrops(self.train, self.crop, quantizer=self.quantizer, seed=self.seed + 1)
         items = [crops[index] for index in range(64)]
-        return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.quantiser.codes) for item in items)
+        return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.quantizer.num_codes) for item in items)
 
     def preview_sounds(self) -> list[np.ndarray]:
         """The held-out sounds that previews show as targets, float32 ``(time,)``."""

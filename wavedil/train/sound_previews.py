@@ -15,7 +15,7 @@ from wavedil.audio.data.audio_files import write
 from wavedil.audio.generation.generate import generate
 from wavedil.files import written_beside
 from wavedil.report import spectrogram_png
-from wavedil.train.base import BudgetModule
+from wavedil.train.base import TrainingModule
 from wavedil.train.callbacks import Previews
 
 
@@ -33,14 +33,14 @@ class SoundPreviews(Previews):
         super().__init__(first, every)
         self.seconds, self.num = seconds, num
 
-    def show_targets(self, trainer: L.Trainer, module: BudgetModule) -> None:
+    def show_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
         network = module.network
         for index, sound in enumerate(trainer.datamodule.preview_sounds()[: self.num]):
             clip = torch.as_tensor(sound)[: round(self.seconds * network.sample_rate)]
             self._keep(trainer, network.decode(network.encode(clip)), network.sample_rate, f"target_{index}", 0)
 
-    def show(self, trainer: L.Trainer, module: BudgetModule, step: int) -> None:
-        network = module.shown
+    def show(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        network = module.eval_network
         samples = max(1, round(self.seconds * network.sample_rate))
         given = trainer.datamodule.preview_conditioning(network, samples, self.num)
         sound = generate(network, samples, num=self.num, seed=0, **given)

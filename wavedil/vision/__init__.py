@@ -7,18 +7,18 @@ from wavedil.vision.data.palette import overlay
 from wavedil.vision.dense import check_dense, to_dense
 from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, SmoothL1, WeightedSum
 from wavedil.vision.metrics import ConfusionMatrix
-from wavedil.vision.models.backbone import Patches, SmallBackbone
+from wavedil.vision.models.backbone import PixelUnshuffle, SmallBackbone
 from wavedil.vision.models.context import ContextModule
 from wavedil.vision.models.front_end import VGGFrontEnd, vgg16_front_end
 from wavedil.vision.models.heads import (
     ASPP,
+    Conv1x1Head,
     Degridding,
     FCN8s,
     LargeFOV,
     NonLocal,
     ParallelDilations,
     PyramidPooling,
-    Score,
     SummedASPP,
     UNet,
 )
@@ -45,10 +45,10 @@ __all__ = [
     "Lovasz",
     "NonLocal",
     "ParallelDilations",
-    "Patches",
+    "PixelUnshuffle",
     "PyramidPooling",
     "Regressor",
-    "Score",
+    "Conv1x1Head",
     "Segmenter",
     "SmallBackbone",
     "SmoothL1",

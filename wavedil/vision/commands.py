@@ -37,7 +37,7 @@ def segment(
         options: of :func:`wavedil.vision.predict`.
 
     Returns:
-        ``files``, one ``{"image", "labels", "overlay"}`` for each; ``classes``; ``seconds`` of reading, labelling and
+        ``files``, one ``{"image", "labels", "overlay"}`` for each; ``classes``; ``seconds`` of reading, labeling and
         writing; ``pixels_per_second``.
     """
     refine = _crf(crf) if crf else None

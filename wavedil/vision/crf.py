@@ -1,7 +1,7 @@
 """Fully connected conditional random fields: labels that follow the edges of the image.
 
 :class:`DenseCRF` refines what a network says (Krähenbühl & Koltun 2011, arXiv 1210.5644); :class:`CRFRNN` is the same
-mean field as a layer with learnt weights (Zheng et al. 2015, arXiv 1502.03240). Both tie all pairs of pixels i, j by
+mean field as a layer with learned weights (Zheng et al. 2015, arXiv 1502.03240). Both tie all pairs of pixels i, j by
 
     w1 exp(-|p_i - p_j|^2 / 2 sxy1^2) + w2 exp(-|p_i - p_j|^2 / 2 sxy2^2 - |c_i - c_j|^2 / 2 srgb^2),
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
 from wavedil.ops.permutohedral import build_lattice, exact_mean_field, lattice_filter, mean_field
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 _KERNELS = ("gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb", "bilateral_weight")
 PRESETS = {
@@ -37,12 +37,12 @@ _EXACT_PIXELS = 10_000  # 400 MB for a kernel's matrix
 
 @dataclass(frozen=True, eq=False)
 class DenseCRF:
-    """Mean field of a fully connected CRF. Nothing in it is learnt, and no gradient goes through it.
+    """Mean field of a fully connected CRF. Nothing in it is learned, and no gradient goes through it.
 
     Args:
         iterations: of the mean field.
         gaussian_sxy, gaussian_weight: of the kernel of positions alone, which removes specks.
-        bilateral_sxy, bilateral_srgb, bilateral_weight: of the kernel that ties pixels of like colour.
+        bilateral_sxy, bilateral_srgb, bilateral_weight: of the kernel that ties pixels of like color.
         compatibility: what a label costs beside another: ``"potts"`` is 1 for any two that differ; or a matrix
             (labels, labels), whose rows are the labels that pay.
 
@@ -111,15 +111,15 @@ class DenseCRF:
                 f"compatibility is of {len(penalty)} labels and scores of {all_scores.shape[1]}: expected the same"
             )
         done = []
-        for colours, given in zip(images, all_scores.detach().float().cpu(), strict=True):
-            features = _features(colours, self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb)
+        for colors, given in zip(images, all_scores.detach().float().cpu(), strict=True):
+            features = _features(colors, self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb)
             strengths = self.gaussian_weight, self.bilateral_weight
             q = infer(_log_probabilities(given).flatten(1), features, strengths, penalty, self.iterations)
             done.append(q.view_as(given))
         return (done[0] if alone else torch.stack(done)).to(all_scores.device)
 
 
-@recorded
+@register
 class CRFRNN(nn.Module):
     """Mean field of a fully connected CRF as a layer.
 
@@ -127,8 +127,8 @@ class CRFRNN(nn.Module):
     refined scores of the same shape, before their softmax; or (height, width, 3) and (num_classes, height, width).
 
     ``gaussian_weight`` and ``bilateral_weight`` (num_classes,) and ``compatibility`` (num_classes, num_classes) are
-    learnt; they start as :class:`DenseCRF` with these numbers and Potts' compatibility. The deviations are fixed.
-    Gradients with respect to the scores and to what is learnt are exact for the lattice's sums; the image has none.
+    learned; they start as :class:`DenseCRF` with these numbers and Potts' compatibility. The deviations are fixed.
+    Gradients with respect to the scores and to what is learned are exact for the lattice's sums; the image has none.
     Scores are what comes before a softmax, never probabilities. On a GPU the scores are brought to the CPU and back.
 
     Raises:
@@ -171,8 +171,8 @@ class CRFRNN(nn.Module):
             compatibility = self.compatibility.to("cpu", dtype)
             refined = torch.stack(
                 [
-                    self._refine(_features(colours, *self.deviations), given, weights, compatibility)
-                    for colours, given in zip(images, rows, strict=True)
+                    self._refine(_features(colors, *self.deviations), given, weights, compatibility)
+                    for colors, given in zip(images, rows, strict=True)
                 ]
             )
         refined = refined.transpose(1, 2).reshape(all_scores.shape).to(all_scores)
@@ -202,12 +202,12 @@ def _in_full(scores: Tensor, features: list[Tensor], *options: Any) -> Tensor:
     return exact_mean_field(scores, features, *options)
 
 
-def _features(colours: Tensor, gaussian_sxy: float, bilateral_sxy: float, bilateral_srgb: float) -> list[Tensor]:
-    """From an image (3, height, width): x and y, (2, points), and these with colour, (5, points), in deviations."""
-    height, width = colours.shape[1:]
+def _features(colors: Tensor, gaussian_sxy: float, bilateral_sxy: float, bilateral_srgb: float) -> list[Tensor]:
+    """From an image (3, height, width): x and y, (2, points), and these with color, (5, points), in deviations."""
+    height, width = colors.shape[1:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([x, y]).flatten(1).float()
-    return [places / gaussian_sxy, torch.cat([places / bilateral_sxy, colours.flatten(1).float() / bilateral_srgb])]
+    return [places / gaussian_sxy, torch.cat([places / bilateral_sxy, colors.flatten(1).float() / bilateral_srgb])]
 
 
 def _log_probabilities(scores: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ def _checked(image: Any, scores: Any) -> tuple[Tensor, Tensor, bool]:
     """Images (batch, 3, height, width) on the CPU, scores (batch, labels, height, width), whether they came alone."""
     image, scores = _tensor("image", image), _tensor("scores", scores)
     if image.dtype != torch.uint8:
-        raise WavedilError(f"image is {_kind(image)}: expected uint8, 0 to 255, as it was before any normalisation")
+        raise WavedilError(f"image is {_kind(image)}: expected uint8, 0 to 255, as it was before any normalization")
     if not scores.is_floating_point():
         raise WavedilError(f"scores are {_kind(scores)}: expected floating point, scores before a softmax")
     alone = image.ndim == 3

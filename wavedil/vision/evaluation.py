@@ -10,7 +10,7 @@ import torch
 from wavedil.errors import WavedilError
 from wavedil.vision.data.dataset import ImagesWithTargets, MaskedImages
 from wavedil.vision.data.pairs import Pair
-from wavedil.vision.metrics import DEFINITION, ERRORS, ConfusionMatrix, Errors
+from wavedil.vision.metrics import DEFINITION, ERRORS, ConfusionMatrix, RegressionMetrics
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import estimate, predict
@@ -22,7 +22,7 @@ class MeanIoU:
     accuracy: float  # 0 to 1
     count: int  # pixels
     images: int
-    classes: dict[str, float | None]  # IoU of each; None where it is neither labelled nor predicted
+    classes: dict[str, float | None]  # IoU of each; None where it is neither labeled nor predicted
     definition: str
 
 
@@ -84,7 +84,7 @@ def evaluate_values(
 ) -> ValueErrors:
     """Errors over all pixels of all images whose target is known; arguments as for :func:`evaluate`."""
     images = ImagesWithTargets(pairs, model.step, model.scale if scaled else 1.0)
-    errors = Errors()
+    errors = RegressionMetrics()
     for index in range(len(images)):
         image, targets = images.read(index, keep=False)
         errors.update(*map(torch.from_numpy, (estimate(model, image, scaled=scaled, **options), targets)))

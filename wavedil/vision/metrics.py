@@ -9,7 +9,7 @@ from wavedil.vision.data.labels import IGNORED
 
 DEFINITION = (
     "mean over classes of TP / (TP + FP + FN), as a fraction, each counted over all pixels of all images whose label "
-    "counts (ignored ones are left out, whatever is predicted there); a class that is neither labelled nor predicted "
+    "counts (ignored ones are left out, whatever is predicted there); a class that is neither labeled nor predicted "
     "anywhere is left out of the mean"
 )
 
@@ -39,7 +39,7 @@ class ConfusionMatrix:
 
     @property
     def iou(self) -> Tensor:
-        """Of each class, float64 ``(num_classes,)``; NaN where it is neither labelled nor predicted."""
+        """Of each class, float64 ``(num_classes,)``; NaN where it is neither labeled nor predicted."""
         hits = self.matrix.diagonal().double()
         return hits / (self.matrix.sum(0) + self.matrix.sum(1) - hits)
 
@@ -60,7 +60,7 @@ ERRORS = (
 )
 
 
-class Errors:
+class RegressionMetrics:
     """Errors of values, added up image by image in float64."""
 
     def __init__(self, device: torch.device | str = "cpu"):

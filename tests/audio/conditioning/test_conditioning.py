@@ -20,7 +20,7 @@ from wavedil.audio import (
 )
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.data.corpus import Corpus, RandomCrops
-from wavedil.audio.data.feature_window import Window, heard
+from wavedil.audio.data.feature_window import FeatureWindow, heard
 from wavedil.audio.distributions.categorical import Sampling
 from wavedil.audio.distributions.mixtures import MixtureOfGaussians
 from wavedil.audio.evaluation import evaluate
@@ -31,7 +31,7 @@ from wavedil.core.stream import select
 from wavedil.errors import WavedilError
 from wavedil.train import AudioModule
 
-MEL = {"sample_rate": 8000, "n_mels": 5, "n_fft": 32, "hop": 12}
+MEL = {"sample_rate": 8000, "n_mels": 5, "n_fft": 32, "hop_length": 12}
 
 
 def nearest(**options):
@@ -65,7 +65,7 @@ VARIANTS = [
     {"condition": transposed, "kernel_size": 3, "gate_order": "sigmoid_first"},
     {"speakers": (), "distribution": "logistics", "components": 2, "input": "scalar"},
     {"condition": None, "weight_norm": True},
-    {"distribution": "gaussians", "quantiser": "linear", "codes": 65536, "input": "scalar"},
+    {"distribution": "gaussians", "quantizer": "linear", "num_codes": 65536, "input": "scalar"},
 ]
 
 
@@ -104,11 +104,11 @@ def test_forward_steps_and_engines_are_one_model(options):
     auto = generate(model, 101, num=2, seed=3, **given(model))  # whatever it takes
     for made in (sound, auto):
         missed = misses(model, made, condition, u)
-        if model.codes > 256:  # so close to each other that float32 puts some draws on the other side of an edge
+        if model.num_codes > 256:  # so close to each other that float32 puts some draws on the other side of an edge
             assert missed.max() <= 1 and missed.count_nonzero() <= 10
         else:
             assert not missed.any()
-    if model.codes <= 256:
+    if model.num_codes <= 256:
         assert torch.equal(auto, sound)
     chunks = stream(model, num=2, seed=3, chunk=17, **given(model))
     assert torch.equal(torch.cat([next(chunks) for _ in range(5)], -1), auto[..., :85])
@@ -265,7 +265,7 @@ def test_guided_streams_go_on_and_end_on_their_own(engine, kind, threads):
     session = kind(model.plan(), state, speaker=own.speaker, guidance=2.0, threads=threads)
     rest = session.run(u[[2, 0], 31:], own.features(31, 60))
     scores = session.score(rest, own.features(31, 60))
-    assert scores.shape == (2, model.distribution.parameters, 29) and scores.isfinite().all()
+    assert scores.shape == (2, model.distribution.num_parameters, 29) and scores.isfinite().all()
     assert torch.equal(rest, model.encode(whole[[2, 0], 0, 31:]))
     # By the door: a voice alone has no end, so the state is all that is needed to go on.
     model = make(None)
@@ -305,7 +305,7 @@ def test_features_of_crops_are_those_of_the_file(tmp_path):
         write(tmp_path / f"{index}.wav", sounds(1, length) / 2, 8000)
     corpus = Corpus(sorted(tmp_path.glob("*.wav")), 8000)
     for net in (nearest(), transposed()):
-        crops = RandomCrops(corpus, 130, context=40, window=Window.of(net), speakers=[0, 1, 2])
+        crops = RandomCrops(corpus, 130, context=40, window=FeatureWindow.of(net), speakers=[0, 1, 2])
         seen = set()
         for index in range(60):
             item, (file, start) = crops[index], crops.place(index)
@@ -320,7 +320,7 @@ def test_features_of_crops_are_those_of_the_file(tmp_path):
             seen.add((file, start == 0, start + 130 >= whole.shape[1]))
         assert len(seen) >= 6
     with pytest.raises(WavedilError, match="by a hop of 12"):
-        RandomCrops(corpus, 130, context=120, window=Window.of(nearest()))
+        RandomCrops(corpus, 130, context=120, window=FeatureWindow.of(nearest()))
 
 
 def test_evaluation_is_conditioned():
@@ -366,11 +366,11 @@ NAN = torch.full((1, 5, 9), math.nan)
         (lambda m, f: make(lambda: LogMel(**MEL)), "condition is a LogMel: expected what brings features"),
         (lambda m, f: make(lambda: NearestUpsampling(LogMel(16000))), "16000 Hz, the model for 8000 Hz"),
         (lambda m, f: make(speakers=("a", "a")), "a name occurs twice"),
-        (lambda m, f: TransposedUpsampling(LogMel(**MEL), [3, 5]), "product is 15: expected .* the hop, 12"),
+        (lambda m, f: TransposedUpsampling(LogMel(**MEL), [3, 5]), "product is 15: expected .* hop_length, 12"),
         (lambda m, f: NearestUpsampling(LogMel(**MEL), frame_kernel_size=2), "expected an odd number"),
         (lambda m, f: LogMel(8000, fmax=5000), "fmax <= 4000"),
         (lambda m, f: LogMel(8000, n_fft=401), "n_fft is 401: expected an even number"),
-        (lambda m, f: LogMel(8000, n_fft=100, hop=200), "shorter than the hop"),
+        (lambda m, f: LogMel(8000, n_fft=100, hop_length=200), "shorter than the hop"),
         (lambda m, f: Features(3, 7)(torch.zeros(1, 20)), "made elsewhere"),
     ],
 )

@@ -87,11 +87,11 @@ def test_a_sample_sees_its_frame_and_reach_frames_around(net):
     net.double()
     frames = torch.randn(1, net.features.channels, 9 + 2 * net.reach, dtype=torch.float64, requires_grad=True)
     made = net(frames)
-    assert made.shape == (1, net.channels, 9 * net.hop)
-    for t in (3 * net.hop, 3 * net.hop + net.hop // 2, 4 * net.hop - 1):
+    assert made.shape == (1, net.channels, 9 * net.hop_length)
+    for t in (3 * net.hop_length, 3 * net.hop_length + net.hop_length // 2, 4 * net.hop_length - 1):
         seen = torch.autograd.grad(made[0, :, t].abs().sum(), frames, retain_graph=True)[0].abs().sum((0, 1)) > 0
         places = seen.nonzero().flatten() - net.reach
         assert seen[3 + net.reach] and places.min() >= 3 - net.reach and places.max() <= 3 + net.reach
-    # A piece with its neighbours gives what the whole gives there.
+    # A piece with its neighbors gives what the whole gives there.
     piece = net(frames[..., 2 : 2 + 4 + 2 * net.reach])
-    torch.testing.assert_close(piece, made[..., 2 * net.hop : 6 * net.hop])
+    torch.testing.assert_close(piece, made[..., 2 * net.hop_length : 6 * net.hop_length])

@@ -238,8 +238,8 @@ def test_crop_lengths_are_checked(corpus):
 def test_whole_files_in_order(corpus):
     files = list(DataLoader(WholeFiles(corpus, MuLaw(1024)), batch_size=1))
     assert [item["codes"].shape for item in files] == [(1, 9000), (1, 1000), (1, 300)]
-    assert torch.equal(files[1]["codes"][0], mu_law_encode(torch.from_numpy(corpus.sound(1)), codes=1024))
+    assert torch.equal(files[1]["codes"][0], mu_law_encode(torch.from_numpy(corpus.sound(1)), num_codes=1024))
     linear = WholeFiles(corpus, Linear(65536))[1]["codes"]
     assert torch.equal(linear, Linear(65536).encode(torch.from_numpy(corpus.sound(1))))
-    short = RandomCrops(corpus, 10_000, quantiser=Linear(65536))[0]
+    short = RandomCrops(corpus, 10_000, quantizer=Linear(65536))[0]
     assert (short["codes"][~short["mask"]] == 32768).all()

@@ -61,10 +61,14 @@ def test_a_run_learns_from_them_and_the_shell_evaluates(tmp_path, recordings, ca
     """The next sample is what the frame says, whether or not the past is known."""
     options = [f"--data.root={recordings}", "--data.crop=200", "--data.batch_size=4", "--data.valid_seconds=1"]
     options += ["--model.network.channels=16", "--model.network.skip_channels=16", "--model.network.dilations=1,2"]
-    options += ["--model.network.sample_rate=8000", "--model.network.codes=16", "--trainer.max_time=null"]
+    options += ["--model.network.sample_rate=8000", "--model.network.num_codes=16", "--trainer.max_time=null"]
     options += ["--model.network.condition=NearestUpsampling", "--model.network.condition.features=Features"]
     options += [f"--model.network.condition.features.channels={CHANNELS}"]
-    options += [f"--model.network.condition.features.hop={HOP}", "--trainer.max_steps=150", "--model.warmup_steps=5"]
+    options += [
+        f"--model.network.condition.features.hop_length={HOP}",
+        "--trainer.max_steps=150",
+        "--model.warmup_steps=5",
+    ]
     options += ["--model.optimizer.lr=0.02", "--model.drop_condition=0"]
     options += ["--trainer.val_check_interval=75", "--trainer.precision=32-true", "--previews.first=75"]
     options += ["--previews.seconds=0.05", "--samples.num=2", "--samples.seconds=0.05"]

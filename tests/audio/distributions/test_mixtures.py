@@ -9,10 +9,10 @@ from torch.autograd import gradcheck
 
 from wavedil.audio.distributions.categorical import Categorical, Sampling
 from wavedil.audio.distributions.mixtures import MixtureOfGaussians, MixtureOfLogistics, make_distribution
-from wavedil.audio.distributions.quantizers import Linear, MuLaw, make_quantiser
+from wavedil.audio.distributions.quantizers import Linear, MuLaw, make_quantizer
 from wavedil.errors import WavedilError
 
-QUANTISERS = [MuLaw(256), MuLaw(31), Linear(64), Linear(7)]
+QUANTIZERS = [MuLaw(256), MuLaw(31), Linear(64), Linear(7)]
 HEADS = [MixtureOfLogistics, MixtureOfGaussians]
 
 
@@ -22,56 +22,56 @@ def row(logits, means, scales) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64).view(1, -1, 1)
 
 
-def mixture(head, quantiser):
-    return head(quantiser, 3), row([0.5, -1.0, 0.0], [-0.4, 0.02, 0.7], [0.05, 0.3, 0.01])
+def mixture(head, quantizer):
+    return head(quantizer, 3), row([0.5, -1.0, 0.0], [-0.4, 0.02, 0.7], [0.05, 0.3, 0.01])
 
 
 def probabilities(distribution, parameters) -> torch.Tensor:
     """Of each code."""
-    codes = torch.arange(distribution.quantiser.codes).unsqueeze(0)
-    return torch.exp(-distribution.nats(parameters.expand(-1, -1, codes.shape[1]), codes))
+    codes = torch.arange(distribution.quantizer.num_codes).unsqueeze(0)
+    return torch.exp(-distribution.nll(parameters.expand(-1, -1, codes.shape[1]), codes))
 
 
-# -- quantisers --------------------------------------------------------------------------------------------------------
+# -- quantizers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantiser", [*QUANTISERS, MuLaw(65536), Linear(65536), MuLaw(2), Linear(2)])
-def test_codes_change_at_the_edges(quantiser):
-    edges, levels = quantiser.edges, quantiser.levels
-    assert edges.shape == (quantiser.codes - 1,) and levels.dtype == torch.float32 and levels.abs().max() <= 1
+@pytest.mark.parametrize("quantizer", [*QUANTIZERS, MuLaw(65536), Linear(65536), MuLaw(2), Linear(2)])
+def test_codes_change_at_the_edges(quantizer):
+    edges, levels = quantizer.edges, quantizer.levels
+    assert edges.shape == (quantizer.num_codes - 1,) and levels.dtype == torch.float32 and levels.abs().max() <= 1
     assert (levels.double()[:-1] < edges).all() and (edges < levels.double()[1:]).all()
-    every = torch.arange(quantiser.codes)
-    assert torch.equal(quantiser.encode(levels), every)
-    step = 1e-6 * quantiser.finest
-    assert torch.equal(quantiser.encode(edges - step), every[:-1])
-    assert torch.equal(quantiser.encode(edges + step), every[1:])
-    assert quantiser.encode(torch.zeros(1)).item() == quantiser.zero
-    assert quantiser.encode(torch.tensor([-9.0, 9.0])).tolist() == [0, quantiser.codes - 1]
+    every = torch.arange(quantizer.num_codes)
+    assert torch.equal(quantizer.encode(levels), every)
+    step = 1e-6 * quantizer.finest
+    assert torch.equal(quantizer.encode(edges - step), every[:-1])
+    assert torch.equal(quantizer.encode(edges + step), every[1:])
+    assert quantizer.encode(torch.zeros(1)).item() == quantizer.zero
+    assert quantizer.encode(torch.tensor([-9.0, 9.0])).tolist() == [0, quantizer.num_codes - 1]
 
 
 def test_linear_codes_are_those_of_16_bit_files():
-    quantiser = Linear(65536)
+    quantizer = Linear(65536)
     integers = torch.arange(-32768, 32768)
     sound = integers.float() / 32768
-    assert torch.equal(quantiser.encode(sound), integers + 32768)
-    assert torch.equal(quantiser.decode(integers + 32768), sound)
+    assert torch.equal(quantizer.encode(sound), integers + 32768)
+    assert torch.equal(quantizer.decode(integers + 32768), sound)
     assert Linear(3).levels.tolist() == pytest.approx([-2 / 3, 0, 2 / 3])
     assert Linear(4).encode(torch.tensor([0.24, 0.26, -0.26, 1.0])).tolist() == [2, 3, 1, 3]
-    assert make_quantiser("linear", 4).finest == 0.5
+    assert make_quantizer("linear", 4).finest == 0.5
 
 
 # -- likelihood --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantiser", QUANTISERS)
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
 @pytest.mark.parametrize("head", HEADS)
-def test_probabilities_are_the_integrals_of_the_density(head, quantiser):
-    distribution, parameters = mixture(head, quantiser)
+def test_probabilities_are_the_integrals_of_the_density(head, quantizer):
+    distribution, parameters = mixture(head, quantizer)
     got = probabilities(distribution, parameters)
     assert got.sum().item() == pytest.approx(1, abs=1e-12)
-    ends = torch.cat([torch.tensor([-12.0]).double(), quantiser.edges, torch.tensor([12.0]).double()])
+    ends = torch.cat([torch.tensor([-12.0]).double(), quantizer.edges, torch.tensor([12.0]).double()])
     # Simpson's rule over pieces much narrower than any scale, in each cell.
-    for code in range(0, quantiser.codes, max(1, quantiser.codes // 16)):
+    for code in range(0, quantizer.num_codes, max(1, quantizer.num_codes // 16)):
         start, stop = ends[code].item(), ends[code + 1].item()
         pieces = 2 * math.ceil((stop - start) / 0.0005)
         x = torch.linspace(start, stop, pieces + 1, dtype=torch.float64)
@@ -107,59 +107,59 @@ def test_nats_compare_with_a_softmax_over_the_same_codes(head):
     logits = probabilities(distribution, parameters).log().view(1, 256, 1).expand(-1, -1, 20)
     codes = torch.randint(256, (1, 20), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(20).unsqueeze(0) % 3 == 0
-    ours = distribution.nats(parameters.expand(-1, -1, 20), codes, mask)
-    torch.testing.assert_close(ours, Categorical(256).nats(logits, codes, mask))
+    ours = distribution.nll(parameters.expand(-1, -1, 20), codes, mask)
+    torch.testing.assert_close(ours, Categorical(256).nll(logits, codes, mask))
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("components", [1, 4])
-@pytest.mark.parametrize("quantiser", [MuLaw(256), Linear(65536)])
-def test_gradients(head, components, quantiser):
-    distribution = head(quantiser, components)
+@pytest.mark.parametrize("quantizer", [MuLaw(256), Linear(65536)])
+def test_gradients(head, components, quantizer):
+    distribution = head(quantizer, components)
     generator = torch.Generator().manual_seed(components)
-    parameters = torch.randn(2, distribution.parameters, 6, generator=generator, dtype=torch.float64) * 0.4
+    parameters = torch.randn(2, distribution.num_parameters, 6, generator=generator, dtype=torch.float64) * 0.4
     parameters[:, -components:] -= 2  # scales
     # Codes of the ends, close to a mean, and far from all.
-    last = quantiser.codes - 1
-    codes = torch.tensor([[0, last, quantiser.zero, 1, last - 1, last // 3]]).expand(2, -1)
-    assert gradcheck(lambda p: distribution.nats(p, codes), parameters.requires_grad_(), eps=1e-7, atol=1e-4, rtol=1e-4)
+    last = quantizer.num_codes - 1
+    codes = torch.tensor([[0, last, quantizer.zero, 1, last - 1, last // 3]]).expand(2, -1)
+    assert gradcheck(lambda p: distribution.nll(p, codes), parameters.requires_grad_(), eps=1e-7, atol=1e-4, rtol=1e-4)
 
 
 def test_the_gradient_of_a_mean_on_an_edge_is_that_beside_it():
-    distribution, quantiser = MixtureOfGaussians(MuLaw(256), 1), MuLaw(256)
-    for code, edge in ((128, 0.0), (200, quantiser.edges[199].item())):
+    distribution, quantizer = MixtureOfGaussians(MuLaw(256), 1), MuLaw(256)
+    for code, edge in ((128, 0.0), (200, quantizer.edges[199].item())):
         found = []
         for mean in (edge, edge + 1e-9):
             parameters = row([], [mean], [0.001]).requires_grad_()
-            distribution.nats(parameters, torch.tensor([[code]])).sum().backward()
+            distribution.nll(parameters, torch.tensor([[code]])).sum().backward()
             found.append(parameters.grad.flatten())
         torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("components", [1, 3])
-@pytest.mark.parametrize("quantiser", [MuLaw(256), Linear(65536), MuLaw(65536)])
+@pytest.mark.parametrize("quantizer", [MuLaw(256), Linear(65536), MuLaw(65536)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_everything_finite_at_the_edges(head, components, quantiser, dtype):
+def test_everything_finite_at_the_edges(head, components, quantizer, dtype):
     """Silence, clipped sound, and parameters of a head that went far astray."""
-    distribution = head(quantiser, components)
-    last = quantiser.codes - 1
-    codes = torch.tensor([0, 1, last // 5, quantiser.zero - 1, quantiser.zero, last - 1, last])
+    distribution = head(quantizer, components)
+    last = quantizer.num_codes - 1
+    codes = torch.tensor([0, 1, last // 5, quantizer.zero - 1, quantizer.zero, last - 1, last])
     for mean in (-1e4, -1.0, 0.0, 1.0, 1e4):
         for log_scale in (-1e4, -21.0, -7.0, 0.0, 3.0, 1e4):
             for logit in (0.0, 1e4):
                 values = [mean, log_scale] if components == 1 else [logit, 0, -logit, *[mean] * 3, *[log_scale] * 3]
                 parameters = torch.tensor(values, dtype=dtype).view(1, -1, 1).repeat(1, 1, len(codes)).requires_grad_()
-                nats = distribution.nats(parameters, codes.unsqueeze(0))
+                nats = distribution.nll(parameters, codes.unsqueeze(0))
                 nats.sum().backward()
                 where = (mean, log_scale, logit)
                 assert nats.dtype == torch.float32 and torch.isfinite(nats).all() and (nats >= -1e-6).all(), where
                 assert torch.isfinite(parameters.grad).all(), where
     # A component that has shrunk into the cell of its mean costs next to nothing, and one beside it is pulled back.
-    level = quantiser.levels[quantiser.zero + 1].item()
+    level = quantizer.levels[quantizer.zero + 1].item()
     values = [level, -40.0] if components == 1 else [0, 0, 0, *[level] * 3, *[-40.0] * 3]
     parameters = torch.tensor(values).view(1, -1, 1)
-    assert distribution.nats(parameters, torch.tensor([[quantiser.zero + 1]])).item() < 1e-6
+    assert distribution.nll(parameters, torch.tensor([[quantizer.zero + 1]])).item() < 1e-6
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -167,9 +167,9 @@ def test_far_tails_keep_their_digits(head):
     """log p of a cell 1e5 scales from the mean, against the tail's expansion."""
     distribution = head(Linear(65536), 1)
     scale, code = 1e-6, 32768 + 3277  # cell from 0.10000 on
-    start = distribution.quantiser.boundary(torch.tensor([code])).item()
+    start = distribution.quantizer.boundary(torch.tensor([code])).item()
     parameters = row([], [0.0], [scale]).requires_grad_()
-    nats = distribution.nats(parameters, torch.tensor([[code]]))
+    nats = distribution.nll(parameters, torch.tensor([[code]]))
     nats.sum().backward()
     z = start / scale
     expected = z if head is MixtureOfLogistics else z * z / 2 + math.log(z * math.sqrt(2 * math.pi))
@@ -182,13 +182,13 @@ def test_far_tails_keep_their_digits(head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("quantiser", [MuLaw(31), Linear(64)])
-def test_an_even_grid_of_uniforms_draws_the_probabilities(head, quantiser):
-    distribution, parameters = mixture(head, quantiser)
+@pytest.mark.parametrize("quantizer", [MuLaw(31), Linear(64)])
+def test_an_even_grid_of_uniforms_draws_the_probabilities(head, quantizer):
+    distribution, parameters = mixture(head, quantizer)
     count = 20_000
     u = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     codes = distribution.sample(parameters[..., 0].expand(count, -1), u, Sampling())
-    drawn = torch.bincount(codes, minlength=quantiser.codes) / count
+    drawn = torch.bincount(codes, minlength=quantizer.num_codes) / count
     # One uniform meets each component's cell once: at most one grid point too many or few for each of the three.
     assert (drawn - probabilities(distribution, parameters)).abs().max() <= 3.01 / count
 
@@ -199,7 +199,7 @@ def test_one_uniform_picks_component_and_place():
 
     def amplitude(u, **settings):
         code = distribution.sample(parameters, torch.tensor([u], dtype=torch.float64), Sampling(**settings))
-        return distribution.quantiser.decode(code).item()
+        return distribution.quantizer.decode(code).item()
 
     def expected(mean, scale, v):
         return pytest.approx(mean + scale * math.log(v / (1 - v)), abs=6e-4)
@@ -214,7 +214,7 @@ def test_one_uniform_picks_component_and_place():
     assert amplitude(0.0) == expected(-0.5, 0.01, 2**-53)
     gaussian = MixtureOfGaussians(Linear(2000), 1)
     code = gaussian.sample(row([], [0.1], [0.2])[..., 0], torch.tensor([0.975]).double(), Sampling())
-    assert gaussian.quantiser.decode(code).item() == pytest.approx(0.1 + 0.2 * 1.959964, abs=6e-4)
+    assert gaussian.quantizer.decode(code).item() == pytest.approx(0.1 + 0.2 * 1.959964, abs=6e-4)
 
 
 def scalar_quantile(head, v):
@@ -227,7 +227,7 @@ def scalar_quantile(head, v):
 
 def scalar_sample(distribution, row, u, temperature, top_p):
     """One code in plain Python, by the text of Mixture."""
-    count, quantiser = distribution.components, distribution.quantiser
+    count, quantizer = distribution.components, distribution.quantizer
     logits, means, log_scales = ([0.0] if count == 1 else row[:count]), row[-2 * count : -count], row[-count:]
     if temperature == 0:
         x = means[max(range(count), key=lambda i: logits[i])]
@@ -242,20 +242,20 @@ def scalar_sample(distribution, row, u, temperature, top_p):
         scale = temperature * math.exp(min(max(log_scales[k], distribution.lowest), distribution.highest))
         x = means[k] + scale * scalar_quantile(type(distribution), v)
     x = min(max(x, -1.0), 1.0)
-    if isinstance(quantiser, Linear):
-        return min(math.floor(x * (quantiser.codes / 2) + 0.5) + quantiser.codes // 2, quantiser.codes - 1)
-    mu = quantiser.codes - 1
+    if isinstance(quantizer, Linear):
+        return min(math.floor(x * (quantizer.num_codes / 2) + 0.5) + quantizer.num_codes // 2, quantizer.num_codes - 1)
+    mu = quantizer.num_codes - 1
     return int((math.copysign(math.log1p(mu * abs(x)), x) / math.log1p(mu) + 1) / 2 * mu + 0.5)
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("components", [1, 4])
-@pytest.mark.parametrize("quantiser", [MuLaw(256), Linear(65536)])
+@pytest.mark.parametrize("quantizer", [MuLaw(256), Linear(65536)])
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.6}, {"top_p": 0.3}, {"temperature": 0.0}])
-def test_a_scalar_loop_draws_the_same_codes(head, components, quantiser, settings):
-    distribution, settings = head(quantiser, components), Sampling(**settings)
+def test_a_scalar_loop_draws_the_same_codes(head, components, quantizer, settings):
+    distribution, settings = head(quantizer, components), Sampling(**settings)
     generator = torch.Generator().manual_seed(3)
-    rows = torch.randn(400, distribution.parameters, generator=generator) * 0.5
+    rows = torch.randn(400, distribution.num_parameters, generator=generator) * 0.5
     rows[:, -components:] -= 3
     u = torch.rand(400, generator=generator, dtype=torch.float64)
     u[:3] = torch.tensor([0.0, 1 - 2**-53, 0.5])
@@ -273,23 +273,23 @@ def test_the_largest_uniform_and_the_smallest_temperature_are_safe(head):
         assert ((codes >= 0) & (codes < 256)).all()
     sharp = row([0.0, -2000.0, -3000.0], [0.1, 0.9, 0.9], [0.001, 0.01, 0.01])[..., 0]
     code = distribution.sample(sharp, u[1:2], Sampling())  # never a component without weight
-    assert distribution.quantiser.decode(code).item() == pytest.approx(0.1, abs=0.05)
+    assert distribution.quantizer.decode(code).item() == pytest.approx(0.1, abs=0.05)
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("components", [1, 10])
 def test_the_prior_is_close_to_the_counts(head, components):
-    quantiser = MuLaw(256)
+    quantizer = MuLaw(256)
     generator = torch.Generator().manual_seed(0)
     sound = 0.1 * torch.randn(20_000, generator=generator) + 0.02
-    codes = quantiser.encode(sound)
+    codes = quantizer.encode(sound)
     counts = torch.bincount(codes, minlength=256)
     p = counts / counts.sum()
     entropy = -(p * p.clamp(min=1e-9).log()).sum().item()
-    distribution = head(quantiser, components)
+    distribution = head(quantizer, components)
     parameters = distribution.prior(counts)
-    assert parameters.shape == (distribution.parameters,)
-    nats = distribution.nats(parameters.view(1, -1, 1).expand(-1, -1, len(codes)), codes.unsqueeze(0)).mean().item()
+    assert parameters.shape == (distribution.num_parameters,)
+    nats = distribution.nll(parameters.view(1, -1, 1).expand(-1, -1, len(codes)), codes.unsqueeze(0)).mean().item()
     assert entropy < nats < entropy + (0.02 if head is MixtureOfGaussians and components == 1 else 0.1)
     silent = torch.zeros(256)
     silent[128] = 100
@@ -302,8 +302,8 @@ def test_the_prior_is_close_to_the_counts(head, components):
         (lambda: make_distribution("normal", MuLaw(256)), "expected one of categorical, logistics, gaussians"),
         (lambda: make_distribution("categorical", MuLaw(256), 3), "but the distribution is categorical"),
         (lambda: make_distribution("logistics", MuLaw(256), 0), "components is 0"),
-        (lambda: make_quantiser("alaw", 256), "expected one of mulaw, linear"),
-        (lambda: make_quantiser("linear", 65537), "expected 2 to 65536"),
+        (lambda: make_quantizer("alaw", 256), "expected one of mulaw, linear"),
+        (lambda: make_quantizer("linear", 65537), "expected 2 to 65536"),
         (lambda: Linear(4).encode(torch.tensor([math.nan])), "1 of 1 samples are NaN"),
         (lambda: Linear(4).decode(torch.tensor([4])), "codes span 4..4, expected 0..3"),
         (

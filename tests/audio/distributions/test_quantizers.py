@@ -24,7 +24,7 @@ def test_known_answers():
     assert codes.dtype == torch.int64
     assert mu_law_decode(torch.tensor([0, 255])).tolist() == pytest.approx([-1, 1])
     assert mu_law_decode(torch.tensor([128])).item() == pytest.approx(8.621e-5, rel=1e-3)
-    assert mu_law_encode(torch.tensor([-1.0, 0.0, 1.0]), codes=2).tolist() == [0, 1, 1]
+    assert mu_law_encode(torch.tensor([-1.0, 0.0, 1.0]), num_codes=2).tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize("codes", SIZES)
@@ -68,8 +68,8 @@ def test_precision_of_the_input_does_not_change_the_rule(dtype, sound):
     [
         (lambda: mu_law_encode(torch.tensor([0.0, float("nan")])), "1 of 2 samples are NaN"),
         (lambda: mu_law_encode(torch.zeros(3, dtype=torch.int16)), "divide 16-bit integers"),
-        (lambda: mu_law_encode(torch.zeros(3), codes=1), "2 to 65536 codes, got 1"),
-        (lambda: mu_law_decode(torch.zeros(3, dtype=torch.int64), codes=65537), "got 65537"),
+        (lambda: mu_law_encode(torch.zeros(3), num_codes=1), "2 to 65536 codes, got 1"),
+        (lambda: mu_law_decode(torch.zeros(3, dtype=torch.int64), num_codes=65537), "got 65537"),
         (lambda: mu_law_decode(torch.tensor([3, 256])), r"span 3\.\.256, expected 0\.\.255"),
         (lambda: mu_law_decode(torch.tensor([-1])), r"span -1\.\.-1"),
         (lambda: mu_law_decode(torch.tensor([1.0])), "integer codes, got torch.float32"),
@@ -102,5 +102,5 @@ def test_agrees_with_librosa(codes, sound):
     expanded = librosa.mu_expand(levels.numpy(), mu=mu, quantize=False)
     decoded = mu_law_decode(mu_law_encode(sound, codes), codes)
     torch.testing.assert_close(decoded, torch.from_numpy(expanded).float(), rtol=1e-4, atol=1e-6)
-    quantised = torch.from_numpy(librosa.mu_compress(sound.numpy(), mu=mu)) + codes // 2
-    assert (quantised - mu_law_encode(sound, codes)).abs().max() <= 1
+    quantized = torch.from_numpy(librosa.mu_compress(sound.numpy(), mu=mu)) + codes // 2
+    assert (quantized - mu_law_encode(sound, codes)).abs().max() <= 1

@@ -33,7 +33,7 @@ def sound(seed, time=3000):
 
 
 def magnitudes(x, size, hop, window):
-    """Power spectra by numpy: frames centred by reflection, a periodic Hann window in the middle of each."""
+    """Power spectra by numpy: frames centered by reflection, a periodic Hann window in the middle of each."""
     padded = np.pad(x, ((0, 0), (size // 2, size // 2)), mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)[:, ::hop]
     shape = np.zeros(size)

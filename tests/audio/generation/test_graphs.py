@@ -60,7 +60,7 @@ class Plain(GraphSession):
     ("batch", "options", "settings"),
     [
         (1, {"kernel_size": 1}, {}),
-        (3, {"front_kernel_size": 3}, {"temperature": 0.7, "top_k": 9}),
+        (3, {"input_kernel_size": 3}, {"temperature": 0.7, "top_k": 9}),
         (2, {"kernel_size": 3, "residual_scale": 0.5**0.5}, {"top_p": 0.8}),
         (5, {}, {"temperature": 0.0}),
     ],
@@ -68,7 +68,7 @@ class Plain(GraphSession):
 def test_codes_state_and_scores_are_exactly_the_references(chunk, batch, options, settings, monkeypatch):
     monkeypatch.setattr(graphs, "CHUNK", chunk)
     torch.manual_seed(0)
-    model = WaveNet(8, 12, "1,2,5", codes=31, **options).to(DEVICE).eval()
+    model = WaveNet(8, 12, "1,2,5", num_codes=31, **options).to(DEVICE).eval()
     uniforms = Uniforms(0, batch).draw(23).to(DEVICE)
     start = model.start(batch)
     before = {key: value.clone() for key, value in start.items()}
@@ -92,7 +92,7 @@ def test_codes_state_and_scores_are_exactly_the_references(chunk, batch, options
 @pytest.mark.parametrize("distribution", [Categorical, Looking])
 def test_conditions_speakers_and_distributions_that_look_at_their_numbers(distribution):
     torch.manual_seed(0)
-    model = WaveNet(8, 12, "1,2", codes=31).to(DEVICE)
+    model = WaveNet(8, 12, "1,2", num_codes=31).to(DEVICE)
     plan = model.plan()
     layers = tuple(replace(layer, condition=torch.randn(16, 5, device=DEVICE)) for layer in plan.layers)
     plan = replace(plan, layers=layers, condition_channels=3, speaker_channels=2, distribution=distribution(31))

@@ -12,7 +12,7 @@ from wavedil.audio.distributions.mixtures import MixtureOfGaussians, MixtureOfLo
 from wavedil.audio.distributions.quantizers import Linear, MuLaw
 from wavedil.audio.generation.engines.cpu import NumbaSession
 from wavedil.audio.generation.engines.reference import TorchSession
-from wavedil.audio.generation.plan import ScalarFront
+from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.errors import WavedilError
 
@@ -20,12 +20,12 @@ VARIANTS = [
     {},
     {"kernel_size": 3},
     {"kernel_size": 1},
-    {"front_kernel_size": 3, "codes": 31},
+    {"input_kernel_size": 3, "num_codes": 31},
     {"hidden_channels": 5, "head_channels": 7, "residual_scale": 0.5**0.5, "skip_scale": 0.5},
     {"gate_order": "sigmoid_first", "dilations": [5, 1, 3]},
-    {"distribution": "logistics", "components": 3, "input": "scalar", "front_kernel_size": 2},
-    {"distribution": "gaussians", "codes": 31},
-    {"distribution": "gaussians", "components": 2, "input": "scalar", "quantiser": "linear", "codes": 500},
+    {"distribution": "logistics", "components": 3, "input": "scalar", "input_kernel_size": 2},
+    {"distribution": "gaussians", "num_codes": 31},
+    {"distribution": "gaussians", "components": 2, "input": "scalar", "quantizer": "linear", "num_codes": 500},
     {"channels": 72, "skip_channels": 80, "dilations": "1..32"},
 ]
 
@@ -109,7 +109,7 @@ def test_errors():
 @pytest.mark.parametrize(("batch", "threads"), [(1, 1), (1, 2), (3, 1)])
 @pytest.mark.parametrize("scalar", [False, True])
 def test_condition_speaker_and_scalar_input_of_a_plan(features, speaker, batch, threads, scalar):
-    model = make(kernel_size=3, front_kernel_size=2, codes=40)
+    model = make(kernel_size=3, input_kernel_size=2, num_codes=40)
     draw = torch.Generator().manual_seed(2)
 
     def random(*shape):
@@ -119,7 +119,7 @@ def test_condition_speaker_and_scalar_input_of_a_plan(features, speaker, batch, 
     layers = [replace(layer, condition=random(16, features + speaker) / 3) for layer in plan.layers]
     plan = replace(plan, layers=tuple(layers), condition_channels=features, speaker_channels=speaker)
     if scalar:
-        plan = replace(plan, front=ScalarFront(random(2, 8), random(8), torch.linspace(-1, 1, 40)))
+        plan = replace(plan, input_embedding=AmplitudeEmbeddingPlan(random(2, 8), random(8), torch.linspace(-1, 1, 40)))
     given = random(batch, features, 60) if features else None
     voices = random(batch, speaker) if speaker else None
     uniforms = Uniforms(0, batch).draw(60)
@@ -143,15 +143,15 @@ def test_a_condition_that_does_not_fit_is_refused():
         session.run(Uniforms(0, 2).draw(5), torch.zeros(2, 3, 5))
 
 
-@pytest.mark.parametrize("quantiser", [MuLaw(256), MuLaw(31), Linear(65536)])
+@pytest.mark.parametrize("quantizer", [MuLaw(256), MuLaw(31), Linear(65536)])
 @pytest.mark.parametrize(("mixture", "components"), [(MixtureOfLogistics, 4), (MixtureOfGaussians, 3)])
-def test_a_mixture_draws_what_the_reference_draws_also_at_its_edges(quantiser, mixture, components):
+def test_a_mixture_draws_what_the_reference_draws_also_at_its_edges(quantizer, mixture, components):
     from wavedil.audio.generation.engines.cpu.drawing import drawing_of
     from wavedil.audio.generation.engines.cpu.mixtures import choose_amplitude
 
     draw = torch.Generator().manual_seed(0)
-    distribution = mixture(quantiser, components)
-    parameters = torch.randn(3000, distribution.parameters, generator=draw)
+    distribution = mixture(quantizer, components)
+    parameters = torch.randn(3000, distribution.num_parameters, generator=draw)
     parameters[:, 2 * components :] -= 4
     parameters[::3] *= 30  # components that are never taken; scales of nothing and of everything
     u = torch.rand(3000, generator=draw, dtype=torch.float64)

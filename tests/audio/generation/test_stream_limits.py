@@ -23,7 +23,7 @@ def model():
 def heard():
     """A model of mels and speakers."""
     torch.manual_seed(0)
-    mel = NearestUpsampling(LogMel(8000, n_mels=4, n_fft=32, hop=HOP))
+    mel = NearestUpsampling(LogMel(8000, n_mels=4, n_fft=32, hop_length=HOP))
     return WaveNet(8, 8, "1..8", sample_rate=8000, condition=mel, speakers=["ann", "bob"], speaker_channels=3).eval()
 
 
@@ -35,7 +35,7 @@ def state_after(model, time, **options):
 
 def test_a_state_of_other_codes_or_of_no_numbers_is_refused(model):
     state = state_after(model, 20, seed=0)
-    small = WaveNet(8, 8, "1..8", codes=16, sample_rate=8000).eval()
+    small = WaveNet(8, 8, "1..8", num_codes=16, sample_rate=8000).eval()
     state["previous"][:] = 200
     with pytest.raises(WavedilError, match="beyond the 16 codes of this model"):
         stream(small, state=state)

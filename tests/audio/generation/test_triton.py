@@ -16,7 +16,7 @@ from wavedil.audio import WaveNet, save
 from wavedil.audio.distributions.categorical import Sampling
 from wavedil.audio.generation.engines import choose
 from wavedil.audio.generation.engines import triton as engine
-from wavedil.audio.generation.plan import Plan
+from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.cli.main import main
 from wavedil.errors import WavedilError
@@ -97,7 +97,7 @@ def test_the_kernel_of_the_usual_model_fits_an_h100(precision, most_stack, monke
     assert int(re.search(r"STACK:(\d+)", usage)[1]) <= most_stack  # bytes that a thread spills
 
 
-class OnCuda(Plan):
+class OnCuda(GenerationPlan):
     device = torch.device("cuda")
 
 
@@ -111,7 +111,7 @@ def h100(monkeypatch):
     monkeypatch.setattr(engine, "_compiler", lambda: "cc")
 
 
-def on_cuda(plan: Plan) -> OnCuda:
+def on_cuda(plan: GenerationPlan) -> OnCuda:
     return OnCuda(**vars(plan))
 
 

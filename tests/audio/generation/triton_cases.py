@@ -14,7 +14,7 @@ from wavedil.audio.distributions.categorical import Sampling
 from wavedil.audio.generation.engines.reference import TorchSession
 from wavedil.audio.generation.engines.triton import Tiling, TritonSession
 from wavedil.audio.generation.engines.triton_kernels import COMPILED
-from wavedil.audio.generation.plan import Plan, ScalarFront
+from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan, GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.core.stream import select
 from wavedil.errors import WavedilError
@@ -49,7 +49,7 @@ if not COMPILED:
 
 def make(**options) -> WaveNet:
     torch.manual_seed(0)
-    small = {"channels": 8, "skip_channels": 12, "dilations": "1,2,5", "codes": 31, "sample_rate": 8000}
+    small = {"channels": 8, "skip_channels": 12, "dilations": "1,2,5", "num_codes": 31, "sample_rate": 8000}
     model = WaveNet(**{**small, **options})
     with torch.no_grad():
         for parameter in model.parameters():  # peaked predictions: a wrong one shows
@@ -62,7 +62,7 @@ def close(ours: torch.Tensor, exact: torch.Tensor) -> bool:
     return torch.allclose(ours.double(), exact.double(), rtol=1e-4, atol=1e-4)
 
 
-def conditioned(model: WaveNet, features: int, speaker: int, scalar: bool) -> Plan:
+def conditioned(model: WaveNet, features: int, speaker: int, scalar: bool) -> GenerationPlan:
     plan = model.plan()
     if features + speaker:
         layers = [
@@ -71,18 +71,18 @@ def conditioned(model: WaveNet, features: int, speaker: int, scalar: bool) -> Pl
         ]
         plan = replace(plan, layers=tuple(layers), condition_channels=features, speaker_channels=speaker)
     if scalar:
-        weight, bias = torch.randn(plan.front.taps, plan.channels), torch.randn(plan.channels)
-        levels = torch.linspace(-1, 1, plan.front.codes)
-        plan = replace(plan, front=ScalarFront(*(t.to(DEVICE) for t in (weight, bias, levels))))
+        weight, bias = torch.randn(plan.input_embedding.taps, plan.channels), torch.randn(plan.channels)
+        levels = torch.linspace(-1, 1, plan.input_embedding.num_codes)
+        plan = replace(plan, input_embedding=AmplitudeEmbeddingPlan(*(t.to(DEVICE) for t in (weight, bias, levels))))
     return plan
 
 
 @pytest.mark.parametrize(
     ("batch", "features", "speaker", "scalar", "options"),
     [
-        (1, 0, 0, False, {"kernel_size": 1, "front_kernel_size": 2}),
+        (1, 0, 0, False, {"kernel_size": 1, "input_kernel_size": 2}),
         (17, 0, 0, False, {}),
-        (3, 3, 2, True, {"kernel_size": 3, "front_kernel_size": 3, "residual_scale": 0.5**0.5, "skip_scale": 0.5}),
+        (3, 3, 2, True, {"kernel_size": 3, "input_kernel_size": 3, "residual_scale": 0.5**0.5, "skip_scale": 0.5}),
         (33, 0, 4, False, {"dilations": "2", "hidden_channels": 5, "head_channels": 7, "gate_order": "sigmoid_first"}),
         # Two passes for the hidden channels of a layer, and two for those of the head.
         (2, 17, 0, True, {"dilations": "1,3,1", "channels": 20, "hidden_channels": 65, "head_channels": 33}),
@@ -104,7 +104,7 @@ def test_codes_state_and_scores_are_the_references(batch, features, speaker, sca
         session = TritonSession(plan, session.state(), speaker=voices)
     ours, exact = session.state(), reference.state()
     assert ours.keys() == exact.keys() == start.keys()
-    forced = torch.randint(plan.front.codes, (batch, 3), device=DEVICE)
+    forced = torch.randint(plan.input_embedding.num_codes, (batch, 3), device=DEVICE)
     own = None if given is None else given[..., :3]
     assert close(session.score(forced, own), reference.score(forced, own))
     ours, exact = session.state(), reference.state()

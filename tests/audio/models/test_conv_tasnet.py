@@ -55,7 +55,7 @@ def test_separator_equals_torchaudio(torchaudio, tmp_path):
     ours = Separator(6, 3, 5, 7, "1,2 x2")
     for block, theirs in zip(ours.blocks, peer.conv_layers, strict=True):
         copied(theirs, block)
-    names = {"norm": "input_norm", "front": "input_conv", "activation": "output_prelu", "out": "output_conv"}
+    names = {"norm": "input_norm", "input_conv": "input_conv", "activation": "output_prelu", "out": "output_conv"}
     for name, theirs in names.items():
         getattr(ours, name).load_state_dict(getattr(peer, theirs).state_dict())
     mixture = torch.randn(2, 6, 31)

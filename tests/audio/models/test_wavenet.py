@@ -21,13 +21,13 @@ VARIANTS = [
     {},
     {"kernel_size": 3},
     {"kernel_size": 1},
-    {"front_kernel_size": 3, "codes": 31},
+    {"input_kernel_size": 3, "num_codes": 31},
     {"hidden_channels": 5, "head_channels": 7, "residual_scale": 0.5**0.5, "skip_scale": 0.5},
     {"gate_order": "sigmoid_first", "dilations": [5, 1, 3]},
     {"weight_norm": True, "kernel_size": 2},
-    {"input": "scalar", "front_kernel_size": 3},
-    {"distribution": "logistics", "components": 3, "codes": 31, "weight_norm": True, "input": "scalar"},
-    {"distribution": "gaussians", "input": "scalar", "quantiser": "linear", "codes": 65536},
+    {"input": "scalar", "input_kernel_size": 3},
+    {"distribution": "logistics", "components": 3, "num_codes": 31, "weight_norm": True, "input": "scalar"},
+    {"distribution": "gaussians", "input": "scalar", "quantizer": "linear", "num_codes": 65536},
     {"distribution": "gaussians", "components": 2},
 ]
 
@@ -42,7 +42,7 @@ def make(**options) -> WaveNet:
 
 
 def codes_of(model, batch=2, time=60):
-    return torch.randint(model.codes, (batch, time), generator=torch.Generator().manual_seed(1))
+    return torch.randint(model.num_codes, (batch, time), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("options", VARIANTS)
@@ -74,7 +74,7 @@ def test_steps_equal_the_whole(options):
 
 
 def test_a_prediction_sees_the_receptive_field_and_no_more():
-    model = make(front_kernel_size=2)
+    model = make(input_kernel_size=2)
     field = model.receptive_field
     assert field == 2 * 15 + 1 + 1
     codes = codes_of(model, 1)
@@ -82,7 +82,7 @@ def test_a_prediction_sees_the_receptive_field_and_no_more():
         before = model(codes)
         for t in (40, 59):
             changed = codes.clone()
-            changed[:, t - field] = (changed[:, t - field] + 7) % model.codes
+            changed[:, t - field] = (changed[:, t - field] + 7) % model.num_codes
             moved = (model(changed) - before).abs().sum(1)[0] > 0
             assert moved[t - field + 1 : t + 1].all()  # seen by the prediction at t, the last to see it
             assert not moved[: t - field + 1].any() and not moved[t + 1 :].any()
@@ -117,7 +117,7 @@ def test_rounding_never_picks_a_code_without_weight():
 
 
 def test_state_continues_elsewhere():
-    model = make(front_kernel_size=2)
+    model = make(input_kernel_size=2)
     uniforms = Uniforms(0, 2).draw(40)
     plan, start = model.plan(), model.start(2)
     session = TorchSession(plan, start)
@@ -185,19 +185,19 @@ def test_loss_is_that_of_the_distribution(options):
     model = make(**options)
     codes = codes_of(model)
     with torch.no_grad():
-        nats = model.nats(codes)
-        torch.testing.assert_close(nats, model.distribution.nats(model(codes), codes))
+        nats = model.nll(codes)
+        torch.testing.assert_close(nats, model.distribution.nll(model(codes), codes))
         torch.testing.assert_close(model.loss(codes), nats.mean())
-        prior = torch.nn.functional.one_hot(torch.tensor(model.codes // 3), model.codes) * 1e6
+        prior = torch.nn.functional.one_hot(torch.tensor(model.num_codes // 3), model.num_codes) * 1e6
         fold_weight_norm(model).head.out.weight.zero_()
         model.set_prior(prior)
-        likely = model.nats(torch.full((1, 9), model.codes // 3))
-        assert (likely < 1).all() and (model.nats(torch.full((1, 9), model.codes // 2)) > likely).all()
+        likely = model.nll(torch.full((1, 9), model.num_codes // 3))
+        assert (likely < 1).all() and (model.nll(torch.full((1, 9), model.num_codes // 2)) > likely).all()
 
 
 def test_parameters_of_amplitudes_do_not_pass_through_bf16():
     """In bf16 a mean of 0.5 could only be told from 0.502."""
-    model = make(distribution="gaussians", input="scalar", quantiser="linear", codes=65536)
+    model = make(distribution="gaussians", input="scalar", quantizer="linear", num_codes=65536)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         parameters = model(codes_of(model))
     assert parameters.dtype == torch.float32
@@ -205,20 +205,20 @@ def test_parameters_of_amplitudes_do_not_pass_through_bf16():
 
 
 def test_a_scalar_front_is_a_convolution_over_amplitudes():
-    model = make(input="scalar", front_kernel_size=3)
+    model = make(input="scalar", input_kernel_size=3)
     codes = codes_of(model, 1, 5)
-    plan, sound = model.front.plan(), model.decode(codes)[0].tolist()
+    plan, sound = model.input_embedding.plan(), model.decode(codes)[0].tolist()
     with torch.no_grad():
-        out = model.front(codes)[0].T
+        out = model.input_embedding(codes)[0].T
     for t in range(5):
         taps = [sound[t - 2 + j] if t - 2 + j >= 0 else 0.0 for j in range(3)]
         torch.testing.assert_close(out[t], plan.bias + torch.tensor(taps) @ plan.weight)
 
 
 def test_a_model_folder_keeps_what_codes_mean(tmp_path):
-    model = make(distribution="logistics", components=2, input="scalar", quantiser="linear", codes=1000)
+    model = make(distribution="logistics", components=2, input="scalar", quantizer="linear", num_codes=1000)
     again = load(save(model, tmp_path / "model"))
-    assert again.config == model.config and again.distribution.parameters == 6
+    assert again.config == model.config and again.distribution.num_parameters == 6
     assert torch.equal(generate(again, 30, seed=3), generate(model, 30, seed=3))
 
 
@@ -226,7 +226,7 @@ def test_a_model_folder_from_before_there_was_a_choice_loads(tmp_path):
     model = make()
     path = save(model, tmp_path / "model") / "config.json"
     config = json.loads(path.read_text())
-    for key in ("input", "quantiser", "distribution", "components"):
+    for key in ("input", "quantizer", "distribution", "components"):
         del config["arguments"][key]
     path.write_text(json.dumps(config))
     again = load(path.parent)
@@ -249,7 +249,7 @@ def test_evaluate_has_full_context_in_any_chunks(monkeypatch):
     result = evaluate(model, sounds)
     assert result.count == 137 and result.files == 2 and "256 mu-law codes at 8000 Hz" in result.definition
     assert result.bits_per_sample == pytest.approx(nats / 137 / math.log(2), rel=1e-6)
-    linear = make(distribution="gaussians", quantiser="linear", codes=65536, input="scalar")
+    linear = make(distribution="gaussians", quantizer="linear", num_codes=65536, input="scalar")
     assert "65536 linear codes at 8000 Hz" in evaluate(linear, sounds).definition
     monkeypatch.setattr("wavedil.audio.evaluation.CHUNK", 50)
     assert evaluate(model, sounds).bits_per_sample == pytest.approx(result.bits_per_sample, rel=1e-6)
@@ -266,7 +266,9 @@ def test_states_of_other_models_are_refused():
     model, other = make(), make(channels=10)
     state = stream(other, num=2, chunk=5).state()
     for given in (state, {"previous": state["previous"]}, {}):
-        with pytest.raises(WavedilError, match=r"state has (stack|front|previous)\S* .*: expected \(.*; pass what"):
+        with pytest.raises(
+            WavedilError, match=r"state has (stack|input_embedding|previous)\S* .*: expected \(.*; pass what"
+        ):
             stream(model, state=given)
     for bad in (5.0, "5", [5, 2.0], True and 0):
         with pytest.raises(WavedilError, match="samples is"):
@@ -334,7 +336,7 @@ def test_truncation_equals_a_sort(temperature, top_k, top_p):
         (lambda m: WaveNet(dilations="0,1"), "0"),
         (lambda m: WaveNet(input="sound"), "expected one of codes, scalar"),
         (lambda m: WaveNet(components=3), "but the distribution is categorical"),
-        (lambda m: WaveNet(quantiser="linear", codes=1), "expected 2 to 65536"),
+        (lambda m: WaveNet(quantizer="linear", num_codes=1), "expected 2 to 65536"),
         (lambda m: generate(make(distribution="gaussians"), 5, top_k=3), "top_k is 3, which belongs to categorical"),
     ],
 )

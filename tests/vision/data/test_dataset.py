@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.dataset import MaskedImages, RandomCrops, scheme_of
+from wavedil.vision.data.dataset import MaskedImages, RandomImageCrops, scheme_of
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.pairs import Layout, Pair, find_pairs, held_out_pairs, hold_out, split_pairs
@@ -14,7 +14,7 @@ from wavedil.vision.data.palette import default_palette
 from wavedil.vision.data.shapes import CLASSES, FAR, draw, make_shapes
 
 
-def labelled(folder, count=3, size=(12, 16), values=4, block=4, seed=0):
+def labeled(folder, count=3, size=(12, 16), values=4, block=4, seed=0):
     """Images whose red is 50 times the label, so that crops of both can be compared."""
     for index in range(count):
         labels = np.random.default_rng([seed, index]).integers(0, values, (size[0] // block, size[1] // block))
@@ -41,12 +41,12 @@ def test_values_stand_for_classes():
     assert void_among_the_classes.encode(mask.clip(max=2), "m").tolist() == [[0, 1], [255, 255]]
 
 
-def test_colours_stand_for_classes():
+def test_colors_stand_for_classes():
     scheme = LabelScheme(["road", "car"], [[128, 64, 128], [64, 0, 128]], ignore_label=[0, 0, 0])
     mask = np.array([[[64, 0, 128], [0, 0, 0]], [[128, 64, 128], [64, 0, 128]]], np.uint8)
     assert scheme.encode(mask, "m").tolist() == [[1, 255], [0, 1]]
-    assert scheme.by_colour and scheme.colours == ((128, 64, 128), (64, 0, 128))
-    assert LabelScheme(["a", "b"]).colours == ((0, 0, 0), (128, 0, 0))
+    assert scheme.by_color and scheme.colors == ((128, 64, 128), (64, 0, 128))
+    assert LabelScheme(["a", "b"]).colors == ((0, 0, 0), (128, 0, 0))
     with pytest.raises(WavedilError, match=r"m.png: value \[1, 2, 3\] at row 0, column 1 is none of the 2 classes"):
         scheme.encode(np.array([[[64, 0, 128], [1, 2, 3]]], np.uint8), "m.png")
 
@@ -63,8 +63,8 @@ def test_colours_stand_for_classes():
         (lambda: LabelScheme(["a"], [[0, 0, 256]]), "mask_values is"),
         (lambda: LabelScheme(["a"], palette=[[0, 0]]), "palette is"),
         (lambda: LabelScheme(["a"], ignore_label="rest"), "mask_values"),
-        (lambda: LabelScheme(["a"], ignore_label=[0, 0, 0]), "expected a grey value"),
-        (lambda: LabelScheme(["a"], [[0, 0, 1]]), "expected a colour"),
+        (lambda: LabelScheme(["a"], ignore_label=[0, 0, 0]), "expected a gray value"),
+        (lambda: LabelScheme(["a"], [[0, 0, 1]]), "expected a color"),
     ],
 )
 def test_schemes_are_refused(make, message):
@@ -78,7 +78,7 @@ def test_a_label_outside_the_classes_is_named():
 
 
 def test_classes_are_counted_in_the_masks(tmp_path):
-    pairs = find_pairs(labelled(tmp_path / "a", values=4))
+    pairs = find_pairs(labeled(tmp_path / "a", values=4))
     assert scheme_of(pairs).classes == ["0", "1", "2", "3"]
     assert scheme_of(pairs, ignore_label=3).classes == ["0", "1", "2"]
     assert scheme_of(pairs, classes=7).classes == [str(label) for label in range(7)]
@@ -86,7 +86,7 @@ def test_classes_are_counted_in_the_masks(tmp_path):
 
 
 def test_a_stray_value_makes_no_class(tmp_path):
-    pairs = find_pairs(labelled(tmp_path, values=4))
+    pairs = find_pairs(labeled(tmp_path, values=4))
     mask = np.array(Image.open(pairs[1].mask))
     mask[3, 4] = 6
     write_labels(pairs[1].mask, mask, default_palette(7))
@@ -100,7 +100,7 @@ def test_a_stray_value_makes_no_class(tmp_path):
 
 
 def test_binary_masks_of_0_and_255_are_not_one_class_and_nothing(tmp_path):
-    labelled(tmp_path, values=2)
+    labeled(tmp_path, values=2)
     for path in (tmp_path / "masks").iterdir():
         Image.fromarray(np.array(Image.open(path)) * 255).save(path)
     pairs = find_pairs(tmp_path)
@@ -116,7 +116,7 @@ def test_binary_masks_of_0_and_255_are_not_one_class_and_nothing(tmp_path):
 
 
 def test_pairs_are_found_by_name_in_folders_and_below(tmp_path):
-    labelled(tmp_path)
+    labeled(tmp_path)
     for kind in ("images", "masks"):
         (tmp_path / kind / "sub").mkdir()
         (tmp_path / kind / "02.png").rename(tmp_path / kind / "sub" / "02.png")
@@ -129,7 +129,7 @@ def test_pairs_are_found_by_name_in_folders_and_below(tmp_path):
 
 
 def test_pairs_whose_names_end_differently(tmp_path):
-    labelled(tmp_path)
+    labeled(tmp_path)
     for path in (tmp_path / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}_labelIds.png"))
         (path.with_name(f"{path.stem}_color.png")).write_bytes(b"not looked at")
@@ -149,13 +149,13 @@ def test_pairs_whose_names_end_differently(tmp_path):
     ],
 )
 def test_what_does_not_match_is_named(tmp_path, spoil, message):
-    spoil(labelled(tmp_path))
+    spoil(labeled(tmp_path))
     with pytest.raises(WavedilError, match=message):
         find_pairs(tmp_path)
 
 
 def test_splits(tmp_path):
-    labelled(tmp_path, count=12)
+    labeled(tmp_path, count=12)
     train, held, note = split_pairs(tmp_path)
     assert names(held) == ["00", "10"] and len(train) == 10 and "2 validate" in note
     assert names(split_pairs(tmp_path, validation="^0[3-5]")[1]) == ["03", "04", "05"]
@@ -163,7 +163,7 @@ def test_splits(tmp_path):
     for bad, message in (("zzz", "0 to validate"), ("", "0 to train|12 to validate"), ("(", "regular expression")):
         with pytest.raises(WavedilError, match=message):
             split_pairs(tmp_path, validation=bad)
-    labelled(tmp_path / "both" / "train", count=2), labelled(tmp_path / "both" / "val", count=1)
+    labeled(tmp_path / "both" / "train", count=2), labeled(tmp_path / "both" / "val", count=1)
     train, held, note = split_pairs(tmp_path / "both")
     assert (len(train), len(held)) == (2, 1) and "folders train and val" in note
     assert names(held_out_pairs(tmp_path / "both")) == names(held)
@@ -178,7 +178,7 @@ def test_splits(tmp_path):
 
 @pytest.fixture
 def images(tmp_path):
-    pairs = find_pairs(labelled(tmp_path))
+    pairs = find_pairs(labeled(tmp_path))
     return MaskedImages(pairs, scheme_of(pairs, ignore_label=None))
 
 
@@ -197,8 +197,8 @@ def test_whole_pictures(images):
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (0.5, 2.0)])
 def test_crops_show_picture_and_labels_of_one_place(tmp_path, scales):
-    pairs = find_pairs(labelled(tmp_path, size=(48, 64), block=16))
-    crops = RandomCrops(MaskedImages(pairs, scheme_of(pairs, ignore_label=None)), (35, 43), scales=scales)
+    pairs = find_pairs(labeled(tmp_path, size=(48, 64), block=16))
+    crops = RandomImageCrops(MaskedImages(pairs, scheme_of(pairs, ignore_label=None)), (35, 43), scales=scales)
     for index in range(20):
         item = crops[index]
         image, labels = item["image"], item["labels"]
@@ -211,11 +211,11 @@ def test_crops_show_picture_and_labels_of_one_place(tmp_path, scales):
 
 
 def test_crops_depend_on_seed_and_index_alone(images):
-    crops, again = RandomCrops(images, (8, 8)), RandomCrops(images, (8, 8))
+    crops, again = RandomImageCrops(images, (8, 8)), RandomImageCrops(images, (8, 8))
     later = [again[index] for index in (7, 3)]
     for item, index in zip(later, (7, 3), strict=True):
         assert all(torch.equal(item[key], crops[index][key]) for key in item)
-    other = RandomCrops(images, (8, 8), seed=1)
+    other = RandomImageCrops(images, (8, 8), seed=1)
     assert any(not torch.equal(other[i]["image"], crops[i]["image"]) for i in range(3))
 
 
@@ -225,7 +225,7 @@ def test_each_picture_comes_once_before_any_comes_again(tmp_path):
         write_image(tmp_path / f"{index}.png", np.full((4, 4, 3), index, np.uint8))
         write_labels(tmp_path / f"{index}_m.png", np.zeros((4, 4), np.uint8), default_palette(2))
         pairs.append(Pair(tmp_path / f"{index}.png", tmp_path / f"{index}_m.png"))
-    crops = RandomCrops(MaskedImages(pairs, LabelScheme(["a", "b"])), (4, 4), scales=(1, 1))
+    crops = RandomImageCrops(MaskedImages(pairs, LabelScheme(["a", "b"])), (4, 4), scales=(1, 1))
     seen = [round(float(crops[index]["image"][0, 0, 0]) * 255) for index in range(28)]
     turns = [seen[start : start + 7] for start in range(0, 28, 7)]
     assert all(sorted(turn) == list(range(7)) for turn in turns) and len(set(map(tuple, turns))) > 1
@@ -233,7 +233,7 @@ def test_each_picture_comes_once_before_any_comes_again(tmp_path):
 
 def test_a_crop_larger_than_its_picture_is_filled_with_pixels_that_do_not_count(images):
     places = set()
-    for item in (RandomCrops(images, (20, 30), scales=(1, 1))[index] for index in range(20)):
+    for item in (RandomImageCrops(images, (20, 30), scales=(1, 1))[index] for index in range(20)):
         counting = item["labels"] != 255
         assert counting.sum() == 12 * 16
         rows, columns = counting.any(1).nonzero(), counting.any(0).nonzero()
@@ -244,7 +244,7 @@ def test_a_crop_larger_than_its_picture_is_filled_with_pixels_that_do_not_count(
 
 
 def test_half_of_the_crops_are_mirrored(images):
-    plain, mirrored = RandomCrops(images, (12, 16), flip=False), RandomCrops(images, (12, 16))
+    plain, mirrored = RandomImageCrops(images, (12, 16), flip=False), RandomImageCrops(images, (12, 16))
     plain.scales = mirrored.scales = (1.0, 1.0)
     flipped = 0
     for index in range(60):
@@ -260,7 +260,7 @@ def test_half_of_the_crops_are_mirrored(images):
 )
 def test_crops_are_refused(images, options, message):
     with pytest.raises(WavedilError, match=message):
-        RandomCrops(images, **options)
+        RandomImageCrops(images, **options)
 
 
 # the built-in shapes
@@ -275,8 +275,8 @@ def test_discs_are_alike_and_told_by_a_far_mark():
         if discs.any():
             assert (labels[discs] == labels[marks][0] + 2).all()
             told.add(int(labels[marks][0]))
-            grey = image[discs].astype(int)
-            assert abs(grey.mean(0) - grey.mean()).max() < 5  # no colour gives the class away
+            gray = image[discs].astype(int)
+            assert abs(gray.mean(0) - gray.mean()).max() < 5  # no color gives the class away
             (top, left), (bottom, right) = np.argwhere(marks).min(0), np.argwhere(marks).max(0)
             rows, columns = np.nonzero(discs)
             away = np.maximum(np.maximum(top - rows, rows - bottom), np.maximum(left - columns, columns - right))

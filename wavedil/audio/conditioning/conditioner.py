@@ -66,13 +66,13 @@ class Given(Conditioning):
         if net is not None:
             self._net = copy.deepcopy(net).double()
             self._frames = net.padded(frames.double())
-            self.samples = frames.shape[2] * net.hop
+            self.samples = frames.shape[2] * net.hop_length
 
     @torch.no_grad()
     def features(self, start: int, stop: int) -> Tensor | None:
         if self._net is None:
             return None
-        hop = self._net.hop
+        hop = self._net.hop_length
         first, last = start // hop, -(-stop // hop)
         with torch.autocast(self._frames.device.type, enabled=False):
             made = self._net(self._frames[..., first : last + 2 * self._net.reach])
@@ -93,7 +93,7 @@ class Given(Conditioning):
 
     def check(self, samples: int) -> None:
         if self._net is not None and samples > self.samples:
-            hop = self._net.hop
+            hop = self._net.hop_length
             raise WavedilError(
                 f"the condition has {self.samples // hop} frames at a hop of {hop}, which last {self.samples} samples, "
                 f"but {samples} samples are asked for: give {-(-samples // hop)} frames, or ask for less"
@@ -171,7 +171,7 @@ class Conditioner(nn.Module):
 
         Args:
             condition: features ``(1 or num, channels, frames)``; ``WaveNet.features(sound)`` computes them where they
-                are of sound. Frame f is of the samples from ``f * hop`` up to ``(f + 1) * hop``.
+                are of sound. Frame f is of the samples from ``f * hop_length`` up to ``(f + 1) * hop_length``.
             speaker: name or number, one for all streams or one for each; or vectors ``(num, speaker_channels)``.
 
         Raises:
@@ -223,7 +223,7 @@ def read_features(model: nn.Module, path: str | Path) -> tuple[Tensor, int]:
         raise WavedilError("this model takes no condition: leave it out")
     if Path(path).suffix == ".npy":
         features = torch.from_numpy(np.array(read_array(path), np.float32)).unsqueeze(0)
-        return features, features.shape[-1] * local.hop
+        return features, features.shape[-1] * local.hop_length
     sound, _ = audio_files.read(path, sample_rate=model.sample_rate)
     sound = torch.from_numpy(sound).to(next(model.parameters()).device)
     return model.features(sound), sound.shape[1]

@@ -1,6 +1,7 @@
-"""Local features: what a model hears of a sound it is to make, a frame every ``hop`` samples.
+"""Local features: what a model hears of a sound it is to make, a frame every ``hop_length`` samples.
 
-Frame f belongs to the samples from ``f * hop`` up to ``(f + 1) * hop``, whatever net brings it to the sample rate.
+Frame f belongs to the samples from ``f * hop_length`` up to
+``(f + 1) * hop_length``, whatever net brings it to the sample rate.
 """
 
 from __future__ import annotations
@@ -10,25 +11,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 _FLOOR = 1e-5  # of a magnitude: -100 dB of full scale, below 16-bit sound
 _MIDDLE = 2.5  # minus the usual log10 of a mel band of speech, which spreads by about 1
 
 
-@recorded
+@register
 class Features(nn.Module):
     """Features that are made elsewhere: any array ``(batch, channels, frames)``.
 
     Args:
         channels: numbers in a frame.
-        hop: samples from a frame to the next.
+        hop_length: samples from a frame to the next.
     """
 
-    def __init__(self, channels: int, hop: int):
+    def __init__(self, channels: int, hop_length: int):
         super().__init__()
-        _positive(channels=channels, hop=hop)
-        self.channels, self.hop = channels, hop
+        _positive(channels=channels, hop_length=hop_length)
+        self.channels, self.hop_length = channels, hop_length
 
     #: Samples of sound that the frames reach beyond the samples they belong to, on each side.
     margin = 0
@@ -36,19 +37,19 @@ class Features(nn.Module):
     of_sound = False
 
     def forward(self, sound: Tensor) -> Tensor:
-        """Features ``(batch, channels, ceil(time / hop))`` of a whole sound ``(batch, time)``."""
-        time, hop = sound.shape[1], self.hop
+        """Features ``(batch, channels, ceil(time / hop_length))`` of a whole sound ``(batch, time)``."""
+        time, hop = sound.shape[1], self.hop_length
         return self.inside(F.pad(sound, (self.margin, self.margin + -time % hop)))
 
     def inside(self, sound: Tensor) -> Tensor:
-        """Those of a stretch, ``(batch, margin + frames * hop + margin)`` samples of the sound around it included."""
+        """Features of an excerpt ``(batch, margin + frames * hop_length + margin)``: with its surroundings."""
         raise WavedilError(
             f"this model hears features that were made elsewhere: give them as an array (batch, {self.channels}, "
-            f"frames), a frame every {self.hop} samples"
+            f"frames), a frame every {self.hop_length} samples"
         )
 
 
-@recorded
+@register
 class LogMel(Features):
     """Log-mel spectrogram in the model's graph: log10 of the magnitudes in mel bands, + 2.5 so that it lies about zero.
 
@@ -59,7 +60,7 @@ class LogMel(Features):
         sample_rate: in Hz, that of the model.
         n_mels: bands.
         n_fft: length of window and transform, in samples, even.
-        hop: samples from a frame to the next.
+        hop_length: samples from a frame to the next.
         fmin, fmax: range of the bands in Hz; ``fmax=None`` is half the sample rate.
     """
 
@@ -70,31 +71,33 @@ class LogMel(Features):
         sample_rate: int = 16000,
         n_mels: int = 80,
         n_fft: int = 1024,
-        hop: int = 256,
+        hop_length: int = 256,
         fmin: float = 0.0,
         fmax: float | None = None,
     ):
-        super().__init__(n_mels, hop)
+        super().__init__(n_mels, hop_length)
         _positive(sample_rate=sample_rate, n_fft=n_fft)
         if n_fft % 2:
             raise WavedilError(f"n_fft is {n_fft}: expected an even number, for which torchaudio has the bands right")
-        if n_fft < hop:
-            raise WavedilError(f"n_fft is {n_fft}, hop {hop}: windows shorter than the hop leave samples out")
+        if n_fft < hop_length:
+            raise WavedilError(
+                f"n_fft is {n_fft}, hop_length {hop_length}: windows shorter than the hop leave samples out"
+            )
         top = sample_rate / 2 if fmax is None else fmax
         if not 0 <= fmin < top <= sample_rate / 2:
             raise WavedilError(f"fmin is {fmin} and fmax {top} Hz: expected 0 <= fmin < fmax <= {sample_rate / 2}")
         self.sample_rate, self.n_fft, self.fmin, self.fmax = sample_rate, n_fft, fmin, top
-        self.margin = n_fft - hop - (n_fft - hop) // 2
+        self.margin = n_fft - hop_length - (n_fft - hop_length) // 2
         self._bands: Tensor | None = None
 
     @torch.no_grad()
     def inside(self, sound: Tensor) -> Tensor:
-        before = (self.n_fft - self.hop) // 2
-        after = self.n_fft - self.hop - before
+        before = (self.n_fft - self.hop_length) // 2
+        after = self.n_fft - self.hop_length - before
         sound = sound[:, self.margin - before : sound.shape[1] - self.margin + after]
         with torch.autocast(sound.device.type, enabled=False):
             window = torch.hann_window(self.n_fft, device=sound.device, dtype=sound.dtype)
-            spectrum = torch.stft(sound, self.n_fft, self.hop, window=window, center=False, return_complex=True)
+            spectrum = torch.stft(sound, self.n_fft, self.hop_length, window=window, center=False, return_complex=True)
             bands = self.bands().to(sound)
             return torch.log10((bands @ spectrum.abs()).clamp(min=_FLOOR)) + _MIDDLE
 

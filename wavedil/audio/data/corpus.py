@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wavedil.audio.data import audio_files
-from wavedil.audio.data.feature_window import Window
+from wavedil.audio.data.feature_window import FeatureWindow
 from wavedil.audio.data.resampling import resampled_length
 from wavedil.audio.data.split import PathLike, Piece, Split, split_files
-from wavedil.audio.distributions.quantizers import MuLaw, Quantiser
+from wavedil.audio.distributions.quantizers import MuLaw, Quantizer
 from wavedil.errors import WavedilError
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         length: samples in each crop.
         context: samples at the start of a crop that serve as the past of the others, usually the
             receptive field (of a network: the past samples that a prediction sees); 0 counts all.
-        quantiser: of the codes; default 256 mu-law codes.
+        quantizer: of the codes; default 256 mu-law codes.
         seed: any non-negative integer.
         size: how many crops the data set holds.
         window: for features of the sound: crops then start where frames do, and items hold the sound around them.
@@ -224,7 +224,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
 
     Items are ``{"codes": int64 (length,), "mask": bool (length,)}``; the mask marks the samples
     that count in the loss, at least one in each crop. With a window there are ``"sound"`` and ``"frames"``, see
-    :meth:`Window.cut`; with features ``"features"``, ``(channels, reach + frames + reach)``; with speakers
+    :meth:`FeatureWindow.cut`; with features ``"features"``, ``(channels, reach + frames + reach)``; with speakers
     ``"speaker"``, int64 ().
 
     Raises:
@@ -237,23 +237,23 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         length: int,
         *,
         context: int = 0,
-        quantiser: Quantiser | None = None,
+        quantizer: Quantizer | None = None,
         seed: int = 0,
         size: int = 2**31,
-        window: Window | None = None,
+        window: FeatureWindow | None = None,
         features: FeatureFiles | None = None,
         speakers: Sequence[int] | None = None,
     ) -> None:
-        self.hop = getattr(window or features, "hop", 1)
-        if not 0 <= context <= length - self.hop:
-            by = f" by a hop of {self.hop}" if window or features else ""
+        self.hop_length = getattr(window or features, "hop_length", 1)
+        if not 0 <= context <= length - self.hop_length:
+            by = f" by a hop of {self.hop_length}" if window or features else ""
             raise WavedilError(
                 f"a crop of {length} samples with {context} of context leaves nothing to learn "
                 f"from: length must exceed context{by}, and context be at least 0"
             )
         self.window, self.features, self.speakers = window, features, speakers
         self.corpus, self.length, self.context = corpus, length, context
-        self.quantiser, self.seed, self.size = quantiser or MuLaw(256), seed, size
+        self.quantizer, self.seed, self.size = quantizer or MuLaw(256), seed, size
         self._ends = np.cumsum(corpus.lengths)
 
     def __len__(self) -> int:
@@ -269,15 +269,15 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         start = aim - int(generator.integers(self.context, self.length))
         last = max(int(self.corpus.lengths[file]) - self.length, 0)
         # At the start of a frame; the last crop may go on beyond the file for that.
-        return file, min(max(start, 0) // self.hop, -(-last // self.hop)) * self.hop
+        return file, min(max(start, 0) // self.hop_length, -(-last // self.hop_length)) * self.hop_length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < self.size:
             raise IndexError(f"crop {index} of {self.size}")
         file, start = self.place(index)
         sound = torch.from_numpy(self.corpus.sound(file, start, self.length))
-        codes = torch.full((self.length,), self.quantiser.zero, dtype=torch.int64)
-        codes[: len(sound)] = self.quantiser.encode(sound)
+        codes = torch.full((self.length,), self.quantizer.zero, dtype=torch.int64)
+        codes[: len(sound)] = self.quantizer.encode(sound)
         mask = torch.zeros(self.length, dtype=torch.bool)
         mask[self.context if start else 0 : len(sound)] = True
         item = {"codes": codes, "mask": mask}
@@ -301,11 +301,11 @@ class WholeFiles(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         corpus: Corpus,
-        quantiser: Quantiser | None = None,
+        quantizer: Quantizer | None = None,
         speakers: Sequence[int] | None = None,
         features: FeatureFiles | None = None,
     ) -> None:
-        self.corpus, self.quantiser = corpus, quantiser or MuLaw(256)
+        self.corpus, self.quantizer = corpus, quantizer or MuLaw(256)
         self.speakers, self.features = speakers, features
 
     def __len__(self) -> int:
@@ -315,7 +315,7 @@ class WholeFiles(Dataset[dict[str, Tensor]]):
         if not 0 <= index < len(self):
             raise IndexError(f"file {index} of {len(self)}")
         sound = torch.from_numpy(self.corpus.sound(index))
-        item = {"codes": self.quantiser.encode(sound), "sound": sound}
+        item = {"codes": self.quantizer.encode(sound), "sound": sound}
         if self.features is not None:
             item["features"] = self.features.whole(index)
         return item if self.speakers is None else item | {"speaker": torch.tensor(self.speakers[index])}

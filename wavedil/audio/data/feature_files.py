@@ -17,7 +17,7 @@ from wavedil.errors import WavedilError
 class FeatureFiles:
     """The features of each file of a corpus, ``(channels, frames)``, read as they are needed.
 
-    Frame f is of the samples from ``f * hop`` up to ``(f + 1) * hop`` at the corpus' rate.
+    Frame f is of the samples from ``f * hop_length`` up to ``(f + 1) * hop_length`` at the corpus' rate.
 
     Args:
         corpus: whole files: nothing trimmed off their starts.
@@ -29,7 +29,7 @@ class FeatureFiles:
     """
 
     def __init__(self, corpus: Corpus, local: Upsampling):
-        self.hop, self.reach, channels = local.hop, local.reach, local.features.channels
+        self.hop_length, self.reach, channels = local.hop_length, local.reach, local.features.channels
         if any(start for start in corpus.starts):
             raise WavedilError(
                 "files are trimmed or cut up, and their features are not: set trim_db to null, give files"
@@ -38,11 +38,11 @@ class FeatureFiles:
         for path, length in zip(corpus.paths, corpus.lengths.tolist(), strict=True):
             place = path.with_suffix(".npy")
             array = read_array(place)
-            frames = math.ceil(length / self.hop)
+            frames = math.ceil(length / self.hop_length)
             if array.shape != (channels, frames):
                 raise WavedilError(
-                    f"{place} is of shape {array.shape}: expected ({channels}, {frames}), a frame every {self.hop} "
-                    f"samples for the {length} samples of {path.name}"
+                    f"{place} is of shape {array.shape}: expected ({channels}, {frames}), a frame every "
+                    f"{self.hop_length} samples for the {length} samples of {path.name}"
                 )
             if not np.isfinite(array).all():
                 raise WavedilError(f"{place} holds NaN or infinity: check how it was made")
@@ -58,13 +58,15 @@ class FeatureFiles:
 
         Outside the file its first or last frame stands.
         """
-        first = start // self.hop - self.reach
-        numbers = np.arange(first, first + -(-length // self.hop) + 2 * self.reach).clip(0, self.frames[file] - 1)
+        first = start // self.hop_length - self.reach
+        numbers = np.arange(first, first + -(-length // self.hop_length) + 2 * self.reach).clip(
+            0, self.frames[file] - 1
+        )
         return torch.from_numpy(np.array(read_array(self.places[file])[:, numbers], np.float32))
 
     def first(self, file: int, samples: int) -> Tensor:
         """``(channels, frames)`` of the first samples, the last frame standing where the file ends."""
-        numbers = np.arange(-(-samples // self.hop)).clip(max=self.frames[file] - 1)
+        numbers = np.arange(-(-samples // self.hop_length)).clip(max=self.frames[file] - 1)
         return torch.from_numpy(np.array(read_array(self.places[file])[:, numbers], np.float32))
 
 

@@ -13,22 +13,22 @@ from wavedil.audio.conditioning.upsampling import Upsampling
 
 
 @dataclass(frozen=True)
-class Window:
+class FeatureWindow:
     """What a crop needs so that its features are those of the whole file.
 
     Args:
-        hop: samples from a frame to the next; crops start at multiples of it.
+        hop_length: samples from a frame to the next; crops start at multiples of it.
         reach: frames that a sample hears before and after its own.
         margin: samples that a frame hears beyond those that it belongs to.
     """
 
-    hop: int
+    hop_length: int
     reach: int
     margin: int
 
     @classmethod
-    def of(cls, local: Upsampling) -> Window:
-        return cls(local.hop, local.reach, local.features.margin)
+    def of(cls, local: Upsampling) -> FeatureWindow:
+        return cls(local.hop_length, local.reach, local.features.margin)
 
     def cut(self, whole: int, read: Callable[[int, int], np.ndarray], start: int, length: int) -> dict[str, Tensor]:
         """The sound and the frames of a crop of ``length`` samples from ``start``, in a file of ``whole`` samples.
@@ -37,20 +37,20 @@ class Window:
         beyond the crop on each side, zero outside the file. ``"frames"`` are the numbers of its frames in which those
         outside the file are replaced by its first or last.
         """
-        first = start // self.hop - self.reach
-        count = -(-length // self.hop) + 2 * self.reach
-        begin = first * self.hop - self.margin
-        sound = torch.zeros(count * self.hop + 2 * self.margin)
+        first = start // self.hop_length - self.reach
+        count = -(-length // self.hop_length) + 2 * self.reach
+        begin = first * self.hop_length - self.margin
+        sound = torch.zeros(count * self.hop_length + 2 * self.margin)
         inside = max(begin, 0)
         found = torch.from_numpy(read(inside, begin + len(sound) - inside))
         sound[inside - begin : inside - begin + len(found)] = found
-        frames = torch.arange(first, first + count).clamp(0, -(-whole // self.hop) - 1) - first
+        frames = torch.arange(first, first + count).clamp(0, -(-whole // self.hop_length) - 1) - first
         return {"sound": sound, "frames": frames}
 
 
 def heard(local: Upsampling, batch: dict[str, Tensor]) -> Tensor:
     """Features ``(batch, channels, reach + frames + reach)`` of a batch of crops: from files, or of the sound that
-    :meth:`Window.cut` cut out."""
+    :meth:`FeatureWindow.cut` cut out."""
     if "features" in batch:
         return batch["features"]
     features = local.features.inside(batch["sound"])

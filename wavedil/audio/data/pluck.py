@@ -79,7 +79,7 @@ def _loop_filter(f0: float, period: float, sample_rate: int) -> np.ndarray:
     """Taps of what a wave meets on one way round the string: loss, dullness, fine tuning."""
     decay = 3.0 * (165 / f0) ** 0.4  # seconds to fall by 60 dB; high strings are shorter
     gain = 10 ** (-3 / (decay * f0))
-    # Share of the two neighbours: what is lost on each way round grows with the frequency. High
+    # Share of the two neighbors: what is lost on each way round grows with the frequency. High
     # strings go round more often, so they lose less each time.
     dull = min(0.05 * (165 / f0) * (sample_rate / 8000), 0.25)
     # Third-order Lagrange interpolation between samples 0..3, most exact around its middle.

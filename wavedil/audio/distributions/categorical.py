@@ -15,18 +15,18 @@ class Distribution:
 
     ``parameters`` is how many a sample has. ``nats(parameters, codes, mask=None)`` takes ``(batch, parameters, time)``
     and ``(batch, time)`` codes and gives one negative log-likelihood for each sample, or for each True place of the
-    mask, flat: of the **code**, so that the bits per sample of all distributions over the same quantiser's codes can be
+    mask, flat: of the **code**, so that the bits per sample of all distributions over the same quantizer's codes can be
     compared. ``sample(parameters, uniforms, settings)`` takes ``(batch, parameters)`` and ``(batch,)`` uniforms in
     [0, 1) to ``(batch,)`` codes: **one** uniform for each sample, so that streams are the same in every engine.
     ``prior(counts)`` makes the parameters that fit ``(codes,)`` counts, whatever came before. ``check(settings)``
     refuses settings that mean nothing here.
     """
 
-    parameters: int
+    num_parameters: int
     #: Whether rounding the parameters to bf16 would be heard, so that the head's last product is left out of autocast.
-    exact = False
+    needs_float32 = False
 
-    def nats(self, parameters: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+    def nll(self, parameters: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
     def sample(self, parameters: Tensor, uniforms: Tensor, settings: Sampling) -> Tensor:
@@ -41,11 +41,11 @@ class Distribution:
 class Categorical(Distribution):
     """Softmax over codes (van den Oord et al. 2016, section 2.2)."""
 
-    def __init__(self, codes: int):
-        self.codes = codes
-        self.parameters = codes
+    def __init__(self, num_codes: int):
+        self.num_codes = num_codes
+        self.num_parameters = num_codes
 
-    def nats(self, logits: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+    def nll(self, logits: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of ``(batch, time)`` codes under ``(batch, codes, time)`` logits.
 
         Returns a flat tensor: one number for each sample, or for each True place of the mask. Divide by ln 2 for bits.
@@ -59,7 +59,7 @@ class Categorical(Distribution):
         threshold = uniforms.to(cumulative.dtype) * cumulative[:, -1]
         codes = (cumulative <= threshold.unsqueeze(-1)).sum(-1)
         # Rounding may lift u * sum to the sum itself: then the last code that has any weight.
-        last = self.codes - 1 - (probabilities.flip(-1) > 0).int().argmax(-1)
+        last = self.num_codes - 1 - (probabilities.flip(-1) > 0).int().argmax(-1)
         return torch.minimum(codes, last)
 
     def prior(self, counts: Tensor) -> Tensor:

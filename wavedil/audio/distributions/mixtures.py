@@ -1,8 +1,8 @@
-"""Continuous output distributions: mixtures over amplitudes, whose likelihoods are those of a quantiser's codes.
+"""Continuous output distributions: mixtures over amplitudes, whose likelihoods are those of a quantizer's codes.
 
 A code's probability is what the mixture gives to its cell, CDF(upper edge) - CDF(lower edge); the first and the last
 cell reach to infinity (Salimans et al. 2017, PixelCNN++, arXiv 1701.05517, section 2.1). So the nats are at the
-quantiser's resolution, and those over the same quantiser's codes can be compared with a softmax over them.
+quantizer's resolution, and those over the same quantizer's codes can be compared with a softmax over them.
 
 A sample's parameters are ``[logits, means, log scales]``, K each for K components; ``[mean, log scale]`` for one.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wavedil.audio.distributions.categorical import Categorical, Distribution, Sampling, flat
-from wavedil.audio.distributions.quantizers import Quantiser
+from wavedil.audio.distributions.quantizers import Quantizer
 from wavedil.errors import WavedilError
 
 #: The smallest distance of a uniform from 0 and 1: 2**-53, half of what doubles below 1 are apart.
@@ -42,23 +42,23 @@ class Mixture(Distribution):
         v   = (1 - p) / 2 + p * v
         s   = T * exp(min(max(log scale_k, lowest), highest))
         x   = mean_k + s * quantile(v)
-        code = quantiser.encode(x)                                  (which clips; see there for its arithmetic)
+        code = quantizer.encode(x)                                  (which clips; see there for its arithmetic)
 
     With T = 0: x = mean_k of the largest logit, the first of equal ones.
 
     Args:
-        quantiser: what the codes mean.
+        quantizer: what the codes mean.
         components: K.
     """
 
-    exact = True
+    needs_float32 = True
 
-    def __init__(self, quantiser: Quantiser, components: int):
+    def __init__(self, quantizer: Quantizer, components: int):
         if not isinstance(components, int) or components < 1:
             raise WavedilError(f"components is {components!r}: expected a positive integer")
-        self.quantiser, self.components = quantiser, components
-        self.parameters = 2 if components == 1 else 3 * components
-        self.lowest, self.highest = math.log(quantiser.finest) - 4.0, 3.0
+        self.quantizer, self.components = quantizer, components
+        self.num_parameters = 2 if components == 1 else 3 * components
+        self.lowest, self.highest = math.log(quantizer.finest) - 4.0, 3.0
 
     def quantile(self, v: Tensor) -> Tensor:
         """Inverse CDF of the component of mean 0 and scale 1."""
@@ -75,18 +75,18 @@ class Mixture(Distribution):
     #: Standard deviation of the component of scale 1.
     deviation: float
 
-    def nats(self, parameters: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+    def nll(self, parameters: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         """See :class:`Distribution`; float32, or float64 for float64 parameters. Finite, and so are the gradients."""
         rows, codes = flat(parameters, codes, mask)
         logits, means, log_scales = self.split(rows)
         codes = codes.unsqueeze(1)
-        start, end = self.quantiser.boundary(codes), self.quantiser.boundary(codes + 1)
+        start, end = self.quantizer.boundary(codes), self.quantizer.boundary(codes + 1)
         scale = torch.exp(-log_scales)
         lower, upper = (start - means) * scale, (end - means) * scale
         inner = self.log_mass(lower, upper, (end - start) * scale)
         # The form of both is symmetric: what lies above x is what lies below -x.
         below, above = self.log_below(upper), self.log_below(-lower)
-        last = self.quantiser.codes - 1
+        last = self.quantizer.num_codes - 1
         mass = torch.where(codes == 0, below, torch.where(codes == last, above, inner))
         nats = -torch.logsumexp(F.log_softmax(logits, 1) + mass, 1)
         return nats if parameters.dtype == torch.float64 else nats.float()
@@ -104,7 +104,7 @@ class Mixture(Distribution):
         self.check(settings)
         logits, means, log_scales = self.split(parameters)
         if settings.temperature == 0:
-            return self.quantiser.encode(means.gather(1, logits.argmax(1, keepdim=True))[:, 0])
+            return self.quantizer.encode(means.gather(1, logits.argmax(1, keepdim=True))[:, 0])
         u = uniforms.double().unsqueeze(1)
         weights = torch.exp((logits - logits.amax(1, keepdim=True)) / settings.temperature)
         cumulative = weights.cumsum(1)
@@ -116,7 +116,7 @@ class Mixture(Distribution):
         if settings.top_p is not None:
             v = (1 - settings.top_p) / 2 + settings.top_p * v
         scale = settings.temperature * torch.exp(log_scales.gather(1, k))
-        return self.quantiser.encode((means.gather(1, k) + scale * self.quantile(v))[:, 0])
+        return self.quantizer.encode((means.gather(1, k) + scale * self.quantile(v))[:, 0])
 
     def check(self, settings: Sampling) -> None:
         if settings.top_k is not None:
@@ -127,14 +127,14 @@ class Mixture(Distribution):
 
     def prior(self, counts: Tensor) -> Tensor:
         """Equal weights; component k has mean and spread of the k-th of K equal shares of the sorted amplitudes."""
-        levels, counts = self.quantiser.levels.double(), counts.double().cpu()
+        levels, counts = self.quantizer.levels.double(), counts.double().cpu()
         reached = F.pad(counts.cumsum(0) / counts.sum(), (1, 0)) * self.components
         k = torch.arange(self.components, device="cpu").unsqueeze(1)
         shares = (reached - k).clamp(0, 1).diff()  # (components, codes), each row sums to 1
         means = shares @ levels
         spread = (shares @ levels.square() - means.square()).clamp(min=0).sqrt()
-        scales = (spread / self.deviation).clamp(min=self.quantiser.finest).log()
-        return torch.cat([torch.zeros(self.parameters - 2 * self.components, device="cpu"), means, scales]).float()
+        scales = (spread / self.deviation).clamp(min=self.quantizer.finest).log()
+        return torch.cat([torch.zeros(self.num_parameters - 2 * self.components, device="cpu"), means, scales]).float()
 
 
 class MixtureOfLogistics(Mixture):
@@ -190,16 +190,16 @@ class MixtureOfGaussians(Mixture):
 MIXTURES = {"logistics": (MixtureOfLogistics, 10), "gaussians": (MixtureOfGaussians, 1)}
 
 
-def make_distribution(name: str, quantiser: Quantiser, components: int | None = None) -> Distribution:
-    """A distribution over a quantiser's codes by name: ``categorical``, ``logistics`` or ``gaussians``."""
+def make_distribution(name: str, quantizer: Quantizer, components: int | None = None) -> Distribution:
+    """A distribution over a quantizer's codes by name: ``categorical``, ``logistics`` or ``gaussians``."""
     if name == "categorical":
         if components is not None:
             raise WavedilError(
                 f"components is {components}, but the distribution is categorical: leave it out, or take logistics or "
                 "gaussians"
             )
-        return Categorical(quantiser.codes)
+        return Categorical(quantizer.num_codes)
     if name not in MIXTURES:
         raise WavedilError(f"distribution is {name!r}: expected one of categorical, {', '.join(MIXTURES)}")
     mixture, usual = MIXTURES[name]
-    return mixture(quantiser, usual if components is None else components)
+    return mixture(quantizer, usual if components is None else components)

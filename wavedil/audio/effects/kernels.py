@@ -44,7 +44,7 @@ def _fill(out, value, length):
 
 @loop(parts=(gates,))
 def run(
-    x, y, front, front_bias, decay, held, conv, bias, residual, residual_bias, skip, skip_bias, hidden, hidden_bias,
+    x, y, front, input_bias, decay, held, conv, bias, residual, residual_bias, skip, skip_bias, hidden, hidden_bias,
     out, out_bias, dilations, offsets, histories, place, scratch, gated,
 ):  # fmt: skip
     """One channel, ``(time,)`` to ``(time,)``; ``held``, ``histories`` and ``place`` are its state and are changed.
@@ -80,7 +80,7 @@ def run(
         for c in range(channels):
             row = offsets[0] + c * stride + stride - ROOM + at
             into = histories[row : row + length]
-            _fill(into, front_bias[c], length)
+            _fill(into, input_bias[c], length)
             _add_rows(into, front[c], scratch, 0, row_length, length)
         for n in range(layers):
             dilation = dilations[n]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.models.effect import Effect
-from wavedil.audio.models.effect_model import Paired
+from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError
 from wavedil.ops.fallback import tried
 
@@ -40,7 +40,7 @@ class LiveEffect:
     ``real_time_factor`` the seconds of sound in a second of work.
     """
 
-    def __init__(self, model: Paired, knobs: Mapping[str, float] | None = None, channels: int = 1):
+    def __init__(self, model: EffectModel, knobs: Mapping[str, float] | None = None, channels: int = 1):
         self.model, self.channels = model.eval(), channels
         self.knobs = knobs or {}
         self._engine = make_engine(model, channels)
@@ -84,7 +84,7 @@ class LiveEffect:
 class TorchEngine:
     """The definition: the model's own ``step``."""
 
-    def __init__(self, model: Paired, channels: int):
+    def __init__(self, model: EffectModel, channels: int):
         self.model, self.channels, self.state = model, channels, None
 
     @torch.inference_mode()
@@ -123,7 +123,7 @@ class CompiledEngine:
                 model.out.weight.flatten(),
             )
         )
-        self.front = _array(model.front.weight.flatten(1)), _array(model.front.bias)
+        self.input_conv = _array(model.input_conv.weight.flatten(1)), _array(model.input_conv.bias)
         self.decay = _array(model.one_poles.decay)
         self.out_bias = np.float32(model.out.bias.item())
         self.dilations = np.array(model.dilations, np.int64)
@@ -156,14 +156,15 @@ class CompiledEngine:
         y = np.empty_like(x)
         for channel, (held, histories, place) in enumerate(self.states):
             self.kernels.run(
-                x[channel], y[channel], *self.front, self.decay, held, conv, self._bias, residual, residual_bias, skip,
+                x[channel], y[channel], *self.input_conv, self.decay, held, conv, self._bias, residual, residual_bias,
+                skip,
                 skip_bias, hidden, hidden_bias, out, self.out_bias, self.dilations, self.offsets, histories, place,
                 *self.scratch,
             )  # fmt: skip
         return y
 
 
-def make_engine(model: Paired, channels: int) -> TorchEngine | CompiledEngine:
+def make_engine(model: EffectModel, channels: int) -> TorchEngine | CompiledEngine:
     """The compiled engine where it can run this model, else torch's."""
     plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
     if plain and isinstance(model, Effect):

@@ -16,7 +16,7 @@ from wavedil.audio.data.recordings import Segment
 from wavedil.audio.data.resampling import resampled_length
 from wavedil.audio.data.streams import read_blocks, written_blocks
 from wavedil.audio.effects.live import LiveEffect
-from wavedil.audio.models.effect_model import Paired
+from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError
 
 #: Samples in one pass; longer sound goes on in the next with the state carried, so that memory is bounded.
@@ -29,7 +29,7 @@ DEFINITION = (
 
 
 @torch.inference_mode()
-def run(model: Paired, x: Tensor, knobs: Tensor | None = None) -> Tensor:
+def run(model: EffectModel, x: Tensor, knobs: Tensor | None = None) -> Tensor:
     """``(batch, 1, time) -> (batch, 1, time)`` as the model's forward, in bounded memory."""
     device = next(model.parameters()).device
     knobs = knobs.to(device) if model.knobs else None
@@ -41,7 +41,7 @@ def run(model: Paired, x: Tensor, knobs: Tensor | None = None) -> Tensor:
 
 
 def process_file(
-    model: Paired,
+    model: EffectModel,
     source: str | Path,
     target: str | Path,
     knobs: Mapping[str, float] | None = None,
@@ -98,7 +98,7 @@ class ErrorToSignal:
 
 
 def evaluate_pairs(
-    model: Paired, segments: Iterable[Segment], progress: Callable[[int], None] | None = None
+    model: EffectModel, segments: Iterable[Segment], progress: Callable[[int], None] | None = None
 ) -> ErrorToSignal:
     """ESR in percent over segments, each from zero history; ``progress`` is called with the samples finished."""
     energies: dict[str, np.ndarray] = {}

@@ -94,9 +94,9 @@ class Stream(Iterator[Tensor]):
             time = min(time, total - self.position)
             if time == 0:
                 raise StopIteration
-        return self.model.decode(self.codes(time)).unsqueeze(1)
+        return self.model.decode(self.next_codes(time)).unsqueeze(1)
 
-    def codes(self, time: int) -> Tensor:
+    def next_codes(self, time: int) -> Tensor:
         """The next ``(num, time)`` codes."""
         self._check_whole()
         self._whole = False
@@ -206,7 +206,7 @@ def generate(
         while running:
             most = min(CHUNK, max(1, SAMPLES // len(running)))
             time = min(most, min(lengths[i] for i in running) - made)
-            codes = source.codes(time)
+            codes = source.next_codes(time)
             parts.append((running, codes))  # in one go: an interrupt leaves all streams as long as each other
             made += time
             left = [row for row, index in enumerate(running) if lengths[index] > made]
@@ -236,12 +236,14 @@ def _checked(model: WaveNet, state: Mapping[str, Tensor], num: int) -> State:
                 f"state has {key} {found}: expected {tuple(value.shape)}; pass what Stream.state() of this model gave"
             )
         # In the front's history the number of codes stands for what is before the start.
-        own, most = state[key], model.codes - 1 if key.endswith("previous") else model.codes
+        own, most = state[key], model.num_codes - 1 if key.endswith("previous") else model.num_codes
         if value.is_floating_point():
             if not bool(torch.isfinite(own).all()):
                 raise WavedilError(f"state has NaN or infinity in {key}: start again, or go on from an earlier one")
         elif own.is_floating_point() or bool(((own < 0) | (own > most)).any()):
-            raise WavedilError(f"state has {key} beyond the {model.codes} codes of this model: it is another model's")
+            raise WavedilError(
+                f"state has {key} beyond the {model.num_codes} codes of this model: it is another model's"
+            )
     positions = state.get(POSITION, torch.zeros(1))
     if bool((positions != positions[0]).any()):
         raise WavedilError(f"{POSITION} is {positions.tolist()}: expected streams that are as far as each other")

@@ -2,8 +2,8 @@
 
 A plan is the model's arithmetic for one sample, as flat float tensors in one wiring::
 
-    x = sum over taps of tables[tap][code at t - taps + 1 + tap]                   (a CodeFront)
-    x = bias + sum over taps of weight[tap] * level of that code                   (a ScalarFront)
+    x = sum over taps of tables[tap][code at t - taps + 1 + tap]                   (a CodeEmbeddingPlan)
+    x = bias + sum over taps of weight[tap] * level of that code                   (a AmplitudeEmbeddingPlan)
     for each layer:  h = bias + condition @ [features at t, speaker]               (where the model has them)
                          + sum over taps j of weight[j] @ x[t - (taps - 1 - j) * dilation]
                      z = tanh(h[:hidden]) * sigmoid(h[hidden:])
@@ -33,7 +33,7 @@ def check_finite(weights: Iterable[Tensor]) -> None:
 
 
 @dataclass(frozen=True)
-class CodeFront:
+class CodeEmbeddingPlan:
     """Codes as look-ups: ``tables`` (taps, codes, channels), oldest tap first. "No code yet" adds nothing."""
 
     tables: Tensor
@@ -43,12 +43,12 @@ class CodeFront:
         return len(self.tables)
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         return self.tables.shape[1]
 
 
 @dataclass(frozen=True)
-class ScalarFront:
+class AmplitudeEmbeddingPlan:
     """Codes as amplitudes: ``weight`` (taps, channels), oldest tap first, ``bias`` (channels), and ``levels`` (codes),
     the amplitude of each code. "No code yet" has amplitude 0."""
 
@@ -61,7 +61,7 @@ class ScalarFront:
         return len(self.weight)
 
     @property
-    def codes(self) -> int:
+    def num_codes(self) -> int:
         return len(self.levels)
 
 
@@ -104,10 +104,10 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GenerationPlan:
     """See the module's text. All weights of one dtype, on one device."""
 
-    front: CodeFront | ScalarFront
+    input_embedding: CodeEmbeddingPlan | AmplitudeEmbeddingPlan
     layers: tuple[LayerPlan, ...]
     residual_scale: float
     skip_weight: Tensor  # (skip, layers * hidden)
@@ -132,7 +132,7 @@ class Plan:
     def device(self) -> torch.device:
         return self.skip_bias.device
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Plan:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> GenerationPlan:
         """The plan with every tensor changed, e.g. ``plan.mapped(Tensor.double)``."""
         return _mapped(self, change)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.core.block import field_of
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 _EPSILON = 1e-8  # of the norms' variance
 
@@ -39,7 +39,7 @@ class SeparatorBlock(nn.Module):
             1, hidden_channels, hidden_channels, kernel_size, dilation=dilation, groups=hidden_channels
         )
         self.activations = nn.ModuleList([nn.PReLU(), nn.PReLU()])
-        # One group: mean and variance are over all channels and the whole of time ("global layer normalisation").
+        # One group: mean and variance are over all channels and the whole of time ("global layer normalization").
         self.norms = nn.ModuleList(nn.GroupNorm(1, hidden_channels, eps=_EPSILON) for _ in range(2))
         self.residual = DilatedConv(1, hidden_channels, channels, 1) if residual else None
         self.skip = DilatedConv(1, hidden_channels, channels, 1)
@@ -56,7 +56,7 @@ class SeparatorBlock(nn.Module):
         return x if self.residual is None else x + self.residual(z), self.skip(z)
 
 
-@recorded
+@register
 class Separator(nn.Module):
     """Masks of the sources in a mixture: ``(batch, features, frames) -> (batch, sources, features, frames)`` in (0, 1).
 
@@ -80,7 +80,7 @@ class Separator(nn.Module):
         super().__init__()
         self.dilations, self.sources = parse_schedule(dilations), sources
         self.norm = nn.GroupNorm(1, features, eps=_EPSILON)
-        self.front = DilatedConv(1, features, channels, 1)
+        self.input_conv = DilatedConv(1, features, channels, 1)
         last = len(self.dilations) - 1
         self.blocks = nn.ModuleList(
             SeparatorBlock(channels, hidden_channels, kernel_size, dilation, residual=index < last)
@@ -95,7 +95,7 @@ class Separator(nn.Module):
         return field_of(list(self.blocks), 1)
 
     def forward(self, mixture: Tensor) -> Tensor:
-        x, total = self.front(self.norm(mixture)), 0
+        x, total = self.input_conv(self.norm(mixture)), 0
         for block in self.blocks:
             x, skip = block(x)
             total = total + skip

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from wavedil.core import DilatedConv, DilatedStack, GatedBlock, Schedule
 from wavedil.errors import WavedilError
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 Condition = tuple[Tensor, Tensor]  # (mel features at the sound's rate, embedded step)
 
@@ -57,7 +57,7 @@ class StepEmbedding(nn.Module):
 class MelUpsampler(nn.Module):
     """Mel frames ``(batch, mels, frames)`` to the sound's rate, 256 samples each, by two transposed convolutions."""
 
-    hop = 256
+    hop_length = 256
 
     def __init__(self):
         super().__init__()
@@ -70,7 +70,7 @@ class MelUpsampler(nn.Module):
         return x.squeeze(1)
 
 
-@recorded
+@register
 class DiffWave(nn.Module):
     """The noise in noisy sound, given how far its diffusion has gone and mel features.
 
@@ -99,7 +99,7 @@ class DiffWave(nn.Module):
         if not betas or not all(0 < beta < 1 for beta in betas):
             raise WavedilError("noise is empty or leaves (0, 1): expected the variance that each step adds")
         self.noise, self.sample_rate, self.mels = betas, sample_rate, mels
-        self.front = DilatedConv(1, 1, channels, 1)
+        self.input_conv = DilatedConv(1, 1, channels, 1)
         self.embedding = StepEmbedding(len(betas))
         self.upsampler = MelUpsampler()
         self.stack = DilatedStack(
@@ -129,13 +129,13 @@ class DiffWave(nn.Module):
                 f"sound has shape {tuple(sound.shape)} and mel {tuple(mel.shape)}: expected (batch, 1, time) and "
                 f"(batch, {self.mels}, frames)"
             )
-        hop = self.upsampler.hop
+        hop = self.upsampler.hop_length
         if sound.shape[2] != hop * mel.shape[2]:
             raise WavedilError(
                 f"sound has {sound.shape[2]} samples, mel {mel.shape[2]} frames of {hop}: expected "
                 f"{hop * mel.shape[2]} samples; cut or pad one of them"
             )
-        x = F.relu(self.front(sound))
+        x = F.relu(self.input_conv(sound))
         skips = self.stack(x, (self.upsampler(mel), self.embedding(step)))
         return self.out(F.relu(self.hidden(skips * self.skip_scale)))
 
@@ -150,7 +150,7 @@ class DiffWave(nn.Module):
     @torch.no_grad()
     def sample(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Sound ``(batch, 1, 256 * frames)`` in [-1, 1] of mel features, through all steps (algorithm 2)."""
-        shape = (mel.shape[0], 1, self.upsampler.hop * mel.shape[2])
+        shape = (mel.shape[0], 1, self.upsampler.hop_length * mel.shape[2])
 
         def draw() -> Tensor:
             return torch.randn(shape, generator=generator, dtype=mel.dtype).to(mel.device)

@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from wavedil.audio.models.effect_model import Paired
-from wavedil.audio.models.initialization import start_stack_
+from wavedil.audio.models.effect_model import EffectModel
+from wavedil.audio.models.initialization import init_stack_
 from wavedil.audio.models.one_poles import OnePoles
 from wavedil.core import DilatedConv, DilatedStack, Schedule
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
-class Effect(Paired):
+@register
+class Effect(EffectModel):
     """Regression of an effect's output on its input (Damskägg et al. 2019, arXiv 1811.00334): front, stack, head.
 
     ``forward(x, knobs)``: ``(batch, 1, time), (batch, knobs) -> (batch, 1, time)``; the output at t sees the input up
@@ -71,7 +71,7 @@ class Effect(Paired):
         self.one_poles = OnePoles(time_constants, charges, sample_rate)
         width = (knob_channels or len(self.knobs)) if self.knobs else 0
         self.knob_layer = nn.Linear(len(self.knobs), knob_channels) if self.knobs and knob_channels else None
-        self.front = DilatedConv(1, 1 + len(self.one_poles), channels, 1)
+        self.input_conv = DilatedConv(1, 1 + len(self.one_poles), channels, 1)
         self.stack = DilatedStack(
             ndim=1,
             channels=channels,
@@ -92,8 +92,8 @@ class Effect(Paired):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Weights before training; see :mod:`wavedil.audio.models.initialization`."""
-        nn.init.normal_(self.front.weight, std=2.0)  # sound is small: the gates' curves are to begin within it
-        start_stack_(self.stack)
+        nn.init.normal_(self.input_conv.weight, std=2.0)  # sound is small: the gates' curves are to begin within it
+        init_stack_(self.stack)
 
     @property
     def dilations(self) -> tuple[int, ...]:
@@ -127,13 +127,13 @@ class Effect(Paired):
             raise WavedilError(f"skip is {skip}: expected 0 to the {x.shape[2]} samples of the input")
         start = max(0, skip - self.receptive_field + 1) if skip else 0
         x = self.one_poles(x)[:, :, start:]
-        return self._head(self.stack(self.front(x), self.condition(knobs)))[:, :, skip - start :]
+        return self._head(self.stack(self.input_conv(x), self.condition(knobs)))[:, :, skip - start :]
 
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, any length: outputs as in :meth:`forward`, and the state after it. Knobs may be turned."""
         self._check(x, knobs)
         x, slow = self.one_poles.step(x, part(state, "one_poles"))
-        skips, stack = self.stack.step(self.front(x), part(state, "stack"), self.condition(knobs))
+        skips, stack = self.stack.step(self.input_conv(x), part(state, "stack"), self.condition(knobs))
         return self._head(skips), {**named("one_poles", slow), **named("stack", stack)}
 
     def _head(self, skips: Tensor) -> Tensor:
@@ -144,8 +144,8 @@ class Effect(Paired):
         if not self.knobs:
             return None
         low, high = torch.tensor(list(self.knobs.values()), dtype=knobs.dtype, device=knobs.device).T
-        centred = (2 * knobs - low - high) / (high - low)
-        return (centred if self.knob_layer is None else torch.tanh(self.knob_layer(centred))).unsqueeze(2)
+        centered = (2 * knobs - low - high) / (high - low)
+        return (centered if self.knob_layer is None else torch.tanh(self.knob_layer(centered))).unsqueeze(2)
 
     def _check(self, x: Tensor, knobs: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[1] != 1:

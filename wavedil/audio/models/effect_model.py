@@ -11,12 +11,14 @@ from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
 
-class Paired(nn.Module):
+class EffectModel(nn.Module):
     """A model that was trained on pairs of input and output: an amplifier, a pedal, a denoiser.
 
     It is what ``wavedil process``, ``wavedil evaluate`` and :class:`wavedil.audio.LiveEffect` run.
     """
 
+    #: In messages.
+    title = "an Effect or NAM"
     sample_rate: int  # in Hz
     receptive_field: int  # samples of the input, the present one among them, that an output sees
     #: Name and range of each control.

@@ -12,17 +12,17 @@ from wavedil.core import DilatedConv, DilatedStack
 
 
 @torch.no_grad()
-def normal_(conv: DilatedConv, gain: float) -> None:
+def init_conv_(conv: DilatedConv, gain: float) -> None:
     """Outputs of ``gain`` times the inputs' deviation."""
     nn.init.normal_(conv.weight, std=gain / conv.weight[0].numel() ** 0.5)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
 
 
-def start_stack_(stack: DilatedStack) -> None:
+def init_stack_(stack: DilatedStack) -> None:
     """The layers of a stack of gated blocks; what they make of a condition is left alone."""
     for layer in stack.layers:
-        normal_(layer.conv, 1.0)
-        normal_(layer.skip, 2.0 / len(stack.layers) ** 0.5)
+        init_conv_(layer.conv, 1.0)
+        init_conv_(layer.skip, 2.0 / len(stack.layers) ** 0.5)
         if layer.residual is not None:
-            normal_(layer.residual, 0.3)  # a layer starts as a small change of its input
+            init_conv_(layer.residual, 0.3)  # a layer starts as a small change of its input

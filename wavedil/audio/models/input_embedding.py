@@ -13,28 +13,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavedil.audio.distributions.quantizers import Quantiser
-from wavedil.audio.generation.plan import CodeFront, ScalarFront
+from wavedil.audio.distributions.quantizers import Quantizer
+from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan, CodeEmbeddingPlan
 from wavedil.core import DilatedConv
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
-_RMS = 0.1  # of sound, about: what a scalar front is initialised for
+_RMS = 0.1  # of sound, about: what a scalar front is initialized for
 
 
-class _Front(nn.Module):
-    def __init__(self, codes: int, kernel_size: int):
+class _InputEmbedding(nn.Module):
+    def __init__(self, num_codes: int, kernel_size: int):
         super().__init__()
         if not isinstance(kernel_size, int) or kernel_size < 1:
-            raise WavedilError(f"front_kernel_size is {kernel_size!r}: expected a positive integer")
-        self.codes, self.receptive_field = codes, kernel_size
+            raise WavedilError(f"input_kernel_size is {kernel_size!r}: expected a positive integer")
+        self.num_codes, self.receptive_field = num_codes, kernel_size
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.step(codes)[0]
 
     def step(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         past = self.receptive_field - 1
-        history = codes.new_full((codes.shape[0], past), self.codes) if state is None else state["history"]
+        history = codes.new_full((codes.shape[0], past), self.num_codes) if state is None else state["history"]
         joined = torch.cat([history, codes], dim=1)
         return self._join(joined, past), {"history": joined[:, joined.shape[1] - past :].clone()}
 
@@ -43,12 +43,12 @@ class _Front(nn.Module):
         raise NotImplementedError
 
 
-class OneHotFront(_Front):
+class CodeEmbedding(_InputEmbedding):
     """Causal convolution over one-hot codes, as a look-up: tap j adds row ``codes[:, t - j]`` of its own table."""
 
-    def __init__(self, quantiser: Quantiser, channels: int, kernel_size: int = 1):
-        super().__init__(quantiser.codes, kernel_size)
-        tables = [_smooth_features(quantiser, channels) for _ in range(kernel_size)]
+    def __init__(self, quantizer: Quantizer, channels: int, kernel_size: int = 1):
+        super().__init__(quantizer.num_codes, kernel_size)
+        tables = [_smooth_features(quantizer, channels) for _ in range(kernel_size)]
         self.tables = nn.Parameter(torch.stack(tables) / kernel_size**0.5)  # newest tap last
 
     def _join(self, codes: Tensor, past: int) -> Tensor:
@@ -62,17 +62,17 @@ class OneHotFront(_Front):
             out = out + F.embedding(codes[:, tap : tap + time], F.pad(tables[tap], (0, 0, 0, 1)))
         return out.transpose(1, 2)
 
-    def plan(self) -> CodeFront:
-        return CodeFront(self.tables.detach())
+    def plan(self) -> CodeEmbeddingPlan:
+        return CodeEmbeddingPlan(self.tables.detach())
 
 
-class AmplitudeFront(_Front):
+class AmplitudeEmbedding(_InputEmbedding):
     """Causal convolution over the amplitudes of the codes, with a bias; "no code yet" has amplitude 0."""
 
-    def __init__(self, quantiser: Quantiser, channels: int, kernel_size: int = 1):
-        super().__init__(quantiser.codes, kernel_size)
+    def __init__(self, quantizer: Quantizer, channels: int, kernel_size: int = 1):
+        super().__init__(quantizer.num_codes, kernel_size)
         self.conv = DilatedConv(1, 1, channels, kernel_size, padding="causal")
-        self.register_buffer("levels", F.pad(quantiser.levels.to(self.conv.weight.device), (0, 1)), persistent=False)
+        self.register_buffer("levels", F.pad(quantizer.levels.to(self.conv.weight.device), (0, 1)), persistent=False)
         nn.init.normal_(self.conv.weight, std=1 / (_RMS * kernel_size**0.5))
         nn.init.normal_(self.conv.bias)
 
@@ -80,29 +80,31 @@ class AmplitudeFront(_Front):
         sound = self.levels[codes].unsqueeze(1)
         return self.conv.step(sound[..., past:], {"history": sound[..., :past]})[0]
 
-    def plan(self) -> ScalarFront:
+    def plan(self) -> AmplitudeEmbeddingPlan:
         weight, bias = self.conv.weight.detach(), self.conv.bias.detach()
-        return ScalarFront(weight=weight[:, 0].T.contiguous(), bias=bias, levels=self.levels[:-1])
+        return AmplitudeEmbeddingPlan(weight=weight[:, 0].T.contiguous(), bias=bias, levels=self.levels[:-1])
 
 
 #: The names that a recipe and a config.json give fronts.
-FRONTS = {"codes": OneHotFront, "scalar": AmplitudeFront}
+INPUT_EMBEDDINGS = {"codes": CodeEmbedding, "scalar": AmplitudeEmbedding}
 
 
-def make_front(name: str, quantiser: Quantiser, channels: int, kernel_size: int) -> OneHotFront | AmplitudeFront:
+def make_input_embedding(
+    name: str, quantizer: Quantizer, channels: int, kernel_size: int
+) -> CodeEmbedding | AmplitudeEmbedding:
     """A front by name."""
-    if name not in FRONTS:
-        raise WavedilError(f"input is {name!r}: expected one of {', '.join(FRONTS)}")
-    return FRONTS[name](quantiser, channels, kernel_size)
+    if name not in INPUT_EMBEDDINGS:
+        raise WavedilError(f"input is {name!r}: expected one of {', '.join(INPUT_EMBEDDINGS)}")
+    return INPUT_EMBEDDINGS[name](quantizer, channels, kernel_size)
 
 
-def _smooth_features(quantiser: Quantiser, channels: int) -> Tensor:
+def _smooth_features(quantizer: Quantizer, channels: int) -> Tensor:
     """(codes, channels) random waves over the code's amplitude, of mean 0 and variance 1.
 
-    Neighbouring codes start with similar vectors, as they sound; independent vectors have to learn that first.
+    Neighboring codes start with similar vectors, as they sound; independent vectors have to learn that first.
     """
-    number = torch.linspace(-1, 1, quantiser.codes)
-    level = quantiser.levels.to(number.device)
+    number = torch.linspace(-1, 1, quantizer.num_codes)
+    level = quantizer.levels.to(number.device)
     channel = torch.arange(channels)
     cycles = torch.rand(channels) * torch.where(channel % 2 == 1, 3.0, 0.75)  # fine and coarse
     value = torch.where(channel % 4 == 3, level.unsqueeze(1), number.unsqueeze(1))

@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from wavedil.audio.models.activations import ActivationSpec, Blended, Gated, make_activation
-from wavedil.audio.models.effect_model import Paired
+from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 GATINGS = {"none": None, "gated": Gated, "blended": Blended}
 STARTS = ("zero_input", "zero_history")
@@ -59,7 +59,7 @@ class NAMLayer(nn.Module):
         return (x, a if self.head1x1 is None else self.head1x1(a)), named("conv", history)
 
 
-@recorded
+@register
 class LayerArray(nn.Module):
     """Layers of one width, whose activations add up to a head signal of their own.
 
@@ -196,8 +196,8 @@ class PostHead(nn.Module):
         return x, new
 
 
-@recorded
-class NAM(Paired):
+@register
+class NAM(EffectModel):
     """Layer arrays in sequence: ``(batch, 1, time) -> (batch, 1, time)``, dry sound to that of the amplifier.
 
     Every array hears the input itself as condition. The head signal of one array is where the next starts adding up

@@ -19,7 +19,7 @@ class OnePoles(nn.Module):
     """A bank of filters ``s[t] = a s[t-1] + (1 - a) x[t]``, a = exp(-1 / (time constant * sample rate)).
 
     ``(batch, 1, time) -> (batch, 1 + filters, time)``: the input and, below it, each filter's output. Time constants
-    are learnt. Before time 0 filter k holds ``charges[k]``, which then dies away: the start-up of a circuit whose
+    are learned. Before time 0 filter k holds ``charges[k]``, which then dies away: the start-up of a circuit whose
     coupling capacitors charge when it is switched on.
 
     Args:

@@ -14,16 +14,16 @@ from torch.nn import functional as F
 
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm
 from wavedil.errors import WavedilError
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
 class StretchUpsampler(nn.Module):
     """Frames ``(batch, channels, frames)`` to samples: a convolution over frames, then for each scale every value so
-    many times, smoothed by one filter for all channels. ``hop`` is the product of the scales."""
+    many times, smoothed by one filter for all channels. ``hop_length`` is the product of the scales."""
 
     def __init__(self, channels: int, scales: Sequence[int], context: int):
         super().__init__()
-        self.scales, self.context, self.hop = tuple(scales), context, math.prod(scales)
+        self.scales, self.context, self.hop_length = tuple(scales), context, math.prod(scales)
         self.conv = DilatedConv(1, channels, channels, 2 * context + 1, padding="valid", bias=False)
         self.filters = nn.ModuleList(DilatedConv(2, 1, 1, (1, 2 * scale + 1), bias=False) for scale in scales)
         for smoothing in self.filters:
@@ -37,7 +37,7 @@ class StretchUpsampler(nn.Module):
         return x.squeeze(1)
 
 
-@recorded
+@register
 class ParallelWaveGANGenerator(nn.Module):
     """Noise and mel features to sound, all samples at once.
 
@@ -50,7 +50,7 @@ class ParallelWaveGANGenerator(nn.Module):
         mels: of the features.
         scales: of the upsampling; their product is the hop.
         context: frames on each side that a frame's features see.
-        weight_norm: normalise all weights, as in its training.
+        weight_norm: normalize all weights, as in its training.
         sample_rate: in Hz.
     """
 
@@ -70,7 +70,7 @@ class ParallelWaveGANGenerator(nn.Module):
     ):
         super().__init__()
         self.mels, self.sample_rate = mels, sample_rate
-        self.front = DilatedConv(1, 1, channels, 1)
+        self.input_conv = DilatedConv(1, 1, channels, 1)
         self.upsampler = StretchUpsampler(mels, scales, context)
         self.stack = DilatedStack(
             ndim=1,
@@ -94,11 +94,11 @@ class ParallelWaveGANGenerator(nn.Module):
         return self.stack.receptive_field
 
     def forward(self, noise: Tensor, mel: Tensor) -> Tensor:
-        hop = self.upsampler.hop
+        hop = self.upsampler.hop_length
         if mel.ndim != 3 or mel.shape[1] != self.mels or noise.shape != (mel.shape[0], 1, hop * mel.shape[2]):
             raise WavedilError(
                 f"noise has shape {tuple(noise.shape)} and mel {tuple(mel.shape)}: expected (batch, 1, {hop} * frames) "
                 f"and (batch, {self.mels}, frames)"
             )
-        skips = self.stack(self.front(noise), self.upsampler(mel)) * self.skip_scale
+        skips = self.stack(self.input_conv(noise), self.upsampler(mel)) * self.skip_scale
         return self.out(F.relu(self.hidden(F.relu(skips))))

@@ -13,10 +13,10 @@ from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule, add_wei
 from wavedil.core.block import field_of
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class TCN(nn.Module):
     """Sequence to sequence: residual blocks of two dilated convolutions each, then a 1x1 convolution.
 
@@ -34,7 +34,7 @@ class TCN(nn.Module):
         activation: a name, e.g. ``"ReLU"``; see :func:`wavedil.audio.models.activations.make_activation`.
         gated: the first convolution of each block makes two halves, and the first is multiplied by the sigmoid of the
             second (section 5.6; Dauphin et al. 2017, arXiv 1612.08083) instead of its activation.
-        weight_norm: normalise the weights of the dilated convolutions, as the paper does.
+        weight_norm: normalize the weights of the dilated convolutions, as the paper does.
         causal: False sees as far ahead as back, and does not stream.
     """
 

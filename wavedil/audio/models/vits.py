@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from wavedil.core import DilatedStack
 from wavedil.errors import WavedilError
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class WN(nn.Module):
     """Non-causal gated stack ``(batch, channels, time) -> (batch, channels, time)``: the sum of all layers' skips.
 
@@ -22,7 +22,7 @@ class WN(nn.Module):
         dilation_rate: layer i has dilation ``dilation_rate ** i``; VITS has 1.
         layers: their number.
         condition_channels: of a speaker or other features; 0 for none.
-        weight_norm: normalise all weights, as VITS does in training.
+        weight_norm: normalize all weights, as VITS does in training.
 
     ``forward(x, mask=None, condition=None)``: the mask ``(batch, 1, time)`` is 0 beyond the end of shorter clips and is
     applied to the residual signal after each layer and to the output; the condition is ``(batch, condition_channels,

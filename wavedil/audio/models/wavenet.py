@@ -10,17 +10,17 @@ from torch.nn import functional as F
 
 from wavedil.audio.conditioning.conditioner import Conditioner, Conditioning
 from wavedil.audio.distributions.mixtures import make_distribution
-from wavedil.audio.distributions.quantizers import make_quantiser
-from wavedil.audio.generation.plan import LayerPlan, Plan
-from wavedil.audio.models.initialization import normal_, start_stack_
-from wavedil.audio.models.input_embedding import make_front
+from wavedil.audio.distributions.quantizers import make_quantizer
+from wavedil.audio.generation.plan import GenerationPlan, LayerPlan
+from wavedil.audio.models.initialization import init_conv_, init_stack_
+from wavedil.audio.models.input_embedding import make_input_embedding
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class WaveNet(nn.Module):
     """Autoregressive model of a sound's codes: front, stack of causal gated blocks, head.
 
@@ -36,9 +36,9 @@ class WaveNet(nn.Module):
         kernel_size: taps of each dilated convolution.
         hidden_channels: width of the gated activations; default ``channels``.
         head_channels: width between the head's two products; default ``skip_channels``.
-        front_kernel_size: taps of the causal front convolution.
+        input_kernel_size: taps of the causal front convolution.
         input: what the front sees of a code: ``"codes"``, a vector for each, or ``"scalar"``, its amplitude.
-        quantiser, codes: what codes mean: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 are 16-bit sound).
+        quantizer, num_codes: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 are 16-bit sound).
         distribution: of the next code: ``"categorical"`` (softmax), or over amplitudes ``"logistics"`` or
             ``"gaussians"``; see :mod:`wavedil.audio.distributions.mixtures`. Likelihoods are of codes, whichever it is.
         components: of a mixture; default 10 logistics or 1 Gaussian.
@@ -49,9 +49,12 @@ class WaveNet(nn.Module):
         sample_rate: in Hz; it is stored with the model and given to the files it makes.
         residual_scale, skip_scale, gate_order: see :class:`wavedil.GatedBlock`; ``skip_scale`` may be one for each
             layer.
-        weight_norm: normalise the weights of stack and head; ``fold_weight_norm(model)`` folds it away.
+        weight_norm: normalize the weights of stack and head; ``fold_weight_norm(model)`` folds it away.
         checkpoint_layers: see :class:`wavedil.DilatedStack`.
     """
+
+    #: In messages.
+    title = "a WaveNet"
 
     def __init__(
         self,
@@ -62,10 +65,10 @@ class WaveNet(nn.Module):
         *,
         hidden_channels: int | None = None,
         head_channels: int | None = None,
-        front_kernel_size: int = 1,
+        input_kernel_size: int = 1,
         input: str = "codes",
-        quantiser: str = "mulaw",
-        codes: int = 256,
+        quantizer: str = "mulaw",
+        num_codes: int = 256,
         distribution: str = "categorical",
         components: int | None = None,
         condition: nn.Module | None = None,
@@ -85,9 +88,9 @@ class WaveNet(nn.Module):
             )
         if not isinstance(sample_rate, int) or sample_rate < 1:
             raise WavedilError(f"sample_rate is {sample_rate!r}: expected Hz as a positive integer")
-        self.quantiser = make_quantiser(quantiser, codes)
-        self.distribution = make_distribution(distribution, self.quantiser, components)
-        self.front = make_front(input, self.quantiser, channels, front_kernel_size)
+        self.quantizer = make_quantizer(quantizer, num_codes)
+        self.distribution = make_distribution(distribution, self.quantizer, components)
+        self.input_embedding = make_input_embedding(input, self.quantizer, channels, input_kernel_size)
         self.conditioner = Conditioner(condition, speakers, speaker_channels, sample_rate)
         self.stack = DilatedStack(
             ndim=1,
@@ -104,23 +107,26 @@ class WaveNet(nn.Module):
             checkpoint_layers=checkpoint_layers,
         )
         self.head = Head(
-            skip_channels, head_channels or skip_channels, self.distribution.parameters, self.distribution.exact
+            skip_channels,
+            head_channels or skip_channels,
+            self.distribution.num_parameters,
+            self.distribution.needs_float32,
         )
         self.reset_parameters()
         if weight_norm:
             add_weight_norm(self)
-        self.sample_rate, self.codes = sample_rate, codes
+        self.sample_rate, self.num_codes = sample_rate, num_codes
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Weights before training; see :mod:`wavedil.audio.models.initialization`."""
-        start_stack_(self.stack)
+        init_stack_(self.stack)
         for layer in self.stack.layers:
             if layer.condition is not None:
-                normal_(layer.condition, 0.5)
-        normal_(self.head.hidden, 2**0.5)
-        if self.distribution.exact:
-            normal_(self.head.out, 0.1)  # its numbers are amplitudes, and sound has an RMS of about 0.1
+                init_conv_(layer.condition, 0.5)
+        init_conv_(self.head.hidden, 2**0.5)
+        if self.distribution.needs_float32:
+            init_conv_(self.head.out, 0.1)  # its numbers are amplitudes, and sound has an RMS of about 0.1
 
     @torch.no_grad()
     def set_prior(self, counts: Tensor) -> None:
@@ -138,12 +144,12 @@ class WaveNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Samples of the past that a prediction sees."""
-        return self.stack.receptive_field + self.front.receptive_field - 1
+        return self.stack.receptive_field + self.input_embedding.receptive_field - 1
 
     @property
     def zero_code(self) -> int:
         """The code of zero amplitude: what comes before the first sample."""
-        return self.quantiser.zero
+        return self.quantizer.zero
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -151,7 +157,7 @@ class WaveNet(nn.Module):
         return self.conditioner.speakers
 
     def forward(self, codes: Tensor, condition: Tensor | None = None) -> Tensor:
-        x = self.front(self._shift(codes, None))
+        x = self.input_embedding(self._shift(codes, None))
         return self.head(self.stack(x, self.conditioner.checked(condition, codes)))
 
     def features(self, sound: Tensor) -> Tensor | None:
@@ -177,7 +183,7 @@ class WaveNet(nn.Module):
                     f"{codes.shape[0]} streams; start again with state=None"
                 )
             previous = state["previous"]
-        x, front = self.front.step(self._shift(codes, previous), part(state, "front"))
+        x, front = self.input_embedding.step(self._shift(codes, previous), part(state, "input_embedding"))
         skips, stack = self.stack.step(x, part(state, "stack"), self.conditioner.checked(condition, codes))
         last = (
             codes[:, -1:]
@@ -186,39 +192,39 @@ class WaveNet(nn.Module):
             if previous is None
             else previous
         )
-        return self.head(skips), {"previous": last.clone(), **named("front", front), **named("stack", stack)}
+        return self.head(skips), {"previous": last.clone(), **named("input_embedding", front), **named("stack", stack)}
 
     def start(self, batch: int) -> State:
         """The state before the first sample."""
         device = self.head.out.bias.device
-        x, front = self.front.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
+        x, front = self.input_embedding.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
         channels = self.conditioner.channels
         _, stack = self.stack.step(x, condition=x.new_zeros(batch, channels, 0) if channels else None)
         previous = torch.full((batch, 1), self.zero_code, device=device)
-        return {"previous": previous, **named("front", front), **named("stack", stack)}
+        return {"previous": previous, **named("input_embedding", front), **named("stack", stack)}
 
-    def nats(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+    def nll(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of each of ``(batch, time)`` codes, flat, or of those where ``mask`` is True."""
-        return self.distribution.nats(self(codes, condition), codes, mask)
+        return self.distribution.nll(self(codes, condition), codes, mask)
 
     def loss(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood of ``(batch, time)`` codes, in nats per sample, where ``mask`` is True."""
-        return self.nats(codes, mask, condition).mean()
+        return self.nll(codes, mask, condition).mean()
 
     def encode(self, sound: Tensor) -> Tensor:
         """Sound in [-1, 1] to codes of the same shape."""
-        return self.quantiser.encode(sound)
+        return self.quantizer.encode(sound)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes to float32 sound in [-1, 1] of the same shape; ``encode`` gives the codes back."""
-        return self.quantiser.decode(codes)
+        return self.quantizer.decode(codes)
 
-    def plan(self) -> Plan:
+    def plan(self) -> GenerationPlan:
         """The flat description of weights and wiring that generation engines read."""
         block = self.stack.layers[0]
         skip_weight, skip_bias = self.stack.skip_product()
-        return Plan(
-            front=self.front.plan(),
+        return GenerationPlan(
+            input_embedding=self.input_embedding.plan(),
             layers=tuple(LayerPlan.of(layer) for layer in self.stack.layers),
             residual_scale=block.residual_scale,
             skip_weight=skip_weight.detach().flatten(1),
@@ -245,18 +251,18 @@ class WaveNet(nn.Module):
 class Head(nn.Module):
     """Skips to distribution parameters: ReLU, 1x1, ReLU, 1x1 (section 2.4, figure 4).
 
-    ``exact`` keeps the last product out of autocast: in bf16 an amplitude would have 8 bits.
+    ``needs_float32`` keeps the last product out of autocast: in bf16 an amplitude would have 8 bits.
     """
 
-    def __init__(self, channels: int, hidden: int, parameters: int, exact: bool = False):
+    def __init__(self, channels: int, hidden: int, parameters: int, needs_float32: bool = False):
         super().__init__()
         self.hidden = DilatedConv(1, channels, hidden, 1)
         self.out = DilatedConv(1, hidden, parameters, 1)
-        self.exact = exact
+        self.needs_float32 = needs_float32
 
     def forward(self, skips: Tensor) -> Tensor:
         h = F.relu(self.hidden(F.relu(skips)))
-        if not self.exact:
+        if not self.needs_float32:
             return self.out(h)
         with torch.autocast(h.device.type, enabled=False):
             return self.out(h.to(self.out.bias.dtype))

@@ -15,6 +15,6 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     On the CPU float32 and bfloat16 rows run as one fused loop each way where numba is installed;
     all else runs as plain PyTorch.
     """
-    if cpu.suits(logits, targets):
+    if cpu.supports(logits, targets):
         return cpu.cross_entropy(logits, targets)
     return reference(logits, targets)

@@ -31,7 +31,7 @@ def loops(dtype: torch.dtype) -> ModuleType | None:
     return tried("wavedil.ops.cross_entropy.kernels", trial)
 
 
-def suits(logits: Tensor, targets: Tensor) -> bool:
+def supports(logits: Tensor, targets: Tensor) -> bool:
     """Whether the loop can take these; reads the targets, since a wrong one must not be followed."""
     return (
         plain_eager(logits, targets)

@@ -34,14 +34,14 @@ def dilated_conv(
     """
     x, weight, bias = as_autocast(x, weight, bias)
     pad = [side for pair in reversed(padding) for side in pair]
-    if cpu.suits(x, weight, bias, stride, groups):
+    if cpu.supports(x, weight, bias, stride, groups):
         return cpu.dilated_conv(x, weight, bias, (pad[0], pad[1]), dilation[0])
     spans = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
     sizes = [n + sum(sides) for n, sides in zip(x.shape[2:], padding, strict=True)]
     out = [-(-(n - span) // s) for n, span, s in zip(sizes, spans, stride, strict=True)]
     if 0 in out:  # an empty chunk of a stream; torch refuses to convolve it
         return x.new_zeros(x.shape[0], weight.shape[0], *out)
-    if phases.suits(x, weight, bias, stride, dilation, groups):
+    if phases.supports(x, weight, bias, stride, dilation, groups):
         return phases.dilated_conv(x, weight, bias, padding, dilation, groups)
     # As many zeros as are on both sides need not be stored: far dilations on small maps would be mostly those.
     inside = [min(pair) for pair in padding]
@@ -71,7 +71,7 @@ def _is_wrong_in_torch(x: Tensor, dilation: tuple[int, ...], groups: int) -> boo
     """Whether torch's weight gradient would be garbage (seen in torch 2.11 to 2.14 on CPUs).
 
     In half precision, depthwise, dilated, and with channels innermost, oneDNN's weight gradient
-    contains uninitialised memory, or is written past its end, which ends the process later.
+    contains uninitialized memory, or is written past its end, which ends the process later.
     `wavedil bench numerics` shows it. Layout is not asked: torch takes channels-last from the
     weight's strides as well, and those are ambiguous where a dimension has size 1. float32 is
     right in every case tried.

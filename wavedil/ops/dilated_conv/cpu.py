@@ -23,7 +23,7 @@ _FEWEST_CHANNELS = 8  # thinner products are bound by those passes
 _FEWEST_ROWS = 64  # below it the calls cost more than the work
 
 
-def suits(
+def supports(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,

@@ -21,7 +21,7 @@ from torch import Tensor
 from wavedil.ops.fallback import plain_eager
 
 
-def suits(
+def supports(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], dilation: tuple[int, ...], groups: int
 ) -> bool:
     """Whether these run so: a gradient is wanted, float32, two axes, stride 1, depthwise and dilated."""

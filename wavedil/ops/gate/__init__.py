@@ -29,4 +29,4 @@ def gate(h: Tensor, order: str = "tanh_first") -> Tensor:
             f"gate takes (batch, 2 * channels, *space), got shape {tuple(h.shape)}: "
             "the convolution before it must make two channels for each one that leaves"
         )
-    return cpu.gate(h, order) if cpu.suits(h) else reference(h, order)
+    return cpu.gate(h, order) if cpu.supports(h) else reference(h, order)

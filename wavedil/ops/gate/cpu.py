@@ -32,7 +32,7 @@ def loops(dtype: torch.dtype) -> ModuleType | None:
     return tried("wavedil.ops.gate.kernels", trial)
 
 
-def suits(h: Tensor) -> bool:
+def supports(h: Tensor) -> bool:
     """Whether the loop can take this tensor."""
     return (
         plain_eager(h)

@@ -48,7 +48,7 @@ def _gate_gradient(a, b, d, stored):
 # `h` and `dh` hold rows of 2 * channels numbers, tanh's half from `t` on and the sigmoid's from `s`
 # on; `g` and `d` hold rows of `channels`; all of them float32, or bfloat16 as uint16. `sums`
 # (float32) takes up the sums of the rows of dh: the gradient of a bias that was added to h. It has
-# a loop of its own, since LLVM vectorises a loop only while it can tell cheaply that its few
+# a loop of its own, since LLVM vectorizes a loop only while it can tell cheaply that its few
 # arrays do not overlap.
 
 

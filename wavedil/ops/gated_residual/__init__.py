@@ -30,6 +30,6 @@ def gated_residual(
     """
     (narrow,) = as_autocast(x)
     parts = (narrow, weight, bias, residual_weight, residual_bias)
-    if torch.is_grad_enabled() and cpu.suits(*parts, padding, dilation):
+    if torch.is_grad_enabled() and cpu.supports(*parts, padding, dilation):
         return cpu.GatedResidual.apply(*parts, padding[0], dilation[0], order)
     return reference(x, weight, bias, residual_weight, residual_bias, padding, dilation, order)

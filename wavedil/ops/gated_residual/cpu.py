@@ -15,7 +15,7 @@ from wavedil.ops.gate import cpu as gate
 from wavedil.ops.gated_residual.reference import gated_residual as reference
 
 
-def suits(
+def supports(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,

@@ -14,7 +14,7 @@ __all__ = ["Lattice", "build_lattice", "exact_mean_field", "lattice_filter", "me
 
 
 def build_lattice(features: Tensor) -> Lattice:
-    """The normalised lattice around features (dims, points), for a Gaussian of standard deviation 1 in each of them.
+    """The normalized lattice around features (dims, points), for a Gaussian of standard deviation 1 in each of them.
 
     Knows no gradient with respect to the features. On the CPU, as numba loops where numba is installed.
 
@@ -23,8 +23,8 @@ def build_lattice(features: Tensor) -> Lattice:
     """
     if features.ndim != 2 or 0 in features.shape:
         raise WavedilError(f"features have shape {tuple(features.shape)}: expected (dims, points), neither of them 0")
-    form = cpu if cpu.suits_features(features) else reference
-    return form.normalised(form.build_lattice(features))
+    form = cpu if cpu.supports_features(features) else reference
+    return form.normalized(form.build_lattice(features))
 
 
 def lattice_filter(values: Tensor, lattice: Lattice, reverse: bool = False) -> Tensor:
@@ -42,7 +42,7 @@ def lattice_filter(values: Tensor, lattice: Lattice, reverse: bool = False) -> T
         raise WavedilError(f"values have shape {tuple(values.shape)}: expected ({lattice.points}, labels)")
     if values.dtype in (torch.bfloat16, torch.float16):
         return lattice_filter(values.float(), lattice, reverse).to(values.dtype)
-    return (cpu if cpu.suits(values) else reference).lattice_filter(values, lattice, reverse)
+    return (cpu if cpu.supports(values) else reference).lattice_filter(values, lattice, reverse)
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def mean_field(
     Shapes: scores and result (labels, points), penalty (labels, labels); None is Potts' model, 1 off the diagonal.
     strengths: a number of 0 or more for each lattice. Knows no gradients.
     """
-    if cpu.suits(scores, penalty):
+    if cpu.supports(scores, penalty):
         return cpu.mean_field(scores, lattices, strengths, penalty, iterations)
     filters = [partial(reference.lattice_filter, lattice=lattice) for lattice in lattices]
     return reference.mean_field(scores, filters, strengths, penalty, iterations)

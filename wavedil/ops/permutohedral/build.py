@@ -96,7 +96,7 @@ def number(keys, index):
 
 
 @loop
-def neighbours(table, numbers, found, steps, beside):
+def neighbors(table, numbers, found, steps, beside):
     """beside (axes, vertices + 1, 2): the numbers of the vertices one step up and down each axis, 0 where none is."""
     for axis in range(len(steps)):
         beside[axis] = 0

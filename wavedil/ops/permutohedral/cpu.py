@@ -40,12 +40,12 @@ def builders() -> ModuleType | None:
     return tried("wavedil.ops.permutohedral.build", lambda build: built(build, torch.zeros(1, 1)))
 
 
-def suits(*tensors: Tensor | None) -> bool:
+def supports(*tensors: Tensor | None) -> bool:
     """Whether the loops can take these values."""
     return plain_eager(*tensors) and all(t is None or t.dtype == torch.float32 for t in tensors) and loops() is not None
 
 
-def suits_features(features: Tensor) -> bool:
+def supports_features(features: Tensor) -> bool:
     """Whether the loops can build this lattice."""
     return plain_eager(features) and builders() is not None
 
@@ -65,13 +65,13 @@ def built(build: ModuleType, features: Tensor) -> Lattice:
     index = torch.empty(points, corners, dtype=torch.int32)
     table, numbers, found, count = build.number(keys.numpy(), index.numpy())
     beside = torch.empty(corners, count + 1, 2, dtype=torch.int32)
-    build.neighbours(table, numbers, found, steps(radix).numpy(), beside.numpy())
+    build.neighbors(table, numbers, found, steps(radix).numpy(), beside.numpy())
     return Lattice(index, weights, beside)
 
 
-def normalised(lattice: Lattice) -> Lattice:
+def normalized(lattice: Lattice) -> Lattice:
     filtered = lattice.weights.new_empty(lattice.points)
-    builders().filter_ones(*(t.numpy() for t in (lattice.index, lattice.weights, lattice.neighbours, filtered)))
+    builders().filter_ones(*(t.numpy() for t in (lattice.index, lattice.weights, lattice.neighbors, filtered)))
     return lattice.scaled(filtered.rsqrt_())
 
 
@@ -111,7 +111,7 @@ class _Vertices:
         self.spare, self.values = first.new_zeros(rows, self.width), first.new_zeros(rows, self.width)
         index = torch.empty(self.points, corners, dtype=torch.int32 if rows * self.width < _SHORT else torch.int64)
         weights = first.new_empty(self.points, corners)
-        self.axes: list[tuple[int, list[Tensor]]] = []  # the number of vertices before a lattice's, its neighbours
+        self.axes: list[tuple[int, list[Tensor]]] = []  # the number of vertices before a lattice's, its neighbors
         before = done = 0
         for lattice, strength in zip(lattices, strengths, strict=True):
             columns = slice(done, done + lattice.index.shape[1])
@@ -119,7 +119,7 @@ class _Vertices:
             torch.mul(lattice.weights, strength**0.5, out=weights[:, columns])
             torch.mul(lattice.index.to(index.dtype), self.width, out=index[:, columns])
             index[:, columns] += before * self.width
-            beside = lattice.neighbours[:, 1:]
+            beside = lattice.neighbors[:, 1:]
             self.axes.append((before, list(torch.where(beside > 0, beside + before, 0))))
             before, done = before + lattice.vertices, columns.stop
         self.table = flat(index), flat(weights), (0,) * corners, self.width

@@ -188,13 +188,13 @@ def splat(rows, target, index, weights, corners, width, first, last):
 
 
 @loop
-def blur(source, target, neighbours, width, start, first, last):
-    """target = source + half of the neighbours along one axis, for vertices `start + first` on.
+def blur(source, target, neighbors, width, start, first, last):
+    """target = source + half of the neighbors along one axis, for vertices `start + first` on.
 
-    neighbours: two for each vertex, from vertex `start` on.
+    neighbors: two for each vertex, from vertex `start` on.
     """
     for m in range(first, last):
-        here, up, down = width * (start + m), width * neighbours[2 * m], width * neighbours[2 * m + 1]
+        here, up, down = width * (start + m), width * neighbors[2 * m], width * neighbors[2 * m + 1]
         for g in range(0, width, LANES):
             both = plus(load(source, up + g), load(source, down + g))
             store(target, here + g, multiply_add(both, _HALF, load(source, here + g)))

@@ -25,12 +25,12 @@ class Lattice:
     index: (points, corners) int32, the vertices around each point. They count from 1: 0 stands for all that no point
         touches, where the values are 0.
     weights: (points, corners) float32, barycentric, times a factor of the point.
-    neighbours: (corners, vertices + 1, 2) int32, the vertices one step up and down each axis.
+    neighbors: (corners, vertices + 1, 2) int32, the vertices one step up and down each axis.
     """
 
     index: Tensor
     weights: Tensor
-    neighbours: Tensor
+    neighbors: Tensor
 
     @property
     def points(self) -> int:
@@ -38,7 +38,7 @@ class Lattice:
 
     @property
     def vertices(self) -> int:
-        return self.neighbours.shape[1] - 1
+        return self.neighbors.shape[1] - 1
 
     def scaled(self, factors: Tensor) -> Lattice:
         """The lattice whose filter multiplies by factors (points,) before and after."""
@@ -48,7 +48,7 @@ class Lattice:
 def gaussian_matrix(features: Tensor) -> Tensor:
     """`k_ij / sqrt(sum of row i * sum of row j)`, `k_ij = exp(-|f_i - f_j|^2 / 2)`, (points, points): exact, for few.
 
-    features (dims, points). A matrix product with it is what a normalised lattice's filter is near.
+    features (dims, points). A matrix product with it is what a normalized lattice's filter is near.
     """
     points = features.t()
     kernel = torch.exp(torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square() / -2)
@@ -75,7 +75,7 @@ def packing(elevated: Tensor) -> tuple[Tensor, Tensor]:
     """lowest and radix, (corners,) int64: the exact key of a vertex is `sum of (coordinate - lowest) * radix`.
 
     The last coordinate is minus the sum of the rest and has no part in it. A vertex around a point is less than two
-    times `corners` away from it along each coordinate, and a neighbour of such a vertex less than three times.
+    times `corners` away from it along each coordinate, and a neighbor of such a vertex less than three times.
 
     Raises:
         WavedilError: points that are not finite, too far out, or spread over more vertices than 62 bits can number.
@@ -126,12 +126,12 @@ def build_lattice(features: Tensor) -> Lattice:
     lowest, radix = packing(elevated)
     keys, weights = simplices(elevated, lowest, radix)
     vertices, index = torch.unique(keys, return_inverse=True)
-    neighbours = torch.zeros(len(radix), len(vertices) + 1, 2, dtype=torch.int32)
+    neighbors = torch.zeros(len(radix), len(vertices) + 1, 2, dtype=torch.int32)
     for axis, step in enumerate(steps(radix).tolist()):
         for side, wanted in enumerate((vertices + step, vertices - step)):
             at = torch.searchsorted(vertices, wanted).clamp(max=len(vertices) - 1)
-            neighbours[axis, 1:, side] = torch.where(vertices[at] == wanted, at + 1, 0)
-    return Lattice((index + 1).int(), weights, neighbours)
+            neighbors[axis, 1:, side] = torch.where(vertices[at] == wanted, at + 1, 0)
+    return Lattice((index + 1).int(), weights, neighbors)
 
 
 def steps(radix: Tensor) -> Tensor:
@@ -145,13 +145,13 @@ def lattice_filter(values: Tensor, lattice: Lattice, reverse: bool = False) -> T
     vertices = values.new_zeros(lattice.vertices + 1, values.shape[1])
     for at, weights in corners:
         vertices = vertices.index_add(0, at, values * weights)
-    for beside in lattice.neighbours.flip(0) if reverse else lattice.neighbours:
+    for beside in lattice.neighbors.flip(0) if reverse else lattice.neighbors:
         up, down = beside[1:].long().t()
         vertices = torch.cat([vertices[:1], vertices[1:] + (vertices[up] + vertices[down]) / 2])
     return sum(vertices[at] * weights for at, weights in corners)
 
 
-def normalised(lattice: Lattice) -> Lattice:
+def normalized(lattice: Lattice) -> Lattice:
     """The lattice of the filter divided by the square roots of what 1 everywhere gives at both ends of each path."""
     return lattice.scaled(lattice_filter(torch.ones_like(lattice.weights[:, :1]), lattice)[:, 0].rsqrt())
 

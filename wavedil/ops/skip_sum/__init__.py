@@ -17,6 +17,6 @@ def skip_sum(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None = None
     layers x hidden instead of layers x skip channels through memory.
     """
     *parts, weight, bias = as_autocast(*gates, weight, bias)
-    if cpu.suits(parts, weight, bias):
+    if cpu.supports(parts, weight, bias):
         return cpu.skip_sum(parts, weight, bias)
     return reference(parts, weight, bias)

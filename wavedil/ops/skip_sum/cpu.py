@@ -19,12 +19,12 @@ from wavedil.ops.skip_sum.reference import skip_sum as reference
 _PIECE_BYTES = 2**20  # of the concatenated gates; half of a core's second-level cache, or less
 
 
-def suits(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> bool:
+def supports(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> bool:
     """Whether these run here: more than one layer, and what `dilated_conv.cpu` asks for."""
     first = gates[0]
     return (
         len(gates) > 1
-        and conv.suits(first, weight[:, : first.shape[1]], bias)
+        and conv.supports(first, weight[:, : first.shape[1]], bias)
         and plain_eager(weight, *gates)
         and weight.shape[1] == sum(g.shape[1] for g in gates)
         and all(g.dtype == first.dtype and g.shape[::2] == first.shape[::2] for g in gates)

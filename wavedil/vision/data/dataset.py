@@ -12,23 +12,23 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.images import read_image, read_mask, read_target, resize, scaled_size, thin
+from wavedil.vision.data.images import read_image, read_mask, read_target, resize, resize_mask, scaled_size
 from wavedil.vision.data.labels import IGNORED, LabelScheme
 from wavedil.vision.data.pairs import Pair
 
 CACHE_BYTES = 2**30  # of decoded images that are kept
-MEAN_COLOUR = (124, 116, 104)  # of ImageNet
+MEAN_COLOR = (124, 116, 104)  # of ImageNet
 
 
 def count_values(pairs: Sequence[Pair]) -> np.ndarray:
-    """How many pixels of all masks have each grey value, ``(highest + 1,)``.
+    """How many pixels of all masks have each gray value, ``(highest + 1,)``.
 
     Raises:
-        WavedilError: a mask in colour, naming it.
+        WavedilError: a mask in color, naming it.
     """
     counts = np.zeros(1, np.int64)
     for pair in pairs:
-        found = np.bincount(_grey(pair.mask).ravel())
+        found = np.bincount(_gray(pair.mask).ravel())
         counts, found = sorted((counts, found), key=len, reverse=True)
         counts[: len(found)] += found
     return counts
@@ -130,8 +130,8 @@ class MaskedImages(Dataset[dict[str, Tensor]]):
 
     def _labels(self, index: int) -> np.ndarray:
         path = self.pairs[index].mask
-        mask = read_mask(path, colours=True) if self.scheme.by_colour else _grey(path)
-        return self.scheme.encode(thin(mask, scaled_size(mask.shape[:2], self.scale)), path)
+        mask = read_mask(path, colors=True) if self.scheme.by_color else _gray(path)
+        return self.scheme.encode(resize_mask(mask, scaled_size(mask.shape[:2], self.scale)), path)
 
 
 class ImagesWithTargets(MaskedImages):
@@ -141,7 +141,7 @@ class ImagesWithTargets(MaskedImages):
 
     Args:
         pairs: the files; see :func:`wavedil.vision.data.images.read_target`.
-        step: what a grey level is worth.
+        step: what a gray level is worth.
         scale: images and targets are resized by it as they are read.
     """
 
@@ -150,7 +150,7 @@ class ImagesWithTargets(MaskedImages):
     def __init__(self, pairs: Sequence[Pair], step: float = 1.0, scale: float = 1.0):
         super().__init__(pairs, LabelScheme(["value"]), scale)
         if step <= 0:
-            raise WavedilError(f"step is {step}: expected what a grey level of a target is worth, above 0")
+            raise WavedilError(f"step is {step}: expected what a gray level of a target is worth, above 0")
         self.step = step
 
     @staticmethod
@@ -169,10 +169,10 @@ class ImagesWithTargets(MaskedImages):
 
     def _labels(self, index: int) -> np.ndarray:
         values = read_target(self.pairs[index].mask, self.step)
-        return thin(values, scaled_size(values.shape, self.scale))
+        return resize_mask(values, scaled_size(values.shape, self.scale))
 
 
-class RandomCrops(Dataset[dict[str, Tensor]]):
+class RandomImageCrops(Dataset[dict[str, Tensor]]):
     """Random crops of images, rescaled and mirrored.
 
     Each image comes once before any comes again. Item i depends on ``seed`` and i only: a run that resumes after n
@@ -181,7 +181,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
     Args:
         images: where crops come from.
         size: (height, width) of each crop. Where the rescaled image is smaller, it is filled up around with pixels
-            that count nowhere, in the mean colour of ImageNet.
+            that count nowhere, in the mean color of ImageNet.
         scales: each crop shows the image at a factor between these two, every ratio equally likely.
         flip: mirror every other crop, left and right.
         seed: any non-negative integer.
@@ -222,7 +222,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         slack = [side - part for side, part in zip(labels.shape, window, strict=True)]
         start = [int(generator.integers(min(0, s), max(0, s) + 1)) for s in slack]
         mirrored = self.flip and bool(generator.integers(2))
-        shown = _window(image, start, window, MEAN_COLOUR).permute(2, 0, 1).unsqueeze(0) / 255
+        shown = _window(image, start, window, MEAN_COLOR).permute(2, 0, 1).unsqueeze(0) / 255
         shown = F.interpolate(shown, self.size, mode="bilinear", antialias=scale < 1, align_corners=False)[0]
         truth = _window(labels, start, window, self.images.fill)[None, None].float()
         truth = F.interpolate(truth, self.size, mode="nearest-exact")[0, 0]
@@ -240,8 +240,8 @@ def _window(pixels: np.ndarray, start: Sequence[int], size: Sequence[int], fill:
     return torch.from_numpy(out)
 
 
-def _grey(path: Path) -> np.ndarray:
-    mask = read_mask(path, colours=False)
+def _gray(path: Path) -> np.ndarray:
+    mask = read_mask(path, colors=False)
     if mask.min() < 0 or mask.max() >= 2**16:
         raise WavedilError(f"{path} has values from {mask.min()} to {mask.max()}: expected 0 to 65535")
     return mask

@@ -25,7 +25,7 @@ PathLike = str | os.PathLike[str]
 def read_image(path: PathLike) -> np.ndarray:
     """An image as ``(height, width, 3)`` uint8, upright (its EXIF orientation applied).
 
-    Grey, palette and CMYK images become red, green and blue. An alpha channel that hides nothing is dropped.
+    Gray, palette and CMYK images become red, green and blue. An alpha channel that hides nothing is dropped.
 
     Raises:
         WavedilError: naming the file, for one that cannot be read, has transparent pixels, more than 8 bits a channel
@@ -46,23 +46,23 @@ def read_image(path: PathLike) -> np.ndarray:
         return np.array(picture.convert("RGB"))
 
 
-def read_mask(path: PathLike, colours: bool) -> np.ndarray:
-    """A mask as it is stored: ``(height, width)`` grey values or palette indices, or ``(height, width, 3)`` colours.
+def read_mask(path: PathLike, colors: bool) -> np.ndarray:
+    """A mask as it is stored: ``(height, width)`` gray values or palette indices, or ``(height, width, 3)`` colors.
 
-    Where grey values are asked for, a colour image whose three channels are equal will do.
+    Where gray values are asked for, a color image whose three channels are equal will do.
 
     Raises:
-        WavedilError: naming the file, for one that cannot be read, is compressed with loss, or is in colour where
-            grey values were expected.
+        WavedilError: naming the file, for one that cannot be read, is compressed with loss, or is in color where
+            gray values were expected.
     """
     with _opened(path) as picture:
         if picture.format in ("JPEG", "MPO"):
             raise WavedilError(f"{path} is a JPEG, which changes labels: masks are expected as PNG or the like")
         if picture.mode in ("RGBA", "LA", "PA") and picture.getextrema()[-1][0] < 255:
             raise WavedilError(f"{path} has transparent pixels: give those that count nowhere the ignore_label instead")
-        if colours and (picture.mode[0] in "IF" or _deep(picture)):
-            raise WavedilError(f"{path} has more than 8 bits a channel: mask_values are colours of 8 bits")
-        if colours:
+        if colors and (picture.mode[0] in "IF" or _deep(picture)):
+            raise WavedilError(f"{path} has more than 8 bits a channel: mask_values are colors of 8 bits")
+        if colors:
             return np.array(picture.convert("RGB"))
         if picture.mode in ("RGB", "RGBA"):
             mask = np.array(picture.convert("RGB"))
@@ -70,16 +70,15 @@ def read_mask(path: PathLike, colours: bool) -> np.ndarray:
                 return mask[..., 0]
             red, green, blue = mask[np.nonzero((mask != mask[..., :1]).any(-1))][0].tolist()
             raise WavedilError(
-                f"{path} is in colour (e.g. [{red}, {green}, {blue}]): say which colour is which class, with "
-                "mask_values"
+                f"{path} is in color (e.g. [{red}, {green}, {blue}]): say which color is which class, with mask_values"
             )
         if picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-            raise WavedilError(f"{path} has Pillow's mode {picture.mode}: expected a grey, palette or RGB image")
+            raise WavedilError(f"{path} has Pillow's mode {picture.mode}: expected a gray, palette or RGB image")
         return np.array(picture)
 
 
 def read_target(path: PathLike, step: float) -> np.ndarray:
-    """Values ``(height, width)`` float32: grey levels of 8 or 16 bits times ``step``, or a .npy as it is. 0 is NaN.
+    """Values ``(height, width)`` float32: gray levels of 8 or 16 bits times ``step``, or a .npy as it is. 0 is NaN.
 
     Raises:
         WavedilError: naming the file, as :func:`read_mask`, or for a .npy that does not hold (height, width) numbers.
@@ -89,15 +88,15 @@ def read_target(path: PathLike, step: float) -> np.ndarray:
         values = np.array(found, np.float32)
         values[~np.isfinite(values)] = np.nan
     else:
-        values = read_mask(path, colours=False).astype(np.float32) * np.float32(step)
+        values = read_mask(path, colors=False).astype(np.float32) * np.float32(step)
     values[values == 0] = np.nan
     return values
 
 
 def write_values(path: PathLike, values: np.ndarray, step: float) -> None:
-    """Values ``(height, width)``: to a .npy as they are, else to a grey image of 16 bits, in steps, 0 where NaN.
+    """Values ``(height, width)``: to a .npy as they are, else to a gray image of 16 bits, in steps, 0 where NaN.
 
-    A grey image holds 1 to 65535 steps: values beyond are cut off there.
+    A gray image holds 1 to 65535 steps: values beyond are cut off there.
     """
     from PIL import Image
 
@@ -111,12 +110,12 @@ def write_values(path: PathLike, values: np.ndarray, step: float) -> None:
 
 
 def write_labels(path: PathLike, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
-    """Label map ``(height, width)`` uint8 as a palette PNG: its indices are the labels, its colours the palette."""
+    """Label map ``(height, width)`` uint8 as a palette PNG: its indices are the labels, its colors the palette."""
     from PIL import Image
 
     picture = Image.fromarray(labels)
-    # In full: with fewer colours Pillow stores fewer bits, and labels beyond them as others.
-    picture.putpalette([part for colour in palette for part in colour] + [0, 0, 0] * (256 - len(palette)))
+    # In full: with fewer colors Pillow stores fewer bits, and labels beyond them as others.
+    picture.putpalette([part for color in palette for part in color] + [0, 0, 0] * (256 - len(palette)))
     with written_beside(path) as beside:
         picture.save(beside)
 
@@ -199,7 +198,7 @@ def _opened(path: PathLike, load: bool = True) -> Iterator[Image]:
 
 
 def _deep(picture: Image) -> bool:
-    """Whether there are colours of 16 bits in the file, of which Pillow reads the upper half."""
+    """Whether there are colors of 16 bits in the file, of which Pillow reads the upper half."""
     return any(";16" in str(arguments) for *_, arguments in picture.info.get(_TILES, ()))
 
 
@@ -216,7 +215,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-def thin(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask at another (height, width): of each pixel, the value at its middle."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, mask.shape, strict=False)

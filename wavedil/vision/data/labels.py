@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.palette import Colour, default_palette
+from wavedil.vision.data.palette import Color, default_palette
 
 #: The label of pixels that count nowhere, in every tensor of this package; masks may use another (``ignore_label``).
 IGNORED = 255
@@ -18,7 +18,7 @@ MAX_CLASSES = IGNORED
 #: An ``ignore_label`` for masks of which only the listed values are of interest.
 REST = "rest"
 
-Value = int | Colour
+Value = int | Color
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class LabelScheme:
 
     Args:
         classes: their names.
-        mask_values: what stands for each class in masks: grey values, or colours ``(r, g, b)``; None for its number.
+        mask_values: what stands for each class in masks: gray values, or colors ``(r, g, b)``; None for its number.
         ignore_label: the value of pixels that count nowhere; ``"rest"`` for all that ``mask_values`` does not list;
             None for no such value.
-        palette: the colour of each class in overlays and label maps; None for ``mask_values`` where these are colours,
+        palette: the color of each class in overlays and label maps; None for ``mask_values`` where these are colors,
             else those of Pascal VOC.
 
     Raises:
@@ -40,7 +40,7 @@ class LabelScheme:
     classes: Sequence[str]
     mask_values: Sequence[Value] | None = None
     ignore_label: Value | str | None = IGNORED
-    palette: Sequence[Colour] | None = None
+    palette: Sequence[Color] | None = None
 
     def __post_init__(self):
         count = len(self.classes)
@@ -49,12 +49,12 @@ class LabelScheme:
         for name, values in (("mask_values", self.mask_values), ("palette", self.palette)):
             if values is not None and len(values) != count:
                 raise WavedilError(f"{name} has {len(values)} entries: expected one for each of {count} classes")
-        if not all(_is_colour(value) for value in self.palette or ()):
+        if not all(_is_color(value) for value in self.palette or ()):
             raise WavedilError(f"palette is {self.palette!r}: expected [red, green, blue] of 0 to 255 for each class")
         values = self._values
-        if not (all(map(_is_grey, values)) or all(map(_is_colour, values))):
+        if not (all(map(_is_gray, values)) or all(map(_is_color, values))):
             raise WavedilError(
-                f"mask_values is {self.mask_values!r}: expected grey values of 0 to 65535, or [red, green, blue] of 0 "
+                f"mask_values is {self.mask_values!r}: expected gray values of 0 to 65535, or [red, green, blue] of 0 "
                 "to 255, for each class"
             )
         if len(set(values)) != count:
@@ -62,21 +62,21 @@ class LabelScheme:
         if self.ignore_label == REST:
             if self.mask_values is None:
                 raise WavedilError("ignore_label is rest: list the values that count, with mask_values")
-        elif self.ignore_label is not None and _is_colour(self.ignore_label) != self.by_colour:
+        elif self.ignore_label is not None and _is_color(self.ignore_label) != self.by_color:
             raise WavedilError(
-                f"ignore_label is {self.ignore_label!r}: expected {'a colour' if self.by_colour else 'a grey value'}, "
+                f"ignore_label is {self.ignore_label!r}: expected {'a color' if self.by_color else 'a gray value'}, "
                 "as mask_values has, or rest, or null"
             )
 
     @property
-    def by_colour(self) -> bool:
-        """Whether masks are colour images."""
-        return self.mask_values is not None and _is_colour(self.mask_values[0])
+    def by_color(self) -> bool:
+        """Whether masks are color images."""
+        return self.mask_values is not None and _is_color(self.mask_values[0])
 
     @property
-    def colours(self) -> tuple[Colour, ...]:
-        """The colour of each class in overlays and label maps."""
-        chosen = self.palette or (self.mask_values if self.by_colour else default_palette(len(self.classes)))
+    def colors(self) -> tuple[Color, ...]:
+        """The color of each class in overlays and label maps."""
+        chosen = self.palette or (self.mask_values if self.by_color else default_palette(len(self.classes)))
         return tuple(tuple(value) for value in chosen)
 
     def encode(self, mask: np.ndarray, path: Path) -> np.ndarray:
@@ -85,7 +85,7 @@ class LabelScheme:
         Raises:
             WavedilError: naming ``path``, for a value that stands for nothing.
         """
-        codes = packed(mask) if self.by_colour else mask.astype(np.int64)
+        codes = packed(mask) if self.by_color else mask.astype(np.int64)
         known, labels = self._table
         at = np.searchsorted(known, codes).clip(max=len(known) - 1)
         found = known[at] == codes
@@ -112,20 +112,20 @@ class LabelScheme:
             # A class may be the ignored one, e.g. "void" among the classes: it then counts nowhere.
             labels = [IGNORED if value == ignored else label for value, label in zip(values, labels, strict=True)]
             values, labels = ([*values, ignored], [*labels, IGNORED]) if ignored not in values else (values, labels)
-        codes = packed(np.array(values)) if self.by_colour else np.array(values)
+        codes = packed(np.array(values)) if self.by_color else np.array(values)
         order = np.argsort(codes)
         return codes[order], np.array(labels)[order]
 
 
-def packed(colours: np.ndarray) -> np.ndarray:
-    """Colours ``(..., 3)`` as one number each."""
-    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+def packed(colors: np.ndarray) -> np.ndarray:
+    """Colors ``(..., 3)`` as one number each."""
+    red, green, blue = np.moveaxis(colors.astype(np.int64), -1, 0)
     return red << 16 | green << 8 | blue
 
 
-def _is_grey(value: object) -> bool:
+def _is_gray(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**16
 
 
-def _is_colour(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and all(_is_grey(part) and part < 256 for part in value)
+def _is_color(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(_is_gray(part) and part < 256 for part in value)

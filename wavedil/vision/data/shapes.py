@@ -1,6 +1,6 @@
 """Built-in images: discs whose class is told far away from them, and squares whose class is in their fine stripes.
 
-A disc is grey whatever its class; the class is the colour of the one mark of the image, which is further from every
+A disc is gray whatever its class; the class is the color of the one mark of the image, which is further from every
 disc than a network without context sees. Stripes are two pixels wide, so what skips pixels cannot tell which way they
 run. So each half of dense prediction is needed: far sight, and sight without holes.
 """
@@ -40,13 +40,13 @@ def draw(size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndar
     image = np.empty((size, size, 3))
     slope = generator.uniform(-40, 40, size=(2, 3)) / size
     image[:] = generator.uniform(70, 150, 3) + rows[..., None] * slope[0] + columns[..., None] * slope[1]
-    colour = int(generator.integers(2))
+    color = int(generator.integers(2))
     side = size // 8
     corner = generator.integers(0, size - side, 2)
     if generator.integers(2):  # at an edge, so that there is room far from it
         corner[generator.integers(2)] = generator.choice([0, size - side])
     mark = (slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side))
-    image[mark], labels[mark] = ((200, 60, 60), (60, 80, 210))[colour], 1 + colour
+    image[mark], labels[mark] = ((200, 60, 60), (60, 80, 210))[color], 1 + color
     middle = corner + side / 2
     for _ in range(40):  # tries; what finds no room is left out
         radius = size * generator.uniform(0.06, 0.11)
@@ -61,7 +61,7 @@ def draw(size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndar
         if labels[reach].any():
             continue
         if kind == 0:
-            image[inside], labels[inside] = generator.uniform(170, 200), 3 + colour
+            image[inside], labels[inside] = generator.uniform(170, 200), 3 + color
         else:
             vertical = int(generator.integers(2))
             stripes = ((columns if vertical else rows) // 2 % 2).astype(float)[inside]

@@ -29,8 +29,8 @@ def draw(size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndar
         shade = np.maximum(0.1, (height - 0.6 * x - 0.6 * y) / 1.36)
         at = far + (near - far) * place[0]
         distance = np.where(inside, at - 4 * radius * height, distance)
-        colour = generator.uniform(120, 230, 3)
-        image[inside] = ((0.3 + 0.7 * shade) * (1.15 - at / 10))[..., None][inside] * colour
+        color = generator.uniform(120, 230, 3)
+        image[inside] = ((0.3 + 0.7 * shade) * (1.15 - at / 10))[..., None][inside] * color
     image += generator.normal(0, 4, image.shape)
     side = max(1, round(size * UNKNOWN))
     top, left = generator.integers(0, size - side, 2)
@@ -43,7 +43,7 @@ def make_spheres(
 ) -> Path:
     """Writes ``train/images``, ``train/targets``, ``val/images`` and ``val/targets``; returns the folder.
 
-    Targets are grey images of 16 bits in millimetres. Image i of a part depends on ``seed`` and i alone.
+    Targets are gray images of 16 bits in millimetres. Image i of a part depends on ``seed`` and i alone.
 
     Raises:
         WavedilError: numbers out of range.

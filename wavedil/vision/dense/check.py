@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from wavedil.errors import WavedilError
-from wavedil.vision.dense.convert import DenseBackbone, Plan, output_graph, plan_dense
+from wavedil.vision.dense.convert import DenseBackbone, DensePlan, output_graph, plan_dense
 from wavedil.vision.dense.grid import Grid, Lost
 from wavedil.vision.dense.trace import copy_with, layer_of
 
@@ -75,7 +75,7 @@ def check_dense(
     _check_trace(classifier, plan, image)
 
     reference = _float64_copy(fx.GraphModule(classifier, output_graph(plan)))
-    _randomise(reference, generator, image)
+    _randomize(reference, generator, image)
     copied = _float64_copy(dense)
     _share_state(classifier, reference, copied)
     maps = {node.name: node for node in plan.trace.graph.nodes if isinstance(plan.grids.of.get(node), Grid)}
@@ -99,7 +99,7 @@ def check_dense(
     return DenseReport(exact, error, layer, reason, output_stride, stride, size)
 
 
-def _check_trace(classifier: nn.Module, plan: Plan, image: Tensor) -> None:
+def _check_trace(classifier: nn.Module, plan: DensePlan, image: Tensor) -> None:
     """Whether the graph computes exactly what the classifier does, with the classifier's own weights."""
     shell = copy_with(classifier, lambda tensor: tensor).eval()  # the same tensors, but a mode of its own
     like = next(shell.parameters())
@@ -124,7 +124,7 @@ def _float64_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).cpu().double().eval()
 
 
-def _randomise(module: nn.Module, generator: torch.Generator, image: Tensor) -> None:
+def _randomize(module: nn.Module, generator: torch.Generator, image: Tensor) -> None:
     """Random weights, and random statistics of norms not far from what they meet, so that no signal dies or grows."""
     for name, parameter in module.named_parameters():
         with torch.no_grad():
@@ -193,7 +193,7 @@ def _error(expected: Tensor, found: Tensor, axis: int, hole: int) -> tuple[float
     return (difference.mean() / level).item(), bool(difference.max() <= _TOLERANCE * level)
 
 
-def _explain(node: fx.Node, plan: Plan) -> tuple[str, str]:
+def _explain(node: fx.Node, plan: DensePlan) -> tuple[str, str]:
     """The layer of the first node that differs, and why. What it computes from is either the same or no map."""
     of = plan.grids.of
     lost = [source for source in node.all_input_nodes if isinstance(of.get(source), Lost)]

@@ -19,7 +19,7 @@ from wavedil.vision.dense.window import Window
 
 
 @dataclass
-class Plan:
+class DensePlan:
     """What :func:`to_dense` finds out of a classifier: its trace, the grids, and the nodes that hold the features."""
 
     trace: Trace
@@ -46,7 +46,7 @@ class DenseBackbone(fx.GraphModule):
         level_strides, level_channels: of all maps returned, the features last.
         receptive_field: pixels that a cell depends on, an int where the axes agree, else (height, width); None for
             the whole image (squeeze-and-excitation, attention, norms over the map).
-        centre: (y, x) of the pixel in the middle of the receptive field of cell (0, 0). Upsampling with
+        center: (y, x) of the pixel in the middle of the receptive field of cell (0, 0). Upsampling with
             ``align_corners=False`` takes it for (output_stride - 1) / 2.
     """
 
@@ -56,13 +56,13 @@ class DenseBackbone(fx.GraphModule):
     level_strides = _fact("level_strides")
     level_channels = _fact("level_channels")
     receptive_field = _fact("receptive_field")
-    centre = _fact("centre")
+    center = _fact("center")
 
     @property
     def align(self) -> str:
-        """``"corner"`` where the centre of cell (0, 0) is nearer to pixel 0 than to the middle of its own pixels."""
+        """``"corner"`` where the center of cell (0, 0) is nearer to pixel 0 than to the middle of its own pixels."""
         middle = (self.output_stride - 1) / 2
-        return "corner" if max(abs(value) for value in self.centre) < middle / 2 else "centre"
+        return "corner" if max(abs(value) for value in self.center) < middle / 2 else "center"
 
 
 def to_dense(
@@ -132,7 +132,7 @@ def plan_dense(
     output_stride: int | None = None,
     levels: Sequence[int] = (),
     until: str | None = None,
-) -> Plan:
+) -> DensePlan:
     """The plan of :func:`to_dense`, which raises the same errors. None: the classifier's own stride."""
     found = trace(classifier)
     grids = Grids(found, SAMPLE[0] if output_stride is None else output_stride)
@@ -147,10 +147,10 @@ def plan_dense(
     if wrong or len(set(levels)) != len(levels):
         raise WavedilError(f"levels is {list(levels)}: expected different strides below the output stride")
     outputs = [_level(found, grids, level, features) for level in sorted(levels)] + [features]
-    return Plan(found, grids, outputs)
+    return DensePlan(found, grids, outputs)
 
 
-def output_graph(plan: Plan) -> fx.Graph:
+def output_graph(plan: DensePlan) -> fx.Graph:
     """The part of the trace that the outputs need; names of nodes stay."""
     graph, needed, copies = fx.Graph(), sources(plan.outputs), {}
     for node in plan.trace.graph.nodes:
@@ -224,7 +224,7 @@ def _call(node: fx.Node, target: str, inputs: tuple) -> None:
     node.op, node.target, node.args, node.kwargs = "call_module", target, tuple(inputs), {}
 
 
-def _facts(plan: Plan) -> dict:
+def _facts(plan: DensePlan) -> dict:
     grids = [plan.grids.of[node] for node in plan.outputs]
     last = grids[-1]
     return {
@@ -234,5 +234,5 @@ def _facts(plan: Plan) -> dict:
         "channels": plan.outputs[-1].meta["shape"][1],
         "level_channels": tuple(node.meta["shape"][1] for node in plan.outputs),
         "receptive_field": None if last.whole else axes_value([high - low + 1 for low, high in last.field]),
-        "centre": tuple((low + high) / 2 for low, high in last.field),
+        "center": tuple((low + high) / 2 for low, high in last.field),
     }

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from wavedil.core import ConvBlock, DilatedConv
 from wavedil.core.block import field_of
 from wavedil.errors import WavedilError
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class SmallBackbone(nn.Module):
-    """3x3 convolutions with batch normalisation: ``(batch, 3, h, w) -> (batch, channels, h / stride, w / stride)``.
+    """3x3 convolutions with batch normalization: ``(batch, 3, h, w) -> (batch, channels, h / stride, w / stride)``.
 
     For each halving a convolution of stride 2 and one of stride 1, the width doubling up to ``channels``.
 
@@ -31,7 +31,7 @@ class SmallBackbone(nn.Module):
         if channels < output_stride or channels % output_stride:
             raise WavedilError(f"channels is {channels}: expected a multiple of output_stride {output_stride}")
         self.channels, self.output_stride = channels, output_stride
-        self.align = "corner"  # kernels of 3 pixels, so cell i is centred on pixel i * stride
+        self.align = "corner"  # kernels of 3 pixels, so cell i is centered on pixel i * stride
         width = channels // output_stride
         blocks: list[nn.Module] = [_block(3, width)]
         for _ in range(output_stride.bit_length() - 1):
@@ -52,11 +52,11 @@ class SmallBackbone(nn.Module):
         return self.blocks(image)
 
 
-@recorded
-class Patches(nn.Module):
-    """The image itself, a patch a cell: ``(batch, 3, h, w) -> (batch, 3 s^2, h / s, w / s)``. Nothing is learnt here.
+@register
+class PixelUnshuffle(nn.Module):
+    """The image itself, a patch a cell: ``(batch, 3, h, w) -> (batch, 3 s^2, h / s, w / s)``. Nothing is learned here.
 
-    No cell sees a pixel of another, so all that is known of a cell's neighbours comes from the layers above.
+    No cell sees a pixel of another, so all that is known of a cell's neighbors comes from the layers above.
 
     Args:
         output_stride: s, pixels along the side of a patch.
@@ -74,10 +74,10 @@ class Patches(nn.Module):
 
 
 def _block(channels: int, out_channels: int) -> ConvBlock:
-    return ConvBlock(2, channels, out_channels, activation=partial(_normalised, out_channels), bias=False)
+    return ConvBlock(2, channels, out_channels, activation=partial(_normalized, out_channels), bias=False)
 
 
-def _normalised(channels: int) -> nn.Module:
+def _normalized(channels: int) -> nn.Module:
     return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
@@ -89,7 +89,7 @@ class _Halving(nn.Module):
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
         self.conv = DilatedConv(2, channels, out_channels, 3, stride=self.stride, bias=False)
-        self.activation = _normalised(out_channels)
+        self.activation = _normalized(out_channels)
 
     @property
     def receptive_field(self) -> int:

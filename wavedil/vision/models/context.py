@@ -13,7 +13,7 @@ from wavedil.errors import WavedilError
 from wavedil.vision.models.foreign_weights import CaffeLayers, caffe_tensors, copy_layers
 from wavedil.vision.models.heads.parts import Features, check_classes, last, last_channels
 from wavedil.vision.models.padding import reflect
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 #: Dilations, and widths as multiples of the number of classes: table 1, and the nets of the appendix.
 VARIANTS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -24,11 +24,11 @@ VARIANTS: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-@recorded
+@register
 class ContextModule(nn.Module):
     """Scores in, scores out, at the same resolution: ``(batch, num_classes, *space)`` both.
 
-    3x3 convolutions with ReLU, one per dilation, then a 1x1 convolution without. Initialised as the identity it
+    3x3 convolutions with ReLU, one per dilation, then a 1x1 convolution without. Initialized as the identity it
     begins, in the basic variant, as relu(x): the ReLUs see the signed scores.
 
     Args:
@@ -146,10 +146,10 @@ class ContextModule(nn.Module):
 
 @torch.no_grad()
 def identity_(conv: DilatedConv, groups: int, sigma: float = 0.0) -> DilatedConv:
-    """Initialises a layer so that it passes ``groups`` maps on, in place (equations 4 and 5, for any widths).
+    """Initializes a layer so that it passes ``groups`` maps on, in place (equations 4 and 5, for any widths).
 
     The channels on either side are split into that many runs, channel a of c being in run floor(a groups / c). At the
-    kernel's centre, the weight from run g to run g is 1 / (channels of run g in the output); this is the paper's
+    kernel's center, the weight from run g to run g is 1 / (channels of run g in the output); this is the paper's
     C / c_out where C divides c_out, and over layers whose ends have C channels the gains multiply to exactly 1 for any
     widths between. All other weights are normal with deviation sigma groups / c_out; biases are 0.
 
@@ -167,9 +167,9 @@ def identity_(conv: DilatedConv, groups: int, sigma: float = 0.0) -> DilatedConv
     # Not normal_, which on the meta device, where model folders are checked, first imports for five seconds.
     noise = torch.randn(weight.shape, dtype=weight.dtype, device=weight.device)
     weight.copy_(noise * (sigma * groups / outputs))
-    centre = weight[(slice(None), slice(None), *(k // 2 for k in conv.kernel_size))]  # (outputs, inputs), a view
+    center = weight[(slice(None), slice(None), *(k // 2 for k in conv.kernel_size))]  # (outputs, inputs), a view
     share = 1 / (run_out[:, None] == run_out).sum(1, keepdim=True)  # (outputs, 1)
-    centre.copy_(torch.where(run_out[:, None] == run_in, share.to(weight.dtype), centre))
+    center.copy_(torch.where(run_out[:, None] == run_in, share.to(weight.dtype), center))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv

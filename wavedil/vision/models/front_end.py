@@ -14,7 +14,7 @@ from wavedil.errors import WavedilError
 from wavedil.vision.models.foreign_weights import CaffeLayers, caffe_tensors, copy_layers
 from wavedil.vision.models.heads.parts import classifier
 from wavedil.vision.models.padding import reflect
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 #: Convolutions of VGG-16's five stages; a pool of 2 follows each.
 DEPTHS = (2, 2, 3, 3, 3)
@@ -30,7 +30,7 @@ CAFFE_MEANS = {
 }
 
 
-@recorded
+@register
 class VGGFrontEnd(nn.Module):
     """VGG-16 whose last pools are left out: ``(batch, in_channels, height, width) -> (batch, num_classes, h, w)``.
 

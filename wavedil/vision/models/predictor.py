@@ -1,4 +1,4 @@
-"""What models of dense prediction share: normalisation, parts in sequence, and the way back to pixels."""
+"""What models of dense prediction share: normalization, parts in sequence, and the way back to pixels."""
 
 from __future__ import annotations
 
@@ -18,17 +18,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_predictor(folder: str | Path, device: str = "cpu") -> DensePredictor:
-    """The model in a folder; WavedilError as :func:`wavedil.weights.load` raises it, or for a part of a model."""
-    return check_whole(load(folder, device, expect="vision"), folder)
-
-
-def check_whole(model: nn.Module, folder: str | Path) -> DensePredictor:
-    if not isinstance(model, DensePredictor):
-        raise WavedilError(
-            f"{folder} holds a {type(model).__name__}, a part of a model: expected a Segmenter or Regressor; "
-            "wavedil.vision.Segmenter puts parts together"
-        )
-    return model
+    """The model in a folder; raises as :func:`wavedil.weights.load` does, and for anything but a dense predictor."""
+    return load(folder, device, expect=DensePredictor)
 
 
 class DensePredictor(nn.Module):
@@ -36,6 +27,9 @@ class DensePredictor(nn.Module):
 
     Arguments as in :class:`wavedil.vision.Segmenter`, which is one; num_maps is its num_classes.
     """
+
+    #: In messages.
+    title = "a Segmenter or Regressor"
 
     def __init__(
         self,
@@ -53,7 +47,7 @@ class DensePredictor(nn.Module):
         missing = [name for name in ("channels", "output_stride") if not hasattr(backbone, name)]
         if missing:
             raise WavedilError(f"backbone is a {type(backbone).__name__} without {' and '.join(missing)}")
-        align = align or getattr(backbone, "align", "centre")
+        align = align or getattr(backbone, "align", "center")
         if align not in ALIGNMENTS:
             raise WavedilError(f"align is {align!r}: expected one of {', '.join(ALIGNMENTS)}")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:

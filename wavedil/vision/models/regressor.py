@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
 from wavedil.vision.models.predictor import MEAN, STD, DensePredictor
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class Regressor(DensePredictor):
     """A value at every pixel: ``(batch, 3, height, width) in [0, 1] -> (batch, 1, height, width)``.
 
     Args:
         backbone, head, context, scale, align, mean, std: as in :class:`wavedil.vision.Segmenter`; the head makes one
             map.
-        step: what one grey level of a target image is worth, e.g. 0.001 for depth in metres stored in millimetres.
-        centre, spread: values are centre + spread times the map, so that the network works with numbers near 1.
+        step: what one gray level of a target image is worth, e.g. 0.001 for depth in metres stored in millimetres.
+        center, spread: values are center + spread times the map, so that the network works with numbers near 1.
 
     Raises:
         WavedilError: parts that do not fit one another, a step or spread that is not above 0.
@@ -32,7 +32,7 @@ class Regressor(DensePredictor):
         context: nn.Module | None = None,
         *,
         step: float = 1.0,
-        centre: float = 0.0,
+        center: float = 0.0,
         spread: float = 1.0,
         scale: float = 1.0,
         align: str | None = None,
@@ -42,7 +42,7 @@ class Regressor(DensePredictor):
         if min(step, spread) <= 0:
             raise WavedilError(f"step is {step} and spread {spread}: expected both above 0")
         super().__init__(backbone, head, context, None, 1, scale, align, mean, std)
-        self.step, self.centre, self.spread = step, centre, spread
+        self.step, self.center, self.spread = step, center, spread
 
     def enlarged(self, image: Tensor, scores: Tensor, stride: int) -> Tensor:
         """Values at every pixel."""
@@ -50,4 +50,4 @@ class Regressor(DensePredictor):
 
     def values(self, maps: Tensor) -> Tensor:
         """Of the map that the network makes."""
-        return self.centre + self.spread * maps.float()
+        return self.center + self.spread * maps.float()

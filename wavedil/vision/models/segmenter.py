@@ -8,16 +8,16 @@ from torch import nn
 
 from wavedil.errors import WavedilError
 from wavedil.vision.data.labels import IGNORED, LabelScheme, Value
-from wavedil.vision.data.palette import Colour
+from wavedil.vision.data.palette import Color
 from wavedil.vision.models.predictor import MEAN, STD, DensePredictor
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class Segmenter(DensePredictor):
     """Scores of classes at every pixel: ``(batch, 3, height, width) in [0, 1] -> (batch, num_classes, height, width)``.
 
-    The normalised image is filled up with zeros, its mean colour, at the bottom and on the right to a multiple of the
+    The normalized image is filled up with zeros, its mean color, at the bottom and on the right to a multiple of the
     backbone's stride, so any size will do. Scores are enlarged bilinearly by the stride and cut off there.
 
     Args:
@@ -29,11 +29,11 @@ class Segmenter(DensePredictor):
             :class:`wavedil.vision.CRFRNN`; None for none. It sees the whole image also where the network sees tiles.
         num_classes: of the scores.
         classes: names of the classes; default their numbers.
-        mask_values, ignore_label, palette: what masks that go with this model hold, and colours for overlays; see
+        mask_values, ignore_label, palette: what masks that go with this model hold, and colors for overlays; see
             :class:`wavedil.vision.LabelScheme`.
         scale: images are resized by it before the network sees them, in training and in prediction.
-        align: where a cell sits, ``"centre"`` or ``"corner"``; see :func:`wavedil.vision.upsample`. None: where the
-            backbone says that its cells sit (its ``align``), else ``"centre"``.
+        align: where a cell sits, ``"center"`` or ``"corner"``; see :func:`wavedil.vision.upsample`. None: where the
+            backbone says that its cells sit (its ``align``), else ``"center"``.
         mean, std: of red, green and blue; the network sees (image - mean) / std.
 
     Raises:
@@ -51,7 +51,7 @@ class Segmenter(DensePredictor):
         classes: Sequence[str] | None = None,
         mask_values: Sequence[Value] | None = None,
         ignore_label: Value | str | None = IGNORED,
-        palette: Sequence[Colour] | None = None,
+        palette: Sequence[Color] | None = None,
         scale: float = 1.0,
         align: str | None = None,
         mean: Sequence[float] = MEAN,
@@ -69,8 +69,8 @@ class Segmenter(DensePredictor):
         return self.labels.classes
 
     @property
-    def palette(self) -> Sequence[Colour]:
-        return self.labels.colours
+    def palette(self) -> Sequence[Color]:
+        return self.labels.colors
 
     @property
     def ignore_label(self) -> Value | str | None:

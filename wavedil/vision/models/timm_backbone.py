@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
 from wavedil.vision.dense import to_dense
+from wavedil.weights import register
 
 WEIGHTS = ("imagenet", "timm")
 #: ImageNet weights of EfficientNet-Lite0 as TensorFlow trained them: bytes less 127, over 128; epsilon of the norms.
 _LITE0 = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "norm_eps": 1e-3}
 
 
+@register
 class TimmBackbone(nn.Module):
     """Features of a timm classifier at any stride: ``(batch, 3, h, w) -> (batch, channels, h / stride, w / stride)``.
 
@@ -37,7 +39,7 @@ class TimmBackbone(nn.Module):
     Attributes:
         channels, receptive_field, align: of the features; see :class:`wavedil.vision.dense.DenseBackbone`.
         level_channels: of all maps, finest first; None without ``levels``.
-        mean, std: that the network expects red, green and blue in [0, 1] to be normalised by.
+        mean, std: that the network expects red, green and blue in [0, 1] to be normalized by.
 
     Raises:
         WavedilError: a name that timm does not have, a network that has no dense form, weights that are not there.

@@ -2,7 +2,7 @@
 
 A map of stride s has one cell for s x s pixels. Which pixel a cell speaks for depends on how the map was made:
 
-``"centre"``: cell i sits at pixel s i + (s - 1) / 2, the middle of its own pixels. So it is with pools and
+``"center"``: cell i sits at pixel s i + (s - 1) / 2, the middle of its own pixels. So it is with pools and
 convolutions of even size, e.g. :class:`VGGFrontEnd`, and it is what ``interpolate(align_corners=False)`` assumes.
 The convention of this package.
 
@@ -25,10 +25,10 @@ from wavedil.errors import WavedilError
 from wavedil.vision.models.foreign_weights import CaffeLayers, caffe_tensors, copy_layers
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-ALIGNMENTS = ("centre", "corner")
+ALIGNMENTS = ("center", "corner")
 
 
-def upsample(x: Tensor, size: Sequence[int], stride: int | None = None, align: str = "centre") -> Tensor:
+def upsample(x: Tensor, size: Sequence[int], stride: int | None = None, align: str = "center") -> Tensor:
     """Linear interpolation of ``(batch, channels, *cells)`` to ``(batch, channels, *size)`` pixels.
 
     Each cell keeps its own pixels also where ``size`` is no multiple of the stride: the map is interpolated by the
@@ -37,7 +37,7 @@ def upsample(x: Tensor, size: Sequence[int], stride: int | None = None, align: s
     Args:
         size: pixels along each axis; between cells - 1 and cells + 1 times the stride.
         stride: pixels per cell; None: the smallest power of two that fits.
-        align: ``"centre"`` or ``"corner"``, see above.
+        align: ``"center"`` or ``"corner"``, see above.
 
     Raises:
         WavedilError: a stride that does not lead from these cells to that size.
@@ -78,7 +78,7 @@ def upsample(x: Tensor, size: Sequence[int], stride: int | None = None, align: s
 class LearnedUpsample(nn.Module):
     """Transposed convolution, one 2s x 2s filter a class: ``(batch, C, h, w) -> (batch, C, h s, w s)``, or cut to size.
 
-    It starts as bilinear interpolation in the ``"centre"`` convention that fades at the border. The Cityscapes net of
+    It starts as bilinear interpolation in the ``"center"`` convention that fades at the border. The Cityscapes net of
     fyu/dilation ends with it (``ctx_upsample``: kernel 16, stride 8, padding 4, no bias).
     """
 

@@ -10,20 +10,20 @@ from wavedil.errors import WavedilError
 from wavedil.vision import (
     ASPP,
     ContextModule,
+    Conv1x1Head,
     Degridding,
     FCN8s,
     LargeFOV,
     NonLocal,
     ParallelDilations,
     PyramidPooling,
-    Score,
     SummedASPP,
     UNet,
 )
 from wavedil.vision.models import heads
 
 ONE_MAP = [
-    (Score, {}, 1),
+    (Conv1x1Head, {}, 1),
     (ContextModule, {}, 67),
     (ASPP, {"channels": 6, "rates": "2,4"}, None),
     (ASPP, {"channels": 6, "rates": (2, 4), "image_pooling": False}, 11),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from wavedil.audio.generation.engines.session import Session
-from wavedil.audio.generation.plan import Plan
+from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.errors import WavedilError
 
 #: name -> (module, class), the slowest and most general first; a module is imported when its engine is asked for.
@@ -19,7 +19,7 @@ ENGINES = {
 __all__ = ["ENGINES", "Session", "choose", "session_class"]
 
 
-def choose(name: str, plan: Plan, batch: int, guidance: float = 1.0, precision: str = "fp32") -> str:
+def choose(name: str, plan: GenerationPlan, batch: int, guidance: float = 1.0, precision: str = "fp32") -> str:
     """The engine that a name stands for: ``auto`` takes the fastest that can run this plan where it lies.
 
     Raises:
@@ -29,7 +29,9 @@ def choose(name: str, plan: Plan, batch: int, guidance: float = 1.0, precision: 
         session_class(name)  # refuses unknown names
         return name
     classes = {known: session_class(known) for known in reversed(ENGINES)}
-    able = [k for k, kind in classes.items() if kind.suits(plan, batch) and (guidance == 1 or kind.guides)]
+    able = [
+        k for k, kind in classes.items() if kind.supports(plan, batch) and (guidance == 1 or kind.supports_guidance)
+    ]
     exact = [k for k in able if precision in classes[k].precisions]
     if not exact:
         precisions = sorted({each for k in able for each in classes[k].precisions}, reverse=True)

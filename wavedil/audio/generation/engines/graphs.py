@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.generation.engines.reference import TorchSession
-from wavedil.audio.generation.plan import Plan
+from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
@@ -44,10 +44,10 @@ class _Ring:
 class GraphSession(TorchSession):
     """The torch engine's session with a step that is captured once."""
 
-    guides = False
+    supports_guidance = False
 
     @classmethod
-    def suits(cls, plan: Plan, batch: int) -> bool:
+    def supports(cls, plan: GenerationPlan, batch: int) -> bool:
         return plan.device.type == "cuda"
 
     def _open(self, state: State) -> None:
@@ -61,7 +61,7 @@ class GraphSession(TorchSession):
         self.uniforms = torch.zeros(CHUNK, batch, dtype=torch.float64, device=device)
         self.codes = torch.zeros(CHUNK, batch, dtype=torch.int64, device=device)
         self.features = torch.zeros(CHUNK, batch, plan.condition_channels, device=device)
-        shape = (CHUNK, batch, plan.distribution.parameters)
+        shape = (CHUNK, batch, plan.distribution.num_parameters)
         self.parameters = torch.zeros(shape, dtype=torch.float64, device=device)
         self.replays: dict[bool, Callable[[], None]] = {}
 

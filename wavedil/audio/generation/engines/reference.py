@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.generation.engines.session import Session
-from wavedil.audio.generation.plan import CodeFront, ScalarFront
+from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan, CodeEmbeddingPlan
 from wavedil.core.stream import State
 
 
@@ -40,7 +40,7 @@ class _Ring:
 class TorchSession(Session):
     """Sampling step by step in plain torch."""
 
-    guides = True
+    supports_guidance = True
 
     def _open(self, state: State) -> None:
         # What a step multiplies, oldest tap first, as (inputs, outputs).
@@ -48,9 +48,9 @@ class TorchSession(Session):
         self.weights = [layer.weight.permute(0, 2, 1).flatten(0, 1).contiguous() for layer in plan.layers]
         self.residuals = [None if layer.residual is None else layer.residual.T.contiguous() for layer in plan.layers]
         self.skip, self.head = plan.skip_weight.T.contiguous(), [(w.T.contiguous(), b) for w, b in plan.head]
-        self.lookup = _lookup(plan.front)
+        self.lookup = _lookup(plan.input_embedding)
         self.rings = [_Ring(state[f"stack.layers.{i}.conv.history"]) for i in range(len(plan.layers))]
-        self.recent = [*state["front.history"].unbind(1), state["previous"][:, 0]]
+        self.recent = [*state["input_embedding.history"].unbind(1), state["previous"][:, 0]]
         if plan.condition_channels or plan.speaker_channels:
             self.conditions = [layer.condition.T.contiguous() for layer in plan.layers]
 
@@ -104,12 +104,12 @@ class TorchSession(Session):
     def _state(self) -> State:
         after = {f"stack.layers.{i}.conv.history": ring.history() for i, ring in enumerate(self.rings)}
         front = torch.stack(self.recent[:-1], 1) if len(self.recent) > 1 else self.recent[-1][:, None][:, :0]
-        return {"previous": self.recent[-1].unsqueeze(1).clone(), "front.history": front.clone(), **after}
+        return {"previous": self.recent[-1].unsqueeze(1).clone(), "input_embedding.history": front.clone(), **after}
 
 
-def _lookup(front: CodeFront | ScalarFront):
+def _lookup(front: CodeEmbeddingPlan | AmplitudeEmbeddingPlan):
     """Recent codes, oldest first, each ``(batch,)``, to the stack's input ``(batch, channels)``."""
-    if isinstance(front, CodeFront):
+    if isinstance(front, CodeEmbeddingPlan):
         tables = torch.nn.functional.pad(front.tables, (0, 0, 0, 1))  # the row of "no code yet" adds nothing
         return lambda recent: sum(table[code] for table, code in zip(tables, recent, strict=True))
     levels = torch.nn.functional.pad(front.levels, (0, 1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.distributions.categorical import Sampling
-from wavedil.audio.generation.plan import Plan
+from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
 
@@ -24,7 +24,7 @@ class Session:
         guidance: other than 1, classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): each stream runs twice,
             with its conditioning and with zeros in its place, as training leaves it out with ``drop_condition``. Both
             hear the same codes, drawn by ``parameters = without + guidance * (with - without)``. For logits that is
-            with^guidance * without^(1 - guidance), normalised. A mixture's numbers are taken the same way, component by
+            with^guidance * without^(1 - guidance), normalized. A mixture's numbers are taken the same way, component by
             component, log scales too: for Gaussians of equal scale that is the same product.
 
     An engine fills in ``_open``, ``_run`` and ``_state``. With guidance, states and conditions that it sees have
@@ -34,13 +34,13 @@ class Session:
     #: What ``precision`` may be.
     precisions = ("fp32",)
     #: Whether ``guidance`` may be other than 1.
-    guides = False
+    supports_guidance = False
     #: How many threads of its own it can use.
-    most_threads = 1
+    max_threads = 1
 
     def __init__(
         self,
-        plan: Plan,
+        plan: GenerationPlan,
         state: State,
         sampling: Sampling | None = None,
         speaker: Tensor | None = None,
@@ -53,8 +53,8 @@ class Session:
             raise WavedilError(f"precision is {precision!r}: this engine has {', '.join(self.precisions)}")
         if not isinstance(threads, int) or threads < 1:
             raise WavedilError(f"threads is {threads!r}: expected 1 or more")
-        if threads > self.most_threads:
-            raise WavedilError(f"threads is {threads}: this engine uses {self.most_threads} at most")
+        if threads > self.max_threads:
+            raise WavedilError(f"threads is {threads}: this engine uses {self.max_threads} at most")
         self.plan, self.sampling = plan, sampling or Sampling()
         plan.distribution.check(self.sampling)
         self.precision, self.threads = precision, threads
@@ -70,7 +70,7 @@ class Session:
         self._open(state)
 
     @classmethod
-    def suits(cls, plan: Plan, batch: int) -> bool:
+    def supports(cls, plan: GenerationPlan, batch: int) -> bool:
         """Whether ``auto`` should take this engine for a plan, where its tensors lie, and a batch of streams."""
         return True
 
@@ -113,7 +113,7 @@ class Session:
             raise WavedilError(f"guidance is {self.guidance}: expected 0 or more, 1 for the model's own distribution")
         if not self.plan.condition_channels and not self.plan.speaker_channels:
             raise WavedilError(f"guidance is {self.guidance}, but the model has no conditioning: leave it out")
-        if not self.guides:
+        if not self.supports_guidance:
             raise WavedilError(
                 f"guidance is {self.guidance}, which this engine does not have: use engine torch, or numba on a CPU"
             )

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.generation.engines.session import Session
-from wavedil.audio.generation.plan import CodeFront, Plan
+from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
@@ -49,7 +49,7 @@ class Tiling:
     STAGES: int
 
     @classmethod
-    def of(cls, plan: Plan, precision: str, shared: int) -> Tiling | None:
+    def of(cls, plan: GenerationPlan, precision: str, shared: int) -> Tiling | None:
         """The tiling for a device with so many bytes of shared memory per program; None where none fits."""
         (head, _), (out, _) = plan.head
         skip = len(plan.skip_bias)
@@ -82,7 +82,7 @@ class TritonSession(Session):
     precisions = ("fp32", "bf16")
 
     @classmethod
-    def suits(cls, plan: Plan, batch: int) -> bool:
+    def supports(cls, plan: GenerationPlan, batch: int) -> bool:
         if plan.device.type != "cuda" or _obstacle(plan) is not None:
             return False
         if find_spec("triton") is None or _compiler() is None:
@@ -133,7 +133,7 @@ class TritonSession(Session):
             past.copy_(history.unflatten(1, (tiles, TILE)).transpose(0, 1))
         columns = [[layer.dilation for layer in plan.layers], first, [0] * len(first)]
         self.schedule = torch.tensor(columns, dtype=torch.int32, device=plan.device).T.contiguous()
-        recent = torch.cat([state["front.history"], state["previous"]], 1).T.int()
+        recent = torch.cat([state["input_embedding.history"], state["previous"]], 1).T.int()
         self.recent = _padded(recent, len(recent), self.streams).to(plan.device)  # (front taps, streams)
 
     @torch.no_grad()
@@ -168,7 +168,7 @@ class TritonSession(Session):
             uniforms = _padded(given.T.to(device, torch.float64), steps, self.streams)
         if condition is not None:
             features = _padded(condition.permute(2, 0, 1), steps, self.streams, tiling.F).to(self.dtype)
-        front = plan.front
+        front = plan.input_embedding
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             self.kernels.advance[(self.streams // TILE,)](
                 codes,
@@ -187,9 +187,9 @@ class TritonSession(Session):
                 top_k=sampling.top_k or 0,
                 top_p=sampling.top_p or 1.0,
                 LAYERS=len(plan.layers),
-                FRONT_TAPS=taps,
-                ROWS=front.codes + 1,
-                SCALAR=not isinstance(front, CodeFront),
+                INPUT_TAPS=taps,
+                ROWS=front.num_codes + 1,
+                SCALAR=not isinstance(front, CodeEmbeddingPlan),
                 TAPS=len(plan.layers[0].weight),
                 OWN_BIAS=self.speaker is not None,
                 FORCED=forced,
@@ -208,11 +208,11 @@ class TritonSession(Session):
 
     @property
     def _codes(self) -> int:
-        return self.plan.distribution.parameters
+        return self.plan.distribution.num_parameters
 
     def _state(self) -> State:
         recent = self.recent[:, : self.batch].T.long()
-        state = {"previous": recent[:, -1:].clone(), "front.history": recent[:, :-1].clone()}
+        state = {"previous": recent[:, -1:].clone(), "input_embedding.history": recent[:, :-1].clone()}
         for index, (layer, (_, first, now)) in enumerate(zip(self.plan.layers, self.schedule.tolist(), strict=True)):
             ring = self.rings[:, first : first + layer.span + 1].roll(-now, 1)[:, 1:]  # oldest first
             history = ring.transpose(0, 1).flatten(1, 2)[:, : self.batch, : self.plan.channels]
@@ -220,7 +220,7 @@ class TritonSession(Session):
         return state
 
 
-def _obstacle(plan: Plan) -> str | None:
+def _obstacle(plan: GenerationPlan) -> str | None:
     """What the kernel cannot do of a plan."""
     if type(plan.distribution) is not Categorical:
         return f"a {type(plan.distribution).__name__} output"
@@ -257,7 +257,7 @@ def _shared_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
-def _packed(plan: Plan, tiling: Tiling, dtype: torch.dtype, biases: Tensor) -> dict[str, Tensor]:
+def _packed(plan: GenerationPlan, tiling: Tiling, dtype: torch.dtype, biases: Tensor) -> dict[str, Tensor]:
     """The kernel's weights by the names of its arguments, which say the order; padded with zeros."""
     depth, hidden, C, H, S, E, Q = len(plan.layers), plan.hidden, *list(vars(tiling).values())[:5]
     blocks = (H // tiling.BLOCK, tiling.BLOCK)
@@ -269,12 +269,12 @@ def _packed(plan: Plan, tiling: Tiling, dtype: torch.dtype, biases: Tensor) -> d
         return values.movedim(-2, -4)
 
     nothing = plan.skip_bias.new_zeros(0)
-    front = plan.front
-    if isinstance(front, CodeFront):
-        tables, levels, front_bias = _padded(front.tables, front.taps, front.codes + 1, C), nothing, nothing
+    front = plan.input_embedding
+    if isinstance(front, CodeEmbeddingPlan):
+        tables, levels, input_bias = _padded(front.tables, front.taps, front.num_codes + 1, C), nothing, nothing
     else:
         tables, levels = _padded(front.weight, front.taps, C), F.pad(front.levels, (0, 1))
-        front_bias = _padded(front.bias, C)
+        input_bias = _padded(front.bias, C)
     weights = torch.stack([layer.weight for layer in plan.layers])  # (layers, taps, 2 * hidden, channels)
     conditions = nothing
     if plan.condition_channels:
@@ -298,7 +298,7 @@ def _packed(plan: Plan, tiling: Tiling, dtype: torch.dtype, biases: Tensor) -> d
     exact = {
         "tables": tables,
         "levels": levels,
-        "front_bias": front_bias,
+        "input_bias": input_bias,
         "biases": biases,
         "residual_biases": residual_biases,
         "skip_bias": _padded(plan.skip_bias, S),

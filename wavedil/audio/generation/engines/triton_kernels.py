@@ -69,7 +69,7 @@ def advance(
     schedule,  # (layers, 3) int32: dilation, first slot, place of the next input
     tables,  # (taps, rows, C) float32, or (taps, C) where SCALAR
     levels,  # (rows,) float32 where SCALAR
-    front_bias,  # (C,) float32 where SCALAR
+    input_bias,  # (C,) float32 where SCALAR
     weights,  # (layers, H / BLOCK, taps, 2, C, BLOCK)
     biases,  # (layers, streams or 1, 2, H) float32
     conditions,  # (layers, H / BLOCK, 2, F, BLOCK)
@@ -89,7 +89,7 @@ def advance(
     top_k,
     top_p,
     LAYERS: tl.constexpr,
-    FRONT_TAPS: tl.constexpr,
+    INPUT_TAPS: tl.constexpr,
     ROWS: tl.constexpr,
     SCALAR: tl.constexpr,
     TAPS: tl.constexpr,
@@ -123,13 +123,13 @@ def advance(
     while t < steps:
         x = tl.zeros((TILE, C), tl.float32)
         if SCALAR:
-            x += tl.load(front_bias + channel)[None, :]
-        for front_tap in range(FRONT_TAPS):
-            recent = tl.load(codes + (t + front_tap) * streams + stream)
+            x += tl.load(input_bias + channel)[None, :]
+        for tap_index in range(INPUT_TAPS):
+            recent = tl.load(codes + (t + tap_index) * streams + stream)
             if SCALAR:
-                x += tl.load(tables + front_tap * C + channel)[None, :] * tl.load(levels + recent)[:, None]
+                x += tl.load(tables + tap_index * C + channel)[None, :] * tl.load(levels + recent)[:, None]
             else:
-                x += tl.load(tables + (front_tap * ROWS + recent)[:, None] * C + channel[None, :])
+                x += tl.load(tables + (tap_index * ROWS + recent)[:, None] * C + channel[None, :])
         if F > 0:
             feature = tl.load(features + (t * streams + stream)[:, None] * F + tl.arange(0, F)[None, :])
         y = tl.zeros((TILE, S), tl.float32) + tl.load(skip_bias + skip)[None, :]
@@ -195,7 +195,7 @@ def advance(
             else:
                 uniform = tl.load(uniforms + t * streams + stream)
                 drawn = _pick(logits, uniform, temperature, top_k, top_p, CUT_K, CUT_P)
-            tl.store(codes + (t + FRONT_TAPS) * streams + stream, drawn.to(tl.int32))
+            tl.store(codes + (t + INPUT_TAPS) * streams + stream, drawn.to(tl.int32))
         # The threads of a program share out the elements of a tensor differently from one operation to the next. So
         # what one thread wrote above (inputs into rings, the code) another reads in the next step; and a slot that a
         # thread has read in this step another overwrites in the next, where (TAPS - 1) * dilation steps are over.

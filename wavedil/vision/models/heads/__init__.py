@@ -18,7 +18,7 @@ from wavedil.vision.models.heads.large_fov import LargeFOV
 from wavedil.vision.models.heads.non_local import NonLocal
 from wavedil.vision.models.heads.parallel_dilations import ParallelDilations
 from wavedil.vision.models.heads.pyramid_pooling import PyramidPooling
-from wavedil.vision.models.heads.score import Score
+from wavedil.vision.models.heads.score import Conv1x1Head
 from wavedil.vision.models.heads.unet import UNet
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "NonLocal",
     "ParallelDilations",
     "PyramidPooling",
-    "Score",
+    "Conv1x1Head",
     "SummedASPP",
     "UNet",
 ]

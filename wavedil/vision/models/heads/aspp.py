@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.vision.models.heads.large_fov import LargeFOV
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, check_classes, classifier, last, last_channels
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class ASPP(nn.Sequential):
     """DeepLab v3's head (Chen et al. 2017, arXiv 1706.05587, section 3.3).
 
@@ -77,7 +77,7 @@ class _ImagePooling(nn.Sequential):
         return super().forward(x).expand(-1, -1, *x.shape[2:])
 
 
-@recorded
+@register
 class SummedASPP(nn.Module):
     """DeepLab v2's head (Chen et al. 2016, arXiv 1606.00915, section 3.2): scores of each rate, added.
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from wavedil.core import DilatedStack, Schedule, parse_schedule
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, classifier, last, last_channels
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class Degridding(nn.Module):
     """Levels 7 and 8 of a dilated residual network (Yu et al. 2017, arXiv 1705.09914, section 4), then the scores.
 

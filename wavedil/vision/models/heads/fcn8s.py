@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from wavedil.vision.models.heads.parts import Features, classifier, level_channels, levels
 from wavedil.vision.models.upsample import upsample
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class FCN8s(nn.Module):
     """Scores of three maps, each coarser sum enlarged to the next finer map (Long et al. 2015, arXiv 1411.4038, 4.2).
 

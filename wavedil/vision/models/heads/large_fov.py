@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from wavedil.core import ConvBlock
 from wavedil.vision.models.heads.parts import Features, classifier, last, last_channels
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class LargeFOV(nn.Module):
     """3x3 convolution with a large dilation, 1x1 convolution, scores (Chen et al. 2015, arXiv 1412.7062).
 

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from wavedil.core import DilatedConv
 from wavedil.errors import WavedilError
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, Norm, classifier, last, last_channels
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class NonLocal(nn.Module):
     """A non-local block between a 3x3 convolution and the scores (Wang et al. 2018, arXiv 1711.07971, section 3).
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.errors import WavedilError
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, Norm, classifier, last, last_channels
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class ParallelDilations(nn.Module):
     """ESPNet's pyramid of dilations with hierarchical fusion (Mehta et al. 2018, arXiv 1803.06815, section 3).
 

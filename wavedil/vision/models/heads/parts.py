@@ -44,7 +44,7 @@ class ConvNormReLU(nn.Sequential):
         causal: bool | Sequence[bool] = False,
     ):
         if ndim != 2:
-            raise WavedilError(f"ndim is {ndim}: ConvNormReLU normalises maps of 2 space axes")
+            raise WavedilError(f"ndim is {ndim}: ConvNormReLU normalizes maps of 2 space axes")
         super().__init__(
             DilatedConv(
                 ndim,

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, classifier, last, last_channels
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class PyramidPooling(nn.Module):
     """Means over 1x1, 2x2, 3x3 and 6x6 bins beside the map itself (Zhao et al. 2017, arXiv 1612.01105, section 3.2).
 

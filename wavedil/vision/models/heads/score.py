@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from wavedil.vision.models.heads.parts import Features, classifier, last, last_channels
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
-class Score(nn.Module):
+@register
+class Conv1x1Head(nn.Module):
     """Each cell's class from its own features: what every other head has to beat.
 
     ``(batch, in_channels, height, width) -> (batch, num_classes, height, width)``.

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from wavedil.errors import WavedilError
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, classifier, level_channels, levels
 from wavedil.vision.models.upsample import upsample
-from wavedil.weights import recorded
+from wavedil.weights import register
 
 
-@recorded
+@register
 class UNet(nn.Module):
     """From coarse to fine: enlarge, join with the finer map, two 3x3 convolutions.
 

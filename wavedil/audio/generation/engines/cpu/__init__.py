@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wavedil.audio.generation.engines.cpu.drawing import KINDS
 from wavedil.audio.generation.engines.session import Session
-from wavedil.audio.generation.plan import Plan
+from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
@@ -24,11 +24,11 @@ class NumbaSession(Session):
     """Streams on one thread, or on two: then a single stream is shared between them, a batch divided."""
 
     precisions = ("fp32", "bf16")
-    guides = True
-    most_threads = 2
+    supports_guidance = True
+    max_threads = 2
 
     @classmethod
-    def suits(cls, plan: Plan, batch: int) -> bool:
+    def supports(cls, plan: GenerationPlan, batch: int) -> bool:
         try:
             there = find_spec("numba") is not None
         except ModuleNotFoundError:
@@ -38,7 +38,7 @@ class NumbaSession(Session):
     def _open(self, state: State) -> None:
         if self.plan.device.type != "cpu":
             raise WavedilError(f"engine numba runs on the CPU, the model is on {self.plan.device}: use triton or torch")
-        if not self.suits(self.plan, self.batch):
+        if not self.supports(self.plan, self.batch):
             raise WavedilError("the numba engine cannot run this model here (is numba installed?): use engine torch")
         groups = np.array_split(np.arange(self.batch), min(self.threads, self.batch))
         self._groups = [_Group(self, state, streams) for streams in groups]
@@ -109,7 +109,7 @@ class _Group:
         codes = np.zeros(shape, np.int64) if forced is None else _turned(forced[self.streams])
         features = torch.zeros(steps, self.batch, 0) if condition is None else condition[self.rows].permute(2, 0, 1)
         rows = stored_rows(features, self.packed)
-        parameters = np.zeros((steps if forced is not None else 0, num, self.size.parameters), np.float32)
+        parameters = np.zeros((steps if forced is not None else 0, num, self.size.num_parameters), np.float32)
         self._codes, self._parameters = codes, parameters if forced is not None else None
         time = self.time
         self.time += steps
@@ -139,7 +139,7 @@ class _Group:
 
         buffers, state = self.buffers[0], {}
         recent = torch.from_numpy(buffers.recent.copy())
-        state["previous"], state["front.history"] = recent[:, -1:].clone(), recent[:, :-1].clone()
+        state["previous"], state["input_embedding.history"] = recent[:, -1:].clone(), recent[:, :-1].clone()
         for index, layer in enumerate(self.plan.layers):
             ring, slots = self.packed.layers[index, 2:4]
             order = (self.time - layer.span + np.arange(layer.span)) % slots  # oldest first
@@ -164,7 +164,7 @@ class _Group:
             history = state[f"stack.layers.{index}.conv.history"].permute(2, 0, 1)
             rows = stored_rows(history, self.packed)
             rings[ring + (np.arange(layer.span) - layer.span) % slots, :, : rows.shape[2]] = rows
-        recent = torch.cat([state["front.history"], state["previous"]], dim=1)
+        recent = torch.cat([state["input_embedding.history"], state["previous"]], dim=1)
         blocks = int(self.packed.layers[:, 4].sum())
         return Buffers(
             rings=rings,
@@ -177,7 +177,7 @@ class _Group:
             wide=_aligned((self.batch, 2 * size.head)),
             hidden=_aligned((2, self.batch, size.head // per), units),
             logits=_aligned((self.batch, size.outputs)),
-            scratch=_aligned((2, size.parameters)),
+            scratch=_aligned((2, size.num_parameters)),
             **shared,
         )
 

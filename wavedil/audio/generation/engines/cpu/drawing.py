@@ -18,13 +18,13 @@ MIXTURES = {MixtureOfLogistics: LOGISTICS, MixtureOfGaussians: GAUSSIANS}
 KINDS = (Categorical, *MIXTURES)
 
 
-class Categories(NamedTuple):
+class CategoricalDrawing(NamedTuple):
     """Parameters are logits of so many codes."""
 
-    codes: int
+    num_codes: int
 
 
-class Mixture(NamedTuple):
+class MixtureDrawing(NamedTuple):
     kind: int
     components: int
     lowest: float  # bounds of the log scales
@@ -32,13 +32,13 @@ class Mixture(NamedTuple):
     edges: np.ndarray  # float64 (codes - 1,), the amplitudes between codes
 
 
-def drawing_of(distribution: Distribution) -> Categories | Mixture:
+def drawing_of(distribution: Distribution) -> CategoricalDrawing | MixtureDrawing:
     if isinstance(distribution, Categorical):
-        return Categories(distribution.codes)
-    return Mixture(
+        return CategoricalDrawing(distribution.num_codes)
+    return MixtureDrawing(
         MIXTURES[type(distribution)],
         distribution.components,
         distribution.lowest,
         distribution.highest,
-        distribution.quantiser.edges.numpy(),
+        distribution.quantizer.edges.numpy(),
     )

@@ -17,7 +17,7 @@ from numba.extending import overload
 
 from wavedil.audio.generation.engines.cpu import choice, drawing, mixtures, pieces, products
 from wavedil.audio.generation.engines.cpu.choice import choose
-from wavedil.audio.generation.engines.cpu.drawing import Categories, Mixture
+from wavedil.audio.generation.engines.cpu.drawing import CategoricalDrawing, MixtureDrawing
 from wavedil.audio.generation.engines.cpu.mixtures import choose_amplitude
 from wavedil.audio.generation.engines.cpu.pieces import meet, store
 from wavedil.audio.generation.engines.cpu.products import product
@@ -47,20 +47,20 @@ class Buffers(NamedTuple):
 @inner
 def _front(size, packed, buffers):
     """x of each stream, from its last codes."""
-    taps = packed.front.shape[0]
+    taps = packed.tables.shape[0]
     for s in range(buffers.x.shape[0]):
         x = buffers.x[s]
         for c in range(size.channels):
-            x[c] = packed.front_bias[c]
+            x[c] = packed.input_bias[c]
         for tap in range(taps):
             code = buffers.recent[s, tap]
             if len(packed.levels):
                 level = packed.levels[code]
                 for c in range(size.channels):
-                    x[c] += level * packed.front[tap, 0, c]
+                    x[c] += level * packed.tables[tap, 0, c]
             else:
                 for c in range(size.channels):
-                    x[c] += packed.front[tap, code, c]
+                    x[c] += packed.tables[tap, code, c]
 
 
 @numba.njit(**PART)
@@ -200,7 +200,7 @@ def _head(size, packed, buffers, half, halves, met):
     return met
 
 
-_DRAWS = {Categories: choose, Mixture: choose_amplitude}
+_DRAWS = {CategoricalDrawing: choose, MixtureDrawing: choose_amplitude}
 
 
 def _draw(parameters, u, drawing, temperature, top_k, top_p, scratch):
@@ -238,13 +238,13 @@ def run(size, packed, buffers, bias, condition, uniforms, codes, forced, paramet
             met = _layer(size, packed, buffers, bias[index], condition, index, rows, i, steps, time, half, halves, met)
         met = _head(size, packed, buffers, half, halves, met)
         for s in range(streams):
-            own = logits[s, : size.parameters]
+            own = logits[s, : size.num_parameters]
             if guidance != 1:
                 other = logits[streams + s]
-                for c in range(size.parameters):
+                for c in range(size.num_parameters):
                     own[c] = other[c] + guidance * (own[c] - other[c])
             if forced:
-                for c in range(size.parameters):
+                for c in range(size.num_parameters):
                     parameters[i, s, c] = own[c]
             else:
                 codes[i, s] = _draw(own, uniforms[i, s], packed.drawing, temperature, top_k, top_p, buffers.scratch)

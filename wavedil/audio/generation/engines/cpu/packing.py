@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.audio.generation.engines.cpu.drawing import Categories, Mixture, drawing_of
+from wavedil.audio.generation.engines.cpu.drawing import CategoricalDrawing, MixtureDrawing, drawing_of
 from wavedil.audio.generation.engines.cpu.products import LANES, PANEL
-from wavedil.audio.generation.plan import CodeFront, LayerPlan, Plan
+from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan, LayerPlan
 
 #: Columns of ``Packed.layers``.
 LAYER = ("dilation", "taps", "ring", "slots", "block", "condition", "past", "now", "residual")
@@ -24,7 +24,7 @@ class Sizes(NamedTuple):
     skip: int
     head: int  # of a half
     outputs: int
-    parameters: int  # outputs before padding
+    num_parameters: int  # outputs before padding
     condition: int
     layers: int
 
@@ -41,9 +41,11 @@ class Packed(NamedTuple):
     skip: int
     head: int
     out: int
-    front: np.ndarray  # float32 (taps, codes + 1, channels) of a CodeFront; (taps, 1, channels) of a ScalarFront
-    front_bias: np.ndarray  # float32 (channels,)
-    levels: np.ndarray  # float32 (codes + 1,) of a ScalarFront, else empty
+    tables: (
+        np.ndarray
+    )  # float32 (taps, codes + 1, channels) of a CodeEmbeddingPlan; (taps, 1, channels) of a AmplitudeEmbeddingPlan
+    input_bias: np.ndarray  # float32 (channels,)
+    levels: np.ndarray  # float32 (codes + 1,) of a AmplitudeEmbeddingPlan, else empty
     residual_bias: np.ndarray  # float32 (layers, channels)
     skip_bias: np.ndarray
     head_bias: np.ndarray
@@ -51,7 +53,7 @@ class Packed(NamedTuple):
     nothing: np.ndarray  # float32 (head,) zeros
     residual_scale: np.float32
     rounded: bool  # units are float32, but inputs of products are rounded to bfloat16
-    drawing: Categories | Mixture
+    drawing: CategoricalDrawing | MixtureDrawing
 
 
 def padded(size: int) -> int:
@@ -59,7 +61,7 @@ def padded(size: int) -> int:
     return -(-size // LANES) * LANES
 
 
-def sizes_of(plan: Plan) -> Sizes:
+def sizes_of(plan: GenerationPlan) -> Sizes:
     (hidden_weight, _), (out_weight, _) = plan.head
     return Sizes(
         channels=padded(plan.channels),
@@ -67,13 +69,13 @@ def sizes_of(plan: Plan) -> Sizes:
         skip=padded(len(plan.skip_bias)),
         head=padded(-(-len(hidden_weight) // 2)),
         outputs=padded(len(out_weight)),
-        parameters=len(out_weight),
+        num_parameters=len(out_weight),
         condition=plan.condition_channels + plan.condition_channels % 2,
         layers=len(plan.layers),
     )
 
 
-def pack(plan: Plan, precision: str, batch: int, pieces: int, longest_block: int) -> tuple[Sizes, Packed]:
+def pack(plan: GenerationPlan, precision: str, batch: int, pieces: int, longest_block: int) -> tuple[Sizes, Packed]:
     """``longest_block``: steps for which a layer's past may be multiplied at once."""
     size = sizes_of(plan)
     # Pairs halve the traffic of weights, but as soon as several streams share each load, unpacking costs more than
@@ -133,7 +135,7 @@ def pack(plan: Plan, precision: str, batch: int, pieces: int, longest_block: int
     out = [
         writer.add([_columns(weight[half], range(weight.shape[1]), size.outputs)], size.head) for half in head_halves
     ]
-    front, front_bias, levels = _front(plan, size)
+    tables, input_bias, levels = _input_tables(plan, size)
     residual_bias = np.zeros((len(plan.layers), size.channels), np.float32)
     for bias, layer in zip(residual_bias, plan.layers, strict=True):
         if layer.residual_bias is not None:
@@ -144,8 +146,8 @@ def pack(plan: Plan, precision: str, batch: int, pieces: int, longest_block: int
         skip=skip[0],
         head=head,
         out=out[0],
-        front=front,
-        front_bias=front_bias,
+        tables=tables,
+        input_bias=input_bias,
         levels=levels,
         residual_bias=residual_bias,
         skip_bias=_padded_row(plan.skip_bias, size.skip),
@@ -164,7 +166,7 @@ def _block(layer: LayerPlan, longest: int) -> int:
     return 1 << known.bit_length() - 1
 
 
-def gate_bias(plan: Plan, size: Sizes, speaker: Tensor | None) -> np.ndarray:
+def gate_bias(plan: GenerationPlan, size: Sizes, speaker: Tensor | None) -> np.ndarray:
     """(layers, batch or 1, 2 halves * 2 * hidden) float32: each layer's bias, with what the speaker adds to it."""
     first = -(-plan.hidden // 2)
     rows = []
@@ -179,10 +181,12 @@ def gate_bias(plan: Plan, size: Sizes, speaker: Tensor | None) -> np.ndarray:
     return np.stack(rows)
 
 
-def _front(plan: Plan, size: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    front, channels = plan.front, plan.channels
-    table = np.zeros((front.taps, front.codes + 1 if isinstance(front, CodeFront) else 1, size.channels), np.float32)
-    if isinstance(front, CodeFront):  # the last row, of "no code yet", stays zero
+def _input_tables(plan: GenerationPlan, size: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    front, channels = plan.input_embedding, plan.channels
+    table = np.zeros(
+        (front.taps, front.num_codes + 1 if isinstance(front, CodeEmbeddingPlan) else 1, size.channels), np.float32
+    )
+    if isinstance(front, CodeEmbeddingPlan):  # the last row, of "no code yet", stays zero
         table[:, :-1, :channels] = _numpy(front.tables)
         return table, np.zeros(size.channels, np.float32), np.zeros(0, np.float32)
     table[:, 0, :channels] = _numpy(front.weight)

@@ -4,7 +4,7 @@ LLVM does not find this form by itself: a tile of outputs stays in registers whi
 loaded once for up to six rows. **Every output is one chain** of fused multiply-adds over k, from y on, whatever the
 tile: so a stream's numbers depend neither on how many streams share the product, nor on the width of the vectors.
 
-Weights and inputs come in units of 4 bytes: one float32; or a pair of bfloat16 of neighbouring k, the first in the
+Weights and inputs come in units of 4 bytes: one float32; or a pair of bfloat16 of neighboring k, the first in the
 upper half, and then each unit is two multiply-adds, the upper first. `packing` lays the weights out in
 panels of PANEL columns, each (k, columns): one product reads memory from its start to its end.
 """

@@ -1,0 +1,107 @@
+"""Names that earlier versions used, and their names today. No other module knows the old ones.
+
+Model folders of format 1 and recipes written for version 0.1 are brought up to date while they are read.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+_AUDIO, _VISION = "wavedil.audio.models", "wavedil.vision.models"
+
+#: Class names in ``config.json`` of format 1, and the import paths of format 2.
+CLASSES = {
+    **{name: f"{_AUDIO}.wavenet.{name}" for name in ("WaveNet",)},
+    "TCN": f"{_AUDIO}.tcn.TCN",
+    "DiffWave": f"{_AUDIO}.diffwave.DiffWave",
+    "LayerArray": f"{_AUDIO}.nam.LayerArray",
+    "NAM": f"{_AUDIO}.nam.NAM",
+    "ParallelWaveGANGenerator": f"{_AUDIO}.parallel_wavegan.ParallelWaveGANGenerator",
+    "Separator": f"{_AUDIO}.conv_tasnet.Separator",
+    "WN": f"{_AUDIO}.vits.WN",
+    "Effect": f"{_AUDIO}.effect.Effect",
+    **{name: f"wavedil.audio.conditioning.features.{name}" for name in ("Features", "LogMel")},
+    **{
+        name: f"wavedil.audio.conditioning.upsampling.{name}"
+        for name in ("ImageUpsampling", "NearestUpsampling", "TransposedUpsampling")
+    },
+    "Segmenter": f"{_VISION}.segmenter.Segmenter",
+    "Regressor": f"{_VISION}.regressor.Regressor",
+    "CRFRNN": "wavedil.vision.crf.CRFRNN",
+    "ContextModule": f"{_VISION}.context.ContextModule",
+    "VGGFrontEnd": f"{_VISION}.front_end.VGGFrontEnd",
+    "SmallBackbone": f"{_VISION}.backbone.SmallBackbone",
+    "Patches": f"{_VISION}.backbone.PixelUnshuffle",
+    "TimmBackbone": f"{_VISION}.timm_backbone.TimmBackbone",
+    "ASPP": f"{_VISION}.heads.aspp.ASPP",
+    "SummedASPP": f"{_VISION}.heads.aspp.SummedASPP",
+    "Degridding": f"{_VISION}.heads.degridding.Degridding",
+    "FCN8s": f"{_VISION}.heads.fcn8s.FCN8s",
+    "LargeFOV": f"{_VISION}.heads.large_fov.LargeFOV",
+    "NonLocal": f"{_VISION}.heads.non_local.NonLocal",
+    "ParallelDilations": f"{_VISION}.heads.parallel_dilations.ParallelDilations",
+    "PyramidPooling": f"{_VISION}.heads.pyramid_pooling.PyramidPooling",
+    "Score": f"{_VISION}.heads.score.Conv1x1Head",
+    "UNet": f"{_VISION}.heads.unet.UNet",
+}
+
+#: Arguments by the class's name today.
+ARGUMENTS = {
+    "WaveNet": {"codes": "num_codes", "quantiser": "quantizer", "front_kernel_size": "input_kernel_size"},
+    "Features": {"hop": "hop_length"},
+    "LogMel": {"hop": "hop_length"},
+    "Regressor": {"centre": "center"},
+}
+
+#: Values of arguments.
+VALUES = {"align": {"centre": "center"}}
+
+#: Beginnings of tensors' names by the class's name today.
+TENSORS = {
+    "WaveNet": {"front.": "input_embedding."},
+    "Effect": {"front.": "input_conv."},
+    "DiffWave": {"front.": "input_conv."},
+    "ParallelWaveGANGenerator": {"front.": "input_conv."},
+    "Separator": {"front.": "input_conv."},
+}
+
+
+def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config.json`` of format 1 as format 2; unknown names stay as they are, for the reader to refuse."""
+    name = config["model"]
+    path = CLASSES.get(name, name) if isinstance(name, str) else name
+    arguments = _renamed_arguments(path, {key: _upgrade_value(value) for key, value in config["arguments"].items()})
+    return {"format": 2, "class": path, "arguments": arguments}
+
+
+def upgrade_tensors(path: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a model folder of format 1 by their names today; ``path`` is the class's import path."""
+    prefixes = TENSORS.get(path.rpartition(".")[2], {})
+    renamed = {}
+    for key, value in tensors.items():
+        old = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
+        renamed[key if old is None else prefixes[old] + key.removeprefix(old)] = value
+    return renamed
+
+
+def _upgrade_value(value: Any) -> Any:
+    if (
+        isinstance(value, Mapping)
+        and value.keys() == {"model", "arguments"}
+        and isinstance(value["arguments"], Mapping)
+    ):
+        upgraded = upgrade_config(value)
+        return {key: upgraded[key] for key in ("class", "arguments")}
+    if isinstance(value, list):
+        return [_upgrade_value(item) for item in value]
+    return copy.copy(value)
+
+
+def _renamed_arguments(path: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    names = ARGUMENTS.get(path.rpartition(".")[2], {}) if isinstance(path, str) else {}
+    renamed = {}
+    for key, value in arguments.items():
+        if isinstance(value, str):
+            value = VALUES.get(key, {}).get(value, value)
+        renamed[names.get(key, key)] = value
+    return renamed
