@@ -11,6 +11,7 @@ import functools
 import inspect
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -19,9 +20,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from wavedil.errors import WavedilError
 from wavedil.renames import upgrade_config, upgrade_tensors
@@ -279,10 +279,10 @@ class _TooLarge(WavedilError):
     pass
 
 
-class _AllocationLimit(TorchDispatchMode):
+class _AllocationLimit(TorchFunctionMode):
     """Refuses to allocate far more numbers than ``tensors`` hold, before memory is asked for.
 
-    (Building on the meta device would tell the shapes, too, but takes four seconds of imports.)
+    (Building on the meta device would tell the shapes, too, but imports sympy and torch._dynamo, which takes seconds.)
     """
 
     SLACK = 2**25  # numbers, for buffers that are not stored
@@ -291,16 +291,14 @@ class _AllocationLimit(TorchDispatchMode):
         super().__init__()
         self.left = self.SLACK + 8 * sum(value.numel() for value in tensors.values())
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in _FACTORIES:
-            size = next((arg for arg in args if isinstance(arg, list | tuple | torch.Size)), ())
-            numbers = 1
-            for length in size:
-                numbers *= length
-            self.left -= numbers
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", None) in _FACTORIES:
+            size = next((arg for arg in (*args, kwargs.get("size")) if isinstance(arg, list | tuple)), args)
+            self.left -= math.prod(length for length in size if isinstance(length, int))
             if self.left < 0:
                 raise _TooLarge(f"{tuple(size)} numbers are far more than the weights have")
-        return func(*args, **kwargs or {})
+        return func(*args, **kwargs)
 
 
 _FACTORIES = {"empty", "empty_strided", "zeros", "ones", "full", "rand", "randn", "randint"}
