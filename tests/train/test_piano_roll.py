@@ -206,7 +206,7 @@ def test_the_shell_evaluates_inspects_and_refuses(tmp_path, whole_run, capsys):
         (["evaluate", model, path, "--exclude", "x"], "--exclude is for sound"),
         (["evaluate", model, path, "--tile", "8"], "--tile is for images"),
         (["evaluate", model, str(tmp_path)], "is no file"),
-        (["sample", model], "a TCN makes no sound"),
+        (["sample", model], "holds a TCN: expected a WaveNet"),
     ):
         assert main(arguments) == 2
         line = capsys.readouterr().err

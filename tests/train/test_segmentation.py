@@ -79,7 +79,11 @@ def test_a_run_leaves_its_folder(whole_run):
     with Image.open(whole_run / "samples" / "image_000.png") as picture:
         assert picture.size == (3 * 40 + 2 * 4, 32)
     model = load(whole_run / "model")
-    assert (model.num_classes, model.ignore_label, model.config["context"]["model"]) == (3, 255, "ContextModule")
+    assert (model.num_classes, model.ignore_label, model.config["context"]["class"].rpartition(".")[2]) == (
+        3,
+        255,
+        "ContextModule",
+    )
 
 
 def test_it_learns(tmp_path, pictures):
