@@ -36,8 +36,8 @@ def register_schedule(name: str, function: Callable[..., Schedule]) -> None:
 
     Args:
         name: letters, digits and underscores.
-        function: returns a schedule. In a text its arguments are integers, or schedules, which it
-            receives as tuples; each may be preceded by ``keyword=``.
+        function: returns a schedule. In a text its arguments are integers, or schedules, which it receives as tuples;
+            each may be preceded by ``keyword=``.
 
     Example::
 
