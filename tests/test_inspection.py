@@ -105,7 +105,7 @@ def test_model():
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"channels": 0}, "channels must be"), ({"sample_rate": 0}, "sample rate"), ({"ndim": 5}, "ndim must be")],
+    [({"channels": 0}, "channels must be"), ({"sample_rate": 0}, "sample rate"), ({"ndim": 5}, "ndim is 5")],
 )
 def test_refuses(kwargs, message):
     with pytest.raises(WavedilError, match=message):

@@ -227,7 +227,7 @@ def test_state_is_plain_tensors_that_are_never_changed(tmp_path):
 def test_wrong_states_are_told():
     stack = DilatedStack(1, 4, [1, 2], causal=True)
     _, state = stack.step(sound(1))
-    with pytest.raises(WavedilError, match="another model or batch size"):
+    with pytest.raises(WavedilError, match="from another model or batch size"):
         stack.step(sound(1, batch=3), state)
     with pytest.raises(WavedilError, match="expected 'history'"):
         stack.step(sound(1), {"nonsense": torch.zeros(1)})

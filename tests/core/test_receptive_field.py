@@ -34,7 +34,7 @@ def test_growth_with_strides_by_hand():
 
 @pytest.mark.parametrize("kwargs", [{"kernel_size": [3]}, {"kernel_size": 0}, {"strides": [1, 1.5]}, {"strides": True}])
 def test_closed_form_refuses(kwargs):
-    with pytest.raises(WavedilError, match="positive integers"):
+    with pytest.raises(WavedilError, match="expected a positive integer"):
         receptive_field([1, 2], **kwargs)
 
 
@@ -188,9 +188,9 @@ def test_given_size_or_example():
     assert measure_receptive_field(net, torch.zeros(4, 1, 9, 16), 2).size == (9, 16)
     assert measure_receptive_field(net, 1, 2, size=9).size == (9, 9)
     behind = DilatedConv(1, 1, 1, 5, padding="causal")
-    with pytest.raises(WavedilError, match=r"space axis 0 \(size 2\); use size=\(4,\)"):
+    with pytest.raises(WavedilError, match=r"space axis 0 \(size 2\); set size=\(4,\)"):
         measure_receptive_field(behind, 1, size=2)
-    with pytest.raises(WavedilError, match=r"space axis 0 \(size 5\); use size=\(10, 9\) or more"):
+    with pytest.raises(WavedilError, match=r"space axis 0 \(size 5\); set size=\(10, 9\) or more"):
         measure_receptive_field(net, 1, 2, size=(5, 9))
 
 
@@ -199,7 +199,7 @@ def test_a_field_without_end_is_an_error():
         def forward(self, x):
             return x + x.mean(-1, keepdim=True)
 
-    with pytest.raises(WavedilError, match="whole input.*never fits"):
+    with pytest.raises(WavedilError, match="global operation.*never fits"):
         measure_receptive_field(Mean(), 1)
 
 
@@ -216,13 +216,13 @@ class Flat(nn.Module):
 @pytest.mark.parametrize(
     ("net", "args", "message"),
     [
-        (nn.Embedding(8, 2), (1,), "behind the embedding"),
-        (nn.Conv1d(1, 1, 3), (torch.zeros(1, 1, 8, dtype=torch.int64),), "behind the embedding"),
-        (nn.Conv1d(2, 1, 3), (1,), r"does not take float64 input.*expected input"),
+        (nn.Embedding(8, 2), (1,), "after the embedding"),
+        (nn.Conv1d(1, 1, 3), (torch.zeros(1, 1, 8, dtype=torch.int64),), "after the embedding"),
+        (nn.Conv1d(2, 1, 3), (1,), r"does not accept float64 input.*expected input"),
         (Detached(), (1,), "does not depend"),
         (Flat(), (1,), r"output has shape \(1, 64\)"),
         (nn.Conv1d(1, 1, 3), (torch.zeros(1, 8),), r"shape \(1, 8\)"),
-        (nn.Conv1d(1, 1, 3), (1, 4), "ndim must be 1, 2 or 3"),
+        (nn.Conv1d(1, 1, 3), (1, 4), "ndim is 4: expected 1, 2 or 3"),
     ],
 )
 def test_measure_refuses(net, args, message):

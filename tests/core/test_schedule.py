@@ -24,6 +24,15 @@ from wavedil.errors import WavedilError
         ("[1, 2, 5]", (1, 2, 5)),
         ("7", (7,)),
         ("4..4", (4,)),
+        ("[1,2] x2", (1, 2, 1, 2)),
+        ("([1,2] x2 + 7) x2 + 3", (1, 2, 1, 2, 7, 1, 2, 1, 2, 7, 3)),
+        ("sawtooth(1..512, 3)", doubling(512, repeats=3)),
+        ("sawtooth([1, 2, 5], repeats=2)", (1, 2, 5, 1, 2, 5)),
+        ("hybrid(6, 63)", hybrid(6, 63)),
+        ("hybrid(3, kernel_size=2, field=8) x2 + 9", (1, 2, 4, 1, 2, 4, 9)),
+        ("1, hybrid(3, 17)x2", (1, 1, 2, 5, 1, 1, 2, 5)),
+        ("sawtooth(hybrid(3, 17), 2)", (1, 2, 5, 1, 2, 5)),
+        ("doubling(4) doubling()", (1, 2, 4, *doubling())),
         (4, (4,)),
         ([1, 2, 5], (1, 2, 5)),
         (np.array([1, 2]), (1, 2)),
@@ -43,24 +52,32 @@ def test_parse(schedule, dilations):
         ("x3", "empty"),
         ("1,2 +", "empty"),
         ([], "empty"),
-        ("0", "at least 1"),
-        ("-4", "at least 1"),
+        ("0", "expected an integer from 1"),
+        ("-4", "expected an integer from 1"),
         ([1, -2], "layer 2"),
-        ([1, 2.0], "must be an integer"),
-        ([True], "must be an integer"),
-        ([[1, 2]], "must be an integer"),
-        (None, "must be an integer"),
-        (b"12", "must be an integer"),
+        ([1, 2.0], "expected an integer from 1 to 16777216"),
+        ([True], "expected an integer from 1 to 16777216"),
+        ([[1, 2]], "expected an integer from 1 to 16777216"),
+        (None, "expected integers or text"),
+        (b"12", "expected integers or text"),
         ("1,two", "'two' is not an integer"),
         ("1..", "not an integer"),
-        ("1,2 x0", "at least 1"),
+        ("1,2 x0", "expected an integer from 1"),
         ("1..500", r"1\.\.256 or 1\.\.512"),
         ("3..100", r"3\.\.96 or 3\.\.192"),
-        ("8..1", "one by one"),
-        (2**24 + 1, "at most 16777216"),
+        ("8..1", "list falling dilations"),
+        (2**24 + 1, "is 16777217: expected an integer from 1 to 16777216"),
         ("9" * 5000, "above the largest"),
-        ("1 x10001", "at most 10000"),
+        ("1 x10001", "10001: expected an integer from 1 to 10000"),
         ("1..512 x1001", "10010 layers"),
+        ("fib(9)", "'fib' is not a known schedule; expected one of .*doubling, .*hybrid, .*sawtooth"),
+        ("hybrid(6)", "missing a required argument: 'field'; the schedule is hybrid"),
+        ("hybrid(6, 63, colour=1)", "unexpected keyword argument 'colour'"),
+        ("hybrid(3, 63)", r"hybrid: field is 63: 3 layers of kernel 3 reach 7 to 27"),
+        ("hybrid(__import__)", "'__import__' is not an integer"),
+        ("hybrid(3, 17", "brackets are not balanced"),
+        ("1)", "brackets are not balanced"),
+        ("(" * 9 + "1" + ")" * 9, "nested deeper than 8"),
         ([1] * 10_001, "10001 layers"),
     ],
 )
@@ -74,7 +91,7 @@ def test_doubling_and_sawtooth():
     assert doubling(4, repeats=2) == sawtooth("1..4", 2) == (1, 2, 4, 1, 2, 4)
     with pytest.raises(WavedilError, match=r"1\.\.256 or 1\.\.512"):
         doubling(500)
-    with pytest.raises(WavedilError, match="repeats must be at least 1"):
+    with pytest.raises(WavedilError, match="repeats is 0: expected"):
         doubling(4, repeats=0)
 
 
@@ -92,7 +109,7 @@ def test_format_parses_back(dilations):
 
 
 @pytest.mark.parametrize(
-    "text", ["1..512 x3", "1,2,5 x4", "1..512 x2 + 1,2,5", "1,1..16,1", "7", "1 x7", "1 x2000", "1..4 x3"]
+    "text", ["1..512 x3", "1,2,5 x4", "1..512,1..512,1,2,5", "1,1..16,1", "7", "1 x7", "1 x2000", "1..4 x3"]
 )
 def test_format_finds_the_short_text(text):
     assert format_schedule(text) == text

@@ -45,8 +45,8 @@ def test_one_product_is_the_sum_of_skips(ndim):
 
 
 class Doubled(GatedBlock):
-    def advance(self, x, condition=None):
-        x, z = super().advance(x, condition)
+    def forward_gated(self, x, condition=None):
+        x, z = super().forward_gated(x, condition)
         return x, 2 * z
 
 
@@ -128,7 +128,7 @@ def test_layout_is_kept_through_a_stack():
 def test_widths_by_layer():
     stack = DilatedStack(2, [3, 6, 12, 3], [1, 2, 1], 3, block=ConvBlock)
     assert stack(sound(2, 1, 3)).shape == (1, 3, 11, 11)
-    with pytest.raises(WavedilError, match="3 layers need 4"):
+    with pytest.raises(WavedilError, match="expected 4, of the input and of 3 layers"):
         DilatedStack(2, [3, 6, 12], [1, 2, 1], 3, block=ConvBlock)
 
 
@@ -153,19 +153,22 @@ def test_doors_and_figures():
         (lambda: DilatedConv(1, 1, 1, 3, dilation=8, padding="valid")(torch.zeros(1, 1, 16)), "needs at least 17"),
         (lambda: DilatedConv(1, 1, 1, 3, dilation=8, pad_mode="reflect")(torch.zeros(1, 1, 8)), "9 or more"),
         (lambda: GatedBlock(1, 4, gate_order="relu"), "tanh_first, sigmoid_first"),
-        (lambda: GatedBlock(1, 4, condition_channels=2)(torch.zeros(1, 4, 8)), "needs a condition of 2"),
-        (lambda: GatedBlock(1, 4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)), "takes no condition"),
+        (
+            lambda: GatedBlock(1, 4, condition_channels=2)(torch.zeros(1, 4, 8)),
+            "is None: expected \\(batch, 2, ",
+        ),
+        (lambda: GatedBlock(1, 4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)), "condition is a tensor: expected None"),
         (
             lambda: GatedBlock(1, 4, condition_channels=4)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 7)),
-            "expected the same",
+            "expected the same size",
         ),
         (lambda: DilatedStack(1, 4, [1, 2], skip_scale=[1.0]), "one for each of 2 layers"),
-        (lambda: DilatedStack(1, 4, [1], padding="same", causal=True, block=ConvBlock), "keep one"),
-        (lambda: DilatedStack(1, 4, [1], block=ConvBlock, skip_channels=4), "belong to GatedBlock"),
+        (lambda: DilatedStack(1, 4, [1], padding="same", causal=True, block=ConvBlock), "expected only one of them"),
+        (lambda: DilatedStack(1, 4, [1], block=ConvBlock, skip_channels=4), "are options of GatedBlock"),
         (lambda: DilatedStack(1, 4, [1], checkpoint_layers=-1), "checkpoint_layers is -1"),
         (
             lambda: DilatedStack(1, 4, [1], block=ConvBlock)(torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)),
-            "takes no condition",
+            "condition is a tensor: expected None",
         ),
         (lambda: DilatedConv(1, 1, 1, 3, padding="causal", pad_mode="reflect"), "the future"),
         (lambda: DilatedConv(1, 1, 1, 2.0), "kernel_size is 2.0"),

@@ -8,7 +8,7 @@ import torch
 from wavedil import WavedilError
 from wavedil.ops.permutohedral import build_lattice, cpu, lattice_filter, mean_field, reference
 
-needs_numba = pytest.mark.skipif(cpu.loops() is None, reason="numba is not installed")
+needs_numba = pytest.mark.skipif(cpu.compiled_kernels() is None, reason="numba is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_one_point_by_hand():
 
     The blur along the first axis takes half of (0, 0) to (1, -1), along the second half of that comes back.
     """
-    for form in (reference, cpu)[: 1 + (cpu.builders() is not None)]:
+    for form in (reference, cpu)[: 1 + (cpu.compiled_builders() is not None)]:
         lattice = form.build_lattice(torch.zeros(1, 1))
         assert lattice.weights.tolist() == [[1, 0]] and lattice.vertices == 2
         assert lattice_filter(torch.ones(1, 1), lattice).item() == 1.25
@@ -40,7 +40,7 @@ def test_one_point_by_hand():
 def test_corners_surround_their_point(dims):
     """Corners have coordinates that sum to 0 and are equal modulo `corners`, and their weighted mean is the point."""
     elevated = reference.elevate(features(dims, 500))
-    lowest, radix = reference.packing(elevated)
+    lowest, radix = reference.key_encoding(elevated)
     keys, weights = reference.simplices(elevated, lowest, radix)
     coordinates, rest = [], keys
     for axis in reversed(range(dims)):
@@ -167,7 +167,7 @@ def test_places_beyond_32_bits(monkeypatch):
     lattices = [build_lattice(features(2, 300))]
     scores = torch.randn(3, 300)
     expected = mean_field(scores, lattices, [2.0])
-    monkeypatch.setattr(cpu, "_SHORT", 0)
+    monkeypatch.setattr(cpu, "_INT32_LIMIT", 0)
     assert torch.equal(mean_field(scores, lattices, [2.0]), expected)
 
 
@@ -202,8 +202,8 @@ def test_a_default_of_float64_changes_nothing():
 def test_without_numba(monkeypatch):
     f, scores = features(2, 300), torch.randn(3, 300)
     expected = mean_field(scores, [build_lattice(f)], [2.0])
-    monkeypatch.setattr(cpu, "loops", lambda: None)
-    monkeypatch.setattr(cpu, "builders", lambda: None)
+    monkeypatch.setattr(cpu, "compiled_kernels", lambda: None)
+    monkeypatch.setattr(cpu, "compiled_builders", lambda: None)
     torch.testing.assert_close(mean_field(scores, [build_lattice(f)], [2.0]), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -211,9 +211,9 @@ def test_errors():
     with pytest.raises(WavedilError, match=r"features have shape \(2, 0\): expected \(dims, points\)"):
         build_lattice(torch.zeros(2, 0))
     for bad in (float("nan"), float("inf"), 1e9):
-        with pytest.raises(WavedilError, match="expected finite features within 1048576, so take larger"):
+        with pytest.raises(WavedilError, match="expected finite features within 1048576; use larger"):
             build_lattice(torch.tensor([[0.0, bad]]))
-    with pytest.raises(WavedilError, match="more than 2.62: expected fewer, so take larger standard deviations"):
+    with pytest.raises(WavedilError, match="expected a product below 2.62; use larger standard deviations"):
         build_lattice(torch.eye(5) * 1e4)
     with pytest.raises(WavedilError, match=r"values have shape \(3, 2\): expected \(4, labels\)"):
         lattice_filter(torch.zeros(3, 2), build_lattice(torch.randn(2, 4)))

@@ -1,4 +1,4 @@
-"""Compiled loops: what is kept on disk, and what is said when something is compiled."""
+"""Compiled kernels: the cache on disk, and the message while one is compiled."""
 
 import os
 import subprocess
@@ -21,8 +21,8 @@ def run(path, cache) -> str:
     return done.stdout
 
 
-def test_a_loop_is_announced_when_it_is_compiled_and_only_then(tmp_path):
+def test_compiling_is_logged_and_loading_is_not(tmp_path):
     path = tmp_path / "double.py"
     path.write_text(LOOP)
-    assert run(path, tmp_path / "cache") == "compiling a test; the result is kept for the next time\n6 8\n"
-    assert run(path, tmp_path / "cache") == "6 8\n"  # from the disk
+    assert run(path, tmp_path / "cache") == "compiling a test; the result is cached for later runs\n6 8\n"
+    assert run(path, tmp_path / "cache") == "6 8\n"  # from the cache

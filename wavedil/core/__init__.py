@@ -11,7 +11,15 @@ from wavedil.core.conv import (
 )
 from wavedil.core.gridding import audit_gridding
 from wavedil.core.receptive_field import measure_receptive_field, receptive_field
-from wavedil.core.schedule import Schedule, doubling, format_schedule, hybrid, parse_schedule, sawtooth
+from wavedil.core.schedule import (
+    Schedule,
+    doubling,
+    format_schedule,
+    hybrid,
+    parse_schedule,
+    register_schedule,
+    sawtooth,
+)
 from wavedil.core.stack import DilatedStack
 
 __all__ = [
@@ -32,5 +40,6 @@ __all__ = [
     "measure_receptive_field",
     "parse_schedule",
     "receptive_field",
+    "register_schedule",
     "sawtooth",
 ]

@@ -1,13 +1,11 @@
-"""The blocks that a stack repeats: WaveNet's gated residual/skip block, and a convolution with activation."""
-
-from __future__ import annotations
+"""Blocks of a stack: WaveNet's gated residual/skip block, and a convolution with activation."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.conv import DilatedConv, PerAxis, axes_value, is_plain, paddings, per_axis
+from wavedil.core.conv import DilatedConv, PerAxis, axes_value, has_no_hooks, paddings, per_axis
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
 from wavedil.ops.gate import GATE_ORDERS, gate
@@ -15,7 +13,7 @@ from wavedil.ops.gated_residual import gated_residual
 
 
 class GatedBlock(nn.Module):
-    """Gated residual block with a skip path (van den Oord et al. 2016, arXiv 1609.03499, section 2.3 and 2.4).
+    """Gated residual block with a skip path (van den Oord et al. 2016, arXiv 1609.03499, sections 2.3 and 2.4).
 
     ::
 
@@ -26,20 +24,22 @@ class GatedBlock(nn.Module):
 
     Args:
         ndim: number of space axes.
-        channels: residual channels, in and out.
-        hidden_channels: width of the gated activations; default ``channels``. (The convolution makes twice as many,
-            which some packages call gate channels.)
+        channels: residual channels of the input and output.
+        hidden_channels: width of the gated activations; default ``channels``. The convolution has twice as many outputs
+            (called gate channels in some packages).
         skip_channels: width of the skip path; default ``channels``; 0 for none.
         condition_channels: width of the conditioning input; 0 for none.
-        causal: for all axes, or one flag per axis; the others are padded to the same size.
-        residual: False leaves out the residual product, as in a last layer of which only the skip is used: x is
-            returned as it came.
-        residual_scale, skip_scale: factors that published models differ in, e.g. √½.
+        causal: one flag, or one per axis. Axes that are not causal are padded to the same size.
+        residual: False omits the residual convolution and returns x unchanged apart from ``residual_scale``, as in a
+            last layer of which only the skip is used.
+        residual_scale, skip_scale: scale factors, which differ between published models, e.g. √½.
         gate_order: ``"tanh_first"`` (WaveNet) or ``"sigmoid_first"`` (DiffWave).
 
-    ``forward(x, condition=None)`` takes x ``(batch, channels, *space)`` and the condition
-    ``(batch, condition_channels, *space)``, or of size 1 along axes where it is the same everywhere (a speaker), and
-    returns ``(x, skip)``; skip is None where skip_channels is 0.
+    Shapes:
+        x: ``(batch, channels, *space)``, as input and output.
+        condition: ``(batch, condition_channels, *space)``, with size 1 along axes where it is constant (a speaker
+            embedding).
+        skip: ``(batch, skip_channels, *space)``, or None if ``skip_channels`` is 0.
     """
 
     def __init__(
@@ -73,31 +73,37 @@ class GatedBlock(nn.Module):
         self.conv = DilatedConv(
             ndim, channels, 2 * hidden, kernel_size, dilation=dilation, padding=paddings(ndim, causal=causal), bias=bias
         )
-        # No bias: the convolution's own bias is added to the same sum.
+        # No bias: it would be added to that of the convolution.
         self.condition = pointwise(condition_channels, 2 * hidden, bias=False) if condition_channels else None
         self.residual = pointwise(hidden, channels) if residual else None
         self.skip = pointwise(hidden, skips) if skips else None
 
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
+        """Receptive field of the convolution: an int if the axes are equal, else one per axis."""
         return self.conv.receptive_field
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        x, z = self.advance(x, condition)
-        return x, self.project(z)
+        """Returns ``(x, skip)``."""
+        x, z = self.forward_gated(x, condition)
+        return x, self.project_skip(z)
 
     def step(
         self, x: Tensor, state: State | None = None, condition: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor | None], State]:
-        """The next chunk; ``((x, skip), state)``. The condition is of the chunk alone."""
-        (x, z), state = self.advance_step(x, state, condition)
-        return (x, self.project(z)), state
+        """Processes the next chunk; returns ``((x, skip), state)``. ``condition`` covers the same positions as x."""
+        (x, z), state = self.step_gated(x, state, condition)
+        return (x, self.project_skip(z)), state
 
-    def advance(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(residual output, gated activations z): what a stack needs to take all layers' skips in one product."""
-        bias, whole = self._bias(condition)
-        if whole and torch.is_grad_enabled() and self.residual is not None and is_plain(self.conv, self.residual):
-            # In training the layer is one operation; without gradients that would save nothing.
+    def forward_gated(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns x and the gated activations z, so that a stack can compute the skips of all layers in one product.
+
+        Subclasses may override this method.
+        """
+        bias, is_complete = self._bias(condition)
+        has_plain_layers = self.residual is not None and has_no_hooks(self.conv, self.residual)
+        if is_complete and has_plain_layers and torch.is_grad_enabled():
+            # One fused operation in training; without gradients it is not faster than the separate ones.
             x, z = gated_residual(
                 self.conv.check(x),
                 self.conv.weight,
@@ -111,14 +117,18 @@ class GatedBlock(nn.Module):
             return self._scaled(x), z
         return self._combine(x, self.conv(x), condition)
 
-    def advance_step(
+    def step_gated(
         self, x: Tensor, state: State | None = None, condition: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], State]:
+        """:meth:`forward_gated` of the next chunk; returns ``((x, z), state)``."""
         h, history = self.conv.step(x, part(state, "conv"))
         return self._combine(x, h, condition), named("conv", history)
 
     def _bias(self, condition: Tensor | None) -> tuple[Tensor | None, bool]:
-        """The convolution's bias with the condition in it, and whether that is all of it: one setting for all of x."""
+        """The convolution's bias, and whether it includes the condition completely.
+
+        A condition that is the same at every position and for the batch is only an offset of the bias.
+        """
         if condition is None or self.condition is None:
             return self.conv.bias, condition is None and self.condition is None
         if condition.ndim != self.ndim + 2 or condition[:, 0].numel() != 1 or self.conv.bias is None:
@@ -128,22 +138,22 @@ class GatedBlock(nn.Module):
     def _combine(self, x: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         if (condition is None) != (self.condition is None):
             raise WavedilError(
-                "this block has condition_channels=0: it takes no condition"
+                "condition is a tensor: expected None, since this block has condition_channels=0"
                 if self.condition is None
-                else f"this block needs a condition of {self.condition.in_channels} channels, (batch, channels, *space)"
+                else f"condition is None: expected (batch, {self.condition.in_channels}, *space)"
             )
         if self.condition is not None:
             sizes = list(zip(condition.shape[2:], x.shape[2:], strict=False))
             if condition.ndim != x.ndim or any(have not in (1, size) for have, size in sizes):
                 raise WavedilError(
-                    f"condition has space {tuple(condition.shape[2:])}, x has {tuple(x.shape[2:])}: expected the same, "
-                    "or 1 for what is the same everywhere"
+                    f"condition has shape {tuple(condition.shape)}, x has {tuple(x.shape)}: expected the same size "
+                    "along each space axis, or 1 where the condition is constant"
                 )
             h = h + self.condition(condition)
         z = gate(h, order=self.gate_order)
         if self.residual is not None:
-            # The stream keeps the product's dtype: under autocast it stays bf16 instead of going back to float32 at
-            # each of the layers, which is a fifth of the step's time on a CPU.
+            # x takes the dtype of the product: under autocast it stays bf16. Converting it back to float32 in each
+            # layer takes a fifth of the step's time on a CPU.
             out = self.residual(z)
             x = x.to(out.dtype) + out
         return self._scaled(x), z
@@ -151,8 +161,8 @@ class GatedBlock(nn.Module):
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.residual_scale == 1 else x * self.residual_scale
 
-    def project(self, z: Tensor) -> Tensor | None:
-        """The skip of gated activations z."""
+    def project_skip(self, z: Tensor) -> Tensor | None:
+        """The skip output of gated activations z."""
         if self.skip is None:
             return None
         skip = self.skip(z)
@@ -163,9 +173,13 @@ class ConvBlock(nn.Module):
     """Dilated convolution and activation: ``(batch, channels, *space) -> (batch, out_channels, *space')``.
 
     Args:
-        channels, out_channels: in and out (default the same).
-        activation: makes the activation module, e.g. ``torch.nn.ReLU``; None for none.
-        padding or causal, pad_mode, groups, bias: as in :class:`DilatedConv`.
+        ndim: number of space axes.
+        channels: input channels.
+        out_channels: output channels; default ``channels``.
+        kernel_size, dilation, pad_mode, groups, bias: as in :class:`DilatedConv`.
+        activation: class or function that returns the activation module, e.g. ``torch.nn.ReLU``; None for none.
+        padding: mode, or one per axis, as in :class:`DilatedConv`; or set ``causal``.
+        causal: one flag, or one per axis. Axes that are not causal are padded to the same size.
     """
 
     def __init__(
@@ -200,25 +214,26 @@ class ConvBlock(nn.Module):
 
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
+        """Receptive field of the convolution: an int if the axes are equal, else one per axis."""
         return self.conv.receptive_field
 
     def forward(self, x: Tensor, condition: None = None) -> Tensor:
-        self._refuse(condition)
+        self._check_no_condition(condition)
         return self.activation(self.conv(x))
 
     def step(self, x: Tensor, state: State | None = None, condition: None = None) -> tuple[Tensor, State]:
-        """The next chunk along the causal axis; see :meth:`DilatedConv.step`."""
-        self._refuse(condition)
+        """Processes the next chunk along the causal axis; see :meth:`DilatedConv.step`."""
+        self._check_no_condition(condition)
         y, history = self.conv.step(x, part(state, "conv"))
         return self.activation(y), named("conv", history)
 
     @staticmethod
-    def _refuse(condition: Tensor | None) -> None:
+    def _check_no_condition(condition: Tensor | None) -> None:
         if condition is not None:
-            raise WavedilError("a ConvBlock takes no condition: use GatedBlock with condition_channels")
+            raise WavedilError("condition is a tensor: expected None; use GatedBlock with condition_channels")
 
 
 def field_of(modules: Sequence[nn.Module], ndim: int) -> int | tuple[int, ...]:
-    """Receptive field of modules of stride 1 in sequence: 1 + the sum of what each adds, per axis."""
+    """Receptive field of modules of stride 1 in sequence: 1 + the sum of (field - 1) over the modules, per axis."""
     fields = [per_axis("receptive_field", module.receptive_field, ndim) for module in modules]
     return axes_value([1 + sum(size - 1 for size in sizes) for sizes in zip(*fields, strict=True)] or (1,) * ndim)

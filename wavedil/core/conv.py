@@ -1,10 +1,8 @@
-"""One dilated convolution for 1, 2 and 3 space axes.
+"""Dilated convolution over 1, 2 or 3 space axes.
 
-All the thinking about kernels, dilations and padding is in :class:`DilatedConv`; the doors ``DilatedConv1d``,
-``DilatedConv2d`` and ``DilatedConv3d`` only fix the number of axes. The arithmetic is ``wavedil.ops.dilated_conv``.
+:class:`DilatedConv` handles kernels, dilations and padding; ``DilatedConv1d``, ``DilatedConv2d`` and ``DilatedConv3d``
+only set the number of axes. ``wavedil.ops.dilated_conv`` computes the result.
 """
-
-from __future__ import annotations
 
 import math
 import operator
@@ -16,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
 from wavedil.core.stream import State, take_history
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, check_positive
 from wavedil.ops.dilated_conv import dilated_conv
 
 PADDINGS = ("same", "causal", "valid")
@@ -26,12 +24,12 @@ PerAxis = int | Sequence[int]
 
 
 def per_axis(name: str, value: PerAxis, ndim: int, minimum: int = 1) -> tuple[int, ...]:
-    """One int per space axis from an int or a sequence; the rest of the code sees only tuples."""
+    """One int per space axis, from an int or a sequence of ints."""
     try:
         values = (
             tuple(operator.index(v) for v in value) if hasattr(value, "__iter__") else (operator.index(value),) * ndim
         )
-    except TypeError:  # not integers: numpy's are, floats are not
+    except TypeError:  # floats, None; NumPy integers pass
         values = ()
     if len(values) != ndim or min(values) < minimum:
         raise WavedilError(
@@ -43,14 +41,14 @@ def per_axis(name: str, value: PerAxis, ndim: int, minimum: int = 1) -> tuple[in
 def paddings(
     ndim: int, padding: str | Sequence[str] | None = None, causal: bool | Sequence[bool] = False
 ) -> tuple[str, ...]:
-    """The padding of each axis by name. ``causal`` is the short way to say it; both at once is an error."""
+    """The padding mode of each axis, from ``padding`` or from ``causal``; setting both is an error."""
     if padding is None:
         flags = (causal,) * ndim if isinstance(causal, bool) else tuple(causal)
         if len(flags) != ndim:
-            raise WavedilError(f"causal is {causal!r}: expected true, false, or one of them for each of {ndim} axes")
+            raise WavedilError(f"causal is {causal!r}: expected a boolean, or one for each of {ndim} axes")
         return tuple("causal" if flag else "same" for flag in flags)
     if causal is not False:
-        raise WavedilError(f"both padding={padding!r} and causal={causal!r} are given: keep one of them")
+        raise WavedilError(f"padding is {padding!r} and causal is {causal!r}: expected only one of them")
     names = (padding,) * ndim if isinstance(padding, str) else tuple(padding)
     if len(names) != ndim or any(name not in PADDINGS for name in names):
         raise WavedilError(
@@ -60,7 +58,7 @@ def paddings(
 
 
 def axes_value(values: Sequence[int]) -> int | tuple[int, ...]:
-    """A per-axis figure as people say it: one int where all axes agree, else a tuple."""
+    """Per-axis values as one int if they are equal, else as a tuple."""
     return values[0] if len(set(values)) == 1 else tuple(values)
 
 
@@ -68,22 +66,22 @@ class DilatedConv(nn.Module):
     """Dilated convolution over ``ndim`` space axes: ``(batch, in_channels, *space) -> (batch, out_channels, *space')``.
 
     As in every deep-learning library this is a cross-correlation: output p reads inputs p + dilation * s, where the
-    padding says which s there are (Yu & Koltun 2015, arXiv 1511.07122, eq. 2, up to the sign of s).
+    padding determines the range of s (Yu & Koltun 2015, arXiv 1511.07122, eq. 2, up to the sign of s).
 
     Args:
         ndim: number of space axes, 1 to 3.
         kernel_size, dilation, stride: an int, or one per axis.
-        padding: ``"causal"`` pads (k - 1) * d on the left, so that output t reads no input after t; ``"same"`` keeps
-            the size, and where (k - 1) * d is odd (even kernels) the larger half is on the right, as in torch;
-            ``"valid"``
-            pads nothing. One name, or one per axis. With a stride s, "same" and "causal" give ceil(size / s).
+        padding: one mode, or one per axis. ``"causal"`` pads (k - 1) * d on the left, so that output t reads no input
+            after t. ``"same"`` keeps the size; where (k - 1) * d is odd (even kernels) the larger half is on the right,
+            as in torch. ``"valid"`` pads nothing. With a stride s, "same" and "causal" give ceil(size / s).
         pad_mode: ``"zeros"`` or ``"reflect"`` (without repeating the edge).
         groups: as in torch; ``groups == in_channels`` is a depthwise convolution.
 
-    ``weight`` is (out_channels, in_channels / groups, *kernel) and ``bias`` (out_channels), as in ``torch.nn.Conv*d``.
+    Shapes: ``weight`` is ``(out_channels, in_channels / groups, *kernel)`` and ``bias`` ``(out_channels,)``, as in
+    ``torch.nn.Conv*d``.
 
     Raises:
-        WavedilError: arguments that do not fit, or an input whose rank, channels or size do not.
+        WavedilError: invalid arguments, or an input of the wrong rank, number of channels or size.
     """
 
     def __init__(
@@ -103,12 +101,10 @@ class DilatedConv(nn.Module):
         super().__init__()
         if ndim not in (1, 2, 3):
             raise WavedilError(f"ndim is {ndim!r}: expected 1, 2 or 3 space axes")
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-            if not isinstance(value, int) or value < 1:
-                raise WavedilError(f"{name} is {value!r}: expected a positive integer")
+        check_positive(in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
             raise WavedilError(
-                f"groups is {groups}: expected a divisor of in_channels {in_channels} and out_channels {out_channels}"
+                f"groups is {groups}: expected a divisor of in_channels={in_channels} and out_channels={out_channels}"
             )
         if pad_mode not in PAD_MODES:
             raise WavedilError(f"pad_mode is {pad_mode!r}: expected one of {', '.join(PAD_MODES)}")
@@ -119,7 +115,7 @@ class DilatedConv(nn.Module):
         self.padding = paddings(ndim, padding)
         if pad_mode == "reflect" and "causal" in self.padding:
             raise WavedilError(
-                "causal padding with pad_mode='reflect' would show outputs the future: use pad_mode='zeros'"
+                "pad_mode is 'reflect' with causal padding: outputs would depend on the future; use pad_mode='zeros'"
             )
         self.pad_mode = pad_mode
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
@@ -127,7 +123,7 @@ class DilatedConv(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """torch's own initialization of convolutions: uniform in ±1/√fan_in, weights and bias."""
+        """Draws weights and bias uniformly from ±1/√fan_in, as ``torch.nn.Conv*d`` does."""
         bound = 1 / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -135,17 +131,17 @@ class DilatedConv(nn.Module):
 
     @property
     def span(self) -> tuple[int, ...]:
-        """(k - 1) * d of each axis: how far one output reaches beyond one input."""
+        """(k - 1) * d per axis: the distance between the first and the last input of one output."""
         return tuple((k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True))
 
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
-        """1 + (k - 1) * d input positions: an int where the axes agree, else one per axis."""
+        """1 + (k - 1) * d input positions: an int if the axes are equal, else one per axis."""
         return axes_value([1 + span for span in self.span])
 
     @property
     def pads(self) -> list[tuple[int, int]]:
-        """Positions padded (before, after) on each axis."""
+        """Padding (before, after) of each axis, in positions."""
         sides = {
             "valid": lambda span: (0, 0),
             "causal": lambda span: (span, 0),
@@ -153,12 +149,15 @@ class DilatedConv(nn.Module):
         }
         return [sides[name](span) for name, span in zip(self.padding, self.span, strict=True)]
 
-    @property
     def stream_axis(self) -> int:
-        """The space axis that :meth:`step` runs along: the last causal one."""
+        """The space axis along which :meth:`step` takes chunks: the last causal one.
+
+        Raises:
+            WavedilError: no axis is causal.
+        """
         causal = [axis for axis, name in enumerate(self.padding) if name == "causal"]
         if not causal:
-            raise WavedilError(f"padding is {self.padding}: streaming needs a causal axis; build with causal=True")
+            raise WavedilError(f"padding is {self.padding}: streaming needs a causal axis (causal=True)")
         return causal[-1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,22 +165,29 @@ class DilatedConv(nn.Module):
         return self._convolve(self.check(x), self.pads)
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The next chunk along :attr:`stream_axis`; any length, also 0. Chunk by chunk equals the whole pass.
+        """Processes the next chunk along :meth:`stream_axis`, of any length including 0.
 
-        ``state`` holds the last (k - 1) * d inputs under ``"history"``; ``None`` starts from zeros, which is what
-        causal padding puts there.
+        The outputs of all chunks, concatenated, equal ``forward`` of the concatenated inputs.
+
+        Args:
+            x: the chunk, ``(batch, in_channels, *space)``.
+            state: the state that the previous step returned, with the last (k - 1) * d inputs under ``"history"``.
+                None starts from zeros, as causal padding does.
+
+        Returns:
+            The output and the new state.
         """
         self.check(x)
-        axis = self.stream_axis
+        axis = self.stream_axis()
         if self.stride[axis] != 1:
-            raise WavedilError(f"streaming needs stride 1 along axis {axis}, got {self.stride[axis]}")
+            raise WavedilError(f"stride is {self.stride[axis]} along axis {axis}: streaming needs 1")
         span = self.span[axis]
         past = take_history(state, x, axis, span)
         joined = torch.cat([past, x], dim=axis + 2)
         pads = self.pads
         pads[axis] = (0, 0)
         size = joined.shape[axis + 2]
-        # A copy, not a view: a view would keep the whole chunk alive for as long as the state lives.
+        # A copy, since a view would keep the whole chunk in memory as long as the state.
         history = joined.narrow(axis + 2, size - span, span).clone()
         return self._convolve(joined, pads), {"history": history}
 
@@ -190,28 +196,29 @@ class DilatedConv(nn.Module):
             for axis, (size, pad) in enumerate(zip(x.shape[2:], pads, strict=True)):
                 if max(pad) >= size:
                     raise WavedilError(
-                        f"axis {axis} has {size} positions, reflect padding by {max(pad)} needs {max(pad) + 1} or "
-                        "more: use a larger input or pad_mode='zeros'"
+                        f"axis {axis} of the input has {size} positions: reflect padding by {max(pad)} needs "
+                        f"{max(pad) + 1} or more; use a larger input or pad_mode='zeros'"
                     )
             x = F.pad(x, [side for pad in reversed(pads) for side in pad], mode="reflect")
             pads = [(0, 0)] * self.ndim
-        left = [size + sum(pad) - span for size, pad, span in zip(x.shape[2:], pads, self.span, strict=True)]
-        if min(left) < 1:
-            axis = left.index(min(left))
-            if left[axis] < 0 or self.padding[axis] == "valid":
+        sizes = [size + sum(pad) - span for size, pad, span in zip(x.shape[2:], pads, self.span, strict=True)]
+        if min(sizes) < 1:
+            axis = sizes.index(min(sizes))
+            if sizes[axis] < 0 or self.padding[axis] == "valid":
                 raise WavedilError(
-                    f"axis {axis} has {x.shape[axis + 2]} positions: kernel {self.kernel_size[axis]} with dilation "
-                    f"{self.dilation[axis]} and {self.padding[axis]!r} padding needs at least {self.span[axis] + 1}"
+                    f"axis {axis} of the input has {x.shape[axis + 2]} positions: kernel {self.kernel_size[axis]} with "
+                    f"dilation {self.dilation[axis]} and {self.padding[axis]!r} padding needs at least "
+                    f"{self.span[axis] + 1}"
                 )
         return dilated_conv(
             x, self.weight, self.bias, stride=self.stride, padding=pads, dilation=self.dilation, groups=self.groups
         )
 
     def check(self, x: Tensor) -> Tensor:
-        """x itself, where its rank and channels fit."""
+        """Returns x; raises a WavedilError unless its rank and number of channels match."""
         if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
             raise WavedilError(
-                f"input has shape {tuple(x.shape)}: expected (batch, {self.in_channels}, *space) with {self.ndim} "
+                f"x has shape {tuple(x.shape)}: expected (batch, {self.in_channels}, *space) with {self.ndim} "
                 "space axes"
             )
         return x
@@ -227,10 +234,10 @@ class DilatedConv(nn.Module):
         return ", ".join(parts + [f"groups {self.groups}"] * (self.groups > 1))
 
 
-def is_plain(*convs: nn.Module | None) -> bool:
-    """Whether nothing hangs on calling these modules, so that their weights may be used without calling them."""
+def has_no_hooks(*modules: nn.Module | None) -> bool:
+    """Whether no module has forward or backward hooks, so that fused operations may use its weights directly."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return not any(getattr(conv, name) for conv in convs if conv is not None for name in hooks)
+    return not any(getattr(module, name) for module in modules if module is not None for name in hooks)
 
 
 class DilatedConv1d(DilatedConv):
@@ -255,16 +262,20 @@ class DilatedConv3d(DilatedConv):
 
 
 def add_weight_norm(module: nn.Module) -> nn.Module:
-    """Weight normalization (Salimans & Kingma 2016, arXiv 1602.07868) on every dilated convolution inside, in place."""
-    for conv in [m for m in module.modules() if isinstance(m, DilatedConv) and not parametrize.is_parametrized(m)]:
-        parametrizations.weight_norm(conv, "weight")
+    """Adds weight normalization (Salimans & Kingma 2016, arXiv 1602.07868) to every dilated convolution, in place."""
+    for conv in _convolutions(module):
+        if not parametrize.is_parametrized(conv):
+            parametrizations.weight_norm(conv, "weight")
     return module
 
 
 def fold_weight_norm(module: nn.Module) -> nn.Module:
-    """Replaces each normalized weight by its value, in place: the same outputs, one tensor, no work per call."""
-    for conv in [
-        m for m in module.modules() if isinstance(m, DilatedConv) and parametrize.is_parametrized(m, "weight")
-    ]:
-        parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
+    """Replaces each normalized weight by its value, in place: the same outputs without recomputing it per call."""
+    for conv in _convolutions(module):
+        if parametrize.is_parametrized(conv, "weight"):
+            parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
     return module
+
+
+def _convolutions(module: nn.Module) -> list[DilatedConv]:
+    return [part for part in module.modules() if isinstance(part, DilatedConv)]

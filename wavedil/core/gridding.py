@@ -1,14 +1,13 @@
-"""Gridding: which inputs of its receptive field a stack of dilated convolutions really uses.
+"""Gridding: the inputs inside a receptive field that a stack of dilated convolutions does not use, or uses unevenly.
 
-The paths from an output back to the inputs are counted exactly. One layer with kernel k and
-dilation d reaches offsets 0, d, ..., (k-1) d along each axis, so a stack's path counts are the
-convolution of its layers' combs, and in several dimensions the outer product of the axes' counts.
-An input inside the field that no path reaches is a hole; a large ratio of path counts is the
-milder, uneven form. Order of the layers does not matter.
+The paths from every input to one output are counted exactly. Along one axis, a layer with kernel k and dilation d is a
+comb of k ones, d apart; the path counts of a stack are the convolution of its layers' combs, and in several dimensions
+the outer product of the counts along the axes. The order of the layers does not matter. An input inside the field
+without a path is a hole; a large ratio of path counts is a milder form of gridding.
 
-Beside it stands the rule of hybrid dilated convolution (HDC, Wang et al., arXiv 1702.08502, 3.2),
-which the counts show to be neither sufficient nor necessary: for a kernel of 3, (2, 2, 2) passes
-it with holes, and (1, 2, 5, 1, 2, 5) fails it without any.
+An audit also contains the rule of hybrid dilated convolution (HDC, Wang et al., arXiv 1702.08502, section 3.2), which
+is neither sufficient nor necessary: for a kernel of 3, (2, 2, 2) passes it with holes, and (1, 2, 5, 1, 2, 5) fails it
+without holes.
 """
 
 import math
@@ -18,29 +17,32 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wavedil.core.path_counts import Counts, count_map, path_counts, path_ratio, placed, reached
-from wavedil.core.schedule import MAX_DILATION, Schedule, format_schedule, hybrid, parse_schedule
+from wavedil.core.conv import per_axis
+from wavedil.core.receptive_field import default_kernel_size
+from wavedil.core.schedule import Schedule, format_schedule, hybrid, parse_schedule
 from wavedil.errors import WavedilError
 
-# Above these the counts would take gigabytes; no network in use comes near.
-_MAX_FIELD = 2**24
+# Limits of memory and time, far above networks in use.
 _MAX_POSITIONS = 2**24
+_MAX_BIG_INTEGER_WORK = 2**26
+
+Counts = tuple[NDArray, ...]  # number of paths by position, one array per axis
 
 
 @dataclass(frozen=True)
 class GriddingAudit:
-    """What one output of a stack (or of parallel stacks that are summed) sees of its field.
+    """Path counts of one output of a stack, or of parallel stacks whose outputs are summed.
 
     Attributes:
-        branches: dilations of each parallel stack; one of them for a plain schedule.
+        branches: dilations of each parallel stack; one entry for a single stack.
         kernel_size: kernel along each axis.
         ndim: number of space axes.
         receptive_field: positions along the longest axis.
-        extent: receptive field along each axis; their product is the number of positions.
-        reached: positions that at least one path reaches.
-        holes: positions inside the field that none does.
-        path_counts: for each branch, one array per axis: the number of paths by position, first
-            to last. The count at a position is the product over the axes, summed over branches.
+        extent: receptive field along each axis, whose product is the number of positions.
+        reached: number of positions with at least one path.
+        holes: number of positions inside the field without a path.
+        path_counts: for each branch, one array per axis: the number of paths by position, first to last. The count at a
+            position is the product over the axes, summed over the branches.
         path_ratio: largest count over smallest count, among the reached positions.
         hdc_m: M_1, ..., M_n of the HDC rule (M_n = r_n); empty for parallel branches.
     """
@@ -58,55 +60,51 @@ class GriddingAudit:
 
     @property
     def dilations(self) -> tuple[int, ...]:
-        """Dilations of all layers; those of parallel branches one branch after another."""
+        """Dilations of all layers, branch after branch."""
         return sum(self.branches, ())
 
     @property
     def layers(self) -> int:
-        """Number of convolutions, all branches together."""
+        """Number of convolutions in all branches."""
         return len(self.dilations)
 
     @property
     def hdc_m2(self) -> int | None:
-        """M_2 of the HDC rule; None where it says nothing (one layer, or parallel branches)."""
+        """M_2 of the HDC rule; None where the rule does not apply (one layer, or parallel branches)."""
         return self.hdc_m[1] if len(self.hdc_m) > 1 else None
 
     @property
     def hdc_passes(self) -> bool | None:
-        """Whether M_2 is within the kernel (its smallest axis above 1); None as for `hdc_m2`."""
+        """Whether M_2 is at most the kernel size (the smallest above 1); None as for ``hdc_m2``."""
         widths = [k for k in self.kernel_size if k > 1]
         return None if self.hdc_m2 is None or not widths else self.hdc_m2 <= min(widths)
 
     def counts(self, axis: int = 0) -> NDArray:
-        """Paths by position along one axis `(extent[axis],)`: the 1-D coverage picture; 0 is a hole.
-
-        For parallel branches their sum, which in several dimensions is the picture of that axis
-        taken alone.
-        """
+        """Number of paths by position along one axis, ``(extent[axis],)``; 0 is a hole. Summed over branches."""
         return np.sum([counts[axis] for counts in self.path_counts], axis=0)
 
     def count_map(self) -> NDArray:
-        """Paths by position in all dimensions, `extent`-shaped; 0 is a hole.
+        """Number of paths by position in all dimensions, of shape ``extent``; 0 is a hole.
 
         Raises:
             WavedilError: the field has more than 2**24 positions.
         """
         if math.prod(self.extent) > _MAX_POSITIONS:
             raise WavedilError(
-                f"a path map of {_times(self.extent)} positions is too large to make; "
-                "use path_counts, whose outer product it is"
+                f"the field has {' x '.join(map(str, self.extent))} positions: too large for a map of more than "
+                f"{_MAX_POSITIONS}; use the outer product of path_counts"
             )
-        return count_map(self.path_counts)
+        return _count_map(self.path_counts)
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A way to mend a schedule, checked: its audit has no holes.
+    """A change of a schedule that removes its holes.
 
     Attributes:
         kind: "return to 1", "hybrid rates" or "parallel branches".
-        text: what to do, in a sentence.
-        audit: the audit of the mended schedule, to compare with the original's.
+        text: the change as one sentence.
+        audit: the audit of the changed schedule.
     """
 
     kind: str
@@ -115,20 +113,19 @@ class Suggestion:
 
 
 def audit_gridding(dilations: Schedule, kernel_size: int | Sequence[int] | None = None, ndim: int = 1) -> GriddingAudit:
-    """Exact coverage and path counts of a schedule; see `GriddingAudit`.
+    """Counts the paths of a schedule exactly; see :class:`GriddingAudit`.
 
     Args:
-        dilations: the schedule, as for `parse_schedule`.
-        kernel_size: kernel of every layer, one integer or one per axis; 2 in one dimension and 3
-            in more when None.
-        ndim: space axes, 1 to 3.
+        dilations: the schedule, as for :func:`wavedil.core.parse_schedule`.
+        kernel_size: kernel of every layer, one integer or one per axis; default 2 in one dimension, 3 in more.
+        ndim: number of space axes, 1 to 3.
 
     >>> audit = audit_gridding([2, 4, 8], kernel_size=3)
     >>> audit.receptive_field, audit.holes
     (29, 14)
 
     Raises:
-        WavedilError: no schedule, kernel or ndim of this kind, or a field above 2**24 positions.
+        WavedilError: an invalid argument, or a field of more than 2**24 positions along an axis.
     """
     return audit_branches([dilations], kernel_size, ndim)
 
@@ -139,45 +136,44 @@ def audit_branches(
     ndim: int = 1,
     causal: bool | None = None,
 ) -> GriddingAudit:
-    """The audit of parallel stacks whose outputs are summed, as `audit_gridding` for one.
+    """:func:`audit_gridding` of parallel stacks whose outputs are summed.
 
     Args:
         schedules: one schedule per branch.
-        kernel_size, ndim: as for `audit_gridding`, the same for all branches.
-        causal: whether branches of different lengths end at the same input (True) or have the same
-            center (False; a half position is rounded to the right). None: True in one dimension
-            with an even kernel, the layout of causal sound models; else False.
+        kernel_size, ndim: as for :func:`audit_gridding`, the same for all branches.
+        causal: whether branches of different lengths are aligned at their last input (True) or at their center (False;
+            half positions are rounded to the right). Default: True in one dimension with an even kernel, as in causal
+            audio models, else False.
 
     Raises:
-        WavedilError: as `audit_gridding`, or no branch at all.
+        WavedilError: as :func:`audit_gridding`, or no branch.
     """
-    if not 1 <= ndim <= 3:
-        raise WavedilError(f"ndim must be 1, 2 or 3, got {ndim!r}")
+    if ndim not in (1, 2, 3):
+        raise WavedilError(f"ndim is {ndim!r}: expected 1, 2 or 3")
     branches = tuple(parse_schedule(schedule) for schedule in schedules)
     if not branches:
-        raise WavedilError("there is no branch to audit; give at least one schedule")
-    kernel = _kernel_per_axis(kernel_size, ndim)
+        raise WavedilError("schedules is empty: expected at least one schedule")
+    kernel = per_axis("kernel_size", default_kernel_size(ndim) if kernel_size is None else kernel_size, ndim)
     if causal is None:
         causal = ndim == 1 and kernel[0] % 2 == 0
     extent = tuple(max(1 + (k - 1) * sum(rates) for rates in branches) for k in kernel)
-    if max(extent) > _MAX_FIELD:
-        raise WavedilError(f"the field has {max(extent)} positions; at most {_MAX_FIELD} are audited")
+    if max(extent) > _MAX_POSITIONS:
+        raise WavedilError(f"the field has {max(extent)} positions: expected at most {_MAX_POSITIONS}")
     counts = []
     for rates in branches:
-        by_kernel = {k: path_counts(rates, k) for k in set(kernel)}
-        axes = zip(kernel, extent, strict=True)
-        counts.append(tuple(placed(by_kernel[k], size, causal) for k, size in axes))
-    used = reached(counts)
+        by_kernel = {k: _count_paths(rates, k) for k in set(kernel)}
+        counts.append(tuple(_pad(by_kernel[k], size, causal) for k, size in zip(kernel, extent, strict=True)))
+    reached = _count_reached(counts)
     return GriddingAudit(
         branches=branches,
         kernel_size=kernel,
         ndim=ndim,
         receptive_field=max(extent),
         extent=extent,
-        reached=used,
-        holes=math.prod(extent) - used,
+        reached=reached,
+        holes=math.prod(extent) - reached,
         path_counts=tuple(counts),
-        path_ratio=path_ratio(counts),
+        path_ratio=_path_ratio(counts),
         hdc_m=hdc_distances(branches[0]) if len(branches) == 1 else (),
     )
 
@@ -185,8 +181,8 @@ def audit_branches(
 def hdc_distances(dilations: Schedule) -> tuple[int, ...]:
     """M_1, ..., M_n of the HDC rule: M_n = r_n, M_i = max(M_{i+1} - 2 r_i, 2 r_i - M_{i+1}, r_i).
 
-    M_i is meant as the largest distance between two inputs in use from layer i on; the rule wants
-    M_2 within the kernel (Wang et al., arXiv 1702.08502, equation 2; stated for kernels of 3).
+    M_i is the largest distance between two inputs that the layers from i on use; the rule demands that M_2 is at most
+    the kernel size (Wang et al., arXiv 1702.08502, equation 2; stated for kernels of 3).
 
     >>> hdc_distances([1, 2, 9])
     (3, 5, 9)
@@ -201,16 +197,15 @@ def hdc_distances(dilations: Schedule) -> tuple[int, ...]:
 def suggest_schedules(
     dilations: Schedule, kernel_size: int | Sequence[int] | None = None, ndim: int = 1
 ) -> list[Suggestion]:
-    """Ways to mend a schedule that has holes; empty when it has none.
+    """Changes that remove the holes of a schedule, verified by an audit; an empty list if it has none.
 
-    Return to 1: a tail of falling rates behind the stack (as in DRN, arXiv 1705.09914, 4).
-    Hybrid rates: `hybrid` at the same field, with the same number of layers or else the fewest.
-    Parallel branches: a second stack with smaller first rates, summed with the first (fused
-    branches against gridding: ESPNet, arXiv 1803.06815, 3.2).
-    Each is returned only if its own audit has no holes.
+    - Return to 1: append layers of falling rates (as in DRN, arXiv 1705.09914, section 4).
+    - Hybrid rates: :func:`wavedil.core.hybrid` with the same field, and the same number of layers or the fewest more.
+    - Parallel branches: sum with a second stack that has smaller first rates (branches fused against gridding: ESPNet,
+      arXiv 1803.06815, section 3.2).
 
     Raises:
-        WavedilError: as `audit_gridding`.
+        WavedilError: as :func:`audit_gridding`.
     """
     original = audit_gridding(dilations, kernel_size, ndim)
     if not original.holes:
@@ -234,24 +229,23 @@ def _return_to_one(original: GriddingAudit) -> Suggestion | None:
 def _hybrid_rates(original: GriddingAudit) -> Suggestion | None:
     kernel = min(k for k in original.kernel_size if k > 1)
     field = 1 + (kernel - 1) * sum(original.dilations)
-    for layers in range(len(original.dilations), sum(original.dilations) + 1):
+    for layers in range(original.layers, sum(original.dilations) + 1):
         try:
             rates = hybrid(layers, field, kernel)
         except WavedilError:
-            continue  # too few layers to reach so far without holes
+            continue  # too few layers for this field without holes
         audit = audit_gridding(rates, original.kernel_size, original.ndim)
-        more = layers - len(original.dilations)
+        more = layers - original.layers
         cost = f"with {more} more {'layers' if more > 1 else 'layer'}" if more else "as many layers"
         return Suggestion("hybrid rates", f"use dilations {_list(rates)}: same field, {cost}", audit)
     return None
 
 
 def _parallel_branches(original: GriddingAudit) -> Suggestion | None:
-    """A second branch: the same stack with its first rates brought down to 1, 2, 4, ..."""
+    """A second branch with the first rates reduced to 1, 2, 4, ..."""
     rates = original.dilations
     for changed in range(1, len(rates) + 1):
-        start = tuple(min(2**i, rate) for i, rate in enumerate(rates[:changed]))
-        second = start + rates[changed:]
+        second = tuple(min(2**i, rate) for i, rate in enumerate(rates[:changed])) + rates[changed:]
         audit = audit_branches([rates, second], original.kernel_size, original.ndim)
         if not audit.holes:
             text = f"sum it with a parallel stack of dilations {_list(second)}"
@@ -259,20 +253,81 @@ def _parallel_branches(original: GriddingAudit) -> Suggestion | None:
     return None
 
 
-def _kernel_per_axis(kernel_size: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
-    if kernel_size is None:
-        kernel_size = 2 if ndim == 1 else 3
-    kernel = (kernel_size,) * ndim if isinstance(kernel_size, int) else tuple(kernel_size)
-    if len(kernel) != ndim or not all(
-        isinstance(k, int) and not isinstance(k, bool) and 1 <= k <= MAX_DILATION for k in kernel
-    ):
-        raise WavedilError(f"kernel_size must be a positive integer or {ndim} of them, got {kernel_size!r}")
-    return kernel
-
-
 def _list(rates: tuple[int, ...]) -> str:
     return ", ".join(map(str, rates)) if len(rates) <= 8 else format_schedule(rates)
 
 
-def _times(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))
+def _count_paths(rates: tuple[int, ...], kernel: int) -> NDArray:
+    """Number of paths by position along one axis: int64, or Python integers where counts can exceed 64 bits."""
+    field = 1 + (kernel - 1) * sum(rates)
+    fits = kernel ** len(rates) < 2**63  # the sum of all counts
+    if not fits and len(rates) * field > _MAX_BIG_INTEGER_WORK:
+        raise WavedilError(
+            f"the path counts of {len(rates)} layers over {field} positions are too large; audit one period of the "
+            "schedule instead"
+        )
+    counts = np.ones(1, dtype=np.int64 if fits else object)
+    for rate in rates:
+        wider = np.zeros(len(counts) + (kernel - 1) * rate, dtype=counts.dtype)
+        for tap in range(kernel):
+            wider[tap * rate : tap * rate + len(counts)] += counts
+        counts = wider
+    return counts
+
+
+def _pad(counts: NDArray, size: int, causal: bool) -> NDArray:
+    """``counts`` zero-padded to ``size``: at the end (causal), or centered."""
+    total = size - len(counts)
+    before = total if causal else (total + 1) // 2
+    return np.pad(counts, (before, total - before))
+
+
+def _count_map(branches: Sequence[Counts]) -> NDArray:
+    """Counts in all dimensions: the outer product of the axes, summed over branches."""
+    highest = sum(math.prod(int(axis.max()) for axis in counts) for counts in branches)
+    dtype = np.int64 if highest < 2**63 else object
+    total: NDArray = np.zeros((), dtype=dtype)
+    for counts in branches:
+        product: NDArray = np.ones((), dtype=dtype)
+        for axis in counts:
+            product = np.multiply.outer(product, axis.astype(dtype))
+        total = total + product
+    return total
+
+
+def _count_reached(branches: Sequence[Counts]) -> int:
+    """Number of positions that any branch reaches, without a map of all positions.
+
+    Each branch reaches a product of one set per axis. Intersections of such products are again products, so the size of
+    the union follows by inclusion and exclusion.
+    """
+    terms: list[tuple[int, tuple[NDArray, ...]]] = []
+    for counts in branches:
+        sets = tuple(axis > 0 for axis in counts)
+        overlaps = [(-sign, tuple(a & b for a, b in zip(sets, other, strict=True))) for sign, other in terms]
+        terms += [(1, sets), *overlaps]
+    return sum(sign * math.prod(int(axis.sum()) for axis in sets) for sign, sets in terms)
+
+
+def _path_ratio(branches: Sequence[Counts]) -> float:
+    """Largest over smallest count among the reached positions; an integer where it exceeds the range of floats."""
+    if len(branches) == 1:
+        high = math.prod(int(axis.max()) for axis in branches[0])
+        low = math.prod(int(axis[axis > 0].min()) for axis in branches[0])
+    else:
+        # Positions along an axis with the same counts in all branches are equivalent: keep one of each.
+        axes = [sorted(set(zip(*axis, strict=True))) for axis in zip(*branches, strict=True)]
+        extremes = []
+        for first in axes[0]:  # slice by slice, to limit the memory
+            slices = [
+                tuple(np.array([counts[branch] for counts in axis], dtype=object) for axis in ([first], *axes[1:]))
+                for branch in range(len(branches))
+            ]
+            total = _count_map(slices)
+            if (total > 0).any():
+                extremes += [int(total[total > 0].min()), int(total.max())]
+        high, low = max(extremes), min(extremes)
+    try:
+        return high / low
+    except OverflowError:
+        return high // low

@@ -1,7 +1,6 @@
-"""The receptive field of any module, measured by gradient: theoretical and effective.
+"""The theoretical and the effective receptive field of any module, measured by gradient.
 
-Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks",
-arXiv 1701.04128.
+Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", arXiv 1701.04128.
 """
 
 import copy
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from wavedil.core.conv import DilatedConv
 from wavedil.errors import WavedilError
 
-# Sizes of an axis that `measure_receptive_field` tries by itself, by number of axes.
+# Range of sizes per axis that ``measure_receptive_field`` tries, by number of axes.
 _FIRST_SIZE = {1: 64, 2: 32, 3: 16}
 _LARGEST_SIZE = {1: 65536, 2: 512, 3: 64}
 _WITH_KERNELS = (
@@ -26,21 +25,21 @@ _WITH_KERNELS = (
 
 @dataclass(frozen=True)
 class MeasuredField:
-    """What one output position of a module depends on; every tuple has one entry per space axis.
+    """The receptive field of one output position; tuples have one entry per space axis.
 
     Attributes:
-        extent: size of the smallest box that holds all inputs the output depends on.
-        left, right: how far that box reaches before and behind the output's own position (for a
-            strided or a valid module: the input at the same place, ends counted alike). 0 to the
-            right along a causal axis; negative if the box does not come up to the position.
-        reached: number of positions in the box that the output depends on.
-        holes: number of positions in the box that it does not (gridding).
-        effective: size of the shortest interval that holds `coverage` of the gradient's energy; 0
-            if the module's own weights let no gradient through (an output layer of zeros).
-        std: standard deviation of the energy's distribution, in positions.
-        energy: mean squared gradient over the box, `extent`-shaped, with the module's own weights.
-        coverage: the share of the energy that `effective` holds.
-        size: space axes of the input that was measured with.
+        extent: size of the smallest box that contains all inputs on which the output depends.
+        left, right: distance from the output's position to the first and the last position of the box. For strided or
+            unpadded modules the output's position is mapped to the input in proportion to the sizes. ``right`` is 0
+            along a causal axis; both can be negative if the box does not contain the position.
+        reached: number of positions in the box on which the output depends.
+        holes: number of positions in the box on which it does not depend (gridding).
+        effective: length of the shortest interval that contains the fraction ``coverage`` of the gradient's energy; 0
+            if the module's weights let no gradient through (an output layer of zeros).
+        std: standard deviation of the distribution of the energy, in positions.
+        energy: mean squared gradient in the box, of shape ``extent``, with the module's weights.
+        coverage: fraction of the energy for ``effective``.
+        size: space axes of the input used for the measurement.
     """
 
     extent: tuple[int, ...]
@@ -64,47 +63,46 @@ def measure_receptive_field(
     seeds: int = 8,
     coverage: float = 0.95,
 ) -> MeasuredField:
-    """The receptive field of the output in the middle, by gradient, theoretical and effective.
+    """Measures the theoretical and the effective receptive field of the middle output position, by gradient.
 
-    The theoretical field is the set of inputs with a gradient on a float64 copy of the module whose
-    parameters are redrawn small and positive, for positive inputs: then no ReLU dies, no gate
-    saturates and no two paths cancel. (Max pooling passes gradients to the largest input only; the
-    union over `seeds` draws sees through small windows.) The effective field takes the module's own
-    weights, random normal inputs and random output gradients (Luo et al., arXiv 1701.04128).
+    The theoretical field is the set of inputs with a nonzero gradient, in a float64 copy of the module with small
+    positive random parameters and positive inputs, so that no ReLU is off, no gate saturates and no two paths cancel.
+    (Max pooling passes the gradient to the largest input only; the union over ``seeds`` draws covers small windows.)
+    The effective field uses the module's weights, normal random inputs and random output gradients (Luo et al., arXiv
+    1701.04128).
 
     Args:
-        module: maps `(batch, channels, *space)` to a tensor `(batch, channels, *space)` or a tuple
-            that begins with one. It is copied; the caller's stays as it is.
-        example: number of input channels, or an input whose shape is used (its batch counts as 1).
+        module: maps ``(batch, channels, *space)`` to a tensor ``(batch, channels, *space)`` or a tuple whose first
+            element is one. The module is copied and not modified.
+        example: number of input channels, or an input whose shape is used with a batch size of 1.
         ndim: number of space axes, 1 to 3.
-        size: space axes of the input, an integer for all; taken from `example` when it is a tensor.
-            None: enlarged until the field fits, up to 65536, 512 and 64 positions an axis in 1, 2
-            and 3 dimensions.
-        seeds: random draws.
-        coverage: share of the gradient's energy for the effective field.
+        size: space axes of the input, or one integer for all; default that of ``example`` if it is a tensor, else
+            increased until the field fits, up to 65536, 512 and 64 positions per axis in 1, 2 and 3 dimensions.
+        seeds: number of random draws.
+        coverage: fraction of the gradient's energy for the effective field.
 
     Raises:
-        WavedilError: the input does not hold the field (says which axis and a size to use), the
-            module does not take float64 input or its output does not depend on it.
+        WavedilError: the field is larger than the input (the message has the axis and a size to use), the module does
+            not accept float64 input, or its output does not depend on the input.
     """
     if ndim not in _FIRST_SIZE:
-        raise WavedilError(f"ndim must be 1, 2 or 3, got {ndim!r}")
+        raise WavedilError(f"ndim is {ndim!r}: expected 1, 2 or 3")
     if not 0 < coverage < 1:
-        raise WavedilError(f"coverage must lie between 0 and 1, got {coverage!r}")
+        raise WavedilError(f"coverage is {coverage!r}: expected a number between 0 and 1")
     if isinstance(example, Tensor):
         if not example.is_floating_point():
             raise WavedilError(
-                f"an input of {example.dtype} has no gradient; measure the part of the module "
-                "behind the embedding, with its number of channels"
+                f"example has dtype {example.dtype}: expected floating point; for a model with an embedding, measure "
+                "the module after the embedding, with its number of channels"
             )
         if example.dim() != ndim + 2:
             raise WavedilError(
-                f"example has shape {tuple(example.shape)}; expected (batch, channels, *space) with {ndim} space axes"
+                f"example has shape {tuple(example.shape)}: expected (batch, channels, *space) with {ndim} space axes"
             )
         channels, size = example.shape[1], tuple(example.shape[2:]) if size is None else size
     else:
         channels = example
-    own = _float64_copy(module)
+    original = _float64_copy(module)
     positive = _float64_copy(module)
     _redraw_positive(positive)
     if size is None:
@@ -112,13 +110,13 @@ def measure_receptive_field(
     else:
         shape = (size,) * ndim if isinstance(size, int) else tuple(size)
         if len(shape) != ndim:
-            raise WavedilError(f"size must be an integer or {ndim} of them, got {size!r}")
+            raise WavedilError(f"size is {size!r}: expected an integer, or one for each of {ndim} axes")
         box, reached = _footprint(positive, channels, shape, seeds)
-        if touched := _touched(box, shape):
+        if touched := _touched_axes(box, shape):
             raise WavedilError(_too_small(shape, touched))
     energy = torch.zeros(shape, dtype=torch.float64)
     for seed in range(seeds):
-        gradient, position = _gradient(own, channels, shape, seed, positive=False)
+        gradient, position = _gradient(original, channels, shape, seed, positive=False)
         energy += gradient.square() / seeds
     energy = energy[tuple(slice(low, high + 1) for low, high in box)]
     extent = _extent(box)
@@ -137,40 +135,40 @@ def measure_receptive_field(
     )
 
 
-Box = list[tuple[int, int]]  # first and last reached position of each axis
+Box = list[tuple[int, int]]  # first and last position per axis
 
 
 def _grow(module: nn.Module, channels: int, ndim: int, seeds: int) -> tuple[tuple[int, ...], Box, int]:
-    """The first of growing input sizes that holds the field, each axis grown on its own."""
+    """Doubles the input size axis by axis until the field fits; returns the size, the box and its reached positions."""
     shape, largest = (_FIRST_SIZE[ndim],) * ndim, _LARGEST_SIZE[ndim]
     while True:
         try:
             box, reached = _footprint(module, channels, shape, seeds=1)
-            touched = _touched(box, shape)
+            touched = _touched_axes(box, shape)
             if not touched:
                 safe = _safe_shape(module, channels, shape, largest)
                 if safe != shape and _extent(_footprint(module, channels, safe, seeds=1)[0]) != _extent(box):
                     shape = safe
                     continue
-                # Further draws only fill in what the first left out, e.g. behind max pooling.
+                # More draws only add positions that the first one missed, e.g. before max pooling.
                 box, reached = _footprint(module, channels, shape, seeds)
-                touched = _touched(box, shape)
+                touched = _touched_axes(box, shape)
             if not touched:
                 return shape, box, reached
             error = WavedilError(_too_small(shape, touched))
-        except _Refused as refusal:
-            # Unpadded modules need a least size; any other cause stays until the largest size.
-            error, touched = refusal, list(range(ndim))
+        except _ForwardError as failure:
+            # Unpadded modules need a minimum size; any other cause persists up to the largest size.
+            error, touched = failure, list(range(ndim))
         if any(shape[axis] >= largest for axis in touched):
-            raise WavedilError(f"{error} (tried sizes up to {max(shape)}; give size=...)")
+            raise WavedilError(f"{error} (tried sizes up to {max(shape)}; set size)")
         shape = tuple(2 * n if axis in touched else n for axis, n in enumerate(shape))
 
 
 def _safe_shape(module: nn.Module, channels: int, shape: tuple[int, ...], largest: int) -> tuple[int, ...]:
-    """The input size, at most ``largest``, that shows whatever the output may see.
+    """An input size, at most ``largest``, that is large enough for every path of the module.
 
-    A smaller one may hide a part of the field without a sign at its border: the taps of a wide dilation, beside
-    narrower branches or behind one another, lie in the padding. What all kernels span bounds how far a path goes.
+    A smaller input can hide a part of the field although its border is not reached: the taps of a large dilation, in
+    parallel or in sequence with others, can all be in the padding. The sum of all kernels' spans bounds every path.
     """
     spans = torch.zeros(len(shape))
 
@@ -185,7 +183,7 @@ def _safe_shape(module: nn.Module, channels: int, shape: tuple[int, ...], larges
     finally:
         for hook in hooks:
             hook.remove()
-    needed = 2 * spans.long() + 2  # the output is in the middle, and the field may be on one side of it
+    needed = 2 * spans.long() + 2  # the output is in the middle, and the field can be on one side of it
     return tuple(max(n, min(int(least), largest)) for n, least in zip(shape, needed, strict=True))
 
 
@@ -193,17 +191,17 @@ def _extent(box: Box) -> tuple[int, ...]:
     return tuple(high - low + 1 for low, high in box)
 
 
-class _Refused(WavedilError):
-    """The module raised on random input."""
+class _ForwardError(WavedilError):
+    """The module raised an error for random input."""
 
 
 def _gradient(
     module: nn.Module, channels: int, shape: tuple[int, ...], seed: int, positive: bool
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """Size of the input's gradient `shape` (CPU) and the input position of the output measured.
+    """The magnitude of the input's gradient, of shape ``shape`` on the CPU, and the measured position in the input.
 
-    The size is the root of the sum of squares over channels, for an output gradient that is random
-    over channels: positive (for the footprint) or normal.
+    The output gradient is random over channels: positive (for the footprint; the magnitude is then the maximum over
+    channels) or normal (the root of the sum of squares).
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
@@ -213,21 +211,21 @@ def _gradient(
     try:
         y = module(x)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise _Refused(
-            f"the module does not take float64 input of shape {tuple(x.shape)}: {error}. If it "
-            "takes codes (an embedding), measure the part behind the embedding"
+        raise _ForwardError(
+            f"the module does not accept float64 input of shape {tuple(x.shape)}: {error}; if its input is codes, "
+            "measure the module after the embedding"
         ) from error
     y = y[0] if isinstance(y, tuple | list) else y
     if y.dim() != x.dim():
         raise WavedilError(
-            f"the module's output has shape {tuple(y.shape)}; expected (batch, channels, *space) "
-            f"with {len(shape)} space axes, as its input has"
+            f"the module's output has shape {tuple(y.shape)}: expected (batch, channels, *space) with {len(shape)} "
+            "space axes, as in its input"
         )
     middle = tuple(n // 2 for n in y.shape[2:])
     at_output = y[(0, slice(None), *middle)]
     cotangent = torch.empty(at_output.shape, dtype=torch.float64)
     if positive:
-        # Deep stacks of small positive weights have tiny gradients: start far from underflow.
+        # Gradients of deep stacks with small positive weights are tiny; this avoids underflow.
         cotangent.uniform_(1e100, 2e100, generator=generator)
     else:
         cotangent.normal_(generator=generator)
@@ -236,14 +234,14 @@ def _gradient(
         (gradient,) = torch.autograd.grad(at_output, x, cotangent.to(y.device, y.dtype), allow_unused=True)
     if gradient is None:
         raise WavedilError("the module's output does not depend on its input: nothing to measure")
-    # The input position at the same place, with both ends counted alike (exact for equal sizes).
+    # The input position in proportion to the sizes, symmetric in both ends (exact for equal sizes).
     position = tuple(((2 * at + 1) * n - m) // (2 * m) for at, n, m in zip(middle, shape, y.shape[2:], strict=True))
     size = gradient[0].abs().amax(0) if positive else gradient[0].square().sum(0).sqrt()
     return size.cpu(), position
 
 
 def _footprint(module: nn.Module, channels: int, shape: tuple[int, ...], seeds: int) -> tuple[Box, int]:
-    """The box of positions with a gradient in any of `seeds` draws, and how many there are."""
+    """The smallest box of all positions with a gradient in any of ``seeds`` draws, and their number."""
     reached = torch.zeros(shape, dtype=torch.bool)
     for seed in range(seeds):
         reached |= _gradient(module, channels, shape, seed, positive=True)[0] != 0
@@ -254,8 +252,8 @@ def _footprint(module: nn.Module, channels: int, shape: tuple[int, ...], seeds: 
     return list(zip(lows, highs, strict=True)), len(places)
 
 
-def _touched(box: Box, shape: tuple[int, ...]) -> list[int]:
-    """Axes along which the footprint comes up to the input's border, so may go on behind it."""
+def _touched_axes(box: Box, shape: tuple[int, ...]) -> list[int]:
+    """Axes along which the footprint touches the input's border, so that it can be cut off."""
     sides = enumerate(zip(box, shape, strict=True))
     return [axis for axis, ((low, high), n) in sides if low == 0 or high == n - 1]
 
@@ -264,14 +262,13 @@ def _too_small(shape: tuple[int, ...], touched: list[int]) -> str:
     axes = " and ".join(f"{axis} (size {shape[axis]})" for axis in touched)
     sizes = tuple(2 * n if axis in touched else n for axis, n in enumerate(shape))
     return (
-        f"the receptive field reaches the border of the input along space axis {axes}; use "
-        f"size={sizes} or more. A module that looks at its whole input (attention, global pooling, "
-        "group norm) never fits"
+        f"the receptive field reaches the border of the input along space axis {axes}; set size={sizes} or more. A "
+        "module with a global operation (attention, global pooling, group norm) never fits"
     )
 
 
 def _float64_copy(module: nn.Module) -> nn.Module:
-    # Old-style weight norm keeps computed weights, which deepcopy refuses: give it plain copies.
+    # Hook-based weight norm stores computed weights, which deepcopy refuses: replace them by detached copies.
     computed: dict[int, object] = {
         id(value): value.detach().clone()
         for part in module.modules()
@@ -282,15 +279,15 @@ def _float64_copy(module: nn.Module) -> nn.Module:
 
 
 def _redraw_positive(module: nn.Module) -> None:
-    """Small positive parameters: averages over the inputs, a tenth in size.
+    """Sets small positive parameters: each layer computes about a tenth of the mean of its inputs.
 
-    So a residual sum grows slowly and gates stay where they have a slope. Normalization layers get
-    a gain near one tenth as well, and neutral statistics.
+    So residual sums grow slowly and gates do not saturate. Normalization layers also get gains near one tenth, and
+    their running statistics are reset.
     """
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
-        if parameter.dim() > 1 and fan_in == 1:  # weight norm's gain: one value per output channel
+        if parameter.dim() > 1 and fan_in == 1:  # the gain of weight norm, one value per output channel
             fan_in = len(parameter)
         drawn = torch.empty(parameter.shape, dtype=torch.float64)
         drawn.uniform_(0.05 / fan_in, 0.15 / fan_in, generator=generator)
@@ -301,16 +298,17 @@ def _redraw_positive(module: nn.Module) -> None:
 
 
 def _marginals(energy: Tensor) -> list[Tensor]:
+    """The energy summed over all axes but one, for each axis."""
     axes = range(energy.dim())
     return [energy.sum([a for a in axes if a != axis]) if len(axes) > 1 else energy for axis in axes]
 
 
 def _shortest_interval(line: Tensor, share: float) -> int:
-    """Length of the shortest interval that holds `share` of the sum of `line`."""
+    """Length of the shortest interval that contains the fraction ``share`` of the sum of ``line``."""
     if not line.any():
         return 0
     total = torch.cat([torch.zeros(1, dtype=line.dtype), line.cumsum(0)])
-    # From each start, the first end at which the sum is enough; a rounding's width of slack.
+    # For each start, the first end at which the sum suffices, with a tolerance for rounding.
     ends = torch.searchsorted(total, total + (share - 1e-12) * total[-1])
     lengths = ends - torch.arange(len(total))
     return int(lengths[ends < len(total)].min())

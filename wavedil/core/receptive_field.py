@@ -1,7 +1,7 @@
-"""Receptive fields: in closed form, as a growth table, and measured by gradient; and what they cost.
+"""Receptive fields in closed form and layer by layer, parameter counts and multiply-adds.
 
-The closed form is r = 1 + sum over layers of (k_l - 1) d_l (s_1 ... s_{l-1}), after Araujo, Norris
-and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
+The closed form is r = 1 + sum over layers of (k_l - 1) d_l (s_1 ... s_{l-1}), after Araujo, Norris and Sim, "Computing
+Receptive Fields of Convolutional Neural Networks", Distill 2019.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wavedil.core.measured_field import MeasuredField, measure_receptive_field
 from wavedil.core.schedule import Schedule, parse_schedule
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, check_positive
 
 __all__ = [
     "GrowthRow",
@@ -26,10 +26,10 @@ __all__ = [
 
 
 class GrowthRow(NamedTuple):
-    """One layer of a growth table: its settings, the field up to it, and what one step there spans.
+    """One layer of a growth table: its settings, and the receptive field of its outputs.
 
-    `receptive_field` and `jump` (distance between neighboring outputs of this layer) are in
-    positions of the stack's input; `layer` counts from 1.
+    ``layer`` counts from 1. ``receptive_field`` and ``jump`` (the distance between neighboring outputs) are in
+    positions of the stack's input.
     """
 
     layer: int
@@ -46,23 +46,22 @@ def growth(
     strides: int | Sequence[int] = 1,
     ndim: int = 1,
 ) -> list[GrowthRow]:
-    """How the receptive field grows, layer by layer, from the input on.
+    """The growth of the receptive field layer by layer, starting at the input.
 
     Args:
-        dilations: the schedule, as for `parse_schedule`.
-        kernel_size: one for all layers or one per layer; None: 2 in one dimension, 3 in more.
+        dilations: the schedule, as for :func:`wavedil.core.parse_schedule`.
+        kernel_size: one for all layers or one per layer; default 2 in one dimension, 3 in more.
         strides: one for all layers or one per layer.
-        ndim: space axes; only chooses the default kernel.
+        ndim: number of space axes; used only for the default kernel size.
 
     Raises:
-        WavedilError: no schedule, or kernel sizes or strides that are not positive integers, one
-            per layer.
+        WavedilError: an invalid schedule, or kernel sizes or strides that are not positive integers.
     """
     rates = parse_schedule(dilations)
-    kernels = _per_layer((2 if ndim == 1 else 3) if kernel_size is None else kernel_size, rates)
+    kernels = _per_layer("kernel_size", default_kernel_size(ndim) if kernel_size is None else kernel_size, rates)
+    strides = _per_layer("strides", strides, rates)
     rows, field, jump = [], 1, 1
-    steps = _per_layer(strides, rates)
-    for layer, (rate, kernel, stride) in enumerate(zip(rates, kernels, steps, strict=True), 1):
+    for layer, (rate, kernel, stride) in enumerate(zip(rates, kernels, strides, strict=True), 1):
         field += (kernel - 1) * rate * jump
         jump *= stride
         rows.append(GrowthRow(layer, rate, kernel, stride, field, jump))
@@ -75,7 +74,7 @@ def receptive_field(
     strides: int | Sequence[int] = 1,
     ndim: int = 1,
 ) -> int:
-    """Receptive field of a stack along one axis, in input positions; arguments as for `growth`.
+    """Receptive field of a stack along one axis, in input positions; arguments as for :func:`growth`.
 
     >>> receptive_field("1..512")
     1024
@@ -86,37 +85,41 @@ def receptive_field(
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of elements of the module's parameters, shared ones counted once."""
+    """Number of elements of the module's parameters; shared parameters count once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_multiply_adds(module: nn.Module, *example_inputs: Tensor) -> int:
-    """Multiply-adds of one forward pass of `module` over `example_inputs`, batch included.
+    """Multiply-adds of one forward pass of ``module`` over ``example_inputs``, for the complete batch.
 
-    Convolutions and matrix products count, each output position times weight elements, however
-    they are called; element-wise work does not. Divide by the positions for the cost of one. The
-    module runs in evaluation mode without gradients, and its training flags are put back.
+    Counts all convolutions and matrix products, as output positions times weight elements; element-wise operations do
+    not count. Divide by the number of positions for the cost per position. The module runs in evaluation mode without
+    gradients; its training flags are restored.
     """
     from torch.autograd.forward_ad import dual_level
-    from torch.utils.flop_counter import FlopCounterMode  # 0.1 s that importing the core can save
+    from torch.utils.flop_counter import FlopCounterMode  # takes 0.1 s to import
 
     training = {part: part.training for part in module.modules()}
     try:
         module.eval()
-        # Under forward-mode differentiation the hand-written forms in wavedil.ops step back for
-        # plain PyTorch (ops/fallback.py), whose operations the counter knows.
+        # In forward-mode differentiation wavedil.ops uses plain PyTorch (ops/fallback.py), which the counter knows.
         with torch.no_grad(), dual_level(), FlopCounterMode(display=False) as counter:
             module(*example_inputs)
     finally:
         for part, flag in training.items():
             part.training = flag
-    return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two
+    return counter.get_total_flops() // 2  # the counter counts a multiply-add as two
 
 
-def _per_layer(value: int | Sequence[int], rates: tuple[int, ...]) -> tuple[int, ...]:
+def default_kernel_size(ndim: int) -> int:
+    """Kernel size if none is set: 2 in one dimension (WaveNet), 3 in more."""
+    return 2 if ndim == 1 else 3
+
+
+def _per_layer(name: str, value: int | Sequence[int], rates: tuple[int, ...]) -> tuple[int, ...]:
     values = (value,) * len(rates) if isinstance(value, int) else tuple(value)
-    if len(values) != len(rates) or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in values):
-        raise WavedilError(
-            f"kernel sizes and strides are positive integers, one or one per layer ({len(rates)}), got {value!r}"
-        )
+    if len(values) != len(rates):
+        raise WavedilError(f"{name} is {value!r}: expected a positive integer, or one for each of {len(rates)} layers")
+    for item in values:
+        check_positive(**{name: item})
     return values

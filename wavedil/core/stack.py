@@ -1,6 +1,4 @@
-"""A stack: any block over any schedule of dilations, in any dimension."""
-
-from __future__ import annotations
+"""A stack of dilated blocks: any block, any dilation schedule, 1 to 3 dimensions."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wavedil.core.block import GatedBlock, field_of
-from wavedil.core.conv import PerAxis, add_weight_norm, is_plain
+from wavedil.core.conv import PerAxis, add_weight_norm, has_no_hooks
 from wavedil.core.schedule import Schedule, parse_schedule
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
@@ -19,32 +17,37 @@ from wavedil.ops.skip_sum import skip_sum
 
 
 class DilatedStack(nn.Module):
-    """Blocks in sequence, one per dilation; ``layers`` holds them.
+    """Blocks in sequence, one per dilation, in ``layers``.
 
-    With :class:`GatedBlock` the output is the sum of all layers' skips, or, with ``skip_channels=0``, the residual
-    output of the last layer. With blocks that return one tensor it is the output of the last.
+    With :class:`GatedBlock` the output is the sum of all layers' skips, or with ``skip_channels=0`` the residual output
+    of the last layer. With blocks that return one tensor it is the output of the last block.
 
-    The sum of skips is taken as **one product** over the concatenated gated activations, which is the same sum and
-    moves layers x hidden instead of layers x skip channels through memory.
+    The skips are computed and summed in **one product** over the concatenated gated activations. It equals the sum of
+    one product per layer, and moves layers x hidden instead of layers x skip channels through memory.
 
     Args:
         ndim: number of space axes.
-        channels: residual channels; or, for blocks that may change the width (:class:`ConvBlock`), the widths of the
-            input and of each layer's output: ``len(dilations) + 1`` numbers.
-        dilations: a schedule: ``doubling(512, repeats=3)``, ``"1..512 x3"``, ``[1, 2, 5]`` …
+        channels: residual channels. For blocks that can change the width (:class:`ConvBlock`) alternatively the widths
+            of the input and of each layer's output: ``len(dilations) + 1`` integers.
+        dilations: a schedule, e.g. ``doubling(512, repeats=3)``, ``"1..512 x3"`` or ``[1, 2, 5]``.
         kernel_size: an int, or one per axis.
-        block: a class or function (for gated blocks: :class:`GatedBlock`, a subclass, or a partial of one) that is
-            called once per layer with ``(ndim, channels)`` (or ``(ndim, channels, out_channels)``),
-            ``kernel_size=``, ``dilation=``, ``causal=`` and ``options``.
-        causal: for all axes, or one flag per axis.
-        last_residual: whether the last gated block has its residual product, which the sum of skips does not use.
+        block: a class or function that is called once per layer with ``(ndim, channels)`` (or
+            ``(ndim, channels, out_channels)``), ``kernel_size=``, ``dilation=``, ``causal=`` and ``options``. For gated
+            blocks: :class:`GatedBlock`, a subclass, or a ``functools.partial`` of one.
+        causal: one flag, or one per axis.
+        skip_channels: width of the skip path of gated blocks; default ``channels``; 0 for none.
+        last_residual: whether the last gated block has a residual convolution; default only if ``skip_channels`` is 0,
+            since the sum of skips does not use it.
         skip_scale: one factor, or one per layer.
-        weight_norm: normalize all weights; ``fold_weight_norm`` folds it away.
-        checkpoint_layers: recompute activations in backward in segments of so many layers (0: keep all): memory
-            for long inputs, at the price of one more forward pass.
-        options: for each block, e.g. ``condition_channels``, ``residual_scale``, ``activation``.
+        weight_norm: applies :func:`add_weight_norm`.
+        checkpoint_layers: recomputes activations during backward, in segments of this number of layers; 0 keeps all.
+            Saves memory for long inputs and costs one more forward pass.
+        options: arguments of every block, e.g. ``condition_channels``, ``residual_scale``, ``activation``.
 
-    ``forward(x, condition=None)``: ``(batch, channels, *space) -> (batch, skip channels or channels, *space)``.
+    Shapes:
+        x: ``(batch, channels, *space)``.
+        condition: as in the block.
+        output: ``(batch, skip_channels, *space)``, or ``(batch, channels, *space)`` without skips.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class DilatedStack(nn.Module):
     ):
         super().__init__()
         if checkpoint_layers < 0:
-            raise WavedilError(f"checkpoint_layers is {checkpoint_layers}: expected 0 (keep all) or layers per segment")
+            raise WavedilError(f"checkpoint_layers is {checkpoint_layers}: expected layers per segment, or 0")
         self.ndim = ndim
         self.dilations = parse_schedule(dilations)
         self.kernel_size = kernel_size
@@ -77,7 +80,7 @@ class DilatedStack(nn.Module):
         if _makes_gated_blocks(block):
             if not isinstance(channels, int):
                 raise WavedilError(
-                    f"channels is {channels!r}: gated blocks add to their input, so expected one integer"
+                    f"channels is {channels!r}: expected one integer, since gated blocks add to their input"
                 )
             scales = [skip_scale] * depth if isinstance(skip_scale, int | float) else list(skip_scale)
             if len(scales) != depth:
@@ -89,7 +92,7 @@ class DilatedStack(nn.Module):
             per_layer[-1]["residual"] = skip_channels == 0 if last_residual is None else last_residual
         elif (skip_channels, last_residual, skip_scale) != (None, None, 1.0):
             raise WavedilError(
-                "skip_channels, skip_scale and last_residual belong to GatedBlock: leave them out for other blocks"
+                "skip_channels, skip_scale and last_residual are options of GatedBlock: omit them for other blocks"
             )
         if isinstance(channels, int):
             widths: list[tuple[int, ...]] = [(channels,)] * depth
@@ -97,7 +100,7 @@ class DilatedStack(nn.Module):
             widths = list(pairwise(channels))
             if len(widths) != depth:
                 raise WavedilError(
-                    f"channels has {len(channels)} widths: {depth} layers need {depth + 1}, the input's first"
+                    f"channels has {len(channels)} widths: expected {depth + 1}, of the input and of {depth} layers"
                 )
         self.layers = nn.ModuleList(
             block(ndim, *width, **kwargs) for width, kwargs in zip(widths, per_layer, strict=True)
@@ -109,7 +112,7 @@ class DilatedStack(nn.Module):
 
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
-        """1 + the sum of (k - 1) * d: an int where the axes agree, else one per axis."""
+        """1 + the sum of (k - 1) * d: an int if the axes are equal, else one per axis."""
         return field_of(self.layers, self.ndim)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -124,16 +127,17 @@ class DilatedStack(nn.Module):
         return skips if self._sums_skips else x
 
     def step(self, x: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
-        """The next chunk along the causal axis: ``(y, state)``; the chunks' outputs, joined, equal the whole pass.
+        """Processes the next chunk along the causal axis; returns ``(y, state)``.
 
-        ``state`` is a plain dict of tensors; None starts with zero history in every layer.
+        The outputs of all chunks, concatenated, equal ``forward`` of the concatenated inputs. ``state`` is a dict of
+        tensors; None starts with zero history in every layer.
         """
         new: State = {}
         gates = []
         for index, layer in enumerate(self.layers):
             past = part(state, f"layers.{index}")
             if isinstance(layer, GatedBlock):
-                (x, z), history = layer.advance_step(x, past, condition)
+                (x, z), history = layer.step_gated(x, past, condition)
                 gates.append(z)
             else:
                 x, history = layer.step(x, past) if condition is None else layer.step(x, past, condition)
@@ -141,7 +145,10 @@ class DilatedStack(nn.Module):
         return (self._sum_skips(list(self.layers), gates) if self._sums_skips else x), new
 
     def skip_product(self, layers: Sequence[GatedBlock] | None = None) -> tuple[Tensor, Tensor | None]:
-        """Weight (skip, layers x hidden, 1…) and bias (skip) of the one product that is the sum of all skips."""
+        """Weight and bias of the product that computes the sum of all skips from the concatenated gated activations.
+
+        Shapes: ``(skip_channels, layers * hidden_channels, 1, ...)`` and ``(skip_channels,)``.
+        """
         layers = list(self.layers) if layers is None else layers
         weight = torch.cat([layer.skip.weight * layer.skip_scale for layer in layers], dim=1)
         biases = [layer.skip.bias * layer.skip_scale for layer in layers if layer.skip.bias is not None]
@@ -151,15 +158,15 @@ class DilatedStack(nn.Module):
         gates = []
         for layer in layers:
             if isinstance(layer, GatedBlock):
-                x, z = layer.advance(x, condition)
+                x, z = layer.forward_gated(x, condition)
                 gates.append(z)
             else:
                 x = layer(x) if condition is None else layer(x, condition)
         return x, (self._sum_skips(layers, gates) if self._sums_skips else None)
 
     def _sum_skips(self, layers: Sequence[GatedBlock], gates: list[Tensor]) -> Tensor:
-        if not is_plain(*(layer.skip for layer in layers)):
-            return sum(layer.project(z) for layer, z in zip(layers, gates, strict=True))
+        if not has_no_hooks(*(layer.skip for layer in layers)):
+            return sum(layer.project_skip(z) for layer, z in zip(layers, gates, strict=True))
         weight, bias = self.skip_product(layers)
         return skip_sum(gates, weight, bias)
 

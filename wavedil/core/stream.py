@@ -1,11 +1,9 @@
 """Explicit streaming state: ``step(x, state) -> (y, state)``.
 
-A state is a plain ``dict[str, Tensor]``, one history per causal convolution, keyed like the module's parameters
-(``"layers.3.conv.history"``). So it can be saved with safetensors or ``torch.save``, moved, copied and branched like
-any tensors, and it carries no hidden position: a step never changes the state it is given.
+A state is a ``dict[str, Tensor]`` with one history per causal convolution, keyed like the module's parameters
+(``"layers.3.conv.history"``). It can be saved with safetensors or ``torch.save``, moved, copied and branched. A step
+returns a new state and never modifies the one it receives.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 
@@ -18,30 +16,34 @@ State = dict[str, Tensor]
 
 
 def take_history(state: Mapping[str, Tensor] | None, x: Tensor, axis: int, length: int) -> Tensor:
-    """The ``length`` inputs before chunk ``x`` along space ``axis``: zeros at the start, else the state's, checked."""
+    """The last ``length`` inputs before chunk ``x`` along space axis ``axis``: from the state, or zeros at the start.
+
+    Raises:
+        WavedilError: the state has no history, or one of another shape or on another device.
+    """
     shape = list(x.shape)
     shape[axis + 2] = length
     if state is None:
         return x.new_zeros(shape)
     if "history" not in state:
         raise WavedilError(
-            f"state has keys {sorted(state)}: expected 'history'; pass the state that the last step returned, or None"
+            f"state has keys {sorted(state)}: expected 'history'; pass the state of the previous step, or None"
         )
     history = state["history"]
     if list(history.shape) != shape:
         raise WavedilError(
-            f"state has a history of shape {tuple(history.shape)}, this chunk needs {tuple(shape)}: "
-            "it comes from another model or batch size; start again with state=None"
+            f"state has a history of shape {tuple(history.shape)}: expected {tuple(shape)}; it is from another model "
+            "or batch size, so start with state=None"
         )
     if history.device != x.device:
         raise WavedilError(
-            f"state is on {history.device}, the chunk on {x.device}: move it with stream.to(state, device)"
+            f"state is on {history.device}, x on {x.device}: move the state with wavedil.core.stream.to(state, device)"
         )
     return history.to(x.dtype)
 
 
 def part(state: Mapping[str, Tensor] | None, name: str) -> State | None:
-    """The state of the submodule ``name``, or None at the start."""
+    """The state of the submodule ``name``, from that of its parent; None at the start."""
     if state is None:
         return None
     prefix = name + "."
@@ -49,12 +51,12 @@ def part(state: Mapping[str, Tensor] | None, name: str) -> State | None:
 
 
 def named(name: str, state: State) -> State:
-    """The state of a submodule under its name in the whole state."""
+    """The state of the submodule ``name`` with the keys that it has in its parent's state."""
     return {f"{name}.{key}": value for key, value in state.items()}
 
 
 def to(state: Mapping[str, Tensor], *args, **kwargs) -> State:
-    """The state on another device or in another dtype; arguments as in ``Tensor.to``."""
+    """The state on another device or in another dtype; arguments of ``Tensor.to``."""
     return {key: value.to(*args, **kwargs) for key, value in state.items()}
 
 
@@ -64,6 +66,6 @@ def clone(state: Mapping[str, Tensor]) -> State:
 
 
 def select(state: Mapping[str, Tensor], streams: Tensor | list[int]) -> State:
-    """The state of some streams of the batch, in the order given; an index may occur twice (a branch)."""
+    """The state of the batch entries ``streams``, in this order; a repeated index branches a stream."""
     index = torch.as_tensor(streams)
     return {key: value.index_select(0, index.to(value.device)) for key, value in state.items()}

@@ -1,5 +1,5 @@
-"""Operations that have a fast form beside their plain one: one folder each.
+"""Operations with a fast implementation beside the plain PyTorch one: one folder per operation.
 
-`reference.py` is the definition, in plain PyTorch. What stands beside it is faster and tested
-against it, outputs and gradients. The folder's function picks the form for the tensors at hand.
+``reference.py`` is the definition in plain PyTorch. The other files of a folder are faster implementations, tested
+against it in outputs and gradients. The function in ``__init__.py`` selects one by the input tensors.
 """

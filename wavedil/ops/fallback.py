@@ -1,4 +1,4 @@
-"""When a hand-written form may stand in for plain PyTorch, and how the two meet."""
+"""Conditions for replacing plain PyTorch by a fused operation, and helpers at the border between the two."""
 
 import warnings
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
-def plain_eager(*tensors: Tensor | None) -> bool:
-    """Whether these are ordinary CPU tensors in ordinary eager mode.
+def is_eager_cpu(*tensors: Tensor | None) -> bool:
+    """Whether all tensors are plain CPU tensors in eager mode.
 
-    Tracing, `torch.compile`, export, `torch.func` transforms, forward-mode derivatives and tensor
-    subclasses need operations PyTorch can see through, so they get the plain form.
+    Tracing, ``torch.compile``, export, ``torch.func`` transforms, forward-mode differentiation and tensor subclasses
+    need operations that PyTorch can inspect, so they use the plain implementation.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
@@ -24,8 +24,8 @@ def plain_eager(*tensors: Tensor | None) -> bool:
     return all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu") for t in tensors)
 
 
-def flat(x: Tensor) -> Any:
-    """A contiguous tensor's numbers as a flat numpy array, bfloat16 as uint16; shares memory."""
+def flat_numpy(x: Tensor) -> Any:
+    """A contiguous tensor as a flat NumPy array that shares its memory; bfloat16 as uint16."""
     x = x.detach().reshape(-1)
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
@@ -36,30 +36,43 @@ def differentiable_backward(
     inputs: tuple[Tensor | None, ...],
     grads: tuple[Tensor, ...],
 ) -> list[Tensor | None]:
-    """Gradients of `plain(*inputs)` that can themselves be differentiated.
+    """Differentiable gradients of ``plain(*inputs)``.
 
-    For the backward of a fast form when it runs with grad mode on (`create_graph=True`).
+    For the backward of a fused operation that runs with gradients enabled (``create_graph=True``).
+
+    Args:
+        ctx: context of the fused operation, whose first inputs are ``inputs``.
+        plain: the same operation in plain PyTorch.
+        inputs: inputs of ``plain``.
+        grads: gradients of its outputs.
+
+    Returns:
+        The gradient of each input; None where it is not needed.
     """
-    wanted = [i for i, t in enumerate(inputs) if t is not None and ctx.needs_input_grad[i]]
+    needed = [i for i, t in enumerate(inputs) if t is not None and ctx.needs_input_grad[i]]
     outputs = plain(*inputs)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    sources = [inputs[i] for i in wanted]
-    found = torch.autograd.grad(outputs, sources, grads, create_graph=True)
+    computed = torch.autograd.grad(outputs, [inputs[i] for i in needed], grads, create_graph=True)
     gradients: list[Tensor | None] = [None] * len(inputs)
-    for i, gradient in zip(wanted, found, strict=True):
+    for i, gradient in zip(needed, computed, strict=True):
         gradients[i] = gradient
     return gradients
 
 
-def tried(kernels: str, trial: Callable[[ModuleType], object]) -> ModuleType | None:
-    """The module of numba loops by its name, after a small trial; None where numba is not usable."""
+def load_kernels(name: str, trial: Callable[[ModuleType], object]) -> ModuleType | None:
+    """Imports a module of numba kernels and tests it with a small call; None if numba does not work.
+
+    Args:
+        name: import path of the module.
+        trial: calls the kernels once, which also compiles them.
+    """
     try:
-        module = import_module(kernels)
+        module = import_module(name)
     except ImportError:
         return None
     try:
         trial(module)
-    except Exception as error:  # numba is an accelerator: whatever it trips over, plain torch works
-        warnings.warn(f"numba cannot run {kernels} ({error}); plain PyTorch does", stacklevel=3)
+    except Exception as error:  # numba only accelerates: after any failure plain PyTorch computes the same
+        warnings.warn(f"numba cannot run {name} ({error}); using plain PyTorch, which is slower", stacklevel=3)
         return None
     return module

@@ -1,4 +1,4 @@
-"""Keeping freed memory for the next step."""
+"""Memory allocation settings for training on a CPU."""
 
 import ctypes
 import sys
@@ -7,11 +7,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def keep_freed_memory() -> None:
-    """Asks glibc to keep freed memory instead of handing it back to the system.
+    """Makes glibc keep freed memory for reuse instead of returning it to the system.
 
-    A training step frees and takes the same few hundred megabytes again and again, and getting
-    them from the system costs up to a fifth of a step on a CPU in page faults. The process keeps
-    its peak. Does nothing with other C libraries.
+    A training step frees and allocates the same hundreds of megabytes repeatedly, and the page faults take up to a
+    fifth of a step on a CPU. The process then keeps its peak memory. Has no effect with other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,8 +1,7 @@
-"""Ranges of rows on several threads, for kernels that release the interpreter lock.
+"""Runs kernels that release the global interpreter lock on ranges of rows in several threads.
 
-Numba's own `parallel=True` is not used: without TBB it runs on GNU OpenMP, which ends a process
-that forks after it (a data loader's worker), or on its work queue, which several Python threads
-may not enter at once.
+Numba's own ``parallel=True`` is not used: without TBB it runs on GNU OpenMP, which terminates a process that forks
+afterwards (a data loader's worker), or on its workqueue layer, which several Python threads must not enter at once.
 """
 
 import os
@@ -11,24 +10,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-_ELEMENTS_PER_THREAD = 32768  # below this, handing work over costs more than it saves
+_MIN_ELEMENTS_PER_THREAD = 32768  # with fewer, starting a thread costs more than it saves
 _pool: ThreadPoolExecutor | None = None
 
 
-def _forget_pool() -> None:
+def _discard_pool() -> None:
     global _pool
     _pool = None
 
 
-# Threads do not live through a fork, so a child process starts a pool of its own.
+# Threads do not survive a fork, so a child process creates its own pool.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_discard_pool)
 
 
-def over_rows(kernel: Callable[[int, int], None], rows: int, elements_per_row: int) -> None:
-    """Runs `kernel(first, last)` over all rows, on as many threads as PyTorch would use."""
+def run_in_threads(kernel: Callable[[int, int], None], rows: int, elements_per_row: int) -> None:
+    """Calls ``kernel(first, last)`` on ranges that cover all rows, in at most as many threads as PyTorch uses."""
     global _pool
-    threads = min(torch.get_num_threads(), rows * elements_per_row // _ELEMENTS_PER_THREAD, rows)
+    threads = min(torch.get_num_threads(), rows * elements_per_row // _MIN_ELEMENTS_PER_THREAD, rows)
     if threads < 2:
         kernel(0, rows)
         return

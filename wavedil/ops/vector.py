@@ -1,13 +1,14 @@
-"""Pieces of numba loops that LLVM turns into vector code. Imported only when a loop is to run.
+"""Building blocks of numba kernels that LLVM vectorizes. Imported only when a kernel is used.
 
-Plain arithmetic without branches or calls, slices instead of computed indices, and no check for
-division by zero. bfloat16 comes as uint16 and is the upper half of a float32; the way back rounds
-to the nearest, ties to even.
+They use arithmetic without branches or calls, slices instead of computed indices, and no check for division by zero.
+bfloat16 numbers are uint16, the upper half of a float32; rounding is to nearest, ties to even.
 """
 
 import hashlib
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numba
 import numpy as np
@@ -16,64 +17,70 @@ from numba.extending import intrinsic, overload
 
 _f = np.float32
 _LOG2_E = _f(1.4426950408889634)
-_TO_INTEGER = _f(1.5 * 2**23)  # adding it rounds to an integer and leaves that in the low bits
-_LN2_HIGH = _f(0.693359375)  # ln 2 in two parts: n * high is exact
+_TO_INTEGER = _f(1.5 * 2**23)  # adding it rounds to an integer, which is then in the low bits
+_LN2_HIGH = _f(0.693359375)  # ln 2 as a sum of two numbers, so that n * _LN2_HIGH is exact
 _LN2_LOW = _f(0.6931471805599453 - 0.693359375)
 _F2, _F3, _F4, _F5, _F6, _F7 = (_f(1 / n) for n in (2, 6, 24, 120, 720, 5040))
 
+#: Decorator of functions that are inlined into kernels.
 inner = numba.njit(inline="always", error_model="numpy")
-#: Options of functions that loops call, and Python does not: they allocate nothing, and have no door for Python, which
-#: takes longer to compile than most of them. (So Python must not call them: the process would die.)
+#: Options of functions that are called by kernels only. They have no reference counting and no wrapper for Python,
+#: which would take longer to compile than most of the functions. Calling one from Python crashes the process.
 PART = {"error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-# "contract" lets a*b+c become one instruction; NaN and infinity keep their meaning.
+# "contract" allows a fused multiply-add for a*b+c; NaN and infinity are handled as usual.
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 
 
-class _Announcer(event.Listener):
-    """Logs, so that it is seen, that a loop is being compiled: not that one is loaded."""
+class _CompilationLog(event.Listener):
+    """Logs when a kernel is compiled, not when it is loaded from the cache."""
 
     def __init__(self):
-        self.texts = {}  # dispatcher -> text
+        self.messages = {}  # by dispatcher
 
-    def on_start(self, event):
-        text = self.texts.get(event.data["dispatcher"])
-        if text is not None:
-            logging.getLogger("wavedil").warning(text)
+    def on_start(self, event: event.Event) -> None:
+        message = self.messages.get(event.data["dispatcher"])
+        if message is not None:
+            logging.getLogger("wavedil").warning(message)
 
-    def on_end(self, event):
+    def on_end(self, event: event.Event) -> None:
         pass
 
 
-_announcer = _Announcer()
-event.register("numba:compile", _announcer)
+_log = _CompilationLog()
+event.register("numba:compile", _log)
 
 
-def loop(function=None, *, parts=(), announce=None, **options):
-    """Compiles an outer loop; kept on disk for the next process where a place can be written.
+def loop(
+    function: Callable | None = None, *, parts: Sequence[ModuleType] = (), announce: str | None = None, **options
+) -> Callable:
+    """Decorator that compiles a kernel and caches it on disk, if a cache directory is writable.
 
-    parts: other modules whose functions become part of it. announce: what takes so long, where it does; the logger
-    "wavedil" then says so. options: of numba, besides those of all loops.
+    Args:
+        function: the kernel.
+        parts: other modules whose functions the kernel uses.
+        announce: description of a kernel that takes long to compile; the logger "wavedil" then announces it.
+        options: options of ``numba.njit``, in addition to those of all kernels.
     """
     if function is None:
         return lambda function: loop(function, parts=parts, announce=announce, **options)
-    # numba knows a kept loop by its name and by the age and size of its file, not of others, and
-    # installers may give all files one age. So the text of all becomes part of the name.
+    # numba identifies a cached kernel by its name and by the time and size of its own file, not of others, and
+    # installers may set the same time for all files. So a hash of all files becomes part of the name.
     files = [__file__, function.__code__.co_filename, *(part.__file__ for part in parts)]
     text = b"".join(Path(file).read_bytes() for file in files)
     function.__qualname__ += "_" + hashlib.sha256(text).hexdigest()[:12]
     options = {"nogil": True, **_OPTIONS, **options}
     try:
-        compiled, kept = numba.njit(cache=True, **options)(function), "the result is kept for the next time"
+        compiled, cache = numba.njit(cache=True, **options)(function), "the result is cached for later runs"
     except RuntimeError:
-        compiled, kept = numba.njit(**options)(function), "set NUMBA_CACHE_DIR to a writable folder to keep the result"
+        compiled, cache = numba.njit(**options)(function), "set NUMBA_CACHE_DIR to a writable folder to cache it"
     if announce is not None:
-        _announcer.texts[compiled] = f"compiling {announce}; {kept}"
+        _log.messages[compiled] = f"compiling {announce}; {cache}"
     return compiled
 
 
 @intrinsic
 def address(typing_context, array):
-    """Of the first element, as an int64; ``array.ctypes.data`` is many more instructions to compile."""
+    """Address of the first element as an int64; ``array.ctypes.data`` takes longer to compile."""
 
     def generate(context, builder, signature, arguments):
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -84,6 +91,8 @@ def address(typing_context, array):
 
 @intrinsic
 def bits(typing_context, value):
+    """The bits of a float32 as uint32."""
+
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
 
@@ -92,19 +101,33 @@ def bits(typing_context, value):
 
 @intrinsic
 def float_of(typing_context, value):
+    """The float32 with the bits of a uint32."""
+
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
 
     return types.float32(types.uint32), generate
 
 
+def round_bits(b):
+    """Bits of a float32 (uint32, or a NumPy array of them), so that the upper half is the nearest bfloat16.
+
+    Ties are rounded to even. The lower half is not cleared, and some NaNs become infinite.
+    """
+    odd = (b >> np.uint32(16)) & np.uint32(1)
+    return b + np.uint32(0x7FFF) + odd
+
+
+round_bits_inner = inner(round_bits)
+
+
 def widen(value):
-    """float32 from a stored number."""
+    """A stored number (float32, or bfloat16 as uint16) as float32."""
     raise NotImplementedError
 
 
 def narrow(x, stored):
-    """float32 as a number of the stored kind."""
+    """A float32 ``x`` in the type of ``stored`` (float32, or bfloat16 as uint16)."""
     raise NotImplementedError
 
 
@@ -121,25 +144,24 @@ def _(x, stored):
         return lambda x, stored: x
 
     def rounded(x, stored):
-        b = bits(x)
-        odd = (b >> np.uint32(16)) & np.uint32(1)
-        upper = (b + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+        upper = round_bits_inner(bits(x)) >> np.uint32(16)
         return np.uint16(np.uint32(0x7FC0) if x != x else upper)
 
     return rounded
 
 
 def split_exp(x, stored):
-    """`exp(x) = scale * (1 + rest)`, scale a power of two and |rest| < 0.42, for |x| <= 80.
+    """``scale`` and ``rest`` of ``exp(x) = scale * (1 + rest)``, for |x| <= 80.
 
-    To the last digit of float32, or to 5e-5 where the stored kind is bfloat16, which keeps 4e-3.
+    ``scale`` is a power of two and |rest| < 0.42. The result is exact to the last digit of float32, or to 5e-5 if
+    ``stored`` is bfloat16, whose own precision is 4e-3.
     """
     raise NotImplementedError
 
 
 @inner
 def _reduce(x):
-    """The power of two and what remains of the exponent, at most ln(2) / 2 either way."""
+    """exp(x) as a power of two and a remaining exponent of at most ln(2) / 2 in magnitude."""
     shifted = x * _LOG2_E + _TO_INTEGER
     n = shifted - _TO_INTEGER
     scale = float_of((bits(shifted) + np.uint32(127)) << np.uint32(23))

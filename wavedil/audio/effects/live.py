@@ -14,7 +14,7 @@ from torch import Tensor
 from wavedil.audio.models.effect import Effect
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError
-from wavedil.ops.fallback import tried
+from wavedil.ops.fallback import load_kernels
 
 CHUNK = 2**15  # samples of silence in one pass
 
@@ -172,7 +172,7 @@ def make_engine(model: EffectModel, channels: int) -> TorchEngine | CompiledEngi
         def trial(kernels: ModuleType) -> None:
             CompiledEngine(model, 1, kernels).step(np.zeros((1, 1), np.float32), torch.zeros(len(model.knobs)))
 
-        kernels = tried("wavedil.audio.effects.kernels", trial)
+        kernels = load_kernels("wavedil.audio.effects.kernels", trial)
         if kernels is not None:
             return CompiledEngine(model, channels, kernels)
     return TorchEngine(model, channels)

@@ -27,7 +27,7 @@ class DiffusionBlock(GatedBlock):
         super().__init__(ndim, channels, **options)
         self.step_projection = DilatedConv(ndim, step_channels, channels, 1)
 
-    def advance(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+    def forward_gated(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         features, step = condition
         return self._combine(x, self.conv(x + self.step_projection(step)), features)
 

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of codes under logits."""
+"""Cross entropy of logits and class indices, without reduction."""
 
 from torch import Tensor
 
@@ -7,13 +7,17 @@ from wavedil.ops.cross_entropy.reference import cross_entropy as reference
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """`log(sum(exp(logits))) - logits[target]` of each row, in nats.
+    """``log(sum(exp(logits))) - logits[target]`` of each row, in nats.
 
-    Shapes: logits `(rows, codes)`, targets `(rows,)` int64 in [0, codes), result `(rows,)`, float32
-    also for half-precision logits.
+    On the CPU, float32 and bfloat16 logits use one fused numba kernel each for forward and backward; others use plain
+    PyTorch.
 
-    On the CPU float32 and bfloat16 rows run as one fused loop each way where numba is installed;
-    all else runs as plain PyTorch.
+    Args:
+        logits: ``(rows, num_classes)``.
+        targets: ``(rows,)``, int64 in [0, num_classes).
+
+    Returns:
+        ``(rows,)``, in float32 also for half-precision logits.
     """
     if cpu.supports(logits, targets):
         return cpu.cross_entropy(logits, targets)

@@ -1,4 +1,8 @@
-"""Numba loops of the cross entropy over rows of logits. Imported only when they are about to run."""
+"""Numba kernels of the cross entropy. Imported only when they are used.
+
+``logits`` and ``gradient`` hold rows of ``num_classes`` numbers, float32 or bfloat16 as uint16; the other arrays hold
+one number per row. ``first`` and ``last`` are the range of rows.
+"""
 
 import math
 
@@ -6,7 +10,7 @@ import numpy as np
 
 from wavedil.ops.vector import inner, loop, narrow, split_exp, widen
 
-_LOWEST = np.float32(-80)  # exp of it and below is 1e-35 or less, beside a largest term of 1
+_LOWEST = np.float32(-80)  # exp(-80) is 1e-35, negligible next to the largest term, 1
 
 
 @inner
@@ -15,19 +19,15 @@ def _exp(x, stored):
     return scale + scale * rest
 
 
-# `logits` and `gradient` hold rows of `codes` numbers, float32 or bfloat16 as uint16; the others
-# hold one number for each row.
-
-
 @loop
-def forward(logits, targets, nats, log_sums, codes, first, last):
-    wide = np.empty(codes, np.float32)
+def forward(logits, targets, nats, log_sums, num_classes, first, last):
+    wide = np.empty(num_classes, np.float32)
     for i in range(first, last):
-        row = logits[codes * i : codes * (i + 1)]
-        for j in range(codes):
+        row = logits[num_classes * i : num_classes * (i + 1)]
+        for j in range(num_classes):
             wide[j] = widen(row[j])
-        # Largest and sum by halving: vector code, and pairwise sums, which keep their digits.
-        size = codes
+        # Maximum and sum by halving: LLVM vectorizes it, and pairwise sums are accurate.
+        size = num_classes
         while size > 1:
             half = (size + 1) // 2
             lower, upper = wide[:half], wide[half:size]
@@ -35,9 +35,9 @@ def forward(logits, targets, nats, log_sums, codes, first, last):
                 lower[j] = upper[j] if upper[j] > lower[j] else lower[j]
             size = half
         highest = wide[0]
-        for j in range(codes):
+        for j in range(num_classes):
             wide[j] = _exp(widen(row[j]) - highest, highest)
-        size = codes
+        size = num_classes
         while size > 1:
             half = (size + 1) // 2
             lower, upper = wide[:half], wide[half:size]
@@ -49,12 +49,12 @@ def forward(logits, targets, nats, log_sums, codes, first, last):
 
 
 @loop
-def backward(logits, targets, log_sums, grad, gradient, codes, first, last):
+def backward(logits, targets, log_sums, grad, gradient, num_classes, first, last):
     for i in range(first, last):
-        row = logits[codes * i : codes * (i + 1)]
-        out = gradient[codes * i : codes * (i + 1)]
+        row = logits[num_classes * i : num_classes * (i + 1)]
+        out = gradient[num_classes * i : num_classes * (i + 1)]
         log_sum, factor = log_sums[i], grad[i]
-        for j in range(codes):
+        for j in range(num_classes):
             out[j] = narrow(factor * _exp(widen(row[j]) - log_sum, row[j]), out[j])
         target = targets[i]
         probability = _exp(widen(row[target]) - log_sum, row[target])

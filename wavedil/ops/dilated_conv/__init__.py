@@ -1,4 +1,4 @@
-"""Dilated convolution over 1, 2 or 3 axes: the fastest form that is right for the tensors at hand."""
+"""Dilated convolution over 1, 2 or 3 axes, by the fastest implementation that is correct for the tensors."""
 
 from collections.abc import Sequence
 
@@ -20,17 +20,24 @@ def dilated_conv(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """What `F.conv1d`, `F.conv2d` or `F.conv3d` computes, with zeros added before and after.
+    """The result of ``F.conv1d``, ``F.conv2d`` or ``F.conv3d`` with zero padding that may differ on the two sides.
 
-    Shapes: x `(batch, in_channels, *space)`, weight `(out_channels, in_channels / groups, *kernel)`,
-    bias `(out_channels,)`, result `(batch, out_channels, *space')`. `stride`, `padding` (pairs of
-    numbers of zeros before and after) and `dilation` have one entry for each axis. Under autocast
-    it computes in autocast's dtype, as torch's own convolutions do.
+    Over one axis on the CPU, dense and with stride 1, it is one matrix product per tap (``cpu.py``) and the result has
+    channels innermost in memory. In depthwise training over two axes on the CPU it is an undilated convolution of
+    interleaved maps (``phases.py``). A case with a wrong result in torch is computed in float32
+    (``_is_wrong_in_torch``). All other cases use torch's convolution. Under autocast it computes in the autocast dtype,
+    as torch's convolutions do.
 
-    Over one axis on the CPU, dense and with stride 1, it runs as one matrix product per tap
-    (`cpu.py`) and its result has channels innermost in memory. Depthwise over two axes, in training
-    on the CPU, it runs undilated over interleaved maps (`phases.py`). One case that torch gets wrong is
-    computed in float32 (`_is_wrong_in_torch`). All else is torch's convolution.
+    Args:
+        x: ``(batch, in_channels, *space)``.
+        weight: ``(out_channels, in_channels / groups, *kernel)``.
+        bias: ``(out_channels,)``.
+        stride, dilation: one per axis.
+        padding: number of zeros (before, after) per axis.
+        groups: as in torch.
+
+    Returns:
+        ``(batch, out_channels, *space')``.
     """
     x, weight, bias = as_autocast(x, weight, bias)
     pad = [side for pair in reversed(padding) for side in pair]
@@ -39,26 +46,27 @@ def dilated_conv(
     spans = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
     sizes = [n + sum(sides) for n, sides in zip(x.shape[2:], padding, strict=True)]
     out = [-(-(n - span) // s) for n, span, s in zip(sizes, spans, stride, strict=True)]
-    if 0 in out:  # an empty chunk of a stream; torch refuses to convolve it
+    if 0 in out:  # an empty chunk of a stream, which torch refuses
         return x.new_zeros(x.shape[0], weight.shape[0], *out)
     if phases.supports(x, weight, bias, stride, dilation, groups):
         return phases.dilated_conv(x, weight, bias, padding, dilation, groups)
-    # As many zeros as are on both sides need not be stored: far dilations on small maps would be mostly those.
-    inside = [min(pair) for pair in padding]
+    # The convolution itself pads the amount that both sides have in common, without storing the zeros, which would be
+    # most of the input for large dilations on small maps.
+    common = [min(pair) for pair in padding]
     if any(before != after for before, after in padding):
-        x = F.pad(x, [side - both for both, pair in zip(inside[::-1], reversed(padding), strict=True) for side in pair])
+        x = F.pad(x, [side - both for both, pair in zip(common[::-1], reversed(padding), strict=True) for side in pair])
     if _is_wrong_in_torch(x, dilation, groups):
         with torch.autocast(x.device.type, enabled=False):
-            wide = None if bias is None else bias.float()
-            y = reference(x.float(), weight.float(), wide, stride, dilation, groups, inside)
+            bias32 = None if bias is None else bias.float()
+            y = reference(x.float(), weight.float(), bias32, stride, dilation, groups, common)
         return y.to(x.dtype)
-    return reference(x, weight, bias, stride, dilation, groups, inside)
+    return reference(x, weight, bias, stride, dilation, groups, common)
 
 
 def as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """CPU tensors in the dtype that autocast would give them at a convolution.
+    """CPU tensors in the dtype to which autocast would cast them in a convolution.
 
-    Done here because what follows chooses by the dtype that is computed in.
+    Explicit, since the implementation is selected by dtype.
     """
     x = tensors[0]
     if x is None or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
@@ -68,13 +76,12 @@ def as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _is_wrong_in_torch(x: Tensor, dilation: tuple[int, ...], groups: int) -> bool:
-    """Whether torch's weight gradient would be garbage (seen in torch 2.11 to 2.14 on CPUs).
+    """Whether torch's weight gradient can be wrong (torch 2.11 to 2.14 on CPUs).
 
-    In half precision, depthwise, dilated, and with channels innermost, oneDNN's weight gradient
-    contains uninitialized memory, or is written past its end, which ends the process later.
-    `wavedil bench numerics` shows it. Layout is not asked: torch takes channels-last from the
-    weight's strides as well, and those are ambiguous where a dimension has size 1. float32 is
-    right in every case tried.
+    In half precision, depthwise, dilated and with channels innermost, oneDNN's weight gradient contains uninitialized
+    memory, or is written past its end, which crashes the process later (``wavedil bench numerics``). The layout is not
+    checked: torch also derives channels-last from the weight's strides, which are ambiguous for dimensions of size 1.
+    float32 was correct in all tested cases.
     """
     return (
         x.device.type == "cpu"

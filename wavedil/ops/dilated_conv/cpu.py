@@ -1,10 +1,9 @@
 """1-D dilated convolution on the CPU as one matrix product per kernel tap.
 
-With channels innermost, tap i of the convolution is the product of the rows of x, `i * dilation`
-rows further on, with one matrix of the weight: no copies, no rearranging, and zero padding costs
-nothing, since rows outside x are left out of the product. The products accumulate into the result.
-In training this is 1.1 to 1.3 times as fast as `conv1d` in float32 and 2.3 times in bfloat16
-(`wavedil bench conv`, one thread of an Intel core with AMX).
+With channels innermost, tap i of the convolution is the product of the rows of x, shifted by ``i * dilation``, with one
+matrix of the weight. Nothing is copied or rearranged, and padding costs nothing, since rows outside x are omitted from
+the product. The products accumulate in the result. In training this is 1.1 to 1.3 times as fast as ``conv1d`` in
+float32 and 2.3 times in bfloat16 (``wavedil bench conv``, one thread of an Intel core with AMX).
 """
 
 from typing import NamedTuple
@@ -15,12 +14,12 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from wavedil.ops.dilated_conv.reference import dilated_conv as reference
-from wavedil.ops.fallback import differentiable_backward, plain_eager
+from wavedil.ops.fallback import differentiable_backward, is_eager_cpu
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-_MOST_TAPS = 8  # each tap passes over the whole result
-_FEWEST_CHANNELS = 8  # thinner products are bound by those passes
-_FEWEST_ROWS = 64  # below it the calls cost more than the work
+_MAX_TAPS = 8  # each tap makes a pass over the result
+_MIN_CHANNELS = 8  # with fewer, these passes dominate
+_MIN_ROWS = 64  # with fewer, the calls cost more than the products
 
 
 def supports(
@@ -30,36 +29,37 @@ def supports(
     stride: tuple[int, ...] = (1,),
     groups: int = 1,
 ) -> bool:
-    """Whether these run as one product per tap: one axis, stride 1, dense, enough of it."""
+    """Whether this implementation supports the arguments: one axis, stride 1, dense, and large enough."""
     return (
         stride == (1,)
         and groups == 1
-        and plain_eager(x, weight, bias)
+        and is_eager_cpu(x, weight, bias)
         and x.dtype in _DTYPES
         and weight.dtype == x.dtype
         and (bias is None or bias.dtype == x.dtype)
-        and suits_shapes(x, weight)
+        and supports_shapes(x, weight)
     )
 
 
-def suits_shapes(x: Tensor, weight: Tensor) -> bool:
+def supports_shapes(x: Tensor, weight: Tensor) -> bool:
+    """Whether the shapes are supported: one axis, and large enough."""
     return (
         x.ndim == 3
-        and x.shape[1] == weight.shape[1] >= _FEWEST_CHANNELS
-        and weight.shape[2] <= _MOST_TAPS
-        and x.shape[0] * x.shape[2] >= _FEWEST_ROWS
+        and x.shape[1] == weight.shape[1] >= _MIN_CHANNELS
+        and weight.shape[2] <= _MAX_TAPS
+        and x.shape[0] * x.shape[2] >= _MIN_ROWS
     )
 
 
 def dilated_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], dilation: int) -> Tensor:
-    """`(batch, in, time)` to `(batch, out, time')`, the result with channels innermost."""
+    """``(batch, in, time) -> (batch, out, time')``; the result has channels innermost in memory."""
     return _DilatedConv.apply(x, weight, bias, padding, dilation)
 
 
 class Taps(NamedTuple):
-    """Where each tap of a convolution meets its input, and the products over those places.
+    """The rows of input and output that each tap of a convolution connects, and the products over them.
 
-    All tensors here are rows, `(batch, time, channels)`; weights are `(out, in, kernel)`.
+    Tensors are ``(batch, time, channels)``, weights ``(out, in, kernel)``.
     """
 
     time: int
@@ -67,7 +67,7 @@ class Taps(NamedTuple):
     spans: list[tuple[int, slice, slice]]  # (tap, rows of the output, rows of the input)
 
     @classmethod
-    def of(cls, time: int, kernel: int, padding: tuple[int, int], dilation: int) -> "Taps":
+    def of_size(cls, time: int, kernel: int, padding: tuple[int, int], dilation: int) -> "Taps":
         out_time = time + sum(padding) - (kernel - 1) * dilation
         spans = []
         for tap in range(kernel):
@@ -75,37 +75,37 @@ class Taps(NamedTuple):
             first, last = max(0, -shift), min(out_time, time - shift)
             if first < last:
                 spans.append((tap, slice(first, last), slice(first + shift, last + shift)))
-        # Longest first: a tap that meets all rows is written, the others are added to it.
+        # Longest first: a tap that covers all rows is written, and the others are added.
         spans.sort(key=lambda span: span[1].start - span[1].stop)
         return cls(time, out_time, spans)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         matrices = weight.permute(2, 1, 0).contiguous()  # (kernel, in, out)
         y = x.new_empty(x.shape[0], self.out_time, weight.shape[0])
-        begun = bias is not None
-        if begun:
+        has_values = bias is not None
+        if has_values:
             y.copy_(bias)
-        for tap, out, inside in self.spans:
-            _multiply(y, out, x[:, inside], matrices[tap], begun)
-            begun = True
-        return y if begun else y.zero_()
+        for tap, out_rows, in_rows in self.spans:
+            _multiply(y, out_rows, x[:, in_rows], matrices[tap], add=has_values)
+            has_values = True
+        return y if has_values else y.zero_()
 
-    def input_gradient(self, d: Tensor, weight: Tensor, begin: Tensor | None = None) -> Tensor:
-        """The gradient at the input, added to `begin` (which it takes over) where there is one."""
+    def input_gradient(self, d: Tensor, weight: Tensor, initial: Tensor | None = None) -> Tensor:
+        """The gradient of the input; added in place to ``initial``, if set."""
         matrices = weight.permute(2, 0, 1).contiguous()  # (kernel, out, in)
-        begun = begin is not None
-        dx = begin if begun else d.new_empty(d.shape[0], self.time, weight.shape[1])
-        for tap, out, inside in self.spans:
-            _multiply(dx, inside, d[:, out], matrices[tap], begun)
-            begun = True
-        return dx if begun else dx.zero_()
+        has_values = initial is not None
+        dx = initial if has_values else d.new_empty(d.shape[0], self.time, weight.shape[1])
+        for tap, out_rows, in_rows in self.spans:
+            _multiply(dx, in_rows, d[:, out_rows], matrices[tap], add=has_values)
+            has_values = True
+        return dx if has_values else dx.zero_()
 
     def weight_gradient(self, d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        # Products sum over time in float32; their sum over the batch must not round in bfloat16.
+        # Products sum over time in float32; the sum over the batch must not be rounded to bfloat16.
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
         total = torch.zeros(weight.shape[2], *weight.shape[:2], dtype=wide)
-        for tap, out, inside in self.spans:
-            a, b = d[:, out], x[:, inside]
+        for tap, out_rows, in_rows in self.spans:
+            a, b = d[:, out_rows], x[:, in_rows]
             if a.is_contiguous() and b.is_contiguous():
                 total[tap] = a.flatten(0, 1).t() @ b.flatten(0, 1)
             else:
@@ -114,20 +114,20 @@ class Taps(NamedTuple):
         return total.permute(1, 2, 0).to(weight.dtype)
 
 
-def _multiply(into: Tensor, span: slice, a: Tensor, b: Tensor, add: bool) -> None:
-    """`into[:, span] (+)= a @ b`; where it does not add, the rest of `into` becomes zero."""
-    part = into[:, span]
+def _multiply(out: Tensor, rows: slice, a: Tensor, b: Tensor, add: bool) -> None:
+    """Adds ``a @ b`` to ``out[:, rows]``; if not ``add``, sets these rows to ``a @ b`` and the others to zero."""
+    target = out[:, rows]
     if not add:
-        if part.shape == into.shape and a.is_contiguous():
-            torch.mm(a.flatten(0, 1), b, out=part.flatten(0, 1))
+        if target.shape == out.shape and a.is_contiguous():
+            torch.mm(a.flatten(0, 1), b, out=target.flatten(0, 1))
             return
-        into.zero_()
-    if part.is_contiguous() and a.is_contiguous():
-        part.flatten(0, 1).addmm_(a.flatten(0, 1), b)
+        out.zero_()
+    if target.is_contiguous() and a.is_contiguous():
+        target.flatten(0, 1).addmm_(a.flatten(0, 1), b)
         return
-    # Rows of several batches with gaps between them are not one matrix.
-    for part_n, a_n in zip(part, a, strict=True):
-        part_n.addmm_(a_n, b)
+    # Rows of several batch entries with gaps between them are not one matrix.
+    for target_n, a_n in zip(target, a, strict=True):
+        target_n.addmm_(a_n, b)
 
 
 class _DilatedConv(torch.autograd.Function):
@@ -143,7 +143,7 @@ class _DilatedConv(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias)
         ctx.padding, ctx.dilation = padding, dilation
         rows = x.transpose(1, 2).contiguous()  # (batch, channels, time) -> (batch, time, channels)
-        ctx.taps = Taps.of(rows.shape[1], weight.shape[2], padding, dilation)
+        ctx.taps = Taps.of_size(rows.shape[1], weight.shape[2], padding, dilation)
         return ctx.taps.convolve(rows, weight, bias).transpose(1, 2)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Dilated convolution in plain PyTorch: the definition the fast forms are tested against."""
+"""Dilated convolution in plain PyTorch: the definition for tests."""
 
 from collections.abc import Sequence
 
@@ -15,6 +15,6 @@ def dilated_conv(
     groups: int,
     padding: Sequence[int] | int = 0,
 ) -> Tensor:
-    """`F.conv1d`, `F.conv2d` or `F.conv3d` by the number of axes; `padding` is as many zeros on both sides of each."""
+    """``F.conv1d``, ``F.conv2d`` or ``F.conv3d`` by the number of axes; ``padding`` is the same on both sides."""
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(stride) - 1]
     return convolve(x, weight, bias, stride, padding, dilation, groups)

@@ -1,4 +1,4 @@
-"""The gate of a WaveNet layer, `tanh(filter) * sigmoid(gate)` (van den Oord et al. 2016, eq. 2)."""
+"""The gated activation of WaveNet, ``tanh(filter) * sigmoid(gate)`` (van den Oord et al. 2016, eq. 2)."""
 
 from torch import Tensor
 
@@ -12,21 +12,24 @@ GATE_ORDERS = ("tanh_first", "sigmoid_first")
 def gate(h: Tensor, order: str = "tanh_first") -> Tensor:
     """Gated activation of the two halves of the channels.
 
-    Shapes: `(batch, 2 * channels, *space)` to `(batch, channels, *space)`. Published models differ
-    in which half is which: WaveNet's own figure has the tanh first, DiffWave the sigmoid.
+    On the CPU, float32 and bfloat16 tensors with channels innermost in memory (the layout that
+    :func:`wavedil.ops.dilated_conv.dilated_conv` returns for one axis) use one fused numba kernel; others use plain
+    PyTorch.
 
-    On the CPU float32 and bfloat16 with channels innermost in memory (what
-    `wavedil.ops.dilated_conv` returns for sound) run as one fused loop where numba is installed;
-    all else runs as plain PyTorch.
+    Args:
+        h: ``(batch, 2 * channels, *space)``.
+        order: ``"tanh_first"``, as in WaveNet's figure, or ``"sigmoid_first"``, as in DiffWave.
+
+    Returns:
+        ``(batch, channels, *space)``.
 
     Raises:
         WavedilError: an odd number of channels, or an unknown order.
     """
     if order not in GATE_ORDERS:
-        raise WavedilError(f"gate order {order!r} is unknown: take one of {', '.join(GATE_ORDERS)}")
+        raise WavedilError(f"order is {order!r}: expected one of {', '.join(GATE_ORDERS)}")
     if h.ndim < 2 or h.shape[1] % 2:
         raise WavedilError(
-            f"gate takes (batch, 2 * channels, *space), got shape {tuple(h.shape)}: "
-            "the convolution before it must make two channels for each one that leaves"
+            f"h has shape {tuple(h.shape)}: expected (batch, 2 * channels, *space) with an even number of channels"
         )
     return cpu.gate(h, order) if cpu.supports(h) else reference(h, order)

@@ -1,7 +1,7 @@
-"""The gate as one fused numba loop over channels-innermost rows, forward and backward.
+"""The gated activation as one fused numba kernel each for forward and backward, over rows of channels.
 
-Plain PyTorch makes six passes forward and ten backward, its bfloat16 tanh is slow, and `chunk` is
-undone in backward by filling and copying; here each direction reads and writes once.
+Plain PyTorch makes six passes over memory forward and ten backward, its bfloat16 tanh is slow, and the backward of
+``chunk`` fills and copies. The kernels read and write each number once.
 """
 
 from functools import cache
@@ -11,96 +11,94 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from wavedil.ops.fallback import differentiable_backward, flat, plain_eager, tried
+from wavedil.ops.fallback import differentiable_backward, flat_numpy, is_eager_cpu, load_kernels
 from wavedil.ops.gate.reference import gate as reference
-from wavedil.ops.threads import over_rows
+from wavedil.ops.threads import run_in_threads
 
 DTYPES = (torch.float32, torch.bfloat16)
-# A few rows are not worth the call, nor numba's import: streaming sample by sample stays plain.
-_MINIMUM_ELEMENTS = 2048
+_MIN_ELEMENTS = 2048  # with fewer, as in streaming sample by sample, the call and numba's import are not worth it
 _ROWS_PER_SUM = 2048
 
 
 @cache
-def loops(dtype: torch.dtype) -> ModuleType | None:
-    """The module of loops, compiled for a dtype and tried out; None where numba is not usable."""
+def compiled_kernels(dtype: torch.dtype) -> ModuleType | None:
+    """The module of kernels, after a trial for this dtype; None if numba does not work."""
 
     def trial(kernels: ModuleType) -> None:
         h = torch.zeros(1, 1, 2, dtype=dtype)
         backward(kernels, h, forward(kernels, h, "tanh_first"), "tanh_first")
 
-    return tried("wavedil.ops.gate.kernels", trial)
+    return load_kernels("wavedil.ops.gate.kernels", trial)
 
 
 def supports(h: Tensor) -> bool:
-    """Whether the loop can take this tensor."""
+    """Whether the kernels support this tensor."""
     return (
-        plain_eager(h)
+        is_eager_cpu(h)
         and h.dtype in DTYPES
-        and h.numel() >= _MINIMUM_ELEMENTS
+        and h.numel() >= _MIN_ELEMENTS
         and _rows(h).is_contiguous()
-        and loops(h.dtype) is not None
+        and compiled_kernels(h.dtype) is not None
     )
 
 
 def gate(h: Tensor, order: str) -> Tensor:
-    """`reference.gate` for a tensor that `suits`; the result has channels innermost too."""
+    """The gate of a tensor for which :func:`supports` is true; the result has channels innermost in memory."""
     return _Gate.apply(h, order)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """`(batch, channels, *space)` as `(batch, *space, channels)`: a view."""
+    """``(batch, channels, *space)`` as a view ``(batch, *space, channels)``."""
     return x.movedim(1, -1)
 
 
 def _halves(channels: int, order: str) -> tuple[int, int]:
-    """Where tanh's half and the sigmoid's half begin in a row."""
+    """Offsets in a row of the inputs of tanh and of the sigmoid."""
     return (0, channels) if order == "tanh_first" else (channels, 0)
 
 
 def forward(kernels: ModuleType, h: Tensor, order: str) -> Tensor:
-    """Rows `(..., 2 * channels)` to the gate's `(..., channels)`."""
+    """Rows ``(..., 2 * channels) -> (..., channels)``."""
     channels = h.shape[-1] // 2
     g = h.new_empty(*h.shape[:-1], channels)
-    flat_h, flat_g = flat(h), flat(g)
+    flat_h, flat_g = flat_numpy(h), flat_numpy(g)
     halves = _halves(channels, order)
 
-    def part(first: int, last: int) -> None:
+    def run_rows(first: int, last: int) -> None:
         kernels.forward(flat_h, flat_g, channels, *halves, first, last)
 
-    over_rows(part, g.numel() // channels, channels)
+    run_in_threads(run_rows, g.numel() // channels, channels)
     return g
 
 
 def backward(kernels: ModuleType, h: Tensor, d: Tensor, order: str) -> tuple[Tensor, Tensor]:
-    """From rows of `h` and of the gradient at the gate: that at `h`, and its sum (float32)."""
+    """The gradient of rows of h from that of the output d, and its sum over all rows (float32)."""
     channels = d.shape[-1]
     dh = torch.empty_like(h)
-    flat_h, flat_d, flat_dh = flat(h), flat(d), flat(dh)
+    flat_h, flat_d, flat_dh = flat_numpy(h), flat_numpy(d), flat_numpy(dh)
     halves = _halves(channels, order)
     sums = []
 
-    def part(first: int, last: int) -> None:
-        # A sum of many float32 numbers one by one loses digits: short sums, then their sum.
+    def run_rows(first: int, last: int) -> None:
+        # A long sequential sum in float32 loses digits, so the rows are summed in short pieces.
         for start in range(first, last, _ROWS_PER_SUM):
-            short = torch.zeros(2 * channels)
+            partial = torch.zeros(2 * channels)
             stop = min(start + _ROWS_PER_SUM, last)
-            numbers = short.numpy()
-            kernels.backward(flat_h, flat_d, flat_dh, numbers, channels, *halves, start, stop)
-            sums.append(short)
+            kernels.backward(flat_h, flat_d, flat_dh, partial.numpy(), channels, *halves, start, stop)
+            sums.append(partial)
 
-    over_rows(part, d.numel() // channels, 2 * channels)
+    run_in_threads(run_rows, d.numel() // channels, 2 * channels)
     return dh, torch.stack(sums).sum(0)
 
 
 class _Gate(torch.autograd.Function):
-    """Keeps only h: two exponentials again are cheaper than writing and reading two halves."""
+    """Saves only h: recomputing two exponentials is cheaper than writing and reading both halves."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, h: Tensor, order: str) -> Tensor:
         ctx.save_for_backward(h)
         ctx.order = order
-        return forward(loops(h.dtype), _rows(h), order).movedim(-1, 1)
+        return forward(compiled_kernels(h.dtype), _rows(h), order).movedim(-1, 1)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, None]:
@@ -109,4 +107,4 @@ class _Gate(torch.autograd.Function):
             (gradient,) = differentiable_backward(ctx, lambda h: reference(h, ctx.order), (h,), (grad,))
             return gradient, None
         d = _rows(grad).contiguous()
-        return backward(loops(h.dtype), _rows(h), d, ctx.order)[0].movedim(-1, 1), None
+        return backward(compiled_kernels(h.dtype), _rows(h), d, ctx.order)[0].movedim(-1, 1), None

@@ -1,4 +1,9 @@
-"""Numba loops of the gate over rows of channels. Imported only when they are about to run."""
+"""Numba kernels of the gated activation. Imported only when they are used.
+
+``h`` and ``dh`` hold rows of 2 * channels numbers, with the inputs of tanh at offset ``t`` and those of the sigmoid at
+offset ``s``; ``g`` and ``d`` hold rows of ``channels`` numbers. All are flat arrays of float32, or bfloat16 as uint16.
+``first`` and ``last`` are the range of rows.
+"""
 
 import numpy as np
 
@@ -10,10 +15,10 @@ _1, _2, _4, _40, _80 = (_f(n) for n in (1, 2, 4, 40, 80))
 
 @inner
 def _parts(a, b, stored):
-    """`u = exp(-2|a|)`, `v = 1 - u` without cancellation, and `w = exp(-b)`.
+    """``u = exp(-2|a|)``, ``v = 1 - u`` without cancellation, and ``w = exp(-b)``.
 
-    Then tanh|a| = v / (2 - v) and sigmoid(b) = 1 / (1 + w). Beyond |a| = 40 and |b| = 80 both are
-    held: tanh is 1 there and the sigmoid 1 or below 2e-35. Comparisons let NaN through.
+    Then tanh|a| = v / (2 - v) and sigmoid(b) = 1 / (1 + w). |a| is clipped at 40 and |b| at 80, where tanh is 1 and the
+    sigmoid 1 or below 2e-35. The comparisons propagate NaN.
     """
     z = abs(a)
     z = _40 if z > _40 else z
@@ -29,6 +34,7 @@ def _parts(a, b, stored):
 
 @inner
 def gate_value(a, b, stored):
+    """tanh(a) * sigmoid(b)."""
     u, v, w = _parts(a, b, stored)
     g = v / ((_2 - v) * (_1 + w))
     return -g if a < _f(0) else g
@@ -36,20 +42,14 @@ def gate_value(a, b, stored):
 
 @inner
 def _gate_gradient(a, b, d, stored):
+    """Gradients of a and b from the gradient d of the gate."""
     u, v, w = _parts(a, b, stored)
-    q = _1 / ((_2 - v) * (_1 + w))  # one division for everything below
+    q = _1 / ((_2 - v) * (_1 + w))  # the only division
     sigmoid = q * (_2 - v)
     product = v * q  # tanh|a| * sigmoid(b)
     product = -product if a < _f(0) else product
     half = q * (_1 + w)  # 1 / (1 + u); 1 - tanh^2 = 4 u / (1 + u)^2
     return d * sigmoid * (_4 * u) * half * half, d * product * (sigmoid * w)
-
-
-# `h` and `dh` hold rows of 2 * channels numbers, tanh's half from `t` on and the sigmoid's from `s`
-# on; `g` and `d` hold rows of `channels`; all of them float32, or bfloat16 as uint16. `sums`
-# (float32) takes up the sums of the rows of dh: the gradient of a bias that was added to h. It has
-# a loop of its own, since LLVM vectorizes a loop only while it can tell cheaply that its few
-# arrays do not overlap.
 
 
 @loop
@@ -64,6 +64,7 @@ def forward(h, g, channels, t, s, first, last):
 
 @loop
 def backward(h, d, dh, sums, channels, t, s, first, last):
+    """Also adds the rows of ``dh`` to ``sums`` (float32): the gradient of a bias that was added to h."""
     for i in range(first, last):
         row = 2 * channels * i
         a, b = h[row + t : row + t + channels], h[row + s : row + s + channels]
@@ -73,6 +74,7 @@ def backward(h, d, dh, sums, channels, t, s, first, last):
             x, y = _gate_gradient(widen(a[j]), widen(b[j]), widen(grad[j]), a[j])
             da[j] = narrow(x, da[j])
             db[j] = narrow(y, db[j])
+        # A separate loop, since LLVM vectorizes a loop only if it has few arrays to check for overlap.
         out = dh[row : row + 2 * channels]
         for j in range(2 * channels):
             sums[j] += widen(out[j])

@@ -1,13 +1,13 @@
-"""The gate in plain PyTorch: the definition the fast form is tested against."""
+"""The gated activation in plain PyTorch: the definition for tests."""
 
 import torch
 from torch import Tensor
 
 
 def gate(h: Tensor, order: str = "tanh_first") -> Tensor:
-    """`tanh(filter) * sigmoid(gate)` of the two halves of the channels.
+    """``tanh(filter) * sigmoid(gate)`` of the two halves of the channels.
 
-    Shapes: `(batch, 2 * channels, *space)` to `(batch, channels, *space)`.
+    Shapes: ``(batch, 2 * channels, *space) -> (batch, channels, *space)``.
     """
     filtered, gated = h.chunk(2, dim=1)
     if order == "sigmoid_first":

@@ -1,4 +1,4 @@
-"""One layer of a WaveNet between its input and its skip (van den Oord et al. 2016, figure 4)."""
+"""The gated residual layer of WaveNet without its skip projection (van den Oord et al. 2016, figure 4)."""
 
 import torch
 from torch import Tensor
@@ -19,17 +19,24 @@ def gated_residual(
     dilation: tuple[int, ...],
     order: str = "tanh_first",
 ) -> tuple[Tensor, Tensor]:
-    """`z = gate(dilated_conv(x))` and `x + residual(z)`: returns `(x + residual(z), z)`.
+    """Computes ``z = gate(dilated_conv(x))`` and returns ``(x + residual(z), z)``.
 
-    Shapes: x and the first result `(batch, channels, *space)`, z `(batch, hidden, *space)`, weight
-    `(2 * hidden, channels, *kernel)`, residual_weight `(channels, hidden, 1, ...)`. `padding` must
-    keep the size. Under autocast all of it, the sum too, is in autocast's dtype.
+    Over one axis on the CPU with gradients enabled, the layer is one node of the autograd graph, which merges the
+    additions of gradients into the matrix products. Under autocast all results are in the autocast dtype.
 
-    Over one axis on the CPU, with gradients wanted, the layer is one node of the graph: the sums
-    that autograd makes where paths join become part of the matrix products.
+    Args:
+        x: ``(batch, channels, *space)``.
+        weight, bias: of the dilated convolution, ``(2 * hidden, channels, *kernel)`` and ``(2 * hidden,)``.
+        residual_weight, residual_bias: ``(channels, hidden, 1, ...)`` and ``(channels,)``.
+        padding: number of zeros (before, after) per axis; must keep the size.
+        dilation: one per axis.
+        order: as in :func:`wavedil.ops.gate.gate`.
+
+    Returns:
+        ``(batch, channels, *space)`` and z, ``(batch, hidden, *space)``.
     """
-    (narrow,) = as_autocast(x)
-    parts = (narrow, weight, bias, residual_weight, residual_bias)
-    if torch.is_grad_enabled() and cpu.supports(*parts, padding, dilation):
-        return cpu.GatedResidual.apply(*parts, padding[0], dilation[0], order)
+    (cast,) = as_autocast(x)
+    inputs = (cast, weight, bias, residual_weight, residual_bias)
+    if torch.is_grad_enabled() and cpu.supports(*inputs, padding, dilation):
+        return cpu.GatedResidual.apply(*inputs, padding[0], dilation[0], order)
     return reference(x, weight, bias, residual_weight, residual_bias, padding, dilation, order)

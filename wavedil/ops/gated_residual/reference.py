@@ -1,4 +1,4 @@
-"""The gated residual layer out of its parts: the definition the fused form is tested against."""
+"""The gated residual layer composed of separate operations: the definition for tests."""
 
 from torch import Tensor
 
@@ -16,10 +16,11 @@ def gated_residual(
     dilation: tuple[int, ...],
     order: str,
 ) -> tuple[Tensor, Tensor]:
+    """Returns ``(x + residual(z), z)``; arguments as in :func:`wavedil.ops.gated_residual.gated_residual`."""
     ones = (1,) * len(dilation)
     h = dilated_conv(x, weight, bias, stride=ones, padding=padding, dilation=dilation, groups=1)
     z = gate(h, order)
-    none = [(0, 0)] * len(dilation)
-    out = dilated_conv(z, residual_weight, residual_bias, stride=ones, padding=none, dilation=ones, groups=1)
-    # The stream keeps the product's dtype: under autocast it stays in half precision.
+    no_padding = [(0, 0)] * len(dilation)
+    out = dilated_conv(z, residual_weight, residual_bias, stride=ones, padding=no_padding, dilation=ones, groups=1)
+    # x takes the dtype of the product, so that it stays in half precision under autocast.
     return x.to(out.dtype) + out, z

@@ -1,4 +1,4 @@
-"""Gaussian filters in many dimensions on a permutohedral lattice (Adams, Baek & Davis 2010), and mean fields on it."""
+"""High-dimensional Gaussian filters on a permutohedral lattice (Adams, Baek & Davis 2010), and CRF mean fields."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,29 +14,38 @@ __all__ = ["Lattice", "build_lattice", "exact_mean_field", "lattice_filter", "me
 
 
 def build_lattice(features: Tensor) -> Lattice:
-    """The normalized lattice around features (dims, points), for a Gaussian of standard deviation 1 in each of them.
+    """The normalized lattice of a Gaussian with standard deviation 1 in each feature.
 
-    Knows no gradient with respect to the features. On the CPU, as numba loops where numba is installed.
+    There is no gradient with respect to the features. On the CPU it uses numba kernels.
+
+    Args:
+        features: ``(dims, points)``.
 
     Raises:
-        WavedilError: no points, or features that are not finite, or too large or too wide spread for exact numbers.
+        WavedilError: no points, or features that are not finite, too large or too widely spread.
     """
     if features.ndim != 2 or 0 in features.shape:
-        raise WavedilError(f"features have shape {tuple(features.shape)}: expected (dims, points), neither of them 0")
-    form = cpu if cpu.supports_features(features) else reference
-    return form.normalized(form.build_lattice(features))
+        raise WavedilError(f"features have shape {tuple(features.shape)}: expected (dims, points), both at least 1")
+    implementation = cpu if cpu.supports_features(features) else reference
+    return implementation.normalized(implementation.build_lattice(features))
 
 
 def lattice_filter(values: Tensor, lattice: Lattice, reverse: bool = False) -> Tensor:
-    """Near `sum over j of k_ij v_j / sqrt(sum of k_i * sum of k_j)`, `k_ij = exp(-|f_i - f_j|^2 / 2)`, j = i included.
+    """Approximates ``sum over j of k_ij v_j / sqrt(sum of k_i * sum of k_j)`` with ``k_ij = exp(-|f_i - f_j|^2 / 2)``.
 
-    Shapes: (points, labels) to (points, labels). Linear in the values; `reverse`, which blurs along the axes from the
-    last to the first, is its exact adjoint, so gradients with respect to the values are exact and of any order.
+    The sums include j = i. The filter is linear in the values and differentiable any number of times. float32 on the
+    CPU uses numba kernels, half precision is filtered in float32, and other tensors use plain PyTorch.
 
-    float32 on the CPU runs as numba loops, half precision is filtered in float32, all else runs as plain PyTorch.
+    Args:
+        values: ``(points, labels)``.
+        lattice: from :func:`build_lattice`.
+        reverse: blurs along the axes from last to first, which is the exact adjoint.
+
+    Returns:
+        ``(points, labels)``.
 
     Raises:
-        WavedilError: values that do not fit the lattice.
+        WavedilError: values whose shape does not match the lattice.
     """
     if values.ndim != 2 or values.shape[0] != lattice.points or not values.shape[1]:
         raise WavedilError(f"values have shape {tuple(values.shape)}: expected ({lattice.points}, labels)")
@@ -53,10 +62,19 @@ def mean_field(
     penalty: Tensor | None = None,
     iterations: int = 10,
 ) -> Tensor:
-    """`Q = softmax(scores - penalty @ sum of strength * filter(Q))`, so many times from Q = softmax(scores) on.
+    """Mean-field iterations of a CRF, ``Q = softmax(scores - penalty @ sum of strength * filter(Q))``.
 
-    Shapes: scores and result (labels, points), penalty (labels, labels); None is Potts' model, 1 off the diagonal.
-    strengths: a number of 0 or more for each lattice. Knows no gradients.
+    There are no gradients.
+
+    Args:
+        scores: ``(labels, points)``; Q starts as ``softmax(scores)``.
+        lattices: one per pairwise term.
+        strengths: a nonnegative number per lattice.
+        penalty: label compatibility, ``(labels, labels)``; default the Potts model, 1 off the diagonal.
+        iterations: number of updates.
+
+    Returns:
+        Q, ``(labels, points)``.
     """
     if cpu.supports(scores, penalty):
         return cpu.mean_field(scores, lattices, strengths, penalty, iterations)
@@ -72,6 +90,6 @@ def exact_mean_field(
     penalty: Tensor | None = None,
     iterations: int = 10,
 ) -> Tensor:
-    """:func:`mean_field` with exact Gaussian sums over features (dims, points): quadratic in the number of points."""
+    """:func:`mean_field` with exact Gaussian sums over features ``(dims, points)``; quadratic in the points."""
     filters = [gaussian_matrix(f.to(scores.dtype)).mm for f in features]
     return reference.mean_field(scores, filters, strengths, penalty, iterations)

@@ -1,4 +1,4 @@
-"""The skips of all layers of a stack, summed: one product over the concatenated gates."""
+"""The sum of the skip projections of all layers of a stack, as one product over the concatenated gated activations."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,19 @@ from wavedil.ops.skip_sum.reference import skip_sum as reference
 
 
 def skip_sum(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`sum of weight_i @ gates_i` over the layers, plus the bias.
+    """The sum over layers of ``weight_i @ gates_i``, plus the bias.
 
-    Shapes: gates `(batch, hidden_i, *space)`, weight `(skip, sum of hidden_i, 1, ...)`, bias
-    `(skip,)`, result `(batch, skip, *space)`. Equal to the sum of one product per layer, and moves
-    layers x hidden instead of layers x skip channels through memory.
+    Moves layers x hidden instead of layers x skip channels through memory, unlike one product per layer.
+
+    Args:
+        gates: gated activations of each layer, ``(batch, hidden_i, *space)``.
+        weight: ``(skip_channels, sum of hidden_i, 1, ...)``.
+        bias: ``(skip_channels,)``.
+
+    Returns:
+        ``(batch, skip_channels, *space)``.
     """
-    *parts, weight, bias = as_autocast(*gates, weight, bias)
-    if cpu.supports(parts, weight, bias):
-        return cpu.skip_sum(parts, weight, bias)
-    return reference(parts, weight, bias)
+    *gates, weight, bias = as_autocast(*gates, weight, bias)
+    if cpu.supports(gates, weight, bias):
+        return cpu.skip_sum(gates, weight, bias)
+    return reference(gates, weight, bias)

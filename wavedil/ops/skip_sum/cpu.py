@@ -1,9 +1,8 @@
-"""The sum of skips over one axis on the CPU.
+"""The sum of the skip projections over one axis on the CPU.
 
-Forward is one product over the concatenated gates, which sums all layers in float32 before it
-rounds. It is made in pieces of time, so that the concatenation never leaves the cache. Backward
-goes layer by layer: each gradient is then a matrix of its own for the layer that takes it, not a
-slice of a wide one, and that is twice as fast.
+Forward is one product over the concatenated gated activations, which sums all layers in float32 before rounding. It
+runs in pieces of time, so that the concatenation stays in the cache. Backward runs layer by layer, so that the gradient
+of each layer is a separate matrix and not a slice of a wide one, which is twice as fast.
 """
 
 from collections.abc import Sequence
@@ -13,30 +12,31 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from wavedil.ops.dilated_conv import cpu as conv
-from wavedil.ops.fallback import differentiable_backward, plain_eager
+from wavedil.ops.fallback import differentiable_backward, is_eager_cpu
 from wavedil.ops.skip_sum.reference import skip_sum as reference
 
-_PIECE_BYTES = 2**20  # of the concatenated gates; half of a core's second-level cache, or less
+_PIECE_BYTES = 2**20  # of the concatenation; at most half of a core's L2 cache
 
 
 def supports(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether these run here: more than one layer, and what `dilated_conv.cpu` asks for."""
+    """Whether this implementation supports the arguments: more than one layer, and as ``dilated_conv/cpu.py``."""
     first = gates[0]
     return (
         len(gates) > 1
         and conv.supports(first, weight[:, : first.shape[1]], bias)
-        and plain_eager(weight, *gates)
+        and is_eager_cpu(weight, *gates)
         and weight.shape[1] == sum(g.shape[1] for g in gates)
         and all(g.dtype == first.dtype and g.shape[::2] == first.shape[::2] for g in gates)
     )
 
 
 def skip_sum(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Arguments as in :func:`wavedil.ops.skip_sum.skip_sum`."""
     return _SkipSum.apply(weight, bias, *gates)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(batch, channels, time) -> (batch * time, channels)."""
+    """``(batch, channels, time) -> (batch * time, channels)``."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
@@ -68,14 +68,14 @@ class _SkipSum(torch.autograd.Function):
 
             return tuple(differentiable_backward(ctx, plain, (weight, bias, *gates), (grad,)))
         d = grad.transpose(1, 2).contiguous()
-        flat = d.flatten(0, 1)
+        d_rows = d.flatten(0, 1)
         widths = [g.shape[1] for g in gates]
         dweight = dbias = None
         if ctx.needs_input_grad[0]:
-            parts = [flat.t() @ _rows(g) for g in gates]
-            dweight = torch.cat(parts, dim=1).unsqueeze(2)
+            products = [d_rows.t() @ _rows(g) for g in gates]
+            dweight = torch.cat(products, dim=1).unsqueeze(2)
         if ctx.needs_input_grad[1]:
-            dbias = flat.sum(0)
+            dbias = d_rows.sum(0)
         dgates: list[Tensor | None] = [None] * len(gates)
         for i, matrix in enumerate(weight[:, :, 0].split(widths, dim=1)):
             if ctx.needs_input_grad[2 + i]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from wavedil.audio.generation.engines.cpu.drawing import CategoricalDrawing, MixtureDrawing, drawing_of
 from wavedil.audio.generation.engines.cpu.products import LANES, PANEL
 from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan, LayerPlan
+from wavedil.ops.vector import round_bits
 
 #: Columns of ``Packed.layers``.
 LAYER = ("dilation", "taps", "ring", "slots", "block", "condition", "past", "now", "residual")
@@ -267,8 +268,7 @@ def _pairs(matrix: np.ndarray) -> np.ndarray:
 
 def _to_bfloat16(bits: np.ndarray) -> np.ndarray:
     """float32 bits to bfloat16 bits, to the nearest, ties to even."""
-    odd = bits >> np.uint32(16) & np.uint32(1)
-    return (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+    return round_bits(bits) >> np.uint32(16)
 
 
 def stored_rows(values: Tensor, like: Packed) -> np.ndarray:

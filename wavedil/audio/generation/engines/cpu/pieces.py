@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
 
-from wavedil.ops.vector import PART, address, bits, float_of, inner
+from wavedil.ops.vector import PART, address, bits, float_of, inner, round_bits_inner
 
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 _address = ir.IntType(64)
@@ -18,9 +18,7 @@ _address = ir.IntType(64)
 @inner
 def _short(x):
     """float32 to bfloat16, in the upper half of its bits, to the nearest, ties to even."""
-    b = bits(x)
-    odd = (b >> np.uint32(16)) & np.uint32(1)
-    return (b + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
+    return round_bits_inner(bits(x)) & np.uint32(0xFFFF0000)
 
 
 def store(values, out, rounded):

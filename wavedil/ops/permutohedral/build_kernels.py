@@ -1,29 +1,30 @@
-"""Numba loops that build a permutohedral lattice. Imported only when they are about to run."""
+"""Numba kernels that build a permutohedral lattice. Imported only when they are used."""
 
 import numpy as np
 
 from wavedil.ops.vector import inner, loop
 
 _EMPTY = -1
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: the product's upper bits are well mixed
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: multiplicative (Fibonacci) hashing
 _0, _1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 
 
 @loop
 def simplices(elevated, keys, weights, lowest, radix, corners, first, last):
-    """`reference.simplices` of points from `first` on.
+    """``reference.simplices`` of points ``first`` to ``last``.
 
-    elevated is (corners, points), keys and weights (points, corners); `corners` is a tuple of that length.
+    Shapes: elevated ``(corners, points)``, keys and weights ``(points, corners)``. ``corners`` is a tuple of this
+    length, so that the loops over corners have a constant length.
     """
     n = len(corners)
-    size, part = np.float32(n), _1 / np.float32(n)
+    size, inverse = np.float32(n), _1 / np.float32(n)
     base, rank, by_rank = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
     rest, around = np.empty(n, np.float32), np.empty(n + 1, np.float32)
     step = radix.sum()
     for i in range(first, last):
         off = 0
         for j in range(n):
-            nearest = np.rint(elevated[j, i] * part)
+            nearest = np.rint(elevated[j, i] * inverse)
             rest[j] = elevated[j, i] - nearest * size
             base[j] = np.int64(nearest)
             off += base[j]
@@ -41,7 +42,7 @@ def simplices(elevated, keys, weights, lowest, radix, corners, first, last):
             turn = (rank[j] < 0) - (rank[j] >= n)
             rank[j] += turn * n
             base[j] = (base[j] + turn) * n
-            height = (elevated[j, i] - np.float32(base[j])) * part
+            height = (elevated[j, i] - np.float32(base[j])) * inverse
             around[n - 1 - rank[j]] += height
             around[n - rank[j]] -= height
             by_rank[rank[j]] = radix[j]
@@ -55,19 +56,19 @@ def simplices(elevated, keys, weights, lowest, radix, corners, first, last):
 
 @inner
 def _slot(table, key):
-    """Where a key is in an open-addressed table of 2^n places, or the empty place where it belongs."""
+    """The slot of a key in a hash table of 2^n slots with open addressing, or the empty slot where it belongs."""
     mask = len(table) - 1
-    at = np.int64((np.uint64(key) * _SPREAD) >> np.uint64(32)) & mask
+    at = np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(32)) & mask
     while table[at] != key and table[at] != _EMPTY:
         at = (at + 1) & mask
     return at
 
 
 @loop
-def number(keys, index):
-    """Numbers the vertices from 1 on as points meet them, (points, corners) into index.
+def number_vertices(keys, index):
+    """Numbers the vertices from 1 in the order of the points; writes ``(points, corners)`` into index.
 
-    Returns the hash table, the number at each of its places, the key of each number, and how many there are.
+    Returns the hash table, the vertex number of each slot, the key of each vertex, and the number of vertices.
     """
     points, corners = keys.shape
     table, numbers = np.full(1 << 14, _EMPTY, np.int64), np.empty(1 << 14, np.int32)
@@ -76,7 +77,7 @@ def number(keys, index):
     for i in range(points):
         for k in range(corners):
             key = keys[i, k]
-            if i > 0 and keys[i - 1, k] == key:  # beside each other, points mostly share corners
+            if i > 0 and keys[i - 1, k] == key:  # neighboring points mostly share corners
                 index[i, k] = index[i - 1, k]
                 continue
             at = _slot(table, key)
@@ -96,22 +97,22 @@ def number(keys, index):
 
 
 @loop
-def neighbors(table, numbers, found, steps, beside):
-    """beside (axes, vertices + 1, 2): the numbers of the vertices one step up and down each axis, 0 where none is."""
+def find_neighbors(table, numbers, found, steps, neighbors):
+    """Writes the next vertices up and down along each axis, or 0, into neighbors ``(axes, vertices + 1, 2)``."""
     for axis in range(len(steps)):
-        beside[axis] = 0
-        for m in range(1, beside.shape[1]):
+        neighbors[axis] = 0
+        for m in range(1, neighbors.shape[1]):
             at = _slot(table, found[m] + steps[axis])
             if table[at] != _EMPTY:
                 other = numbers[at]
-                beside[axis, m, 0], beside[axis, other, 1] = other, m
+                neighbors[axis, m, 0], neighbors[axis, other, 1] = other, m
 
 
 @loop
-def filter_ones(index, weights, beside, filtered):
-    """`reference.lattice_filter` of 1 at each point, (points,) into filtered."""
+def filter_ones(index, weights, neighbors, filtered):
+    """Writes ``reference.lattice_filter`` of ones into filtered ``(points,)``."""
     points, corners = index.shape
-    values = np.zeros(beside.shape[1], np.float32)
+    values = np.zeros(neighbors.shape[1], np.float32)
     for i in range(points):
         for k in range(corners):
             values[index[i, k]] += weights[i, k]
@@ -119,7 +120,7 @@ def filter_ones(index, weights, beside, filtered):
         blurred = np.empty_like(values)
         blurred[0] = _0
         for m in range(1, len(values)):
-            blurred[m] = values[m] + _HALF * (values[beside[axis, m, 0]] + values[beside[axis, m, 1]])
+            blurred[m] = values[m] + _HALF * (values[neighbors[axis, m, 0]] + values[neighbors[axis, m, 1]])
         values = blurred
     for i in range(points):
         total = _0
