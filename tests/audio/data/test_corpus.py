@@ -76,18 +76,18 @@ def test_split_by_pattern_and_by_list():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"every": 1}, "every=1; expected 2 or more"),
-        ({"validation": "nothing"}, "leaves 2 files to train and 0 to validate on"),
-        ({"validation": "."}, "leaves 0 files to train and 2 to validate on"),
+        ({"every": 1}, "every is 1: expected 2 or more"),
+        ({"validation": "nothing"}, "2 files to train on and 0 to validate on"),
+        ({"validation": "."}, "0 files to train on and 2 to validate on"),
         ({"exclude": "."}, "matches all 2 files"),
         ({"validation": "("}, r"validation='\(' is not a regular expression"),
-        ({"validation": ["c.wav"]}, "c.wav: listed for validation but not among the 2 files"),
+        ({"validation": ["c.wav"]}, "validation lists c.wav, which is not among the 2 files"),
     ],
 )
 def test_split_errors(options, words):
     with pytest.raises(WavedilError, match=words):
         split_files(["a.wav", "b.wav"], **options)
-    with pytest.raises(WavedilError, match="no files"):
+    with pytest.raises(WavedilError, match="files is empty"):
         split_files([])
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from wavedil.audio.data.resampling import check_rates, resample_crop
 from wavedil.errors import WavedilError
-from wavedil.files import written_beside
+from wavedil.files import atomic_write
 
 if TYPE_CHECKING:
     import soundfile
@@ -169,7 +169,7 @@ def write(path: str | os.PathLike[str], sound: Sound, sample_rate: int, subtype:
             )
         values = values.clip(-1, 1)
     try:
-        with written_beside(path) as beside:
+        with atomic_write(path) as beside:
             soundfile.write(beside, values.T, sample_rate, format=kind, subtype=subtype)
     except soundfile.LibsndfileError as error:
         what = f"{kind} {subtype} with {len(values)} channels at {sample_rate} Hz"

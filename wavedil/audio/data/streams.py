@@ -11,7 +11,7 @@ import numpy as np
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.resampling import check_rates, resampled_length
 from wavedil.errors import WavedilError
-from wavedil.files import written_beside
+from wavedil.files import atomic_write
 
 
 def read_blocks(path: str | Path, size: int, sample_rate: int | None = None) -> Iterator[np.ndarray]:
@@ -76,7 +76,7 @@ def written_blocks(
 
     try:
         with (
-            written_beside(path) as beside,
+            atomic_write(path) as beside,
             soundfile.SoundFile(beside, "w", sample_rate, channels, subtype, format=kind) as file,
         ):
             yield append
