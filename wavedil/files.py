@@ -1,6 +1,4 @@
-"""Files that are whole or not there; and which of many."""
-
-from __future__ import annotations
+"""Atomic writing of files, and finding files that belong together by name."""
 
 import os
 import re
@@ -12,63 +10,74 @@ from wavedil.errors import WavedilError
 
 
 @contextmanager
-def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name beside ``path`` to write to; renamed to it at the end, removed if that is not reached.
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path in the folder of ``path``; renames it to ``path`` at the end, or removes it on an error.
 
-    So a reader, or a run that is interrupted, never leaves or sees half a file. Missing folders are made.
+    Readers therefore never see a half-written file, even if the process is interrupted. Creates missing folders.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield beside
-        os.replace(beside, path)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def matching(paths: Sequence[Path], pattern: str, name: str) -> set[Path]:
-    """The paths whose part below their common folder, without suffix, holds the regular expression of option ``name``.
+def matching_paths(paths: Sequence[Path], pattern: str, option: str) -> set[Path]:
+    """Finds the paths that match a regular expression.
+
+    Args:
+        paths: may be absolute, relative, or both.
+        pattern: searched in each path below the common folder of all paths, without the suffix.
+        option: name of the option that holds ``pattern``, for the error message.
 
     Raises:
-        WavedilError: no regular expression.
+        WavedilError: ``pattern`` is not a regular expression.
     """
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise WavedilError(f"{name}={pattern!r} is not a regular expression: {error}") from None
-    places = {path: Path(os.path.abspath(path)) for path in paths}  # a table may have both kinds
-    root = os.path.commonpath([place.parent for place in places.values()])
-    names = {path: place.relative_to(root).with_suffix("").as_posix() for path, place in places.items()}
+        raise WavedilError(f"{option}={pattern!r} is not a regular expression: {error}") from None
+    absolute = {path: Path(os.path.abspath(path)) for path in paths}
+    root = os.path.commonpath([path.parent for path in absolute.values()])
+    names = {path: full.relative_to(root).with_suffix("").as_posix() for path, full in absolute.items()}
     return {path for path, name in names.items() if expression.search(name)}
 
 
-def by_name(paths: Iterable[tuple[str, Path]], kind: str) -> dict[str, Path]:
-    """``(name, path)`` as a dictionary.
+def unique_names(paths: Iterable[tuple[str, Path]], kind: str) -> dict[str, Path]:
+    """Dictionary of ``(name, path)`` pairs.
 
     Raises:
-        WavedilError: two of one name, of which ``kind`` says what they are.
+        WavedilError: two paths have the same name; ``kind`` is the noun for them in the message.
     """
     named: dict[str, Path] = {}
     for name, path in paths:
         if name in named:
-            raise WavedilError(f"{named[name]} and {path.name}: two {kind}s of one name, keep one of them")
+            raise WavedilError(f"{named[name]} and {path.name}: two {kind}s have the same name, keep one of them")
         named[name] = path
     return named
 
 
-def matched(
+def pair_by_name(
     first: Mapping[str, Path], second: Mapping[str, Path], kinds: tuple[str, str], remedy: str
 ) -> list[tuple[Path, Path]]:
-    """The paths of each name, sorted.
+    """Pairs the paths that have the same name, sorted by name.
+
+    Args:
+        first, second: paths by name.
+        kinds: nouns for the two, for the error message.
+        remedy: what to do about a path without a partner, for the error message.
 
     Raises:
-        WavedilError: naming the first path that stands alone; ``kinds`` says what the two are.
+        WavedilError: a path has no partner.
     """
-    for paths, others, what in ((first, second, kinds[1]), (second, first, kinds[0])):
-        alone = sorted(paths.keys() - others.keys())
-        if alone:
+    for paths, others, kind in ((first, second, kinds[1]), (second, first, kinds[0])):
+        unpaired = sorted(paths.keys() - others.keys())
+        if unpaired:
             raise WavedilError(
-                f"{paths[alone[0]]} has no {what} of its name ({len(alone)} of {len(paths)} such): {remedy}"
+                f"{paths[unpaired[0]]} has no {kind} of the same name ({len(unpaired)} of {len(paths)} files have "
+                f"none): {remedy}"
             )
     return [(first[name], second[name]) for name in sorted(first)]

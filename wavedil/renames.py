@@ -51,6 +51,7 @@ ARGUMENTS = {
     "Features": {"hop": "hop_length"},
     "LogMel": {"hop": "hop_length"},
     "Regressor": {"centre": "center"},
+    "WeightedSum": {"factors": "weights"},
 }
 
 #: Values of arguments.

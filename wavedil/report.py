@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.files import written_beside
+from wavedil.files import atomic_write
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -91,7 +91,7 @@ def write_report(run: str | Path) -> Path:
         f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>{''.join(parts)}</html>"
     )
     path = run / "report.html"
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(page, encoding="utf-8")
     return path
 

@@ -64,7 +64,7 @@ def test_evaluate(capsys, folder):
         (["process", "{0}/wavenet", "{0}/in.wav", "{1}/o.wav"], "holds a WaveNet: expected an Effect or NAM"),
         (["sample", "{0}/model", "--out", "{1}/o"], "holds a Effect: expected a WaveNet"),
         (["evaluate", "{0}/model", "{0}/uneven.csv"], "in.wav has 900 samples and {0}/short.wav 800"),
-        (["evaluate", "{0}/model", "{0}/mute.csv"], "silent.wav is silent from sample 100 on: its ESR is not defined"),
+        (["evaluate", "{0}/model", "{0}/mute.csv"], "silent.wav is silent from sample 100 on, so its ESR is"),
         (["evaluate", "{0}/model", "{0}/fast.csv"], "in44.wav has 44100 Hz and the model 8000 Hz"),
         (["evaluate", "{0}/model", "{0}/loud.csv"], "knob 'gain' is 2"),
         (["evaluate", "{0}/model", "{0}/knobless.csv"], "knob 'gain' is not set"),

@@ -15,7 +15,8 @@ import yaml
 from wavedil import receptive_field
 from wavedil.audio import WaveNet, generate, load
 from wavedil.audio.data import audio_files
-from wavedil.audio.data.corpus import Corpus, WholeFiles
+from wavedil.audio.data.corpus import Corpus
+from wavedil.audio.data.crops import WholeFiles
 from wavedil.audio.distributions.quantizers import MuLaw
 from wavedil.audio.evaluation import evaluate
 from wavedil.errors import WavedilError

@@ -121,8 +121,8 @@ def test_a_sum_of_losses():
     [
         (lambda: CrossEntropy("inverse"), "class_weights is 'inverse'"),
         (lambda: CrossEntropy([1.0, 2.0]).set_frequencies(torch.ones(1, 3)), "2 numbers: expected one for each of 3"),
-        (lambda: WeightedSum([Dice()], [1.0, 2.0]), "1 losses and 2 factors"),
-        (lambda: WeightedSum([]), "0 losses"),
+        (lambda: WeightedSum([Dice()], [1.0, 2.0]), "losses has 1 entries and weights 2"),
+        (lambda: WeightedSum([]), "losses has 0 entries"),
     ],
 )
 def test_refusals(make, message):

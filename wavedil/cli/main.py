@@ -156,9 +156,10 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
 
     from wavedil.audio.conditioning.speakers import speakers_of
     from wavedil.audio.data.audio_files import list_audio_files
-    from wavedil.audio.data.corpus import Corpus, split_files
+    from wavedil.audio.data.corpus import Corpus
     from wavedil.audio.data.feature_files import FeatureFiles
     from wavedil.audio.data.published import find_published
+    from wavedil.audio.data.split import split_files
     from wavedil.audio.evaluation import evaluate
 
     cli_vision.refuse_options(arguments, type(model).__name__)
@@ -251,9 +252,9 @@ def _bench(arguments: argparse.Namespace, _: list[str]) -> None:
 
     result = run_benchmark(arguments.name, device=arguments.device, threads=arguments.threads)
     if arguments.json:
-        from wavedil.files import written_beside
+        from wavedil.files import atomic_write
 
-        with written_beside(arguments.json) as beside:
+        with atomic_write(arguments.json) as beside:
             beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(render(result))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wavedil.audio.effects.losses import ESR
+from wavedil.audio.effects.losses import ESR, compute_loss
 from wavedil.audio.effects.process import run
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core.receptive_field import count_parameters
@@ -68,7 +68,7 @@ class EffectModule(TrainingModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         knobs = batch["knobs"] if self.network.knobs else None
         output = self.network(batch["input"], knobs, skip=batch["input"].shape[2] - batch["target"].shape[2])
-        return self.loss(output.float(), batch["target"])
+        return compute_loss(self.loss, output.float(), batch["target"], batch["input"], knobs)
 
     def on_validation_epoch_start(self) -> None:
         self.energies = torch.zeros(2, dtype=torch.float64)  # of the error and of the target

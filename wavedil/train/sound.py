@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wavedil.audio.data.feature_window import heard
+from wavedil.audio.data.crops import crop_features
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core.receptive_field import count_parameters
@@ -81,7 +81,7 @@ class AudioModule(TrainingModule):
     def condition(self, batch: dict[str, Tensor]) -> Tensor | None:
         """What the crops are conditioned on, with some left out; None for a model without conditioning."""
         conditioner, codes = self.network.conditioner, batch["codes"]
-        frames = None if conditioner.local is None else heard(conditioner.local, batch)
+        frames = None if conditioner.local is None else crop_features(conditioner.local, batch)
         condition = conditioner(frames, batch.get("speaker"), codes.shape[1])
         if condition is None or self.drop_condition == 0:
             return condition

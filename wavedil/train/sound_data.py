@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio.conditioning.speakers import speakers_of
 from wavedil.audio.data import audio_files, pluck
-from wavedil.audio.data.corpus import Corpus, RandomCrops, WholeFiles, check_crop, split_files
+from wavedil.audio.data.corpus import Corpus
+from wavedil.audio.data.crops import FeatureExcerpt, RandomCrops, WholeFiles, check_crop
 from wavedil.audio.data.feature_files import FeatureFiles
-from wavedil.audio.data.feature_window import FeatureWindow
 from wavedil.audio.data.published import find_published
+from wavedil.audio.data.split import split_files
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
 
@@ -108,7 +109,7 @@ class AudioData(L.LightningDataModule):
         conditioner, given = network.conditioner, {}
         local = conditioner.local
         if local is not None and local.features.of_sound:
-            given["window"] = FeatureWindow.of(local)
+            given["excerpt"] = FeatureExcerpt.of(local)
             network.features(torch.zeros(1, 1))  # says now what is missing for it
         elif local is not None:
             given["features"] = FeatureFiles(corpus, local)

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
+from wavedil.losses import WeightedSum
 from wavedil.vision.data.labels import IGNORED
+
+__all__ = ["CrossEntropy", "Dice", "Lovasz", "SmoothL1", "WeightedSum", "median_frequency"]
 
 CLASS_WEIGHTS = ("median_frequency", "sqrt_median_frequency")
 
@@ -121,31 +124,6 @@ class SmoothL1(nn.Module):
         if not counts.any():
             return values.sum() * 0
         return F.smooth_l1_loss(values[:, 0].float()[counts], targets[counts], beta=self.beta)
-
-
-class WeightedSum(nn.Module):
-    """A sum of losses, each times its factor.
-
-    Args:
-        losses: of the classes here, or of others that are called alike.
-        factors: one for each; default 1.
-    """
-
-    def __init__(self, losses: list[nn.Module], factors: list[float] | None = None):
-        super().__init__()
-        self.losses, self.factors = nn.ModuleList(losses), [1.0] * len(losses) if factors is None else factors
-        if not losses or len(self.factors) != len(losses):
-            raise WavedilError(
-                f"{len(losses)} losses and {len(self.factors)} factors: expected one factor for each loss"
-            )
-
-    def set_frequencies(self, counts: Tensor) -> None:
-        for loss in self.losses:
-            if hasattr(loss, "set_frequencies"):
-                loss.set_frequencies(counts)
-
-    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return sum(factor * loss(scores, labels) for factor, loss in zip(self.factors, self.losses, strict=True))
 
 
 def _at_counting_pixels(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

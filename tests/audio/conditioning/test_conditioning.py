@@ -19,8 +19,8 @@ from wavedil.audio import (
     stream,
 )
 from wavedil.audio.data.audio_files import write
-from wavedil.audio.data.corpus import Corpus, RandomCrops
-from wavedil.audio.data.feature_window import FeatureWindow, heard
+from wavedil.audio.data.corpus import Corpus
+from wavedil.audio.data.crops import FeatureExcerpt, RandomCrops, crop_features
 from wavedil.audio.distributions.categorical import Sampling
 from wavedil.audio.distributions.mixtures import MixtureOfGaussians
 from wavedil.audio.evaluation import evaluate
@@ -305,7 +305,7 @@ def test_features_of_crops_are_those_of_the_file(tmp_path):
         write(tmp_path / f"{index}.wav", sounds(1, length) / 2, 8000)
     corpus = Corpus(sorted(tmp_path.glob("*.wav")), 8000)
     for net in (nearest(), transposed()):
-        crops = RandomCrops(corpus, 130, context=40, window=FeatureWindow.of(net), speakers=[0, 1, 2])
+        crops = RandomCrops(corpus, 130, context=40, excerpt=FeatureExcerpt.of(net), speakers=[0, 1, 2])
         seen = set()
         for index in range(60):
             item, (file, start) = crops[index], crops.place(index)
@@ -313,14 +313,14 @@ def test_features_of_crops_are_those_of_the_file(tmp_path):
             whole = torch.from_numpy(corpus.sound(file)).unsqueeze(0)
             with torch.no_grad():
                 batch = {key: value.unsqueeze(0) for key, value in item.items()}
-                ours = net(heard(net, batch))[..., :130]
+                ours = net(crop_features(net, batch))[..., :130]
                 expected = net(net.padded(net.features(whole)))[..., start : start + 130]
             stop = min(130, whole.shape[1] - start)
             torch.testing.assert_close(ours[..., :stop], expected[..., :stop], rtol=1e-3, atol=1e-3)
             seen.add((file, start == 0, start + 130 >= whole.shape[1]))
         assert len(seen) >= 6
     with pytest.raises(WavedilError, match="by a hop of 12"):
-        RandomCrops(corpus, 130, context=120, window=FeatureWindow.of(nearest()))
+        RandomCrops(corpus, 130, context=120, excerpt=FeatureExcerpt.of(nearest()))
 
 
 def test_evaluation_is_conditioned():

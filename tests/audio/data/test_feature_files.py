@@ -1,4 +1,4 @@
-"""Features from files beside recordings: crops are cut where frames begin, and what does not fit is named."""
+"""Precomputed features: crops start at frames, and files that do not match raise errors with their path."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ import torch
 
 from wavedil.audio import Features, NearestUpsampling, generate, load
 from wavedil.audio.data.audio_files import write
-from wavedil.audio.data.corpus import Corpus, RandomCrops, WholeFiles
+from wavedil.audio.data.corpus import Corpus
+from wavedil.audio.data.crops import RandomCrops, WholeFiles
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.evaluation import evaluate
 from wavedil.cli.main import main
@@ -20,7 +21,7 @@ HOP, CHANNELS = 10, 3
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Sounds of a random tone every HOP samples, which the features tell."""
+    """Sounds with a random level every HOP samples, which equals the tanh of the first feature."""
     folder = tmp_path_factory.mktemp("recordings")
     for index, length in enumerate((1207, 900, 55)):
         draw = np.random.default_rng(index)
@@ -57,8 +58,8 @@ def test_crops_have_the_features_of_their_samples(recordings):
     assert first.shape == (CHANNELS, 7) and torch.equal(first[:, 6], first[:, 5])  # the file has 6 frames
 
 
-def test_a_run_learns_from_them_and_the_shell_evaluates(tmp_path, recordings, capsys):
-    """The next sample is what the frame says, whether or not the past is known."""
+def test_training_and_evaluation_with_feature_files(tmp_path, recordings, capsys):
+    """The features determine the next sample, so they must lower the bits per sample."""
     options = [f"--data.root={recordings}", "--data.crop=200", "--data.batch_size=4", "--data.valid_seconds=1"]
     options += ["--model.network.channels=16", "--model.network.skip_channels=16", "--model.network.dilations=1,2"]
     options += ["--model.network.sample_rate=8000", "--model.network.num_codes=16", "--trainer.max_time=null"]
@@ -90,15 +91,15 @@ def test_a_run_learns_from_them_and_the_shell_evaluates(tmp_path, recordings, ca
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (None, "1.npy is not there: expected the features of the recording beside it"),
-        (np.zeros((3, 89)), r"1.npy is of shape \(3, 89\): expected \(3, 90\), a frame every 10 samples for the 900"),
+        (None, "1.npy: no such file; expected the features of the recording"),
+        (np.zeros((3, 89)), r"1.npy has shape \(3, 89\): expected \(3, 90\), one frame every 10 samples for the 900"),
         (np.zeros((2, 90)), r"shape \(2, 90\): expected \(3, 90\)"),
-        (np.zeros((3, 90, 1)), "1.npy cannot be read as features: it holds float64 of shape"),
-        (np.full((3, 90), np.nan), "1.npy holds NaN"),
+        (np.zeros((3, 90, 1)), "1.npy cannot be read as features: it has float64 of shape"),
+        (np.full((3, 90), np.nan), "1.npy has NaN"),
         (np.array([{}] * 3), "1.npy cannot be read as features"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, recordings, array, message):
+def test_feature_files_that_do_not_match_raise(tmp_path, recordings, array, message):
     for path in recordings.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "1.npy").unlink()
@@ -110,14 +111,14 @@ def test_what_does_not_fit_is_named(tmp_path, recordings, array, message):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files where Linux lists them")
-def test_as_many_files_as_there_are(recordings):
+def test_feature_files_are_not_kept_open(recordings):
     before = len(list(Path("/proc/self/fd").iterdir()))
     found = FeatureFiles(corpus_of(recordings), net())
     held = [found.whole(0), found.cut(1, 0, 50), found.first(2, 30)]
     assert len(list(Path("/proc/self/fd").iterdir())) == before and len(held) == 3
 
 
-def test_trimmed_recordings_are_refused(tmp_path):
+def test_trimmed_recordings_raise(tmp_path):
     silence = torch.zeros(1, 400)
     write(tmp_path / "a.wav", torch.cat([silence, torch.ones(1, 400) * 0.5], 1), 8000)
     np.save(tmp_path / "a.npy", np.zeros((3, 80)))

@@ -1,4 +1,4 @@
-"""Pairs of recordings: what goes together, how it is cut, and what is refused."""
+"""Paired recordings: finding, cutting, splitting, and errors."""
 
 import numpy as np
 import pytest
@@ -29,30 +29,30 @@ def table(folder, *lines):
     return path
 
 
-def test_folders_pair_by_name(folder):
+def test_files_in_folders_are_paired_by_name(folder):
     found = find_recordings(folder)
     assert [(r.input.parent.name, r.target.parent.name, r.input.name == r.target.name) for r in found] == [
         ("input", "target", True)
     ] * 3
     (folder / "target" / "take_1.wav").unlink()
-    with pytest.raises(WavedilError, match=r"take_1.wav has no target of its name \(1 of 3 such\)"):
+    with pytest.raises(WavedilError, match=r"take_1.wav has no target of the same name \(1 of 3 files"):
         find_recordings(folder)
 
 
-def test_a_table_cuts_segments_and_names_knobs(folder):
+def test_a_table_gives_segments_and_knobs(folder):
     path = table(folder, "input,target,gain,segment,skip,held_out", "input/take_0.wav,target/take_1.wav,0.5,250,100,1")
     (recording,) = find_recordings(path)
     assert recording == Recording(
         folder / "input/take_0.wav", folder / "target/take_1.wav", {"gain": 0.5}, 250, 100, held_out=1
     )
     train, valid, note = split([recording], RATE, context=10)
-    assert [len(part) for part in (train, valid)] == [3, 1] and "by the table" in note
+    assert [len(part) for part in (train, valid)] == [3, 1] and "held_out of the table" in note
     whole, target = (audio_files.read(path)[0][0] for path in (recording.input, recording.target))
     assert (valid[0].input == whole[750:]).all() and (train[1].target == target[250:500]).all()
     assert valid[0].skip == 100 and valid[0].knobs == {"gain": 0.5} and "segment 3" in valid[0].name
 
 
-def test_what_is_held_out_by_rule(folder):
+def test_held_out_recordings(folder):
     few = find_recordings(folder)
     train, valid, note = split(few, RATE, context=30)
     assert [len(s) for s in train] == [900] * 3 and [len(s) for s in valid] == [130] * 3
@@ -70,14 +70,14 @@ def test_what_is_held_out_by_rule(folder):
         split([Recording(few[0].input, folder / "fading.wav")], RATE, context=30)
     table = [Recording(path, few[0].target) for path in (few[0].input.resolve(), few[1].input)]
     assert len(split(table, RATE, context=30, validation="_1$")[1]) == 1
-    with pytest.raises(WavedilError, match="leaves 0 segments to train"):
+    with pytest.raises(WavedilError, match="0 segments to train on and 3 to validate on"):
         split(few, RATE, context=30, validation="take")
     segments = [Recording(few[0].input, few[0].target, segment=50, skip=9)]
     train, valid, _ = split(segments, RATE, context=30)
     assert (len(train), len(valid), valid[-1].skip) == (18, 2, 9)
 
 
-def test_rates_must_agree_or_be_resampled(folder):
+def test_other_sample_rates_are_resampled_only_on_request(folder):
     (recording, *_) = find_recordings(folder)
     with pytest.raises(WavedilError, match=r"take_0.wav has 8000 Hz and the model 16000 Hz: .*resample"):
         read_segments(recording, 16000)
@@ -85,15 +85,21 @@ def test_rates_must_agree_or_be_resampled(folder):
     assert len(segment) == 2000
 
 
-def test_lengths_and_silence_are_refused(folder):
+def test_bad_recordings_raise(folder):
     audio_files.write(folder / "long.wav", noise(0, 1200), RATE)
     silent = noise(0, 1000)
     silent[500:] = 0
     audio_files.write(folder / "silent.wav", silent, RATE)
     start = folder / "input/take_0.wav"
     for recording, message in (
-        (Recording(start, folder / "long.wav"), r"take_0.wav has 1000 samples and .*long.wav 1200: expected the same"),
-        (Recording(start, folder / "silent.wav", skip=500), r"silent.wav is silent from sample 500 on: its ESR is not"),
+        (
+            Recording(start, folder / "long.wav"),
+            r"take_0.wav has 1000 samples and .*long.wav 1200: expected the same",
+        ),
+        (
+            Recording(start, folder / "silent.wav", skip=500),
+            r"silent.wav is silent from sample 500 on, so its ESR is",
+        ),
         (Recording(start, folder / "silent.wav", segment=250), r"silent.wav, segment 2 is silent from sample 0 on"),
         (Recording(start, start, segment=300), "expected a multiple of segment 300"),
         (Recording(start, start, skip=1000), "skip is 1000: expected less than the 1000"),
@@ -106,21 +112,21 @@ def test_lengths_and_silence_are_refused(folder):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["a,b", "1,2"], "has the columns a, b: expected input, target"),
-        (["input,target"], "expected input, target and one row or more"),
+        (["a,b", "1,2"], "has the columns a, b and 1 rows: expected columns input and target"),
+        (["input,target"], "and 0 rows: expected columns input and target and at least one row"),
         (["input,target,gain", "a.wav,b.wav"], "line 2: expected 3 values"),
         (["input,target,gain", "a.wav,b.wav,loud"], "line 2: gain is 'loud': expected a number"),
         (["input,target,gain", "a.wav,b.wav,"], "line 2: gain is '': expected a number"),
         (["input,target,skip", "a.wav,b.wav,1.5"], "line 2: skip is '1.5'"),
-        (["input,target,skip", "a.wav,b.wav,-1"], "expected numbers of samples"),
+        (["input,target,skip", "a.wav,b.wav,-1"], "expected segment of at least 1, skip and held_out of at least 0"),
     ],
 )
-def test_bad_tables(tmp_path, lines, message):
+def test_bad_tables_raise(tmp_path, lines, message):
     with pytest.raises(WavedilError, match=message):
         find_recordings(table(tmp_path, *lines))
 
 
-def test_built_in_pairs_are_the_overdrive_of_their_input(tmp_path):
+def test_built_in_targets_are_the_overdrive_of_their_input(tmp_path):
     recordings = find_recordings(make_recordings(tmp_path, 2.0, RATE))
     assert [r.knobs for r in recordings] == [{"drive": 0.0}, {"drive": 0.5}, {"drive": 1.0}]
     sound = audio_files.read(recordings[0].input)[0][0]

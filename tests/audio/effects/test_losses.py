@@ -1,10 +1,10 @@
-"""Losses of paired models, by hand and against independent formulas."""
+"""Losses of effect models, by hand and against independent formulas."""
 
 import numpy as np
 import pytest
 import torch
 
-from wavedil.audio.effects.losses import DC, ESR, FLOOR, MultiResolutionSTFT, PreEmphasis, Sum
+from wavedil.audio.effects.losses import DC, ESR, FLOOR, AmpLoss, MultiResolutionSTFT, PreEmphasis, WeightedSum
 from wavedil.errors import WavedilError
 
 OUTPUT = torch.tensor([[[1.0, 2.0, 0.0, 1.0]], [[0.0, 0.0, 0.0, 4.0]]], dtype=torch.float64)
@@ -17,8 +17,14 @@ def test_by_hand():
     assert DC()(OUTPUT, TARGET).item() == pytest.approx((0.25 / 2) / (10 / 8 + FLOOR))
     # half of the sample before taken off: errors -2 3 -1 and 0 0 -2: 18; target -1/2 2 0 and 0 0 2: 8.25
     assert PreEmphasis(ESR(), 0.5)(OUTPUT, TARGET).item() == pytest.approx(18 / (8.25 + 6 * FLOOR))
-    both = Sum([ESR(), DC()], [2.0, 3.0])(OUTPUT, TARGET)
+    both = WeightedSum([ESR(), DC()], [2.0, 3.0])(OUTPUT, TARGET)
     assert both.item() == pytest.approx(2 * ESR()(OUTPUT, TARGET).item() + 3 * DC()(OUTPUT, TARGET).item())
+
+
+def test_amp_loss_is_three_terms():
+    terms = ESR()(OUTPUT, TARGET) + 0.25 * PreEmphasis(ESR(), 0.85)(OUTPUT, TARGET) + 0.25 * DC()(OUTPUT, TARGET)
+    torch.testing.assert_close(AmpLoss()(OUTPUT, TARGET), terms, rtol=0, atol=0)
+    assert AmpLoss(pre_emphasis=0.5)(OUTPUT, TARGET) != AmpLoss()(OUTPUT, TARGET)
 
 
 def test_silence_weighs_no_more_than_the_floor():
@@ -56,14 +62,14 @@ def test_spectral_distance_against_numpy():
 
 def test_gradients_are_finite_at_silence():
     output = torch.zeros(1, 1, 3000, requires_grad=True)
-    Sum([ESR(), DC(), PreEmphasis(ESR()), MultiResolutionSTFT()])(output, sound(0)[:1].float()).backward()
+    WeightedSum([ESR(), DC(), PreEmphasis(ESR()), MultiResolutionSTFT()])(output, sound(0)[:1].float()).backward()
     assert torch.isfinite(output.grad).all() and output.grad.abs().max() > 0
 
 
-def test_refusals():
-    with pytest.raises(WavedilError, match="1000 samples are too few"):
+def test_bad_arguments_raise():
+    with pytest.raises(WavedilError, match="output has 1000 samples: expected more than 1024"):
         MultiResolutionSTFT()(torch.zeros(1, 1, 1000), torch.zeros(1, 1, 1000))
-    with pytest.raises(WavedilError, match="expected as many of each"):
+    with pytest.raises(WavedilError, match="expected one of each per STFT"):
         MultiResolutionSTFT((512,), (50, 60), (240,))
-    with pytest.raises(WavedilError, match="2 losses and 1 weights"):
-        Sum([ESR(), DC()], [1.0])
+    with pytest.raises(WavedilError, match="losses has 2 entries and weights 1"):
+        WeightedSum([ESR(), DC()], [1.0])

@@ -9,7 +9,7 @@ from wavedil.errors import WavedilError
 from wavedil.vision.data.dataset import MaskedImages, RandomImageCrops, scheme_of
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.labels import LabelScheme
-from wavedil.vision.data.pairs import Layout, Pair, find_pairs, held_out_pairs, hold_out, split_pairs
+from wavedil.vision.data.pairs import Layout, Pair, find_pairs, held_out_pairs, split_pairs
 from wavedil.vision.data.palette import default_palette
 from wavedil.vision.data.shapes import CLASSES, FAR, draw, make_shapes
 
@@ -140,8 +140,8 @@ def test_pairs_whose_names_end_differently(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "masks" / "01.png").unlink(), r"images/01.png has no mask of its name \(1 of 3 such\)"),
-        (lambda f: (f / "images" / "01.png").unlink(), "masks/01.png has no image of its name"),
+        (lambda f: (f / "masks" / "01.png").unlink(), r"images/01.png has no mask of the same name \(1 of 3 files"),
+        (lambda f: (f / "images" / "01.png").unlink(), "masks/01.png has no image of the same name"),
         (lambda f: Image.new("L", (4, 4)).save(f / "masks" / "01.png"), r"01.png is 4 x 4 pixels.*16 x 12"),
         (lambda f: (f / "images" / "01.jpg").write_bytes(b""), "01.jpg and 01.png|01.png and 01.jpg"),
         (lambda f: (f / "images").rename(f / "pictures"), "images is no folder"),
@@ -159,7 +159,7 @@ def test_splits(tmp_path):
     train, held, note = split_pairs(tmp_path)
     assert names(held) == ["00", "10"] and len(train) == 10 and "2 validate" in note
     assert names(split_pairs(tmp_path, validation="^0[3-5]")[1]) == ["03", "04", "05"]
-    assert names(hold_out(find_pairs(tmp_path))[0]) == names(held)
+    assert names(held_out_pairs(tmp_path)) == names(held)
     for bad, message in (("zzz", "0 to validate"), ("", "0 to train|12 to validate"), ("(", "regular expression")):
         with pytest.raises(WavedilError, match=message):
             split_pairs(tmp_path, validation=bad)

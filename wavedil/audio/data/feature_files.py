@@ -1,6 +1,4 @@
-"""Features that were made elsewhere, as files beside recordings: ``a/001.npy`` for ``a/001.wav``."""
-
-from __future__ import annotations
+"""Precomputed features, one .npy file for each recording: ``a/001.npy`` for ``a/001.wav``."""
 
 import math
 from pathlib import Path
@@ -15,70 +13,79 @@ from wavedil.errors import WavedilError
 
 
 class FeatureFiles:
-    """The features of each file of a corpus, ``(channels, frames)``, read as they are needed.
+    """Features ``(channels, frames)`` of each file of a corpus, read from disk on demand.
 
-    Frame f is of the samples from ``f * hop_length`` up to ``(f + 1) * hop_length`` at the corpus' rate.
+    Frame f is for samples ``f * hop_length`` to ``(f + 1) * hop_length`` at the corpus' rate.
 
     Args:
-        corpus: whole files: nothing trimmed off their starts.
-        local: of the model; its features say channels and hop.
+        corpus: complete files, without trimmed silence.
+        local: upsampling of the model, which sets the number of channels and the hop length.
 
     Raises:
-        WavedilError: naming the file, for one that is missing, malformed, holds NaN, or does not last as long as its
-            recording.
+        WavedilError: a feature file is missing or malformed, has NaN, or has another duration than its recording.
     """
 
     def __init__(self, corpus: Corpus, local: Upsampling):
         self.hop_length, self.reach, channels = local.hop_length, local.reach, local.features.channels
-        if any(start for start in corpus.starts):
+        if any(corpus.starts):
             raise WavedilError(
-                "files are trimmed or cut up, and their features are not: set trim_db to null, give files"
+                "recordings are trimmed or split in time, but their features are not: set trim_db to null, and use "
+                "more than one file"
             )
-        self.places, self.frames = [], []  # not the open files: there may be more than a process may have
-        for path, length in zip(corpus.paths, corpus.lengths.tolist(), strict=True):
-            place = path.with_suffix(".npy")
-            array = read_array(place)
+        # Paths instead of open files: a process may open only so many.
+        self.paths, self.num_frames = [], []
+        for recording, length in zip(corpus.paths, corpus.lengths.tolist(), strict=True):
+            path = recording.with_suffix(".npy")
+            array = read_array(path)
             frames = math.ceil(length / self.hop_length)
             if array.shape != (channels, frames):
                 raise WavedilError(
-                    f"{place} is of shape {array.shape}: expected ({channels}, {frames}), a frame every "
-                    f"{self.hop_length} samples for the {length} samples of {path.name}"
+                    f"{path} has shape {array.shape}: expected ({channels}, {frames}), one frame every "
+                    f"{self.hop_length} samples for the {length} samples of {recording.name}"
                 )
             if not np.isfinite(array).all():
-                raise WavedilError(f"{place} holds NaN or infinity: check how it was made")
-            self.places.append(place)
-            self.frames.append(frames)
+                raise WavedilError(f"{path} has NaN or infinity: compute the features again")
+            self.paths.append(path)
+            self.num_frames.append(frames)
 
     def whole(self, file: int) -> Tensor:
-        """``(channels, frames)`` float32."""
-        return torch.from_numpy(np.array(read_array(self.places[file]), np.float32))
+        """All features of a file, float32 ``(channels, frames)``."""
+        return torch.from_numpy(np.array(read_array(self.paths[file]), np.float32))
 
     def cut(self, file: int, start: int, length: int) -> Tensor:
-        """``(channels, reach + frames + reach)`` of ``length`` samples from ``start``, a multiple of the hop.
+        """Features of a crop, float32 ``(channels, reach + frames + reach)``.
 
-        Outside the file its first or last frame stands.
+        Args:
+            file: number of the file in the corpus.
+            start: first sample, a multiple of the hop length.
+            length: samples. Outside the file, its first or last frame is repeated.
         """
         first = start // self.hop_length - self.reach
-        numbers = np.arange(first, first + -(-length // self.hop_length) + 2 * self.reach).clip(
-            0, self.frames[file] - 1
-        )
-        return torch.from_numpy(np.array(read_array(self.places[file])[:, numbers], np.float32))
+        count = -(-length // self.hop_length) + 2 * self.reach
+        return self._frames(file, np.arange(first, first + count))
 
     def first(self, file: int, samples: int) -> Tensor:
-        """``(channels, frames)`` of the first samples, the last frame standing where the file ends."""
-        numbers = np.arange(-(-samples // self.hop_length)).clip(max=self.frames[file] - 1)
-        return torch.from_numpy(np.array(read_array(self.places[file])[:, numbers], np.float32))
+        """Features ``(channels, frames)`` of the first samples; the last frame is repeated after the end of the file."""
+        return self._frames(file, np.arange(-(-samples // self.hop_length)))
+
+    def _frames(self, file: int, numbers: np.ndarray) -> Tensor:
+        numbers = numbers.clip(0, self.num_frames[file] - 1)
+        return torch.from_numpy(np.array(read_array(self.paths[file])[:, numbers], np.float32))
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """A .npy of ``(channels, frames)`` numbers, mapped into memory."""
+    """Opens a .npy file of ``(channels, frames)`` numbers as a memory map.
+
+    Raises:
+        WavedilError: the file is missing, or is not such an array.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise WavedilError(f"{path} is not there: expected the features of the recording beside it") from None
+        raise WavedilError(f"{path}: no such file; expected the features of the recording of that name") from None
     except (OSError, ValueError, EOFError) as error:
         raise WavedilError(f"{path} cannot be read as features: {error}") from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
         kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise WavedilError(f"{path} cannot be read as features: it holds {kind}, expected numbers (channels, frames)")
+        raise WavedilError(f"{path} cannot be read as features: it has {kind}: expected numbers (channels, frames)")
     return array

@@ -10,7 +10,7 @@ import numpy as np
 
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.pluck import compose, render_melody
-from wavedil.files import written_beside
+from wavedil.files import atomic_write
 
 SETTINGS = (0.0, 0.5, 1.0)  # of the knob drive
 
@@ -45,7 +45,7 @@ def make_recordings(
     sound = render_melody(compose(seconds, np.random.default_rng(seed)), sample_rate)
     audio_files.write(folder / "input.wav", sound, sample_rate, "FLOAT")
     table = folder / "table.csv"
-    with written_beside(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["input", "target", *([knob] if knob else [])])
         for drive in SETTINGS if knob else [0.5]:

@@ -22,7 +22,7 @@ import numpy as np
 from wavedil.audio.data import audio_files
 from wavedil.audio.pitch import midi_to_hz
 from wavedil.errors import WavedilError
-from wavedil.files import written_beside
+from wavedil.files import atomic_write
 
 #: MIDI notes of the melodies: E minor pentatonic on the guitar's middle strings, E3 (164.8 Hz)
 #: to D5 (587.3 Hz).
@@ -217,6 +217,6 @@ def make_corpus(
         audio_files.write(folder / name, sound, sample_rate)
         files[name] = [asdict(note) for note in notes]
         written += len(sound) / sample_rate
-    with written_beside(index) as beside:
+    with atomic_write(index) as beside:
         beside.write_text(json.dumps({"settings": settings, "scale": SCALE, "files": files}))
     return [folder / name for name in files]

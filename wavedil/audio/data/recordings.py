@@ -1,6 +1,4 @@
-"""Recordings of an effect: which input and target belong together, at which knob settings, and in which segments."""
-
-from __future__ import annotations
+"""Paired recordings of an effect: input and target files, knob settings, and the segments that they are cut into."""
 
 import csv
 from collections.abc import Sequence
@@ -11,21 +9,26 @@ import numpy as np
 
 from wavedil.audio.data import audio_files
 from wavedil.errors import WavedilError
-from wavedil.files import by_name, matched, matching
+from wavedil.files import pair_by_name, unique_names
+from wavedil.splits import EVERY, describe_split, hold_out
 
+#: Columns of a table that are not knobs.
 COLUMNS = ("input", "target", "segment", "skip", "held_out")
 
 
 @dataclass(frozen=True)
 class Recording:
-    """An input, what an effect made of it, and how the two are cut.
+    """Input and target file of an effect.
 
     Args:
+        input: sound file that went into the effect.
+        target: sound file that came out, of the same length.
         knobs: settings by name.
-        segment: samples in each segment where the file is many that were recorded one by one, each from silence or
-            from switching on; None for one that goes through.
-        skip: samples at the start of each segment that count neither in the loss nor in any figure, but are heard.
-        held_out: how many segments at the end are for validation; None leaves it to the rule.
+        segment: length in samples of each segment, if the files are a series of segments recorded one by one, each
+            after silence or after switching on; None for one continuous recording.
+        skip: number of samples at the start of each segment that the model receives but that count neither in the loss
+            nor in the evaluation.
+        held_out: number of segments at the end that are held out for validation; None applies the hold-out rule.
     """
 
     input: Path
@@ -38,7 +41,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Segment:
-    """Sound that begins at time 0 of its model: ``(frames,)`` float32 input and target, scored from ``skip`` on."""
+    """Input and target ``(frames,)`` float32, which start at time 0 of the model; samples from ``skip`` on count."""
 
     name: str
     input: np.ndarray
@@ -51,54 +54,58 @@ class Segment:
 
 
 def find_recordings(root: str | Path) -> list[Recording]:
-    """The recordings of a table, or of a folder with ``input`` and ``target``, whose files go together by name.
+    """Lists the recordings of a CSV table, or of a folder with subfolders ``input`` and ``target``.
 
-    A table is a CSV file with the columns ``input`` and ``target`` (paths, from the table's folder), if wanted
-    ``segment``, ``skip`` and ``held_out`` (see :class:`Recording`), and a column for each knob.
+    Files in the two subfolders are paired by name. A table has the columns ``input`` and ``target`` (paths relative to
+    the table's folder), optionally ``segment``, ``skip`` and ``held_out`` (see :class:`Recording`), and one column for
+    each knob.
 
     Raises:
-        WavedilError: naming the file, or the table's line.
+        WavedilError: the table or the folders are malformed; the message has the file, or the line of the table.
     """
     root = Path(root)
     if root.is_file():
-        return _table(root)
+        return _read_table(root)
     found = []
     for folder in (root / "input", root / "target"):
         if not folder.is_dir():
-            raise WavedilError(f"{folder} is no folder: expected input/ and target/ in {root}, or a CSV table")
+            raise WavedilError(f"{folder} is not a folder: expected input/ and target/ in {root}, or a CSV table")
         paths = audio_files.list_audio_files(folder)
         names = (path.relative_to(folder).with_suffix("").as_posix() for path in paths)
-        found.append(by_name(zip(names, paths, strict=True), "recording"))
-    return [Recording(*pair) for pair in matched(*found, ("input", "target"), "add it or take the file away")]
+        found.append(unique_names(zip(names, paths, strict=True), "recording"))
+    return [Recording(*pair) for pair in pair_by_name(*found, ("input", "target"), "add it or remove the file")]
 
 
-def _table(path: Path) -> list[Recording]:
+def _read_table(path: Path) -> list[Recording]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows, columns = list(reader), reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
-        raise WavedilError(f"{path} is no CSV table: {error}") from None
+        raise WavedilError(f"{path} is not a CSV table: {error}") from None
     if not {"input", "target"} <= set(columns) or not rows:
-        raise WavedilError(f"{path} has the columns {', '.join(columns)}: expected input, target and one row or more")
+        raise WavedilError(
+            f"{path} has the columns {', '.join(columns)} and {len(rows)} rows: expected columns input and target and "
+            "at least one row"
+        )
     recordings = []
     for number, row in enumerate(rows, 2):
-        where = f"{path}, line {number}"
+        line = f"{path}, line {number}"
         if None in row or None in row.values() or not (row["input"] and row["target"]):
-            raise WavedilError(f"{where}: expected {len(columns)} values, input and target among them")
-        counts = {name: _number(where, name, row[name], int) for name in COLUMNS[2:] if row.get(name)}
+            raise WavedilError(f"{line}: expected {len(columns)} values, with input and target not empty")
+        counts = {name: _parse(line, name, row[name], int) for name in COLUMNS[2:] if row.get(name)}
         if min(counts.values(), default=0) < 0 or counts.get("segment") == 0:
-            raise WavedilError(f"{where}: {counts}: expected numbers of samples and segments, 0 or more")
-        knobs = {name: _number(where, name, row[name], float) for name in columns if name not in COLUMNS}
+            raise WavedilError(f"{line}: {counts}: expected segment of at least 1, skip and held_out of at least 0")
+        knobs = {name: _parse(line, name, row[name], float) for name in columns if name not in COLUMNS}
         recordings.append(Recording(path.parent / row["input"], path.parent / row["target"], knobs, **counts))
     return recordings
 
 
-def _number(where: str, name: str, text: str, kind: type) -> float:
+def _parse(line: str, column: str, text: str, kind: type) -> float:
     try:
         return kind(text)
     except ValueError:
-        raise WavedilError(f"{where}: {name} is {text!r}: expected a number") from None
+        raise WavedilError(f"{line}: {column} is {text!r}: expected a number") from None
 
 
 def split(
@@ -109,98 +116,121 @@ def split(
     validation: str | None = None,
     resample: bool = False,
 ) -> tuple[list[Segment], list[Segment], str]:
-    """Segments that train, segments that are held out, and how they were chosen.
+    """Reads recordings and splits them into segments for training and for validation.
 
-    A table's ``held_out`` decides. Else the recordings of which ``validation``, a regular expression, is found in the
-    input's path (without suffix); else every tenth recording; else, of fewer than ten, the last tenth of each: of its
-    segments, or of its time, then with ``context`` samples before it that are heard but do not count.
+    The first of these rules that applies decides:
+
+    1. the table's column ``held_out``;
+    2. recordings whose input path (without suffix) matches ``validation`` are held out;
+    3. with 10 recordings or more, every tenth is held out;
+    4. the last tenth of each recording is held out: of its segments, or, for a continuous recording, of its time.
+
+    Args:
+        recordings: see :func:`find_recordings`.
+        sample_rate: of the model, in Hz.
+        context: number of samples before the last tenth of a continuous recording that its held-out segment also has
+            as input, but that do not count.
+        validation: regular expression, see rule 2.
+        resample: resample recordings of another rate instead of raising.
+
+    Returns:
+        Training segments, held-out segments, and a description of the split.
+
+    Raises:
+        WavedilError: as :func:`read_segments`; ``validation`` for a table with a column ``held_out``; nothing to train
+            or to validate on.
     """
-    how = "by the table"
-    if all(recording.held_out is None for recording in recordings):
+    counts = held = None  # number of held-out segments of each recording; whether each recording is held out
+    if any(recording.held_out is not None for recording in recordings):
         if validation is not None:
-            found = matching([r.input for r in recordings], validation, "validation")
-            held = [r.input in found for r in recordings]
-            how = f"recordings matching {validation!r}"
-        elif len(recordings) >= 10:
-            held = [index % 10 == 0 for index in range(len(recordings))]
-            how = "every tenth recording"
-        else:
-            held = [False] * len(recordings)
-            how = "the last tenth of each recording"
-        recordings = [replace(r, held_out=-1 if h else None) for r, h in zip(recordings, held, strict=True)]
-    elif validation is not None:
-        raise WavedilError(f"validation is {validation!r}, but the table has a column held_out: leave one of them out")
-    tenth = how.startswith("the last")
+            raise WavedilError(f"validation is {validation!r}, but the table has a column held_out: remove one of them")
+        counts, rule = [recording.held_out or 0 for recording in recordings], "held_out of the table"
+    elif validation is not None or len(recordings) >= EVERY:
+        held, rule = hold_out([recording.input for recording in recordings], validation, kind="recordings")
+    else:
+        rule = "the last tenth of each recording validates"
     train, valid = [], []
-    for recording in recordings:
+    for index, recording in enumerate(recordings):
         segments = read_segments(recording, sample_rate, resample)
-        held_out = len(segments) if recording.held_out == -1 else recording.held_out or 0
-        if tenth and len(segments) == 1:
-            first, last = _cut(segments[0], context)
-            train, valid = [*train, first], [*valid, last]
-            continue
-        if tenth:
-            held_out = max(1, len(segments) // 10)
-        if held_out > len(segments):
-            raise WavedilError(
-                f"{recording.target}: held_out is {held_out} of {len(segments)} segments: expected fewer"
-            )
-        border = len(segments) - held_out
+        if counts is not None:
+            if counts[index] > len(segments):
+                raise WavedilError(
+                    f"{recording.target}: held_out is {counts[index]}: expected at most its {len(segments)} segments"
+                )
+            border = len(segments) - counts[index]
+        elif held is not None:
+            border = 0 if held[index] else len(segments)
+        else:
+            if len(segments) == 1:
+                segments = _split_in_time(segments[0], context)
+            border = len(segments) - max(1, len(segments) // EVERY)
         train, valid = [*train, *segments[:border]], [*valid, *segments[border:]]
-    if not train or not valid:
-        raise WavedilError(
-            f"{how} validates: that leaves {len(train)} segments to train and {len(valid)} to validate on"
-        )
-    return train, valid, f"{how} validates: {len(train)} segments train, {len(valid)} validate"
+    return train, valid, describe_split(rule, len(train), len(valid), "segments")
 
 
-def _cut(whole: Segment, context: int) -> tuple[Segment, Segment]:
-    border = whole.skip + (len(whole) - whole.skip) * 9 // 10
+def _split_in_time(segment: Segment, context: int) -> list[Segment]:
+    """The first nine tenths and the last tenth, which also has ``context`` samples before it as input."""
+    border = segment.skip + (len(segment) - segment.skip) * (EVERY - 1) // EVERY
     start = max(0, border - context)
-    first = replace(whole, input=whole.input[:border], target=whole.target[:border])
-    name = f"{whole.name} from sample {start}"
-    last = replace(whole, name=name, input=whole.input[start:], target=whole.target[start:], skip=border - start)
-    return _heard(first), _heard(last)
+    first = replace(segment, input=segment.input[:border], target=segment.target[:border])
+    last = replace(
+        segment,
+        name=f"{segment.name} from sample {start}",
+        input=segment.input[start:],
+        target=segment.target[start:],
+        skip=border - start,
+    )
+    for part in (first, last):
+        _check_not_silent(part)
+    return [first, last]
 
 
 def read_segments(recording: Recording, sample_rate: int, resample: bool = False) -> list[Segment]:
-    """A recording's segments, mono.
+    """Reads a recording, mixed to mono, and cuts it into its segments.
 
     Raises:
-        WavedilError: another rate than the model's (unless ``resample``), lengths that differ, a length that is no
-            multiple of ``segment``, nothing after ``skip``, or a target that is silent there.
+        WavedilError: the sample rate is not the model's (unless ``resample``), input and target differ in length, the
+            length is not a multiple of ``segment``, ``skip`` is not below the length of a segment, or a target is
+            silent after ``skip``.
     """
+    dry, wet = _read_pair(recording, sample_rate, resample)
+    size = recording.segment or len(dry)
+    if len(dry) % size:
+        raise WavedilError(f"{recording.target} has {len(dry)} samples: expected a multiple of segment {size}")
+    if recording.skip >= size:
+        raise WavedilError(
+            f"{recording.target}: skip is {recording.skip}: expected less than the {size} samples of a segment"
+        )
+    segments = []
+    for start in range(0, len(dry), size):
+        name = str(recording.target) if size == len(dry) else f"{recording.target}, segment {start // size}"
+        pair = (sound[start : start + size] for sound in (dry, wet))
+        segments.append(Segment(name, *pair, recording.knobs, recording.skip))
+        _check_not_silent(segments[-1])
+    return segments
+
+
+def _read_pair(recording: Recording, sample_rate: int, resample: bool) -> list[np.ndarray]:
     sounds = []
     for path in (recording.input, recording.target):
-        found = audio_files.info(path).sample_rate
-        if found != sample_rate and not resample:
+        rate = audio_files.info(path).sample_rate
+        if rate != sample_rate and not resample:
             raise WavedilError(
-                f"{path} has {found} Hz and the model {sample_rate} Hz: set the model's sample_rate, or resample to it "
-                "(--data.resample true in training, --resample elsewhere)"
+                f"{path} has {rate} Hz and the model {sample_rate} Hz: set the model's sample_rate, or resample the "
+                "file (--data.resample true in training, --resample elsewhere)"
             )
         sounds.append(audio_files.read(path, sample_rate=sample_rate)[0][0])
     lengths = [len(sound) for sound in sounds]
     if lengths[0] != lengths[1]:
         raise WavedilError(
             f"{recording.input} has {lengths[0]} samples and {recording.target} {lengths[1]}: expected the same; cut "
-            "them to what belongs together"
+            "them to the part that they share"
         )
-    size = recording.segment or lengths[0]
-    if lengths[0] % size:
-        raise WavedilError(f"{recording.target} has {lengths[0]} samples: expected a multiple of segment {size}")
-    if recording.skip >= size:
-        raise WavedilError(f"{recording.target}: skip is {recording.skip}: expected less than the {size} of a segment")
-    segments = []
-    for start in range(0, lengths[0], size):
-        name = str(recording.target) if size == lengths[0] else f"{recording.target}, segment {start // size}"
-        pair = (sound[start : start + size] for sound in sounds)
-        segments.append(_heard(Segment(name, *pair, recording.knobs, recording.skip)))
-    return segments
+    return sounds
 
 
-def _heard(segment: Segment) -> Segment:
+def _check_not_silent(segment: Segment) -> None:
     if not segment.target[segment.skip :].any():
         raise WavedilError(
-            f"{segment.name} is silent from sample {segment.skip} on: its ESR is not defined, leave it out"
+            f"{segment.name} is silent from sample {segment.skip} on, so its ESR is not defined: remove it"
         )
-    return segment

@@ -1,6 +1,4 @@
-"""Resampling of crops, such that a crop equals the same stretch of the whole sound resampled."""
-
-from __future__ import annotations
+"""Resampling of crops: a crop equals the same part of the resampled sound."""
 
 import math
 from collections.abc import Callable
@@ -10,21 +8,21 @@ import numpy as np
 
 from wavedil.errors import WavedilError
 
-_MARGIN = 1024  # samples, at the lower rate, beyond which soxr's filter has nothing left to say
-_RATES = (1_000, 768_000)  # Hz; resampling from or to a rate outside means a wrong header
+_MARGIN = 1024  # samples at the lower rate; soxr's filter is shorter
+_RATES = (1_000, 768_000)  # Hz; a rate outside means that the file's header is wrong
 
 
 def resampled_length(frames: int, source_rate: int, rate: int) -> int:
-    """Samples that `frames` samples become when resampled: frames * rate / source_rate, rounded."""
+    """Number of samples after resampling: ``frames * rate / source_rate``, rounded."""
     return (2 * frames * rate + source_rate) // (2 * source_rate)
 
 
 def check_rates(path: Path, source_rate: int, rate: int) -> None:
-    """Refuse to resample a file from or to a rate that no recording has (a lying header)."""
+    """Raises WavedilError for rates that no recording has, which come from wrong headers."""
     if not all(_RATES[0] <= value <= _RATES[1] for value in (source_rate, rate)):
         raise WavedilError(
-            f"{path}: cannot resample from {source_rate} to {rate} Hz: both must lie in "
-            f"{_RATES[0]}..{_RATES[1]} Hz; if the file's header is wrong, write it anew"
+            f"{path}: cannot resample from {source_rate} to {rate} Hz: expected rates of {_RATES[0]} to {_RATES[1]} "
+            "Hz; if the file's header is wrong, write the file again"
         )
 
 
@@ -35,21 +33,21 @@ def resample_crop(
     start: int,
     frames: int | None,
 ) -> np.ndarray:
-    """A crop of a sound at another rate, decoding no more than it takes.
+    """Reads a crop of a sound at another rate; decodes only the part that is needed.
 
     Args:
-        decode: gives ``(channels, time)`` from a first sample on, a number of samples (None: all),
-            both at `source_rate`; shorter where the sound ends.
+        decode: called with a first sample and a number of samples (None for all), both at ``source_rate``; returns
+            ``(channels, time)``, shorter at the end of the sound.
         source_rate, rate: in Hz.
-        start, frames: the crop, at `rate`.
+        start, frames: the crop, at ``rate``.
 
     Returns:
-        float32 ``(channels, time)``, shorter where the sound ends.
+        float32 ``(channels, time)``, shorter at the end of the sound.
     """
     import soxr
 
-    # Decoding begins where both rates have a sample at the same moment, so that the resampler
-    # works on the grid that it would use on the whole sound, and a margin before the crop.
+    # Decoding starts at least a margin before the crop, at a time when both rates have a sample. So the resampled crop
+    # is on the same time grid as the resampled file.
     common = math.gcd(source_rate, rate)
     margin = _MARGIN * max(1, math.ceil(source_rate / rate))
     unit = max(0, start * source_rate // rate - margin) // (source_rate // common)

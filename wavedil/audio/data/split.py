@@ -1,6 +1,4 @@
-"""Which files train and which validate: deterministic, by file, the same on every machine."""
-
-from __future__ import annotations
+"""Split of sound files into training and validation: deterministic, by file, the same on every machine."""
 
 import os
 from collections.abc import Sequence
@@ -8,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError
-from wavedil.files import matching
+from wavedil.files import matching_paths
+from wavedil.splits import EVERY, describe_split, hold_out
 
 PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a file, as fractions of its length."""
+    """Part of a file; ``start`` and ``stop`` are fractions of its length."""
 
     path: Path
     start: float = 0.0
@@ -24,7 +23,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Split:
-    """Files for training and for validation; `note` says how they were chosen."""
+    """Files for training and for validation; ``note`` describes how they were chosen."""
 
     train: list[Piece]
     validation: list[Piece]
@@ -33,67 +32,39 @@ class Split:
 
 def split_files(
     files: Sequence[PathLike],
-    every: int = 10,
+    every: int = EVERY,
     *,
     validation: str | Sequence[PathLike] | None = None,
     exclude: str | None = None,
 ) -> Split:
-    """Split files into training and validation: every tenth of the sorted files validates.
+    """Splits files into training and validation: by default every tenth of the sorted files validates.
 
-    Sorted by path, files 0, 10, 20, … validate and all others train, so a recording is never in
-    both and every machine gets the same split. A single file is split in time: its last tenth
-    validates.
+    A recording is never in both. A single file is split in time: its last tenth validates.
 
     Args:
-        files: any order; duplicates count once.
-        every: one file in this many validates.
-        validation: instead of every tenth, the files that validate: a list, or a regular
-            expression searched in each path below the files' common folder, without suffix
-            (``r"_[0-4]$"`` finds ``7_jackson_3.wav``).
-        exclude: a regular expression for files to leave out altogether.
+        files: in any order; duplicates count once.
+        every: one file in this many validates, if ``validation`` is None.
+        validation: the files that validate, as a list or as a regular expression searched in each path below the
+            common folder of the files, without suffix (``r"_[0-4]$"`` matches ``7_jackson_3.wav``).
+        exclude: regular expression of files to exclude from both.
 
     Raises:
-        WavedilError: nothing left to train or to validate on, a listed file that is not among
-            the files, or a broken regular expression.
+        WavedilError: nothing is left to train or to validate on, a listed file is not among ``files``, or a regular
+            expression is not valid.
     """
-    if every < 2:
-        raise WavedilError(f"split_files: every={every}; expected 2 or more, 10 keeps a tenth")
     paths = sorted({Path(file) for file in files}, key=Path.as_posix)
     if not paths:
-        raise WavedilError("split_files: no files; see wavedil.audio.data.audio_files.list_audio_files")
+        raise WavedilError("files is empty: expected at least one; see wavedil.audio.data.audio_files.list_audio_files")
     if exclude is not None:
-        out = matching(paths, exclude, "exclude")
-        paths = [path for path in paths if path not in out]
+        excluded = matching_paths(paths, exclude, "exclude")
+        paths = [path for path in paths if path not in excluded]
         if not paths:
-            raise WavedilError(f"exclude={exclude!r} matches all {len(out)} files; narrow it")
-
+            raise WavedilError(f"exclude={exclude!r} matches all {len(excluded)} files: use a narrower expression")
+    held, rule = hold_out(paths, validation, every)
     if validation is None and len(paths) == 1:
-        cut = 1 - 1 / every
-        return Split(
-            [Piece(paths[0], 0.0, cut)],
-            [Piece(paths[0], cut, 1.0)],
-            f"one file: its first {cut:.0%} trains and its last {1 - cut:.0%} validates",
-        )
-    if validation is None:
-        held = set(paths[::every])
-        how = f"every {every}th of the sorted files validates"
-    elif isinstance(validation, str):
-        held = matching(paths, validation, "validation")
-        how = f"files matching {validation!r} validate"
-    else:
-        held = {Path(file) for file in validation}
-        missing = sorted(held - set(paths))
-        if missing:
-            raise WavedilError(
-                f"{missing[0]}: listed for validation but not among the {len(paths)} files; "
-                "paths must be written as in the list of files"
-            )
-        how = "the listed files validate"
-    train = [Piece(path) for path in paths if path not in held]
-    held_out = [Piece(path) for path in paths if path in held]
-    if not train or not held_out:
-        raise WavedilError(
-            f"{how}: that leaves {len(train)} files to train and {len(held_out)} to validate on "
-            f"out of {len(paths)}; both need at least one"
-        )
-    return Split(train, held_out, f"{how}: {len(train)} train, {len(held_out)} validate")
+        border = 1 - 1 / every
+        note = f"one file: its first {border:.0%} trains and its last {1 - border:.0%} validates"
+        return Split([Piece(paths[0], 0.0, border)], [Piece(paths[0], border, 1.0)], note)
+    train = [Piece(path) for path, out in zip(paths, held, strict=True) if not out]
+    valid = [Piece(path) for path, out in zip(paths, held, strict=True) if out]
+    return Split(train, valid, describe_split(rule, len(train), len(valid)))

@@ -1,6 +1,8 @@
-"""Losses of paired models: output and target, both ``(batch, 1, time)``, to one number. Sums of them go by weights."""
+"""Losses of effect models.
 
-from __future__ import annotations
+A loss is a module called as ``loss(output, target)``, both ``(batch, 1, time)``, that returns a scalar. Its ``forward``
+may also declare arguments named ``dry`` and ``knobs``; :func:`compute_loss` passes them.
+"""
 
 from collections.abc import Sequence
 
@@ -9,19 +11,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
+from wavedil.losses import WeightedSum, call_loss
 
-#: Energy per sample, -50 dB of full scale, that is added to a target's: else silence would weigh without bound.
+__all__ = ["DC", "ESR", "AmpLoss", "MultiResolutionSTFT", "PreEmphasis", "WeightedSum", "compute_loss"]
+
+#: Energy per sample (-50 dB of full scale) added to the target's, so that silent crops do not dominate the loss.
 FLOOR = 1e-5
+
+
+def compute_loss(
+    loss: nn.Module, output: Tensor, target: Tensor, dry: Tensor | None = None, knobs: Tensor | None = None
+) -> Tensor:
+    """Computes a loss, with the dry input and the knob settings if its ``forward`` declares them.
+
+    Args:
+        loss: any of this module, or a module of your own with ``forward(output, target)``, plus ``dry`` and ``knobs``
+            as it needs them.
+        output, target: ``(batch, 1, time)``.
+        dry: the effect's input, ``(batch, 1, context + time)``. The loss receives its last ``time`` samples, which are
+            aligned with the target.
+        knobs: settings ``(batch, knobs)``, or None for a model without knobs.
+    """
+    if dry is not None:
+        dry = dry[..., dry.shape[-1] - target.shape[-1] :]
+    return call_loss(loss, output, target, dry=dry, knobs=knobs)
 
 
 class ESR(nn.Module):
     """Error-to-signal ratio, sum((target - output)²) / sum(target²) (Damskägg et al. 2019, arXiv 1811.00334, eq. 4).
 
-    Over the whole batch. (What ``wavedil evaluate`` calls ESR is over all the data, and has no floor.)
+    It is computed over the batch. (The ESR of ``wavedil evaluate`` is over all data and has no floor.)
 
     Args:
-        floor: energy per sample that is added to the target's. Of small batches of quiet and loud sound the ratio gives
-            the quiet ones most weight; a floor near the mean energy of all brings their weights together.
+        floor: energy per sample added to the target's. In small batches of quiet and loud sound, ESR gives quiet sound
+            the largest weight; a floor near the mean energy of the data makes the weights more equal.
     """
 
     def __init__(self, floor: float = FLOOR):
@@ -33,33 +56,58 @@ class ESR(nn.Module):
 
 
 class DC(nn.Module):
-    """Squared difference of the means over the target's energy (Wright & Välimäki 2020, arXiv 1911.08922, eq. 5)."""
+    """Squared difference of the means, over the target's energy (Wright & Välimäki 2020, arXiv 1911.08922, eq. 5)."""
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         return (target - output).mean(2).square().mean() / (target.square().mean() + FLOOR)
 
 
 class PreEmphasis(nn.Module):
-    """Another loss after y[t] - coefficient y[t-1] on output and target: high frequencies count more.
+    """Applies the filter y[t] - coefficient * y[t-1] before another loss, so that high frequencies weigh more.
 
-    Wright & Välimäki 2020, arXiv 1911.08922, section 3: 0.85 there, 0.95 in Damskägg et al. 2019. The first sample has
-    none before it and is left out.
+    The coefficient is 0.85 in Wright & Välimäki 2020 (arXiv 1911.08922, section 3) and 0.95 in Damskägg et al. 2019.
+    The first sample has no predecessor and is dropped.
+
+    Args:
+        loss: computed on the filtered sound.
+        coefficient: of the filter.
     """
 
     def __init__(self, loss: nn.Module, coefficient: float = 0.85):
         super().__init__()
         self.loss, self.coefficient = loss, coefficient
 
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return self.loss(*(y[..., 1:] - self.coefficient * y[..., :-1] for y in (output, target)))
+    def forward(self, output: Tensor, target: Tensor, dry: Tensor | None = None, knobs: Tensor | None = None) -> Tensor:
+        dry = None if dry is None else self._filter(dry)
+        return compute_loss(self.loss, self._filter(output), self._filter(target), dry, knobs)
+
+    def _filter(self, y: Tensor) -> Tensor:
+        return y[..., 1:] - self.coefficient * y[..., :-1]
+
+
+class AmpLoss(WeightedSum):
+    """The usual loss of amplifier models: ESR + 0.25 ESR after pre-emphasis + 0.25 DC.
+
+    The terms are those of Wright & Välimäki 2020 (arXiv 1911.08922), section 3.
+
+    Args:
+        pre_emphasis: coefficient of the pre-emphasis filter.
+        pre_emphasis_weight, dc_weight: weights of the second and third term.
+    """
+
+    def __init__(self, pre_emphasis: float = 0.85, pre_emphasis_weight: float = 0.25, dc_weight: float = 0.25):
+        super().__init__([ESR(), PreEmphasis(ESR(), pre_emphasis), DC()], [1.0, pre_emphasis_weight, dc_weight])
 
 
 class MultiResolutionSTFT(nn.Module):
-    """Spectral convergence and log magnitude distance, the mean over resolutions (Yamamoto et al. 2020, arXiv
-    1910.11480, eq. 4 to 7).
+    """Multi-resolution STFT loss (Yamamoto et al. 2020, arXiv 1910.11480, eq. 4 to 7).
+
+    At each resolution: spectral convergence plus the mean absolute difference of log magnitudes. The loss is the mean
+    over resolutions.
 
     Args:
-        sizes, hops, windows: of each resolution's transform, in samples; Hann windows. The defaults are the paper's.
+        sizes, hops, windows: FFT size, hop length and Hann window length of each resolution, in samples. The defaults
+            are the paper's.
     """
 
     def __init__(
@@ -70,40 +118,25 @@ class MultiResolutionSTFT(nn.Module):
     ):
         super().__init__()
         if not len(sizes) == len(hops) == len(windows) > 0:
-            raise WavedilError(f"sizes, hops and windows are {sizes}, {hops}, {windows}: expected as many of each")
+            raise WavedilError(f"sizes, hops and windows are {sizes}, {hops}, {windows}: expected one of each per STFT")
         self.resolutions = tuple(zip(sizes, hops, windows, strict=True))
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        if output.shape[2] <= max(size for size, _, _ in self.resolutions) // 2:
-            sizes = ", ".join(str(size) for size, _, _ in self.resolutions)
-            raise WavedilError(f"{output.shape[2]} samples are too few for transforms of {sizes}: use longer crops")
+        largest = max(size for size, _, _ in self.resolutions)
+        if output.shape[2] <= largest // 2:
+            raise WavedilError(
+                f"output has {output.shape[2]} samples: expected more than {largest // 2} for an STFT of size "
+                f"{largest}; use longer crops"
+            )
         return sum(self._distance(output, target, *each) for each in self.resolutions) / len(self.resolutions)
 
     def _distance(self, output: Tensor, target: Tensor, size: int, hop: int, window: int) -> Tensor:
-        shape = torch.hann_window(window, device=output.device)
+        hann = torch.hann_window(window, device=output.device)
         magnitudes = []
         for y in (output, target):
-            spectrum = torch.stft(y[:, 0].float(), size, hop, window, shape, return_complex=True)
-            # As in the paper's code: a floor under the power, where the root has no gradient and the log no value.
+            spectrum = torch.stft(y[:, 0].float(), size, hop, window, hann, return_complex=True)
+            # The paper's code clamps the power too: at 0 the root has no gradient and the log no value.
             magnitudes.append((spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-7).sqrt())
         ours, theirs = magnitudes
         convergence = (theirs - ours).norm() / theirs.norm()
         return convergence + F.l1_loss(ours.log(), theirs.log())
-
-
-class Sum(nn.Module):
-    """A sum of losses, each times its weight.
-
-    Args:
-        losses: of the classes here, or others that are called alike.
-        weights: one for each; default 1.
-    """
-
-    def __init__(self, losses: list[nn.Module], weights: list[float] | None = None):
-        super().__init__()
-        self.losses, self.weights = nn.ModuleList(losses), [1.0] * len(losses) if weights is None else weights
-        if not losses or len(self.weights) != len(losses):
-            raise WavedilError(f"{len(losses)} losses and {len(self.weights)} weights: expected one weight for each")
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return sum(weight * loss(output, target) for weight, loss in zip(self.weights, self.losses, strict=True))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError
-from wavedil.files import by_name, matched, matching
+from wavedil.files import pair_by_name, unique_names
+from wavedil.splits import EVERY, describe_split, hold_out
 from wavedil.vision.data.images import image_size, list_images
 
 PathLike = str | os.PathLike[str]
@@ -53,13 +53,13 @@ def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
         listed = list_images(folder, () if kind == "image" else (".npy",))
         ended = [path for path in listed if path.stem.endswith(ending)]
         names = (path.relative_to(folder).with_name(path.stem.removesuffix(ending)).as_posix() for path in ended)
-        found.append(by_name(zip(names, ended, strict=True), kind))
+        found.append(unique_names(zip(names, ended, strict=True), kind))
     if not any(found):
         raise WavedilError(
             f"{root}: no image ends with {layout.image_ending!r} and no mask with {layout.mask_ending!r}"
         )
     remedy = "add it, take the file away, or say how names end (image_ending, mask_ending)"
-    pairs = [Pair(*pair) for pair in matched(*found, ("image", "mask"), remedy)]
+    pairs = [Pair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
     for pair in pairs:
         (height, width), mask = image_size(pair.image), image_size(pair.mask)
         if (height, width) != mask:
@@ -71,7 +71,7 @@ def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
 
 
 def split_pairs(
-    root: PathLike, layout: Layout | None = None, validation: str | None = None, every: int = 10
+    root: PathLike, layout: Layout | None = None, validation: str | None = None, every: int = EVERY
 ) -> tuple[list[Pair], list[Pair], str]:
     """Pairs for training, pairs for validation, and how they were chosen.
 
@@ -91,14 +91,10 @@ def split_pairs(
         train, held = (find_pairs(part, layout) for part in parts)
         return train, held, f"folders {parts[0].name} and {parts[1].name}: {len(train)} train, {len(held)} validate"
     pairs = find_pairs(root, layout)
-    held, how = hold_out(pairs, validation, every)
-    train = [pair for pair in pairs if pair not in set(held)]
-    if not train or not held:
-        raise WavedilError(
-            f"{how}: that leaves {len(train)} to train and {len(held)} to validate on out of {len(pairs)}; both need "
-            "at least one"
-        )
-    return train, held, f"{how}: {len(train)} train, {len(held)} validate"
+    held, rule = hold_out([pair.image for pair in pairs], validation, every, "images")
+    train = [pair for pair, out in zip(pairs, held, strict=True) if not out]
+    valid = [pair for pair, out in zip(pairs, held, strict=True) if out]
+    return train, valid, describe_split(rule, len(train), len(valid), "images")
 
 
 def held_out_pairs(root: PathLike, layout: Layout | None = None, validation: str | None = None) -> list[Pair]:
@@ -110,21 +106,14 @@ def held_out_pairs(root: PathLike, layout: Layout | None = None, validation: str
     parts = _parts(Path(root))
     if parts and validation is None:
         return find_pairs(parts[1], layout)
-    held, how = hold_out(find_pairs(root, layout), validation)
-    if not held:
-        raise WavedilError(f"{how}: that is none of the images in {root}")
-    return held
+    pairs = find_pairs(root, layout)
+    held, rule = hold_out([pair.image for pair in pairs], validation, kind="images")
+    if not any(held):
+        raise WavedilError(f"{rule}: that is none of the images in {root}")
+    return [pair for pair, out in zip(pairs, held, strict=True) if out]
 
 
 def _parts(root: Path) -> list[Path]:
     """The folders to train and to validate on, where the root has both."""
     found = [next((root / name for name in names if (root / name).is_dir()), None) for names in (TRAIN, VALIDATION)]
     return found if all(found) else []
-
-
-def hold_out(pairs: Sequence[Pair], validation: str | None = None, every: int = 10) -> tuple[list[Pair], str]:
-    """Every tenth of the sorted pairs, or those whose image's path, without suffix, matches; and which these are."""
-    if validation is None:
-        return list(pairs[::every]), f"every {every}th of the sorted images validates"
-    found = matching([pair.image for pair in pairs], validation, "validation")
-    return [pair for pair in pairs if pair.image in found], f"images matching {validation!r} validate"
