@@ -244,7 +244,7 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, voices, name):
     model = load(folder / "model")
     assert model.sample_rate == arguments["sample_rate"]
     assert list(model.speakers) == arguments.get("speakers", [])
-    assert (model.conditioner.local is not None) == ("condition" in arguments)
+    assert (model.conditioner.upsampling is not None) == ("condition" in arguments)
 
 
 def test_conditioning_is_learned_from_a_folder(tmp_path, voices):
@@ -269,7 +269,7 @@ def test_conditioning_is_learned_from_a_folder(tmp_path, voices):
     ]
     whole = train(out=str(tmp_path / "whole"), overrides=options)
     model = load(whole / "model")
-    assert model.speakers == ("en", "es", "fr") and model.conditioner.condition_channels == 4
+    assert model.speakers == ("en", "es", "fr") and model.conditioner.feature_channels == 4
     assert float(metrics(whole)[-1]["valid_bits"]) > 0
     with pytest.raises(WavedilError, match="'es' is unknown: this model knows ann"):
         train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])

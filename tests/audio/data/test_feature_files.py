@@ -74,7 +74,7 @@ def test_a_run_learns_from_them_and_the_shell_evaluates(tmp_path, recordings, ca
     options += ["--previews.seconds=0.05", "--samples.num=2", "--samples.seconds=0.05"]
     folder = train("vocoder", out=str(tmp_path / "run"), overrides=options)
     model = load(folder / "model")
-    assert model.conditioner.local.features.channels == CHANNELS
+    assert model.conditioner.upsampling.features.channels == CHANNELS
     sound = torch.from_numpy(corpus_of(recordings).sound(0))
     features = torch.from_numpy(np.load(recordings / "0.npy"))
     known = evaluate(model, [sound], features=[features]).bits_per_sample

@@ -46,12 +46,3 @@ class FeatureWindow:
         sound[inside - begin : inside - begin + len(found)] = found
         frames = torch.arange(first, first + count).clamp(0, -(-whole // self.hop_length) - 1) - first
         return {"sound": sound, "frames": frames}
-
-
-def heard(local: Upsampling, batch: dict[str, Tensor]) -> Tensor:
-    """Features ``(batch, channels, reach + frames + reach)`` of a batch of crops: from files, or of the sound that
-    :meth:`FeatureWindow.cut` cut out."""
-    if "features" in batch:
-        return batch["features"]
-    features = local.features.inside(batch["sound"])
-    return features.gather(2, batch["frames"].unsqueeze(1).expand(-1, features.shape[1], -1))
