@@ -98,6 +98,11 @@ def test_model_folders_evaluation_and_generation(tmp_path):
     assert len(auto.unique()) > 20
 
 
+def test_a_built_in_distribution_may_be_an_instance_too(tmp_path):
+    model = load(save(make(distribution=Categorical()), tmp_path / "model"))
+    assert type(model.distribution) is Categorical and model.distribution.num_parameters == 256
+
+
 def test_fast_engines_refuse_a_distribution_that_they_do_not_know():
     model = make()
     assert choose("auto", model.plan(), 1) in ("torch", "graphs")

@@ -27,6 +27,9 @@ class Distribution:
     needs_float32 = False
     quantizer: Quantizer
 
+    def __init__(self) -> None:
+        """Without options; a subclass with options defines its own."""
+
     def set_quantizer(self, quantizer: Quantizer) -> Self:
         """Sets the quantizer of the codes; extend it to compute what depends on the codes. Returns ``self``."""
         self.quantizer = quantizer
