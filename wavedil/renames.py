@@ -59,10 +59,14 @@ VALUES = {"align": {"centre": "center"}}
 
 #: Beginnings of tensors' names by the class's name today.
 TENSORS = {
-    "WaveNet": {"front.": "input_embedding."},
+    "WaveNet": {
+        "front.": "input_embedding.",
+        "conditioner.local.": "conditioner.upsampling.",
+        "conditioner.voices.": "conditioner.speaker_embedding.",
+    },
     "Effect": {"front.": "input_conv."},
-    "DiffWave": {"front.": "input_conv."},
-    "ParallelWaveGANGenerator": {"front.": "input_conv."},
+    "DiffWave": {"front.": "input_conv.", "upsampler.layers.": "upsampling.convs."},
+    "ParallelWaveGANGenerator": {"front.": "input_conv.", "upsampler.": "upsampling."},
     "Separator": {"front.": "input_conv."},
 }
 

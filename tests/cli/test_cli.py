@@ -158,7 +158,7 @@ def test_conditioned_sampling_and_evaluation(capsys, tmp_path, sounds):
         json.loads(run(capsys, *again, "--temperature", t, "--guidance", 2, "--json").out) for t in (1, 0.5)
     )
     assert first["distance_db"] != second["distance_db"] and first["griffin_lim_db"] == second["griffin_lim_db"]
-    assert "this model knows ann, bob" in refused(capsys, *ask, "--speaker", "eve")
+    assert "expected one of ann, bob" in refused(capsys, *ask, "--speaker", "eve")
     assert "needs a speaker" in refused(capsys, *ask)
     assert "ask for less" in refused(capsys, *ask, "--speaker", "ann", "--seconds", 1)
     assert "needs a condition" in refused(capsys, "sample", model, "--speaker", "ann", "--seconds", 0.01)

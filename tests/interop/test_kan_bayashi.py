@@ -57,7 +57,7 @@ def check(peer, factor, folder):
     codes, features = torch.randint(CODES, (2, 48)), torch.randn(2, BANDS, 48 // max(factor, 1), dtype=torch.float64)
     expected = peer(F.pad(codes, (1, 0), value=CODES // 2)[:, :-1], features).transpose(1, 2)
     assert expected.std() > 0.3
-    condition = ours.conditioning(features, num=2).joined(0, 48)  # rounded to float32
+    condition = ours.conditioning(features, num=2).condition(0, 48)  # rounded to float32
     again = load(save(ours, folder / "model"))
     assert torch.equal(again(codes, condition), ours(codes, condition))
     torch.testing.assert_close(ours.double()(codes, condition.double()), expected, rtol=1e-6, atol=1e-6)

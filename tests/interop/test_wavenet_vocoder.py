@@ -44,10 +44,10 @@ def test_features_and_speakers(package, scales, tmp_path):
     hop = 1 if scales is None else 12
     features, codes = torch.rand(2, 7, 60 // hop), torch.randint(CODES, (2, 60))
     expected = theirs(one_hot_of_previous(codes), features, torch.tensor([[2], [0]]))
-    condition = ours.conditioning(features, ["cy", "ann"], 2).joined(0, 60)
-    assert expected.std() > 0.3 and ours.conditioner.local.hop_length == hop
+    condition = ours.conditioning(features, ["cy", "ann"], 2).condition(0, 60)
+    assert expected.std() > 0.3 and ours.conditioner.upsampling.hop_length == hop
     torch.testing.assert_close(ours(codes, condition), expected, rtol=0, atol=1e-6)
-    other = ours.conditioning(features, ["bob", "ann"], 2).joined(0, 60)
+    other = ours.conditioning(features, ["bob", "ann"], 2).condition(0, 60)
     assert (ours(codes, other) - expected).abs().max() > 1e-3
     again = load(save(ours, tmp_path / "model"))
     assert torch.equal(again(codes, condition), ours(codes, condition))

@@ -201,14 +201,14 @@ def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
     ("options", "message"),
     [
         (["--model.network=wavedil.audio.Effect"], "network is a Effect: expected a WaveNet"),
-        (["--data.crop=30"], "crop of 30 samples is not longer than the receptive field of 32"),
+        (["--data.crop=30"], "crop is 30 samples: expected more than the receptive field of 32"),
         (["--data.root=/nowhere"], "/nowhere"),
         (["--model.network.chanels=8"], "chanels"),
         (["--trainer.max_step=8"], "max_step"),
         (["--data.validation=zzz"], "zzz"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--model.network.channels=x"], "--model.network.channels: Expected a int"),
-        (["--model.network.dilations=0"], "at least 1, got 0"),
+        (["--model.network.dilations=0"], "a number is 0: expected an integer"),
         (["--model.optimizer.lr=-1"], "learning rate"),
         (["--trainer.max_time=5x"], "5x"),
     ],
@@ -245,7 +245,7 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, voices, name):
     model = load(folder / "model")
     assert model.sample_rate == arguments["sample_rate"]
     assert list(model.speakers) == arguments.get("speakers", [])
-    assert (model.conditioner.local is not None) == ("condition" in arguments)
+    assert (model.conditioner.upsampling is not None) == ("condition" in arguments)
 
 
 def test_conditioning_is_learned_from_a_folder(tmp_path, voices):
@@ -270,7 +270,7 @@ def test_conditioning_is_learned_from_a_folder(tmp_path, voices):
     ]
     whole = train(out=str(tmp_path / "whole"), overrides=options)
     model = load(whole / "model")
-    assert model.speakers == ("en", "es", "fr") and model.conditioner.condition_channels == 4
+    assert model.speakers == ("en", "es", "fr") and model.conditioner.feature_channels == 4
     assert float(metrics(whole)[-1]["valid_bits"]) > 0
     with pytest.raises(WavedilError, match="'es' is unknown: this model knows ann"):
         train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])

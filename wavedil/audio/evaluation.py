@@ -53,7 +53,7 @@ def _own_step(model: WaveNet, conditioning: Conditioning) -> Callable[[Tensor, i
 
     def score(chunk: Tensor, start: int) -> Tensor:
         nonlocal state
-        parameters, state = model.step(chunk, state, conditioning.joined(start, start + chunk.shape[1]))
+        parameters, state = model.step(chunk, state, conditioning.condition(start, start + chunk.shape[1]))
         return parameters
 
     return score
@@ -63,7 +63,7 @@ def _engine(model: WaveNet, conditioning: Conditioning, precision: str) -> Calla
     plan = model.plan()
     make = session_class(choose("auto", plan, 1, precision=precision))
     session = make(plan, model.start(1), speaker=conditioning.speaker, precision=precision)
-    return lambda chunk, start: session.score(chunk, conditioning.features(start, start + chunk.shape[1]))
+    return lambda chunk, start: session.score(chunk, conditioning.upsampled_features(start, start + chunk.shape[1]))
 
 
 def _check_frames(features: Tensor, sound: Tensor, hop: int) -> None:
@@ -97,7 +97,7 @@ def evaluate(
     for sound, speaker, own in zip(sounds, speakers or none, features or none, strict=False):
         sound = sound.to(device).unsqueeze(0)
         if own is not None:
-            _check_frames(own, sound, model.conditioner.local.hop_length)
+            _check_frames(own, sound, model.conditioner.upsampling.hop_length)
         conditioning = model.conditioning(model.features(sound) if own is None else own.unsqueeze(0), speaker)
         for part in nll_by_chunk(model, model.encode(sound), conditioning, precision):
             nats += part.double().sum().item()
@@ -107,7 +107,7 @@ def evaluate(
         files += 1
     conditioner = model.conditioner
     heard = ", the features of its sound" if features is None else ", features given beside it"
-    given = (heard if conditioner.local else "") + (", its speaker" if model.speakers else "")
+    given = (heard if conditioner.upsampling else "") + (", its speaker" if model.speakers else "")
     definition = DEFINITION.format(
         given=given, codes=model.num_codes, quantizer=model.quantizer.text, rate=model.sample_rate
     )

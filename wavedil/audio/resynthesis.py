@@ -87,7 +87,7 @@ def resynthesize(
     Raises:
         WavedilError: a model that is not conditioned on log-mels; no recording as long as a window.
     """
-    local = model.conditioner.local
+    local = model.conditioner.upsampling
     features = getattr(local, "features", None)
     if not isinstance(features, LogMel):
         raise WavedilError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from wavedil.audio import Features, NearestUpsampling, WaveNet, generate
-from wavedil.audio.distributions.categorical import Categorical, Sampling
+from wavedil.audio.distributions import Categorical, Sampling
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.bench.runner import figures
 
@@ -58,12 +58,12 @@ def _sharpen(model: WaveNet) -> None:
 
 @torch.no_grad()
 def _compared(name: str, model: WaveNet, samples: int) -> dict[str, Any]:
-    local = model.conditioner.local
+    local = model.conditioner.upsampling
     frames = None if local is None else torch.randn(1, 80, -(-samples // _HOP))
     speaker = model.speakers[-1] if model.speakers else None
     options = {"condition": frames, "speaker": speaker}
     codes = model.encode(generate(model, samples, seed=0, engine="numba", **options)[:, 0])
-    condition = model.conditioning(**options).joined(0, samples)
+    condition = model.conditioning(**options).condition(0, samples)
     exact = model.double()(codes, None if condition is None else condition.double())[0].T
     u = Uniforms(0, 1).draw(samples)[0]
     own = model.distribution.sample(exact, u, Sampling())

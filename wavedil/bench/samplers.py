@@ -61,7 +61,7 @@ def ours(
     session = session_class(engine)(model.plan(), model.start(batch), precision=precision, threads=threads)
     uniforms = Uniforms(0, batch).draw(steps).to(device)
     frames = torch.randn(batch, size.features, -(-steps // _HOP)) if size.features else None
-    features = model.conditioning(frames, num=batch).features(0, steps)
+    features = model.conditioning(frames, num=batch).upsampled_features(0, steps)
     return _alone(lambda: session.run(uniforms, features))
 
 

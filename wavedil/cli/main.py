@@ -181,8 +181,8 @@ def _evaluate_sound(model, arguments: argparse.Namespace):
     bar = Bar("evaluating", int(corpus.lengths.sum()), "sample")
     sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
     speakers = speakers_of(corpus.paths, root, source, model.speakers) if model.speakers else None
-    local = model.conditioner.local
-    found = None if local is None or local.features.of_sound else FeatureFiles(corpus, local)
+    local = model.conditioner.upsampling
+    found = None if local is None or local.features.from_sound else FeatureFiles(corpus, local)
     features = None if found is None else map(found.whole, range(len(corpus)))
     result = evaluate(model, sounds, bar.to, speakers, arguments.precision, features)
     bar.close()

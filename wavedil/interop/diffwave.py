@@ -37,8 +37,8 @@ def from_diffwave(
         **under("input_conv", source.conv("input_projection")),
         **under("embedding.first", source.conv("diffusion_embedding.projection1")),
         **under("embedding.second", source.conv("diffusion_embedding.projection2")),
-        **under("upsampler.layers.0", source.conv("spectrogram_upsampler.conv1")),
-        **under("upsampler.layers.1", source.conv("spectrogram_upsampler.conv2")),
+        **under("upsampling.convs.0", source.conv("spectrogram_upsampler.conv1")),
+        **under("upsampling.convs.1", source.conv("spectrogram_upsampler.conv2")),
         **under("hidden", source.conv("skip_projection")),
         **under("out", source.conv("output_projection")),
     }

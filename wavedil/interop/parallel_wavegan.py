@@ -28,7 +28,7 @@ def from_parallel_wavegan(
         raise WavedilError(f"stacks is {stacks}: expected a divisor of the {layers} layers")
     doubled, channels, kernel_size = source.shape("conv_layers.0.conv.weight")
     skip_channels, mels = source.shape("last_conv_layers.1.weight")[0], source.shape("upsample_net.conv_in.weight")[1]
-    upsampler = {"upsampler.conv.weight": source.take("upsample_net.conv_in.weight")}
+    upsampling = {"upsampling.conv.weight": source.take("upsample_net.conv_in.weight")}
     filters: list[Tensor] = []
     # Between the filters are layers without weights, so their numbers are not one after another.
     while names := [n for n in source.left if n.startswith("upsample_net.upsample.up_layers.")]:
@@ -43,12 +43,12 @@ def from_parallel_wavegan(
         hidden_channels=doubled // 2,
         mels=mels,
         scales=[f.shape[3] // 2 for f in filters],
-        context=upsampler["upsampler.conv.weight"].shape[2] // 2,
+        context=upsampling["upsampling.conv.weight"].shape[2] // 2,
         sample_rate=sample_rate,
     )
     values = {
-        **upsampler,
-        **{f"upsampler.filters.{index}.weight": value for index, value in enumerate(filters)},
+        **upsampling,
+        **{f"upsampling.filters.{index}.weight": value for index, value in enumerate(filters)},
         **under("input_conv", source.conv("first_conv")),
         **under("hidden", source.conv("last_conv_layers.1")),
         **under("out", source.conv("last_conv_layers.3")),

@@ -66,7 +66,7 @@ def from_wavenet_vocoder(
     else:
         values["input_embedding.tables"] = (first["weight"][:, :, 0] + first["bias"].unsqueeze(1)).T.unsqueeze(0)
     if speaker_table is not None:
-        values["conditioner.voices.weight"] = speaker_table
+        values["conditioner.speaker_embedding.weight"] = speaker_table
     values |= under("head.hidden", source.conv("last_conv_layers.1"))
     values |= under("head.out", source.conv("last_conv_layers.3"))
     for layer in range(layers):
@@ -110,7 +110,7 @@ def image_upsampling(
     )
     values: dict[str, Tensor] = {}
     for index, conv in enumerate(convs):
-        values |= under(f"conditioner.local.convs.{index}", conv)
+        values |= under(f"conditioner.upsampling.convs.{index}", conv)
     return local, values
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wavedil.audio.data.crops import crop_features
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core.receptive_field import count_parameters
@@ -80,14 +79,12 @@ class AudioModule(TrainingModule):
 
     def condition(self, batch: dict[str, Tensor]) -> Tensor | None:
         """What the crops are conditioned on, with some left out; None for a model without conditioning."""
-        conditioner, codes = self.network.conditioner, batch["codes"]
-        frames = None if conditioner.local is None else crop_features(conditioner.local, batch)
-        condition = conditioner(frames, batch.get("speaker"), codes.shape[1])
+        condition = self.network.conditioner.crop_condition(batch)
         if condition is None or self.drop_condition == 0:
             return condition
         # By the step, not by the global generator: a resumed run leaves out what it would have left out.
         draw = torch.Generator().manual_seed(self.trainer.global_step * self.trainer.world_size + self.global_rank)
-        kept = torch.rand(len(codes), 1, 1, generator=draw) >= self.drop_condition
+        kept = torch.rand(len(condition), 1, 1, generator=draw) >= self.drop_condition
         return condition * kept.to(condition.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

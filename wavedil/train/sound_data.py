@@ -107,8 +107,8 @@ class AudioData(L.LightningDataModule):
     def _conditioning(self, network: nn.Module, corpus: Corpus) -> dict[str, Any]:
         """What data sets need for the network's conditioning."""
         conditioner, given = network.conditioner, {}
-        local = conditioner.local
-        if local is not None and local.features.of_sound:
+        local = conditioner.upsampling
+        if local is not None and local.features.from_sound:
             given["excerpt"] = FeatureExcerpt.of(local)
             network.features(torch.zeros(1, 1))  # says now what is missing for it
         elif local is not None:
@@ -164,7 +164,7 @@ class AudioData(L.LightningDataModule):
         if "features" in self.heard_valid:
             found = self.heard_valid["features"]
             given["condition"] = torch.stack([found.first(i, samples) for i in files])
-        elif network.conditioner.local is not None:
+        elif network.conditioner.upsampling is not None:
             device = next(network.parameters()).device
             sounds = [torch.from_numpy(self.valid.sound(i, 0, samples)) for i in files]
             padded = torch.stack([F.pad(sound, (0, samples - len(sound))) for sound in sounds])

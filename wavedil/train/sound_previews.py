@@ -95,5 +95,5 @@ class SoundSamples:
 
 def _asked(network: nn.Module) -> str:
     """The options that sampling needs for this network."""
-    length = " --condition FILE" if network.conditioner.local is not None else " --seconds 4"
+    length = " --condition FILE" if network.conditioner.upsampling is not None else " --seconds 4"
     return length + (f" --speaker {network.speakers[0]}" if network.speakers else "")

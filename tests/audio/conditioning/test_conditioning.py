@@ -20,9 +20,8 @@ from wavedil.audio import (
 )
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.data.corpus import Corpus
-from wavedil.audio.data.crops import FeatureExcerpt, RandomCrops, crop_features
-from wavedil.audio.distributions.categorical import Sampling
-from wavedil.audio.distributions.mixtures import MixtureOfGaussians
+from wavedil.audio.data.crops import FeatureExcerpt, RandomCrops
+from wavedil.audio.distributions import MixtureOfGaussians, Sampling
 from wavedil.audio.evaluation import evaluate
 from wavedil.audio.generation.engines.cpu import NumbaSession
 from wavedil.audio.generation.engines.reference import TorchSession
@@ -70,7 +69,7 @@ VARIANTS = [
 
 
 def given(model, num=2, time=101):
-    condition = None if model.conditioner.local is None else model.features(sounds(num, time))
+    condition = None if model.conditioner.upsampling is None else model.features(sounds(num, time))
     return {"condition": condition, "speaker": ["cy", "ann", "bob"][:num] if model.speakers else None}
 
 
@@ -91,12 +90,12 @@ def test_forward_steps_and_engines_are_one_model(options):
     conditioning = model.conditioning(**given(model), num=2)
     assert conditioning.samples == (None if options.get("condition", 1) is None else 108)
     sound = generate(model, 101, num=2, seed=3, engine="torch", **given(model))
-    codes, condition = model.encode(sound[:, 0]), conditioning.joined(0, 101)
+    codes, condition = model.encode(sound[:, 0]), conditioning.condition(0, 101)
     with torch.no_grad():
         whole, state, parts, start = model(codes, condition), None, [], 0
         for length in (1, 50, 0, 50):
             stop = start + length
-            made, state = model.step(codes[:, start:stop], state, conditioning.joined(start, stop))
+            made, state = model.step(codes[:, start:stop], state, conditioning.condition(start, stop))
             parts.append(made)
             start = stop
         torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=1e-4, atol=1e-4)
@@ -136,7 +135,7 @@ def test_a_saved_stream_goes_on_within_its_condition(tmp_path, engine):
         stream(again, state=state | {"condition.position": torch.tensor([17, 18])}, **given(again))
 
 
-@pytest.mark.parametrize("name", ["conditioner.voices.weight", "conditioner.local.taps"])
+@pytest.mark.parametrize("name", ["conditioner.speaker_embedding.weight", "conditioner.upsampling.taps"])
 def test_weights_of_conditioning_that_are_nan_are_refused(name):
     model = make()
     with torch.no_grad():
@@ -170,8 +169,8 @@ def test_training_hears_what_sampling_hears():
     model = make(transposed)
     features, speaker = model.features(sounds()), torch.tensor([2, 0])
     with torch.no_grad():
-        trained = model.conditioner(model.conditioner.local.padded(features), speaker, 101)
-    torch.testing.assert_close(trained, model.conditioning(features, ["cy", "ann"], 2).joined(0, 101))
+        trained = model.conditioner(model.conditioner.upsampling.pad(features), speaker, 101)
+    torch.testing.assert_close(trained, model.conditioning(features, ["cy", "ann"], 2).condition(0, 101))
 
 
 def test_the_feature_of_the_frame_that_holds_the_predicted_sample():
@@ -187,15 +186,15 @@ def test_the_feature_of_the_frame_that_holds_the_predicted_sample():
     changed = features.clone()
     changed[..., 3] += 1
     with torch.no_grad():
-        before, after = (model(codes, model.conditioning(f).joined(0, 96)) for f in (features, changed))
+        before, after = (model(codes, model.conditioning(f).condition(0, 96)) for f in (features, changed))
         moved = ((before - after).abs().sum(1) > 0)[0]
         # Up to where the layers after the first, whose convolution comes before its condition, have forgotten it.
         assert moved.nonzero().flatten().tolist() == list(range(36, 48 + model.receptive_field - 2))
-        shifted = model.conditioning(features).features(1, 97 - 12)
-        assert not torch.equal(shifted[..., :80], model.conditioning(features).features(0, 80))
+        shifted = model.conditioning(features).upsampled_features(1, 97 - 12)
+        assert not torch.equal(shifted[..., :80], model.conditioning(features).upsampled_features(0, 80))
         for t in (0, 11, 12, 35, 36, 95):
             expected = net.conv(features)[0, :, t // 12]
-            torch.testing.assert_close(model.conditioning(features).features(t, t + 1)[0, :, 0], expected)
+            torch.testing.assert_close(model.conditioning(features).upsampled_features(t, t + 1)[0, :, 0], expected)
 
 
 def test_lengths_and_primes():
@@ -209,9 +208,9 @@ def test_lengths_and_primes():
     prime = whole[:1, :, :30]
     with torch.no_grad():
         conditioning = model.conditioning(**one)
-        _, state = model.step(model.encode(prime[:, 0]), None, conditioning.joined(0, 30))
+        _, state = model.step(model.encode(prime[:, 0]), None, conditioning.condition(0, 30))
     session = TorchSession(model.plan(), state, speaker=conditioning.speaker)
-    expected = session.run(Uniforms(9, 1).draw(40), conditioning.features(30, 70))
+    expected = session.run(Uniforms(9, 1).draw(40), conditioning.upsampled_features(30, 70))
     for engine in ("torch", "numba"):
         primed = generate(model, 40, seed=9, prime=prime, engine=engine, **one)
         assert torch.equal(model.encode(primed[:, 0]), expected)
@@ -223,7 +222,7 @@ def test_a_model_folder_keeps_its_conditioning(tmp_path):
         model = make(condition)
         again = load(save(model, tmp_path / str(number)))
         assert again.config == model.config and again.speakers == ("ann", "bob", "cy")
-        features = torch.randn(1, model.conditioner.local.features.channels, 4)
+        features = torch.randn(1, model.conditioner.upsampling.features.channels, 4)
         ours, theirs = (generate(m, 25, condition=features, speaker="bob") for m in (model, again))
         assert torch.equal(ours, theirs)
 
@@ -240,7 +239,7 @@ def test_guidance_extrapolates_from_the_stream_without_conditioning(distribution
     sound = generate(model, 60, guidance=1.7, engine=engine, **options)
     assert not torch.equal(sound, plain)
     codes, u = model.encode(sound[:, 0]), Uniforms(4, 2).draw(60)
-    condition = model.conditioning(**given(model), num=2).joined(0, 60).double()
+    condition = model.conditioning(**given(model), num=2).condition(0, 60).double()
     model.double()
     with torch.no_grad():
         with_it, without = model(codes, condition), model(codes, torch.zeros_like(condition))
@@ -260,11 +259,11 @@ def test_guided_streams_go_on_and_end_on_their_own(engine, kind, threads):
         assert torch.equal(clip, whole[index, :, : clip.shape[1]])
     conditioning, u = model.conditioning(**given(model, 3), num=3), Uniforms(4, 3).draw(60)
     session = kind(model.plan(), model.start(3), speaker=conditioning.speaker, guidance=2.0, threads=threads)
-    session.run(u[:, :31], conditioning.features(0, 31))
+    session.run(u[:, :31], conditioning.upsampled_features(0, 31))
     state, own = select(session.state(), [2, 0]), conditioning.select([2, 0])
     session = kind(model.plan(), state, speaker=own.speaker, guidance=2.0, threads=threads)
-    rest = session.run(u[[2, 0], 31:], own.features(31, 60))
-    scores = session.score(rest, own.features(31, 60))
+    rest = session.run(u[[2, 0], 31:], own.upsampled_features(31, 60))
+    scores = session.score(rest, own.upsampled_features(31, 60))
     assert scores.shape == (2, model.distribution.num_parameters, 29) and scores.isfinite().all()
     assert torch.equal(rest, model.encode(whole[[2, 0], 0, 31:]))
     # By the door: a voice alone has no end, so the state is all that is needed to go on.
@@ -280,8 +279,8 @@ def test_a_primed_guided_stream_has_heard_the_recording_without_conditioning():
     sound = generate(model, 60, seed=4, guidance=2.0, **condition)
     plan, start, conditioning = model.plan(), model.start(1), model.conditioning(**condition)
     session = TorchSession(plan, start, speaker=conditioning.speaker, guidance=2.0)
-    session.score(model.encode(sound[:, 0, :25]), conditioning.features(0, 25))
-    rest = session.run(Uniforms(7, 1).draw(30), conditioning.features(25, 55))
+    session.score(model.encode(sound[:, 0, :25]), conditioning.upsampled_features(0, 25))
+    rest = session.run(Uniforms(7, 1).draw(30), conditioning.upsampled_features(25, 55))
     primed = generate(model, 30, seed=7, guidance=2.0, prime=sound[..., :25], **condition)
     assert torch.equal(model.encode(primed[:, 0]), rest)
 
@@ -313,8 +312,8 @@ def test_features_of_crops_are_those_of_the_file(tmp_path):
             whole = torch.from_numpy(corpus.sound(file)).unsqueeze(0)
             with torch.no_grad():
                 batch = {key: value.unsqueeze(0) for key, value in item.items()}
-                ours = net(crop_features(net, batch))[..., :130]
-                expected = net(net.padded(net.features(whole)))[..., start : start + 130]
+                ours = net(net.crop_features(batch))[..., :130]
+                expected = net(net.pad(net.features(whole)))[..., start : start + 130]
             stop = min(130, whole.shape[1] - start)
             torch.testing.assert_close(ours[..., :stop], expected[..., :stop], rtol=1e-3, atol=1e-3)
             seen.add((file, start == 0, start + 130 >= whole.shape[1]))
@@ -328,7 +327,7 @@ def test_evaluation_is_conditioned():
     clips = list(sounds(2, 101))
     result = evaluate(model, clips, speakers=["bob", "cy"])
     codes = model.encode(torch.stack(clips))
-    condition = model.conditioning(model.features(torch.stack(clips)), ["bob", "cy"], 2).joined(0, 101)
+    condition = model.conditioning(model.features(torch.stack(clips)), ["bob", "cy"], 2).condition(0, 101)
     with torch.no_grad():
         nats = model.loss(codes, condition=condition).item()
     assert result.bits_per_sample == pytest.approx(nats / math.log(2), rel=1e-5)
@@ -343,7 +342,7 @@ NAN = torch.full((1, 5, 9), math.nan)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, f: generate(m, 20, condition=f, speaker="dan"), "'dan' is unknown: this model knows ann, bob, cy"),
+        (lambda m, f: generate(m, 20, condition=f, speaker="dan"), "'dan' is unknown: expected one of ann, bob, cy"),
         (lambda m, f: generate(m, 20, condition=f, speaker=3), "3 is unknown"),
         (lambda m, f: generate(m, 20, condition=f, speaker=["ann", "bob"]), "2 names for 1 streams"),
         (lambda m, f: generate(m, 20, condition=f), "needs a speaker: one of ann, bob, cy"),
@@ -352,26 +351,29 @@ NAN = torch.full((1, 5, 9), math.nan)
         (lambda m, f: generate(m, 20, condition=f[:, :4], speaker="ann"), r"expected \(1 or 1, 5, frames\)"),
         (
             lambda m, f: generate(m, 130, condition=f, speaker="ann"),
-            "9 frames at a hop of 12, which last 108 samples, but 130 samples are asked for: give 11 frames",
+            "9 frames at a hop of 12, which last 108 samples, but 130 samples are needed: give 11 frames",
         ),
         (
             lambda m, f: generate(m, 9, condition=f, speaker="ann", prime=torch.zeros(1, 1, 200)),
-            "200 samples are asked",
+            "200 samples are needed",
         ),
         (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=-1.0), "guidance is -1"),
         (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=2.0, engine="graphs"), "use engine torch"),
         (lambda m, f: generate(make(None, ()), 20, guidance=2.0), "has no conditioning"),
         (lambda m, f: generate(make(None, ()), 20, speaker="ann"), "takes no speaker"),
         (lambda m, f: m(torch.zeros(1, 20, dtype=torch.int64)), r"expected \(1, 21, 20\)"),
-        (lambda m, f: make(lambda: LogMel(**MEL)), "condition is a LogMel: expected what brings features"),
-        (lambda m, f: make(lambda: NearestUpsampling(LogMel(16000))), "16000 Hz, the model for 8000 Hz"),
+        (lambda m, f: make(lambda: LogMel(**MEL)), "condition is a LogMel: expected a network that brings features"),
+        (
+            lambda m, f: make(lambda: NearestUpsampling(LogMel(16000))),
+            "condition has features for 16000 Hz, the model for 8000 Hz",
+        ),
         (lambda m, f: make(speakers=("a", "a")), "a name occurs twice"),
-        (lambda m, f: TransposedUpsampling(LogMel(**MEL), [3, 5]), "product is 15: expected .* hop_length, 12"),
+        (lambda m, f: TransposedUpsampling(LogMel(**MEL), [3, 5]), "product is 15: expected hop_length, 12"),
         (lambda m, f: NearestUpsampling(LogMel(**MEL), frame_kernel_size=2), "expected an odd number"),
         (lambda m, f: LogMel(8000, fmax=5000), "fmax <= 4000"),
         (lambda m, f: LogMel(8000, n_fft=401), "n_fft is 401: expected an even number"),
-        (lambda m, f: LogMel(8000, n_fft=100, hop_length=200), "shorter than the hop"),
-        (lambda m, f: Features(3, 7)(torch.zeros(1, 20)), "made elsewhere"),
+        (lambda m, f: LogMel(8000, n_fft=100, hop_length=200), "n_fft is 100: expected at least hop_length, 200"),
+        (lambda m, f: Features(3, 7)(torch.zeros(1, 20)), "not computed from sound"),
     ],
 )
 def test_errors_say_what_to_do(call, message):

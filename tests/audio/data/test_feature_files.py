@@ -75,7 +75,7 @@ def test_training_and_evaluation_with_feature_files(tmp_path, recordings, capsys
     options += ["--previews.seconds=0.05", "--samples.num=2", "--samples.seconds=0.05"]
     folder = train("vocoder", out=str(tmp_path / "run"), overrides=options)
     model = load(folder / "model")
-    assert model.conditioner.local.features.channels == CHANNELS
+    assert model.conditioner.upsampling.features.channels == CHANNELS
     sound = torch.from_numpy(corpus_of(recordings).sound(0))
     features = torch.from_numpy(np.load(recordings / "0.npy"))
     known = evaluate(model, [sound], features=[features]).bits_per_sample

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from wavedil.audio.distributions.categorical import Categorical, Sampling
-from wavedil.audio.distributions.mixtures import MixtureOfGaussians, MixtureOfLogistics, make_distribution
-from wavedil.audio.distributions.quantizers import Linear, MuLaw, make_quantizer
+from wavedil.audio.distributions import Categorical, Linear, MixtureOfGaussians, MixtureOfLogistics, MuLaw, Sampling
+from wavedil.audio.distributions.mixtures import make_distribution
+from wavedil.audio.distributions.quantizers import make_quantizer
 from wavedil.errors import WavedilError
 
 QUANTIZERS = [MuLaw(256), MuLaw(31), Linear(64), Linear(7)]
@@ -23,7 +23,7 @@ def row(logits, means, scales) -> torch.Tensor:
 
 
 def mixture(head, quantizer):
-    return head(quantizer, 3), row([0.5, -1.0, 0.0], [-0.4, 0.02, 0.7], [0.05, 0.3, 0.01])
+    return head(3).set_quantizer(quantizer), row([0.5, -1.0, 0.0], [-0.4, 0.02, 0.7], [0.05, 0.3, 0.01])
 
 
 def probabilities(distribution, parameters) -> torch.Tensor:
@@ -92,12 +92,12 @@ def test_probabilities_are_the_integrals_of_the_density(head, quantizer):
 
 
 def test_hand_computed():
-    distribution = MixtureOfLogistics(Linear(4), 1)  # cells meet at -0.75, -0.25, 0.25
+    distribution = MixtureOfLogistics(1).set_quantizer(Linear(4))  # cells meet at -0.75, -0.25, 0.25
     sigmoid = [1 / (1 + math.exp(-(x - 0.1) / 0.2)) for x in (-0.75, -0.25, 0.25)]
     got = probabilities(distribution, row([], [0.1], [0.2]))
     assert got.tolist() == pytest.approx([sigmoid[0], sigmoid[1] - sigmoid[0], sigmoid[2] - sigmoid[1], 1 - sigmoid[2]])
     cdf = [(1 + math.erf((x - 0.1) / 0.2 / math.sqrt(2))) / 2 for x in (-0.75, -0.25, 0.25)]
-    got = probabilities(MixtureOfGaussians(Linear(4), 1), row([], [0.1], [0.2]))
+    got = probabilities(MixtureOfGaussians(1).set_quantizer(Linear(4)), row([], [0.1], [0.2]))
     assert got.tolist() == pytest.approx([cdf[0], cdf[1] - cdf[0], cdf[2] - cdf[1], 1 - cdf[2]])
 
 
@@ -108,14 +108,14 @@ def test_nats_compare_with_a_softmax_over_the_same_codes(head):
     codes = torch.randint(256, (1, 20), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(20).unsqueeze(0) % 3 == 0
     ours = distribution.nll(parameters.expand(-1, -1, 20), codes, mask)
-    torch.testing.assert_close(ours, Categorical(256).nll(logits, codes, mask))
+    torch.testing.assert_close(ours, Categorical().set_quantizer(MuLaw(256)).nll(logits, codes, mask))
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("components", [1, 4])
 @pytest.mark.parametrize("quantizer", [MuLaw(256), Linear(65536)])
 def test_gradients(head, components, quantizer):
-    distribution = head(quantizer, components)
+    distribution = head(components).set_quantizer(quantizer)
     generator = torch.Generator().manual_seed(components)
     parameters = torch.randn(2, distribution.num_parameters, 6, generator=generator, dtype=torch.float64) * 0.4
     parameters[:, -components:] -= 2  # scales
@@ -126,7 +126,7 @@ def test_gradients(head, components, quantizer):
 
 
 def test_the_gradient_of_a_mean_on_an_edge_is_that_beside_it():
-    distribution, quantizer = MixtureOfGaussians(MuLaw(256), 1), MuLaw(256)
+    distribution, quantizer = MixtureOfGaussians(1).set_quantizer(MuLaw(256)), MuLaw(256)
     for code, edge in ((128, 0.0), (200, quantizer.edges[199].item())):
         found = []
         for mean in (edge, edge + 1e-9):
@@ -142,7 +142,7 @@ def test_the_gradient_of_a_mean_on_an_edge_is_that_beside_it():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_everything_finite_at_the_edges(head, components, quantizer, dtype):
     """Silence, clipped sound, and parameters of a head that went far astray."""
-    distribution = head(quantizer, components)
+    distribution = head(components).set_quantizer(quantizer)
     last = quantizer.num_codes - 1
     codes = torch.tensor([0, 1, last // 5, quantizer.zero - 1, quantizer.zero, last - 1, last])
     for mean in (-1e4, -1.0, 0.0, 1.0, 1e4):
@@ -165,7 +165,7 @@ def test_everything_finite_at_the_edges(head, components, quantizer, dtype):
 @pytest.mark.parametrize("head", HEADS)
 def test_far_tails_keep_their_digits(head):
     """log p of a cell 1e5 scales from the mean, against the tail's expansion."""
-    distribution = head(Linear(65536), 1)
+    distribution = head(1).set_quantizer(Linear(65536))
     scale, code = 1e-6, 32768 + 3277  # cell from 0.10000 on
     start = distribution.quantizer.boundary(torch.tensor([code])).item()
     parameters = row([], [0.0], [scale]).requires_grad_()
@@ -194,7 +194,7 @@ def test_an_even_grid_of_uniforms_draws_the_probabilities(head, quantizer):
 
 
 def test_one_uniform_picks_component_and_place():
-    distribution = MixtureOfLogistics(Linear(2000), 2)
+    distribution = MixtureOfLogistics(2).set_quantizer(Linear(2000))
     parameters = row([math.log(0.25), math.log(0.75)], [-0.5, 0.2], [0.01, 0.02])[..., 0]
 
     def amplitude(u, **settings):
@@ -212,7 +212,7 @@ def test_one_uniform_picks_component_and_place():
     assert amplitude(0.55, temperature=0.5) == expected(0.2, 0.01, 0.5)
     assert amplitude(0.01, temperature=0) == amplitude(0.99, temperature=0) == pytest.approx(0.2, abs=6e-4)
     assert amplitude(0.0) == expected(-0.5, 0.01, 2**-53)
-    gaussian = MixtureOfGaussians(Linear(2000), 1)
+    gaussian = MixtureOfGaussians(1).set_quantizer(Linear(2000))
     code = gaussian.sample(row([], [0.1], [0.2])[..., 0], torch.tensor([0.975]).double(), Sampling())
     assert gaussian.quantizer.decode(code).item() == pytest.approx(0.1 + 0.2 * 1.959964, abs=6e-4)
 
@@ -253,7 +253,7 @@ def scalar_sample(distribution, row, u, temperature, top_p):
 @pytest.mark.parametrize("quantizer", [MuLaw(256), Linear(65536)])
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.6}, {"top_p": 0.3}, {"temperature": 0.0}])
 def test_a_scalar_loop_draws_the_same_codes(head, components, quantizer, settings):
-    distribution, settings = head(quantizer, components), Sampling(**settings)
+    distribution, settings = head(components).set_quantizer(quantizer), Sampling(**settings)
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(400, distribution.num_parameters, generator=generator) * 0.5
     rows[:, -components:] -= 3
@@ -286,7 +286,7 @@ def test_the_prior_is_close_to_the_counts(head, components):
     counts = torch.bincount(codes, minlength=256)
     p = counts / counts.sum()
     entropy = -(p * p.clamp(min=1e-9).log()).sum().item()
-    distribution = head(quantizer, components)
+    distribution = head(components).set_quantizer(quantizer)
     parameters = distribution.prior(counts)
     assert parameters.shape == (distribution.num_parameters,)
     nats = distribution.nll(parameters.view(1, -1, 1).expand(-1, -1, len(codes)), codes.unsqueeze(0)).mean().item()
@@ -300,15 +300,15 @@ def test_the_prior_is_close_to_the_counts(head, components):
     ("call", "message"),
     [
         (lambda: make_distribution("normal", MuLaw(256)), "expected one of categorical, logistics, gaussians"),
-        (lambda: make_distribution("categorical", MuLaw(256), 3), "but the distribution is categorical"),
+        (lambda: make_distribution("categorical", MuLaw(256), 3), "since the distribution is categorical"),
         (lambda: make_distribution("logistics", MuLaw(256), 0), "components is 0"),
         (lambda: make_quantizer("alaw", 256), "expected one of mulaw, linear"),
         (lambda: make_quantizer("linear", 65537), "expected 2 to 65536"),
         (lambda: Linear(4).encode(torch.tensor([math.nan])), "1 of 1 samples are NaN"),
         (lambda: Linear(4).decode(torch.tensor([4])), "codes span 4..4, expected 0..3"),
         (
-            lambda: MixtureOfGaussians(MuLaw(256), 1).check(Sampling(top_k=5)),
-            "top_k is 5, which belongs to categorical",
+            lambda: MixtureOfGaussians(1).set_quantizer(MuLaw(256)).check(Sampling(top_k=5)),
+            "top_k is 5: expected None, since it is for categorical",
         ),
     ],
 )

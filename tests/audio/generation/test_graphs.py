@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wavedil.audio import WaveNet
-from wavedil.audio.distributions.categorical import Categorical, Sampling
+from wavedil.audio.distributions import Categorical, MuLaw, Sampling
 from wavedil.audio.generation.engines import graphs
 from wavedil.audio.generation.engines.graphs import GraphSession
 from wavedil.audio.generation.engines.reference import TorchSession
@@ -95,7 +95,13 @@ def test_conditions_speakers_and_distributions_that_look_at_their_numbers(distri
     model = WaveNet(8, 12, "1,2", num_codes=31).to(DEVICE)
     plan = model.plan()
     layers = tuple(replace(layer, condition=torch.randn(16, 5, device=DEVICE)) for layer in plan.layers)
-    plan = replace(plan, layers=layers, condition_channels=3, speaker_channels=2, distribution=distribution(31))
+    plan = replace(
+        plan,
+        layers=layers,
+        condition_channels=3,
+        speaker_channels=2,
+        distribution=distribution().set_quantizer(MuLaw(31)),
+    )
     uniforms, voices = Uniforms(0, 3).draw(12).to(DEVICE), torch.randn(3, 2, device=DEVICE)
     features = torch.randn(3, 3, 12, device=DEVICE)
     reference, session = (engine(plan, model.start(3), speaker=voices) for engine in (TorchSession, Plain))

@@ -150,7 +150,7 @@ def test_a_mixture_draws_what_the_reference_draws_also_at_its_edges(quantizer, m
     from wavedil.audio.generation.engines.cpu.mixtures import choose_amplitude
 
     draw = torch.Generator().manual_seed(0)
-    distribution = mixture(quantizer, components)
+    distribution = mixture(components).set_quantizer(quantizer)
     parameters = torch.randn(3000, distribution.num_parameters, generator=draw)
     parameters[:, 2 * components :] -= 4
     parameters[::3] *= 30  # components that are never taken; scales of nothing and of everything

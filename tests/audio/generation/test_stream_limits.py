@@ -80,9 +80,9 @@ def test_a_condition_that_ends_too_early_is_told(heard, engine):
     state = state_after(heard, 80, condition=frames, **given)
     sound = torch.zeros(1, 1, 10 * HOP)
     for make in (stream, lambda *a, **b: generate(*a, 5, **b), generate):
-        with pytest.raises(WavedilError, match="but 81 samples are asked for|but 85 samples"):
+        with pytest.raises(WavedilError, match="but 81 samples are needed|but 85 samples"):
             make(heard, state=state, condition=frames[..., :5], **given)
-        with pytest.raises(WavedilError, match="the condition has 10 frames .* but 10[15] samples are asked for"):
+        with pytest.raises(WavedilError, match="condition has 10 frames .* but 10[15] samples are needed"):
             make(heard, prime=sound, condition=frames, **given)
     with pytest.raises(WavedilError, match="expected a positive number"):
         generate(heard, [10, None], condition=frames, **given)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wavedil.audio import WaveNet, generate, load, save, stream
-from wavedil.audio.distributions.categorical import Categorical, Sampling
+from wavedil.audio.distributions import Categorical, MuLaw, Sampling
 from wavedil.audio.evaluation import evaluate
 from wavedil.audio.generation.engines import ENGINES
 from wavedil.audio.generation.engines.reference import TorchSession
@@ -112,8 +112,9 @@ def test_streams_do_not_depend_on_the_batch_at_full_width():
 def test_rounding_never_picks_a_code_without_weight():
     logits = torch.log(torch.tensor([[0.3, 0.4, 0.3, 0.0]], dtype=torch.float64))
     u = torch.tensor([1 - 2**-53], dtype=torch.float64)
-    assert Categorical(4).sample(logits, u, Sampling()).item() == 2
-    assert Categorical(4).sample(logits, u, Sampling(temperature=1e-310)).item() == 1
+    softmax = Categorical().set_quantizer(MuLaw(4))
+    assert softmax.sample(logits, u, Sampling()).item() == 2
+    assert softmax.sample(logits, u, Sampling(temperature=1e-310)).item() == 1
 
 
 def test_state_continues_elsewhere():
@@ -281,10 +282,11 @@ def test_states_of_other_models_are_refused():
 
 
 def test_choice_is_the_inverse_cdf():
+    softmax = Categorical().set_quantizer(MuLaw(4))
     logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
 
     def pick(u, **settings):
-        return Categorical(4).sample(logits, torch.tensor([u], dtype=torch.float64), Sampling(**settings)).item()
+        return softmax.sample(logits, torch.tensor([u], dtype=torch.float64), Sampling(**settings)).item()
 
     assert [pick(u) for u in (0.0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61, 0.999999)] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [pick(u, temperature=0) for u in (0.0, 0.9)] == [3, 3]
@@ -335,9 +337,12 @@ def test_truncation_equals_a_sort(temperature, top_k, top_p):
         (lambda m: WaveNet(skip_channels=0), "positive integer"),
         (lambda m: WaveNet(dilations="0,1"), "0"),
         (lambda m: WaveNet(input="sound"), "expected one of codes, scalar"),
-        (lambda m: WaveNet(components=3), "but the distribution is categorical"),
+        (lambda m: WaveNet(components=3), "since the distribution is categorical"),
         (lambda m: WaveNet(quantizer="linear", num_codes=1), "expected 2 to 65536"),
-        (lambda m: generate(make(distribution="gaussians"), 5, top_k=3), "top_k is 3, which belongs to categorical"),
+        (
+            lambda m: generate(make(distribution="gaussians"), 5, top_k=3),
+            "top_k is 3: expected None, since it is for categorical",
+        ),
     ],
 )
 def test_errors_say_what_to_do(call, message):

@@ -1,9 +1,14 @@
-"""Frames to samples: the nets that bring local features to the sample rate."""
+"""Upsampling networks: from frames of local features to the sample rate.
+
+:class:`Upsampling` and its subclasses are for WaveNet's conditioning, where an excerpt of the features must give the
+same samples as all of them. :class:`StretchUpsampling` and :class:`SpectrogramUpsampling` are those of Parallel WaveGAN
+and DiffWave, which pad the ends of the features themselves.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +21,16 @@ from wavedil.weights import register
 
 
 class Upsampling(nn.Module):
-    """A convolution over frames, and then what a subclass does to get ``hop_length`` samples out of each.
+    """Convolution over frames, then the upsampling of a subclass: ``hop_length`` samples per frame.
 
-    ``forward``: ``(batch, features.channels, reach + frames + reach) -> (batch, channels, frames * hop)``. A sample
-    sees the frame that holds it and ``reach`` frames on each side; at the ends of a sound the outermost frame goes on.
+    ``forward``: ``(batch, features.channels, reach + frames + reach) -> (batch, channels, frames * hop_length)``. A
+    sample sees its own frame and ``reach`` frames on each side. At the ends of a sound the outermost frame is repeated.
 
     Args:
         features: :class:`wavedil.audio.conditioning.features.LogMel`, or ``Features`` for any other.
         channels: of the output; default those of the features.
         frame_kernel_size: frames that the convolution sees, odd.
+        spread: frames on each side that :meth:`upsample` sees.
     """
 
     def __init__(self, features: Features, channels: int | None, frame_kernel_size: int, spread: int):
@@ -42,35 +48,46 @@ class Upsampling(nn.Module):
         return self.upsample(self.conv(frames))
 
     def upsample(self, frames: Tensor) -> Tensor:
-        """``(batch, channels, spread + frames + spread) -> (batch, channels, frames * hop)``."""
+        """``(batch, channels, spread + frames + spread) -> (batch, channels, frames * hop_length)``."""
         raise NotImplementedError
 
-    def padded(self, features: Tensor) -> Tensor:
-        """Whole features ``(batch, features.channels, frames)``, with ``reach`` more of the first and of the last."""
+    def pad(self, features: Tensor) -> Tensor:
+        """Repeats the first and the last frame of ``(batch, features.channels, frames)`` ``reach`` times each."""
         return F.pad(features, (self.reach, self.reach), mode="replicate")
 
+    def crop_features(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Features ``(batch, channels, reach + frames + reach)`` of a batch of crops.
+
+        They are in ``batch["features"]``, or computed from ``batch["sound"]``; then ``batch["frames"]`` holds the index
+        of each frame, in which the file's first or last frame replaces those outside the file.
+        """
+        if "features" in batch:
+            return batch["features"]
+        features = self.features.from_excerpt(batch["sound"])
+        return features.gather(2, batch["frames"].unsqueeze(1).expand(-1, features.shape[1], -1))
+
     def check(self, features: Tensor, batch: int) -> None:
-        """Refuses features of another number of channels or streams, and NaN."""
+        """Raises WavedilError for another number of channels or streams, and for NaN."""
         shape, channels = tuple(features.shape), self.features.channels
         if len(shape) != 3 or shape[0] not in (1, batch) or shape[1] != channels or shape[2] == 0:
             raise WavedilError(
-                f"the condition has shape {shape}: expected (1 or {batch}, {channels}, frames), a frame every "
+                f"condition has shape {shape}: expected (1 or {batch}, {channels}, frames), a frame every "
                 f"{self.hop_length} samples"
             )
         if not bool(torch.isfinite(features).all()):
             count = int((~torch.isfinite(features)).sum())
-            raise WavedilError(f"the condition has {count} values that are NaN or infinite: check how it was made")
+            raise WavedilError(f"condition has {count} values that are NaN or infinite: check how it was made")
 
 
 @register
 class NearestUpsampling(Upsampling):
-    """Repeats each frame ``hop_length`` times and smooths the result (as r9y9's ConvInUpsample).
+    """Nearest-neighbor upsampling, smoothed by one filter of ``2 * hop_length + 1`` taps for all channels.
 
-    One filter of ``2 * hop_length + 1`` taps serves all channels.
+    As r9y9's ConvInUpsample. The filter starts as a mean, and the parameters ``taps`` are multiples of it: Adam's steps
+    are of equal size for every parameter, and would turn taps of 1 / 401 into noise.
 
-    The filter starts as the mean over its taps, and ``taps`` are multiples of that: a step of Adam is as large for
-    every parameter, and it would make noise of taps of 1 / 401. It meets only three frames at a time, so it is summed
-    up to three factors for each place in a frame, which is the same and costs a hundredth.
+    The filter sees only three frames at a time. So its taps are summed to three factors per position in a frame, which
+    gives the same result at a hundredth of the cost.
     """
 
     def __init__(self, features: Features, channels: int | None = None, frame_kernel_size: int = 3):
@@ -79,37 +96,31 @@ class NearestUpsampling(Upsampling):
 
     def upsample(self, frames: Tensor) -> Tensor:
         hop = self.hop_length
-        reached = F.pad(self.taps.cumsum(0) / len(self.taps), (1, 0))  # reached[i]: the sum of the first i taps
-        place = torch.arange(hop, device=frames.device)
-        # Of the taps around place p, the first hop - p lie in the frame before, the next hop in its own.
-        before, upto = reached[hop - place], reached[2 * hop - place]
-        factors = torch.stack([before, upto - before, reached[-1] - upto])  # (3, hop)
+        sums = F.pad(self.taps.cumsum(0) / len(self.taps), (1, 0))  # sums[i]: the first i taps
+        position = torch.arange(hop, device=frames.device)
+        # Around position p of a frame, the first hop - p taps are in the frame before, the next hop in its own.
+        before, up_to = sums[hop - position], sums[2 * hop - position]
+        factors = torch.stack([before, up_to - before, sums[-1] - up_to])  # (3, hop)
         windows = torch.stack([frames[..., :-2], frames[..., 1:-1], frames[..., 2:]], dim=-1)
         return (windows @ factors.to(windows.dtype)).flatten(2)
 
 
 @register
 class TransposedUpsampling(Upsampling):
-    """Transposed convolutions, one for each factor, with leaky ReLUs between.
+    """Transposed convolutions, one per factor, with leaky ReLUs between them.
 
     Args:
-        factors: how many samples each makes of one; their product is the hop.
+        factors: upsampling factor of each; their product is ``hop_length``.
     """
 
     def __init__(
         self, features: Features, factors: Sequence[int], channels: int | None = None, frame_kernel_size: int = 3
     ):
         super().__init__(features, channels, frame_kernel_size, spread=1 if len(factors) == 1 else 2)
-        if (
-            not factors
-            or any(not isinstance(f, int) or f < 2 for f in factors)
-            or math.prod(factors) != self.hop_length
-        ):
-            raise WavedilError(
-                f"factors are {list(factors)}, whose product is {math.prod(factors)}: expected factors "
-                f"of 2 or more whose product is hop_length, {self.hop_length}"
-            )
-        # Twice the stride, so that every output sees two inputs; an odd stride needs one tap more to stay centered.
+        if not factors or any(not isinstance(factor, int) or factor < 2 for factor in factors):
+            raise WavedilError(f"factors is {list(factors)}: expected integers of 2 or more")
+        _check_product(factors, self.hop_length)
+        # Twice the stride, so that every output sees two inputs; an odd stride needs one more tap to stay centered.
         self.convs = nn.ModuleList(
             nn.ConvTranspose1d(self.channels, self.channels, 2 * f + f % 2, f, padding=(f + f % 2) // 2)
             for f in factors
@@ -124,34 +135,101 @@ class TransposedUpsampling(Upsampling):
 
 @register
 class ImageUpsampling(Upsampling):
-    """Transposed convolutions over features as an image of one map, bands by frames: what published vocoders have.
+    """:class:`SpectrogramUpsampling` without overlap, as published WaveNet vocoders have it.
 
-    As long as their stride, so that a sample sees the frame that holds it and neighboring bands. No factors leave
-    features as they are, for those at the sample rate (hop 1).
+    A sample sees its own frame only, and neighboring bands. Without factors the features pass unchanged, for features
+    at the sample rate (hop length 1).
 
     Args:
-        factors: how many samples each makes of one; their product is the hop.
-        band_kernel_size: bands that each sees, odd.
-        slope: of the leaky ReLU after each: 0 is a ReLU, 1 is none.
+        factors, band_kernel_size, slope: see :class:`SpectrogramUpsampling`; slope 0 is a ReLU, 1 is no activation.
     """
 
     def __init__(self, features: Features, factors: Sequence[int] = (), band_kernel_size: int = 3, slope: float = 0.0):
         super().__init__(features, None, frame_kernel_size=1, spread=0)
-        self.conv = nn.Identity()  # these nets begin with the image
-        if math.prod(factors) != self.hop_length:
-            raise WavedilError(
-                f"factors are {list(factors)}, whose product is {math.prod(factors)}: expected hop_length, "
-                f"{self.hop_length}"
-            )
-        if not isinstance(band_kernel_size, int) or band_kernel_size < 1 or band_kernel_size % 2 == 0:
-            raise WavedilError(f"band_kernel_size is {band_kernel_size!r}: expected an odd number of bands")
+        self.conv = nn.Identity()  # these networks have no convolution over frames
+        _check_product(factors, self.hop_length)
+        self.convs = spectrogram_convs(factors, band_kernel_size, overlap=1)
         self.slope = slope
-        self.convs = nn.ModuleList(
-            nn.ConvTranspose2d(1, 1, (band_kernel_size, f), (1, f), padding=(band_kernel_size // 2, 0)) for f in factors
-        )
 
     def upsample(self, frames: Tensor) -> Tensor:
-        image = frames.unsqueeze(1)
-        for conv in self.convs:
-            image = F.leaky_relu(conv(image), self.slope)
-        return image.squeeze(1)
+        return upsample_spectrogram(frames, self.convs, self.slope)
+
+
+class SpectrogramUpsampling(nn.Module):
+    """Transposed convolutions over the features as a one-channel image of bands by frames, each with a leaky ReLU.
+
+    ``forward``: ``(batch, bands, frames) -> (batch, bands, frames * hop_length)``.
+
+    Args:
+        factors: upsampling factor of each convolution; their product is ``hop_length``.
+        band_kernel_size: bands that each convolution sees, odd.
+        overlap: length of the kernels along time, as a multiple of their stride.
+        slope: of the leaky ReLUs.
+    """
+
+    def __init__(self, factors: Sequence[int], band_kernel_size: int = 3, overlap: int = 2, slope: float = 0.4):
+        super().__init__()
+        self.hop_length, self.slope = math.prod(factors), slope
+        self.convs = spectrogram_convs(factors, band_kernel_size, overlap)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return upsample_spectrogram(frames, self.convs, self.slope)
+
+
+class StretchUpsampling(nn.Module):
+    """Convolution over frames; then per factor nearest-neighbor upsampling, smoothed by one filter for all channels.
+
+    ``forward``: ``(batch, channels, frames) -> (batch, channels, frames * hop_length)``. It is the
+    ConvInUpsampleNetwork of kan-bayashi's ``parallel_wavegan``: the convolution pads by repeating the outermost frames,
+    the smoothing filters with zeros.
+
+    Args:
+        factors: upsampling factors; their product is ``hop_length``.
+        context: frames on each side that the convolution sees.
+    """
+
+    def __init__(self, channels: int, factors: Sequence[int], context: int):
+        super().__init__()
+        self.factors, self.context, self.hop_length = tuple(factors), context, math.prod(factors)
+        self.conv = DilatedConv(1, channels, channels, 2 * context + 1, padding="valid", bias=False)
+        self.filters = nn.ModuleList(DilatedConv(2, 1, 1, (1, 2 * factor + 1), bias=False) for factor in factors)
+        for smoothing in self.filters:
+            nn.init.constant_(smoothing.weight, 1 / smoothing.weight.numel())
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = F.pad(frames, (self.context, self.context), mode="replicate") if self.context else frames
+        x = self.conv(x).unsqueeze(1)
+        for factor, smoothing in zip(self.factors, self.filters, strict=True):
+            x = smoothing(x.repeat_interleave(factor, dim=3))
+        return x.squeeze(1)
+
+
+def spectrogram_convs(factors: Sequence[int], band_kernel_size: int, overlap: int) -> nn.ModuleList:
+    """The convolutions of :class:`SpectrogramUpsampling`."""
+    if not isinstance(band_kernel_size, int) or band_kernel_size < 1 or band_kernel_size % 2 == 0:
+        raise WavedilError(f"band_kernel_size is {band_kernel_size!r}: expected an odd number of bands")
+    return nn.ModuleList(
+        nn.ConvTranspose2d(
+            1,
+            1,
+            (band_kernel_size, overlap * factor),
+            (1, factor),
+            padding=(band_kernel_size // 2, (overlap - 1) * factor // 2),
+        )
+        for factor in factors
+    )
+
+
+def upsample_spectrogram(frames: Tensor, convs: nn.ModuleList, slope: float) -> Tensor:
+    """``(batch, bands, frames) -> (batch, bands, time)``."""
+    image = frames.unsqueeze(1)
+    for conv in convs:
+        image = F.leaky_relu(conv(image), slope)
+    return image.squeeze(1)
+
+
+def _check_product(factors: Sequence[int], hop_length: int) -> None:
+    if math.prod(factors) != hop_length:
+        raise WavedilError(
+            f"factors is {list(factors)}, whose product is {math.prod(factors)}: expected hop_length, {hop_length}"
+        )

@@ -87,17 +87,6 @@ class FeatureExcerpt:
         return {"sound": sound, "frames": frames}
 
 
-def crop_features(local: Upsampling, batch: dict[str, Tensor]) -> Tensor:
-    """Features ``(batch, channels, reach + frames + reach)`` of a batch of crops.
-
-    They are the batch's ``features`` if it has them; otherwise they are computed from its excerpts.
-    """
-    if "features" in batch:
-        return batch["features"]
-    features = local.features.inside(batch["sound"])
-    return features.gather(2, batch["frames"].unsqueeze(1).expand(-1, features.shape[1], -1))
-
-
 class RandomCrops(Dataset[dict[str, Tensor]]):
     """Crops at random positions, uniform over the samples of a corpus. See the module's docstring for the items.
 

@@ -1,90 +1,94 @@
-"""Continuous output distributions: mixtures over amplitudes, whose likelihoods are those of a quantizer's codes.
+"""Mixtures over amplitudes, with the likelihood of a quantizer's codes.
 
-A code's probability is what the mixture gives to its cell, CDF(upper edge) - CDF(lower edge); the first and the last
-cell reach to infinity (Salimans et al. 2017, PixelCNN++, arXiv 1701.05517, section 2.1). So the nats are at the
-quantizer's resolution, and those over the same quantizer's codes can be compared with a softmax over them.
+The probability of a code is that of its cell, CDF(upper edge) - CDF(lower edge); the first and the last cell extend to
+infinity (Salimans et al. 2017, PixelCNN++, arXiv 1701.05517, section 2.1). The nats are therefore at the resolution of
+the quantizer, and compare with those of a softmax over the same codes.
 
-A sample's parameters are ``[logits, means, log scales]``, K each for K components; ``[mean, log scale]`` for one.
+The parameters of a sample are ``[logits, means, log scales]``, K each for K components; ``[mean, log scale]`` for one.
 """
 
-from __future__ import annotations
-
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wavedil.audio.distributions.categorical import Categorical, Distribution, Sampling, flat
+from wavedil.audio.distributions.base import Distribution, Sampling, flatten_time
+from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.distributions.quantizers import Quantizer
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, check_positive
+from wavedil.weights import register
 
-#: The smallest distance of a uniform from 0 and 1: 2**-53, half of what doubles below 1 are apart.
+#: Uniforms are clamped to [SMALLEST, 1 - SMALLEST]: 2**-53 is half the spacing of float64 numbers just below 1.
 SMALLEST = 2.0**-53
-_TINY = 1e-300  # where a probability has no digits left, its logarithm stays finite
+_TINY = 1e-300  # keeps the logarithm of a probability that underflows finite
 
 
 class Mixture(Distribution):
-    """K components, of which a subclass says the form.
+    """Mixture of K components of one symmetric form; a subclass defines the form.
 
-    Everything is in float64: a head has few numbers, and a mean that is rounded to float32 would pick other codes in
-    other engines. Log scales are held to [``lowest``, ``highest``]: a 55th of the narrowest cell, below which all of a
-    component's probability lies in one cell anyway, and 20 times full scale.
+    Computed in float64: the head has few outputs, and a mean rounded to float32 would draw other codes in other
+    engines. Log scales are clamped to [``lowest``, ``highest``]: 1/55 of the narrowest cell, below which one cell holds
+    all of a component's probability, and 20 times full scale.
 
-    ``sample`` takes **one** uniform u for each sample, and is what every engine repeats: float64, in this order, sums
-    from the first component on, nothing contracted or reassociated. With temperature T and top_p p (1 where it is not
-    given; the step is then left out)::
+    :meth:`sample` uses **one** uniform u per sample. Every engine repeats this arithmetic: float64, in this order, sums
+    from the first component on, nothing contracted or reassociated. With temperature T and top_p p (None skips its
+    step)::
 
         w_k = exp((logit_k - largest logit) / T),  C_k = w_1 + ... + w_k,  r = u * C_K
-        k   = the first with C_k > r; where rounding leaves none, the last with w_k > 0
-        v   = (r - C_(k-1)) / w_k                                   (C_0 = 0; so for K = 1, k is the only one and v = u)
+        k   = the first with C_k > r; if rounding leaves none, the last with w_k > 0
+        v   = (r - C_(k-1)) / w_k                                   (C_0 = 0; for K = 1, k = 1 and v = u)
         v   = min(max(v, 2**-53), 1 - 2**-53)
         v   = (1 - p) / 2 + p * v
         s   = T * exp(min(max(log scale_k, lowest), highest))
         x   = mean_k + s * quantile(v)
-        code = quantizer.encode(x)                                  (which clips; see there for its arithmetic)
+        code = quantizer.encode(x)                                  (clips; its docstring has the arithmetic)
 
-    With T = 0: x = mean_k of the largest logit, the first of equal ones.
+    For T = 0, x = mean_k of the largest logit, the first of equal ones.
 
     Args:
-        quantizer: what the codes mean.
         components: K.
     """
 
     needs_float32 = True
+    #: Standard deviation of a component of scale 1.
+    deviation: float
 
-    def __init__(self, quantizer: Quantizer, components: int):
-        if not isinstance(components, int) or components < 1:
-            raise WavedilError(f"components is {components!r}: expected a positive integer")
-        self.quantizer, self.components = quantizer, components
+    def __init__(self, components: int):
+        check_positive(components=components)
+        self.components = components
         self.num_parameters = 2 if components == 1 else 3 * components
+
+    def set_quantizer(self, quantizer: Quantizer) -> Self:
         self.lowest, self.highest = math.log(quantizer.finest) - 4.0, 3.0
+        return super().set_quantizer(quantizer)
 
     def quantile(self, v: Tensor) -> Tensor:
-        """Inverse CDF of the component of mean 0 and scale 1."""
+        """Inverse CDF of a component of mean 0 and scale 1."""
         raise NotImplementedError
 
     def log_mass(self, lower: Tensor, upper: Tensor, width: Tensor) -> Tensor:
-        """log(CDF(upper) - CDF(lower)) of mean 0, scale 1; ``width`` is upper - lower, known better than from them."""
+        """log(CDF(upper) - CDF(lower)) for mean 0 and scale 1.
+
+        ``width`` is upper - lower, computed from the cell's edges: more precise than the difference of the two.
+        """
         raise NotImplementedError
 
     def log_below(self, x: Tensor) -> Tensor:
-        """log CDF(x) of mean 0 and scale 1."""
+        """log CDF(x) for mean 0 and scale 1."""
         raise NotImplementedError
 
-    #: Standard deviation of the component of scale 1.
-    deviation: float
-
     def nll(self, parameters: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
-        """See :class:`Distribution`; float32, or float64 for float64 parameters. Finite, and so are the gradients."""
-        rows, codes = flat(parameters, codes, mask)
+        """See :class:`Distribution`. float32, or float64 for float64 parameters; values and gradients are finite."""
+        rows, codes = flatten_time(parameters, codes, mask)
         logits, means, log_scales = self.split(rows)
         codes = codes.unsqueeze(1)
         start, end = self.quantizer.boundary(codes), self.quantizer.boundary(codes + 1)
         scale = torch.exp(-log_scales)
         lower, upper = (start - means) * scale, (end - means) * scale
         inner = self.log_mass(lower, upper, (end - start) * scale)
-        # The form of both is symmetric: what lies above x is what lies below -x.
+        # Components are symmetric: the probability above x is that below -x.
         below, above = self.log_below(upper), self.log_below(-lower)
         last = self.quantizer.num_codes - 1
         mass = torch.where(codes == 0, below, torch.where(codes == last, above, inner))
@@ -92,7 +96,7 @@ class Mixture(Distribution):
         return nats if parameters.dtype == torch.float64 else nats.float()
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, means and log scales, held in range, each float64 ``(n, components)``, of ``(n, parameters)``."""
+        """``(n, parameters)`` to logits, means and clamped log scales, each float64 ``(n, components)``."""
         rows = rows.double()
         if self.components == 1:
             rows = F.pad(rows, (1, 0))
@@ -100,7 +104,7 @@ class Mixture(Distribution):
         return logits, means, log_scales.clamp(self.lowest, self.highest)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, settings: Sampling) -> Tensor:
-        """See the class."""
+        """See the class docstring for the arithmetic."""
         self.check(settings)
         logits, means, log_scales = self.split(parameters)
         if settings.temperature == 0:
@@ -121,12 +125,12 @@ class Mixture(Distribution):
     def check(self, settings: Sampling) -> None:
         if settings.top_k is not None:
             raise WavedilError(
-                f"top_k is {settings.top_k}, which belongs to categorical heads: this model's is a mixture over "
-                "amplitudes; leave it out, or use top_p"
+                f"top_k is {settings.top_k}: expected None, since it is for categorical distributions and this model's "
+                "is a mixture; use top_p"
             )
 
     def prior(self, counts: Tensor) -> Tensor:
-        """Equal weights; component k has mean and spread of the k-th of K equal shares of the sorted amplitudes."""
+        """Equal weights; component k fits the k-th of K equal shares of the sorted amplitudes."""
         levels, counts = self.quantizer.levels.double(), counts.double().cpu()
         reached = F.pad(counts.cumsum(0) / counts.sum(), (1, 0)) * self.components
         k = torch.arange(self.components, device="cpu").unsqueeze(1)
@@ -137,16 +141,20 @@ class Mixture(Distribution):
         return torch.cat([torch.zeros(self.num_parameters - 2 * self.components, device="cpu"), means, scales]).float()
 
 
+@register
 class MixtureOfLogistics(Mixture):
     """Mixture of logistic distributions (Salimans et al. 2017); quantile(v) = log(v) - log1p(-v)."""
 
     deviation = math.pi / math.sqrt(3)
 
+    def __init__(self, components: int = 10):
+        super().__init__(components)
+
     def quantile(self, v: Tensor) -> Tensor:
         return torch.log(v) - torch.log1p(-v)
 
     def log_mass(self, lower: Tensor, upper: Tensor, width: Tensor) -> Tensor:
-        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), and no factor is a difference.
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), without a difference.
         inside = -torch.expm1(-width)
         return F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(inside.clamp(min=_TINY))
 
@@ -154,6 +162,7 @@ class MixtureOfLogistics(Mixture):
         return F.logsigmoid(x)
 
 
+@register
 class MixtureOfGaussians(Mixture):
     """Mixture of Gaussians; with one component the single Gaussian of ClariNet (Ping et al. 2018, arXiv 1807.07281).
 
@@ -162,14 +171,17 @@ class MixtureOfGaussians(Mixture):
 
     deviation = 1.0
 
+    def __init__(self, components: int = 1):
+        super().__init__(components)
+
     def quantile(self, v: Tensor) -> Tensor:
         return torch.special.ndtri(v)
 
     def log_mass(self, lower: Tensor, upper: Tensor, width: Tensor) -> Tensor:
         root = math.sqrt(0.5)
-        # A cell with the mean inside: two probabilities add up.
+        # The mean is inside the cell: the probabilities of both sides are added.
         around = (torch.erf(upper * root) - torch.erf(lower * root)) / 2
-        # On one side of the mean: exp(-near² / 2) goes before the difference, or nothing would be left of it far out.
+        # The mean is outside: exp(-near² / 2) is factored out of the difference, which would underflow in the tail.
         near, far = torch.minimum(lower.abs(), upper.abs()), torch.maximum(lower.abs(), upper.abs())
         apart = torch.exp(-width * (near + far) / 2)
         beside = torch.special.erfcx(near * root) - apart * torch.special.erfcx(far * root)
@@ -180,26 +192,42 @@ class MixtureOfGaussians(Mixture):
         )
 
     def log_below(self, x: Tensor) -> Tensor:
-        # (torch.special.log_ndtr has a wrong gradient below -1e5.)
+        # Not torch.special.log_ndtr, whose gradient is wrong below -1e5.
         root = math.sqrt(0.5)
         low = torch.log(torch.special.erfcx(-x.clamp(max=0) * root) / 2) - x.square() / 2
         return torch.where(x < 0, low, torch.log1p(-torch.erfc(x.clamp(min=0) * root) / 2))
 
 
-#: The names that a recipe and a config.json give mixtures, and their usual number of components.
-MIXTURES = {"logistics": (MixtureOfLogistics, 10), "gaussians": (MixtureOfGaussians, 1)}
+#: Distributions by the names that recipes and config.json use.
+DISTRIBUTIONS = {"categorical": Categorical, "logistics": MixtureOfLogistics, "gaussians": MixtureOfGaussians}
 
 
-def make_distribution(name: str, quantizer: Quantizer, components: int | None = None) -> Distribution:
-    """A distribution over a quantizer's codes by name: ``categorical``, ``logistics`` or ``gaussians``."""
-    if name == "categorical":
-        if components is not None:
+def make_distribution(
+    distribution: str | Distribution, quantizer: Quantizer, components: int | None = None
+) -> Distribution:
+    """The distribution of a quantizer's codes: one of ``DISTRIBUTIONS`` by name, or an instance of your own.
+
+    ``components`` is for mixtures by name; None is 10 logistics or 1 Gaussian.
+    """
+    if isinstance(distribution, str):
+        if distribution not in DISTRIBUTIONS:
             raise WavedilError(
-                f"components is {components}, but the distribution is categorical: leave it out, or take logistics or "
-                "gaussians"
+                f"distribution is {distribution!r}: expected one of {', '.join(DISTRIBUTIONS)}, or a Distribution"
             )
-        return Categorical(quantizer.num_codes)
-    if name not in MIXTURES:
-        raise WavedilError(f"distribution is {name!r}: expected one of categorical, {', '.join(MIXTURES)}")
-    mixture, usual = MIXTURES[name]
-    return mixture(quantizer, usual if components is None else components)
+        kind = DISTRIBUTIONS[distribution]
+        if components is None:
+            return kind().set_quantizer(quantizer)
+        if issubclass(kind, Mixture):
+            return kind(components).set_quantizer(quantizer)
+    if not isinstance(distribution, str | Distribution):
+        raise WavedilError(
+            f"distribution is a {type(distribution).__name__}: expected one of {', '.join(DISTRIBUTIONS)}, or an "
+            "instance of a subclass of wavedil.audio.distributions.Distribution"
+        )
+    if components is not None:
+        name = distribution if isinstance(distribution, str) else f"a {type(distribution).__name__}"
+        raise WavedilError(
+            f"components is {components}: expected None, since the distribution is {name}; it is for logistics and "
+            "gaussians"
+        )
+    return distribution.set_quantizer(quantizer)

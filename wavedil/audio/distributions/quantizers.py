@@ -1,18 +1,14 @@
-"""Sound to codes and back: mu-law companding and linear steps.
+"""Quantizers: sound to codes and back, by mu-law companding or in linear steps.
 
-The mu-law curve is that of ITU-T G.711, with any number of codes, as WaveNet uses it (van den Oord et al.
-2016, arXiv:1609.03499, section 2.2):
+Mu-law is the curve of ITU-T G.711 with any number of codes, as in WaveNet (van den Oord et al. 2016, arXiv 1609.03499,
+section 2.2)::
 
     f(x) = sign(x) * ln(1 + mu |x|) / ln(1 + mu),    mu = num_codes - 1
 
-and f(x) in [-1, 1] is rounded to the nearest of ``num_codes`` equally spaced levels. Codes equal those of
-``torchaudio.functional.mu_law_encoding``. librosa's ``mu_compress(quantize=True)`` has the same
-curve but rounds up instead of to nearest, so its codes (plus ``num_codes // 2``) differ by at most one.
-
-Models take a :class:`Quantizer`: what their codes mean.
+f(x) in [-1, 1] is rounded to the nearest of ``num_codes`` equally spaced levels. Codes equal those of
+``torchaudio.functional.mu_law_encoding``. librosa's ``mu_compress(quantize=True)`` has the same curve but rounds up
+instead of to nearest, so its codes (plus ``num_codes // 2``) differ by at most one.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -21,13 +17,13 @@ from torch import Tensor
 
 from wavedil.errors import WavedilError
 
-_MOST = 65536  # more levels than this and neighboring codes decode to one float32 value
+_MAX_CODES = 65536  # with more, neighboring mu-law codes would decode to the same float32 value
 
 
 def mu_law_encode(sound: Tensor, num_codes: int = 256) -> Tensor:
-    """Quantize sound to mu-law codes.
+    """Quantizes sound to mu-law codes.
 
-    Zero amplitude becomes code ``num_codes // 2`` (128 of 256). Values outside [-1, 1] are clipped.
+    Zero amplitude is code ``num_codes // 2`` (128 of 256). Values outside [-1, 1] are clipped.
 
     Args:
         sound: floating point in [-1, 1], any shape and device.
@@ -46,7 +42,7 @@ def mu_law_encode(sound: Tensor, num_codes: int = 256) -> Tensor:
 
 
 def mu_law_decode(code: Tensor, num_codes: int = 256) -> Tensor:
-    """The amplitude at the middle of each code; the inverse of :func:`mu_law_encode` on codes.
+    """Decodes mu-law codes to the amplitude at the middle of each code; :func:`mu_law_encode` returns the same codes.
 
     With an even number of codes no code decodes to exactly zero: 128 of 256 gives 8.6e-5.
 
@@ -58,7 +54,7 @@ def mu_law_decode(code: Tensor, num_codes: int = 256) -> Tensor:
         float32 in [-1, 1], same shape.
 
     Raises:
-        WavedilError: codes that are not integers or lie outside [0, num_codes).
+        WavedilError: codes that are not integers or are outside [0, num_codes).
     """
     mu = _mu(num_codes)
     _check_codes(code, num_codes, "mu_law_decode")
@@ -68,32 +64,32 @@ def mu_law_decode(code: Tensor, num_codes: int = 256) -> Tensor:
 
 
 class Quantizer:
-    """What the codes of a model mean: ``codes`` cells, each with an amplitude, that share out all amplitudes.
+    """Maps amplitudes to ``num_codes`` codes and back.
 
-    Code c holds the amplitudes from ``boundary(c)`` to ``boundary(c + 1)``; the first and the last cell go on without
-    end, since :meth:`encode` clips. Zero amplitude is code ``num_codes // 2``.
+    The cell of code c is the interval from ``boundary(c)`` to ``boundary(c + 1)``; the first and the last cell extend
+    to infinity, since :meth:`encode` clips. Zero amplitude is code ``num_codes // 2``.
     """
 
-    #: How messages and definitions call the codes.
+    #: Name of the codes in messages and definitions.
     text: str
 
     def __init__(self, num_codes: int):
-        if not isinstance(num_codes, int) or not 2 <= num_codes <= _MOST:
+        if not isinstance(num_codes, int) or not 2 <= num_codes <= _MAX_CODES:
             raise WavedilError(
-                f"num_codes is {num_codes!r}: expected 2 to {_MOST}; 256 is usual for mu-law, 65536 for linear"
+                f"num_codes is {num_codes!r}: expected 2 to {_MAX_CODES}; 256 is usual for mu-law, 65536 for linear"
             )
         self.num_codes = num_codes
 
     def encode(self, sound: Tensor) -> Tensor:
-        """Sound in [-1, 1] (clipped) to int64 codes of the same shape; the input's precision is kept."""
+        """Sound, clipped to [-1, 1], to int64 codes of the same shape; float64 sound is computed in float64."""
         raise NotImplementedError
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes to float32 amplitudes in [-1, 1] of the same shape; ``encode`` gives the codes back."""
+        """Codes to float32 amplitudes in [-1, 1] of the same shape; ``encode`` returns the same codes."""
         raise NotImplementedError
 
     def boundary(self, index: Tensor) -> Tensor:
-        """The amplitude where code ``index - 1`` ends and ``index`` begins, float64; outside [-1, 1] at the ends."""
+        """The amplitude between codes ``index - 1`` and ``index``, float64; outside [-1, 1] for 0 and num_codes."""
         raise NotImplementedError
 
     @property
@@ -103,12 +99,12 @@ class Quantizer:
 
     @property
     def levels(self) -> Tensor:
-        """The amplitude of each code: float32 ``(codes,)``, on the CPU."""
+        """The amplitude of each code: float32 ``(num_codes,)``, on the CPU."""
         return self.decode(torch.arange(self.num_codes, device="cpu"))
 
     @property
     def edges(self) -> Tensor:
-        """The amplitudes between neighboring codes: float64 ``(codes - 1,)``, on the CPU."""
+        """The amplitudes between neighboring cells: float64 ``(num_codes - 1,)``, on the CPU."""
         return self.boundary(torch.arange(1, self.num_codes, device="cpu"))
 
     @property
@@ -118,9 +114,9 @@ class Quantizer:
 
 
 class MuLaw(Quantizer):
-    """Mu-law codes: fine steps near zero, coarse ones near full scale. See the module's text.
+    """Mu-law codes: fine steps near zero, coarse ones near full scale.
 
-    In the order of its arithmetic, with x clipped to [-1, 1]: ``f = sign(x) * log1p(mu * |x|) / log1p(mu)`` and
+    :meth:`encode` computes, in this order, with x clipped to [-1, 1]: ``f = sign(x) * log1p(mu * |x|) / log1p(mu)`` and
     ``code = trunc((f + 1) / 2 * mu + 0.5)``.
     """
 
@@ -134,15 +130,15 @@ class MuLaw(Quantizer):
 
     def boundary(self, index: Tensor) -> Tensor:
         mu = _mu(self.num_codes)
-        compressed = (2 * index - self.num_codes).double() / mu  # of whole numbers, so exact also close to zero
+        compressed = (2 * index - self.num_codes).double() / mu  # of integers, so exact near zero too
         return compressed.sign() * torch.expm1(compressed.abs() * math.log1p(mu)) / mu
 
 
 class Linear(Quantizer):
-    """Equal steps of ``2 / codes``: code c stands for ``(c - codes // 2) * 2 / codes``.
+    """Equal steps of ``2 / num_codes``: code c is the amplitude ``(c - num_codes // 2) * 2 / num_codes``.
 
-    65536 codes are the values of 16-bit sound files, zero among them, without loss. With x clipped to [-1, 1],
-    ``code = floor(x * (codes / 2) + 0.5) + codes // 2``, at most ``codes - 1``.
+    65536 codes are the values of 16-bit sound files, without loss. With x clipped to [-1, 1],
+    ``code = floor(x * (num_codes / 2) + 0.5) + num_codes // 2``, at most ``num_codes - 1``.
     """
 
     text = "linear codes"
@@ -161,7 +157,7 @@ class Linear(Quantizer):
         return (2 * (index - self.zero) - 1).double() / self.num_codes
 
 
-#: The names that a recipe and a config.json give quantizers.
+#: Quantizers by the names that recipes and config.json use.
 QUANTIZERS = {"mulaw": MuLaw, "linear": Linear}
 
 
@@ -173,7 +169,7 @@ def make_quantizer(name: str, num_codes: int) -> Quantizer:
 
 
 def _checked_sound(sound: Tensor, where: str) -> Tensor:
-    """Sound in float32 or, where it came so, float64: half precision cannot tell neighboring codes apart."""
+    """Sound as float32, or float64 if it is: half precision cannot distinguish neighboring codes."""
     if not sound.is_floating_point():
         raise WavedilError(
             f"{where}: expected floating-point sound in [-1, 1], got {sound.dtype}; "
@@ -198,6 +194,6 @@ def _check_codes(code: Tensor, num_codes: int, where: str) -> None:
 
 
 def _mu(num_codes: int) -> float:
-    if not 2 <= num_codes <= _MOST:
-        raise WavedilError(f"mu-law needs 2 to {_MOST} codes, got {num_codes}; 256 is usual")
+    if not 2 <= num_codes <= _MAX_CODES:
+        raise WavedilError(f"mu-law needs 2 to {_MAX_CODES} codes, got {num_codes}; 256 is usual")
     return float(num_codes - 1)

@@ -75,7 +75,7 @@ class Stream(Iterator[Tensor]):
             if state is None:
                 state = model.start(num) if prime is None else _primed(model, prime, num, self.conditioning)
                 if prime is not None and guidance != 1:  # the stream without conditioning has a past of its own
-                    state |= streaming.named("unguided", _primed(model, prime, num, self.conditioning.without()))
+                    state |= streaming.named("unguided", _primed(model, prime, num, self.conditioning.unconditional()))
         if prime is not None and self.conditioning.samples is not None:
             self.position = prime.shape[2]  # the condition covers the recording, too
         self.conditioning.check(self.position + 1)  # something is left to make
@@ -101,7 +101,7 @@ class Stream(Iterator[Tensor]):
         self._check_whole()
         self._whole = False
         uniforms = self._uniforms.draw(time).to(self._session.plan.device)
-        condition = self.conditioning.features(self.position, self.position + time)
+        condition = self.conditioning.upsampled_features(self.position, self.position + time)
         self.position += time
         codes = self._session.run(uniforms, condition)
         if bool((codes < 0).any()):
@@ -266,7 +266,7 @@ def _primed(model: WaveNet, prime: Tensor, num: int, conditioning: Conditioning)
         own, state = conditioning.select([index]), model.start(1)
         for start in range(0, len(row), PRIME_CHUNK):
             chunk = row[start : start + PRIME_CHUNK]
-            condition = own.joined(start, start + len(chunk))
+            condition = own.condition(start, start + len(chunk))
             condition = None if condition is None else condition.to(next(model.parameters()).dtype)
             _, state = model.step(chunk.unsqueeze(0), state, condition)
         states.append(state)

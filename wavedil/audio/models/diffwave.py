@@ -1,9 +1,7 @@
-"""DiffWave (Kong et al. 2020, arXiv 2009.09761): a non-causal WaveNet that takes noise out of sound, step by step.
+"""DiffWave (Kong et al. 2020, arXiv 2009.09761): a non-causal WaveNet that removes noise from sound step by step.
 
-The network follows the reference, lmnt-com's ``diffwave`` 0.1.7; ``wavedil.interop.diffwave`` reads its weights.
+The network is that of lmnt-com's ``diffwave`` 0.1.7, the reference; ``wavedil.interop.diffwave`` converts its weights.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -13,28 +11,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.audio.conditioning.upsampling import SpectrogramUpsampling
 from wavedil.core import DilatedConv, DilatedStack, GatedBlock, Schedule
 from wavedil.errors import WavedilError
 from wavedil.weights import register
 
-Condition = tuple[Tensor, Tensor]  # (mel features at the sound's rate, embedded step)
+Condition = tuple[Tensor, Tensor]  # (upsampled mels, step embedding)
 
 
 class DiffusionBlock(GatedBlock):
-    """A gated block whose convolution, but not its residual, hears the diffusion step (section 3.1, figure 2)."""
+    """Gated block with the step embedding added to the convolution's input, not to the residual (figure 2)."""
 
     def __init__(self, ndim: int, channels: int, *, step_channels: int, **options):
         super().__init__(ndim, channels, **options)
         self.step_projection = DilatedConv(ndim, step_channels, channels, 1)
 
     def forward_gated(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        features, step = condition
-        return self._combine(x, self.conv(x + self.step_projection(step)), features)
+        mels, step = condition
+        return self._combine(x, self.conv(x + self.step_projection(step)), mels)
 
 
 class StepEmbedding(nn.Module):
-    """Steps ``(batch,)``, whole or between two, to ``(batch, 512, 1)``: sines and cosines through two layers
-    (section 3.2)."""
+    """Steps ``(batch,)`` to embeddings ``(batch, 512, 1)``: sines and cosines, then two layers (section 3.2).
+
+    A fractional step is interpolated between its neighbors.
+    """
 
     def __init__(self, steps: int):
         super().__init__()
@@ -54,33 +55,17 @@ class StepEmbedding(nn.Module):
         return F.silu(self.second(F.silu(self.first(row)))).unsqueeze(2)
 
 
-class MelUpsampler(nn.Module):
-    """Mel frames ``(batch, mels, frames)`` to the sound's rate, 256 samples each, by two transposed convolutions."""
-
-    hop_length = 256
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.ConvTranspose2d(1, 1, (3, 32), stride=(1, 16), padding=(1, 8)) for _ in range(2))
-
-    def forward(self, mel: Tensor) -> Tensor:
-        x = mel.unsqueeze(1)
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.4)
-        return x.squeeze(1)
-
-
 @register
 class DiffWave(nn.Module):
-    """The noise in noisy sound, given how far its diffusion has gone and mel features.
+    """Estimates the noise in noisy sound, conditioned on mels and on the diffusion step.
 
-    ``forward(sound, mel, step)``: ``(batch, 1, time)``, ``(batch, mels, frames)`` with time = 256 * frames, and
-    ``(batch,)`` steps from 0 to len(noise) - 1 -> ``(batch, 1, time)``.
+    ``forward(sound, mel, step)``: noisy sound ``(batch, 1, time)``, features ``(batch, mels, frames)`` with time =
+    256 * frames, and steps ``(batch,)`` from 0 to len(noise) - 1 ``-> (batch, 1, time)``.
 
     Args:
         channels: residual and skip channels.
         dilations: schedule; kernels have 3 taps.
-        mels: of the features, hop 256.
+        mels: mel bands; the hop length is 256.
         noise: the variance β that each diffusion step adds; default 50 steps from 1e-4 to 0.05.
         sample_rate: in Hz.
     """
@@ -97,11 +82,11 @@ class DiffWave(nn.Module):
         super().__init__()
         betas = np.linspace(1e-4, 0.05, 50).tolist() if noise is None else list(noise)
         if not betas or not all(0 < beta < 1 for beta in betas):
-            raise WavedilError("noise is empty or leaves (0, 1): expected the variance that each step adds")
+            raise WavedilError(f"noise is {noise!r}: expected the variance that each step adds, between 0 and 1")
         self.noise, self.sample_rate, self.mels = betas, sample_rate, mels
         self.input_conv = DilatedConv(1, 1, channels, 1)
         self.embedding = StepEmbedding(len(betas))
-        self.upsampler = MelUpsampler()
+        self.upsampling = SpectrogramUpsampling(factors=(16, 16))
         self.stack = DilatedStack(
             ndim=1,
             channels=channels,
@@ -129,18 +114,18 @@ class DiffWave(nn.Module):
                 f"sound has shape {tuple(sound.shape)} and mel {tuple(mel.shape)}: expected (batch, 1, time) and "
                 f"(batch, {self.mels}, frames)"
             )
-        hop = self.upsampler.hop_length
+        hop = self.upsampling.hop_length
         if sound.shape[2] != hop * mel.shape[2]:
             raise WavedilError(
                 f"sound has {sound.shape[2]} samples, mel {mel.shape[2]} frames of {hop}: expected "
-                f"{hop * mel.shape[2]} samples; cut or pad one of them"
+                f"{hop * mel.shape[2]} samples; crop or pad one of them"
             )
         x = F.relu(self.input_conv(sound))
-        skips = self.stack(x, (self.upsampler(mel), self.embedding(step)))
+        skips = self.stack(x, (self.upsampling(mel), self.embedding(step)))
         return self.out(F.relu(self.hidden(skips * self.skip_scale)))
 
     def loss(self, sound: Tensor, mel: Tensor) -> Tensor:
-        """Mean absolute error of the noise at random steps, what the reference trains on (algorithm 1)."""
+        """Mean absolute error of the estimated noise at random steps (algorithm 1; the reference takes this norm)."""
         step = torch.randint(len(self.noise), sound.shape[:1], device=sound.device)
         kept = torch.tensor(self.noise, dtype=torch.float64).neg().add(1).cumprod(0)
         level = kept.to(sound.device, sound.dtype)[step].view(-1, 1, 1)
@@ -149,8 +134,8 @@ class DiffWave(nn.Module):
 
     @torch.no_grad()
     def sample(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Sound ``(batch, 1, 256 * frames)`` in [-1, 1] of mel features, through all steps (algorithm 2)."""
-        shape = (mel.shape[0], 1, self.upsampler.hop_length * mel.shape[2])
+        """Generates sound ``(batch, 1, 256 * frames)`` in [-1, 1] from mels, in len(noise) steps (algorithm 2)."""
+        shape = (mel.shape[0], 1, self.upsampling.hop_length * mel.shape[2])
 
         def draw() -> Tensor:
             return torch.randn(shape, generator=generator, dtype=mel.dtype).to(mel.device)

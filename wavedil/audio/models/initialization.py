@@ -1,9 +1,7 @@
-"""Weights before training: variances are kept through each layer and through the sum of all skips.
+"""Initialization: the variance stays the same through each layer and through the sum of all skips.
 
 Measured on speech against torch's default: see recipes/README.md.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import nn
@@ -13,14 +11,14 @@ from wavedil.core import DilatedConv, DilatedStack
 
 @torch.no_grad()
 def init_conv_(conv: DilatedConv, gain: float) -> None:
-    """Outputs of ``gain`` times the inputs' deviation."""
+    """Normal weights and zero bias: the outputs' standard deviation is ``gain`` times that of the inputs."""
     nn.init.normal_(conv.weight, std=gain / conv.weight[0].numel() ** 0.5)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
 
 
 def init_stack_(stack: DilatedStack) -> None:
-    """The layers of a stack of gated blocks; what they make of a condition is left alone."""
+    """Initializes a stack of gated blocks, except their condition layers."""
     for layer in stack.layers:
         init_conv_(layer.conv, 1.0)
         init_conv_(layer.skip, 2.0 / len(stack.layers) ** 0.5)

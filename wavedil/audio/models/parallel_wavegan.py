@@ -1,10 +1,8 @@
 """Parallel WaveGAN's generator (Yamamoto et al. 2019, arXiv 1910.11480): a non-causal WaveNet from noise to sound.
 
-The network follows kan-bayashi's ``parallel_wavegan``, which espnet has too; ``wavedil.interop.parallel_wavegan`` reads
-its weights.
+The network is that of kan-bayashi's ``parallel_wavegan`` and of espnet; ``wavedil.interop.parallel_wavegan`` converts
+their weights.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -12,45 +10,26 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.audio.conditioning.upsampling import StretchUpsampling
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm
 from wavedil.errors import WavedilError
 from wavedil.weights import register
 
 
-class StretchUpsampler(nn.Module):
-    """Frames ``(batch, channels, frames)`` to samples: a convolution over frames, then for each scale every value so
-    many times, smoothed by one filter for all channels. ``hop_length`` is the product of the scales."""
-
-    def __init__(self, channels: int, scales: Sequence[int], context: int):
-        super().__init__()
-        self.scales, self.context, self.hop_length = tuple(scales), context, math.prod(scales)
-        self.conv = DilatedConv(1, channels, channels, 2 * context + 1, padding="valid", bias=False)
-        self.filters = nn.ModuleList(DilatedConv(2, 1, 1, (1, 2 * scale + 1), bias=False) for scale in scales)
-        for smoothing in self.filters:
-            nn.init.constant_(smoothing.weight, 1 / smoothing.weight.numel())
-
-    def forward(self, frames: Tensor) -> Tensor:
-        x = F.pad(frames, (self.context, self.context), mode="replicate") if self.context else frames
-        x = self.conv(x).unsqueeze(1)
-        for scale, smoothing in zip(self.scales, self.filters, strict=True):
-            x = smoothing(x.repeat_interleave(scale, dim=3))
-        return x.squeeze(1)
-
-
 @register
 class ParallelWaveGANGenerator(nn.Module):
-    """Noise and mel features to sound, all samples at once.
+    """Generates all samples at once from noise and mel features.
 
-    ``forward(noise, mel)``: ``(batch, 1, time)`` and ``(batch, mels, frames)`` with time = hop * frames ->
-    ``(batch, 1, time)``.
+    ``forward(noise, mel)``: ``(batch, 1, time)`` and ``(batch, mels, frames)`` with time = hop_length * frames ``->
+    (batch, 1, time)``.
 
     Args:
         channels, skip_channels, hidden_channels: residual, skip and gated channels.
-        dilations, kernel_size: of the stack; the kernel is odd.
-        mels: of the features.
-        scales: of the upsampling; their product is the hop.
-        context: frames on each side that a frame's features see.
-        weight_norm: normalize all weights, as in its training.
+        dilations, kernel_size: of the stack; the kernel size is odd.
+        mels: mel bands.
+        scales: upsampling factors; their product is the hop length.
+        context: frames on each side that the upsampling's convolution sees.
+        weight_norm: normalize all weights, as in the original's training.
         sample_rate: in Hz.
     """
 
@@ -71,7 +50,7 @@ class ParallelWaveGANGenerator(nn.Module):
         super().__init__()
         self.mels, self.sample_rate = mels, sample_rate
         self.input_conv = DilatedConv(1, 1, channels, 1)
-        self.upsampler = StretchUpsampler(mels, scales, context)
+        self.upsampling = StretchUpsampling(mels, scales, context)
         self.stack = DilatedStack(
             ndim=1,
             channels=channels,
@@ -90,15 +69,15 @@ class ParallelWaveGANGenerator(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Samples of the noise that a sample sees."""
+        """Samples of the noise that an output sample depends on."""
         return self.stack.receptive_field
 
     def forward(self, noise: Tensor, mel: Tensor) -> Tensor:
-        hop = self.upsampler.hop_length
+        hop = self.upsampling.hop_length
         if mel.ndim != 3 or mel.shape[1] != self.mels or noise.shape != (mel.shape[0], 1, hop * mel.shape[2]):
             raise WavedilError(
                 f"noise has shape {tuple(noise.shape)} and mel {tuple(mel.shape)}: expected (batch, 1, {hop} * frames) "
                 f"and (batch, {self.mels}, frames)"
             )
-        skips = self.stack(self.input_conv(noise), self.upsampler(mel)) * self.skip_scale
+        skips = self.stack(self.input_conv(noise), self.upsampling(mel)) * self.skip_scale
         return self.out(F.relu(self.hidden(F.relu(skips))))

@@ -8,52 +8,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavedil.audio.conditioning.conditioner import Conditioner, Conditioning
+from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm  # the core that ContextModule is built on
+
+# isort: split
+from wavedil.audio.conditioning.conditioner import Conditioner, Conditioning, Speaker
+from wavedil.audio.distributions.base import Distribution
 from wavedil.audio.distributions.mixtures import make_distribution
 from wavedil.audio.distributions.quantizers import make_quantizer
 from wavedil.audio.generation.plan import GenerationPlan, LayerPlan
 from wavedil.audio.models.initialization import init_conv_, init_stack_
 from wavedil.audio.models.input_embedding import make_input_embedding
-from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm
 from wavedil.core.stream import State, named, part
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
 
 
 @register
 class WaveNet(nn.Module):
-    """Autoregressive model of a sound's codes: front, stack of causal gated blocks, head.
+    """Autoregressive model of quantized sound: input embedding, stack of causal gated blocks, head.
 
-    ``forward(codes, condition)``: ``(batch, time) int64 -> (batch, parameters, time)``, where ``parameters[..., t]`` is
-    the distribution of ``codes[:, t]`` given the codes before t and, where the model has one, the condition up to and
-    including t, ``(batch, channels, time)`` as ``conditioning(features, speaker).joined(0, time)`` makes it. At time 0
-    every layer's history is zero and the code before the first is the zero-amplitude code (128 for 256 codes), in
-    training, evaluation, streaming and generation alike.
+    ``forward(codes, condition)``: int64 ``(batch, time)`` and ``(batch, condition channels, time)`` to distribution
+    parameters ``(batch, parameters, time)``. ``parameters[..., t]`` predict ``codes[:, t]`` from the codes before t and
+    the condition up to and including t. At time 0 every layer's history is zero and the previous code is that of zero
+    amplitude (128 of 256 codes), in training, evaluation, streaming and generation alike.
 
     Args:
         channels, skip_channels: residual and skip channels.
         dilations: schedule of the stack, e.g. ``"1..512 x2"``.
         kernel_size: taps of each dilated convolution.
         hidden_channels: width of the gated activations; default ``channels``.
-        head_channels: width between the head's two products; default ``skip_channels``.
-        input_kernel_size: taps of the causal front convolution.
-        input: what the front sees of a code: ``"codes"``, a vector for each, or ``"scalar"``, its amplitude.
-        quantizer, num_codes: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 are 16-bit sound).
-        distribution: of the next code: ``"categorical"`` (softmax), or over amplitudes ``"logistics"`` or
-            ``"gaussians"``; see :mod:`wavedil.audio.distributions.mixtures`. Likelihoods are of codes, whichever it is.
+        head_channels: width between the head's two layers; default ``skip_channels``.
+        input_kernel_size: taps of the causal input convolution.
+        input: ``"codes"`` embeds each code as a vector, ``"scalar"`` takes its amplitude.
+        quantizer, num_codes: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 codes are 16-bit sound).
+        distribution: of the next code: ``"categorical"`` (softmax); ``"logistics"`` or ``"gaussians"``, mixtures over
+            amplitudes, see :mod:`wavedil.audio.distributions.mixtures`; or an instance of a registered subclass of
+            :class:`wavedil.audio.distributions.Distribution`. The likelihood is always that of the codes.
         components: of a mixture; default 10 logistics or 1 Gaussian.
-        condition: local features and how they get to the sample rate, e.g. ``NearestUpsampling(LogMel())``; see
+        condition: local features and their upsampling, e.g. ``NearestUpsampling(LogMel())``; see
             :mod:`wavedil.audio.conditioning.upsampling`.
-        speakers: names of the voices that the model can be asked for.
-        speaker_channels: length of the vector that stands for a speaker.
-        sample_rate: in Hz; it is stored with the model and given to the files it makes.
-        residual_scale, skip_scale, gate_order: see :class:`wavedil.GatedBlock`; ``skip_scale`` may be one for each
-            layer.
-        weight_norm: normalize the weights of stack and head; ``fold_weight_norm(model)`` folds it away.
+        speakers: names of the speakers that the model can be conditioned on.
+        speaker_channels: size of a speaker embedding.
+        sample_rate: in Hz; stored with the model and used for the files that it generates.
+        residual_scale, skip_scale, gate_order: see :class:`wavedil.GatedBlock`; ``skip_scale`` may be a list with one
+            value per layer.
+        weight_norm: normalize the weights of stack and head; ``fold_weight_norm(model)`` removes it again.
         checkpoint_layers: see :class:`wavedil.DilatedStack`.
     """
 
-    #: In messages.
+    #: Name of this kind of model in messages.
     title = "a WaveNet"
 
     def __init__(
@@ -69,7 +72,7 @@ class WaveNet(nn.Module):
         input: str = "codes",
         quantizer: str = "mulaw",
         num_codes: int = 256,
-        distribution: str = "categorical",
+        distribution: str | Distribution = "categorical",
         components: int | None = None,
         condition: nn.Module | None = None,
         speakers: Sequence[str] = (),
@@ -82,12 +85,7 @@ class WaveNet(nn.Module):
         checkpoint_layers: int = 0,
     ):
         super().__init__()
-        if not isinstance(skip_channels, int) or skip_channels < 1:
-            raise WavedilError(
-                f"skip_channels is {skip_channels!r}: expected a positive integer, since the head reads the skips"
-            )
-        if not isinstance(sample_rate, int) or sample_rate < 1:
-            raise WavedilError(f"sample_rate is {sample_rate!r}: expected Hz as a positive integer")
+        check_positive(skip_channels=skip_channels, sample_rate=sample_rate)
         self.quantizer = make_quantizer(quantizer, num_codes)
         self.distribution = make_distribution(distribution, self.quantizer, components)
         self.input_embedding = make_input_embedding(input, self.quantizer, channels, input_kernel_size)
@@ -119,19 +117,94 @@ class WaveNet(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Weights before training; see :mod:`wavedil.audio.models.initialization`."""
+        """Initializes the weights; see :mod:`wavedil.audio.models.initialization`."""
         init_stack_(self.stack)
         for layer in self.stack.layers:
             if layer.condition is not None:
                 init_conv_(layer.condition, 0.5)
         init_conv_(self.head.hidden, 2**0.5)
         if self.distribution.needs_float32:
-            init_conv_(self.head.out, 0.1)  # its numbers are amplitudes, and sound has an RMS of about 0.1
+            init_conv_(self.head.out, 0.1)  # its outputs are amplitudes, and sound has an RMS of about 0.1
+
+    def forward(self, codes: Tensor, condition: Tensor | None = None) -> Tensor:
+        x = self.input_embedding(self._delay(codes))
+        self.conditioner.check(condition, codes)
+        return self.head(self.stack(x, condition))
+
+    def nll(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood in nats of each code, ``(samples,)``; ``mask`` ``(batch, time)`` selects samples."""
+        return self.distribution.nll(self(codes, condition), codes, mask)
+
+    def loss(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """Mean negative log-likelihood in nats per sample, over the samples where ``mask`` is True."""
+        return self.nll(codes, mask, condition).mean()
 
     @torch.no_grad()
     def set_prior(self, counts: Tensor) -> None:
-        """Starts the head at the frequencies of the codes, ``(codes,)`` counts, which it would learn first of all."""
-        self.head.out.bias.copy_(self.distribution.prior(counts))
+        """Sets the head's bias to the frequencies of the codes, ``(num_codes,)`` counts, to skip learning them."""
+        prior = self.distribution.prior(counts)
+        if prior is not None:
+            self.head.out.bias.copy_(prior)
+
+    def start(self, batch: int) -> State:
+        """The state before the first sample of ``batch`` streams."""
+        device = self.head.out.bias.device
+        x, front = self.input_embedding.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
+        channels = self.conditioner.channels
+        _, stack = self.stack.step(x, condition=x.new_zeros(batch, channels, 0) if channels else None)
+        previous = torch.full((batch, 1), self.zero_code, device=device)
+        return {"previous": previous, **named("input_embedding", front), **named("stack", stack)}
+
+    def step(self, codes: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
+        """The next chunk, of any length: parameters as :meth:`forward` returns them, and the state after the chunk."""
+        _check_codes(codes)
+        self.conditioner.check(condition, codes)
+        state = self.start(len(codes)) if state is None else state
+        if "previous" not in state or state["previous"].shape != (codes.shape[0], 1):
+            raise WavedilError(
+                f"state has keys {sorted(state)[:3]} …: expected that of WaveNet.start or step for "
+                f"{codes.shape[0]} streams; start again with state=None"
+            )
+        delayed = torch.cat([state["previous"], codes], dim=1)  # one code more than the chunk: that is the next state's
+        x, front = self.input_embedding.step(delayed[:, :-1], part(state, "input_embedding"))
+        skips, stack = self.stack.step(x, part(state, "stack"), condition)
+        previous = delayed[:, -1:].clone()
+        return self.head(skips), {"previous": previous, **named("input_embedding", front), **named("stack", stack)}
+
+    def features(self, sound: Tensor) -> Tensor | None:
+        """Local features ``(batch, channels, frames)`` of sound ``(batch, time)``; None if the model takes none."""
+        return None if self.conditioner.upsampling is None else self.conditioner.upsampling.features(sound)
+
+    def conditioning(
+        self, condition: Tensor | None = None, speaker: Speaker | None = None, num: int = 1
+    ) -> Conditioning:
+        """Checks the features and speakers of ``num`` streams; see :meth:`Conditioner.conditioning`."""
+        return self.conditioner.conditioning(condition, speaker, num)
+
+    def encode(self, sound: Tensor) -> Tensor:
+        """Sound in [-1, 1] to codes of the same shape."""
+        return self.quantizer.encode(sound)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes to float32 sound in [-1, 1] of the same shape; ``encode`` returns the same codes."""
+        return self.quantizer.decode(codes)
+
+    def plan(self) -> GenerationPlan:
+        """The weights and their wiring as flat tensors, for the generation engines."""
+        skip_weight, skip_bias = self.stack.skip_product()
+        return GenerationPlan(
+            input_embedding=self.input_embedding.plan(),
+            layers=tuple(LayerPlan.of(layer) for layer in self.stack.layers),
+            residual_scale=self.stack.layers[0].residual_scale,
+            skip_weight=skip_weight.detach().flatten(1),
+            skip_bias=skip_bias.detach(),
+            head=tuple(
+                (conv.weight.detach().flatten(1), conv.bias.detach()) for conv in (self.head.hidden, self.head.out)
+            ),
+            distribution=self.distribution,
+            condition_channels=self.conditioner.feature_channels,
+            speaker_channels=self.conditioner.speaker_channels,
+        )
 
     @property
     def dilations(self) -> tuple[int, ...]:
@@ -143,115 +216,29 @@ class WaveNet(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Samples of the past that a prediction sees."""
+        """Past samples that a prediction depends on."""
         return self.stack.receptive_field + self.input_embedding.receptive_field - 1
 
     @property
     def zero_code(self) -> int:
-        """The code of zero amplitude: what comes before the first sample."""
+        """The code of zero amplitude, which precedes the first sample."""
         return self.quantizer.zero
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """Names of the voices that the model can be asked for."""
+        """Names of the speakers that the model can be conditioned on."""
         return self.conditioner.speakers
 
-    def forward(self, codes: Tensor, condition: Tensor | None = None) -> Tensor:
-        x = self.input_embedding(self._shift(codes, None))
-        return self.head(self.stack(x, self.conditioner.checked(condition, codes)))
-
-    def features(self, sound: Tensor) -> Tensor | None:
-        """The features ``(batch, channels, frames)`` of sound ``(batch, time)`` that the model hears; None without."""
-        return None if self.conditioner.local is None else self.conditioner.local.features(sound)
-
-    def conditioning(
-        self,
-        condition: Tensor | None = None,
-        speaker: Tensor | str | int | Sequence[str | int] | None = None,
-        num: int = 1,
-    ) -> Conditioning:
-        """What a user's features and speakers mean for ``num`` streams; see :meth:`Conditioner.given`."""
-        return self.conditioner.given(condition, speaker, num)
-
-    def step(self, codes: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
-        """The next chunk, any length: parameters as in :meth:`forward`, and the state after it."""
-        previous = None
-        if state is not None:
-            if "previous" not in state or state["previous"].shape != (codes.shape[0], 1):
-                raise WavedilError(
-                    f"state has keys {sorted(state)[:3]} …: expected that of WaveNet.start or step for "
-                    f"{codes.shape[0]} streams; start again with state=None"
-                )
-            previous = state["previous"]
-        x, front = self.input_embedding.step(self._shift(codes, previous), part(state, "input_embedding"))
-        skips, stack = self.stack.step(x, part(state, "stack"), self.conditioner.checked(condition, codes))
-        last = (
-            codes[:, -1:]
-            if codes.shape[1]
-            else self.start(codes.shape[0])["previous"]
-            if previous is None
-            else previous
-        )
-        return self.head(skips), {"previous": last.clone(), **named("input_embedding", front), **named("stack", stack)}
-
-    def start(self, batch: int) -> State:
-        """The state before the first sample."""
-        device = self.head.out.bias.device
-        x, front = self.input_embedding.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
-        channels = self.conditioner.channels
-        _, stack = self.stack.step(x, condition=x.new_zeros(batch, channels, 0) if channels else None)
-        previous = torch.full((batch, 1), self.zero_code, device=device)
-        return {"previous": previous, **named("input_embedding", front), **named("stack", stack)}
-
-    def nll(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood of each of ``(batch, time)`` codes, flat, or of those where ``mask`` is True."""
-        return self.distribution.nll(self(codes, condition), codes, mask)
-
-    def loss(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """Mean negative log-likelihood of ``(batch, time)`` codes, in nats per sample, where ``mask`` is True."""
-        return self.nll(codes, mask, condition).mean()
-
-    def encode(self, sound: Tensor) -> Tensor:
-        """Sound in [-1, 1] to codes of the same shape."""
-        return self.quantizer.encode(sound)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes to float32 sound in [-1, 1] of the same shape; ``encode`` gives the codes back."""
-        return self.quantizer.decode(codes)
-
-    def plan(self) -> GenerationPlan:
-        """The flat description of weights and wiring that generation engines read."""
-        block = self.stack.layers[0]
-        skip_weight, skip_bias = self.stack.skip_product()
-        return GenerationPlan(
-            input_embedding=self.input_embedding.plan(),
-            layers=tuple(LayerPlan.of(layer) for layer in self.stack.layers),
-            residual_scale=block.residual_scale,
-            skip_weight=skip_weight.detach().flatten(1),
-            skip_bias=skip_bias.detach(),
-            head=tuple(
-                (conv.weight.detach().flatten(1), conv.bias.detach()) for conv in (self.head.hidden, self.head.out)
-            ),
-            distribution=self.distribution,
-            condition_channels=self.conditioner.condition_channels,
-            speaker_channels=self.conditioner.speaker_channels,
-        )
-
-    def _shift(self, codes: Tensor, previous: Tensor | None) -> Tensor:
+    def _delay(self, codes: Tensor) -> Tensor:
         """The input at t is the code at t - 1."""
-        if codes.ndim != 2 or codes.dtype != torch.int64:
-            raise WavedilError(
-                f"codes are {codes.dtype} of shape {tuple(codes.shape)}: expected int64 of (batch, time)"
-            )
-        if previous is None:
-            return F.pad(codes, (1, 0), value=self.zero_code)[:, : codes.shape[1]]
-        return torch.cat([previous, codes], dim=1)[:, : codes.shape[1]]
+        _check_codes(codes)
+        return F.pad(codes, (1, 0), value=self.zero_code)[:, :-1]
 
 
 class Head(nn.Module):
-    """Skips to distribution parameters: ReLU, 1x1, ReLU, 1x1 (section 2.4, figure 4).
+    """Skip sum to distribution parameters: ReLU, 1x1, ReLU, 1x1 (section 2.4, figure 4).
 
-    ``needs_float32`` keeps the last product out of autocast: in bf16 an amplitude would have 8 bits.
+    ``needs_float32`` keeps the last layer out of autocast: in bf16 an amplitude would have 8 bits.
     """
 
     def __init__(self, channels: int, hidden: int, parameters: int, needs_float32: bool = False):
@@ -266,3 +253,8 @@ class Head(nn.Module):
             return self.out(h)
         with torch.autocast(h.device.type, enabled=False):
             return self.out(h.to(self.out.bias.dtype))
+
+
+def _check_codes(codes: Tensor) -> None:
+    if codes.ndim != 2 or codes.dtype != torch.int64:
+        raise WavedilError(f"codes is {codes.dtype} of shape {tuple(codes.shape)}: expected int64 (batch, time)")
