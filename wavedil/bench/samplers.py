@@ -62,7 +62,7 @@ def ours(
     uniforms = Uniforms(0, batch).draw(steps).to(device)
     frames = torch.randn(batch, size.features, -(-steps // _HOP)) if size.features else None
     features = model.conditioning(frames, num=batch).features(0, steps)
-    return _alone(lambda: session.run(uniforms, features))
+    return _alone(lambda: session.sample(uniforms, features))
 
 
 def wavenet_vocoder(size: Size, steps: int) -> Callable[[], Tensor] | None:
