@@ -94,8 +94,9 @@ def test_a_primed_state_and_unequal_lengths():
     prime = generate(model, 40, engine="torch")
     whole = generate(model, 50, num=3, prime=prime, engine="numba")
     assert torch.equal(whole, generate(model, 50, num=3, prime=prime, engine="torch"))
-    for one, length in zip(generate(model, [50, 20, 31], prime=prime, engine="numba"), (50, 20, 31), strict=True):
-        assert one.shape == (1, length)
+    clips = generate(model, [50, 20, 31], prime=prime, engine="numba")
+    for clip, full, length in zip(clips, whole, (50, 20, 31), strict=True):
+        assert torch.equal(clip, full[:, :length])
 
 
 def test_errors():
@@ -121,19 +122,21 @@ def test_condition_speaker_and_scalar_input_of_a_plan(features, speaker, batch, 
     plan = replace(plan, layers=tuple(layers), condition_channels=features, speaker_channels=speaker)
     if scalar:
         plan = replace(plan, input_embedding=AmplitudeEmbeddingPlan(random(2, 8), random(8), torch.linspace(-1, 1, 40)))
-    given = random(batch, features, 60) if features else None
+    condition = random(batch, features, 60) if features else None
     speakers = random(batch, speaker) if speaker else None
     uniforms = Uniforms(0, batch).draw(60)
     reference = TorchSession(plan, model.start(batch), speaker=speakers)
     session = NumbaSession(plan, model.start(batch), speaker=speakers, threads=threads)
     found = []
     for part in (slice(0, 19), slice(19, 60)):
-        own = None if given is None else given[..., part]
-        codes = session.sample(uniforms[:, part], own)
-        assert torch.equal(codes, reference.sample(uniforms[:, part], own))
+        chunk = None if condition is None else condition[..., part]
+        codes = session.sample(uniforms[:, part], chunk)
+        assert torch.equal(codes, reference.sample(uniforms[:, part], chunk))
         found.append(codes)
-    scores = NumbaSession(plan, model.start(batch), speaker=speakers, threads=threads).score(torch.cat(found, 1), given)
-    exact = TorchSession(plan, model.start(batch), speaker=speakers).score(torch.cat(found, 1), given)
+    scores = NumbaSession(plan, model.start(batch), speaker=speakers, threads=threads).score(
+        torch.cat(found, 1), condition
+    )
+    exact = TorchSession(plan, model.start(batch), speaker=speakers).score(torch.cat(found, 1), condition)
     torch.testing.assert_close(scores.double(), exact, atol=1e-4, rtol=1e-4)
 
 

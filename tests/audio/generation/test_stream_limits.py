@@ -76,16 +76,16 @@ def test_a_state_without_random_numbers_continues_with_a_seed(model):
 
 @pytest.mark.parametrize("engine", ["torch", "numba"])
 def test_a_condition_that_is_too_short_is_refused(conditioned, engine):
-    frames, given = torch.zeros(1, 4, 10), {"speaker": "ann", "engine": engine}
-    state = state_after(conditioned, 80, condition=frames, **given)
+    frames, options = torch.zeros(1, 4, 10), {"speaker": "ann", "engine": engine}
+    state = state_after(conditioned, 80, condition=frames, **options)
     sound = torch.zeros(1, 1, 10 * HOP)
     for make in (stream, lambda *a, **b: generate(*a, 5, **b), generate):
         with pytest.raises(WavedilError, match="but 81 samples are asked for|but 85 samples"):
-            make(conditioned, state=state, condition=frames[..., :5], **given)
+            make(conditioned, state=state, condition=frames[..., :5], **options)
         with pytest.raises(WavedilError, match="the condition has 10 frames .* but 10[15] samples are asked for"):
-            make(conditioned, prime=sound, condition=frames, **given)
+            make(conditioned, prime=sound, condition=frames, **options)
     with pytest.raises(WavedilError, match="expected a positive number"):
-        generate(conditioned, [10, None], condition=frames, **given)
+        generate(conditioned, [10, None], condition=frames, **options)
 
 
 def test_nan_booleans_and_fractions_are_refused(conditioned):

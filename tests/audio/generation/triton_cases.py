@@ -91,22 +91,22 @@ def conditioned(model: WaveNet, features: int, speaker: int, scalar: bool) -> Ge
 def test_codes_state_and_scores_equal_the_torch_engines(batch, features, speaker, scalar, options):
     plan, start = conditioned(model := make(**options), features, speaker, scalar), model.start(batch)
     steps, first = 12, 5
-    given = torch.randn(batch, features, steps, device=DEVICE) if features else None
+    condition = torch.randn(batch, features, steps, device=DEVICE) if features else None
     speakers = torch.randn(batch, speaker, device=DEVICE) if speaker else None
     uniforms = Uniforms(0, batch).draw(steps).to(DEVICE)
     reference, session = (engine(plan, start, speaker=speakers) for engine in (TorchSession, TritonSession))
     for part in (slice(0, first), slice(first, steps)):
-        own = None if given is None else given[..., part]
-        codes = reference.sample(uniforms[:, part], own)
-        assert torch.equal(session.sample(uniforms[:, part], own), codes)
+        chunk = None if condition is None else condition[..., part]
+        codes = reference.sample(uniforms[:, part], chunk)
+        assert torch.equal(session.sample(uniforms[:, part], chunk), codes)
         # Each engine continues from the state of the triton engine.
         reference = TorchSession(plan, session.state(), speaker=speakers)
         session = TritonSession(plan, session.state(), speaker=speakers)
     ours, exact = session.state(), reference.state()
     assert ours.keys() == exact.keys() == start.keys()
     forced = torch.randint(plan.input_embedding.num_codes, (batch, 3), device=DEVICE)
-    own = None if given is None else given[..., :3]
-    assert close(session.score(forced, own), reference.score(forced, own))
+    chunk = None if condition is None else condition[..., :3]
+    assert close(session.score(forced, chunk), reference.score(forced, chunk))
     ours, exact = session.state(), reference.state()
     for key in ours:
         assert ours[key].dtype == start[key].dtype
