@@ -322,7 +322,7 @@ def test_truncation_equals_a_sort(temperature, top_k, top_p):
     ("call", "message"),
     [
         (lambda m: generate(m, 0), "positive number of samples"),
-        (lambda m: generate(m, 5, num=0), "positive number of streams"),
+        (lambda m: generate(m, 5, num=0), "num is 0: expected a positive integer"),
         (lambda m: generate(m, 5, seed=-1), "seed is -1"),
         (lambda m: generate(m, 5, temperature=-0.1), "temperature is -0.1"),
         (lambda m: generate(m, 5, top_k=0), "top_k is 0"),

@@ -48,7 +48,7 @@ def register_engine(name: str, session: type[Session] | str, *, auto: bool = Fal
 def choose(name: str, plan: GenerationPlan, batch: int, guidance: float = 1.0, precision: str = "fp32") -> str:
     """The name of the engine to use: ``auto`` becomes the fastest engine that can run this plan on its device.
 
-    The logger ``wavedil`` tells at level debug why engines were skipped.
+    The logger ``wavedil`` records at level debug why engines were skipped.
 
     Raises:
         WavedilError: for an unknown name, or if no engine that can run the plan has the precision.

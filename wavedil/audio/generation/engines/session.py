@@ -70,7 +70,7 @@ class Session:
 
     @classmethod
     def obstacle(cls, plan: GenerationPlan, batch: int) -> str | None:
-        """Why this engine cannot run a plan where its tensors are, in a few words; None if it can.
+        """Why this engine cannot run a plan on the device of its tensors, in a few words; None if it can.
 
         The engine ``auto`` skips engines that have an obstacle.
         """

@@ -62,12 +62,12 @@ def sample_steps(
     codes,  # (taps + steps, streams) int32: the recent codes, then the drawn or forced ones
     uniforms,  # (steps, streams) float64
     features,  # (steps, streams, F)
-    parameters,  # (steps, streams, Q) float32; written where FORCED
+    parameters,  # (steps, streams, Q) float32; written if FORCED
     rings,  # (tiles, slots, TILE, C): ring buffers with past inputs of all layers
     schedule,  # (layers, 3) int32: dilation, first slot, index of the next input among the layer's slots
-    tables,  # (taps, rows, C) float32, or (taps, C) where SCALAR
-    levels,  # (rows,) float32 where SCALAR
-    input_bias,  # (C,) float32 where SCALAR
+    tables,  # (taps, rows, C) float32, or (taps, C) if SCALAR
+    levels,  # (rows,) float32 if SCALAR
+    input_bias,  # (C,) float32 if SCALAR
     weights,  # (layers, H / BLOCK, taps, 2, C, BLOCK)
     biases,  # (layers, streams or 1, 2, H) float32
     conditions,  # (layers, H / BLOCK, 2, F, BLOCK)
