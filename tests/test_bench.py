@@ -1,4 +1,4 @@
-"""The benchmarks at tiny sizes: what they report, not how fast anything is."""
+"""The benchmarks at tiny sizes: their results' form and content, not speed."""
 
 import json
 
@@ -9,6 +9,7 @@ from wavedil.bench import conv, numerics, render, run_benchmark, runner, sample,
 
 
 def check(result: dict) -> str:
+    """Checks the keys of a result and returns its text."""
     json.dumps(result)
     assert {"machine", "versions", "commit", "rows"} <= result.keys()
     assert result["machine"]["cores"] >= 1 and result["versions"]["torch"]
@@ -22,14 +23,14 @@ def check(result: dict) -> str:
 
 def test_conv():
     sizes = {"time": 80, "size": 6, "channels": 8, "dilations": (2,), "dilations_2d": (2,)}
-    text = check(runner.describe("conv", "cpu") | conv.run("cpu", **sizes, rounds=2))
+    text = check(runner.describe("conv", "cpu") | conv.bench_conv("cpu", **sizes, rounds=2))
     assert "1-D k2 d2 bf16 training, ours" in text
 
 
-def test_train_without_the_peer(monkeypatch):
+def test_train_without_wavenet_vocoder(monkeypatch):
     monkeypatch.setattr(train, "_wavenet_vocoder", lambda *sizes: None)
     sizes = {"time": 60, "channels": 8, "skip_channels": 8, "dilations": (1, 2) * 2}
-    result = runner.describe("train", "cpu") | train.run("cpu", **sizes, rounds=2)
+    result = runner.describe("train", "cpu") | train.bench_train("cpu", **sizes, rounds=2)
     text = check(result)
     assert "wavenet-vocoder fp32" in text and "not installed" in text
     assert [row["name"] for row in result["rows"] if row["median"] is None] == [
@@ -40,7 +41,7 @@ def test_train_without_the_peer(monkeypatch):
     assert result["notes"][0].startswith(f"{(4 * 384 + 2112) * 120 * 6 / 1e9:.1f} GFLOP")
 
 
-def test_the_first_of_a_group_is_what_the_ratios_are_to(monkeypatch):
+def test_ratios_are_relative_to_the_first_of_each_group(monkeypatch):
     clock = iter([0, 4, 0, 2, 0, 1, 0, 3] * 2)
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
     names = [("slow", "a"), ("fast", "a"), ("alone", "b"), ("third", "b")]
@@ -57,8 +58,8 @@ CASES = [
 ]
 
 
-def test_numerics_in_processes_of_their_own():
-    result = runner.describe("numerics", "cpu") | numerics.run("cpu", chosen=CASES)
+def test_numerics_in_separate_processes():
+    result = runner.describe("numerics", "cpu") | numerics.bench_numerics("cpu", cases=CASES)
     check(result)
     assert [row["cases"] for row in result["rows"]] == [1, 2, 1]
     assert sum(row["wrong_torch"] + row["wrong_ours"] for row in result["rows"]) == 0
@@ -70,8 +71,8 @@ def test_numerics_reports_wrong_numbers_and_crashes(monkeypatch):
         "torch": [[1e-7] * 3, [1e-3, 1e-3, float("nan")], [1e-3, 2.0, 0.0], [1e-7] * 3],
         "ours": ["the process died here (status -6)", [1e-3] * 3, "unsupported", [1e-4] * 3],
     }
-    monkeypatch.setattr(numerics, "_errors", lambda who, chosen, device: found[who])
-    result = runner.describe("numerics", "cpu") | numerics.run("cpu", chosen=CASES)
+    monkeypatch.setattr(numerics, "_errors", lambda package, cases, device: found[package])
+    result = runner.describe("numerics", "cpu") | numerics.bench_numerics("cpu", cases=CASES)
     assert result["notes"][-1] == "4 cases on cpu: torch is wrong in 2, wavedil in 2"
     assert result["wrong"] == [
         f"ours: {CASES[0]}: the process died here (status -6)",
@@ -83,8 +84,8 @@ def test_numerics_reports_wrong_numbers_and_crashes(monkeypatch):
     render(result)
 
 
-def test_a_process_that_dies_is_a_result(monkeypatch):
-    """Dies at the second case, then at the last."""
+def test_a_process_that_dies_is_recorded(monkeypatch):
+    """The process dies at the second case, the next one at the last."""
     answers = iter([("[0, 0, 0]\n[0, 0", -6), ("[0, 0, 0]\n", -11)])
 
     def child(command, **options):
@@ -99,11 +100,11 @@ def test_a_process_that_dies_is_a_result(monkeypatch):
 
 
 def test_errors():
-    with pytest.raises(WavedilError, match="'speed' is unknown: take one of conv, train, sample"):
+    with pytest.raises(WavedilError, match="'speed' is unknown: expected one of conv, train, sample"):
         run_benchmark("speed")
-    with pytest.raises(WavedilError, match="threads is 0: expected 1 or more"):
+    with pytest.raises(WavedilError, match="threads is 0: expected a positive integer"):
         run_benchmark("conv", threads=0)
-    with pytest.raises(WavedilError, match="device 'cuda:99' is not usable here"):
+    with pytest.raises(WavedilError, match="device 'cuda:99' is not available here"):
         run_benchmark("conv", device="cuda:99")
 
 
@@ -113,9 +114,11 @@ SHORT = {"numba": 200, "torch": 8, "wavenet-vocoder": 4, "WaveRNN": 400}
 
 
 def test_sample(monkeypatch):
-    monkeypatch.setattr(sample, "_compilations", list)  # minutes on a busy machine
+    monkeypatch.setattr(sample, "_compilations", list)  # takes minutes on a busy machine
     monkeypatch.setattr(sample, "matrix_product_limit", lambda dtype, device: 100.0)
-    result = runner.describe("sample", "cpu") | sample.run("cpu", sizes=SMALL, heads=HEADS, samples=SHORT, rounds=2)
+    result = runner.describe("sample", "cpu") | sample.bench_sample(
+        "cpu", sizes=SMALL, heads=HEADS, samples=SHORT, rounds=2
+    )
     check(result)
     rows = {row["name"]: row for row in result["rows"]}
     ours = rows["small, 1 stream: numba fp32"]
@@ -135,7 +138,7 @@ def test_sample(monkeypatch):
     assert "x real time at 16 kHz" in result["notes"][0]
 
 
-def test_a_rate_is_compared_as_a_rate(monkeypatch):
+def test_the_ratio_of_rates_is_that_of_the_medians(monkeypatch):
     clock = iter([0, 4, 0, 2] * 2)
     monkeypatch.setattr(runner.time, "perf_counter", lambda: next(clock))
     candidates = [
@@ -151,16 +154,18 @@ def test_sample_without_the_peers(monkeypatch):
     monkeypatch.setattr(sample, "wavernn", lambda *arguments: None)
     monkeypatch.setattr(sample, "_compilations", list)
     monkeypatch.setattr(sample, "matrix_product_limit", lambda dtype, device: 100.0)
-    result = runner.describe("sample", "cpu") | sample.run("cpu", sizes=SMALL[:1], heads=(), samples=SHORT, rounds=1)
+    result = runner.describe("sample", "cpu") | sample.bench_sample(
+        "cpu", sizes=SMALL[:1], heads=(), samples=SHORT, rounds=1
+    )
     assert "small, 1 stream: wavenet-vocoder" in check(result)
     assert "wavenet-vocoder" not in " ".join(result["notes"])
 
 
-def test_segment_is_torchvisions_network_with_and_without_the_other_peer(monkeypatch):
+def test_segment_equals_torchvision_and_runs_without_smp(monkeypatch):
     pytest.importorskip("torchvision")
     monkeypatch.setattr(segment, "_smp", lambda: None)
     small = {"size": 32, "num_classes": 3, "precisions": ("fp32",)}
-    result = runner.describe("segment", "cpu") | segment.run("cpu", **small, rounds=1)
+    result = runner.describe("segment", "cpu") | segment.bench_segment("cpu", **small, rounds=1)
     check(result)
     missing = [row["name"] for row in result["rows"] if row["median"] is None]
     assert missing == [
@@ -172,22 +177,22 @@ def test_segment_is_torchvisions_network_with_and_without_the_other_peer(monkeyp
     assert float(result["notes"][-1].split("differ by ")[1].split()[0]) < 1e-4
 
 
-def test_codes_are_those_of_the_definition_or_ties():
+def test_codes_equal_those_of_the_definition_except_ties():
     from wavedil.bench import codes
 
-    rows = codes.run("cpu", samples=300, channels=8, dilations={2: "1..8"})["rows"]
+    rows = codes.bench_codes("cpu", samples=300, channels=8, dilations={2: "1..8"})["rows"]
     assert len(rows) == 2 * len(codes.HEADS)
     for row in rows:
         assert row["median"] >= (300 if "softmax" in row["name"] else 290), row
         assert row.get("tie", 0) <= 1e-5, row
 
 
-def test_tiles_tell_memory_and_that_they_are_exact():
+def test_tiles_report_memory_and_are_exact():
     from wavedil.bench import tiles
 
     options = {"height": 90, "width": 120, "tile": 64, "part": 80, "widths": (4,) * 5, "hidden_channels": 4}
-    rows = tiles.run("cpu", **options)["rows"]
+    rows = tiles.bench_tiles("cpu", **options)["rows"]
     assert [row["unit"] for row in rows] == ["s", "GB", "GB", "of the largest"]
     assert 0.05 < rows[2]["median"] <= rows[1]["median"] < 20 and 0 <= rows[3]["median"] < 1e-5
-    with pytest.raises(WavedilError, match="so take cpu"):
-        tiles.run("cuda")
+    with pytest.raises(WavedilError, match="so use cpu"):
+        tiles.bench_tiles("cuda")

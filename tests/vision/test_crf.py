@@ -288,11 +288,11 @@ def test_a_kernel_of_weight_0_does_nothing(scene):
 
 
 def test_benchmark(monkeypatch):
-    result = bench.run("cpu", height=30, width=40, labels=3, iterations=2, presets=("densecrf",), rounds=2)
+    result = bench.bench_crf("cpu", height=30, width=40, labels=3, iterations=2, presets=("densecrf",), rounds=2)
     assert [row["name"] for row in result["rows"]] == ["densecrf 40x30x3, pydensecrf2", "densecrf 40x30x3, ours"]
     assert result["rows"][1]["median"] > 0
     monkeypatch.setattr(bench, "_pydensecrf2", lambda *arguments: None)
-    result = bench.run("cpu", height=30, width=40, labels=3, iterations=2, presets=("densecrf",), rounds=2)
+    result = bench.bench_crf("cpu", height=30, width=40, labels=3, iterations=2, presets=("densecrf",), rounds=2)
     assert "not installed" in render(runner.describe("crf", "cpu") | result) and result["notes"] == []
-    with pytest.raises(WavedilError, match="device is 'meta': the dense CRF works on the CPU, so take cpu"):
+    with pytest.raises(WavedilError, match="device is 'meta': the dense CRF runs on the CPU, so use cpu"):
         run_benchmark("crf", device="meta")

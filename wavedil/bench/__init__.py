@@ -1,41 +1,53 @@
-"""Benchmarks: ours, plain PyTorch and every installed peer in turn in one process."""
-
-from __future__ import annotations
+"""Benchmarks: wavedil, plain PyTorch and the installed peer packages take turns in one process."""
 
 from typing import Any
 
-from wavedil.bench import codes, conv, crf, dense, numerics, sample, segment, tiles, train
-from wavedil.bench.runner import describe, render, threads_set
+from wavedil.bench.codes import bench_codes
+from wavedil.bench.conv import bench_conv
+from wavedil.bench.crf import bench_crf
+from wavedil.bench.dense import bench_dense
+from wavedil.bench.numerics import bench_numerics
+from wavedil.bench.runner import describe, render, torch_threads
+from wavedil.bench.sample import bench_sample
+from wavedil.bench.segment import bench_segment
+from wavedil.bench.tiles import bench_tiles
+from wavedil.bench.train import bench_train
 from wavedil.errors import WavedilError
 
 __all__ = ["BENCHMARKS", "render", "run_benchmark"]
 
 BENCHMARKS = {
-    "conv": conv.run,
-    "train": train.run,
-    "sample": sample.run,
-    "codes": codes.run,
-    "numerics": numerics.run,
-    "crf": crf.run,
-    "segment": segment.run,
-    "tiles": tiles.run,
-    "dense": dense.run,
+    "conv": bench_conv,
+    "train": bench_train,
+    "sample": bench_sample,
+    "codes": bench_codes,
+    "numerics": bench_numerics,
+    "crf": bench_crf,
+    "segment": bench_segment,
+    "tiles": bench_tiles,
+    "dense": bench_dense,
 }
 
 
 def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
-    """Runs one benchmark; the result goes to JSON as it is, or through `render` to text.
+    """Runs one benchmark. The result can be written as JSON, or turned into text by ``render``.
 
-    Its keys: `machine`, `versions`, `commit` (None outside a git checkout), `rows` (each `name`,
-    `unit`, `median`, `iqr`, `ratio`: times as fast as the first row of its group; None for what is
-    not installed; some a `note`) and `notes` (sentences that sum up).
+    Args:
+        name: a key of ``BENCHMARKS``.
+        device: a torch device; some benchmarks run on the CPU only.
+        threads: number of torch's threads; None leaves it as it is.
+
+    Returns:
+        A dict of ``machine``, ``versions``, ``commit`` (None outside a git checkout), ``rows`` and ``notes`` (sentences
+        that summarize the rows). Each row has ``name``, ``unit``, ``median``, ``iqr`` and ``ratio``: how many times as
+        fast it is as the first row of its group. They are None if a package is not installed. Some rows have a
+        ``note``.
 
     Raises:
-        WavedilError: an unknown name, a device that is not there, or a number of threads below 1.
+        WavedilError: for an unknown name, a device that is not available, or threads below 1.
     """
     if name not in BENCHMARKS:
-        known = ", ".join(BENCHMARKS)
-        raise WavedilError(f"benchmark {name!r} is unknown: take one of {known}")
-    with threads_set(threads):
+        raise WavedilError(f"benchmark {name!r} is unknown: expected one of {', '.join(BENCHMARKS)}")
+    with torch_threads(threads):
         description = describe(name, device)
         return description | BENCHMARKS[name](device)

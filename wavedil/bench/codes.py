@@ -1,11 +1,9 @@
-"""Whether the numba engine draws the codes that the definition draws, for each head, conditioning and kernel size.
+"""Does the numba engine draw the codes of the definition? For each head, conditioning and kernel size.
 
-The codes are compared with those that the teacher-forced pass in float64 picks with the same random numbers. Where all
-are equal the definition's loop would have drawn the same: each of its codes follows from those before. Where some
-differ, the row says how near to a tie they are.
+The codes are compared with those that the teacher-forced pass in float64 picks with the same random numbers. If all are
+equal, the torch engine would have drawn the same codes, since each code follows from those before it. If some differ,
+the row tells how close to a tie they are.
 """
-
-from __future__ import annotations
 
 import itertools
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 from wavedil.audio import Features, NearestUpsampling, WaveNet, generate
 from wavedil.audio.distributions import Categorical, Sampling
 from wavedil.audio.generation.random_numbers import Uniforms
-from wavedil.bench.runner import figures
+from wavedil.bench.runner import summary_row
 
 _LINEAR = {"quantizer": "linear", "num_codes": 65536, "input": "scalar"}
 HEADS: dict[str, dict[str, Any]] = {
@@ -26,29 +24,35 @@ HEADS: dict[str, dict[str, Any]] = {
     "1 Gaussian, linear 65536": {"distribution": "gaussians", **_LINEAR},
     "5 Gaussians, linear 65536": {"distribution": "gaussians", "components": 5, **_LINEAR},
 }
-DILATIONS = {1: "1..512 x2", 2: "1..512 x2", 3: "1..128 x2"}
+DILATIONS = {1: "1..512 x2", 2: "1..512 x2", 3: "1..128 x2"}  # by kernel size
 _HOP = 200
 
 
-def run(
+def bench_codes(
     device: str, *, samples: int = 16000, channels: int = 64, dilations: dict[int, str] = DILATIONS
 ) -> dict[str, Any]:
-    """How many of ``samples`` codes are equal, and how far apart the others are. Always on the CPU."""
+    """Counts how many of ``samples`` codes are equal, and measures how far the others are from a tie.
+
+    It always runs on the CPU.
+    """
     rows = []
-    for (kernel, schedule), (title, head), heard in itertools.product(
-        dilations.items(), HEADS.items(), ("", ", 80 mels and a speaker")
+    for (kernel, schedule), (title, head), conditioned in itertools.product(
+        dilations.items(), HEADS.items(), (False, True)
     ):
         torch.manual_seed(0)
-        given = {"condition": NearestUpsampling(Features(80, _HOP)), "speakers": ["a", "b"]} if heard else {}
-        model = WaveNet(channels, 2 * channels, schedule, kernel_size=kernel, **head, **given).eval()
+        conditioning = {}
+        if conditioned:
+            conditioning = {"condition": NearestUpsampling(Features(80, _HOP)), "speakers": ["a", "b"]}
+            title += ", 80 mels and a speaker"
+        model = WaveNet(channels, 2 * channels, schedule, kernel_size=kernel, **head, **conditioning).eval()
         _sharpen(model)
-        rows.append(_compared(f"kernel {kernel}, {title}{heard}", model, samples))
+        rows.append(_compare(f"kernel {kernel}, {title}", model, samples))
     return {"rows": rows, "notes": []}
 
 
 @torch.no_grad()
 def _sharpen(model: WaveNet) -> None:
-    """Random predictions that are neither flat nor spread over all of the amplitudes."""
+    """Scales random weights so that predictions are neither flat nor spread over all amplitudes."""
     for parameter in model.parameters():
         parameter.mul_(1.3)
     if not isinstance(model.distribution, Categorical):
@@ -57,33 +61,32 @@ def _sharpen(model: WaveNet) -> None:
 
 
 @torch.no_grad()
-def _compared(name: str, model: WaveNet, samples: int) -> dict[str, Any]:
+def _compare(name: str, model: WaveNet, samples: int) -> dict[str, Any]:
     local = model.conditioner.upsampling
     frames = None if local is None else torch.randn(1, 80, -(-samples // _HOP))
     speaker = model.speakers[-1] if model.speakers else None
     options = {"condition": frames, "speaker": speaker}
     codes = model.encode(generate(model, samples, seed=0, engine="numba", **options)[:, 0])
     condition = model.conditioning(**options).condition(0, samples)
-    exact = model.double()(codes, None if condition is None else condition.double())[0].T
-    u = Uniforms(0, 1).draw(samples)[0]
-    own = model.distribution.sample(exact, u, Sampling())
-    apart = (own - codes[0]).abs()
-    row = figures(name, f"of {samples} codes equal", [samples - int((apart > 0).sum())])
-    if apart.any():
-        at = apart.nonzero()[:, 0]
-        row["tie"] = _tie(model, exact[at], u[at], codes[0, at])
+    parameters = model.double()(codes, None if condition is None else condition.double())[0].T
+    uniforms = Uniforms(0, 1).draw(samples)[0]
+    differences = (model.distribution.sample(parameters, uniforms, Sampling()) - codes[0]).abs()
+    row = summary_row(name, f"of {samples} codes equal", [samples - int((differences > 0).sum())])
+    if differences.any():
+        at = differences.nonzero()[:, 0]
+        row["tie"] = _distance_to_tie(model, parameters[at], uniforms[at], codes[0, at])
         row["note"] = (
-            f"the others are at most {int(apart.max())} of {model.num_codes} away, and what the definition draws by "
-            f"uniforms that are at most {row['tie']:.0e} away"
+            f"the others differ by at most {int(differences.max())} of {model.num_codes} codes, and equal the "
+            f"definition's for uniforms moved by at most {row['tie']:.0e}"
         )
     return row
 
 
-def _tie(model: WaveNet, exact: torch.Tensor, u: torch.Tensor, codes: torch.Tensor) -> float:
-    """How far the uniforms have to move, as a power of ten, before the definition's draws reach these codes."""
+def _distance_to_tie(model: WaveNet, parameters: torch.Tensor, uniforms: torch.Tensor, codes: torch.Tensor) -> float:
+    """The smallest power of ten by which uniforms have to move so that the definition's draws reach these codes."""
     for power in range(-12, 0):
-        moved = [(u + sign * 10.0**power).clamp(0, 1 - 2**-53) for sign in (-1, 1)]
-        ends = torch.stack([model.distribution.sample(exact, each, Sampling()) for each in moved])
+        moved = [(uniforms + sign * 10.0**power).clamp(0, 1 - 2**-53) for sign in (-1, 1)]
+        ends = torch.stack([model.distribution.sample(parameters, each, Sampling()) for each in moved])
         if bool(((ends.amin(0) <= codes) & (codes <= ends.amax(0))).all()):
             return 10.0**power
     return 1.0

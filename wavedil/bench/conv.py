@@ -1,6 +1,4 @@
-"""Dilated convolutions: one axis against `conv1d`, two axes in both memory layouts."""
-
-from __future__ import annotations
+"""Dilated convolutions: in 1-D against ``conv1d``, in 2-D in both memory layouts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +14,7 @@ from wavedil.ops.memory import keep_freed_memory
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
-def run(
+def bench_conv(
     device: str,
     *,
     batch: int = 2,
@@ -27,9 +25,9 @@ def run(
     dilations_2d: Sequence[int] = (1, 4, 16),
     rounds: int = 9,
 ) -> dict[str, Any]:
-    """Kernel 2, `channels` to twice as many, causal; and 3x3 on `size` x `size` images.
+    """Times convolutions: causal 1-D with kernel size 2 to twice the channels, and 3x3 on ``size`` x ``size`` images.
 
-    forward: no gradients. training: forward and backward to input, weight and bias.
+    Rows "forward" run without gradients; rows "training" run forward and backward to input, weight and bias.
     """
     if device == "cpu":
         keep_freed_memory()
@@ -55,8 +53,8 @@ def _one_axis(device: str, dtype: torch.dtype, batch: int, channels: int, time: 
         return dilated_conv(x, weight, bias, **options)
 
     rows = x.transpose(1, 2).contiguous().transpose(1, 2)  # channels innermost in memory
-    forms = {"conv1d": (plain, x), "ours": (ours, rows)}
-    return _both_ways(f"1-D k2 d{dilation} {_name(dtype)}", forms, (weight, bias))
+    variants = {"conv1d": (plain, x), "ours": (ours, rows)}
+    return _candidates(f"1-D k2 d{dilation} {_name(dtype)}", variants, (weight, bias))
 
 
 def _two_axes(device: str, dtype: torch.dtype, batch: int, channels: int, size: int, dilation: int) -> list[Candidate]:
@@ -67,22 +65,22 @@ def _two_axes(device: str, dtype: torch.dtype, batch: int, channels: int, size: 
     def convolve(x: Tensor) -> Tensor:
         return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)
 
-    forms = {
+    variants = {
         "NCHW": (convolve, x),
         "channels_last": (convolve, x.contiguous(memory_format=torch.channels_last)),
     }
-    return _both_ways(f"2-D 3x3 d{dilation} {_name(dtype)}", forms, (weight, bias))
+    return _candidates(f"2-D 3x3 d{dilation} {_name(dtype)}", variants, (weight, bias))
 
 
-def _both_ways(
+def _candidates(
     title: str,
-    forms: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]],
+    variants: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]],
     parameters: tuple[Tensor, ...],
 ) -> list[Candidate]:
     for parameter in parameters:
         parameter.requires_grad_()
     forward, training = [], []
-    for name, (function, x) in forms.items():
+    for name, (function, x) in variants.items():
         forward.append(Candidate(f"{title} forward, {name}", _forward(function, x), f"{title} f"))
         step = _training(function, x.detach().requires_grad_(), parameters)
         training.append(Candidate(f"{title} training, {name}", step, f"{title} t"))

@@ -1,6 +1,4 @@
-"""The mean field of a dense CRF: ours, and pydensecrf2, from the image and probabilities to probabilities."""
-
-from __future__ import annotations
+"""Mean-field inference of a dense CRF: wavedil and pydensecrf2."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +14,7 @@ from wavedil.ops.memory import keep_freed_memory
 from wavedil.vision.crf import PRESETS, DenseCRF
 
 
-def run(
+def bench_crf(
     device: str,
     *,
     height: int = 366,
@@ -26,12 +24,13 @@ def run(
     presets: tuple[str, ...] = tuple(PRESETS),
     rounds: int = 7,
 ) -> dict[str, Any]:
-    """A scene of patches with light, texture and noise, and probabilities that are blurred and partly wrong.
+    """Times both from image and class probabilities to refined probabilities, on a synthetic scene.
 
-    Both work on the CPU; pydensecrf2 knows one thread only.
+    The image has patches with shading, texture and noise; the probabilities are blurred and partly wrong. Both packages
+    run on the CPU; pydensecrf2 uses one thread.
     """
     if device != "cpu":
-        raise WavedilError(f"device is {device!r}: the dense CRF works on the CPU, so take cpu")
+        raise WavedilError(f"device is {device!r}: the dense CRF runs on the CPU, so use cpu")
     keep_freed_memory()
     image, probabilities = _scene(height, width, labels)
     candidates, notes = [], []
@@ -74,9 +73,9 @@ def _pydensecrf2(crf: DenseCRF, image: Tensor, probabilities: Tensor) -> Callabl
 
 
 def _scene(height: int, width: int, labels: int) -> tuple[Tensor, Tensor]:
-    """An image (height, width, 3) uint8, and probabilities (labels, height, width) of what is where.
+    """A synthetic image (height, width, 3) uint8 and its class probabilities (labels, height, width).
 
-    Its lattices have about as many vertices as those of photographs of streets have.
+    Its permutohedral lattices have about as many vertices as those of street photographs.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -89,6 +88,6 @@ def _scene(height: int, width: int, labels: int) -> tuple[Tensor, Tensor]:
     light = 15 * noise(1, 4, 5)
     texture = 4 * noise(3, height // 8 + 1, width // 8 + 1) + 3 * noise(1, height, width)
     image = (palette[:, patches] + light + texture).clamp(0, 255).byte().movedim(0, -1).contiguous()
-    seen = F.one_hot(patches, labels).movedim(-1, 0).float()
-    blurred = F.avg_pool2d(seen[None], 17, 1, 8)[0]
+    truth = F.one_hot(patches, labels).movedim(-1, 0).float()
+    blurred = F.avg_pool2d(truth[None], 17, 1, 8)[0]
     return image, torch.softmax(6 * blurred + noise(labels, height // 6 + 1, width // 6 + 1), 0)

@@ -1,10 +1,8 @@
-"""Classifiers made dense: how far their features are from the classifier's, ours and what the packages offer.
+"""Classifiers made dense by wavedil and by other packages: do they keep the classifier's features?
 
-An error is the mean absolute difference at the classifier's cells, relative to the mean absolute feature, in float64
+The error is the mean absolute difference at the classifier's cells, relative to the mean absolute feature, in float64
 with random weights and statistics; see :func:`wavedil.vision.check_dense`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,7 +53,7 @@ _STRIDES = (16, 8)
 
 
 def classifier(network: str) -> nn.Module:
-    """A network with random weights, by package and name: ``"torchvision resnet18"``, ``"timm resnet18d"``."""
+    """A network with random weights by package and name, e.g. ``"torchvision resnet18"`` or ``"timm resnet18d"``."""
     package, name = network.split()
     if package == "timm":
         import timm
@@ -67,23 +65,25 @@ def classifier(network: str) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, **quick).eval()
 
 
-def run(device: str, *, networks: Sequence[str] = NETWORKS) -> dict[str, Any]:
-    """A row for each network, stride and package, errors as ``median``; the notes are a table in Markdown.
+def bench_dense(device: str, *, networks: Sequence[str] = NETWORKS) -> dict[str, Any]:
+    """One row for each network, stride and package, with the error as ``median``; the notes are a Markdown table.
 
-    Always on the CPU: float64 is what it is about.
+    It always runs on the CPU, in float64.
     """
     rows: list[dict[str, Any]] = []
-    head = [f"{who}, stride {stride}" for who in ("wavedil", "others") for stride in _STRIDES]
+    head = [f"{package}, stride {stride}" for package in ("wavedil", "others") for stride in _STRIDES]
     table = [f"| network | {' | '.join(head)} | first layer to differ |", "|---|" + "---|" * (len(head) + 1)]
     for network in networks:
         model = classifier(network)
         ours = [check_dense(model, to_dense(model, stride)) for stride in _STRIDES]
         others = [_others(network, model, stride) for stride in _STRIDES]
         for stride, report, peers in zip(_STRIDES, ours, others, strict=True):
-            found = {"wavedil": report} | peers
-            rows += [_row(f"{network}, stride {stride}, {who}", result) for who, result in found.items()]
+            reports = {"wavedil": report} | peers
+            rows += [_row(f"{network}, stride {stride}, {package}", result) for package, result in reports.items()]
         cells = [_cell(report) for report in ours]
-        cells += ["; ".join(f"{who} {_cell(result)}" for who, result in peers.items()) or "–" for peers in others]
+        cells += [
+            "; ".join(f"{package} {_cell(result)}" for package, result in peers.items()) or "–" for peers in others
+        ]
         table.append(f"| {network} | {' | '.join(cells)} | {_reason(ours[-1])} |")
     return {"rows": rows, "notes": table}
 
@@ -104,26 +104,25 @@ def _reason(report: DenseReport) -> str:
 
 
 def _others(network: str, model: nn.Module, stride: int) -> dict[str, DenseReport | str]:
-    """The packages that have this network and an option to dilate it: their error, or that they refuse."""
-    package, name = network.split()
-    found: dict[str, DenseReport | str] = {}
-    for who, build in {"torchvision": {"torchvision": _torchvision, "smp": _smp}, "timm": {"timm": _timm}}[
-        package
-    ].items():
+    """The reports of the packages that have this network and an option to dilate it, or why there is none."""
+    family, name = network.split()
+    builders = {"torchvision": {"torchvision": _torchvision, "smp": _smp}, "timm": {"timm": _timm}}[family]
+    reports: dict[str, DenseReport | str] = {}
+    for package, build in builders.items():
         try:
             dense = build(name, stride)
         except ImportError:
             continue  # not installed
         except (AssertionError, NotImplementedError, TypeError, ValueError):
-            found[who] = "refuses"
+            reports[package] = "refuses"
             continue
         if dense is None:
             continue
         try:
-            found[who] = check_dense(model, dense)
+            reports[package] = check_dense(model, dense)
         except WavedilError as error:
-            found[who] = f"differs: {error}"
-    return found
+            reports[package] = f"differs: {error}"
+    return reports
 
 
 def _torchvision(name: str, stride: int) -> nn.Module | None:

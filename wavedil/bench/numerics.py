@@ -1,11 +1,9 @@
-"""Is the convolution right on this machine? Every case against float64, in torch and in ours.
+"""Which convolutions are computed wrongly on this machine? Each case of torch and wavedil is compared with float64.
 
-Some cases write past the end of memory in torch itself (see `wavedil.ops.dilated_conv`). So the
-cases run in processes of their own, one for torch and one for ours at a time; where one dies, that
-is a result, and the next process goes on after it.
+In some cases torch itself writes past the end of memory (see ``wavedil.ops.dilated_conv``). So the cases run in
+separate processes, one for torch and one for wavedil at a time. If a process dies, that is the recorded result of its
+case, and a new process continues with the next one.
 """
-
-from __future__ import annotations
 
 import itertools
 import json
@@ -23,21 +21,23 @@ from torch import Tensor
 
 from wavedil.ops.dilated_conv import dilated_conv
 
-# Relative to the norm of the exact result. Inputs are rounded to the dtype first, so on a right
-# machine what is left is one rounding of the result: a fifth of these or less. On CUDA float32
-# convolutions use TF32 unless told otherwise, which has the digits of float16.
+# Largest error relative to the norm of the exact result. Inputs are rounded to the dtype first, so a correct result has
+# one rounding only: a fifth of these bounds or less. On CUDA, float32 convolutions use TF32 by default, which has the
+# precision of float16.
 BOUNDS = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
 _CUDA_FLOAT32_BOUND = 2e-3
 _CHANNELS = 24
 _PARTS = ("forward", "input gradient", "weight gradient")
-_MOST_CRASHES = 20
+_MAX_CRASHES = 20
 
 
 @dataclass(frozen=True)
 class Case:
+    """One convolution to check."""
+
     ndim: int
     dtype: str
-    layout: str  # "contiguous" or "channels_last" (for one axis: channels innermost)
+    layout: str  # "contiguous" or "channels_last" (in 1-D: channels innermost)
     groups: str  # "dense", "grouped", "depthwise", "depthwise x2"
     kernel: tuple[int, ...]
     dilation: int
@@ -51,7 +51,8 @@ class Case:
         )
 
 
-def cases() -> list[Case]:
+def all_cases() -> list[Case]:
+    """All combinations of dtype, layout, groups, kernel, dilation and stride in 1-D, 2-D and 3-D."""
     kernels = {
         1: [(1,), (2,), (3,), (5,)],
         2: [(1, 1), (2, 2), (3, 3), (5, 5), (1, 3)],
@@ -72,24 +73,27 @@ def cases() -> list[Case]:
     ]
 
 
-def run(device: str, *, chosen: list[Case] | None = None) -> dict[str, Any]:
-    """One row for each number of axes and dtype; `wrong` lists what is not right."""
-    chosen = cases() if chosen is None else chosen
+def bench_numerics(device: str, *, cases: list[Case] | None = None) -> dict[str, Any]:
+    """One row for each number of axes and dtype. The key ``wrong`` of the result lists the cases with errors.
+
+    A row has the errors of wavedil as ``median`` and ``iqr``, and the numbers of wrong cases.
+    """
+    cases = all_cases() if cases is None else cases
     with ThreadPoolExecutor(2) as pool:  # the threads only wait for their processes
-        torch_errors, our_errors = pool.map(lambda who: _errors(who, chosen, device), ("torch", "ours"))
+        torch_errors, our_errors = pool.map(lambda package: _errors(package, cases, device), ("torch", "ours"))
     wrong: list[str] = []
     rows = []
-    for ndim, dtype in sorted({(case.ndim, case.dtype) for case in chosen}):
+    for ndim, dtype in sorted({(case.ndim, case.dtype) for case in cases}):
         bound = bound_of(dtype, device)
-        picked = [i for i, case in enumerate(chosen) if (case.ndim, case.dtype) == (ndim, dtype)]
+        group = [i for i, case in enumerate(cases) if (case.ndim, case.dtype) == (ndim, dtype)]
         counts = {}
-        for who, errors in (("torch", torch_errors), ("ours", our_errors)):
-            messages = [m for i in picked if (m := _complaint(errors[i], bound))]
-            wrong += [f"{who}: {chosen[i]}: {m}" for i in picked if (m := _complaint(errors[i], bound))]
-            counts[f"wrong_{who}"] = len(messages)
-        ours = [max(e) for i in picked if isinstance(e := our_errors[i], list)]
-        theirs = [max(e) for i in picked if isinstance(e := torch_errors[i], list)]
-        row = {"name": f"{ndim}-D {dtype}", "unit": "relative error", "cases": len(picked)} | counts
+        for package, errors in (("torch", torch_errors), ("ours", our_errors)):
+            messages = [f"{package}: {cases[i]}: {m}" for i in group if (m := _wrong(errors[i], bound))]
+            wrong += messages
+            counts[f"wrong_{package}"] = len(messages)
+        ours = [max(e) for i in group if isinstance(e := our_errors[i], list)]
+        theirs = [max(e) for i in group if isinstance(e := torch_errors[i], list)]
+        row = {"name": f"{ndim}-D {dtype}", "unit": "relative error", "cases": len(group)} | counts
         if ours and theirs:
             median = statistics.median(ours)
             low, _, high = statistics.quantiles(ours, n=4) if len(ours) > 1 else [median] * 3
@@ -99,45 +103,47 @@ def run(device: str, *, chosen: list[Case] | None = None) -> dict[str, Any]:
             row |= {"median": None, "iqr": None, "ratio": None, "note": "not supported here"}
         rows.append(row)
     total, in_torch, in_ours = (sum(r[k] for r in rows) for k in ("cases", "wrong_torch", "wrong_ours"))
-    verdict = f"{total} cases on {device}: torch is wrong in {in_torch}, wavedil in {in_ours}"
-    return {"rows": rows, "wrong": wrong, "notes": [*wrong, verdict]}
+    summary = f"{total} cases on {device}: torch is wrong in {in_torch}, wavedil in {in_ours}"
+    return {"rows": rows, "wrong": wrong, "notes": [*wrong, summary]}
 
 
 def bound_of(dtype: str, device: str) -> float:
+    """The largest error that counts as correct."""
     return _CUDA_FLOAT32_BOUND if dtype == "float32" and device != "cpu" else BOUNDS[dtype]
 
 
-def _complaint(error: list[float] | str, bound: float) -> str | None:
-    """What is wrong with a case's errors, or None. A dtype the device lacks is not wrong."""
+def _wrong(error: list[float] | str, bound: float) -> str | None:
+    """Describes errors above the bound; None if there are none. An unsupported dtype is not an error."""
     if isinstance(error, str):
         return None if error == "unsupported" else error
     bad = [f"{part} is off by {e:.1e}" for part, e in zip(_PARTS, error, strict=True) if not e <= bound]
     return ", ".join(bad) or None
 
 
-def _errors(who: str, chosen: list[Case], device: str) -> list[list[float] | str]:
-    """Errors of each case, from processes that may die."""
+def _errors(package: str, cases: list[Case], device: str) -> list[list[float] | str]:
+    """The errors of each case, computed in processes that may die."""
     results: list[list[float] | str] = []
     crashes = 0
-    while len(results) < len(chosen):
-        rest = [asdict(case) for case in chosen[len(results) :]]
-        start = "from wavedil.bench.numerics import child; child()"
-        command = [sys.executable, "-c", start, who, device, str(torch.get_num_threads())]
+    while len(results) < len(cases):
+        rest = [asdict(case) for case in cases[len(results) :]]
+        start = "from wavedil.bench.numerics import print_errors; print_errors()"
+        command = [sys.executable, "-c", start, package, device, str(torch.get_num_threads())]
         done = subprocess.run(command, input=json.dumps(rest), capture_output=True, text=True)
         lines = done.stdout.splitlines()
-        # A process that dies can leave half a line.
+        # The last line of a process that died can be incomplete.
         results += [json.loads(line) for line in lines if line.endswith(("]", '"'))]
         if done.returncode:
             crashes += 1
-            if len(results) < len(chosen):
-                # The memory may have been spoiled by an earlier case: this is where it showed.
+            if len(results) < len(cases):
+                # An earlier case may have corrupted the memory; the process died at this one.
                 results.append(f"the process died here (status {done.returncode})")
-        if crashes > _MOST_CRASHES:
-            results += ["not run: too many crashes before"] * (len(chosen) - len(results))
+        if crashes > _MAX_CRASHES:
+            results += ["not run: too many crashes before"] * (len(cases) - len(results))
     return results
 
 
 def _tensors(case: Case, device: str) -> tuple[Tensor, Tensor, int]:
+    """Input, weight and number of groups."""
     groups = {"dense": 1, "grouped": 4, "depthwise": _CHANNELS, "depthwise x2": _CHANNELS}[case.groups]
     out = 2 * _CHANNELS if case.groups.endswith("x2") else _CHANNELS
     space = {1: (47,), 2: (23, 40), 3: (8, 9, 10)}[case.ndim]
@@ -153,19 +159,19 @@ def _tensors(case: Case, device: str) -> tuple[Tensor, Tensor, int]:
     return tensors[0], tensors[1], groups
 
 
-def errors_of(who: str, case: Case, device: str) -> list[float] | str:
-    """Relative errors of forward, input gradient and weight gradient, or "unsupported"."""
+def errors_of(package: str, case: Case, device: str) -> list[float] | str:
+    """Relative errors of forward, input gradient and weight gradient; or ``"unsupported"``."""
     torch.manual_seed(0)
     x, weight, groups = _tensors(case, device)
     stride, dilation = (case.stride,) * case.ndim, (case.dilation,) * case.ndim
     convolve = (F.conv1d, F.conv2d, F.conv3d)[case.ndim - 1]
-    wide = [t.double().requires_grad_() for t in (x, weight)]
-    exact = convolve(*wide, None, stride, 0, dilation, groups)
+    exact_inputs = [t.double().requires_grad_() for t in (x, weight)]
+    exact = convolve(*exact_inputs, None, stride, 0, dilation, groups)
     d = torch.randn_like(exact).to(x.dtype)
-    expected = [exact, *torch.autograd.grad(exact, wide, d.double())]
+    expected = [exact, *torch.autograd.grad(exact, exact_inputs, d.double())]
     inputs = [t.requires_grad_() for t in (x, weight)]
     try:
-        if who == "torch":
+        if package == "torch":
             y = convolve(*inputs, None, stride, 0, dilation, groups)
         else:
             padding = [(0, 0)] * case.ndim
@@ -177,10 +183,10 @@ def errors_of(who: str, case: Case, device: str) -> list[float] | str:
     return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True)]
 
 
-def child() -> None:
-    """In the process of its own: cases on standard input, a line of errors for each on output."""
-    _, who, device, threads = sys.argv
+def print_errors() -> None:
+    """Main function of a separate process: reads cases from standard input and prints a line of errors for each."""
+    _, package, device, threads = sys.argv
     torch.set_num_threads(int(threads))
     for fields in json.load(sys.stdin):
         fields["kernel"] = tuple(fields["kernel"])
-        print(json.dumps(errors_of(who, Case(**fields), device)), flush=True)
+        print(json.dumps(errors_of(package, Case(**fields), device)), flush=True)

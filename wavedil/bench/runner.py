@@ -1,6 +1,4 @@
-"""What all benchmarks share: taking turns, describing the machine, printing the table."""
-
-from __future__ import annotations
+"""Shared by all benchmarks: measuring in turns, describing the machine, printing the table."""
 
 import os
 import platform
@@ -25,20 +23,27 @@ _PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio", "torchv
 
 @dataclass
 class Candidate:
-    """Something to time; `call` is None where it is not installed. Ratios are within a group."""
+    """A function to time. ``call`` is None if its package is not installed. Ratios are within a group."""
 
     name: str
     call: Callable[[], Any] | None
     group: str = ""
-    amount: float = 1.0  # of what a call makes; where the unit is of that per second
+    amount: float = 1.0  # work per call, e.g. samples; for units per second
 
 
 def measure(
     candidates: Sequence[Candidate], *, rounds: int, device: str, unit: str = "ms", warm: int = 2
 ) -> list[dict[str, Any]]:
-    """Rows with median and interquartile range of `rounds` calls: times, or rates where the unit ends in "/s".
+    """Times candidates: one row each, with the median and the interquartile range of ``rounds`` calls.
 
-    The candidates take turns, so that a machine that slows down slows down all of them.
+    The candidates take turns, so that a slow phase of the machine affects all of them.
+
+    Args:
+        candidates: to time; the first of each group has ratio 1.
+        rounds: number of measured calls of each.
+        device: to synchronize with before and after each call.
+        unit: ``"ms"`` or ``"s"``; or a rate that ends in ``"/s"``, of each candidate's ``amount``.
+        warm: number of calls before the measured ones.
     """
     times: dict[int, list[float]] = {i: [] for i, c in enumerate(candidates) if c.call is not None}
     for turn in range(rounds + warm):
@@ -51,17 +56,17 @@ def measure(
             _synchronize(device)
             if turn >= warm:
                 seconds.append(time.perf_counter() - started)
-    plain: dict[str, float] = {}
+    baselines: dict[str, float] = {}  # group -> median of its first row
     rows = []
     for index, candidate in enumerate(candidates):
         if index in times:
             if unit.endswith("/s"):
-                row = figures(candidate.name, unit, [candidate.amount / seconds for seconds in times[index]])
-                row["ratio"] = row["median"] / plain.setdefault(candidate.group, row["median"])
+                row = summary_row(candidate.name, unit, [candidate.amount / seconds for seconds in times[index]])
+                row["ratio"] = row["median"] / baselines.setdefault(candidate.group, row["median"])
             else:
                 scale = {"ms": 1e3, "s": 1.0}[unit]
-                row = figures(candidate.name, unit, [seconds * scale for seconds in times[index]])
-                row["ratio"] = plain.setdefault(candidate.group, row["median"]) / row["median"]
+                row = summary_row(candidate.name, unit, [seconds * scale for seconds in times[index]])
+                row["ratio"] = baselines.setdefault(candidate.group, row["median"]) / row["median"]
         else:
             row = {"name": candidate.name, "unit": unit, "median": None, "iqr": None, "ratio": None}
             row["note"] = "not installed"
@@ -69,34 +74,35 @@ def measure(
     return rows
 
 
-def figures(name: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
-    """A row of values that were measured, without a ratio."""
+def summary_row(name: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
+    """A row with median and interquartile range of measured values, without a ratio."""
     median = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else [median] * 3
     return {"name": name, "unit": unit, "median": median, "iqr": high - low, "ratio": None}
 
 
 def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> float:
-    """GFLOP/s of a large matrix product, best of five: what this machine can do through torch.
+    """GFLOP/s of a large square matrix product in torch, best of five.
 
-    ``size`` is the largest tried: a machine without products in this dtype may need a minute for that one.
+    The size is doubled up to ``size`` until a product takes 0.05 s, since a machine without fast products in this dtype
+    may need a minute for the largest.
     """
-    tried = min(256, size)
+    width = min(256, size)
     while True:
-        a = torch.randn(tried, tried, device=device).to(dtype)
-        # The second time: the first of all loads libraries.
-        if tried >= size or min(_seconds(a, device) for _ in range(2)) > _LONG_ENOUGH:
+        a = torch.randn(width, width, device=device).to(dtype)
+        # The faster of two: the very first call also loads libraries.
+        if width >= size or min(_product_seconds(a, device) for _ in range(2)) > _LONG_ENOUGH:
             break
-        tried = min(2 * tried, size)
-    best = min(_seconds(a, device) for _ in range(6))  # the first is the warm-up, and never the best
-    return 2 * tried**3 / best / 1e9
+        width = min(2 * width, size)
+    best = min(_product_seconds(a, device) for _ in range(6))  # the first warms up and is never the best
+    return 2 * width**3 / best / 1e9
 
 
-_LONG_ENOUGH = 0.05  # seconds of a product that a clock measures well
+_LONG_ENOUGH = 0.05  # seconds that the clock measures precisely
 
 
-def _seconds(a: torch.Tensor, device: str) -> float:
-    """Of one product of a matrix with itself."""
+def _product_seconds(a: torch.Tensor, device: str) -> float:
+    """Seconds of one product of a matrix with itself."""
     _synchronize(device)
     started = time.perf_counter()
     a @ a
@@ -105,11 +111,11 @@ def _seconds(a: torch.Tensor, device: str) -> float:
 
 
 def memory_limit(device: str, size: int = 2**30) -> float:
-    """GB/s read and written by a copy of ``size`` bytes, best of five."""
+    """GB/s read plus written by a copy of ``size`` bytes, best of five."""
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     times = []
-    for _ in range(6):  # the first is the warm-up, and never the best
+    for _ in range(6):  # the first warms up and is never the best
         _synchronize(device)
         started = time.perf_counter()
         target.copy_(source)
@@ -119,12 +125,12 @@ def memory_limit(device: str, size: int = 2**30) -> float:
 
 
 def describe(name: str, device: str) -> dict[str, Any]:
-    """`benchmark`, `machine`, `versions` and `commit`."""
+    """The keys ``benchmark``, ``machine``, ``versions`` and ``commit`` of a result."""
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = str(error).splitlines()[0]
-        raise WavedilError(f"device {device!r} is not usable here ({reason}): try cpu") from None
+        raise WavedilError(f"device {device!r} is not available here ({reason}): use cpu") from None
     machine = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -144,7 +150,7 @@ def describe(name: str, device: str) -> dict[str, Any]:
 
 
 def render(result: dict[str, Any]) -> str:
-    """The result as a table for people."""
+    """The result as a text table."""
     machine, rows = result["machine"], result["rows"]
     lines = [
         f"{result['benchmark']} on {machine['gpu'] if machine['device'] != 'cpu' else machine['cpu']}"
@@ -160,23 +166,23 @@ def render(result: dict[str, Any]) -> str:
             lines.append(f"{row['name']:{width}}  {row['note']}")
             continue
         ratio = "" if row["ratio"] is None else f"{row['ratio']:7.2f}"
-        measured = f"{_figure(row['median'])}  {row['iqr']:9.2g}"
+        measured = f"{_format(row['median'])}  {row['iqr']:9.2g}"
         lines.append(f"{row['name']:{width}}  {measured}  {row['unit']:9}  {ratio:7}  {row.get('note', '')}".rstrip())
     return "\n".join([*lines, "", *result.get("notes", [])]).rstrip()
 
 
-def _figure(value: float) -> str:
-    """Four digits, and large numbers without an exponent."""
+def _format(value: float) -> str:
+    """Four digits; large numbers without an exponent."""
     return f"{value:10,.0f}" if value >= 1e4 else f"{value:10.4g}"
 
 
 @contextmanager
-def threads_set(threads: int | None) -> Iterator[None]:
-    """torch's number of threads, inside."""
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Sets torch's number of threads within the context; None leaves it as it is."""
     before = torch.get_num_threads()
     if threads is not None:
         if threads < 1:
-            raise WavedilError(f"threads is {threads}: expected 1 or more")
+            raise WavedilError(f"threads is {threads}: expected a positive integer")
         torch.set_num_threads(threads)
     try:
         yield
@@ -206,7 +212,7 @@ def _memory_gib() -> float | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this file is in, if it is in one of ours."""
+    """The commit of the git checkout that contains this file; None if there is none."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,9 +1,7 @@
-"""What `wavedil bench sample` compares: our engines, and the samplers of other packages, each as a call to time."""
-
-from __future__ import annotations
+"""The samplers that ``wavedil bench sample`` compares: wavedil's engines and other packages, as functions to time."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +13,20 @@ from wavedil.audio import Features, NearestUpsampling, WaveNet
 from wavedil.audio.generation.engines import session_class
 from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
-from wavedil.bench.runner import threads_set
+from wavedil.bench.runner import torch_threads
 
-_HOP = 200  # samples that a frame of features lasts: 80 frames a second
+_HOP = 200  # hop length of features in samples: 80 frames per second at 16 kHz
 
 
 @dataclass(frozen=True)
 class Size:
-    """A WaveNet to sample from: kernel 2, 256 codes, gates as wide as the residual stream."""
+    """The size of a WaveNet to sample from: kernel size 2, 256 codes, as many hidden as residual channels."""
 
     name: str
     channels: int
     skip_channels: int
     dilations: str
-    features: int = 0  # channels of local conditioning
+    features: int = 0  # channels of the local features
     distribution: str = "categorical"
     components: int = 0  # of a mixture
 
@@ -43,7 +41,7 @@ class Size:
 
 
 def multiply_adds(plan: GenerationPlan) -> int:
-    """Of the products for one sample."""
+    """Multiply-adds of the products for one sample."""
     layers = [(layer.weight, layer.condition, layer.residual) for layer in plan.layers]
     weights = [
         plan.skip_weight,
@@ -56,19 +54,22 @@ def multiply_adds(plan: GenerationPlan) -> int:
 def ours(
     size: Size, engine: str, batch: int, steps: int, *, precision: str = "fp32", threads: int = 1, device: str = "cpu"
 ) -> Callable[[], Tensor]:
-    """The next ``steps`` of a batch of streams that go on from call to call. Our own threads, and one of torch's."""
+    """A function that draws the next ``steps`` samples of a batch of streams with an engine.
+
+    The streams continue from call to call. torch uses one thread, the engine ``threads``.
+    """
     model = size.model(device)
     session = session_class(engine)(model.plan(), model.start(batch), precision=precision, threads=threads)
     uniforms = Uniforms(0, batch).draw(steps).to(device)
     frames = torch.randn(batch, size.features, -(-steps // _HOP)) if size.features else None
     features = model.conditioning(frames, num=batch).upsampled_features(0, steps)
-    return _alone(lambda: session.run(uniforms, features))
+    return _single_threaded(lambda: session.sample(uniforms, features))
 
 
 def wavenet_vocoder(size: Size, steps: int) -> Callable[[], Tensor] | None:
-    """PyPI's wavenet-vocoder after `make_generation_fast_()`, the same architecture; None where it is not installed.
+    """The same architecture in the package wavenet-vocoder, after ``make_generation_fast_()``; None if not installed.
 
-    It takes codes one-hot, and samples one stream at a time.
+    It takes codes one-hot and samples one stream at a time.
     """
     try:
         with _quiet():
@@ -91,34 +92,34 @@ def wavenet_vocoder(size: Size, steps: int) -> Callable[[], Tensor] | None:
         ).eval()
         model.make_generation_fast_()
     features = torch.randn(1, size.features, steps) if size.features else None
-    return _alone(lambda: model.incremental_forward(c=features, T=steps))
+    return _single_threaded(lambda: model.incremental_forward(c=features, T=steps))
 
 
 def wavernn(batch: int, steps: int) -> Callable[[], Any] | None:
-    """torchaudio's WaveRNN of 512 units: another model, of 4.3 M parameters. None where torchaudio does not import."""
+    """torchaudio's WaveRNN with 512 units: another model, of 4.3 M parameters. None if torchaudio does not import."""
     try:
         with _quiet():
             from torchaudio.models import WaveRNN
-    except (ImportError, OSError, RuntimeError):  # the last two: torchaudio beside a torch that it was not built for
+    except (ImportError, OSError, RuntimeError):  # the last two: torchaudio was built for another torch
         return None
     model = WaveRNN(upsample_scales=[5, 5, 8], n_classes=256, hop_length=200, n_freq=80).eval()
     frames = torch.randn(batch, 80, steps // 200)
-    return _alone(lambda: model.infer(frames))
+    return _single_threaded(lambda: model.infer(frames))
 
 
-def _alone(call: Callable[[], Any]) -> Callable[[], Any]:
-    """On one thread of torch's, and without gradients: step by step, more threads only wait for each other."""
+def _single_threaded(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Runs a function on one torch thread, without gradients: in single steps, threads only wait for each other."""
 
-    def alone() -> Any:
-        with threads_set(1), torch.no_grad(), _quiet():
+    def single_threaded() -> Any:
+        with torch_threads(1), torch.no_grad(), _quiet():
             return call()
 
-    return alone
+    return single_threaded
 
 
 @contextmanager
-def _quiet():
-    """Old packages use what torch has since deprecated."""
+def _quiet() -> Iterator[None]:
+    """Ignores warnings: old packages use deprecated parts of torch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

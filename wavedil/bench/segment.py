@@ -1,6 +1,4 @@
-"""Dense prediction: ours, torchvision's DeepLab v3 and segmentation_models.pytorch's DeepLab v3 and PSPNet."""
-
-from __future__ import annotations
+"""Segmentation networks: wavedil, torchvision's DeepLab v3, segmentation_models.pytorch's DeepLab v3 and PSPNet."""
 
 import warnings
 from collections.abc import Callable
@@ -21,14 +19,14 @@ _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass
 class _Network:
-    """``make`` is None where the package is not installed."""
+    """A network to time; ``make`` is None if its package is not installed."""
 
     name: str
     make: Callable[[], nn.Module] | None
     channels_last: bool = False
 
 
-def run(
+def bench_segment(
     device: str,
     *,
     size: int = 160,
@@ -37,11 +35,12 @@ def run(
     precisions: tuple[str, ...] | None = None,
     rounds: int = 5,
 ) -> dict[str, Any]:
-    """ResNet-50 at stride 8 under each head, random weights; and its first half under pyramid pooling, as smp's PSPNet.
+    """Times ResNet-50 at stride 8 with each head; and its first half with pyramid pooling, as smp's PSPNet has it.
 
-    inference: one image to scores at every pixel. training: ``batch`` images, forward, cross entropy, backward and SGD.
-    bf16 is under autocast; unless ``precisions`` says otherwise it is left out on CPUs, where without units for it a
-    step takes minutes. Ours is in channels_last, as ``wavedil train`` has it; torchvision's is in both layouts.
+    Rows "inference" compute the scores of every pixel of one image. Rows "training" take ``batch`` images and run
+    forward, cross entropy, backward and SGD. bf16 uses autocast; by default it is left out on CPUs, where a step takes
+    minutes without hardware support. wavedil's networks are in channels_last, as in ``wavedil train``; torchvision's is
+    measured in both layouts. All weights are random.
     """
     if device == "cpu":
         keep_freed_memory()
@@ -49,7 +48,7 @@ def run(
     try:
         from torchvision.models import resnet50
     except ImportError:
-        raise WavedilError("bench segment needs torchvision for its backbone: pip install torchvision") from None
+        raise WavedilError("bench segment needs torchvision, which is not installed: pip install torchvision") from None
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch, 3, size, size, generator=generator).to(device)
     labels = torch.randint(0, num_classes, (batch, size, size), generator=generator).to(device)
@@ -61,16 +60,16 @@ def run(
             for network in networks:
                 call = None
                 if network.make is not None:
-                    # One of its own: what training does to the weights would show in the time of inference.
-                    made, shown = network.make().to(device), images
+                    # A separate copy for each row: training changes weights, which could change the inference time.
+                    made, inputs = network.make().to(device), images
                     if network.channels_last:
                         made = made.to(memory_format=torch.channels_last)
-                        shown = images.contiguous(memory_format=torch.channels_last)
+                        inputs = images.contiguous(memory_format=torch.channels_last)
                     autocast = _autocast(device, precision)
                     if work == "inference":
-                        call = _inference(made, shown, autocast)
+                        call = _inference(made, inputs, autocast)
                     else:
-                        call = _step(made, shown, labels, autocast)
+                        call = _step(made, inputs, labels, autocast)
                 candidates.append(Candidate(f"{kind}, {network.name}", call, kind))
     notes = [f"{size} x {size} pixels, {num_classes} classes; one image for inference, {batch} for training"]
     notes.append(_agreement(resnet50, images[:1].cpu(), num_classes))
@@ -114,7 +113,7 @@ def _psps(resnet50: Callable[[], nn.Module], num_classes: int) -> list[_Network]
 
 
 class _Half(nn.Sequential):
-    """ResNet-50 up to stride 8."""
+    """The layers of ResNet-50 up to stride 8."""
 
     channels, output_stride, receptive_field = 512, 8, 99
 
@@ -122,8 +121,8 @@ class _Half(nn.Sequential):
         super().__init__(*list(resnet.children())[:6])
 
 
-class _Out(nn.Module):
-    """The scores out of the dict that torchvision's networks return."""
+class _Scores(nn.Module):
+    """Takes the scores from the dict that torchvision's networks return."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -136,16 +135,15 @@ class _Out(nn.Module):
 def _torchvision(num_classes: int) -> nn.Module:
     from torchvision.models.segmentation import deeplabv3_resnet50
 
-    return _Out(deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=False))
+    return _Scores(deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=False))
 
 
 def _segmenter(resnet: nn.Module, head: nn.Module, context: nn.Module | None, num_classes: int) -> nn.Module:
     from wavedil.vision import Segmenter
     from wavedil.vision.dense import to_dense
 
-    return Segmenter(
-        to_dense(resnet, 8), head, context, num_classes=num_classes, align="center"
-    )  # as torchvision has it
+    # align="center", as in torchvision
+    return Segmenter(to_dense(resnet, 8), head, context, num_classes=num_classes, align="center")
 
 
 def _smp() -> Any:
@@ -187,7 +185,7 @@ def _step(
 
 
 def _agreement(resnet50: Callable[[], nn.Module], image: Tensor, num_classes: int) -> str:
-    """Whether ours computes what torchvision's does, by torchvision's weights in both."""
+    """A sentence on how much wavedil's scores differ from torchvision's with the same weights."""
     from wavedil.vision import ASPP
 
     theirs = _torchvision(num_classes).eval()
@@ -196,5 +194,5 @@ def _agreement(resnet50: Callable[[], nn.Module], image: Tensor, num_classes: in
     ours.head.load_state_dict(theirs.network.classifier.state_dict())
     with torch.inference_mode():
         expected = theirs((image - ours.mean) / ours.std)
-        off = ((ours(image) - expected).abs().max() / expected.abs().max()).item()
-    return f"with the same weights, ours and torchvision's DeepLab v3 differ by {off:.1e} of the largest score"
+        difference = ((ours(image) - expected).abs().max() / expected.abs().max()).item()
+    return f"with the same weights, ours and torchvision's DeepLab v3 differ by {difference:.1e} of the largest score"

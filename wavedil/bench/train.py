@@ -1,6 +1,4 @@
-"""A training step of a WaveNet: ours, a plain one, and PyPI's wavenet-vocoder."""
-
-from __future__ import annotations
+"""A training step of a WaveNet: wavedil, a plain PyTorch one, and the package wavenet-vocoder."""
 
 import warnings
 from collections.abc import Callable
@@ -10,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavedil.bench.runner import Candidate, figures, matrix_product_limit, measure
+from wavedil.bench.runner import Candidate, matrix_product_limit, measure, summary_row
 from wavedil.core.schedule import format_schedule
 from wavedil.ops.memory import keep_freed_memory
 
 _CODES = 256
 
 
-def run(
+def bench_train(
     device: str,
     *,
     batch: int = 2,
@@ -27,9 +25,9 @@ def run(
     dilations: tuple[int, ...] = tuple(2**i for i in range(10)) * 2,
     rounds: int = 7,
 ) -> dict[str, Any]:
-    """Forward, backward and Adam on `batch` x `time` codes, kernel 2; bf16 is under autocast.
+    """Times forward, backward and Adam on ``batch`` x ``time`` codes, with kernel size 2; bf16 uses autocast.
 
-    wavenet-vocoder keeps its default weight normalization and takes its codes one-hot, as it does.
+    wavenet-vocoder has its default weight normalization and takes its codes one-hot.
     """
     if device == "cpu":
         keep_freed_memory()
@@ -46,23 +44,23 @@ def run(
         for precision in ("fp32", "bf16")
     ]
     rows = measure(candidates, rounds=rounds, device=device, unit="s", warm=1)
-    found = {row["name"]: row["median"] for row in rows}
-    gflop = _multiply_adds(*sizes) * batch * time * 2 * 3 / 1e9  # 3: forward, and twice backward
+    medians = {row["name"]: row["median"] for row in rows}
+    gflop = _multiply_adds(*sizes) * batch * time * 2 * 3 / 1e9  # 3: backward costs twice the forward pass
     notes = [f"{gflop:.1f} GFLOP a step, {batch} x {time} samples"]
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         limit = matrix_product_limit(dtype, device)
-        rows.append(figures(f"limit: matrix product {precision}", "GFLOP/s", [limit]))
-        ours = gflop / found[f"wavedil {precision}"]
+        rows.append(summary_row(f"limit: matrix product {precision}", "GFLOP/s", [limit]))
+        ours = gflop / medians[f"wavedil {precision}"]
         notes.append(f"wavedil {precision}: {ours:.0f} GFLOP/s, {ours / limit:.0%} of the limit")
-    if found["wavenet-vocoder fp32"] is not None:
+    if medians["wavenet-vocoder fp32"] is not None:
         for ours_in, theirs_in in (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")):
-            factor = found[f"wavenet-vocoder {theirs_in}"] / found[f"wavedil {ours_in}"]
+            factor = medians[f"wavenet-vocoder {theirs_in}"] / medians[f"wavedil {ours_in}"]
             notes.append(f"wavedil {ours_in} is {factor:.2f} x as fast as wavenet-vocoder {theirs_in}")
     return {"rows": rows, "notes": notes}
 
 
 class _Loss(nn.Module):
-    """Mean cross entropy of `(batch, time)` codes under a net of codes before them."""
+    """Mean cross entropy of codes ``(batch, time)``, each predicted by a network from the codes before it."""
 
     def __init__(self, net: nn.Module, one_hot: bool = False):
         super().__init__()
@@ -75,7 +73,7 @@ class _Loss(nn.Module):
 
 
 class _Plain(nn.Module):
-    """The paper's network the way it is usually written: conv1d, and skips added layer by layer."""
+    """The paper's network as it is usually written: conv1d, and skips added layer by layer."""
 
     def __init__(self, channels: int, skip_channels: int, dilations: tuple[int, ...]):
         super().__init__()
@@ -141,7 +139,7 @@ def _wavenet_vocoder(channels: int, skip_channels: int, dilations: tuple[int, ..
 
 
 def _step(make: Callable[[], nn.Module], codes: Tensor, device: str, precision: str) -> Callable[[], None]:
-    with warnings.catch_warnings():  # old packages use what torch has since deprecated
+    with warnings.catch_warnings():  # old packages use deprecated parts of torch
         warnings.simplefilter("ignore")
         model = make().to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
@@ -159,6 +157,6 @@ def _step(make: Callable[[], nn.Module], codes: Tensor, device: str, precision: 
 
 
 def _multiply_adds(channels: int, skip_channels: int, dilations: tuple[int, ...]) -> int:
-    """Per sample, forward: what the products need, whatever the form."""
+    """Multiply-adds of the products per sample, forward."""
     layer = channels * 2 * channels * 2 + channels * channels + channels * skip_channels
     return len(dilations) * layer + skip_channels * skip_channels + skip_channels * _CODES

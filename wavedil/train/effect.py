@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wavedil.audio.effects.losses import ESR, compute_loss
-from wavedil.audio.effects.process import run
+from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core.receptive_field import count_parameters
 from wavedil.train.base import MetricNames, TrainingModule
@@ -74,7 +74,7 @@ class EffectModule(TrainingModule):
         self.energies = torch.zeros(2, dtype=torch.float64)  # of the error and of the target
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        output = run(self.eval_network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
+        output = apply_model(self.eval_network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
         for place, sound in enumerate((batch["target"] - output, batch["target"])):
             self.energies[place] += sound.double().square().sum().cpu()
 

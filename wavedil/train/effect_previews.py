@@ -13,7 +13,7 @@ from torch import nn
 
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.data.recordings import Segment
-from wavedil.audio.effects.process import run
+from wavedil.audio.effects.process import apply_model
 from wavedil.files import atomic_write
 from wavedil.report import spectrogram_png
 from wavedil.train.base import TrainingModule
@@ -23,7 +23,7 @@ from wavedil.train.callbacks import Previews
 def apply(network: nn.Module, segment: Segment) -> np.ndarray:
     """What the network makes of a segment's input, ``(time,)``, from where it counts."""
     x = torch.from_numpy(segment.input).view(1, 1, -1)
-    return run(network, x, network.knob_values(segment.knobs).unsqueeze(0))[0, 0, segment.skip :].cpu().numpy()
+    return apply_model(network, x, network.knob_values(segment.knobs).unsqueeze(0))[0, 0, segment.skip :].cpu().numpy()
 
 
 class EffectPreviews(Previews):

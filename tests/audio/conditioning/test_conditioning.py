@@ -131,7 +131,7 @@ def test_a_saved_stream_goes_on_within_its_condition(tmp_path, engine):
     # A condition that begins with the next sample.
     fresh = stream(again, state={k: v for k, v in state.items() if k != "condition.position"}, **given(again))
     assert fresh.position == 0
-    with pytest.raises(WavedilError, match="condition.position is .*as far as each other"):
+    with pytest.raises(WavedilError, match="condition.position is .*the same for all streams"):
         stream(again, state=state | {"condition.position": torch.tensor([17, 18])}, **given(again))
 
 
@@ -210,7 +210,7 @@ def test_lengths_and_primes():
         conditioning = model.conditioning(**one)
         _, state = model.step(model.encode(prime[:, 0]), None, conditioning.condition(0, 30))
     session = TorchSession(model.plan(), state, speaker=conditioning.speaker)
-    expected = session.run(Uniforms(9, 1).draw(40), conditioning.upsampled_features(30, 70))
+    expected = session.sample(Uniforms(9, 1).draw(40), conditioning.upsampled_features(30, 70))
     for engine in ("torch", "numba"):
         primed = generate(model, 40, seed=9, prime=prime, engine=engine, **one)
         assert torch.equal(model.encode(primed[:, 0]), expected)
@@ -259,10 +259,10 @@ def test_guided_streams_go_on_and_end_on_their_own(engine, kind, threads):
         assert torch.equal(clip, whole[index, :, : clip.shape[1]])
     conditioning, u = model.conditioning(**given(model, 3), num=3), Uniforms(4, 3).draw(60)
     session = kind(model.plan(), model.start(3), speaker=conditioning.speaker, guidance=2.0, threads=threads)
-    session.run(u[:, :31], conditioning.upsampled_features(0, 31))
+    session.sample(u[:, :31], conditioning.upsampled_features(0, 31))
     state, own = select(session.state(), [2, 0]), conditioning.select([2, 0])
     session = kind(model.plan(), state, speaker=own.speaker, guidance=2.0, threads=threads)
-    rest = session.run(u[[2, 0], 31:], own.upsampled_features(31, 60))
+    rest = session.sample(u[[2, 0], 31:], own.upsampled_features(31, 60))
     scores = session.score(rest, own.upsampled_features(31, 60))
     assert scores.shape == (2, model.distribution.num_parameters, 29) and scores.isfinite().all()
     assert torch.equal(rest, model.encode(whole[[2, 0], 0, 31:]))
@@ -280,7 +280,7 @@ def test_a_primed_guided_stream_has_heard_the_recording_without_conditioning():
     plan, start, conditioning = model.plan(), model.start(1), model.conditioning(**condition)
     session = TorchSession(plan, start, speaker=conditioning.speaker, guidance=2.0)
     session.score(model.encode(sound[:, 0, :25]), conditioning.upsampled_features(0, 25))
-    rest = session.run(Uniforms(7, 1).draw(30), conditioning.upsampled_features(25, 55))
+    rest = session.sample(Uniforms(7, 1).draw(30), conditioning.upsampled_features(25, 55))
     primed = generate(model, 30, seed=7, guidance=2.0, prime=sound[..., :25], **condition)
     assert torch.equal(model.encode(primed[:, 0]), rest)
 

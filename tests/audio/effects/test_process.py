@@ -1,4 +1,4 @@
-"""Effects at work: files in constant memory, live blocks, ESR."""
+"""Applying effects: live blocks, files in constant memory, and the ESR."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def noise(*shape):
 
 
 def settled(model, sound, gain):
-    """Each channel after the silence that settles the model, by one pass."""
+    """The output for each channel in one pass, after ``model.settle`` seconds of silence."""
     quiet = np.zeros((len(sound), int(np.ceil(model.settle * RATE))), np.float32)
     x = torch.from_numpy(np.concatenate([quiet, sound], axis=1)).unsqueeze(1)
     with torch.inference_mode():
@@ -36,7 +36,7 @@ def settled(model, sound, gain):
     return y[:, 0, quiet.shape[1] :].numpy()
 
 
-def test_blocks_equal_the_whole_after_silence(model):
+def test_blocks_equal_one_pass_after_silence(model):
     sound = noise(2, 700)
     effect = LiveEffect(model, {"gain": 0.3}, channels=2)
     parts = [effect.process(sound[:, start:stop]) for start, stop in ((0, 1), (1, 65), (65, 65), (65, 700))]
@@ -48,7 +48,7 @@ def test_blocks_equal_the_whole_after_silence(model):
 @pytest.mark.parametrize("taps", [1, 2, 3])
 @pytest.mark.parametrize("slow", [{}, {"time_constants": [0.02, 0.001], "charges": [50.0, 0.0]}])
 def test_compiled_loops_equal_the_model(knobs, taps, slow):
-    """Odd widths, blocks longer than the loops' own, and enough of them for histories to be moved."""
+    """With odd widths, blocks longer than those of the loops, and enough of them that histories are moved."""
     torch.manual_seed(taps)
     model = Effect(
         7, 5, [1, 150, 2], taps, knobs=knobs, head_channels=3, knob_channels=2, sample_rate=RATE, settle=0, **slow
@@ -57,22 +57,31 @@ def test_compiled_loops_equal_the_model(knobs, taps, slow):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # biases too
     engines = CompiledEngine(model.eval(), 2, effect_kernels), TorchEngine(model, 2)
-    sound, place = noise(2, 4000), 0
+    sound, position = noise(2, 4000), 0
     for index, length in enumerate([1, 127, 128, 129, 0, 1000, 515, 700, 1400]):
         setting = torch.tensor([0.1 * index, 0.5])[: len(knobs or ())]
-        block = sound[:, place : place + length]
+        block = sound[:, position : position + length]
         a, b = (engine.step(block, setting) for engine in engines)
         np.testing.assert_allclose(a, b, atol=1e-5)
-        place += length
-    assert place == 4000
+        position += length
+    assert position == 4000
+
+
+class Inverted(Effect):
+    """An effect with another step than the compiled loops."""
+
+    def step(self, x, state=None, knobs=None):
+        y, state = super().step(x, state, knobs)
+        return -y, state
 
 
 def test_live_effects_run_as_compiled_loops_on_a_cpu(model):
     assert isinstance(make_engine(model, 1), CompiledEngine)
     assert isinstance(make_engine(Effect(4, 4, "1,2").double(), 1), TorchEngine)
+    assert isinstance(make_engine(Inverted(4, 4, "1,2"), 1), TorchEngine)
 
 
-def test_no_start_up_is_heard(model):
+def test_the_first_block_has_no_start_up_transient(model):
     effect = LiveEffect(model, {"gain": 0.3})
     first = effect.process(np.zeros(500, np.float32))
     assert np.abs(first - first[-1]).max() < 1e-3
@@ -81,15 +90,15 @@ def test_no_start_up_is_heard(model):
     assert (switched_on - first[-1]).abs().max() > 0.05
 
 
-def test_knobs_turn_between_blocks(model):
+def test_knobs_change_between_blocks(model):
     sound = noise(400)
     effect = LiveEffect(model, {"gain": 0.0})
     first = effect.process(sound[:200])
     effect.knobs = {"gain": 1.0}
     second = effect.process(sound[200:])
-    still = LiveEffect(model, {"gain": 0.0})
-    np.testing.assert_array_equal(first, still.process(sound[:200]))
-    assert np.abs(second - still.process(sound[200:])).max() > 1e-3
+    constant = LiveEffect(model, {"gain": 0.0})
+    np.testing.assert_array_equal(first, constant.process(sound[:200]))
+    assert np.abs(second - constant.process(sound[200:])).max() > 1e-3
     with pytest.raises(WavedilError, match="knob 'gain' is 2"):
         effect.knobs = {"gain": 2}
     assert effect.knobs == {"gain": 1.0}
@@ -100,7 +109,7 @@ def test_knobs_turn_between_blocks(model):
 
 
 @pytest.mark.parametrize("name", ["in.wav", "in.flac"])
-def test_a_file_equals_one_pass(tmp_path, model, monkeypatch, name):
+def test_a_processed_file_equals_one_pass(tmp_path, model, monkeypatch, name):
     monkeypatch.setattr(process, "CHUNK", 301)
     audio_files.write(tmp_path / name, noise(2, 1000), RATE)
     seen = []
@@ -127,7 +136,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, model, monkeypatch):
 def test_another_rate_is_refused_or_resampled(tmp_path, model):
     sound = np.sin(np.arange(4410) / 30)[None].astype(np.float32) * 0.2
     audio_files.write(tmp_path / "in.wav", sound, 11025, "FLOAT")
-    with pytest.raises(WavedilError, match="has 11025 Hz and the model 8000 Hz: add --resample"):
+    with pytest.raises(WavedilError, match="has 11025 Hz and the model 8000 Hz: pass resample=True"):
         process_file(model, tmp_path / "in.wav", tmp_path / "out.wav", {"gain": 0.6})
     assert not (tmp_path / "out.wav").exists()
     process_file(model, tmp_path / "in.wav", tmp_path / "out.wav", {"gain": 0.6}, resample=True, subtype="FLOAT")
@@ -135,7 +144,7 @@ def test_another_rate_is_refused_or_resampled(tmp_path, model):
     np.testing.assert_allclose(audio_files.read(tmp_path / "out.wav")[0], settled(model, resampled, 0.6), atol=2e-5)
 
 
-def test_nothing_is_left_of_a_file_that_fails(tmp_path, model, monkeypatch):
+def test_an_interrupt_leaves_no_file(tmp_path, model, monkeypatch):
     audio_files.write(tmp_path / "in.wav", noise(1, 1000), RATE)
     calls = []
 
@@ -154,14 +163,14 @@ def test_nothing_is_left_of_a_file_that_fails(tmp_path, model, monkeypatch):
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
 @pytest.mark.parametrize("rate", [None, 5000, 12000])
-def test_blocks_of_a_file_are_what_read_gives(tmp_path, suffix, rate):
+def test_blocks_of_a_file_equal_a_single_read(tmp_path, suffix, rate):
     path = audio_files.write(tmp_path / f"in.{suffix}", noise(2, 9001), RATE)
     expected, _ = audio_files.read(path, sample_rate=rate, mono=False)
     got = np.concatenate(list(read_blocks(path, 700, rate)), axis=1)
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def test_what_a_coding_cannot_hold_is_clipped_and_counted(tmp_path):
+def test_samples_beyond_the_range_of_the_coding_are_clipped_and_counted(tmp_path):
     block = np.array([[0.5, 1.5, -2.0]], np.float32)
     with written_blocks(tmp_path / "a.wav", RATE, 1) as append:
         assert append(block) == 2
@@ -176,7 +185,7 @@ def test_what_a_coding_cannot_hold_is_clipped_and_counted(tmp_path):
     assert not (tmp_path / "c.wav").exists()
 
 
-def test_esr_is_by_its_definition(model, monkeypatch):
+def test_esr_equals_its_definition(model, monkeypatch):
     monkeypatch.setattr(process, "CHUNK", 100)
     x = noise(3, 400)
     with torch.inference_mode():
@@ -188,8 +197,8 @@ def test_esr_is_by_its_definition(model, monkeypatch):
     ]
     result = process.evaluate_pairs(model, segments)
     energy = [float(np.square(s.target[s.skip :], dtype=np.float64).sum()) for s in segments]
-    lost = [e * e * n for e, n in zip(errors, (300, 400, 150), strict=True)]
-    assert result.esr_percent == pytest.approx(100 * sum(lost) / sum(energy), rel=1e-3)
-    assert result.settings["gain 0"] == pytest.approx(100 * sum(lost[:2]) / sum(energy[:2]), rel=1e-3)
-    assert result.settings["gain 1"] == pytest.approx(100 * lost[2] / energy[2], rel=1e-3)
+    errors_energy = [e * e * n for e, n in zip(errors, (300, 400, 150), strict=True)]
+    assert result.esr_percent == pytest.approx(100 * sum(errors_energy) / sum(energy), rel=1e-3)
+    assert result.settings["gain 0"] == pytest.approx(100 * sum(errors_energy[:2]) / sum(energy[:2]), rel=1e-3)
+    assert result.settings["gain 1"] == pytest.approx(100 * errors_energy[2] / energy[2], rel=1e-3)
     assert (result.count, result.segments) == (850, 3) and "0 or 100 or 250 samples" in result.definition

@@ -1,4 +1,4 @@
-"""The graphs engine's step is the torch reference's; that it can be captured shows on a CUDA device alone."""
+"""The graphs engine computes exactly what the torch engine does. The capture itself is tested only on a CUDA device."""
 
 from dataclasses import replace
 
@@ -16,8 +16,8 @@ from wavedil.audio.generation.random_numbers import Uniforms
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class Uncapturable(TorchDispatchMode):
-    """Fails where a step brings a number to the host, or one from there: a graph can do neither."""
+class NoHostTransfers(TorchDispatchMode):
+    """Fails if a step copies a number to or from the host, which a CUDA graph cannot do."""
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         names = ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "_to_cpu")
@@ -25,32 +25,32 @@ class Uncapturable(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-class Looking(Categorical):
-    """A distribution that looks at its numbers."""
+class ReadsNumbers(Categorical):
+    """A distribution that reads numbers back to the host."""
 
     def sample(self, logits, uniforms, settings):
         assert float(uniforms.min()) >= 0
         return super().sample(logits, uniforms, settings)
 
 
-class Plain(GraphSession):
-    """Steps without a capture, but with what goes before one; and with a graph's demands."""
+class UncapturedSession(GraphSession):
+    """On a CPU: runs the steps without a capture, and checks that they could be captured."""
 
-    def _captured(self, step):
+    def _capture(self, step):
         if DEVICE == "cuda":
-            return super()._captured(step)
-        with self._unchanged():
+            return super()._capture(step)
+        with self._restored():
             step()
             step()
-        places = [buffer.data_ptr() for buffer in self._buffers()]
+        addresses = [buffer.data_ptr() for buffer in self._buffers()]
 
         def replay():
-            if self.sampling.temperature == 0:  # one_hot looks at its numbers on a CPU, not on a GPU
+            if self.sampling.temperature == 0:  # one_hot reads its numbers on a CPU, not on a GPU
                 step()
             else:
-                with Uncapturable():
+                with NoHostTransfers():
                     step()
-            assert [buffer.data_ptr() for buffer in self._buffers()] == places
+            assert [buffer.data_ptr() for buffer in self._buffers()] == addresses
 
         return replay
 
@@ -65,19 +65,21 @@ class Plain(GraphSession):
         (5, {}, {"temperature": 0.0}),
     ],
 )
-def test_codes_state_and_scores_are_exactly_the_references(chunk, batch, options, settings, monkeypatch):
+def test_codes_state_and_scores_equal_the_torch_engines(chunk, batch, options, settings, monkeypatch):
     monkeypatch.setattr(graphs, "CHUNK", chunk)
     torch.manual_seed(0)
     model = WaveNet(8, 12, "1,2,5", num_codes=31, **options).to(DEVICE).eval()
     uniforms = Uniforms(0, batch).draw(23).to(DEVICE)
     start = model.start(batch)
     before = {key: value.clone() for key, value in start.items()}
-    reference, session = (engine(model.plan(), start, Sampling(**settings)) for engine in (TorchSession, Plain))
+    reference, session = (
+        engine(model.plan(), start, Sampling(**settings)) for engine in (TorchSession, UncapturedSession)
+    )
     for part in uniforms.split([9, 0, 14], 1):
         if part.shape[1]:
-            assert torch.equal(session.run(part), reference.run(part))
+            assert torch.equal(session.sample(part), reference.sample(part))
         else:
-            assert session.run(part).shape == (batch, 0)
+            assert session.sample(part).shape == (batch, 0)
     codes = torch.randint(31, (batch, 6), device=DEVICE)
     assert torch.equal(session.score(codes), reference.score(codes))
     assert session.score(codes[:, :0]).shape == (batch, 31, 0)
@@ -86,11 +88,11 @@ def test_codes_state_and_scores_are_exactly_the_references(chunk, batch, options
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert all(torch.equal(start[key], before[key]) for key in start)
     again = TorchSession(model.plan(), ours, Sampling(**settings))
-    assert torch.equal(again.run(uniforms), session.run(uniforms))
+    assert torch.equal(again.sample(uniforms), session.sample(uniforms))
 
 
-@pytest.mark.parametrize("distribution", [Categorical, Looking])
-def test_conditions_speakers_and_distributions_that_look_at_their_numbers(distribution):
+@pytest.mark.parametrize("distribution", [Categorical, ReadsNumbers])
+def test_conditions_speakers_and_distributions_that_read_numbers(distribution):
     torch.manual_seed(0)
     model = WaveNet(8, 12, "1,2", num_codes=31).to(DEVICE)
     plan = model.plan()
@@ -102,10 +104,12 @@ def test_conditions_speakers_and_distributions_that_look_at_their_numbers(distri
         speaker_channels=2,
         distribution=distribution().set_quantizer(MuLaw(31)),
     )
-    uniforms, voices = Uniforms(0, 3).draw(12).to(DEVICE), torch.randn(3, 2, device=DEVICE)
+    uniforms, speakers = Uniforms(0, 3).draw(12).to(DEVICE), torch.randn(3, 2, device=DEVICE)
     features = torch.randn(3, 3, 12, device=DEVICE)
-    reference, session = (engine(plan, model.start(3), speaker=voices) for engine in (TorchSession, Plain))
-    codes = reference.run(uniforms, features)
-    parts = [session.run(uniforms[:, part], features[..., part]) for part in (slice(0, 5), slice(5, 12))]
+    reference, session = (
+        engine(plan, model.start(3), speaker=speakers) for engine in (TorchSession, UncapturedSession)
+    )
+    codes = reference.sample(uniforms, features)
+    parts = [session.sample(uniforms[:, part], features[..., part]) for part in (slice(0, 5), slice(5, 12))]
     assert torch.equal(torch.cat(parts, 1), codes)
     assert torch.equal(session.score(codes, features), reference.score(codes, features))

@@ -1,4 +1,4 @@
-"""The numba engine draws the codes of the torch reference, whatever the batch, the chunks and the threads."""
+"""The numba engine draws the codes that the torch engine draws, for any batch, chunks and threads."""
 
 from dataclasses import replace
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from wavedil.audio import WaveNet, generate
-from wavedil.audio.distributions.categorical import Sampling
+from wavedil.audio.distributions.categorical import Categorical, Sampling
 from wavedil.audio.distributions.mixtures import MixtureOfGaussians, MixtureOfLogistics
 from wavedil.audio.distributions.quantizers import Linear, MuLaw
+from wavedil.audio.generation.engines import choose
 from wavedil.audio.generation.engines.cpu import NumbaSession
 from wavedil.audio.generation.engines.reference import TorchSession
 from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan
@@ -34,20 +35,20 @@ def make(**options) -> WaveNet:
     torch.manual_seed(0)
     model = WaveNet(**{"channels": 8, "skip_channels": 12, "dilations": "1..8 x2", "sample_rate": 8000, **options})
     with torch.no_grad():
-        for parameter in model.parameters():  # peaked predictions: a wrong one shows
+        for parameter in model.parameters():  # peaked predictions, so that an error changes codes
             parameter.mul_(1.5)
     return model.eval()
 
 
 @pytest.mark.parametrize("options", VARIANTS)
 @pytest.mark.parametrize(("batch", "threads"), [(1, 1), (1, 2), (3, 2), (7, 1)])
-def test_codes_and_state_are_the_references(options, batch, threads):
+def test_codes_and_state_equal_the_torch_engines(options, batch, threads):
     model = make(**options)
     uniforms = Uniforms(0, batch).draw(70)
     reference = TorchSession(model.plan(), model.start(batch))
     session = NumbaSession(model.plan(), model.start(batch), threads=threads)
-    expected = reference.run(uniforms)
-    assert torch.equal(torch.cat([session.run(uniforms[:, :17]), session.run(uniforms[:, 17:])], 1), expected)
+    expected = reference.sample(uniforms)
+    assert torch.equal(torch.cat([session.sample(uniforms[:, :17]), session.sample(uniforms[:, 17:])], 1), expected)
     ours, theirs = session.state(), reference.state()
     assert ours.keys() == theirs.keys()
     for key in ours:
@@ -57,7 +58,7 @@ def test_codes_and_state_are_the_references(options, batch, threads):
         torch.testing.assert_close(scores, model(expected), atol=1e-4, rtol=1e-4)
 
 
-def test_precision_bf16_is_near_and_does_not_depend_on_batch_or_threads():
+def test_precision_bf16_is_close_and_does_not_depend_on_batch_or_threads():
     model = make(channels=40, skip_channels=24)
     codes = torch.randint(256, (6, 60), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -82,19 +83,20 @@ def test_precision_bf16_is_near_and_does_not_depend_on_batch_or_threads():
         ({"distribution": "gaussians"}, {"temperature": 1e-30, "top_p": 0.1}),
     ],
 )
-def test_sampling_settings_are_the_references(head, settings):
+def test_sampling_settings_equal_the_torch_engines(head, settings):
     model = make(**head)
     expected = generate(model, 60, num=3, engine="torch", **settings)
     assert torch.equal(generate(model, 60, num=3, engine="numba", **settings), expected)
 
 
-def test_a_primed_state_and_lengths_of_their_own():
+def test_a_primed_state_and_unequal_lengths():
     model = make()
     prime = generate(model, 40, engine="torch")
     whole = generate(model, 50, num=3, prime=prime, engine="numba")
     assert torch.equal(whole, generate(model, 50, num=3, prime=prime, engine="torch"))
-    for one, length in zip(generate(model, [50, 20, 31], prime=prime, engine="numba"), (50, 20, 31), strict=True):
-        assert one.shape == (1, length)
+    clips = generate(model, [50, 20, 31], prime=prime, engine="numba")
+    for clip, full, length in zip(clips, whole, (50, 20, 31), strict=True):
+        assert torch.equal(clip, full[:, :length])
 
 
 def test_errors():
@@ -120,53 +122,77 @@ def test_condition_speaker_and_scalar_input_of_a_plan(features, speaker, batch, 
     plan = replace(plan, layers=tuple(layers), condition_channels=features, speaker_channels=speaker)
     if scalar:
         plan = replace(plan, input_embedding=AmplitudeEmbeddingPlan(random(2, 8), random(8), torch.linspace(-1, 1, 40)))
-    given = random(batch, features, 60) if features else None
-    voices = random(batch, speaker) if speaker else None
+    condition = random(batch, features, 60) if features else None
+    speakers = random(batch, speaker) if speaker else None
     uniforms = Uniforms(0, batch).draw(60)
-    reference = TorchSession(plan, model.start(batch), speaker=voices)
-    session = NumbaSession(plan, model.start(batch), speaker=voices, threads=threads)
+    reference = TorchSession(plan, model.start(batch), speaker=speakers)
+    session = NumbaSession(plan, model.start(batch), speaker=speakers, threads=threads)
     found = []
     for part in (slice(0, 19), slice(19, 60)):
-        own = None if given is None else given[..., part]
-        codes = session.run(uniforms[:, part], own)
-        assert torch.equal(codes, reference.run(uniforms[:, part], own))
+        chunk = None if condition is None else condition[..., part]
+        codes = session.sample(uniforms[:, part], chunk)
+        assert torch.equal(codes, reference.sample(uniforms[:, part], chunk))
         found.append(codes)
-    scores = NumbaSession(plan, model.start(batch), speaker=voices, threads=threads).score(torch.cat(found, 1), given)
-    exact = TorchSession(plan, model.start(batch), speaker=voices).score(torch.cat(found, 1), given)
+    scores = NumbaSession(plan, model.start(batch), speaker=speakers, threads=threads).score(
+        torch.cat(found, 1), condition
+    )
+    exact = TorchSession(plan, model.start(batch), speaker=speakers).score(torch.cat(found, 1), condition)
     torch.testing.assert_close(scores.double(), exact, atol=1e-4, rtol=1e-4)
+
+
+class Other(Categorical):
+    """A distribution that samples differently."""
+
+    def sample(self, logits, uniforms, settings):
+        return 0 * super().sample(logits, uniforms, settings)
+
+
+def test_an_unknown_distribution_is_refused_and_skipped_by_auto(caplog):
+    from wavedil.audio.generation.engines.cpu.specs import make_spec
+
+    model = make()
+    plan = replace(model.plan(), distribution=Other(256))
+    with pytest.raises(WavedilError, match="its distribution is Other, not one of Categorical.*: use engine torch"):
+        NumbaSession(plan, model.start(1))
+    with pytest.raises(WavedilError, match="does not support the distribution Other"):
+        make_spec(Other(256))
+    with caplog.at_level("DEBUG", "wavedil"):
+        assert choose("auto", plan, 1) == "torch"
+    assert "engine numba skipped: its distribution is Other" in caplog.text
+    assert choose("auto", model.plan(), 1) == "numba"
 
 
 def test_a_condition_that_does_not_fit_is_refused():
     model = make()
     session = NumbaSession(model.plan(), model.start(2))
     with pytest.raises(WavedilError, match="the model takes none"):
-        session.run(Uniforms(0, 2).draw(5), torch.zeros(2, 3, 5))
+        session.sample(Uniforms(0, 2).draw(5), torch.zeros(2, 3, 5))
 
 
 @pytest.mark.parametrize("quantizer", [MuLaw(256), MuLaw(31), Linear(65536)])
 @pytest.mark.parametrize(("mixture", "components"), [(MixtureOfLogistics, 4), (MixtureOfGaussians, 3)])
-def test_a_mixture_draws_what_the_reference_draws_also_at_its_edges(quantizer, mixture, components):
-    from wavedil.audio.generation.engines.cpu.drawing import drawing_of
-    from wavedil.audio.generation.engines.cpu.mixtures import choose_amplitude
+def test_a_mixture_draws_the_codes_of_its_definition_also_for_extreme_parameters(quantizer, mixture, components):
+    from wavedil.audio.generation.engines.cpu.mixtures import sample_mixture
+    from wavedil.audio.generation.engines.cpu.specs import make_spec
 
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     distribution = mixture(components).set_quantizer(quantizer)
-    parameters = torch.randn(3000, distribution.num_parameters, generator=draw)
+    parameters = torch.randn(3000, distribution.num_parameters, generator=generator)
     parameters[:, 2 * components :] -= 4
-    parameters[::3] *= 30  # components that are never taken; scales of nothing and of everything
-    u = torch.rand(3000, generator=draw, dtype=torch.float64)
+    parameters[::3] *= 30  # components without weight; scales far below and above the range of amplitudes
+    u = torch.rand(3000, generator=generator, dtype=torch.float64)
     u[:4] = torch.tensor([0.0, 2**-53, 0.5, 1 - 2**-53])
     for temperature, top_p in ((1.0, None), (0.3, 0.8), (1e-9, None), (0.0, None)):
         expected = distribution.sample(parameters, u, Sampling(temperature, top_p=top_p))
-        rows, drawing, draw = parameters.numpy(), drawing_of(distribution), numba.njit(choose_amplitude)
+        rows, spec, draw = parameters.numpy(), make_spec(distribution), numba.njit(sample_mixture)
         found = [
-            draw(row, value, drawing, temperature, 0, top_p or 1.0, None)
+            draw(row, value, spec, temperature, 0, top_p or 1.0, None)
             for row, value in zip(rows, u.tolist(), strict=True)
         ]
         assert found == expected.tolist()
 
 
-def test_the_normal_quantile_is_exact_from_end_to_end():
+def test_the_normal_quantile_is_exact_in_the_tails_too():
     from wavedil.audio.generation.engines.cpu.mixtures import _normal_quantile
 
     v = torch.cat([torch.logspace(-15.9, -0.31, 200, dtype=torch.float64), torch.tensor([2.0**-53, 0.5])])

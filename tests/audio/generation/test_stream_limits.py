@@ -1,4 +1,4 @@
-"""What streams refuse, where they end, and what an interrupt leaves."""
+"""Streams: errors for bad input, the end of a condition, and interrupts."""
 
 import threading
 from importlib import import_module
@@ -20,8 +20,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def heard():
-    """A model of mels and speakers."""
+def conditioned():
+    """A model with mel features and speakers as conditioning."""
     torch.manual_seed(0)
     mel = NearestUpsampling(LogMel(8000, n_mels=4, n_fft=32, hop_length=HOP))
     return WaveNet(8, 8, "1..8", sample_rate=8000, condition=mel, speakers=["ann", "bob"], speaker_channels=3).eval()
@@ -33,7 +33,7 @@ def state_after(model, time, **options):
     return chunks.state()
 
 
-def test_a_state_of_other_codes_or_of_no_numbers_is_refused(model):
+def test_a_state_with_other_codes_or_nan_is_refused(model):
     state = state_after(model, 20, seed=0)
     small = WaveNet(8, 8, "1..8", num_codes=16, sample_rate=8000).eval()
     state["previous"][:] = 200
@@ -45,21 +45,21 @@ def test_a_state_of_other_codes_or_of_no_numbers_is_refused(model):
         stream(model, state=state | {key: state[key] * float("nan")})
 
 
-def test_a_cut_state_of_a_guided_stream_is_refused(heard):
+def test_an_incomplete_state_of_a_guided_stream_is_refused(conditioned):
     options = {"condition": torch.zeros(1, 4, 6), "speaker": "ann", "guidance": 2.0}
-    state = state_after(heard, 20, num=2, **options)
+    state = state_after(conditioned, 20, num=2, **options)
     cut = {key: value[:1] if key.startswith("unguided.") else value for key, value in state.items()}
     with pytest.raises(WavedilError, match="state has unguided"):
-        stream(heard, state=cut, **options)
+        stream(conditioned, state=cut, **options)
 
 
-def test_the_state_says_how_many_streams_there_are(model):
+def test_the_state_sets_the_number_of_streams(model):
     state = state_after(model, 20, num=3, seed=0)
     assert generate(model, 5, state=state).shape == (3, 1, 5)
     assert [len(sound[0]) for sound in generate(model, [5, 1, 2], state=state)] == [5, 1, 2]
     assert torch.equal(generate(model, 5, state=state)[1:2], generate(model, 5, state=select(state, [1])))
     for make in (lambda: generate(model, 5, state=state, num=5), lambda: stream(model, state=state, num=5)):
-        with pytest.raises(WavedilError, match="num is 5, and the state has 3 streams"):
+        with pytest.raises(WavedilError, match="num is 5, but the state has 3 streams"):
             make()
     with pytest.raises(WavedilError, match="samples has 2 lengths for 3 streams"):
         generate(model, [5, 1], state=state)
@@ -67,7 +67,7 @@ def test_the_state_says_how_many_streams_there_are(model):
         generate(model, 5, chunk=2)
 
 
-def test_a_state_without_random_numbers_goes_on_with_a_seed(model):
+def test_a_state_without_random_numbers_continues_with_a_seed(model):
     _, state = model.step(torch.zeros(2, 30, dtype=torch.long))
     assert next(stream(model, state=state, seed=3, chunk=7)).shape == (2, 1, 7)
     with pytest.raises(WavedilError, match="or give a seed"):
@@ -75,33 +75,33 @@ def test_a_state_without_random_numbers_goes_on_with_a_seed(model):
 
 
 @pytest.mark.parametrize("engine", ["torch", "numba"])
-def test_a_condition_that_ends_too_early_is_told(heard, engine):
-    frames, given = torch.zeros(1, 4, 10), {"speaker": "ann", "engine": engine}
-    state = state_after(heard, 80, condition=frames, **given)
+def test_a_condition_that_is_too_short_is_refused(conditioned, engine):
+    frames, options = torch.zeros(1, 4, 10), {"speaker": "ann", "engine": engine}
+    state = state_after(conditioned, 80, condition=frames, **options)
     sound = torch.zeros(1, 1, 10 * HOP)
     for make in (stream, lambda *a, **b: generate(*a, 5, **b), generate):
         with pytest.raises(WavedilError, match="but 81 samples are needed|but 85 samples"):
-            make(heard, state=state, condition=frames[..., :5], **given)
+            make(conditioned, state=state, condition=frames[..., :5], **options)
         with pytest.raises(WavedilError, match="condition has 10 frames .* but 10[15] samples are needed"):
-            make(heard, prime=sound, condition=frames, **given)
+            make(conditioned, prime=sound, condition=frames, **options)
     with pytest.raises(WavedilError, match="expected a positive number"):
-        generate(heard, [10, None], condition=frames, **given)
+        generate(conditioned, [10, None], condition=frames, **options)
 
 
-def test_numbers_that_are_none(heard):
+def test_nan_booleans_and_fractions_are_refused(conditioned):
     frames = torch.zeros(1, 4, 3)
     with pytest.raises(WavedilError, match="speaker has NaN"):
-        generate(heard, 5, condition=frames, speaker=torch.full((1, 3), float("nan")))
+        generate(conditioned, 5, condition=frames, speaker=torch.full((1, 3), float("nan")))
     with pytest.raises(WavedilError, match="num is True"):
-        generate(heard, 5, condition=frames, speaker="ann", num=True)
+        generate(conditioned, 5, condition=frames, speaker="ann", num=True)
     with pytest.raises(WavedilError, match="top_k is 2.5: expected an integer"):
-        generate(heard, 5, condition=frames, speaker="ann", top_k=2.5)
+        generate(conditioned, 5, condition=frames, speaker="ann", top_k=2.5)
     options = {"speaker": "ann", "engine": "torch"}
-    as_arrays = generate(heard, 5, condition=frames.numpy(), prime=torch.zeros(1, 1, 20).numpy(), **options)
-    assert torch.equal(as_arrays, generate(heard, 5, condition=frames, prime=torch.zeros(1, 1, 20), **options))
+    as_arrays = generate(conditioned, 5, condition=frames.numpy(), prime=torch.zeros(1, 1, 20).numpy(), **options)
+    assert torch.equal(as_arrays, generate(conditioned, 5, condition=frames, prime=torch.zeros(1, 1, 20), **options))
 
 
-def test_weights_that_overflow_are_told(model):
+def test_weights_that_overflow_are_refused(model):
     wild = WaveNet(8, 8, "1..8", sample_rate=8000).eval()
     for parameter in wild.head.parameters():
         torch.nn.init.constant_(parameter, 3e38)
@@ -109,23 +109,23 @@ def test_weights_that_overflow_are_told(model):
         generate(wild, 5, engine="numba")
 
 
-def test_an_interrupt_while_two_threads_share_a_stream_leaves_none_waiting(model, monkeypatch):
-    """One half never comes: the other must not wait for it for ever."""
-    from wavedil.audio.generation.engines.cpu import _Group
+def test_after_an_interrupt_no_thread_waits_for_the_other(model, monkeypatch):
+    """The first thread of a stream is interrupted: the second must not wait for it forever."""
+    from wavedil.audio.generation.engines.cpu import _StreamGroup
 
     chunks = stream(model, seed=0, engine="numba", threads=2, chunk=50)
-    first, jobs = next(chunks), _Group.jobs
+    first, jobs = next(chunks), _StreamGroup.jobs
 
-    def interrupted(self, *given):
+    def interrupted(self, *inputs):
         def stop():
             raise KeyboardInterrupt
 
-        return [stop, *jobs(self, *given)[1:]]
+        return [stop, *jobs(self, *inputs)[1:]]
 
-    monkeypatch.setattr(_Group, "jobs", interrupted)
+    monkeypatch.setattr(_StreamGroup, "jobs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         next(chunks)
-    chunks._session._pool.shutdown(wait=True)  # where it used to wait
+    chunks._session._pool.shutdown(wait=True)  # would wait forever
     assert not any("wavedil-sampling" in thread.name for thread in threading.enumerate())
     for use in (chunks.__next__, chunks.state):
         with pytest.raises(WavedilError, match="interrupted within a chunk"):
@@ -134,12 +134,12 @@ def test_an_interrupt_while_two_threads_share_a_stream_leaves_none_waiting(model
     assert torch.equal(first, next(stream(model, seed=0, engine="numba", chunk=50)))
 
 
-def test_an_interrupt_keeps_what_was_made_of_all_streams(model, monkeypatch):
+def test_an_interrupt_returns_the_samples_made_so_far(model, monkeypatch):
     whole = generate(model, [40, 300, 300], seed=1)
     monkeypatch.setattr(import_module("wavedil.audio.generation.generate"), "CHUNK", 16)
 
-    def stop(made, total):
-        if made >= 64:
+    def stop(done, total):
+        if done >= 64:
             raise KeyboardInterrupt
 
     parts = generate(model, [40, 300, 300], seed=1, progress=stop)

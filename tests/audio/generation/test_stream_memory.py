@@ -1,4 +1,4 @@
-"""Streams keep no tensor of what they made, and nothing stays of a stream that is dropped."""
+"""Streams keep no tensors of past chunks, and a deleted stream frees everything."""
 
 import gc
 import weakref
@@ -16,8 +16,8 @@ def model(dilations: str) -> WaveNet:
     return WaveNet(8, 8, dilations, sample_rate=8000).eval()
 
 
-def made(chunks, count: int) -> int:
-    """Tensors that there are after so many more chunks."""
+def tensors_after(chunks, count: int) -> int:
+    """The number of tensors that exist after ``count`` more chunks."""
     for _ in range(count):
         next(chunks)
     gc.collect()
@@ -25,16 +25,16 @@ def made(chunks, count: int) -> int:
 
 
 @pytest.mark.parametrize(("engine", "count"), [("numba", 300), ("torch", 10)])  # 30 s and 1 s
-def test_a_stream_keeps_no_tensor_of_what_it_made(engine, count):
+def test_a_stream_keeps_no_tensors_of_past_chunks(engine, count):
     chunks = stream(model("1..8"), seed=0, chunk=800 if engine == "numba" else 80, engine=engine)
-    tensors = made(chunks, 2)
-    assert made(chunks, count) == tensors
+    tensors = tensors_after(chunks, 2)
+    assert tensors_after(chunks, count) == tensors
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_two_hundred_streams_leave_nothing(engine):
+def test_deleted_streams_free_their_tensors(engine):
     net, dropped = model("1..8"), []
-    next(stream(net, chunk=4, engine=engine))  # compiled, and all caches filled
+    next(stream(net, chunk=4, engine=engine))  # compiles, and fills all caches
     gc.collect()
     tensors = sum(type(o) is torch.Tensor for o in gc.get_objects())
     for seed in range(200):

@@ -1,4 +1,4 @@
-"""The triton engine without a GPU: its cases under Triton's interpreter, what the compiler makes of it, its choice."""
+"""The triton engine without a GPU: its cases in Triton's interpreter, the compiled kernel, and when auto takes it."""
 
 import os
 import re
@@ -29,13 +29,13 @@ SHARED = 227 * 1024  # bytes that a program may have on an H100
 @needs_triton
 @pytest.mark.parametrize("interpret", ["1", pytest.param("0", marks=needs_cuda)], ids=["interpreter", "cuda"])
 def test_cases(interpret):
-    """In a process of its own: Triton decides at import whether it interprets."""
+    """Runs triton_cases.py in a separate process: Triton decides at import whether it interprets kernels."""
     command = [
         sys.executable,
         "-m",
         "pytest",
         "-n",
-        "0",  # workers of their own would not be faster
+        "0",  # more workers would not be faster
         "-p",
         "no:cacheprovider",
         str(Path(__file__).with_name("triton_cases.py")),
@@ -46,7 +46,7 @@ def test_cases(interpret):
 
 
 class Launches:
-    """Stands for a kernel: keeps what it is called with."""
+    """A mock kernel that records the arguments of its launch."""
 
     def __getitem__(self, grid):
         self.grid = grid
@@ -64,32 +64,36 @@ def test_the_kernel_of_the_usual_model_fits_an_h100(precision, most_stack, monke
     from triton.compiler import ASTSource
     from triton.runtime.jit import mangle_type
 
-    from wavedil.audio.generation.engines.triton_kernels import advance
+    from wavedil.audio.generation.engines.triton_kernels import sample_steps
 
     launches = Launches()
     plan = (model := WaveNet()).plan()
     layers = tuple(replace(layer, condition=torch.zeros(128, 80)) for layer in plan.layers)
     plan = replace(plan, layers=layers, condition_channels=80)
-    monkeypatch.setattr(engine, "_kernels", lambda device: SimpleNamespace(advance=launches))
+    monkeypatch.setattr(engine, "_kernels", lambda device: SimpleNamespace(sample_steps=launches))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     session = engine.TritonSession(plan, model.start(40), Sampling(0.9, 50, 0.9), precision=precision)
-    session.run(Uniforms(0, 40).draw(5), torch.zeros(40, 80, 5))
+    session.sample(Uniforms(0, 40).draw(5), torch.zeros(40, 80, 5))
     assert launches.grid == (3,)
     named = dict(launches.named)
     options = {name: named.pop(name) for name in ("num_warps", "num_stages")}
-    given = dict(zip(advance.arg_names, launches.args, strict=False)) | named
-    assert list(given) and set(given) == set(advance.arg_names)
-    constants = {name: value for name, value in given.items() if name.isupper()}
-    types = {name: "constexpr" if name in constants else mangle_type(given[name]) for name in advance.arg_names}
-    aligned = {
-        (place,): [["tt.divisibility", 16]] for place, name in enumerate(advance.arg_names) if types[name][0] == "*"
+    arguments = dict(zip(sample_steps.arg_names, launches.args, strict=False)) | named
+    assert list(arguments) and set(arguments) == set(sample_steps.arg_names)
+    constants = {name: value for name, value in arguments.items() if name.isupper()}
+    types = {
+        name: "constexpr" if name in constants else mangle_type(arguments[name]) for name in sample_steps.arg_names
     }
-    source = ASTSource(advance, types, constants, aligned)
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(sample_steps.arg_names)
+        if types[name][0] == "*"
+    }
+    source = ASTSource(sample_steps, types, constants, aligned)
     kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     assert kernel.metadata.shared <= SHARED
-    assert kernel.asm["ptx"].count("cp.async") > 20  # weights are on their way while others are multiplied
+    assert kernel.asm["ptx"].count("cp.async") > 20  # weights are loaded while others are multiplied
     assert ("mma.sync" in kernel.asm["ptx"]) == (precision == "bf16")
-    assert "ld.global.nc" not in kernel.asm["ptx"]  # such loads need not see what the program wrote before
+    assert "ld.global.nc" not in kernel.asm["ptx"]  # such loads may miss earlier writes of the program
     (tmp_path / "kernel.cubin").write_bytes(kernel.asm["cubin"])
     dump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     command = [str(dump), "--dump-resource-usage", str(tmp_path / "kernel.cubin")]
@@ -103,7 +107,7 @@ class OnCuda(GenerationPlan):
 
 @pytest.fixture
 def h100(monkeypatch):
-    """What is asked of a CUDA device, and triton, as if they were there."""
+    """Mocks the queries of a CUDA device, triton and a compiler."""
     properties = SimpleNamespace(shared_memory_per_block_optin=SHARED)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
@@ -115,14 +119,14 @@ def on_cuda(plan: GenerationPlan) -> OnCuda:
     return OnCuda(**vars(plan))
 
 
-def test_auto_takes_triton_on_cuda_for_what_it_can_and_graphs_for_the_rest(h100, monkeypatch):
+def test_auto_takes_triton_on_cuda_if_it_can_run_the_plan_else_graphs(h100, monkeypatch):
     plan = WaveNet(8, 8, "1,2").plan()
     assert choose("auto", plan, 4) == "numba"
     assert choose("auto", on_cuda(plan), 4) == "triton"
     deeper = on_cuda(replace(plan, head=plan.head * 2))
     assert choose("auto", deeper, 4) == "graphs"
     assert choose("auto", on_cuda(plan), 4, precision="bf16") == "triton"
-    with pytest.raises(WavedilError, match="precision is 'bf16': what can run this model here has fp32"):
+    with pytest.raises(WavedilError, match="precision is 'bf16': the engines that can run this model here have fp32"):
         choose("auto", deeper, 4, precision="bf16")
     assert choose("auto", on_cuda(WaveNet(4096, 8, "1", hidden_channels=8).plan()), 4) == "graphs"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
@@ -134,7 +138,7 @@ def test_auto_takes_triton_on_cuda_for_what_it_can_and_graphs_for_the_rest(h100,
             assert choose("auto", on_cuda(plan), 4) == "graphs"
 
 
-def test_what_is_missing_is_said(h100, monkeypatch):
+def test_messages_name_what_is_missing(h100, monkeypatch):
     with pytest.raises(WavedilError, match="the model is on cpu: the triton engine needs a CUDA device"):
         engine.TritonSession(WaveNet(8, 8, "1,2").plan(), WaveNet(8, 8, "1,2").start(1))
     monkeypatch.setattr(engine, "_compiler", lambda: None)

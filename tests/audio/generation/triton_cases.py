@@ -1,6 +1,6 @@
-"""Run by test_triton.py in a process of their own: under Triton's interpreter, or on a GPU.
+"""The triton engine draws the codes that the torch engine draws, for any widths, batch and launches.
 
-The triton engine draws the codes of the torch reference, whatever the widths, the batch and the launches.
+test_triton.py runs this file in a separate process: in Triton's interpreter, or on a GPU.
 """
 
 from dataclasses import replace
@@ -32,7 +32,7 @@ if not COMPILED:
             return operand
         return interpreter.TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32)
 
-    # Triton's interpreter (3.6 to 3.8) multiplies the bits of bf16 operands, as integers.
+    # Triton's interpreter (3.6 to 3.8) multiplies the bits of bf16 operands as integers.
     interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: _dot(self, _widened(a), _widened(b), *rest)
 
     _patched = set()
@@ -43,7 +43,7 @@ if not COMPILED:
             interpreter._patch_lang(function.fn)
         return function.rewrite()(*args, **named)
 
-    # And it patches the language again at each call of a function inside a kernel: most of its time.
+    # It also patches the language again at each call of a function inside a kernel, which takes most of its time.
     interpreter.InterpretedFunction.__call__ = _call
 
 
@@ -52,13 +52,13 @@ def make(**options) -> WaveNet:
     small = {"channels": 8, "skip_channels": 12, "dilations": "1,2,5", "num_codes": 31, "sample_rate": 8000}
     model = WaveNet(**{**small, **options})
     with torch.no_grad():
-        for parameter in model.parameters():  # peaked predictions: a wrong one shows
+        for parameter in model.parameters():  # peaked predictions, so that an error changes codes
             parameter.mul_(1.5)
     return model.eval().to(DEVICE)
 
 
 def close(ours: torch.Tensor, exact: torch.Tensor) -> bool:
-    """(torch.testing would import for seconds.)"""
+    """Like torch.testing.assert_close, whose import takes seconds."""
     return torch.allclose(ours.double(), exact.double(), rtol=1e-4, atol=1e-4)
 
 
@@ -88,32 +88,32 @@ def conditioned(model: WaveNet, features: int, speaker: int, scalar: bool) -> Ge
         (2, 17, 0, True, {"dilations": "1,3,1", "channels": 20, "hidden_channels": 65, "head_channels": 33}),
     ],
 )
-def test_codes_state_and_scores_are_the_references(batch, features, speaker, scalar, options):
+def test_codes_state_and_scores_equal_the_torch_engines(batch, features, speaker, scalar, options):
     plan, start = conditioned(model := make(**options), features, speaker, scalar), model.start(batch)
     steps, first = 12, 5
-    given = torch.randn(batch, features, steps, device=DEVICE) if features else None
-    voices = torch.randn(batch, speaker, device=DEVICE) if speaker else None
+    condition = torch.randn(batch, features, steps, device=DEVICE) if features else None
+    speakers = torch.randn(batch, speaker, device=DEVICE) if speaker else None
     uniforms = Uniforms(0, batch).draw(steps).to(DEVICE)
-    reference, session = (engine(plan, start, speaker=voices) for engine in (TorchSession, TritonSession))
+    reference, session = (engine(plan, start, speaker=speakers) for engine in (TorchSession, TritonSession))
     for part in (slice(0, first), slice(first, steps)):
-        own = None if given is None else given[..., part]
-        codes = reference.run(uniforms[:, part], own)
-        assert torch.equal(session.run(uniforms[:, part], own), codes)
-        # Another engine goes on from there.
-        reference = TorchSession(plan, session.state(), speaker=voices)
-        session = TritonSession(plan, session.state(), speaker=voices)
+        chunk = None if condition is None else condition[..., part]
+        codes = reference.sample(uniforms[:, part], chunk)
+        assert torch.equal(session.sample(uniforms[:, part], chunk), codes)
+        # Each engine continues from the state of the triton engine.
+        reference = TorchSession(plan, session.state(), speaker=speakers)
+        session = TritonSession(plan, session.state(), speaker=speakers)
     ours, exact = session.state(), reference.state()
     assert ours.keys() == exact.keys() == start.keys()
     forced = torch.randint(plan.input_embedding.num_codes, (batch, 3), device=DEVICE)
-    own = None if given is None else given[..., :3]
-    assert close(session.score(forced, own), reference.score(forced, own))
+    chunk = None if condition is None else condition[..., :3]
+    assert close(session.score(forced, chunk), reference.score(forced, chunk))
     ours, exact = session.state(), reference.state()
     for key in ours:
         assert ours[key].dtype == start[key].dtype
         assert close(ours[key], exact[key])
 
 
-def test_histories_wrap_many_times():
+def test_ring_buffers_wrap_around_many_times():
     model = make(dilations="1,4", kernel_size=3)
     codes = torch.randint(31, (2, 40), device=DEVICE)
     session = TritonSession(model.plan(), model.start(2))
@@ -125,16 +125,16 @@ def test_histories_wrap_many_times():
 @pytest.mark.parametrize(
     "settings", [{"temperature": 0.0}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.6}, {"top_k": 9, "top_p": 0.8}]
 )
-def test_temperature_and_truncation_are_the_references(settings):
+def test_temperature_and_truncation_equal_the_torch_engines(settings):
     model = make(dilations="1")
     expected = generate(model, 10, num=16, engine="torch", **settings)
     assert torch.equal(generate(model, 10, num=16, engine="triton", **settings), expected)
 
 
-def test_equal_codes_share_a_place_in_truncation():
+def test_truncation_keeps_all_codes_of_equal_probability():
     plan = make(dilations="1").plan()
     (head, bias), (out, _) = plan.head
-    logits = torch.tensor([0.0] * 27 + [2.0, 1.0, 1.0, 1.0], device=DEVICE)  # top_k=2 keeps the equals, too
+    logits = torch.tensor([0.0] * 27 + [2.0, 1.0, 1.0, 1.0], device=DEVICE)  # top_k=2 keeps all three equal ones
     plan = replace(plan, head=((head, bias), (out * 0, logits)))
     uniforms = (torch.arange(0, 96, dtype=torch.float64, device=DEVICE) / 96).reshape(32, 3)
     for settings in ({"top_k": 2}, {"top_p": 0.3}):
@@ -142,12 +142,12 @@ def test_equal_codes_share_a_place_in_truncation():
             engine(plan, make(dilations="1").start(32), Sampling(**settings))
             for engine in (TritonSession, TorchSession)
         )
-        codes = session.run(uniforms)
-        assert torch.equal(codes, reference.run(uniforms))
-        assert codes.unique().tolist() == [27, 28, 29, 30]  # a uniform of 0, too
+        codes = session.sample(uniforms)
+        assert torch.equal(codes, reference.sample(uniforms))
+        assert codes.unique().tolist() == [27, 28, 29, 30]  # also for a uniform of 0
 
 
-def test_precision_bf16_is_near_and_does_not_depend_on_the_batch():
+def test_precision_bf16_is_close_and_does_not_depend_on_the_batch():
     model = make(channels=24, skip_channels=24, dilations="1,2")
     codes = torch.randint(31, (18, 8), device=DEVICE)
     exact = TorchSession(model.plan(), model.start(18)).score(codes)
@@ -157,12 +157,12 @@ def test_precision_bf16_is_near_and_does_not_depend_on_the_batch():
     assert 1e-4 < error < 0.03
     alone = TritonSession(model.plan(), model.start(1), precision="bf16").score(codes[17:])
     assert torch.equal(alone[0], scores[17])
-    # A state of bf16 numbers is kept without loss.
+    # The state keeps bf16 numbers without loss.
     again = TritonSession(model.plan(), session.state(), precision="bf16")
     assert torch.equal(again.score(codes[:, :2]), session.score(codes[:, :2]))
 
 
-def test_streams_of_lengths_of_their_own_primed_saved_and_branched():
+def test_streams_of_unequal_lengths_primed_saved_and_branched():
     model = make(dilations="1,2")
     prime = generate(model, 9, engine="torch")
     whole = generate(model, 8, num=3, prime=prime, engine="torch")
@@ -178,14 +178,14 @@ def test_streams_of_lengths_of_their_own_primed_saved_and_branched():
     assert torch.equal(next(branches), whole[[2, 2, 0], :, 4:])
 
 
-def test_what_the_kernel_cannot_do_is_refused():
+def test_plans_that_the_kernel_cannot_run_are_refused():
     model = make()
     plan = replace(model.plan(), head=model.plan().head[1:])
-    with pytest.raises(WavedilError, match="a head of 1 products instead of 2: the triton engine has no such thing"):
+    with pytest.raises(WavedilError, match="engine triton does not support a head of 1 products instead of 2"):
         TritonSession(plan, model.start(1))
     wide = make(channels=2048, hidden_channels=8, dilations="1")
-    assert Tiling.of(wide.plan(), "fp32", 227 * 1024) is None
+    assert Tiling.choose(wide.plan(), "fp32", 227 * 1024) is None
     with pytest.raises(WavedilError, match="2048 channels and 12 skip channels: too wide"):
         TritonSession(wide.plan(), wide.start(1))
-    with pytest.raises(WavedilError, match="codes reach from 0 to 31: expected 0 to 30"):
+    with pytest.raises(WavedilError, match="codes are in 0 to 31: expected 0 to 30"):
         TritonSession(model.plan(), model.start(1)).score(torch.tensor([[0, 31]], device=DEVICE))

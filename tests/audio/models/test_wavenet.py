@@ -122,11 +122,11 @@ def test_state_continues_elsewhere():
     uniforms = Uniforms(0, 2).draw(40)
     plan, start = model.plan(), model.start(2)
     session = TorchSession(plan, start)
-    whole, last = session.run(uniforms), session.state()
+    whole, last = session.sample(uniforms), session.state()
     session = TorchSession(plan, start)
-    first = session.run(uniforms[:, :13])
+    first = session.sample(uniforms[:, :13])
     session = TorchSession(plan, session.state())
-    second, end = session.run(uniforms[:, 13:]), session.state()
+    second, end = session.sample(uniforms[:, 13:]), session.state()
     assert torch.equal(torch.cat([first, second], 1), whole)
     assert end.keys() == last.keys() == start.keys()
     for key in end:
@@ -144,7 +144,7 @@ def test_priming_continues_the_recording():
         codes = model.encode(whole[:, 0])
         _, state = model.step(codes[:, :25])
     uniforms = Uniforms(9, 2).draw(30)
-    expected = TorchSession(model.plan(), state).run(uniforms)
+    expected = TorchSession(model.plan(), state).sample(uniforms)
     primed = generate(model, 30, num=2, seed=9, prime=whole[..., :25])
     assert torch.equal(model.encode(primed[:, 0]), expected)
     assert torch.equal(generate(model, 30, num=2, seed=9, prime=whole[:1, :, :25])[0], primed[0])
@@ -259,7 +259,7 @@ def test_evaluate_has_full_context_in_any_chunks(monkeypatch):
     assert engine.definition == f"{result.definition}; sampled from with weights in fp32"
     rounded = evaluate(model, sounds, precision="bf16").bits_per_sample
     assert 1e-9 < abs(rounded - result.bits_per_sample) < 0.05
-    with pytest.raises(WavedilError, match="what can run this model here has fp32, bf16"):
+    with pytest.raises(WavedilError, match="the engines that can run this model here have fp32, bf16"):
         evaluate(model, sounds, precision="int8")
 
 
@@ -274,7 +274,7 @@ def test_states_of_other_models_are_refused():
     for bad in (5.0, "5", [5, 2.0], True and 0):
         with pytest.raises(WavedilError, match="samples is"):
             generate(model, bad)
-    with pytest.raises(WavedilError, match="a Linear makes no sound of its own"):
+    with pytest.raises(WavedilError, match="model is a Linear, which does not generate sound"):
         stream(torch.nn.Linear(1, 1))
 
 
@@ -324,7 +324,7 @@ def test_truncation_equals_a_sort(temperature, top_k, top_p):
     ("call", "message"),
     [
         (lambda m: generate(m, 0), "positive number of samples"),
-        (lambda m: generate(m, 5, num=0), "positive number of streams"),
+        (lambda m: generate(m, 5, num=0), "num is 0: expected a positive integer"),
         (lambda m: generate(m, 5, seed=-1), "seed is -1"),
         (lambda m: generate(m, 5, temperature=-0.1), "temperature is -0.1"),
         (lambda m: generate(m, 5, top_k=0), "top_k is 0"),

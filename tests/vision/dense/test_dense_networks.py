@@ -100,7 +100,7 @@ def test_the_table():
     pytest.importorskip("timm")
     from wavedil.bench import dense, render, runner
 
-    result = dense.run("cpu", networks=["timm test_resnet", "timm mobilenetv3_small_050"])
+    result = dense.bench_dense("cpu", networks=["timm test_resnet", "timm mobilenetv3_small_050"])
     head, _, exact, inexact = result["notes"]
     assert head.startswith("| network | wavedil, stride 16 | wavedil, stride 8 | others, stride 16 |")
     assert exact.startswith("| timm test_resnet | exact | exact | timm exact | timm ")

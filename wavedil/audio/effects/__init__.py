@@ -1,1 +1,1 @@
-"""Effect models in use: live, on files, and their losses."""
+"""Running effect models: live, on files and on tensors; and their losses."""

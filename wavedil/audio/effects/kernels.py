@@ -1,22 +1,23 @@
-"""Numba loops of a live effect. Imported only when they are about to run.
+"""Numba loops of :class:`wavedil.audio.models.effect.Effect`. Imported only when they are about to run.
 
-Sound is in rows of time, one for each channel, so that a block of any model is long vectors: a product adds four rows,
-each times its weight, to a row of results at once.
+Each channel is one row of samples, so that a block is computed as long vectors: a product adds four rows at a time,
+each multiplied by its weight, to a row of results.
 """
 
 import numpy as np
 
-from wavedil.ops.gate import kernels as gates
+from wavedil.ops.gate import kernels as gate_kernels
+from wavedil.ops.gate.kernels import gate_value
 from wavedil.ops.vector import inner, loop
 
-_80 = np.float32(80)
-BLOCK = 128  # samples that are computed together: a layer's rows stay in the first-level cache
-ROOM = 8 * BLOCK  # samples that a history takes up before its end is moved to its beginning
+_80 = np.float32(80)  # the sigmoid of 80 is 1, so a gate with it is a plain tanh
+BLOCK = 128  # samples computed together; a layer's rows then stay in the first-level cache
+ROOM = 8 * BLOCK  # samples that a history can append before its end is moved to its beginning
 
 
 @inner
 def _add_rows(out, weights, rows, first, stride, length):
-    """out += sum over i of weights[i] * rows[first + i * stride:][:length]."""
+    """out += sum over i of weights[i] * rows[first + i * stride :][:length]."""
     count = len(weights)
     i = 0
     while i + 4 <= count:
@@ -42,46 +43,50 @@ def _fill(out, value, length):
         out[t] = value
 
 
-@loop(parts=(gates,))
-def run(
-    x, y, front, input_bias, decay, held, conv, bias, residual, residual_bias, skip, skip_bias, hidden, hidden_bias,
-    out, out_bias, dilations, offsets, histories, place, scratch, gated,
+@loop(parts=(gate_kernels,))
+def apply_effect(
+    x, y, input_weight, input_bias, decay, charges, conv, bias, residual, residual_bias, skip, skip_bias, hidden,
+    hidden_bias, out, out_bias, dilations, offsets, histories, position, scratch, gates,
 ):  # fmt: skip
-    """One channel, ``(time,)`` to ``(time,)``; ``held``, ``histories`` and ``place`` are its state and are changed.
+    """Processes one audio channel, x ``(time,)`` to y ``(time,)``, and updates its state.
 
-    front (channels, 1 + filters); conv (layers, 2 * hidden, taps, channels); residual (layers, channels, hidden), of
-    which the last is not used; skip (skips, layers * hidden); hidden (head, skips); out (head). Layer n's history is
-    rows of ``(taps - 1) * dilations[n] + ROOM`` samples from ``offsets[n]`` on, filled up to ``place[0]`` of ROOM.
+    The state is ``charges`` (filters,) of the one-pole filters, ``histories`` and ``position``. The history of layer n
+    is ``channels`` rows of ``(taps - 1) * dilations[n] + ROOM`` samples from index ``offsets[n]`` on, of which
+    ``position[0]`` samples of ROOM are used.
+
+    Shapes of the weights: input_weight (channels, 1 + filters), conv (layers, 2 * hidden, taps, channels), residual
+    (layers, channels, hidden) with the last layer unused, skip (skips, layers * hidden), hidden (head, skips),
+    out (head,).
     """
-    layers, wide, taps, channels = conv.shape
-    width = wide // 2
+    layers, double_width, taps, channels = conv.shape
+    width = double_width // 2
     row_length = BLOCK
     for start in range(0, len(x), BLOCK):
         length = min(BLOCK, len(x) - start)
-        if place[0] + length > ROOM:
+        if position[0] + length > ROOM:
             for n in range(layers):
                 span = (taps - 1) * dilations[n]
                 for c in range(channels):
                     row = offsets[n] + c * (span + ROOM)
                     for t in range(span):
-                        histories[row + t] = histories[row + place[0] + t]
-            place[0] = 0
-        at = place[0]
+                        histories[row + t] = histories[row + position[0] + t]
+            position[0] = 0
+        at = position[0]
         sound = scratch[:length]
         sound[:] = x[start : start + length]
         for f in range(len(decay)):
             row = scratch[(1 + f) * row_length : (1 + f) * row_length + length]
-            value, a = held[f], decay[f]
+            value, a = charges[f], decay[f]
             for t in range(length):
                 value = a * value + (np.float32(1) - a) * sound[t]
                 row[t] = value
-            held[f] = value
+            charges[f] = value
         stride = (taps - 1) * dilations[0] + ROOM
         for c in range(channels):
             row = offsets[0] + c * stride + stride - ROOM + at
             into = histories[row : row + length]
             _fill(into, input_bias[c], length)
-            _add_rows(into, front[c], scratch, 0, row_length, length)
+            _add_rows(into, input_weight[c], scratch, 0, row_length, length)
         for n in range(layers):
             dilation = dilations[n]
             stride = (taps - 1) * dilation + ROOM
@@ -94,25 +99,25 @@ def run(
                     _add_rows(a, conv[n, j, tap], histories, first, stride, length)
                     _add_rows(b, conv[n, width + j, tap], histories, first, stride, length)
                 row = (n * width + j) * row_length
-                z = gated[row : row + length]
+                z = gates[row : row + length]
                 for t in range(length):
-                    z[t] = gates.gate_value(a[t], b[t], a[t])
+                    z[t] = gate_value(a[t], b[t], a[t])
             if n + 1 < layers:
-                ahead = (taps - 1) * dilations[n + 1] + ROOM
+                next_stride = (taps - 1) * dilations[n + 1] + ROOM
                 for c in range(channels):
                     row = offsets[n] + c * stride + stride - ROOM + at
                     source = histories[row : row + length]
-                    row = offsets[n + 1] + c * ahead + ahead - ROOM + at
+                    row = offsets[n + 1] + c * next_stride + next_stride - ROOM + at
                     into = histories[row : row + length]
                     constant = residual_bias[n, c]
                     for t in range(length):
                         into[t] = source[t] + constant
-                    _add_rows(into, residual[n, c], gated, n * width * row_length, row_length, length)
+                    _add_rows(into, residual[n, c], gates, n * width * row_length, row_length, length)
         skips = len(skip)
         for s in range(skips):
             row = scratch[s * row_length : s * row_length + length]
             _fill(row, skip_bias[s], length)
-            _add_rows(row, skip[s], gated, 0, row_length, length)
+            _add_rows(row, skip[s], gates, 0, row_length, length)
         result = y[start : start + length]
         _fill(result, out_bias, length)
         for h in range(len(hidden)):
@@ -121,5 +126,5 @@ def run(
             _add_rows(row, hidden[h], scratch, 0, row_length, length)
             weight = out[h]
             for t in range(length):
-                result[t] += weight * gates.gate_value(row[t], _80, row[t])  # the sigmoid of 80 is 1
-        place[0] = at + length
+                result[t] += weight * gate_value(row[t], _80, row[t])
+        position[0] = at + length

@@ -1,6 +1,4 @@
-"""Effects block by block, as live sound comes."""
-
-from __future__ import annotations
+"""Effects on live sound, block by block."""
 
 import math
 import time
@@ -16,28 +14,33 @@ from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError
 from wavedil.ops.fallback import load_kernels
 
-CHUNK = 2**15  # samples of silence in one pass
+CHUNK = 2**15  # samples of silence per pass
 
 
 class LiveEffect:
-    """An effect for live use, block by block; it adds no delay beyond the block.
+    """Processes live sound block by block, without delay beyond the block.
 
     ::
 
         effect = LiveEffect(model, {"gain": 0.5})
         while True:
             play(effect.process(record(128)))  # (channels, 128) or (128,)
-            effect.knobs = {"gain": dial()}
+            effect.knobs = {"gain": read_dial()}
+
+    The constructor processes ``model.settle`` seconds of silence, so that the first block has no start-up transient. On
+    a CPU with numba installed the effect runs as compiled loops, with the weights that the model had at construction.
 
     Args:
-        model: e.g. an :class:`Effect`; it stays as it is.
-        knobs: settings by name; they may be set anew at any time, and hold from the next block on.
-        channels: each is processed by itself.
+        model: an effect model, e.g. an :class:`Effect`; it is put in eval mode.
+        knobs: settings by name.
+        channels: number of audio channels; each is processed separately.
 
-    It begins with the model's ``settle`` seconds of silence, so that no start-up is heard.
-    On a CPU it runs as compiled loops where numba is installed; these take the weights as they are when it is made.
-    ``seconds_per_block`` is the mean time that :meth:`process` has taken, ``slowest_block`` the longest, and
-    ``real_time_factor`` the seconds of sound in a second of work.
+    Attributes:
+        knobs: settings by name. Assign new settings at any time; they apply from the next block on.
+        blocks, samples: number of blocks and samples (per channel) processed so far.
+        seconds, slowest_block: seconds spent in :meth:`process` in total, and by its slowest call.
+        seconds_per_block: mean seconds per call of :meth:`process`; NaN before the first.
+        real_time_factor: seconds of sound processed per second of computation; NaN before the first call.
     """
 
     def __init__(self, model: EffectModel, knobs: Mapping[str, float] | None = None, channels: int = 1):
@@ -46,7 +49,7 @@ class LiveEffect:
         self._engine = make_engine(model, channels)
         silence = math.ceil(model.settle * model.sample_rate)
         for start in range(0, silence, CHUNK):
-            self._engine.step(np.zeros((channels, min(CHUNK, silence - start)), np.float32), self._setting)
+            self._engine.step(np.zeros((channels, min(CHUNK, silence - start)), np.float32), self._knob_values)
         self.blocks, self.samples, self.seconds, self.slowest_block = 0, 0, 0.0, 0.0
 
     @property
@@ -54,22 +57,26 @@ class LiveEffect:
         return self._knobs
 
     @knobs.setter
-    def knobs(self, values: Mapping[str, float]) -> None:
-        self._setting = self.model.knob_values(values)
-        self._knobs = dict(values)
+    def knobs(self, settings: Mapping[str, float]) -> None:
+        self._knob_values = self.model.knob_values(settings)
+        self._knobs = dict(settings)
 
     def process(self, block: np.ndarray) -> np.ndarray:
-        """The next block, ``(time,)`` or ``(channels, time)``, of any length, to the same, float32."""
+        """Processes the next block, ``(time,)`` or ``(channels, time)``, of any length; float32 of the same shape.
+
+        Raises:
+            WavedilError: for another number of channels, NaN or infinity.
+        """
         started = time.perf_counter()
         sound = np.asarray(block, dtype=np.float32)
         if sound.ndim not in (1, 2) or (sound.shape[0] if sound.ndim == 2 else 1) != self.channels:
             raise WavedilError(f"block has shape {sound.shape}: expected ({self.channels}, time)")
         if not np.isfinite(sound).all():
-            raise WavedilError("block holds NaN or Inf, which would stay in the model's memory: leave it out")
-        y = self._engine.step(sound.reshape(self.channels, -1), self._setting)
+            raise WavedilError("block has NaN or infinity, which would stay in the effect's state: leave it out")
+        y = self._engine.step(sound.reshape(self.channels, -1), self._knob_values)
         self.blocks, self.samples = self.blocks + 1, self.samples + y.shape[1]
-        took = time.perf_counter() - started
-        self.seconds, self.slowest_block = self.seconds + took, max(self.slowest_block, took)
+        seconds = time.perf_counter() - started
+        self.seconds, self.slowest_block = self.seconds + seconds, max(self.slowest_block, seconds)
         return y.reshape(sound.shape)
 
     @property
@@ -82,22 +89,22 @@ class LiveEffect:
 
 
 class TorchEngine:
-    """The definition: the model's own ``step``."""
+    """The definition: the ``step`` of the model."""
 
     def __init__(self, model: EffectModel, channels: int):
         self.model, self.channels, self.state = model, channels, None
 
     @torch.inference_mode()
     def step(self, x: np.ndarray, knobs: Tensor) -> np.ndarray:
-        """``(channels, time)`` to the same, at settings ``(knobs,)``."""
+        """Processes ``(channels, time)`` with settings ``(knobs,)``; the result has the same shape."""
         device = next(self.model.parameters()).device
-        setting = knobs.to(device).expand(self.channels, -1) if self.model.knobs else None
-        y, self.state = self.model.step(torch.from_numpy(x).unsqueeze(1).to(device), self.state, setting)
+        knobs = knobs.to(device).expand(self.channels, -1) if self.model.knobs else None
+        y, self.state = self.model.step(torch.from_numpy(x).unsqueeze(1).to(device), self.state, knobs)
         return y[:, 0].float().cpu().numpy()
 
 
 class CompiledEngine:
-    """The same by the loops of ``effect_kernels``, for float32 on a CPU."""
+    """The same in the compiled loops of ``kernels.py``, for an :class:`Effect` in float32 on a CPU."""
 
     def __init__(self, model: Effect, channels: int, kernels: ModuleType):
         self.model, self.kernels = model, kernels
@@ -105,9 +112,9 @@ class CompiledEngine:
         taps, width = layers[0].conv.kernel_size[0], layers[0].conv.out_channels // 2
         skip, skip_bias = model.stack.skip_product()
         rows = layers[0].channels
-        blank = torch.zeros(rows, width), torch.zeros(rows)
+        no_residual = torch.zeros(rows, width), torch.zeros(rows)
         residuals = [
-            (layer.residual.weight.flatten(1), layer.residual.bias) if layer.residual is not None else blank
+            (layer.residual.weight.flatten(1), layer.residual.bias) if layer.residual is not None else no_residual
             for layer in layers
         ]
         self.weights = tuple(
@@ -135,39 +142,38 @@ class CompiledEngine:
         ]
         scratch = max(2, 1 + len(charges), len(skip) + model.hidden.out_channels) * kernels.BLOCK
         self.scratch = np.zeros(scratch, np.float32), np.zeros(len(layers) * width * kernels.BLOCK, np.float32)
-        self._setting: Tensor | None = None
+        self._knobs: Tensor | None = None
 
     @torch.inference_mode()
     def _biases(self, knobs: Tensor) -> np.ndarray:
-        """(layers, 2 * hidden): each layer's bias with the knobs' settings in it."""
+        """The bias of each layer plus its conditioning on the knobs, (layers, 2 * hidden)."""
         condition = self.model.condition(knobs.unsqueeze(0)) if self.model.knobs else None
         biases = []
         for layer in self.model.stack.layers:
-            more = 0 if condition is None else layer.condition(condition).flatten()
-            biases.append(layer.conv.bias + more)
+            conditioning = 0 if condition is None else layer.condition(condition).flatten()
+            biases.append(layer.conv.bias + conditioning)
         return _array(torch.stack(biases))
 
     def step(self, x: np.ndarray, knobs: Tensor) -> np.ndarray:
-        """``(channels, time)`` to the same, at settings ``(knobs,)``."""
-        if self._setting is None or not torch.equal(knobs, self._setting):
-            self._setting, self._bias = knobs, self._biases(knobs)
+        """Processes ``(channels, time)`` with settings ``(knobs,)``; the result has the same shape."""
+        if self._knobs is None or not torch.equal(knobs, self._knobs):
+            self._knobs, self._bias = knobs, self._biases(knobs)
         conv, residual, residual_bias, skip, skip_bias, hidden, hidden_bias, out = self.weights
-        x = np.require(x, np.float32, ["C", "W"])  # numba compiles anew for arrays that are otherwise
+        x = np.require(x, np.float32, ["C", "W"])  # numba would compile again for another layout
         y = np.empty_like(x)
-        for channel, (held, histories, place) in enumerate(self.states):
-            self.kernels.run(
-                x[channel], y[channel], *self.input_conv, self.decay, held, conv, self._bias, residual, residual_bias,
-                skip,
-                skip_bias, hidden, hidden_bias, out, self.out_bias, self.dilations, self.offsets, histories, place,
-                *self.scratch,
+        for channel, (charges, histories, position) in enumerate(self.states):
+            self.kernels.apply_effect(
+                x[channel], y[channel], *self.input_conv, self.decay, charges, conv, self._bias, residual,
+                residual_bias, skip, skip_bias, hidden, hidden_bias, out, self.out_bias, self.dilations, self.offsets,
+                histories, position, *self.scratch,
             )  # fmt: skip
         return y
 
 
 def make_engine(model: EffectModel, channels: int) -> TorchEngine | CompiledEngine:
-    """The compiled engine where it can run this model, else torch's."""
-    plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
-    if plain and isinstance(model, Effect):
+    """The compiled engine if it can run this model, else the torch engine."""
+    float32_on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
+    if float32_on_cpu and type(model) is Effect:  # a subclass may compute something else
 
         def trial(kernels: ModuleType) -> None:
             CompiledEngine(model, 1, kernels).step(np.zeros((1, 1), np.float32), torch.zeros(len(model.knobs)))

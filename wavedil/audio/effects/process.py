@@ -1,6 +1,4 @@
-"""A paired model at work: on tensors, on files of any length, live, and against targets."""
-
-from __future__ import annotations
+"""Applies effect models to tensors and to files of any length, and evaluates them against targets."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,18 +17,21 @@ from wavedil.audio.effects.live import LiveEffect
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError
 
-#: Samples in one pass; longer sound goes on in the next with the state carried, so that memory is bounded.
+#: Samples per pass, to bound memory; the state is carried from one pass to the next.
 CHUNK = 2**15
 
 DEFINITION = (
-    "100 * sum((target - output)^2) / sum(target^2) over all samples that count of all segments, at {rate} Hz; every "
-    "segment starts from {beginning}, its first {skip} samples are heard but do not count"
+    "100 * sum((target - output)^2) / sum(target^2) over all counted samples of all segments, at {rate} Hz; every "
+    "segment starts from {beginning}, and its first {skip} samples are processed but not counted"
 )
 
 
 @torch.inference_mode()
-def run(model: EffectModel, x: Tensor, knobs: Tensor | None = None) -> Tensor:
-    """``(batch, 1, time) -> (batch, 1, time)`` as the model's forward, in bounded memory."""
+def apply_model(model: EffectModel, x: Tensor, knobs: Tensor | None = None) -> Tensor:
+    """The model's output for x, both ``(batch, 1, time)``, computed in chunks to bound memory.
+
+    The result is float32, on the model's device; ``knobs`` are ``(batch, knobs)``.
+    """
     device = next(model.parameters()).device
     knobs = knobs.to(device) if model.knobs else None
     state, parts = None, []
@@ -50,25 +51,31 @@ def process_file(
     subtype: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs a sound file of any length through an effect, in constant memory; each channel by itself.
+    """Applies an effect to a sound file of any length, in constant memory, each channel separately.
 
     Args:
-        source, target: sound files; the target's suffix decides its format. It appears when it is whole.
+        model: the effect.
+        source, target: sound files. The suffix of ``target`` sets its format; it is created when it is complete.
         knobs: settings by name.
-        resample: bring a file of another rate to the model's, which the target then has.
+        resample: resample a file of another rate to the model's; the target has the model's rate.
         subtype: coding of the target, see :func:`wavedil.audio.data.audio_files.write`.
-        progress: called with the samples done and their number.
+        progress: called with (finished, total) samples.
 
     Returns:
-        ``file``, ``seconds`` of sound, ``sample_rate``, ``channels``, ``real_time_factor`` and ``clipped``, the samples
-        outside [-1, 1] that the coding could not hold.
+        A dict of ``file``, ``seconds`` of sound, ``sample_rate``, ``channels``, ``real_time_factor`` and ``clipped``,
+        the number of samples outside [-1, 1] that the coding could not represent.
+
+    Raises:
+        WavedilError: for another sample rate without ``resample``, the same file as source and target, unknown knobs.
     """
     info = audio_files.info(source)
     rate = model.sample_rate
     if info.sample_rate != rate and not resample:
-        raise WavedilError(f"{source} has {info.sample_rate} Hz and the model {rate} Hz: add --resample")
+        raise WavedilError(
+            f"{source}: the file has {info.sample_rate} Hz and the model {rate} Hz: pass resample=True (--resample)"
+        )
     if Path(target).resolve() == Path(source).resolve():
-        raise WavedilError(f"{target} is the input: choose another name for the output")
+        raise WavedilError(f"target {target} is the input file: choose another name")
     effect = LiveEffect(model, knobs, info.channels)
     total = resampled_length(info.frames, info.sample_rate, rate)
     clipped = done = 0
@@ -90,8 +97,10 @@ def process_file(
 
 @dataclass(frozen=True)
 class ErrorToSignal:
+    """Result of :func:`evaluate_pairs`."""
+
     esr_percent: float
-    count: int  # samples
+    count: int  # number of samples
     segments: int
     settings: dict[str, float]  # ESR in percent at each knob setting
     definition: str
@@ -100,16 +109,23 @@ class ErrorToSignal:
 def evaluate_pairs(
     model: EffectModel, segments: Iterable[Segment], progress: Callable[[int], None] | None = None
 ) -> ErrorToSignal:
-    """ESR in percent over segments, each from zero history; ``progress`` is called with the samples finished."""
+    """Error-to-signal ratio (ESR) in percent over segments, each processed from the initial state.
+
+    ``progress`` is called with the number of samples finished.
+    """
     energies: dict[str, np.ndarray] = {}
     count, skips = 0, []
     for segment in segments:
         knobs = model.knob_values(segment.knobs).unsqueeze(0)
-        output = run(model, torch.from_numpy(segment.input).view(1, 1, -1), knobs)[0, 0, segment.skip :].cpu().double()
+        output = (
+            apply_model(model, torch.from_numpy(segment.input).view(1, 1, -1), knobs)[0, 0, segment.skip :]
+            .cpu()
+            .double()
+        )
         target = torch.from_numpy(segment.target[segment.skip :]).double()
         name = ", ".join(f"{knob} {value:g}" for knob, value in segment.knobs.items()) or "all"
-        pair = np.array([(target - output).square().sum().item(), target.square().sum().item()])
-        energies[name] = energies.get(name, 0) + pair
+        energy = np.array([(target - output).square().sum().item(), target.square().sum().item()])
+        energies[name] = energies.get(name, 0) + energy
         count += len(target)
         skips.append(segment.skip)
         if progress is not None:

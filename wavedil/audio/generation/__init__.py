@@ -1,1 +1,1 @@
-"""Sampling: ``generate`` and ``stream``, and the engines that run them."""
+"""Generation of sound: ``generate`` and ``stream``, and the engines that compute the samples."""

@@ -1,40 +1,78 @@
-"""The seam between models and engines: a model makes a plan, an engine reads one, and neither knows the other.
+"""The interface between models and engines: a model makes a plan, an engine reads it. Neither imports the other.
 
-A plan is the model's arithmetic for one sample, as flat float tensors in one wiring::
+A plan holds the weights of a model as flat float tensors. They compute one sample like this::
 
-    x = sum over taps of tables[tap][code at t - taps + 1 + tap]                   (a CodeEmbeddingPlan)
-    x = bias + sum over taps of weight[tap] * level of that code                   (a AmplitudeEmbeddingPlan)
-    for each layer:  h = bias + condition @ [features at t, speaker]               (where the model has them)
+    x = sum over taps of tables[tap][code at t - taps + 1 + tap]                   (with a CodeEmbeddingPlan)
+    x = bias + sum over taps of weight[tap] * amplitude of that code               (with an AmplitudeEmbeddingPlan)
+    for each layer:  h = bias + condition @ [features at t, speaker]               (if the model is conditioned)
                          + sum over taps j of weight[j] @ x[t - (taps - 1 - j) * dilation]
                      z = tanh(h[:hidden]) * sigmoid(h[hidden:])
-                     x = (x + residual @ z + residual_bias) * residual_scale       (where the layer has a residual)
+                     x = (x + residual @ z + residual_bias) * residual_scale       (if the layer has a residual)
     y = skip_weight @ concatenated z + skip_bias
     for weight, bias in head:  y = weight @ relu(y) + bias
     code = distribution.sample(y, uniform)
+
+The state of a batch of streams is a dict of tensors, batch first. Models and all engines use these keys and shapes:
+
+    previous                     (batch, 1) int64           the last code
+    input_embedding.history      (batch, taps - 1) int64    the codes before it, oldest first
+    stack.layers.N.conv.history  (batch, channels, span)    the last ``LayerPlan.span`` inputs of layer N, oldest first
+
+:class:`wavedil.audio.generation.generate.Stream` adds:
+
+    unguided.*                   the keys above, for the unconditioned copy of each stream (``guidance`` other than 1)
+    condition.position           (batch,) int64             index of the next sample in its condition
+    random.*                     see :class:`wavedil.audio.generation.random_numbers.Uniforms`
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from wavedil.audio.distributions.categorical import Distribution
 from wavedil.core import GatedBlock
+from wavedil.core.stream import State
 from wavedil.errors import WavedilError
+
+PREVIOUS = "previous"
+INPUT_HISTORY = "input_embedding.history"
+UNGUIDED = "unguided"
+CONDITION_POSITION = "condition.position"
+RANDOM = "random"
+
+
+def layer_history(index: int) -> str:
+    """The state's key for the past inputs of a layer."""
+    return f"stack.layers.{index}.conv.history"
+
+
+def read_state(state: Mapping[str, Tensor], num_layers: int) -> tuple[Tensor, list[Tensor]]:
+    """The recent codes ``(batch, taps)``, oldest first, and the history ``(batch, channels, span)`` of each layer."""
+    codes = torch.cat([state[INPUT_HISTORY], state[PREVIOUS]], dim=1)
+    return codes, [state[layer_history(index)] for index in range(num_layers)]
+
+
+def make_state(codes: Tensor, histories: Sequence[Tensor]) -> State:
+    """The inverse of :func:`read_state`; the codes are copied."""
+    state = {PREVIOUS: codes[:, -1:].clone(), INPUT_HISTORY: codes[:, :-1].clone()}
+    return state | {layer_history(index): history for index, history in enumerate(histories)}
 
 
 def check_finite(weights: Iterable[Tensor]) -> None:
+    """Raises WavedilError if a weight is NaN or infinite."""
     if not all(bool(torch.isfinite(weight).all()) for weight in weights):
         raise WavedilError("the model's weights hold NaN or infinity: training diverged; use an earlier checkpoint")
 
 
 @dataclass(frozen=True)
 class CodeEmbeddingPlan:
-    """Codes as look-ups: ``tables`` (taps, codes, channels), oldest tap first. "No code yet" adds nothing."""
+    """Embedding of codes by lookup: ``tables`` (taps, codes, channels), oldest tap first.
+
+    Before the start of a stream there is no code; the state holds the number ``num_codes`` there, which adds nothing.
+    """
 
     tables: Tensor
 
@@ -49,8 +87,11 @@ class CodeEmbeddingPlan:
 
 @dataclass(frozen=True)
 class AmplitudeEmbeddingPlan:
-    """Codes as amplitudes: ``weight`` (taps, channels), oldest tap first, ``bias`` (channels), and ``levels`` (codes),
-    the amplitude of each code. "No code yet" has amplitude 0."""
+    """Convolution over the amplitudes of codes: ``weight`` (taps, channels), oldest tap first, and ``bias`` (channels).
+
+    ``levels`` (codes) holds the amplitude of each code. Before the start of a stream there is no code; the state holds
+    the number ``num_codes`` there, of amplitude 0.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -81,11 +122,12 @@ class LayerPlan:
 
     @property
     def span(self) -> int:
-        """Past inputs that the layer needs."""
+        """Number of past inputs that the layer needs."""
         return (len(self.weight) - 1) * self.dilation
 
     @classmethod
-    def of(cls, block: GatedBlock) -> LayerPlan:
+    def of(cls, block: GatedBlock) -> Self:
+        """The plan of a block."""
         weight, bias = block.conv.weight.detach(), block.conv.bias.detach()
         condition = None if block.condition is None else block.condition.weight.detach().flatten(1)
         if block.gate_order == "sigmoid_first":
@@ -105,7 +147,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """See the module's text. All weights of one dtype, on one device."""
+    """Weights and wiring of a model; see the top of this module. All tensors have one dtype and one device."""
 
     input_embedding: CodeEmbeddingPlan | AmplitudeEmbeddingPlan
     layers: tuple[LayerPlan, ...]
@@ -114,8 +156,8 @@ class GenerationPlan:
     skip_bias: Tensor
     head: tuple[tuple[Tensor, Tensor], ...]
     distribution: Distribution
-    condition_channels: int = 0  # features that change from sample to sample
-    speaker_channels: int = 0  # numbers that stay for a whole stream
+    condition_channels: int = 0  # of the local features, one vector per sample
+    speaker_channels: int = 0  # of the speaker embedding, one vector per stream
 
     def __post_init__(self) -> None:
         check_finite(_tensors(self))
@@ -132,18 +174,25 @@ class GenerationPlan:
     def device(self) -> torch.device:
         return self.skip_bias.device
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> GenerationPlan:
-        """The plan with every tensor changed, e.g. ``plan.mapped(Tensor.double)``."""
-        return _mapped(self, change)
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The plan with a function applied to every tensor, e.g. ``plan.map_tensors(Tensor.double)``."""
+        return _map_tensors(self, function)
+
+    def state_template(self, batch: int) -> State:
+        """The state's keys, shapes and dtypes for ``batch`` streams, as tensors without memory (device ``meta``)."""
+        codes = torch.empty(batch, self.input_embedding.taps, dtype=torch.int64, device="meta")
+        shapes = [(batch, self.channels, layer.span) for layer in self.layers]
+        return make_state(codes, [torch.empty(shape, device="meta") for shape in shapes])
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return change(value)
+        return function(value)
     if isinstance(value, tuple):
-        return tuple(_mapped(item, change) for item in value)
+        return tuple(_map_tensors(item, function) for item in value)
     if is_dataclass(value):
-        return replace(value, **{field.name: _mapped(getattr(value, field.name), change) for field in fields(value)})
+        changed = {field.name: _map_tensors(getattr(value, field.name), function) for field in fields(value)}
+        return replace(value, **changed)
     return value
 
 

@@ -1,21 +1,25 @@
-"""Random numbers of streams, drawn outside the engines: so every engine picks the same codes."""
-
-from __future__ import annotations
+"""Random numbers of streams. They are drawn outside the engines, so that every engine picks the same codes."""
 
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.core.stream import State, part
+from wavedil.audio.generation.plan import RANDOM
+from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
 
 
 class Uniforms:
-    """Random numbers of each stream in order: those of stream i depend on the seed and i alone.
+    """Uniform random numbers for a batch of streams. Those of stream i depend on ``seed`` and i alone.
 
-    So a stream is the same in any batch, by any engine, and in chunks of any length.
+    So a stream is the same in a batch of any size, with any engine and in chunks of any length.
+
+    Args:
+        seed: 0 to 2**64 - 1.
+        batch: number of streams.
     """
 
     def __init__(self, seed: int, batch: int):
@@ -31,33 +35,34 @@ class Uniforms:
         return torch.from_numpy(np.stack([generator.random(time) for generator in self._generators]))
 
     def state(self) -> State:
-        """Seed, number and position of each stream, each int64 ``(batch,)``."""
+        """``random.seed``, ``random.number`` and ``random.position`` of each stream, int64 ``(batch,)``."""
         columns = {
             "seed": [seed if seed < 2**63 else seed - 2**64 for seed, _ in self._keys],
             "number": [number for _, number in self._keys],
             "position": self._positions,
         }
-        return {f"random.{name}": torch.tensor(values) for name, values in columns.items()}
+        return named(RANDOM, {name: torch.tensor(values) for name, values in columns.items()})
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> Uniforms:
-        """The numbers that come after a state."""
-        own = part(state, "random")
-        if {"seed", "number", "position"} - own.keys():
+    def from_state(cls, state: Mapping[str, Tensor]) -> Self:
+        """Continues where :meth:`state` was called."""
+        columns = part(state, RANDOM)
+        if {"seed", "number", "position"} - columns.keys():
             raise WavedilError(
                 "state has no random numbers (random.seed, …): pass what Stream.state() returned, or give a seed"
             )
+        seeds, numbers = columns["seed"].tolist(), columns["number"].tolist()
         uniforms = cls(0, 0)
-        uniforms._keys = [(s % 2**64, n) for s, n in zip(own["seed"].tolist(), own["number"].tolist(), strict=True)]
-        uniforms._positions = own["position"].tolist()
+        uniforms._keys = [(seed % 2**64, number) for seed, number in zip(seeds, numbers, strict=True)]
+        uniforms._positions = columns["position"].tolist()
         uniforms._generators = [
             _generator(key, position) for key, position in zip(uniforms._keys, uniforms._positions, strict=True)
         ]
         return uniforms
 
-    def select(self, streams: list[int]) -> Uniforms:
-        """Those of some streams of the batch."""
-        return Uniforms.of({name: values[streams] for name, values in self.state().items()})
+    def select(self, streams: list[int]) -> Self:
+        """The random numbers of some streams of the batch."""
+        return self.from_state({name: values[streams] for name, values in self.state().items()})
 
 
 def _generator(key: tuple[int, int], position: int) -> np.random.Generator:

@@ -1,47 +1,89 @@
-"""Engines: each runs any plan it supports; ``torch`` is the definition, what stands beside it is faster."""
+"""Engines: each generates the streams of a plan. ``torch`` is the definition, the others compute the same faster."""
 
-from __future__ import annotations
-
+import logging
 from importlib import import_module
 
 from wavedil.audio.generation.engines.session import Session
 from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.errors import WavedilError
 
-#: name -> (module, class), the slowest and most general first; a module is imported when its engine is asked for.
-ENGINES = {
-    "torch": ("wavedil.audio.generation.engines.reference", "TorchSession"),
-    "graphs": ("wavedil.audio.generation.engines.graphs", "GraphSession"),
-    "numba": ("wavedil.audio.generation.engines.cpu", "NumbaSession"),
-    "triton": ("wavedil.audio.generation.engines.triton", "TritonSession"),
+__all__ = ["ENGINES", "Session", "choose", "register_engine", "session_class"]
+
+_log = logging.getLogger("wavedil")
+
+#: The session class of each engine, or its import path, which is imported when the engine is first used.
+ENGINES: dict[str, type[Session] | str] = {
+    "torch": "wavedil.audio.generation.engines.reference.TorchSession",
+    "graphs": "wavedil.audio.generation.engines.graphs.GraphSession",
+    "numba": "wavedil.audio.generation.engines.cpu.NumbaSession",
+    "triton": "wavedil.audio.generation.engines.triton.TritonSession",
 }
 
-__all__ = ["ENGINES", "Session", "choose", "session_class"]
+#: The engines that ``auto`` chooses from, fastest first.
+_AUTO = ["triton", "numba", "graphs", "torch"]
+
+
+def register_engine(name: str, session: type[Session] | str, *, auto: bool = False) -> None:
+    """Adds an engine: ``generate(engine=name)`` and ``wavedil sample --engine name`` know it from then on.
+
+    Args:
+        name: of the engine; an engine of this name is replaced.
+        session: a subclass of :class:`Session`, or its import path ``"package.module.Class"``.
+        auto: whether ``engine="auto"`` prefers it to the others, unless its ``obstacle`` gives a reason not to.
+
+    Raises:
+        WavedilError: if the name is ``"auto"``, or the class is not a subclass of :class:`Session`.
+    """
+    if name == "auto":
+        raise WavedilError("name is 'auto', which stands for the fastest engine: choose another name")
+    if not isinstance(session, str) and not (isinstance(session, type) and issubclass(session, Session)):
+        raise WavedilError(f"session is {session!r}: expected a subclass of Session, or its import path")
+    ENGINES[name] = session
+    if name in _AUTO:
+        _AUTO.remove(name)
+    if auto:
+        _AUTO.insert(0, name)
 
 
 def choose(name: str, plan: GenerationPlan, batch: int, guidance: float = 1.0, precision: str = "fp32") -> str:
-    """The engine that a name stands for: ``auto`` takes the fastest that can run this plan where it lies.
+    """The name of the engine to use: ``auto`` becomes the fastest engine that can run this plan on its device.
+
+    The logger ``wavedil`` records at level debug why engines were skipped.
 
     Raises:
-        WavedilError: an unknown name; or ``auto``, and none of those that can has the precision.
+        WavedilError: for an unknown name, or if no engine that can run the plan has the precision.
     """
     if name != "auto":
-        session_class(name)  # refuses unknown names
+        session_class(name)  # raises for unknown names
         return name
-    classes = {known: session_class(known) for known in reversed(ENGINES)}
-    able = [
-        k for k, kind in classes.items() if kind.supports(plan, batch) and (guidance == 1 or kind.supports_guidance)
-    ]
-    exact = [k for k in able if precision in classes[k].precisions]
-    if not exact:
-        precisions = sorted({each for k in able for each in classes[k].precisions}, reverse=True)
-        raise WavedilError(f"precision is {precision!r}: what can run this model here has {', '.join(precisions)}")
-    return exact[0]
+    classes = {}
+    for candidate in _AUTO:
+        kind = session_class(candidate)
+        reason = kind.obstacle(plan, batch)
+        if reason is None and guidance != 1 and not kind.supports_guidance:
+            reason = "no guidance"
+        if reason is None:
+            classes[candidate] = kind
+        else:
+            _log.debug("engine %s skipped: %s", candidate, reason)
+    suitable = [candidate for candidate, kind in classes.items() if precision in kind.precisions]
+    if not suitable:
+        precisions = sorted({known for kind in classes.values() for known in kind.precisions}, reverse=True)
+        raise WavedilError(
+            f"precision is {precision!r}: the engines that can run this model here have {', '.join(precisions)}"
+        )
+    return suitable[0]
 
 
 def session_class(name: str) -> type[Session]:
-    """The session class of an engine by name."""
+    """The session class of an engine, by name."""
     if name not in ENGINES:
         raise WavedilError(f"engine is {name!r}: expected one of auto, {', '.join(ENGINES)}")
-    module, session = ENGINES[name]
-    return getattr(import_module(module), session)
+    session = ENGINES[name]
+    if not isinstance(session, str):
+        return session
+    module, _, class_name = session.rpartition(".")
+    try:
+        return getattr(import_module(module), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise WavedilError(f"engine {name!r} is {session}, which cannot be imported ({error})") from error

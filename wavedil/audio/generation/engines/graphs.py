@@ -1,10 +1,8 @@
-"""The graphs engine: one step of the torch reference as a CUDA graph, replayed for each sample.
+"""The graphs engine: one step of the torch engine as a CUDA graph, replayed for each sample.
 
-For what the triton engine has no kernel for. The arithmetic is the reference's, in float64; a replay costs the GPU's
-time for some hundred small kernels and no Python in between.
+It runs the plans that the triton engine has no kernel for. The arithmetic is the torch engine's, in float64. A replay
+takes the GPU's time for some hundred small kernels, without Python in between.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,140 +11,139 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.distributions.categorical import Categorical
-from wavedil.audio.generation.engines.reference import TorchSession
-from wavedil.audio.generation.plan import GenerationPlan
+from wavedil.audio.generation.engines.reference import RingBuffer, TorchSession
+from wavedil.audio.generation.plan import GenerationPlan, read_state
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
-CHUNK = 256  # samples between two exchanges of a graph's buffers
+CHUNK = 256  # samples that the graph's input and output buffers hold
 
 
-class _Ring:
-    """The last inputs of a layer at places that are counted on the device, so that a captured step finds them."""
+class _DeviceRingBuffer(RingBuffer):
+    """A ring buffer whose time is a counter on the device, so that a captured step finds its slots."""
 
     def __init__(self, history: Tensor, time: Tensor):
-        # (span, batch, channels), oldest first at time 0
-        self.slots = history.double().permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+        super().__init__(history)
         self.time = time
 
-    def back(self, steps: int) -> Tensor:
+    def get(self, steps: int) -> Tensor:
         return self.slots.index_select(0, (self.time - steps) % len(self.slots))[0]
 
     def push(self, x: Tensor) -> None:
         if len(self.slots):
             self.slots.index_copy_(0, self.time % len(self.slots), x.unsqueeze(0))
 
-    def history(self) -> Tensor:
-        oldest = int(self.time) % len(self.slots) if len(self.slots) else 0
-        return self.slots.roll(-oldest, 0).permute(1, 2, 0).contiguous()
-
 
 class GraphSession(TorchSession):
-    """The torch engine's session with a step that is captured once."""
+    """The torch engine with its step captured once."""
 
     supports_guidance = False
 
     @classmethod
-    def supports(cls, plan: GenerationPlan, batch: int) -> bool:
-        return plan.device.type == "cuda"
+    def obstacle(cls, plan: GenerationPlan, batch: int) -> str | None:
+        return None if plan.device.type == "cuda" else f"the model is on {plan.device}, not on a CUDA device"
 
-    def _open(self, state: State) -> None:
-        super()._open(state)
+    def setup(self, state: State) -> None:
+        super().setup(state)
         plan, batch, device = self.plan, self.batch, self.plan.device
         self.time = torch.zeros(1, dtype=torch.int64, device=device)
-        histories = (state[f"stack.layers.{i}.conv.history"] for i in range(len(plan.layers)))
-        self.rings = [_Ring(history.to(device), self.time) for history in histories]
+        _, histories = read_state(state, len(plan.layers))
+        self.rings = [_DeviceRingBuffer(history.to(device), self.time) for history in histories]
         self.recent = [code.to(device, copy=True) for code in self.recent]
-        self.place = torch.zeros(1, dtype=torch.int64, device=device)  # in the buffers
+        self.column = torch.zeros(1, dtype=torch.int64, device=device)  # the step's place in the buffers below
         self.uniforms = torch.zeros(CHUNK, batch, dtype=torch.float64, device=device)
         self.codes = torch.zeros(CHUNK, batch, dtype=torch.int64, device=device)
         self.features = torch.zeros(CHUNK, batch, plan.condition_channels, device=device)
         shape = (CHUNK, batch, plan.distribution.num_parameters)
         self.parameters = torch.zeros(shape, dtype=torch.float64, device=device)
-        self.replays: dict[bool, Callable[[], None]] = {}
+        self.replays: dict[bool, Callable[[], None]] = {}  # forced -> a step
 
     @torch.no_grad()
-    def _run(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
-        kind = forced is not None
-        given, into, out = (forced, self.codes, self.parameters) if kind else (uniforms, self.uniforms, self.codes)
-        if kind not in self.replays:
-            self.replays[kind] = self._replay(kind)
-        parts = [out[:0]]
-        for start in range(0, given.shape[1], CHUNK):
-            part = given[:, start : start + CHUNK]
-            steps = part.shape[1]
-            into[:steps] = part.T
+    def advance(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
+        is_forced = forced is not None
+        if is_forced:
+            inputs, input_buffer, output_buffer = forced, self.codes, self.parameters
+        else:
+            inputs, input_buffer, output_buffer = uniforms, self.uniforms, self.codes
+        if is_forced not in self.replays:
+            self.replays[is_forced] = self._make_step(is_forced)
+        outputs = [output_buffer[:0]]
+        for start in range(0, inputs.shape[1], CHUNK):
+            chunk = inputs[:, start : start + CHUNK]
+            steps = chunk.shape[1]
+            input_buffer[:steps] = chunk.T
             if condition is not None:
                 self.features[:steps] = condition[..., start : start + CHUNK].permute(2, 0, 1)
-            self.place.zero_()
+            self.column.zero_()
             for _ in range(steps):
-                self.replays[kind]()
-            parts.append(out[:steps].clone())
-        return torch.cat(parts).movedim(0, -1)
+                self.replays[is_forced]()
+            outputs.append(output_buffer[:steps].clone())
+        return torch.cat(outputs).movedim(0, -1)
 
-    def _predict(self) -> None:
-        features = self.features.index_select(0, self.place)[0] if self.plan.condition_channels else None
-        self.parameters.index_copy_(0, self.place, self._step(features).unsqueeze(0))
+    def _predict_step(self) -> None:
+        features = self.features.index_select(0, self.column)[0] if self.plan.condition_channels else None
+        self.parameters.index_copy_(0, self.column, self._predict(features).unsqueeze(0))
 
-    def _draw(self) -> None:
-        parameters, uniforms = (held.index_select(0, self.place)[0] for held in (self.parameters, self.uniforms))
+    def _draw_step(self) -> None:
+        parameters, uniforms = (each.index_select(0, self.column)[0] for each in (self.parameters, self.uniforms))
         code = self.plan.distribution.sample(parameters, uniforms, self.sampling)
-        self.codes.index_copy_(0, self.place, code.unsqueeze(0))
-        self._advance(code)
+        self.codes.index_copy_(0, self.column, code.unsqueeze(0))
+        self._append(code)
 
     def _predict_and_draw(self) -> None:
-        self._predict()
-        self._draw()
+        self._predict_step()
+        self._draw_step()
 
-    def _predict_and_follow(self) -> None:
-        self._predict()
-        self._advance(self.codes.index_select(0, self.place)[0])
+    def _predict_and_force(self) -> None:
+        self._predict_step()
+        self._append(self.codes.index_select(0, self.column)[0])
 
-    def _advance(self, code: Tensor) -> None:
+    def _append(self, code: Tensor) -> None:
+        """Makes a code the last one and moves on to the next sample."""
         for older, newer in zip(self.recent, [*self.recent[1:], code], strict=True):
             older.copy_(newer)
         self.time.add_(1)
-        self.place.add_(1)
+        self.column.add_(1)
 
-    def _replay(self, forced: bool) -> Callable[[], None]:
-        """What takes the streams one sample further."""
+    def _make_step(self, forced: bool) -> Callable[[], None]:
+        """A function that advances all streams by one sample."""
         if forced:
-            return self._captured(self._predict_and_follow)
+            return self._capture(self._predict_and_force)
         if type(self.plan.distribution) is Categorical:
-            return self._captured(self._predict_and_draw)
-        # Other distributions may look at their numbers, for which a graph cannot wait: they draw outside of it.
-        predict = self._captured(self._predict)
+            return self._capture(self._predict_and_draw)
+        # Other distributions may read numbers back to the host, which a graph cannot: they draw outside of it.
+        predict = self._capture(self._predict_step)
 
-        def replay() -> None:
+        def step() -> None:
             predict()
-            self._draw()
+            self._draw_step()
 
-        return replay
+        return step
 
-    def _captured(self, step: Callable[[], None]) -> Callable[[], None]:
-        """What replays a step."""
+    def _capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Captures a step as a CUDA graph and returns the function that replays it."""
         device = self.plan.device
         if device.type != "cuda":
             raise WavedilError(f"the model is on {device}: engine graphs needs a CUDA device; use engine='auto'")
-        graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
-        with torch.cuda.device(device), self._unchanged():
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(2):  # what libraries set up at first use must not be captured
+        graph, side_stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        with torch.cuda.device(device), self._restored():
+            side_stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side_stream):
+                for _ in range(2):  # what libraries set up on first use must not be captured
                     step()
-            torch.cuda.current_stream().wait_stream(aside)
+            torch.cuda.current_stream().wait_stream(side_stream)
             with torch.cuda.graph(graph):
                 step()
         return graph.replay
 
     @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Steps inside leave no trace."""
+    def _restored(self) -> Iterator[None]:
+        """Restores all buffers after steps that are run only to warm up and to capture."""
         copies = [buffer.clone() for buffer in self._buffers()]
         yield
         for buffer, copy in zip(self._buffers(), copies, strict=True):
             buffer.copy_(copy)
 
     def _buffers(self) -> list[Tensor]:
-        """What a step writes to."""
-        return [self.time, self.place, self.codes, self.parameters, *self.recent, *(r.slots for r in self.rings)]
+        """The tensors that a step writes to."""
+        return [self.time, self.column, self.codes, self.parameters, *self.recent, *(ring.slots for ring in self.rings)]

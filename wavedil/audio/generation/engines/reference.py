@@ -1,39 +1,44 @@
-"""The torch engine: the definition of sampling from a plan. Any device, any distribution; one step at a time.
+"""The torch engine: the definition of sampling from a plan. Any device, any distribution, one step at a time.
 
 It computes in float64. In float32 the rounding of a matrix product depends on the number of rows, so a uniform that
-falls close to the edge of a code would pick another one in another batch, and the stream would go its own way from
-there. In float64 such a uniform would have to fall some 1e9 times closer.
+falls close to the boundary of a code would pick another code in another batch, and the stream would differ from there
+on. In float64 such a uniform would have to fall some 1e9 times closer.
 """
 
-from __future__ import annotations
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from wavedil.audio.generation.engines.session import Session
-from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan, CodeEmbeddingPlan
+from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan, CodeEmbeddingPlan, make_state, read_state
 from wavedil.core.stream import State
 
 
-class _Ring:
-    """The last ``span`` inputs of a layer, written in place: a step costs the same whatever the dilation."""
+class RingBuffer:
+    """The last ``span`` inputs of a layer, written in place: a step costs the same at any dilation.
+
+    ``history`` is ``(batch, channels, span)``, oldest first; it is copied.
+    """
 
     def __init__(self, history: Tensor):
-        # (span, batch, channels), oldest first at time 0. A copy: the caller's state is not written to.
+        # (span, batch, channels), oldest first at time 0
         self.slots = history.double().permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
-        self.time = 0
+        self.time: int | Tensor = 0
 
-    def back(self, steps: int) -> Tensor:
-        """The input so many steps before the one that comes next."""
+    def get(self, steps: int) -> Tensor:
+        """The input ``steps`` steps before the one that is pushed next, ``(batch, channels)``."""
         return self.slots[(self.time - steps) % len(self.slots)]
 
     def push(self, x: Tensor) -> None:
+        """Overwrites the oldest input."""
         if len(self.slots):
             self.slots[self.time % len(self.slots)] = x
             self.time += 1
 
     def history(self) -> Tensor:
-        oldest = self.time % len(self.slots) if len(self.slots) else 0
+        """The inputs ``(batch, channels, span)``, oldest first."""
+        oldest = int(self.time) % len(self.slots) if len(self.slots) else 0
         return self.slots.roll(-oldest, 0).permute(1, 2, 0).contiguous()
 
 
@@ -42,53 +47,54 @@ class TorchSession(Session):
 
     supports_guidance = True
 
-    def _open(self, state: State) -> None:
-        # What a step multiplies, oldest tap first, as (inputs, outputs).
-        plan = self.plan = self.plan.mapped(lambda t: t.double())
+    def setup(self, state: State) -> None:
+        # Weights of products are (inputs, outputs); the inputs of a layer are those of all taps, oldest first.
+        plan = self.plan = self.plan.map_tensors(Tensor.double)
         self.weights = [layer.weight.permute(0, 2, 1).flatten(0, 1).contiguous() for layer in plan.layers]
         self.residuals = [None if layer.residual is None else layer.residual.T.contiguous() for layer in plan.layers]
         self.skip, self.head = plan.skip_weight.T.contiguous(), [(w.T.contiguous(), b) for w, b in plan.head]
-        self.lookup = _lookup(plan.input_embedding)
-        self.rings = [_Ring(state[f"stack.layers.{i}.conv.history"]) for i in range(len(plan.layers))]
-        self.recent = [*state["input_embedding.history"].unbind(1), state["previous"][:, 0]]
+        self.embed = _embedding(plan.input_embedding)
+        codes, histories = read_state(state, len(plan.layers))
+        self.rings = [RingBuffer(history) for history in histories]
+        self.recent = list(codes.unbind(1))
         if plan.condition_channels or plan.speaker_channels:
             self.conditions = [layer.condition.T.contiguous() for layer in plan.layers]
 
     @torch.no_grad()
-    def _run(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
+    def advance(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
         steps = (uniforms if forced is None else forced).shape[1]
         parameters, codes = [], []
         for t in range(steps):
-            y = self._step(None if condition is None else condition[..., t])
+            y = self._predict(None if condition is None else condition[..., t])
             if forced is None:
-                code = self.plan.distribution.sample(self._decided(y), uniforms[:, t], self.sampling)
+                code = self.plan.distribution.sample(self._guide(y), uniforms[:, t], self.sampling)
                 codes.append(code)
             else:
                 code = forced[:, t]
-                parameters.append(self._decided(y))
+                parameters.append(self._guide(y))
             self.recent = [*self.recent[1:], code.repeat(len(y) // len(code))]
         return torch.stack(codes, 1) if forced is None else torch.stack(parameters, 2)
 
-    def _decided(self, y: Tensor) -> Tensor:
-        """The parameters that samples are drawn by, from those of all rows."""
+    def _guide(self, y: Tensor) -> Tensor:
+        """The parameters ``(batch, parameters)`` to draw from, from those of all rows."""
         if self.guidance == 1:
             return y
-        with_it, without = y.chunk(2)
-        return without + self.guidance * (with_it - without)
+        guided, unguided = y.chunk(2)
+        return unguided + self.guidance * (guided - unguided)
 
-    def _step(self, features: Tensor | None) -> Tensor:
-        """Parameters ``(batch, parameters)`` of the next sample's distribution."""
+    def _predict(self, features: Tensor | None) -> Tensor:
+        """Parameters ``(rows, parameters)`` of the next sample's distribution; the layers' inputs are pushed."""
         plan, hidden = self.plan, self.plan.hidden
-        x = self.lookup(self.recent)
-        given = [part for part in (features, self.speaker) if part is not None]
-        given = torch.cat(given, 1).double() if given else None
+        x = self.embed(self.recent)
+        condition = [part for part in (features, self.speaker) if part is not None]
+        condition = torch.cat(condition, 1).double() if condition else None
         gates = torch.empty(len(x), hidden * len(plan.layers), device=plan.device, dtype=torch.float64)
         for index, (layer, ring) in enumerate(zip(plan.layers, self.rings, strict=True)):
             k = len(layer.weight)
-            inputs = torch.cat([*(ring.back((k - 1 - j) * layer.dilation) for j in range(k - 1)), x], dim=1)
+            inputs = torch.cat([*(ring.get((k - 1 - j) * layer.dilation) for j in range(k - 1)), x], dim=1)
             h = torch.addmm(layer.bias, inputs, self.weights[index])
-            if given is not None:
-                h = torch.addmm(h, given, self.conditions[index])
+            if condition is not None:
+                h = torch.addmm(h, condition, self.conditions[index])
             ring.push(x)
             z = gates[:, index * hidden : (index + 1) * hidden]
             torch.mul(h[:, :hidden].tanh_(), h[:, hidden:].sigmoid_(), out=z)
@@ -101,18 +107,16 @@ class TorchSession(Session):
             y = torch.addmm(bias, y.relu_(), weight)
         return y
 
-    def _state(self) -> State:
-        after = {f"stack.layers.{i}.conv.history": ring.history() for i, ring in enumerate(self.rings)}
-        front = torch.stack(self.recent[:-1], 1) if len(self.recent) > 1 else self.recent[-1][:, None][:, :0]
-        return {"previous": self.recent[-1].unsqueeze(1).clone(), "input_embedding.history": front.clone(), **after}
+    def current_state(self) -> State:
+        return make_state(torch.stack(self.recent, 1), [ring.history() for ring in self.rings])
 
 
-def _lookup(front: CodeEmbeddingPlan | AmplitudeEmbeddingPlan):
-    """Recent codes, oldest first, each ``(batch,)``, to the stack's input ``(batch, channels)``."""
-    if isinstance(front, CodeEmbeddingPlan):
-        tables = torch.nn.functional.pad(front.tables, (0, 0, 0, 1))  # the row of "no code yet" adds nothing
+def _embedding(plan: CodeEmbeddingPlan | AmplitudeEmbeddingPlan) -> Callable[[Sequence[Tensor]], Tensor]:
+    """A function from recent codes, oldest first, each ``(rows,)``, to the stack's input ``(rows, channels)``."""
+    if isinstance(plan, CodeEmbeddingPlan):
+        tables = torch.nn.functional.pad(plan.tables, (0, 0, 0, 1))  # zeros for "no code yet"
         return lambda recent: sum(table[code] for table, code in zip(tables, recent, strict=True))
-    levels = torch.nn.functional.pad(front.levels, (0, 1))
+    levels = torch.nn.functional.pad(plan.levels, (0, 1))  # amplitude 0 for "no code yet"
     return lambda recent: (
-        front.bias + sum(weight * levels[code].unsqueeze(1) for weight, code in zip(front.weight, recent, strict=True))
+        plan.bias + sum(weight * levels[code].unsqueeze(1) for weight, code in zip(plan.weight, recent, strict=True))
     )

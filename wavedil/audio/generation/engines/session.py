@@ -1,41 +1,40 @@
-"""What every engine is: a session that carries streams of one plan forward."""
-
-from __future__ import annotations
+"""The base class of engines: a session generates the streams of one plan."""
 
 import torch
 from torch import Tensor
 
 from wavedil.audio.distributions.categorical import Sampling
-from wavedil.audio.generation.plan import GenerationPlan
+from wavedil.audio.generation.plan import PREVIOUS, UNGUIDED, GenerationPlan
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError
 
 
 class Session:
-    """A batch of streams of one plan, from a state on.
+    """Generates a batch of streams of one plan, starting from a state.
+
+    An engine is a subclass. It overrides :meth:`setup`, :meth:`advance` and :meth:`current_state`, and :meth:`obstacle`
+    if there are plans that it cannot run. ``register_engine(name, subclass)`` makes it known to ``generate``.
 
     Args:
         plan: weights and wiring; see :mod:`wavedil.audio.generation.plan`.
-        state: the model's streaming state (``WaveNet.start`` or ``step``, or a session's); it is not changed.
+        state: a streaming state of the model (``WaveNet.start`` or ``step``) or of another session; it is not changed.
         sampling: temperature and truncation.
-        speaker: ``(batch, speaker channels)``, what the plan's layers see besides the features; None where it has none.
-        precision: ``"fp32"``, or ``"bf16"`` where the engine stores weights in bfloat16.
-        threads: how many the engine may use.
-        guidance: other than 1, classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): each stream runs twice,
-            with its conditioning and with zeros in its place, as training leaves it out with ``drop_condition``. Both
-            hear the same codes, drawn by ``parameters = without + guidance * (with - without)``. For logits that is
-            with^guidance * without^(1 - guidance), normalized. A mixture's numbers are taken the same way, component by
-            component, log scales too: for Gaussians of equal scale that is the same product.
-
-    An engine fills in ``_open``, ``_run`` and ``_state``. With guidance, states and conditions that it sees have
-    ``rows = 2 * batch`` rows, those without conditioning after the others; codes and uniforms have ``batch``.
+        speaker: speaker embeddings ``(batch, speaker channels)``; None if the plan has no speaker channels.
+        precision: ``"fp32"``, or ``"bf16"`` if the engine can store weights in bfloat16.
+        threads: number of threads that the engine uses.
+        guidance: other than 1, classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598). Each stream then runs
+            twice, once with its conditioning and once with zeros in its place, as training with ``drop_condition``
+            does. Both copies read the same codes, drawn from
+            ``parameters = without + guidance * (with - without)``. For logits that is
+            with^guidance * without^(1 - guidance), normalized. The parameters of a mixture are combined in the same
+            way, component by component, log scales included; for Gaussians of equal scale that is the same product.
     """
 
-    #: What ``precision`` may be.
+    #: The values that ``precision`` may have.
     precisions = ("fp32",)
     #: Whether ``guidance`` may be other than 1.
     supports_guidance = False
-    #: How many threads of its own it can use.
+    #: The largest value of ``threads``.
     max_threads = 1
 
     def __init__(
@@ -58,54 +57,68 @@ class Session:
         self.plan, self.sampling = plan, sampling or Sampling()
         plan.distribution.check(self.sampling)
         self.precision, self.threads = precision, threads
-        self.batch, self.guidance = state["previous"].shape[0], guidance
+        self.batch, self.guidance = state[PREVIOUS].shape[0], guidance
         self.rows = self.batch
         if guidance != 1:
             self._check_guidance()
             self.rows = 2 * self.batch
-            own = {key: value for key, value in state.items() if not key.startswith("unguided.")}
-            other = part(state, "unguided") or own
-            state = {key: torch.cat([own[key], value]) for key, value in other.items()}
-        self.speaker = self._checked("speaker", speaker, (self.batch, plan.speaker_channels))
-        self._open(state)
+            guided = {key: value for key, value in state.items() if not key.startswith(f"{UNGUIDED}.")}
+            unguided = part(state, UNGUIDED) or guided
+            state = {key: torch.cat([guided[key], value]) for key, value in unguided.items()}
+        self.speaker = self._check_conditioning("speaker", speaker, (self.batch, plan.speaker_channels))
+        self.setup(state)
 
     @classmethod
-    def supports(cls, plan: GenerationPlan, batch: int) -> bool:
-        """Whether ``auto`` should take this engine for a plan, where its tensors lie, and a batch of streams."""
-        return True
+    def obstacle(cls, plan: GenerationPlan, batch: int) -> str | None:
+        """Why this engine cannot run a plan on the device of its tensors, in a few words; None if it can.
 
-    def run(self, uniforms: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The next samples: ``(batch, time)`` float64 uniforms in [0, 1) to ``(batch, time)`` int64 codes.
+        The engine ``auto`` skips engines that have an obstacle.
+        """
+        return None
+
+    def sample(self, uniforms: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Draws the next samples: float64 uniforms ``(batch, time)`` in [0, 1) to int64 codes ``(batch, time)``.
 
         ``condition`` ``(batch, condition channels, time)`` holds the features of these samples.
         """
         shape = (self.batch, self.plan.condition_channels, uniforms.shape[1])
-        return self._run(uniforms, self._checked("condition", condition, shape), None)
+        return self.advance(uniforms, self._check_conditioning("condition", condition, shape), None)
 
     def score(self, codes: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Teacher-forced: ``(batch, time)`` codes to ``(batch, parameters, time)``, what each is predicted by.
+        """Teacher forcing: the distribution parameters ``(batch, parameters, time)`` of codes ``(batch, time)``.
 
-        The streams go on as if these codes had been drawn.
+        The streams continue as if these codes had been drawn.
         """
         shape = (self.batch, self.plan.condition_channels, codes.shape[1])
-        return self._run(None, self._checked("condition", condition, shape), codes)
+        return self.advance(None, self._check_conditioning("condition", condition, shape), codes)
 
     def state(self) -> State:
-        """The streaming state after all that was run, for a session of any engine, or for the model's ``step``."""
-        rows = self._state()
+        """The streaming state after the last sample; a session of any engine, or the model's ``step``, continues it."""
+        state = self.current_state()
         if self.guidance == 1:
-            return rows
-        own = {key: value[: self.batch] for key, value in rows.items()}
-        return own | named("unguided", {key: value[self.batch :] for key, value in rows.items()})
+            return state
+        guided = {key: value[: self.batch] for key, value in state.items()}
+        return guided | named(UNGUIDED, {key: value[self.batch :] for key, value in state.items()})
 
-    def _open(self, state: State) -> None:
+    def setup(self, state: State) -> None:
+        """Prepares the weights and copies the state; called once, with all attributes set.
+
+        ``state`` has ``rows`` rows: ``batch``, or with guidance ``2 * batch``, the unconditioned copies last.
+
+        Raises:
+            WavedilError: if the engine cannot run the plan.
+        """
         raise NotImplementedError
 
-    def _run(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
-        """Codes drawn with the uniforms, or, where codes are forced, the parameters."""
+    def advance(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
+        """Codes ``(batch, time)`` drawn with the uniforms; with forced codes, parameters as :meth:`score` returns.
+
+        Exactly one of ``uniforms`` and ``forced``, each ``(batch, time)``, is given. ``condition`` has ``rows`` rows.
+        """
         raise NotImplementedError
 
-    def _state(self) -> State:
+    def current_state(self) -> State:
+        """The state now, with ``rows`` rows, in tensors that later steps do not change."""
         raise NotImplementedError
 
     def _check_guidance(self) -> None:
@@ -115,10 +128,11 @@ class Session:
             raise WavedilError(f"guidance is {self.guidance}, but the model has no conditioning: leave it out")
         if not self.supports_guidance:
             raise WavedilError(
-                f"guidance is {self.guidance}, which this engine does not have: use engine torch, or numba on a CPU"
+                f"guidance is {self.guidance}, which this engine does not support: use engine torch, or numba on a CPU"
             )
 
-    def _checked(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    def _check_conditioning(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+        """The value on the plan's device; with guidance, zeros for the unconditioned copies are appended."""
         if shape[1] == 0:
             if value is not None:
                 raise WavedilError(f"{name} is given, but the model takes none: leave it out")

@@ -1,22 +1,20 @@
-"""The Triton kernel that takes a tile of 16 streams through many samples in one launch. Needs triton to import.
+"""The Triton kernel: each program generates many samples of a tile of 16 streams in one launch. Imports triton.
 
-16 rows are the least that ``tl.dot`` multiplies at once: so many streams share each weight that is read, and a stream's
-numbers do not depend on how many others there are. Every width is padded with zeros to a power of two, 16 at least:
-padded channels are zero all the way, and padded codes have the logit minus infinity.
+``tl.dot`` multiplies at least 16 rows at once. So 16 streams share each weight that is read, and a stream's numbers do
+not depend on how many others there are. Every width is padded with zeros to a power of two, at least 16: padded
+channels stay zero in all layers, and padded codes have the logit minus infinity.
 """
-
-from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-#: Streams of one program.
+#: Streams per program.
 TILE = tl.constexpr(16)
 
 
 @triton.jit
 def _product(x, weight, start):
-    """start + x @ weight, in the weights' dtype, accumulated in float32."""
+    """start + x @ weight: operands in the weights' dtype, accumulated in float32."""
     return tl.dot(x.to(weight.dtype), weight, start, input_precision="ieee")
 
 
@@ -26,22 +24,22 @@ def _sigmoid(x):
 
 
 @triton.jit
-def _threshold(bits, measure, least):
-    """Per row the largest number v for which the measure of all elements with bits >= v is at least ``least``.
+def _threshold(bits, amounts, minimum):
+    """For each row, the largest v such that the amounts of all elements with bits >= v sum to at least ``minimum``.
 
-    Non-negative floats are ordered like their bits, so v is found bit by bit, and is one of the elements.
+    Non-negative floats are ordered like their bits. So v is found bit by bit, and is one of the elements.
     """
     found = tl.zeros_like(tl.max(bits, 1))
     for bit in range(31):
         trial = found | (1 << (30 - bit))
-        reached = tl.sum(tl.where(bits >= trial[:, None], measure, 0), 1) >= least
+        reached = tl.sum(tl.where(bits >= trial[:, None], amounts, 0), 1) >= minimum
         found = tl.where(reached, trial, found)
     return found
 
 
 @triton.jit
 def _pick(logits, uniform, temperature, top_k, top_p, CUT_K: tl.constexpr, CUT_P: tl.constexpr):
-    """Categorical choice, as in ``Sampling.probabilities`` and ``Categorical.sample``: ``(streams,)`` codes."""
+    """Draws codes ``(streams,)`` as ``Sampling.probabilities`` and ``Categorical.sample`` do."""
     code = tl.arange(0, logits.shape[1])[None, :]
     weights = tl.exp((logits - tl.max(logits, 1)[:, None]) / temperature)
     bits = weights.to(tl.int32, bitcast=True)
@@ -52,7 +50,7 @@ def _pick(logits, uniform, temperature, top_k, top_p, CUT_K: tl.constexpr, CUT_P
     if CUT_P:
         kept = _threshold(bits, weights, tl.sum(weights, 1) * top_p)
         weights = tl.where(bits >= kept[:, None], weights, 0)
-    # The sums are float64 like the uniforms: in float32 the numbers next to 1 would all be one.
+    # The sums are float64 like the uniforms: float32 would round uniforms close to 1 up to 1.
     exact = weights.to(tl.float64)
     threshold = uniform * tl.sum(exact, 1)
     below = tl.sum((tl.cumsum(exact, 1) <= threshold[:, None]).to(tl.int32), 1)
@@ -60,16 +58,16 @@ def _pick(logits, uniform, temperature, top_k, top_p, CUT_K: tl.constexpr, CUT_P
 
 
 @triton.jit(do_not_specialize=["steps", "top_k"])
-def advance(
-    codes,  # (taps + steps, streams) int32: the recent codes, then those that are drawn, or forced
+def sample_steps(
+    codes,  # (taps + steps, streams) int32: the recent codes, then the drawn or forced ones
     uniforms,  # (steps, streams) float64
     features,  # (steps, streams, F)
-    parameters,  # (steps, streams, Q) float32; written where FORCED
-    rings,  # (tiles, slots, TILE, C): past inputs of all layers
-    schedule,  # (layers, 3) int32: dilation, first slot, place of the next input
-    tables,  # (taps, rows, C) float32, or (taps, C) where SCALAR
-    levels,  # (rows,) float32 where SCALAR
-    input_bias,  # (C,) float32 where SCALAR
+    parameters,  # (steps, streams, Q) float32; written if FORCED
+    rings,  # (tiles, slots, TILE, C): ring buffers with past inputs of all layers
+    schedule,  # (layers, 3) int32: dilation, first slot, index of the next input among the layer's slots
+    tables,  # (taps, rows, C) float32, or (taps, C) if SCALAR
+    levels,  # (rows,) float32 if SCALAR
+    input_bias,  # (C,) float32 if SCALAR
     weights,  # (layers, H / BLOCK, taps, 2, C, BLOCK)
     biases,  # (layers, streams or 1, 2, H) float32
     conditions,  # (layers, H / BLOCK, 2, F, BLOCK)
@@ -101,7 +99,7 @@ def advance(
     F: tl.constexpr,
     BLOCK: tl.constexpr,
     HEAD_BLOCK: tl.constexpr,
-    OWN_BIAS: tl.constexpr,
+    STREAM_BIAS: tl.constexpr,
     FORCED: tl.constexpr,
     GREEDY: tl.constexpr,
     CUT_K: tl.constexpr,
@@ -133,41 +131,41 @@ def advance(
         if F > 0:
             feature = tl.load(features + (t * streams + stream)[:, None] * F + tl.arange(0, F)[None, :])
         y = tl.zeros((TILE, S), tl.float32) + tl.load(skip_bias + skip)[None, :]
-        through = tl.zeros((TILE, C), tl.float32)
-        # Layers and blocks of their hidden channels in one loop, so that the compiler fetches the weights of the next
-        # passes into shared memory while this one multiplies.
+        residual_sum = tl.zeros((TILE, C), tl.float32)
+        # One loop over the layers and the blocks of their hidden channels, so that the compiler can load the weights of
+        # the next passes into shared memory while this one multiplies.
         for index in tl.range(LAYERS * BLOCKS, num_stages=STAGES):
             layer = index // BLOCKS
             block = index % BLOCKS
             dilation = tl.load(schedule + 3 * layer)
             first = tl.load(schedule + 3 * layer + 1)
-            # A layer has one slot more than it looks back, so the slot that is written now is not read in this step:
-            # no barrier is needed between the layers, and inputs of later layers may be fetched early.
+            # A layer has one slot more than past inputs, so the slot that is written now is not read in this step: no
+            # barrier is needed between layers, and the inputs of later layers may be loaded early.
             size = (TAPS - 1) * dilation + 1
             now = (tl.load(schedule + 3 * layer + 2) + t) % size
             new = x.to(rings.dtype.element_ty)
             if TAPS > 1:
                 tl.store(rings + (first + now).to(tl.int64) * SLOT, new, mask=(row >= 0)[:, None] & (block == 0))
             bias = biases + layer * 2 * H + block * BLOCK + unit[None, :]
-            if OWN_BIAS:
+            if STREAM_BIAS:
                 bias = biases + (layer * streams + stream)[:, None] * (2 * H) + block * BLOCK + unit[None, :]
-            first_half = tl.zeros((TILE, BLOCK), tl.float32) + tl.load(bias)
-            second_half = tl.zeros((TILE, BLOCK), tl.float32) + tl.load(bias + H)
+            tanh_input = tl.zeros((TILE, BLOCK), tl.float32) + tl.load(bias)
+            sigmoid_input = tl.zeros((TILE, BLOCK), tl.float32) + tl.load(bias + H)
             if F > 0:
                 weight = conditions + index * (2 * F * BLOCK) + tl.arange(0, F)[:, None] * BLOCK + unit[None, :]
-                first_half = _product(feature, tl.load(weight), first_half)
-                second_half = _product(feature, tl.load(weight + F * BLOCK), second_half)
+                tanh_input = _product(feature, tl.load(weight), tanh_input)
+                sigmoid_input = _product(feature, tl.load(weight + F * BLOCK), sigmoid_input)
             weight = weights + index * (TAPS * 2 * C * BLOCK) + channel[:, None] * BLOCK + unit[None, :]
             for tap in tl.static_range(TAPS - 1):
                 slot = now - (TAPS - 1 - tap) * dilation
                 slot = tl.where(slot < 0, slot + size, slot)
                 old = tl.load(rings + (first + slot).to(tl.int64) * SLOT)
-                first_half = _product(old, tl.load(weight + tap * 2 * C * BLOCK), first_half)
-                second_half = _product(old, tl.load(weight + (tap * 2 + 1) * C * BLOCK), second_half)
+                tanh_input = _product(old, tl.load(weight + tap * 2 * C * BLOCK), tanh_input)
+                sigmoid_input = _product(old, tl.load(weight + (tap * 2 + 1) * C * BLOCK), sigmoid_input)
             weight += (TAPS - 1) * 2 * C * BLOCK
-            first_half = _product(new, tl.load(weight), first_half)
-            second_half = _product(new, tl.load(weight + C * BLOCK), second_half)
-            z = (2 * _sigmoid(2 * first_half) - 1) * _sigmoid(second_half)  # tanh(first) * sigmoid(second)
+            tanh_input = _product(new, tl.load(weight), tanh_input)
+            sigmoid_input = _product(new, tl.load(weight + C * BLOCK), sigmoid_input)
+            z = (2 * _sigmoid(2 * tanh_input) - 1) * _sigmoid(sigmoid_input)  # tanh(a) = 2 * sigmoid(2 * a) - 1
             hidden = (layer * H + block * BLOCK + unit)[:, None]
             y = _product(z, tl.load(skips + hidden * S + skip[None, :]), y)
             weight = tl.load(residuals + hidden * C + channel[None, :])
@@ -175,10 +173,10 @@ def advance(
             if BLOCKS == 1:
                 x = (_product(z, weight, x) + bias) * residual_scale
             else:
-                through = _product(z, weight, through)
+                residual_sum = _product(z, weight, residual_sum)
                 last = block == BLOCKS - 1
-                x = tl.where(last, (x + through + bias) * residual_scale, x)
-                through = tl.where(last, 0.0, through)
+                x = tl.where(last, (x + residual_sum + bias) * residual_scale, x)
+                residual_sum = tl.where(last, 0.0, residual_sum)
         y = tl.maximum(y, 0)
         logits = tl.zeros((TILE, Q), tl.float32) + tl.load(out_bias + code)[None, :]
         for block in tl.range(E // HEAD_BLOCK, num_stages=STAGES):
@@ -196,12 +194,12 @@ def advance(
                 uniform = tl.load(uniforms + t * streams + stream)
                 drawn = _pick(logits, uniform, temperature, top_k, top_p, CUT_K, CUT_P)
             tl.store(codes + (t + INPUT_TAPS) * streams + stream, drawn.to(tl.int32))
-        # The threads of a program share out the elements of a tensor differently from one operation to the next. So
-        # what one thread wrote above (inputs into rings, the code) another reads in the next step; and a slot that a
-        # thread has read in this step another overwrites in the next, where (TAPS - 1) * dilation steps are over.
+        # Which thread holds which element of a tensor differs from one operation to the next. So one thread may read in
+        # the next step what another wrote above (inputs in the rings, the code), and one may overwrite in the next step
+        # a slot that another has read in this one, (TAPS - 1) * dilation steps after it was written.
         tl.debug_barrier()
         t += 1
 
 
 #: False under TRITON_INTERPRET=1, where kernels run on CPU tensors.
-COMPILED = isinstance(advance, triton.JITFunction)
+COMPILED = isinstance(sample_steps, triton.JITFunction)

@@ -1,4 +1,4 @@
-"""From a mixture's parameters and a uniform to a code, as ``Mixture.sample`` does it. Float64, without allocation."""
+"""Sampling from a mixture in compiled code, as ``Mixture.sample`` does it. In float64, without allocation."""
 
 import math
 
@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from wavedil.audio.distributions.mixtures import SMALLEST
-from wavedil.audio.generation.engines.cpu.drawing import LOGISTICS
+from wavedil.audio.generation.engines.cpu.specs import GAUSSIAN, LOGISTIC
 from wavedil.ops.vector import PART
 
 _ROOT_HALF = math.sqrt(0.5)
@@ -15,10 +15,11 @@ _ROOT_TAU = math.sqrt(2 * math.pi)
 
 @numba.njit(**PART)
 def _normal_quantile(v):
-    """Inverse of the standard normal CDF, to the last digits: Halley's steps, which cube the error, from a start that
-    is off by 0.3 at most, x = -(y - ln(y sqrt(2 pi)) / y) of y = sqrt(-2 ln v), the first terms far out.
+    """Inverse of the standard normal CDF, to the last digits.
 
-    Of v and 1 - v the smaller keeps its digits, so the steps are in that tail.
+    Halley's method, which cubes the error with each step, starting from the first terms of the expansion in the tail,
+    x = -(y - ln(y sqrt(2 pi)) / y) with y = sqrt(-2 ln v), which is off by at most 0.3. It works in the tail of the
+    smaller of v and 1 - v, which has more digits.
     """
     tail = min(v, 1 - v)
     y = math.sqrt(-2 * math.log(tail))
@@ -30,13 +31,18 @@ def _normal_quantile(v):
 
 
 @numba.njit(**PART)
-def _quantile(kind, v):
-    return math.log(v) - math.log1p(-v) if kind == LOGISTICS else _normal_quantile(v)
+def _quantile(form, v):
+    """Inverse CDF of a component with mean 0 and scale 1."""
+    if form == LOGISTIC:
+        return math.log(v) - math.log1p(-v)
+    if form == GAUSSIAN:
+        return _normal_quantile(v)
+    return math.nan
 
 
 @numba.njit(**PART)
 def _encode(edges, x):
-    """The code whose cell holds x: how many edges are at most x."""
+    """The code whose cell contains x: the number of edges <= x."""
     low, high = 0, len(edges)
     while low < high:
         middle = (low + high) // 2
@@ -48,39 +54,39 @@ def _encode(edges, x):
 
 
 @numba.njit(**PART)
-def _component(logits, u, temperature, count):
-    """The component that u picks, and the uniform that remains of u."""
+def _pick_component(logits, u, temperature, count):
+    """The component that u picks, and the position of u within its weight, a uniform in [0, 1)."""
     largest = logits[0]
     for k in range(1, count):
         largest = max(largest, logits[k])
-    whole = 0.0
+    total = 0.0
     for k in range(count):
-        whole += math.exp((np.float64(logits[k]) - largest) / temperature)
-    reached, before, start, chosen, weight = u * whole, 0.0, 0.0, 0, 1.0
+        total += math.exp((np.float64(logits[k]) - largest) / temperature)
+    threshold, before, start, chosen, chosen_weight = u * total, 0.0, 0.0, 0, 1.0
     for k in range(count):
-        own = math.exp((np.float64(logits[k]) - largest) / temperature)
-        if own > 0:
-            chosen, weight, start = k, own, before
-            if before + own > reached:
+        weight = math.exp((np.float64(logits[k]) - largest) / temperature)
+        if weight > 0:
+            chosen, chosen_weight, start = k, weight, before
+            if before + weight > threshold:
                 break
-        before += own
-    return chosen, (reached - start) / weight
+        before += weight
+    return chosen, (threshold - start) / chosen_weight
 
 
-def choose_amplitude(parameters, u, drawing, temperature, top_k, top_p, scratch):
-    """The code that a uniform in [0, 1) picks. To be compiled by its caller."""
-    count = drawing.components
-    logits = parameters[: len(parameters) - 2 * count]  # none for one component
+def sample_mixture(parameters, u, spec, temperature, top_k, top_p, scratch):
+    """The code that a uniform u in [0, 1) picks. Compiled by its caller."""
+    count = spec.components
+    logits = parameters[: len(parameters) - 2 * count]  # empty for one component
     means, log_scales = parameters[len(logits) : len(logits) + count], parameters[len(logits) + count :]
     if temperature == 0:
         best = 0
         for k in range(1, len(logits)):
             best = k if logits[k] > logits[best] else best
-        return _encode(drawing.edges, np.float64(means[best]))
+        return _encode(spec.edges, np.float64(means[best]))
     chosen, v = 0, u
     if count > 1:
-        chosen, v = _component(logits, u, temperature, count)
+        chosen, v = _pick_component(logits, u, temperature, count)
     v = min(max(v, SMALLEST), 1 - SMALLEST)
     v = (1 - top_p) / 2 + top_p * v
-    scale = temperature * math.exp(min(max(np.float64(log_scales[chosen]), drawing.lowest), drawing.highest))
-    return _encode(drawing.edges, means[chosen] + scale * _quantile(drawing.kind, v))
+    scale = temperature * math.exp(min(max(np.float64(log_scales[chosen]), spec.lowest), spec.highest))
+    return _encode(spec.edges, means[chosen] + scale * _quantile(spec.form, v))

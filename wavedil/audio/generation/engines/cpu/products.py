@@ -1,12 +1,12 @@
-"""Small matrix products as LLVM vector code: ``y[rows, n] += x[rows, k] @ w[k, n]``. Imported when a loop is to run.
+"""Small matrix products as LLVM vector code: ``y[rows, n] += x[rows, k] @ w[k, n]``. Imported when a loop will run.
 
-LLVM does not find this form by itself: a tile of outputs stays in registers while k goes by, so that each weight is
-loaded once for up to six rows. **Every output is one chain** of fused multiply-adds over k, from y on, whatever the
-tile: so a stream's numbers depend neither on how many streams share the product, nor on the width of the vectors.
+LLVM does not find this form by itself: a tile of outputs stays in registers during the loop over k, so that each weight
+is loaded once for up to six rows. **Every output is one chain** of fused multiply-adds over k, starting from y, for any
+tile. So a stream's numbers depend neither on the number of streams in the product nor on the width of the vectors.
 
-Weights and inputs come in units of 4 bytes: one float32; or a pair of bfloat16 of neighboring k, the first in the
-upper half, and then each unit is two multiply-adds, the upper first. `packing` lays the weights out in
-panels of PANEL columns, each (k, columns): one product reads memory from its start to its end.
+Weights and inputs are stored in words of 4 bytes: one float32, or a pair of bfloat16 of neighboring k, the first in the
+upper half. A pair takes two multiply-adds, the upper half first. ``packing`` stores the weights in panels of PANEL
+columns, each (k, columns), so that a product reads memory from start to end.
 """
 
 import llvmlite.binding as llvm
@@ -18,19 +18,20 @@ from numba.extending import intrinsic
 from wavedil.ops.vector import PART
 
 _FEATURES = llvm.get_host_cpu_features()
-#: float32 numbers in a vector, and vectors side by side in a tile of several rows (there are 16 or 32 registers).
+#: float32 numbers per vector, and vectors per row in a tile of several rows (there are 16 or 32 registers).
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
 _TILE = 2 if LANES == 8 else 4
 
-#: Columns in a panel: a tile of one row is a panel wide, so that enough chains run side by side.
+#: Columns per panel. A tile of one row is as wide as a panel, so that enough chains run in parallel.
 PANEL = 8 * LANES
-_AHEAD = 6144  # bytes that a single row, which waits for memory, asks for ahead of its use
+_PREFETCH = 6144  # bytes ahead that a product of a single row, which is limited by memory, prefetches
 
 _float, _int, _address = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _floats, _ints = ir.VectorType(_float, LANES), ir.VectorType(_int, LANES)
 
 
 def _splat(builder, value, vector):
+    """A vector with all elements equal to a value."""
     undefined = ir.Constant(vector, ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(_int, 0))
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_int, LANES), [0] * LANES))
@@ -50,12 +51,15 @@ def _prefetch(builder, address):
     if function is None:
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _int, _int, _int])
         function = ir.Function(builder.module, kind, name)
-    builder.call(function, [address, *(ir.Constant(_int, n) for n in (0, 3, 1))])  # to read, and soon
+    builder.call(function, [address, *(ir.Constant(_int, n) for n in (0, 3, 1))])  # for reading, soon, data
 
 
 def _weights(builder, loaded, paired):
-    """What is multiplied one after the other. The upper of a pair is used with the lower as its tail: `packing` rounds
-    with that in mind, and a mask is saved for each weight."""
+    """The one or two vectors of weights in loaded words.
+
+    The lower half of a pair is not cleared when the upper half is used: ``packing`` has rounded for that, and it saves
+    a mask for each weight.
+    """
     if not paired:
         return [loaded]
     lower = builder.shl(loaded, ir.Constant(_ints, [16] * LANES))
@@ -63,6 +67,7 @@ def _weights(builder, loaded, paired):
 
 
 def _values(builder, loaded, paired):
+    """The one or two vectors of inputs in loaded words."""
     if not paired:
         return [loaded]
     upper = builder.and_(loaded, ir.Constant(_ints, [0xFFFF0000] * LANES))
@@ -77,6 +82,7 @@ def _multiply_add(builder, weights, values, y):
 
 
 def _emit(builder, rows, vectors, paired, arguments):
+    """Writes the code of one tile: a loop over k."""
     w, w_step, x, x_row, y, y_row, count = arguments
     vector, scalar = (_ints, _int) if paired else (_floats, _float)
 
@@ -105,8 +111,8 @@ def _emit(builder, rows, vectors, paired, arguments):
 
     if rows == 1 and vectors > 1:
         for line in range(0, bytes_each * vectors, 64):
-            _prefetch(builder, at(weight, ir.IntType(8), _AHEAD + line))
-    # Several rows share the weights that are held; for one row, each is used as it comes.
+            _prefetch(builder, at(weight, ir.IntType(8), _PREFETCH + line))
+    # Several rows share the weights in registers; for one row, each weight is loaded when it is used.
     held = [weights_at(v) for v in range(vectors)] if rows > 1 else None
     news = []
     for r in range(rows):
@@ -131,7 +137,7 @@ def _emit(builder, rows, vectors, paired, arguments):
 
 
 def _kernel(rows, vectors):
-    """Intrinsic of one tile; count is at least 1. The first argument's type says what the weights are."""
+    """Intrinsic of one tile; ``count`` is at least 1. The type of its first argument is that of the words."""
 
     @intrinsic
     def tile(typing_context, kind, w, w_step, x, x_row, y, y_row, count):
@@ -147,8 +153,8 @@ def _kernel(rows, vectors):
 
 
 @intrinsic
-def _most_rows(typing_context, kind):
-    """Rows of the largest tile: as many as there are registers for."""
+def _max_rows(typing_context, kind):
+    """Rows of the largest tile that fits into the registers."""
     rows = 4 if LANES == 8 and not isinstance(kind, types.Float) else 6
 
     def generate(context, builder, signature, arguments):
@@ -158,12 +164,12 @@ def _most_rows(typing_context, kind):
 
 
 def _rows_by(tile6, tile4, tile2, tile1):
-    """All rows of some columns, by the largest tiles that fit."""
+    """A function that computes all rows of some columns with the largest tiles that fit."""
 
     @numba.njit(**PART)
     def by_tiles(kind, w, w_step, x, x_row, y, y_row, count, rows):
         r = 0
-        if _most_rows(kind) == 6:
+        if _max_rows(kind) == 6:
             while r + 6 <= rows:
                 tile6(kind, w, w_step, x + r * x_row, x_row, y + r * y_row, y_row, count)
                 r += 6
@@ -189,8 +195,13 @@ _BYTES = 4 * LANES
 def product(kind, w, x, x_row, y, y_row, count, columns, rows):
     """``y += x @ w``.
 
-    kind: a number of the type of the units, float32 or uint32. w, x, y: addresses; x_row, y_row: bytes from row to row.
-    count: units of k, at least 1. columns: a multiple of LANES.
+    Args:
+        kind: a number of the words' type, float32 or uint32.
+        w, x, y: addresses.
+        x_row, y_row: bytes from one row to the next.
+        count: words in a row of x, at least 1.
+        columns: of w, a multiple of LANES.
+        rows: of x.
     """
     start = 0
     while start < columns:

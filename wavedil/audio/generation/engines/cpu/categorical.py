@@ -1,4 +1,4 @@
-"""From a head's parameters and a uniform to a code, as ``Categorical.sample`` does it."""
+"""Sampling from logits in compiled code, as ``Categorical.sample`` does it. Without allocation."""
 
 import numba
 import numpy as np
@@ -29,10 +29,10 @@ def _weights(logits, temperature, weights):
 
 @numba.njit(**_options)
 def _sort(values):
-    """Ascending and in place, by heap: numpy's sort would allocate."""
+    """Sorts in ascending order and in place, by heapsort: numpy's sort would allocate."""
     start, end = len(values) // 2, len(values)
     while end > 1:
-        if start > 0:  # the heap is not whole yet
+        if start > 0:  # the heap is still being built
             start -= 1
         else:
             end -= 1
@@ -50,24 +50,24 @@ def _sort(values):
 
 @numba.njit(**_options)
 def _truncate(weights, ordered, top_k, top_p):
-    """Sets to 0 what top-k and then nucleus sampling leave out; ties with the last that is kept stay."""
+    """Sets to 0 the weights that top-k and then nucleus sampling drop; ties with the smallest kept weight stay."""
     count = len(weights)
     for i in range(count):
         ordered[i] = weights[i]
     _sort(ordered)
-    least = ordered[count - top_k] if 0 < top_k < count else ordered[0]
+    smallest = ordered[count - top_k] if 0 < top_k < count else ordered[0]
     if top_p < 1:
         total, place = 0.0, count - 1
-        while place >= 0 and ordered[place] >= least:
+        while place >= 0 and ordered[place] >= smallest:
             total += ordered[place]
             place -= 1
-        held, last = 0.0, count - 1
-        while last > 0 and held + ordered[last] < top_p * total:
-            held += ordered[last]
+        kept, last = 0.0, count - 1
+        while last > 0 and kept + ordered[last] < top_p * total:
+            kept += ordered[last]
             last -= 1
-        least = max(least, ordered[last])
+        smallest = max(smallest, ordered[last])
     for i in range(count):
-        if weights[i] < least:
+        if weights[i] < smallest:
             weights[i] = 0
 
 
@@ -76,12 +76,12 @@ _BLOCK = 16
 
 @numba.njit(**_options)
 def _inverse_cdf(weights, u):
-    """The first code whose cumulated weight is above u times the whole."""
+    """The first code whose cumulative weight is above u times the total; -1 if the weights are NaN."""
     count = len(weights)
-    whole = 0.0
+    total = 0.0
     for i in range(count):
-        whole += weights[i]
-    threshold = u * whole
+        total += weights[i]
+    threshold = u * total
     before, code, start = 0.0, -1, 0
     while start < count:
         stop = min(start + _BLOCK, count)
@@ -98,15 +98,15 @@ def _inverse_cdf(weights, u):
             break
         before += block
         start = stop
-    if code < 0:  # rounding lifted the threshold to the sum: the last code that has any weight
+    if code < 0:  # rounding has lifted the threshold to the total: take the last code that has any weight
         for i in range(count):
             if weights[i] > 0:
                 code = i
     return code
 
 
-def choose(logits, u, drawing, temperature, top_k, top_p, scratch):
-    """The code that a uniform in [0, 1) picks; ``scratch`` is float32 (2, codes). To be compiled by its caller."""
+def sample_categorical(logits, u, spec, temperature, top_k, top_p, scratch):
+    """The code that a uniform u in [0, 1) picks. Compiled by its caller; ``scratch`` is float32 (2, codes)."""
     if temperature == 0:
         best = 0
         for i in range(1, len(logits)):

@@ -1,4 +1,4 @@
-"""What the loop does between products: rounding rows to units, and two threads that wait for each other."""
+"""Primitives of the compiled loop besides products: storing rows as words, and a barrier between two threads."""
 
 import sys
 
@@ -16,13 +16,13 @@ _address = ir.IntType(64)
 
 
 @inner
-def _short(x):
-    """float32 to bfloat16, in the upper half of its bits, to the nearest, ties to even."""
+def _round_to_bfloat16(x):
+    """Rounds float32 to bfloat16, to nearest, ties to even; the result is in the upper half of the bits."""
     return round_bits_inner(bits(x)) & np.uint32(0xFFFF0000)
 
 
 def store(values, out, rounded):
-    """A row of float32 as units: as it is, rounded to bfloat16, or as pairs, the first in the upper half."""
+    """Stores a row of float32 as words: float32, rounded to bfloat16 if ``rounded``, or pairs of bfloat16."""
     raise NotImplementedError
 
 
@@ -33,7 +33,7 @@ def _(values, out, rounded):
         def single(values, out, rounded):
             if rounded:
                 for i in range(len(out)):
-                    out[i] = float_of(_short(values[i]))
+                    out[i] = float_of(_round_to_bfloat16(values[i]))
             else:
                 for i in range(len(out)):
                     out[i] = values[i]
@@ -42,7 +42,7 @@ def _(values, out, rounded):
 
     def paired(values, out, rounded):
         for i in range(len(out)):
-            out[i] = _short(values[2 * i]) | (_short(values[2 * i + 1]) >> np.uint32(16))
+            out[i] = _round_to_bfloat16(values[2 * i]) | (_round_to_bfloat16(values[2 * i + 1]) >> np.uint32(16))
 
     return paired
 
@@ -53,7 +53,7 @@ def _pointer(builder, address):
 
 @intrinsic
 def _release(typing_context, address, value):
-    """Writes an int64 after all that was written before it."""
+    """Writes an int64 that other threads see only after all earlier writes (release)."""
 
     def generate(context, builder, signature, arguments):
         builder.store_atomic(arguments[1], _pointer(builder, arguments[0]), "release", 8)
@@ -64,7 +64,7 @@ def _release(typing_context, address, value):
 
 @intrinsic
 def _acquire(typing_context, address):
-    """Reads an int64 before all that is read after it."""
+    """Reads an int64 before all later reads (acquire)."""
 
     def generate(context, builder, signature, arguments):
         return builder.load_atomic(_pointer(builder, arguments[0]), "acquire", 8)
@@ -74,7 +74,7 @@ def _acquire(typing_context, address):
 
 @intrinsic
 def _pause(typing_context):
-    """Tells the core that it waits in a loop."""
+    """Hints to the core that this is a spin loop."""
     x86 = llvm.get_process_triple().startswith(("x86_64", "i386", "i686"))
 
     def generate(context, builder, signature, arguments):
@@ -88,18 +88,18 @@ def _pause(typing_context):
     return types.void(), generate
 
 
-_SPINS = 4000  # looks before the core is offered to somebody else: some 0.1 ms
+_SPINS = 4000  # reads of the flag before the thread yields its core: some 0.1 ms
 _POSIX = sys.platform != "win32"
 _yield = types.ExternalFunction("sched_yield", types.int32())
 
 
 @numba.njit(**PART)
-def meet(flags, me, count):
-    """Waits until the other of two threads has come as far: its flag, a cache line from mine, is at least ``count``."""
-    mine = address(flags)
-    _release(mine + 64 * me, count)
+def barrier(flags, thread, count):
+    """Sets the flag of this thread (0 or 1) to ``count`` and waits until the other thread's flag is at least that."""
+    first = address(flags)  # the flags are 64 bytes apart, on separate cache lines
+    _release(first + 64 * thread, count)
     spins = 0
-    while _acquire(mine + 64 * (1 - me)) < count:
+    while _acquire(first + 64 * (1 - thread)) < count:
         _pause()
         spins += 1
         if spins > _SPINS:

@@ -1,0 +1,78 @@
+"""Layout of the memory that the compiled loop works on: weights, streams' state and buffers, as flat arrays.
+
+Weights, and the inputs of products with them, are stored in 32-bit **words**: each is one float32, or a pair of
+bfloat16 numbers of neighboring rows k of a matrix (k, columns), the first in the upper half.
+
+Two threads can share one stream. So the gates' hidden channels, and those of the head, are cut into two **halves**, 0
+and 1: each thread computes one half, and a single thread computes both.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from wavedil.audio.generation.engines.cpu.specs import CategoricalSpec, MixtureSpec
+
+#: Columns of ``PackedWeights.layers``. RING is the index of the layer's first slot among the ring buffer slots of all
+#: layers, SLOTS the number of its slots, and BLOCK the number of steps for which the products with past inputs are
+#: computed at once. The last four are where matrices begin (an index into ``PackedWeights.words``; -1 if absent):
+#: those for the condition, the past inputs (one matrix per tap), the current input and the residual.
+DILATION, TAPS, RING, SLOTS, BLOCK, CONDITION, PAST, CURRENT, RESIDUAL = range(9)
+LAYER_COLUMNS = 9
+
+
+class Widths(NamedTuple):
+    """Numbers of channels, padded to a multiple of the vector width."""
+
+    channels: int
+    hidden: int  # of one half
+    skip: int
+    head: int  # of one half
+    outputs: int
+    num_parameters: int  # outputs without padding
+    condition: int
+    layers: int
+
+
+class PackedWeights(NamedTuple):
+    """All matrices in ``words``, and where each begins (an index into words).
+
+    The inputs of products with channels, condition or skip are complete, and the outputs are ``[half 0 | half 1]``; for
+    the gates each half is ``[tanh | sigmoid]``. A product whose inputs are cut into halves has two matrices, half 0
+    first, and their results are added.
+    """
+
+    words: np.ndarray  # float32, or uint32: pairs of bfloat16
+    layers: np.ndarray  # int64 (layers, LAYER_COLUMNS)
+    skip: int
+    head: int
+    out: int
+    tables: np.ndarray  # float32 (taps, codes + 1, channels); (taps, 1, channels) for an AmplitudeEmbeddingPlan
+    input_bias: np.ndarray  # float32 (channels,)
+    levels: np.ndarray  # float32 (codes + 1,) for an AmplitudeEmbeddingPlan, else empty
+    residual_bias: np.ndarray  # float32 (layers, channels)
+    skip_bias: np.ndarray
+    head_bias: np.ndarray
+    out_bias: np.ndarray
+    zeros: np.ndarray  # float32 (head,)
+    residual_scale: np.float32
+    rounded: bool  # words are float32, but inputs of products are rounded to bfloat16
+    spec: CategoricalSpec | MixtureSpec
+
+
+class StreamBuffers(NamedTuple):
+    """State and scratch memory of the streams of one thread; two threads of one stream share ``sums`` and ``flags``."""
+
+    rings: np.ndarray  # words (slots of all layers, batch, channels): past inputs
+    recent: np.ndarray  # int64 (batch, taps): the last codes, oldest first
+    x: np.ndarray  # float32 (batch, channels): input of the next layer
+    gate_inputs: np.ndarray  # float32 (rows of all layers' blocks, 4 * hidden): each half [tanh | sigmoid]
+    row: np.ndarray  # float32 (widest,): one row before it is stored as words
+    gates: np.ndarray  # words (half, batch, layers * hidden)
+    skips: np.ndarray  # words (batch, skip): input of the head
+    head_inputs: np.ndarray  # float32 (batch, 2 * head): hidden layer of the head before its ReLU
+    hidden: np.ndarray  # words (half, batch, head): hidden layer of the head
+    logits: np.ndarray  # float32 (batch, outputs): the distribution's parameters
+    scratch: np.ndarray  # float32 (2, parameters)
+    sums: np.ndarray  # float32 (parity of the barrier count, half, batch, widest): results of half products
+    flags: np.ndarray  # int64 (2, 8): barrier count of each thread, on separate cache lines
