@@ -86,7 +86,7 @@ def test_weights_of_another_network_raise(monkeypatch, tmp_path):
         ({"name": "hf-hub:somebody/something"}, "name is 'hf-hub:somebody/something': expected"),
         ({"name": "resnet10t", "weights": "coco"}, "weights is 'coco': expected one of imagenet, timm"),
         ({"name": "resnet10t", "weights": "imagenet"}, "name is 'resnet10t': expected efficientnet"),
-        ({"name": "resnet10t", "output_stride": 64}, "ResNet has stride 32 at"),
+        ({"name": "resnet10t", "output_stride": 64}, "expected at most 32, the stride of ResNet at"),
     ],
 )
 def test_errors(options, message):

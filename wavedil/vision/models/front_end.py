@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, receptive_field
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, first_line
 from wavedil.vision.models.heads.parts import score_layer
 from wavedil.vision.models.padding import reflect
 from wavedil.weights import register
@@ -212,8 +212,7 @@ def _read_vgg16_weights(weights: str) -> Mapping[str, Tensor]:
         try:
             return torch.load(weights, weights_only=True, map_location="cpu")
         except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, EOFError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WavedilError(f"weights {weights!r} cannot be read: {reason}") from None
+            raise WavedilError(f"weights {weights!r} cannot be read: {first_line(error)}") from None
     try:
         from torchvision.models import VGG16_Weights
     except ImportError:

@@ -7,7 +7,7 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, first_line
 from wavedil.vision.dense import to_dense
 from wavedil.weights import register
 
@@ -93,8 +93,9 @@ def _create_classifier(name: str, pretrained: bool) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WavedilError(f"timm cannot create {name}{' with its weights' * pretrained}: {reason}") from None
+        raise WavedilError(
+            f"timm cannot create {name}{' with its weights' * pretrained}: {first_line(error)}"
+        ) from None
 
 
 def _load_lite0(classifier: nn.Module) -> None:
