@@ -16,6 +16,7 @@ from wavedil.vision import (
     ContextModule,
     Conv1x1Head,
     PixelUnshuffle,
+    Regressor,
     Segmenter,
     SmallBackbone,
     UNet,
@@ -236,6 +237,29 @@ def test_the_error_names_a_missing_tensor(tmp_path):
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(WavedilError, match=r"context.final.bias is not there in the file"):
         load(folder)
+
+
+def write_format_1(folder, name, arguments):
+    (folder / "config.json").write_text(json.dumps({"format": 1, "model": name, "arguments": arguments}))
+
+
+def test_format_1_folders_with_renamed_classes_and_arguments_load(tmp_path):
+    torch.manual_seed(0)
+    model = Segmenter(PixelUnshuffle(2), ASPP(12, 3, (1, 2), 4), num_classes=3, align="center").eval()
+    folder = save(model, tmp_path / "segmenter")
+    head = {"in_channels": 12, "num_classes": 3, "rates": [1, 2], "channels": 4}
+    parts = {
+        "backbone": {"model": "Patches", "arguments": {"output_stride": 2}},
+        "head": {"model": "ASPP", "arguments": head},
+    }
+    write_format_1(folder, "Segmenter", parts | {"num_classes": 3, "align": "centre"})
+    image = torch.rand(1, 3, 12, 10)
+    assert torch.equal(load(folder)(image), model(image))
+    model = Regressor(PixelUnshuffle(2), Conv1x1Head(12, 1), target_mean=5.0, target_std=2.0).eval()
+    folder = save(model, tmp_path / "regressor")
+    parts["head"] = {"model": "Score", "arguments": {"in_channels": 12, "num_classes": 1}}
+    write_format_1(folder, "Regressor", parts | {"centre": 5.0, "spread": 2.0})
+    assert torch.equal(load(folder)(image), model(image))
 
 
 class Unregistered(SmallBackbone):

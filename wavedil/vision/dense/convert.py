@@ -41,8 +41,11 @@ class DenseBackbone(fx.GraphModule):
             ``align_corners=False`` assumes (output_stride - 1) / 2.
     """
 
-    #: How to store a model with this part; used in the error message of :func:`wavedil.weights.check_savable`.
-    save_hint = "call to_dense in the constructor of a registered class, as wavedil.vision.TimmBackbone does"
+    #: Message of :func:`wavedil.weights.check_savable` for models with this part.
+    save_error = (
+        "a DenseBackbone is a traced graph, which a config cannot describe; call to_dense in the constructor of a "
+        "registered class, as wavedil.vision.TimmBackbone does, and use that class"
+    )
 
     output_stride = _metadata("output_stride")
     stride = _metadata("stride")
