@@ -10,3 +10,8 @@ def check_positive(**values: object) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise WavedilError(f"{name} is {value!r}: expected a positive integer")
+
+
+def first_line(error: BaseException) -> str:
+    """First line of the message of another library's error, or the error's class name if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -41,7 +41,7 @@ CLASSES = {
     "NonLocal": f"{_VISION}.heads.non_local.NonLocal",
     "ParallelDilations": f"{_VISION}.heads.parallel_dilations.ParallelDilations",
     "PyramidPooling": f"{_VISION}.heads.pyramid_pooling.PyramidPooling",
-    "Score": f"{_VISION}.heads.score.Conv1x1Head",
+    "Score": f"{_VISION}.heads.conv1x1.Conv1x1Head",
     "UNet": f"{_VISION}.heads.unet.UNet",
 }
 
@@ -50,7 +50,9 @@ ARGUMENTS = {
     "WaveNet": {"codes": "num_codes", "quantiser": "quantizer", "front_kernel_size": "input_kernel_size"},
     "Features": {"hop": "hop_length"},
     "LogMel": {"hop": "hop_length"},
-    "Regressor": {"centre": "center"},
+    "Regressor": {"centre": "target_mean", "spread": "target_std"},
+    "ASPP": {"rates": "dilations"},
+    "SummedASPP": {"rates": "dilations"},
     "WeightedSum": {"factors": "weights"},
 }
 

@@ -235,10 +235,11 @@ def _check_plain(value: Any, where: str) -> None:
         for item in value:
             _check_plain(item, where)
     elif not (value is None or isinstance(value, str | int | float)):
-        raise WavedilError(
-            f"cannot save {where}: a {_path(type(value))} is neither a plain value nor of a registered class; decorate "
-            "its class with wavedil.weights.register"
+        reason = getattr(value, "save_error", None) or (
+            f"a {_path(type(value))} is neither a plain value nor of a registered class; decorate its class with "
+            "wavedil.weights.register"
         )
+        raise WavedilError(f"cannot save {where}: {reason}")
 
 
 def _is_part(value: Any) -> bool:

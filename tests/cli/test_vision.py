@@ -113,7 +113,7 @@ def test_evaluate(capsys, tmp_path, models, data):
     model, folder = models
     result = json.loads(run(capsys, "evaluate", folder / "model", data, "--json").out)
     assert (result["count"], result["images"]) == (11 * 20 * 38, 11) and 0 <= result["mean_iou"] <= 1
-    assert "TP / (TP + FP + FN)" in result["definition"] and "ignored label 9" in result["definition"]
+    assert "TP / (TP + FP + FN)" in result["definition"] and "ignore label 9" in result["definition"]
     assert list(result["classes"]) == ["ground", "road", "car"]
     right = sum(
         int((predict(model, read_image(data / "images" / f"{index:02d}.png"))[6:] == index % 3).sum())
@@ -166,12 +166,12 @@ def test_inspect(capsys, models):
             ["train", "-c", "context", "--model.init", "{models}/part"],
             "holds a ContextModule: expected a Segmenter or Regressor",
         ),
-        (["segment", "{models}/model", "{models}/deep.png"], "deep.png has more than 8 bits a channel"),
+        (["segment", "{models}/model", "{models}/deep.png"], "deep.png has more than 8 bits per channel"),
         (["segment", "{models}/model", "{models}/hidden.png"], "hidden.png has transparent pixels"),
-        (["segment", "{models}/model", "{models}/part"], "holds no images"),
+        (["segment", "{models}/model", "{models}/part"], "has no images"),
         (["segment", "{models}/model", "{data}/images/00.png", "--scales", "nan"], "scales"),
-        (["segment", "{models}/model", "{data}/images/00.png", "--crf-preset", "x"], "CRF preset 'x' is unknown"),
-        (["segment", "{models}/pooled", "{data}/images/00.png", "--tile", "8"], "whole image"),
+        (["segment", "{models}/model", "{data}/images/00.png", "--crf-preset", "x"], "CRF preset is 'x'"),
+        (["segment", "{models}/pooled", "{data}/images/00.png", "--tile", "8"], "full image"),
         (["segment", "{models}/model", "{data}/images/00.png", "--tile", "0"], "tile is 0"),
         (["segment", "{models}/model", "{data}/images/00.png", "{data}/masks/00.png"], "both be written as 00.png"),
         (["segment", "{models}/model", "{data}/images/00.png", "--scales", "0"], "scales"),
@@ -180,7 +180,7 @@ def test_inspect(capsys, models):
         (["segment", "{models}/model"], "IMAGE"),
         (["sample", "{models}/model"], "holds a Segmenter: expected a WaveNet"),
         (["evaluate", "{models}/model", "nowhere"], "nowhere"),
-        (["evaluate", "{models}/model", "{data}", "--masks", "truth"], "truth is no folder"),
+        (["evaluate", "{models}/model", "{data}", "--masks", "truth"], "truth is not a folder"),
         (["evaluate", "{models}/model", "{data}", "--validation", "zzz"], "none of the images"),
         (["evaluate", "{models}/model", "{data}", "--exclude", "0"], "--exclude is not for a Segmenter"),
         (["evaluate", "{models}/sound", "{data}", "--image-ending", "x"], "--image-ending is for images"),

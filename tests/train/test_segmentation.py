@@ -142,7 +142,7 @@ def test_a_stage_takes_scale_and_classes_of_its_start_where_none_are_given(tmp_p
     start = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3, scale=0.5, **labels)
     common += [f"--model.init={save(start.eval(), tmp_path / 'start')}"]
     context = load(train("context", out=str(tmp_path / "as_it_is"), overrides=common) / "model")
-    assert (context.scale, context.labels, context.align) == (0.5, start.labels, "corner")
+    assert (context.scale, context.label_scheme, context.align) == (0.5, start.label_scheme, "corner")
     given = ["--data.scale=1", "--data.classes=[x, y, z]"]
     context = load(train("context", out=str(tmp_path / "other"), overrides=[*common, *given]) / "model")
     assert context.scale == 1 and list(context.classes) == ["x", "y", "z"] and context.palette != start.palette
@@ -190,7 +190,7 @@ def test_validation_sees_pictures_from_all_over(pictures):
         (["--data.root=/nowhere"], "/nowhere is no folder"),
         (["--data.classes=2"], "value 2 at row .* is none of the 2 classes"),
         (["--data.classes=[a, b]"], "value 2 at row"),
-        (["--data.mask_values=[0, 1, 1]"], "another value for each"),
+        (["--data.mask_values=[0, 1, 1]"], "a different value for each"),
         (["--data.crop=[0, 3]"], "crop is"),
         (["--data.crop=3"], "data.crop"),
         (["--data.batch_size=0"], "batch_size is 0"),
@@ -283,7 +283,7 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name
         torch.save(vgg, tmp_path / "vgg16.pth")
         options.append(f"--model.backbone.weights={tmp_path / 'vgg16.pth'}")
     folder = train(name, out=str(tmp_path / "run"), overrides=options)
-    assert load(folder / "model").num_maps == (1 if name == "depth" else 3) and len(metrics(folder)) >= 1
+    assert load(folder / "model").num_outputs == (1 if name == "depth" else 3) and len(metrics(folder)) >= 1
 
 
 def test_regression_trains_evaluates_and_writes(tmp_path, capsys):
@@ -294,7 +294,7 @@ def test_regression_trains_evaluates_and_writes(tmp_path, capsys):
     rows = metrics(folder)
     assert float(rows[-1]["valid_rmse"]) < 0.8 * float(next(r for r in rows if r["valid_rmse"] != "nan")["valid_rmse"])
     model = load(folder / "model")
-    assert (type(model).__name__, model.step) == ("Regressor", 0.001) and 2 < model.center < 6
+    assert (type(model).__name__, model.step) == ("Regressor", 0.001) and 2 < model.target_mean < 6
     assert (folder / "samples" / "image_000.png").is_file() and (folder / "previews" / "step_000003_0.png").is_file()
     assert main(["evaluate", str(folder / "model"), str(folder / "data" / "val"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rmse"] == pytest.approx(float(rows[-1]["valid_rmse"]), rel=0.02)

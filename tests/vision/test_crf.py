@@ -1,4 +1,4 @@
-"""Dense CRF and CRF-RNN: against sums written out, pydensecrf2, and each other."""
+"""Dense CRF and CRF-RNN against written-out sums, pydensecrf2, and each other."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ NAMES = ("gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb", "
 
 @pytest.fixture(scope="module")
 def scene():
-    """A picture of patches (48, 64, 3), what is where (48, 64), and noisy scores (5, 48, 64) of it."""
+    """An image of colored patches (48, 64, 3), its labels (48, 64), and noisy scores (5, 48, 64)."""
     generator = torch.Generator().manual_seed(2)
     small = torch.randn(1, 5, 4, 5, generator=generator)
     patches = torch.nn.functional.interpolate(small, (48, 64), mode="bicubic")[0].argmax(0)
@@ -32,8 +32,8 @@ def same_labels(a, b):
     return (a.argmax(0) == b.argmax(0)).double().mean().item()
 
 
-def test_exact_sums_written_out():
-    """The equations of the docstring in plain Python on 2 x 3 pixels."""
+def test_exact_sums_equal_the_equations_in_plain_python():
+    """The equations of the module docstring on 2 x 3 pixels."""
     torch.manual_seed(0)
     image, scores = torch.randint(0, 40, (2, 3, 3)).byte(), torch.randn(3, 2, 3)
     price = [[0.0, 1.0, 0.5], [2.0, 0.0, 1.0], [1.0, -0.5, 0.3]]
@@ -86,7 +86,7 @@ def test_agrees_with_pydensecrf(scene, preset):
     assert (ours - peer).abs().mean() < 1e-3
 
 
-def test_potts_is_a_matrix_too(scene):
+def test_potts_equals_its_matrix(scene):
     image, _, scores = scene
     potts, matrix = DenseCRF(), DenseCRF(compatibility=1 - torch.eye(5))
     torch.testing.assert_close(matrix(image, scores), potts(image, scores), rtol=1e-4, atol=1e-5)
@@ -94,7 +94,7 @@ def test_potts_is_a_matrix_too(scene):
     assert (DenseCRF(compatibility=2 * (1 - np.eye(5)))(image, scores) - potts(image, scores)).abs().max() > 0.1
 
 
-def test_probabilities_are_told_from_scores(scene):
+def test_probabilities_and_logits_give_the_same_result(scene):
     image, _, scores = scene
     crf = DenseCRF(2)
     expected = crf(image, scores)
@@ -103,18 +103,18 @@ def test_probabilities_are_told_from_scores(scene):
     labels = torch.nn.functional.one_hot(scores.argmax(0), 5).movedim(-1, 0).float()
     assert torch.equal(crf(image, labels), crf(image, labels.clamp(min=1e-5).log()))
     assert torch.equal(crf(image, torch.zeros(5, 48, 64)).mean(0), torch.full((48, 64), 0.2))
-    with pytest.raises(WavedilError, match="scores are 0 or more and sum to 1 up to 0.05 at each pixel"):
+    with pytest.raises(WavedilError, match="their sums at each pixel differ from 1 by up to 0.05"):
         crf(image, torch.softmax(scores, 0) * 1.05)
 
 
-def test_batches_arrays_and_types(scene):
+def test_batches_arrays_and_dtypes(scene):
     image, _, scores = scene
     crf = DenseCRF(3)
     expected = crf(image, scores)
-    picture = image.numpy().copy()
-    picture.flags.writeable = False
-    assert torch.equal(crf(picture, scores.numpy()), expected)
-    assert torch.equal(crf(picture[:, ::-1], scores.flip(2).numpy()), crf(image.flip(1), scores.flip(2)))
+    read_only = image.numpy().copy()
+    read_only.flags.writeable = False
+    assert torch.equal(crf(read_only, scores.numpy()), expected)
+    assert torch.equal(crf(read_only[:, ::-1], scores.flip(2).numpy()), crf(image.flip(1), scores.flip(2)))
     upside_down = image.flip(0)
     both = crf(torch.stack([image, upside_down]).movedim(-1, 1), torch.stack([scores, scores.flip(1)]))
     assert both.shape == (2, 5, 48, 64)
@@ -129,7 +129,7 @@ def layer_like(crf: DenseCRF, **options) -> CRFRNN:
     return CRFRNN(5, crf.iterations, **{name: getattr(crf, name) for name in NAMES}, **options)
 
 
-def test_the_layer_starts_as_the_dense_crf(scene):
+def test_the_layer_is_initialized_as_the_dense_crf(scene):
     image, _, scores = scene
     for preset in ("crfasrnn", "deeplab_largefov"):
         crf = DenseCRF.preset(preset, iterations=5)
@@ -141,11 +141,11 @@ def test_the_layer_starts_as_the_dense_crf(scene):
     torch.testing.assert_close(torch.softmax(layer(image, scores), 0), learned(image, scores), rtol=1e-3, atol=1e-5)
 
 
-def test_the_layer_by_matrices():
-    """One iteration with weights that differ, from the filters' own matrices."""
+def test_one_iteration_of_the_layer_equals_matrix_products():
+    """With different weights per class; the matrix of a filter is its result for the identity."""
     torch.manual_seed(0)
     from wavedil.ops.permutohedral import build_lattice, lattice_filter
-    from wavedil.vision.crf import _features
+    from wavedil.vision.crf import _kernel_features
 
     image, scores = torch.randint(0, 60, (4, 5, 3)).byte(), torch.randn(3, 4, 5)
     layer = CRFRNN(3, 1)
@@ -153,13 +153,13 @@ def test_the_layer_by_matrices():
         torch.nn.init.normal_(parameter)
     q = torch.softmax(scores, 0).flatten(1)
     message = 0
-    for f, weight in zip(_features(image.movedim(-1, 0), 3, 160, 3), list(layer.parameters())[:2], strict=True):
+    for f, weight in zip(_kernel_features(image.movedim(-1, 0), 3, 160, 3), list(layer.parameters())[:2], strict=True):
         message = message + torch.diag(weight) @ q @ lattice_filter(torch.eye(20), build_lattice(f)).t()
     expected = scores - (layer.compatibility @ message).view(3, 4, 5)
     torch.testing.assert_close(layer(image, scores), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_derivatives_by_differences():
+def test_gradients_equal_finite_differences():
     torch.manual_seed(0)
     image = torch.randint(0, 90, (2, 3, 3, 4)).byte()
     layer = CRFRNN(3, 2, gaussian_sxy=1, bilateral_srgb=20).double()
@@ -174,14 +174,14 @@ def test_derivatives_by_differences():
     assert torch.autograd.gradcheck(function, (scores, *(p.requires_grad_() for p in learned)))
 
 
-def test_gradients_in_float32_are_those_in_float64(scene):
+def test_gradients_in_float32_and_float64_agree(scene):
     image, _, scores = scene
     gradients = []
     for dtype in (torch.float32, torch.float64):
         layer = CRFRNN(5).to(dtype)
-        given = scores.to(dtype).requires_grad_()
-        loss = torch.nn.functional.cross_entropy(layer(image, given)[None], scene[1][None])
-        gradients.append(torch.autograd.grad(loss, (given, *layer.parameters())))
+        inputs = scores.to(dtype).requires_grad_()
+        loss = torch.nn.functional.cross_entropy(layer(image, inputs)[None], scene[1][None])
+        gradients.append(torch.autograd.grad(loss, (inputs, *layer.parameters())))
     for ours, exact in zip(*gradients, strict=True):
         assert (ours.double() - exact).norm() < 1e-3 * exact.norm()
         assert exact.norm() > 0
@@ -204,18 +204,18 @@ def test_layer_in_half_precision_and_batches(scene):
 def test_on_a_gpu(scene):
     image, _, scores = scene
     layer = CRFRNN(5).cuda()
-    given = scores.cuda().requires_grad_()
-    refined = layer(image.cuda(), given)
+    inputs = scores.cuda().requires_grad_()
+    refined = layer(image.cuda(), inputs)
     refined.square().sum().backward()
-    assert refined.is_cuda and given.grad.is_cuda and layer.compatibility.grad.is_cuda
+    assert refined.is_cuda and inputs.grad.is_cuda and layer.compatibility.grad.is_cuda
     torch.testing.assert_close(refined.cpu(), layer.cpu()(image, scores))
     assert torch.equal(DenseCRF()(image.cuda(), scores.cuda()).cpu(), DenseCRF()(image, scores))
 
 
 BAD_INPUTS = [
-    ((4, 5, 3), (2, 4, 6), "image is 4x5 and scores are 4x6: expected the same, so resize the scores"),
+    ((4, 5, 3), (2, 4, 6), "image is 4x5 and scores are 4x6: expected the same size; resize the scores"),
     ((2, 3, 4, 5), (1, 2, 4, 5), "image is 2x4x5 and scores are 1x4x5"),
-    ((4, 5, 3), (1, 4, 5), "scores have 1 label: expected two or more"),
+    ((4, 5, 3), (1, 4, 5), "scores have 1 label: expected at least 2"),
     ((4, 5, 3), (1, 2, 4, 5), r"scores have shape \(1, 2, 4, 5\): expected \(labels, height, width\)"),
     ((3, 4, 5), (2, 4, 5), r"image has shape \(3, 4, 5\): expected \(height, width, 3\) or \(batch, 3"),
     ((4, 5), (2, 4), r"image has shape \(4, 5\)"),
@@ -224,64 +224,64 @@ BAD_INPUTS = [
 
 
 @pytest.mark.parametrize(("image", "scores", "message"), BAD_INPUTS)
-def test_shapes_that_do_not_fit(image, scores, message):
+def test_invalid_shapes_raise(image, scores, message):
     for refine in (DenseCRF(), DenseCRF().exact, CRFRNN(2)):
         with pytest.raises(WavedilError, match=message):
             refine(torch.zeros(image, dtype=torch.uint8), torch.zeros(scores))
 
 
-def test_errors():
+def test_invalid_inputs_raise():
     image, scores = torch.zeros(4, 5, 3, dtype=torch.uint8), torch.zeros(2, 4, 5)
     for bad in (float("nan"), float("inf"), -float("inf")):
         wrong = scores.clone()
         wrong[1, 2, 3] = bad
-        with pytest.raises(WavedilError, match="scores hold NaN or infinity: expected finite numbers"):
+        with pytest.raises(WavedilError, match="scores contain NaN or infinity: expected finite numbers"):
             DenseCRF()(image, wrong)
     with pytest.raises(WavedilError, match="image is float32: expected uint8, 0 to 255"):
         DenseCRF()(image.float(), scores)
     with pytest.raises(WavedilError, match="scores are int64: expected floating point"):
         DenseCRF()(image, scores.long())
-    with pytest.raises(WavedilError, match="image is no array of numbers"):
+    with pytest.raises(WavedilError, match="image is not an array of numbers"):
         DenseCRF()([[1, 2], [3]], scores)
-    with pytest.raises(WavedilError, match="image is no array of numbers"):
+    with pytest.raises(WavedilError, match="image is not an array of numbers"):
         DenseCRF()("cat.png", scores)
-    with pytest.raises(WavedilError, match="image has 10100 pixels: exact sums are for up to 10000"):
+    with pytest.raises(WavedilError, match="image has 10100 pixels: expected at most 10000"):
         DenseCRF().exact(torch.zeros(101, 100, 3, dtype=torch.uint8), torch.zeros(2, 101, 100))
-    with pytest.raises(WavedilError, match="compatibility is of 3 labels and scores of 2"):
+    with pytest.raises(WavedilError, match="compatibility has 3 labels and scores have 2"):
         DenseCRF(compatibility=np.eye(3))(image, scores)
     with pytest.raises(WavedilError, match="take larger standard deviations"):
         DenseCRF(bilateral_srgb=1e-5)(image + 255, scores)
-    with pytest.raises(WavedilError, match="scores have 2 labels: this CRFRNN was made for 3"):
+    with pytest.raises(WavedilError, match="scores have 2 labels: expected num_classes 3"):
         CRFRNN(3)(image, scores)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"iterations": 0}, "iterations is 0: expected an integer of at least 1"),
+        ({"iterations": 0}, "iterations is 0: expected a positive integer"),
         ({"iterations": 2.5}, "iterations is 2.5"),
         ({"gaussian_sxy": 0}, "gaussian_sxy is 0: expected a finite number above 0"),
         ({"bilateral_srgb": float("nan")}, "bilateral_srgb is nan: expected a finite number above 0"),
-        ({"bilateral_weight": -1}, "bilateral_weight is -1: expected a finite number of 0 or more"),
+        ({"bilateral_weight": -1}, "bilateral_weight is -1: expected a finite number of at least 0"),
     ],
 )
-def test_numbers_out_of_range(options, message):
+def test_numbers_out_of_range_raise(options, message):
     for make in (DenseCRF, lambda **options: CRFRNN(3, **options)):
         with pytest.raises(WavedilError, match=message):
             make(**options)
 
 
-def test_errors_of_construction():
+def test_invalid_arguments_raise():
     with pytest.raises(WavedilError, match="num_classes is 1: expected an integer of at least 2"):
         CRFRNN(1)
-    with pytest.raises(WavedilError, match="CRF preset 'voc' is unknown: take one of densecrf, deeplab_largefov"):
+    with pytest.raises(WavedilError, match="CRF preset is 'voc': expected one of densecrf, deeplab_largefov"):
         DenseCRF.preset("voc")
     for wrong in ("none", np.zeros((2, 3)), [[0, float("nan")], [1, 0]]):
-        with pytest.raises(WavedilError, match="expected 'potts'|compatibility is no array of numbers"):
+        with pytest.raises(WavedilError, match="expected 'potts'|compatibility is not an array of numbers"):
             DenseCRF(compatibility=wrong)
 
 
-def test_a_kernel_of_weight_0_does_nothing(scene):
+def test_kernels_of_weight_0_change_nothing(scene):
     image, _, scores = scene
     q = DenseCRF(gaussian_weight=0, bilateral_weight=0)(image, scores)
     torch.testing.assert_close(q, torch.softmax(scores, 0))

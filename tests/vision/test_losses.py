@@ -33,17 +33,17 @@ def grad(loss, scores, labels):
 
 
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 4.0]])
-def test_cross_entropy_is_the_weighted_mean_over_pixels_that_count(weights):
+def test_cross_entropy_is_the_weighted_mean_over_labeled_pixels(weights):
     scores, labels = batch(ignored=0.3)
-    by_hand = torch.zeros(2)
+    total = torch.zeros(2)
     for image, row, column in (labels != 255).nonzero().tolist():
         label = int(labels[image, row, column])
         weight = 1.0 if weights is None else weights[label]
-        by_hand += weight * torch.tensor([-scores[image, :, row, column].log_softmax(0)[label], 1.0])
-    assert CrossEntropy(weights)(scores, labels) == pytest.approx(float(by_hand[0] / by_hand[1]), rel=1e-5)
+        total += weight * torch.tensor([-scores[image, :, row, column].log_softmax(0)[label], 1.0])
+    assert CrossEntropy(weights)(scores, labels) == pytest.approx(float(total[0] / total[1]), rel=1e-5)
 
 
-def test_median_frequency_by_hand():
+def test_median_frequency_of_a_written_out_example():
     # Class 0 is 6 of 10 and 2 of 4 pixels; class 1 is 4 of 10; class 2 is 2 of 4; class 3 never occurs.
     counts = torch.tensor([[6, 4, 0, 0], [2, 0, 2, 0]])
     frequency = torch.tensor([8 / 14, 4 / 10, 2 / 4])
@@ -60,26 +60,26 @@ def test_class_weights_come_from_the_data():
         loss.set_frequencies(counts)
         weight = median_frequency(counts) ** power
         torch.testing.assert_close(loss(scores, labels), F.cross_entropy(scores, labels, weight))
-        assert not loss.state_dict()  # what the data say is not kept in a checkpoint
+        assert not loss.state_dict()  # weights from the data are not stored in checkpoints
 
 
 @pytest.mark.parametrize("ignored", [0.0, 0.3])
-def test_dice_equals_that_of_smp(smp, ignored):
+def test_dice_equals_smps(smp, ignored):
     scores, labels = batch(1, ignored=ignored)
     theirs = smp.DiceLoss("multiclass", ignore_index=255 if ignored else None)
     for ours, other in zip(grad(Dice(), scores, labels), grad(theirs, scores, labels), strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-6)
 
 
-def test_dice_by_hand():
-    scores = torch.tensor([[[[0.0, 50.0]], [[0.0, 0.0]]]])  # (1, 2, 1, 2): undecided, then surely class 0
+def test_dice_of_a_written_out_example():
+    scores = torch.tensor([[[[0.0, 50.0]], [[0.0, 0.0]]]])  # (1, 2, 1, 2): probabilities 0.5 and 0.5, then 1 and 0
     labels = torch.tensor([[[0, 0]]])
     assert Dice()(scores, labels) == pytest.approx(1 - 2 * 1.5 / (1.5 + 2))  # class 1 does not occur
     assert Dice()(scores, torch.tensor([[[1, 0]]])) == pytest.approx(1 - (2 / 2.5 + 2 * 0.5 / 1.5) / 2)
 
 
 @pytest.mark.parametrize("ignored", [0.0, 0.3])
-def test_lovasz_equals_that_of_smp(smp, ignored):
+def test_lovasz_equals_smps(smp, ignored):
     scores, labels = batch(2, ignored=ignored)
     theirs = smp.LovaszLoss("multiclass", ignore_index=255)
     for ours, other in zip(grad(Lovasz(), scores, labels), grad(theirs, scores, labels), strict=True):
@@ -95,13 +95,13 @@ def test_lovasz_of_certain_predictions_is_one_minus_mean_iou():
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(label_smoothing=0.1), Dice(), Lovasz()])
-def test_ignored_pixels_have_no_say(loss):
+def test_ignored_pixels_change_neither_loss_nor_gradient(loss):
     scores, labels = batch(4, ignored=0.4)
     value, gradient = grad(loss, scores, labels)
-    counts = (labels != 255).unsqueeze(1).expand_as(scores)
-    changed = torch.where(counts, scores, torch.full_like(scores, 7.0))
+    labeled = (labels != 255).unsqueeze(1).expand_as(scores)
+    changed = torch.where(labeled, scores, torch.full_like(scores, 7.0))
     assert loss(changed, labels) == pytest.approx(value.item(), rel=1e-6)
-    assert (gradient[~counts] == 0).all() and (gradient[counts] != 0).any()
+    assert (gradient[~labeled] == 0).all() and (gradient[labeled] != 0).any()
     value, gradient = grad(loss, scores, torch.full_like(labels, 255))
     assert value == 0 and (gradient == 0).all()
 

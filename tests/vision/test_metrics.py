@@ -1,4 +1,4 @@
-"""Mean IoU: by hand, against torchmetrics, and counted image by image."""
+"""Mean IoU: a written-out example, parity with torchmetrics, and accumulation over images."""
 
 import math
 
@@ -8,25 +8,25 @@ import torch
 from wavedil.vision.metrics import ConfusionMatrix
 
 
-def test_by_hand():
+def test_mean_iou_of_a_written_out_example():
     matrix = ConfusionMatrix(4)
     matrix.update(torch.tensor([[0, 0, 1], [1, 1, 0]]), torch.tensor([[0, 1, 1], [1, 255, 0]]))
     assert matrix.matrix.tolist() == [[2, 0, 0, 0], [1, 2, 0, 0], [0] * 4, [0] * 4]
     assert matrix.iou.tolist()[:2] == [pytest.approx(2 / 3)] * 2 and matrix.iou[2:].isnan().all()
-    assert matrix.mean_iou == pytest.approx(2 / 3)  # classes that are nowhere are left out
+    assert matrix.mean_iou == pytest.approx(2 / 3)  # classes that do not occur are left out
     assert (matrix.count, matrix.accuracy) == (5, pytest.approx(4 / 5))
-    matrix.update(torch.tensor([3]), torch.tensor([0]))  # predicted, never labeled: IoU 0, and in the mean
+    matrix.update(torch.tensor([3]), torch.tensor([0]))  # predicted but never labeled: IoU 0, included in the mean
     assert matrix.mean_iou == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
 
 
-def test_nothing_counted_is_nan():
+def test_mean_iou_of_no_pixels_is_nan():
     assert math.isnan(ConfusionMatrix(3).mean_iou)
     matrix = ConfusionMatrix(3)
     matrix.update(torch.zeros(2, 2, dtype=torch.uint8), torch.full((2, 2), 255, dtype=torch.uint8))
     assert matrix.count == 0
 
 
-def test_parity_with_torchmetrics_and_order_does_not_matter():
+def test_parity_with_torchmetrics_in_any_order_of_images():
     classification = pytest.importorskip("torchmetrics.classification")
     theirs = classification.MulticlassJaccardIndex(6, ignore_index=255, average="none")
     generator = torch.Generator().manual_seed(0)

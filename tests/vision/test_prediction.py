@@ -1,4 +1,4 @@
-"""Prediction: tiles equal the whole image; scales and mirror images are averaged where they lie."""
+"""Prediction: tiles give the result of the full image; scales and mirror images are aligned before averaging."""
 
 import numpy as np
 import pytest
@@ -24,15 +24,15 @@ from wavedil.vision.data.images import resize, write_image, write_labels
 from wavedil.vision.data.palette import default_palette
 from wavedil.vision.evaluation import evaluate
 from wavedil.vision.prediction import predict, probabilities
-from wavedil.vision.tiles import margin, score_map
+from wavedil.vision.tiles import score_map, tile_margin
 
 
 def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def awake(model):
-    """In float64, with statistics and weights that are not those of the start: every layer matters."""
+def randomized(model):
+    """Float64, with random weights and statistics, so that every layer changes the result."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -44,13 +44,13 @@ def awake(model):
 
 def small(**options):
     torch.manual_seed(0)
-    return awake(
+    return randomized(
         Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), ContextModule(3, dilations="1,2"), num_classes=3, **options)
     )
 
 
 class Pyramid(SmallBackbone):
-    """Maps of strides 2 and 4, and convolutions of even kernels, which look further to one side."""
+    """Feature maps of strides 2 and 4, the first by an even kernel, whose receptive field is not centered."""
 
     channels, output_stride, level_channels, receptive_field = 6, 4, (4, 6), 16
 
@@ -66,27 +66,27 @@ class Pyramid(SmallBackbone):
 MODELS = {
     "small": small,
     "center": lambda: small(align="center"),
-    "reflecting context": lambda: awake(
+    "reflecting context": lambda: randomized(
         Segmenter(
             SmallBackbone(8, 4), Conv1x1Head(8, 3), ContextModule(3, dilations="1,2", pad_mode="reflect"), num_classes=3
         )
     ),
-    "parallel": lambda: awake(Segmenter(SmallBackbone(8, 8), ParallelDilations(8, 3), num_classes=3)),
-    "two maps": lambda: awake(Segmenter(Pyramid(), UNet((4, 6), 3, (4,)), num_classes=3)),
-    "classifier made dense": lambda: awake(
+    "parallel": lambda: randomized(Segmenter(SmallBackbone(8, 8), ParallelDilations(8, 3), num_classes=3)),
+    "two maps": lambda: randomized(Segmenter(Pyramid(), UNet((4, 6), 3, (4,)), num_classes=3)),
+    "classifier made dense": lambda: randomized(
         Segmenter(TimmBackbone("test_resnet", output_stride=8), Conv1x1Head(96, 3), num_classes=3)
     ),
-    "FCN-8s": lambda: awake(
+    "FCN-8s": lambda: randomized(
         Segmenter(
             VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4, stride=32, padding="same", levels=True),
             FCN8s((2, 2, 4), 3),
             num_classes=3,
         )
     ),
-    "front end": lambda: awake(
+    "front end": lambda: randomized(
         Segmenter(VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Conv1x1Head(4, 3), num_classes=3)
     ),
-    "front end and context": lambda: awake(
+    "front end and context": lambda: randomized(
         Segmenter(
             VGGFrontEnd(None, widths=(2,) * 5, hidden_channels=4), Conv1x1Head(4, 3), ContextModule(3), num_classes=3
         )
@@ -95,7 +95,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_tiles_equal_the_whole_image(name):
+def test_tiles_give_the_scores_of_the_full_image(name):
     torch.manual_seed(0)
     model = MODELS[name]()
     size = {"front end": (230, 217), "front end and context": (220, 600)}.get(name, (141, 118))
@@ -108,57 +108,57 @@ def test_tiles_equal_the_whole_image(name):
         torch.testing.assert_close(tiled, whole, rtol=1e-9, atol=1e-12)
 
 
-def test_tiles_of_the_network_under_a_refinement():
+def test_tiles_with_a_refinement():
     plain = small(scale=0.5)
     parts = {"backbone": plain.backbone, "head": plain.head, "context": plain.context}
     crf = CRFRNN(3, 3, gaussian_weight=0.1, bilateral_sxy=20.0, bilateral_srgb=40.0).double()
     model = Segmenter(**plain.config | parts | {"refinement": crf}).double().eval()
     image = noise(96, 118)
-    shown = torch.from_numpy(resize(image, (48, 59))).permute(2, 0, 1)
+    pixels = torch.from_numpy(resize(image, (48, 59))).permute(2, 0, 1)
     whole = probabilities(model, resize(image, (48, 59)), scaled=True)
-    np.testing.assert_allclose(whole, model(shown[None] / 255).softmax(1)[0].detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(whole, model(pixels[None] / 255).softmax(1)[0].detach().numpy(), rtol=1e-6)
     assert (whole.argmax(0) != predict(plain, resize(image, (48, 59)), scaled=True)).mean() > 0.01
     np.testing.assert_allclose(probabilities(model, image, tile=16), probabilities(model, image), rtol=1e-6)
 
 
-def test_a_margin_that_is_one_stride_smaller_would_show(monkeypatch):
-    """The test above can fail: the receptive field is not larger than it has to be by much."""
+def test_a_smaller_tile_margin_changes_the_scores(monkeypatch):
+    """So the tests of tiles can fail."""
     model = small()
     image = torch.from_numpy(noise(141, 118)).permute(2, 0, 1)
     whole, _ = score_map(model, image)
-    enough = margin(model)
-    monkeypatch.setattr("wavedil.vision.tiles.margin", lambda model: enough - 8)
+    enough = tile_margin(model)
+    monkeypatch.setattr("wavedil.vision.tiles.tile_margin", lambda model: enough - 8)
     assert not torch.allclose(score_map(model, image, 32)[0], whole, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(40, 32), (37, 26), (3, 5)])
 @pytest.mark.parametrize("align", ["center", "corner"])
-def test_probabilities_are_those_of_the_network(size, align, monkeypatch):
+def test_probabilities_equal_the_softmax_of_the_network(size, align, monkeypatch):
     model, image = small(align=align), noise(*size)
     pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0) / 255
     with torch.inference_mode():
         expected = model(pixels.double())[0].softmax(0).numpy()
-    monkeypatch.setattr("wavedil.vision.prediction.BAND", 3 * size[1] * 5)  # five rows at a time
+    monkeypatch.setattr("wavedil.vision.prediction.MAX_UPSAMPLED", 3 * size[1] * 5)  # five rows at a time
     for options in ({}, {"tile": 8}):
         np.testing.assert_allclose(probabilities(model, image, **options), expected, rtol=1e-6)
         assert (predict(model, image, **options) == expected.argmax(0)).all()
 
 
-def test_mirror_images_are_averaged_where_they_lie():
+def test_mirror_images_are_flipped_back_before_averaging():
     model, image = small(), noise(37, 26)
-    here = probabilities(model, image)
-    there = probabilities(model, np.ascontiguousarray(image[:, ::-1]))[:, :, ::-1]
-    np.testing.assert_allclose(probabilities(model, image, flip=True), (here + there) / 2, rtol=1e-9)
-    assert abs(here - there).max() > 1e-3
+    plain = probabilities(model, image)
+    mirrored = probabilities(model, np.ascontiguousarray(image[:, ::-1]))[:, :, ::-1]
+    np.testing.assert_allclose(probabilities(model, image, flip=True), (plain + mirrored) / 2, rtol=1e-9)
+    assert abs(plain - mirrored).max() > 1e-3
 
 
-def test_scales_are_averaged_where_they_lie():
+def test_scales_are_aligned_before_averaging():
     model = small()
     image = noise(32, 48)
     double = resize(image, (64, 96))
     with torch.inference_mode():
         large = model((torch.from_numpy(double).permute(2, 0, 1).unsqueeze(0) / 255).double())
-    # At the middle of each pixel of the image lie four of the larger one.
+    # The center of each pixel is the center of 2 x 2 pixels of the larger image.
     scores = nn.functional.avg_pool2d(large, 2)[0].softmax(0).numpy()
     inner = (slice(None), slice(4, -4), slice(4, -4))
     both = probabilities(model, image, scales=(1, 2))
@@ -167,24 +167,24 @@ def test_scales_are_averaged_where_they_lie():
     assert abs(both - probabilities(model, image)).max() > 1e-2
 
 
-def test_the_model_s_own_scale():
+def test_the_scale_of_the_model():
     half, whole, image = small(scale=0.5), small(), noise(32, 48)
     assert probabilities(half, image).shape == (3, 32, 48)
     small_image = resize(image, (16, 24))
     np.testing.assert_allclose(
         probabilities(half, small_image, scaled=True), probabilities(whole, small_image), rtol=1e-9
     )
-    # The larger map is the smaller one, enlarged.
-    at_middles = probabilities(half, image)[:, 1::2, 1::2]
-    assert abs(at_middles - probabilities(half, small_image, scaled=True)).mean() < 0.02
+    # The larger map is the smaller one, upsampled.
+    at_centers = probabilities(half, image)[:, 1::2, 1::2]
+    assert abs(at_centers - probabilities(half, small_image, scaled=True)).mean() < 0.02
 
 
-def test_refinement_sees_image_and_probabilities():
+def test_refine_gets_image_and_probabilities():
     model, image, seen = small(), noise(20, 24), []
 
-    def refine(picture, chances):
-        seen.extend([picture, chances])
-        return torch.from_numpy(chances).flip(0)
+    def refine(image, probabilities):
+        seen.extend([image, probabilities])
+        return torch.from_numpy(probabilities).flip(0)
 
     labels = predict(model, image, refine=refine)
     assert seen[0] is image and seen[1].dtype == np.float32
@@ -192,16 +192,16 @@ def test_refinement_sees_image_and_probabilities():
     assert (labels == seen[1][::-1].argmax(0)).all() and labels.dtype == np.uint8
 
 
-def test_large_images_are_cut_into_tiles_unasked(monkeypatch):
+def test_large_images_are_tiled_by_default(monkeypatch):
     model, image, done = small(), noise(60, 50), []
     whole = predict(model, image)
-    monkeypatch.setattr("wavedil.vision.prediction.LARGE", 2000)
-    monkeypatch.setattr("wavedil.vision.prediction.TILE", 16)
+    monkeypatch.setattr("wavedil.vision.prediction.MAX_UNTILED_PIXELS", 2000)
+    monkeypatch.setattr("wavedil.vision.prediction.DEFAULT_TILE", 16)
     assert (predict(model, image, progress=lambda *n: done.append(n)) == whole).all() and len(done) == 16
-    pooled = awake(Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), num_classes=3))
+    pooled = randomized(Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), num_classes=3))
     predict(pooled, image, progress=lambda *n: done.append(n))
-    assert len(done) == 17  # tiles would change it
-    with pytest.raises(WavedilError, match="looks? at the whole image"):
+    assert len(done) == 17  # not tiled: that would change the result
+    with pytest.raises(WavedilError, match="depend on the full image"):
         predict(pooled, image, tile=16)
 
 
@@ -216,18 +216,18 @@ def test_large_images_are_cut_into_tiles_unasked(monkeypatch):
         ({"scales": (float("inf"),)}, "scales"),
     ],
 )
-def test_options_are_refused(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(WavedilError, match=message):
         predict(small(), noise(8, 8), **options)
 
 
 @pytest.mark.parametrize("image", [noise(4, 4).astype(float), noise(4, 4)[..., 0], noise(4, 4)[:0]])
-def test_images_are_refused(image):
+def test_invalid_images_raise(image):
     with pytest.raises(WavedilError, match="image is .*read_image"):
         predict(small(), image)
 
 
-def test_evaluation_by_hand(tmp_path):
+def test_evaluation_of_known_labels(tmp_path):
     model = small(classes=["a", "b", "c"])
     pairs, hits, wrong = [], 0, 0
     for index in range(2):
@@ -244,6 +244,6 @@ def test_evaluation_by_hand(tmp_path):
     assert result.accuracy == pytest.approx(hits / result.count)
     known = [iou for iou in result.classes.values() if iou is not None]
     assert result.mean_iou == pytest.approx(sum(known) / len(known)) and list(result.classes) == ["a", "b", "c"]
-    assert "TP / (TP + FP + FN)" in result.definition and "ignored label 255" in result.definition
+    assert "TP / (TP + FP + FN)" in result.definition and "ignore label 255" in result.definition
     half = evaluate(small(classes=["a", "b", "c"], scale=0.5), pairs, scaled=True)
     assert half.count == 2 * 11 * 10 and "resized by 0.5" in half.definition

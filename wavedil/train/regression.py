@@ -44,8 +44,8 @@ class RegressionModule(SegmentationModule):
             head,
             context,
             step=data.step,
-            center=data.center,
-            spread=data.deviation,
+            target_mean=data.center,
+            target_std=data.deviation,
             **shared,
         )
 

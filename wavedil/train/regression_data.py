@@ -8,7 +8,7 @@ from typing import Any
 from wavedil.errors import WavedilError
 from wavedil.train.segmentation_data import SegmentationData
 from wavedil.vision.data import spheres
-from wavedil.vision.data.dataset import ImagesWithTargets, RandomImageCrops
+from wavedil.vision.data.dataset import RandomImageCrops, RegressionDataset
 from wavedil.vision.data.pairs import split_pairs
 from wavedil.vision.models.predictor import DensePredictor
 
@@ -58,10 +58,10 @@ class RegressionData(SegmentationData):
             root = spheres.make_spheres(folder / "data", self.built_in_images, max(1, self.built_in_images // 10))
             self.step = spheres.STEP
         train, valid, note = split_pairs(root, self.layout, self.validation)
-        self.train, self.valid = (ImagesWithTargets(pairs, self.step, self.scale) for pairs in (train, valid))
+        self.train, self.valid = (RegressionDataset(pairs, self.step, self.scale) for pairs in (train, valid))
         self.crops = RandomImageCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
         self.maps = 1
-        known, self.center, deviation = self.train.moments()
+        known, self.center, deviation = self.train.target_statistics()
         if not known:
             raise WavedilError(f"{root}: no pixel of the {len(train)} training targets is known: all are 0 or NaN")
         self.deviation = deviation or 1.0  # of targets that are all the same

@@ -119,8 +119,8 @@ class SegmentationModule(TrainingModule):
     def _parts(self, start: DensePredictor | None, maps: int) -> list[nn.Module | None]:
         """One for each of PARTS: those given, else those of the model to start from."""
         backbone, head, *further = self.given.values()
-        if start is not None and start.num_maps != maps:
-            raise WavedilError(f"{self.init} has {start.num_maps} classes and the data {maps}: expected the same")
+        if start is not None and start.num_outputs != maps:
+            raise WavedilError(f"{self.init} has {start.num_outputs} classes and the data {maps}: expected the same")
         if start is not None and backbone is not None:
             try:
                 backbone.load_state_dict(start.backbone.state_dict())

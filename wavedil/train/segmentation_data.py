@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from wavedil.errors import WavedilError
 from wavedil.train.order import EveryFrom
 from wavedil.vision.data import shapes
-from wavedil.vision.data.dataset import MaskedImages, RandomImageCrops, scheme_of
+from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.pairs import Layout, split_pairs
 from wavedil.vision.models.predictor import DensePredictor
@@ -89,15 +89,15 @@ class SegmentationData(L.LightningDataModule):
         root = self.root
         self.take_scale(start)
         if start is not None and self.labels == NOT_GIVEN:
-            own = start.labels
+            own = start.label_scheme
             self.labels = {name: getattr(own, name) for name in NOT_GIVEN}
         if root is None:
             root = shapes.make_shapes(folder / "data", self.built_in_images, max(1, self.built_in_images // 10))
             self.labels |= {"classes": list(shapes.CLASSES), "palette": list(shapes.PALETTE)}
         train, valid, note = split_pairs(root, self.layout, self.validation)
-        self.scheme = scheme_of([*train, *valid], **self.labels)
+        self.scheme = find_label_scheme([*train, *valid], **self.labels)
         self.maps = len(self.scheme.classes)
-        self.train, self.valid = (MaskedImages(pairs, self.scheme, self.scale) for pairs in (train, valid))
+        self.train, self.valid = (SegmentationDataset(pairs, self.scheme, self.scale) for pairs in (train, valid))
         self.crops = RandomImageCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
         tty = sys.stderr.isatty()
 

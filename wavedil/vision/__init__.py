@@ -1,4 +1,4 @@
-"""Dense prediction: the 2-D use of the core. Front end, context module, heads, and the way back to pixels."""
+"""Dense prediction on images, on the 2-D core: backbones, heads, context module, upsampling, and CRF."""
 
 from wavedil.vision.crf import CRFRNN, DenseCRF
 from wavedil.vision.data.images import read_image
@@ -31,13 +31,14 @@ from wavedil.weights import load, save
 
 __all__ = [
     "ASPP",
-    "ConfusionMatrix",
     "CRFRNN",
+    "ConfusionMatrix",
     "ContextModule",
+    "Conv1x1Head",
     "CrossEntropy",
     "Degridding",
-    "Dice",
     "DenseCRF",
+    "Dice",
     "FCN8s",
     "LabelScheme",
     "LargeFOV",
@@ -48,7 +49,6 @@ __all__ = [
     "PixelUnshuffle",
     "PyramidPooling",
     "Regressor",
-    "Conv1x1Head",
     "Segmenter",
     "SmallBackbone",
     "SmoothL1",

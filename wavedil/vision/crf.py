@@ -1,55 +1,56 @@
-"""Fully connected conditional random fields: labels that follow the edges of the image.
+"""Fully connected conditional random fields, which align labels with the edges of the image.
 
-:class:`DenseCRF` refines what a network says (Krähenbühl & Koltun 2011, arXiv 1210.5644); :class:`CRFRNN` is the same
-mean field as a layer with learned weights (Zheng et al. 2015, arXiv 1502.03240). Both tie all pairs of pixels i, j by
+:class:`DenseCRF` refines the scores of a network (Krähenbühl & Koltun 2011, arXiv 1210.5644). :class:`CRFRNN` is the
+same mean-field inference as a layer with learned weights (Zheng et al. 2015, arXiv 1502.03240). The pairwise potential
+of pixels i and j with positions p in pixels and colors c from 0 to 255 is
 
     w1 exp(-|p_i - p_j|^2 / 2 sxy1^2) + w2 exp(-|p_i - p_j|^2 / 2 sxy2^2 - |c_i - c_j|^2 / 2 srgb^2),
 
-p in pixels and c in steps of 0 to 255, with sums on a permutohedral lattice. As in the authors' program the sums take
-in j = i, and each kernel is divided by the square roots of its sums at i and at j.
+a Gaussian and a bilateral kernel, summed on a permutohedral lattice. As in the authors' program, the sums include
+j = i, and each kernel is divided by the square roots of its sums at i and at j.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, check_positive
 from wavedil.ops.permutohedral import build_lattice, exact_mean_field, lattice_filter, mean_field
 from wavedil.weights import register
 
 _KERNELS = ("gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb", "bilateral_weight")
 PRESETS = {
-    "densecrf": (3, 3, 80, 13, 10),  # the example of the authors' own program, densecrf v2.2
-    "deeplab_largefov": (3, 3, 49, 5, 4),  # DeepLab's own script for LargeFOV; 10 iterations
+    "densecrf": (3, 3, 80, 13, 10),  # the example in the authors' program, densecrf v2.2
+    "deeplab_largefov": (3, 3, 49, 5, 4),  # DeepLab's script for LargeFOV; 10 iterations
     "deeplab_v2_resnet101": (1, 3, 67, 3, 4),  # kazuto1011/deeplab-pytorch, configs/voc12.yaml; 10 iterations
-    "crfasrnn": (3, 3, 160, 3, 5),  # what the authors' layer starts from, sadeepj/crfasrnn_pytorch, params.py
+    "crfasrnn": (3, 3, 160, 3, 5),  # initial values of sadeepj/crfasrnn_pytorch, params.py
 }
-_CLIP = 1e-5  # of probabilities, as pydensecrf's unary_from_softmax has it: a label at 0 could never come back
-_EXACT_PIXELS = 10_000  # 400 MB for a kernel's matrix
+_MIN_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax: a label with probability 0 would stay at 0
+_MAX_EXACT_PIXELS = 10_000  # the matrix of one kernel then has 400 MB
 
 
 @dataclass(frozen=True, eq=False)
 class DenseCRF:
-    """Mean field of a fully connected CRF. Nothing in it is learned, and no gradient goes through it.
+    """Mean-field inference in a fully connected CRF, without learned weights or gradients.
+
+    The defaults are those of DeepLab-LargeFOV; :meth:`preset` has other published ones.
 
     Args:
         iterations: of the mean field.
-        gaussian_sxy, gaussian_weight: of the kernel of positions alone, which removes specks.
-        bilateral_sxy, bilateral_srgb, bilateral_weight: of the kernel that ties pixels of like color.
-        compatibility: what a label costs beside another: ``"potts"`` is 1 for any two that differ; or a matrix
-            (labels, labels), whose rows are the labels that pay.
-
-    The defaults are DeepLab LargeFOV's; :meth:`preset` takes others by name.
+        gaussian_sxy, gaussian_weight: standard deviation and weight of the Gaussian kernel, which removes small
+            regions.
+        bilateral_sxy, bilateral_srgb, bilateral_weight: standard deviations and weight of the bilateral kernel, which
+            favors equal labels for similar colors.
+        compatibility: cost of a label next to another: ``"potts"``, 1 for different labels; or a matrix (labels,
+            labels), where row i holds the costs of label i.
 
     Raises:
-        WavedilError: numbers out of their range, or a compatibility that is neither.
+        WavedilError: numbers out of range, or an invalid compatibility.
     """
 
     iterations: int = 10
@@ -61,78 +62,83 @@ class DenseCRF:
     compatibility: Any = "potts"
 
     def __post_init__(self):
-        _check_iterations(self.iterations)
+        check_positive(iterations=self.iterations)
         for name in _KERNELS:
             _check_number(name, getattr(self, name), zero=name.endswith("weight"))
         if isinstance(self.compatibility, str) and self.compatibility == "potts":
             return
-        matrix = _tensor("compatibility", self.compatibility).detach().float().cpu()
+        matrix = _to_tensor("compatibility", self.compatibility).detach().float().cpu()
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
             raise WavedilError(
-                f"compatibility has shape {tuple(matrix.shape)}: expected 'potts', or (labels, labels) finite numbers"
+                f"compatibility has shape {tuple(matrix.shape)}: expected 'potts', or finite numbers (labels, labels)"
             )
         object.__setattr__(self, "compatibility", matrix)
 
     @classmethod
-    def preset(cls, name: str, **changes) -> DenseCRF:
-        """One of :data:`PRESETS` by name, with changes to it.
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """A CRF with the parameters of one of :data:`PRESETS`; keyword arguments replace some of them.
 
         Raises:
             WavedilError: an unknown name.
         """
         if name not in PRESETS:
-            raise WavedilError(f"CRF preset {name!r} is unknown: take one of {', '.join(PRESETS)}")
+            raise WavedilError(f"CRF preset is {name!r}: expected one of {', '.join(PRESETS)}")
         return cls(**(dict(zip(_KERNELS, PRESETS[name], strict=True)) | changes))
 
     def __call__(self, image: Any, scores: Any) -> Tensor:
-        """Probabilities, float32, in the shape and on the device of the scores. The work is done on the CPU.
+        """Probabilities, float32, in the shape and on the device of the scores. Computed on the CPU.
 
         Args:
-            image: uint8 tensor or array, (height, width, 3), or (batch, 3, height, width).
-            scores: tensor or array, (labels, height, width), or (batch, labels, height, width). Logarithms of
-                probabilities up to a number of each pixel, as a network has before its softmax; or probabilities, told
-                from those by being 0 or more and summing to 1 at each pixel, and held above 1e-5.
+            image: uint8 tensor or array, (height, width, 3) or (batch, 3, height, width).
+            scores: tensor or array, (labels, height, width) or (batch, labels, height, width). Either logits, i.e.
+                log-probabilities up to a constant per pixel, or probabilities. Scores that are all at least 0 and sum
+                to 1 at each pixel are taken as probabilities, clipped at 1e-5.
 
         Raises:
-            WavedilError: other shapes or types, sizes that differ, fewer than two labels, numbers that are not finite,
-                or numbers of 0 or more with sums near 1 that are neither.
+            WavedilError: invalid shapes or types, different sizes, fewer than two labels, numbers that are not finite,
+                or nonnegative scores with sums close to 1 but not 1.
         """
-        return self._run(image, scores, _on_lattices)
+        return self._infer(image, scores, _lattice_mean_field)
 
     def exact(self, image: Any, scores: Any) -> Tensor:
-        """The same with exact sums over all pairs of pixels, which the lattice is near: up to 10,000 pixels."""
-        return self._run(image, scores, _in_full)
+        """As calling the CRF, but with exact sums over all pairs of pixels, for up to 10,000 pixels."""
+        return self._infer(image, scores, _exact_mean_field)
 
-    def _run(self, image: Any, scores: Any, infer: Callable[..., Tensor]) -> Tensor:
-        images, all_scores, alone = _checked(image, scores)
+    def _infer(self, image: Any, scores: Any, infer: Callable[..., Tensor]) -> Tensor:
+        images, batch, is_single = _to_batch(image, scores)
         penalty = None if isinstance(self.compatibility, str) else self.compatibility
-        if penalty is not None and len(penalty) != all_scores.shape[1]:
+        if penalty is not None and len(penalty) != batch.shape[1]:
             raise WavedilError(
-                f"compatibility is of {len(penalty)} labels and scores of {all_scores.shape[1]}: expected the same"
+                f"compatibility has {len(penalty)} labels and scores have {batch.shape[1]}: expected the same number"
             )
-        done = []
-        for colors, given in zip(images, all_scores.detach().float().cpu(), strict=True):
-            features = _features(colors, self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb)
-            strengths = self.gaussian_weight, self.bilateral_weight
-            q = infer(_log_probabilities(given).flatten(1), features, strengths, penalty, self.iterations)
-            done.append(q.view_as(given))
-        return (done[0] if alone else torch.stack(done)).to(all_scores.device)
+        results = []
+        for colors, logits in zip(images, batch.detach().float().cpu(), strict=True):
+            features = _kernel_features(colors, self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb)
+            weights = self.gaussian_weight, self.bilateral_weight
+            q = infer(_log_probabilities(logits).flatten(1), features, weights, penalty, self.iterations)
+            results.append(q.view_as(logits))
+        return (results[0] if is_single else torch.stack(results)).to(batch.device)
 
 
 @register
 class CRFRNN(nn.Module):
-    """Mean field of a fully connected CRF as a layer.
+    """Mean-field inference in a fully connected CRF as a layer with learned weights.
 
-    ``forward(image, scores)``: uint8 image (batch, 3, height, width) and scores (batch, num_classes, height, width) to
-    refined scores of the same shape, before their softmax; or (height, width, 3) and (num_classes, height, width).
+    ``forward(image, scores)`` takes a uint8 image (batch, 3, height, width) and logits (batch, num_classes, height,
+    width), or (height, width, 3) and (num_classes, height, width), and returns refined logits of the same shape.
+    Probabilities are not accepted as scores. The computation is on the CPU, also for scores on a GPU.
 
-    ``gaussian_weight`` and ``bilateral_weight`` (num_classes,) and ``compatibility`` (num_classes, num_classes) are
-    learned; they start as :class:`DenseCRF` with these numbers and Potts' compatibility. The deviations are fixed.
-    Gradients with respect to the scores and to what is learned are exact for the lattice's sums; the image has none.
-    Scores are what comes before a softmax, never probabilities. On a GPU the scores are brought to the CPU and back.
+    Learned are ``gaussian_weight`` and ``bilateral_weight`` (num_classes,) and ``compatibility`` (num_classes,
+    num_classes), which starts as the Potts model. The standard deviations are fixed. Gradients with respect to scores
+    and weights are exact for the sums on the lattice; there is no gradient with respect to the image.
+
+    Args:
+        num_classes: number of labels, at least 2.
+        iterations, gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight: as in
+            :class:`DenseCRF`; the weights are initial values.
 
     Raises:
-        WavedilError: as :class:`DenseCRF` does.
+        WavedilError: as :class:`DenseCRF`.
     """
 
     def __init__(
@@ -149,7 +155,7 @@ class CRFRNN(nn.Module):
         super().__init__()
         if not isinstance(num_classes, int) or num_classes < 2:
             raise WavedilError(f"num_classes is {num_classes!r}: expected an integer of at least 2")
-        _check_iterations(iterations)
+        check_positive(iterations=iterations)
         deviations = {"gaussian_sxy": gaussian_sxy, "bilateral_sxy": bilateral_sxy, "bilateral_srgb": bilateral_srgb}
         for name, value in deviations.items():
             _check_number(name, value, zero=False)
@@ -161,22 +167,22 @@ class CRFRNN(nn.Module):
         self.compatibility = nn.Parameter(1 - torch.eye(num_classes))
 
     def forward(self, image: Any, scores: Tensor) -> Tensor:
-        images, all_scores, alone = _checked(image, scores)
-        if all_scores.shape[1] != self.num_classes:
-            raise WavedilError(f"scores have {all_scores.shape[1]} labels: this CRFRNN was made for {self.num_classes}")
-        dtype = torch.promote_types(all_scores.dtype, torch.float32)
+        images, batch, is_single = _to_batch(image, scores)
+        if batch.shape[1] != self.num_classes:
+            raise WavedilError(f"scores have {batch.shape[1]} labels: expected num_classes {self.num_classes}")
+        dtype = torch.promote_types(batch.dtype, torch.float32)
         with torch.autocast("cpu", enabled=False):
-            rows = all_scores.to("cpu", dtype).flatten(2).transpose(1, 2)  # (batch, points, classes)
+            rows = batch.to("cpu", dtype).flatten(2).transpose(1, 2)  # (batch, points, classes)
             weights = [w.to("cpu", dtype) for w in (self.gaussian_weight, self.bilateral_weight)]
             compatibility = self.compatibility.to("cpu", dtype)
             refined = torch.stack(
                 [
-                    self._refine(_features(colors, *self.deviations), given, weights, compatibility)
-                    for colors, given in zip(images, rows, strict=True)
+                    self._refine(_kernel_features(colors, *self.deviations), logits, weights, compatibility)
+                    for colors, logits in zip(images, rows, strict=True)
                 ]
             )
-        refined = refined.transpose(1, 2).reshape(all_scores.shape).to(all_scores)
-        return refined[0] if alone else refined
+        refined = refined.transpose(1, 2).reshape(batch.shape).to(batch)
+        return refined[0] if is_single else refined
 
     def _refine(self, features: list[Tensor], scores: Tensor, weights: list[Tensor], compatibility: Tensor) -> Tensor:
         lattices = [build_lattice(f) for f in features]
@@ -190,88 +196,89 @@ class CRFRNN(nn.Module):
         return refined
 
 
-def _on_lattices(scores: Tensor, features: list[Tensor], *options: Any) -> Tensor:
+def _lattice_mean_field(scores: Tensor, features: list[Tensor], *options: Any) -> Tensor:
     return mean_field(scores, [build_lattice(f) for f in features], *options)
 
 
-def _in_full(scores: Tensor, features: list[Tensor], *options: Any) -> Tensor:
-    if scores.shape[1] > _EXACT_PIXELS:
+def _exact_mean_field(scores: Tensor, features: list[Tensor], *options: Any) -> Tensor:
+    if scores.shape[1] > _MAX_EXACT_PIXELS:
         raise WavedilError(
-            f"image has {scores.shape[1]} pixels: exact sums are for up to {_EXACT_PIXELS}, so call the CRF itself"
+            f"image has {scores.shape[1]} pixels: expected at most {_MAX_EXACT_PIXELS} for exact sums; call the CRF"
         )
     return exact_mean_field(scores, features, *options)
 
 
-def _features(colors: Tensor, gaussian_sxy: float, bilateral_sxy: float, bilateral_srgb: float) -> list[Tensor]:
-    """From an image (3, height, width): x and y, (2, points), and these with color, (5, points), in deviations."""
+def _kernel_features(colors: Tensor, gaussian_sxy: float, bilateral_sxy: float, bilateral_srgb: float) -> list[Tensor]:
+    """Features of both kernels in standard deviations: (x, y), (2, points), and (x, y, r, g, b), (5, points)."""
     height, width = colors.shape[1:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    places = torch.stack([x, y]).flatten(1).float()
-    return [places / gaussian_sxy, torch.cat([places / bilateral_sxy, colors.flatten(1).float() / bilateral_srgb])]
+    positions, colors = torch.stack([x, y]).flatten(1).float(), colors.flatten(1).float()
+    return [positions / gaussian_sxy, torch.cat([positions / bilateral_sxy, colors / bilateral_srgb])]
 
 
 def _log_probabilities(scores: Tensor) -> Tensor:
-    """Scores as they are, or the logarithms of probabilities."""
+    """Logits unchanged; the logarithm of probabilities."""
     if scores.min() < 0:
         return scores
-    off = (scores.sum(0) - 1).abs().max().item()
-    if off > 0.1:
+    deviation = (scores.sum(0) - 1).abs().max().item()
+    if deviation > 0.1:
         return scores
-    if off > 0.01:
+    if deviation > 0.01:
         raise WavedilError(
-            f"scores are 0 or more and sum to 1 up to {off:.2g} at each pixel: "
-            "expected probabilities that sum to 1, or scores before their softmax"
+            f"scores are at least 0 and their sums at each pixel differ from 1 by up to {deviation:.2g}: expected "
+            "probabilities that sum to 1, or logits"
         )
-    return scores.clamp(min=_CLIP).log()
+    return scores.clamp(min=_MIN_PROBABILITY).log()
 
 
-def _checked(image: Any, scores: Any) -> tuple[Tensor, Tensor, bool]:
-    """Images (batch, 3, height, width) on the CPU, scores (batch, labels, height, width), whether they came alone."""
-    image, scores = _tensor("image", image), _tensor("scores", scores)
+def _to_batch(image: Any, scores: Any) -> tuple[Tensor, Tensor, bool]:
+    """Checks and converts the inputs.
+
+    Returns:
+        Images (batch, 3, height, width) on the CPU, scores (batch, labels, height, width), and whether the inputs were
+            a
+        single image without batch axis.
+    """
+    image, scores = _to_tensor("image", image), _to_tensor("scores", scores)
     if image.dtype != torch.uint8:
-        raise WavedilError(f"image is {_kind(image)}: expected uint8, 0 to 255, as it was before any normalization")
+        raise WavedilError(f"image is {_dtype_name(image)}: expected uint8, 0 to 255, before any normalization")
     if not scores.is_floating_point():
-        raise WavedilError(f"scores are {_kind(scores)}: expected floating point, scores before a softmax")
-    alone = image.ndim == 3
-    images = image.movedim(-1, 0)[None] if alone else image
+        raise WavedilError(f"scores are {_dtype_name(scores)}: expected floating point, logits before a softmax")
+    is_single = image.ndim == 3
+    images = image.movedim(-1, 0)[None] if is_single else image
     if images.ndim != 4 or images.shape[1] != 3:
         raise WavedilError(
             f"image has shape {tuple(image.shape)}: expected (height, width, 3) or (batch, 3, height, width)"
         )
     if scores.ndim != image.ndim:
-        expected = "(labels, height, width)" if alone else "(batch, labels, height, width)"
-        raise WavedilError(f"scores have shape {tuple(scores.shape)}: expected {expected} beside such an image")
-    all_scores = scores[None] if alone else scores
-    if images.shape[0] != all_scores.shape[0] or images.shape[2:] != all_scores.shape[2:]:
-        sizes = ["x".join(str(n) for n in (t.shape[0], *t.shape[2:])[alone:]) for t in (images, all_scores)]
-        raise WavedilError(f"image is {sizes[0]} and scores are {sizes[1]}: expected the same, so resize the scores")
-    if not all_scores.numel():
+        expected = "(labels, height, width)" if is_single else "(batch, labels, height, width)"
+        raise WavedilError(f"scores have shape {tuple(scores.shape)}: expected {expected} for this shape of image")
+    batch = scores[None] if is_single else scores
+    if images.shape[0] != batch.shape[0] or images.shape[2:] != batch.shape[2:]:
+        sizes = ["x".join(str(n) for n in (t.shape[0], *t.shape[2:])[is_single:]) for t in (images, batch)]
+        raise WavedilError(f"image is {sizes[0]} and scores are {sizes[1]}: expected the same size; resize the scores")
+    if not batch.numel():
         raise WavedilError(f"scores have shape {tuple(scores.shape)}: expected at least one pixel")
-    if all_scores.shape[1] < 2:
-        raise WavedilError("scores have 1 label: expected two or more; for a yes or no give the scores of both")
-    if not all(bound.isfinite() for bound in torch.aminmax(all_scores.detach())):
-        raise WavedilError("scores hold NaN or infinity: expected finite numbers")
-    return images.cpu(), all_scores, alone
+    if batch.shape[1] < 2:
+        raise WavedilError("scores have 1 label: expected at least 2; pass both scores of a binary problem")
+    if not all(bound.isfinite() for bound in torch.aminmax(batch.detach())):
+        raise WavedilError("scores contain NaN or infinity: expected finite numbers")
+    return images.cpu(), batch, is_single
 
 
-def _tensor(name: str, value: Any) -> Tensor:
+def _to_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     try:
-        return torch.from_numpy(np.require(value, requirements=["C", "W"]))  # pictures are often read-only arrays
+        return torch.from_numpy(np.require(value, requirements=["C", "W"]))  # images are often read-only arrays
     except (TypeError, ValueError) as error:
-        raise WavedilError(f"{name} is no array of numbers ({error}): expected a tensor or an array") from None
+        raise WavedilError(f"{name} is not an array of numbers ({error}): expected a tensor or an array") from None
 
 
-def _kind(tensor: Tensor) -> str:
+def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _check_iterations(value: Any) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise WavedilError(f"iterations is {value!r}: expected an integer of at least 1")
 
 
 def _check_number(name: str, value: Any, *, zero: bool) -> None:
     if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise WavedilError(f"{name} is {value!r}: expected a finite number {'of 0 or more' if zero else 'above 0'}")
+        raise WavedilError(f"{name} is {value!r}: expected a finite number {'of at least 0' if zero else 'above 0'}")

@@ -1,28 +1,32 @@
-"""Mean intersection over union of a model on images with masks; errors of values on images with targets."""
+"""Evaluation on files: mean IoU of segmentation, errors of regression."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.dataset import ImagesWithTargets, MaskedImages
+from wavedil.vision.data.dataset import RegressionDataset, SegmentationDataset
 from wavedil.vision.data.pairs import Pair
-from wavedil.vision.metrics import DEFINITION, ERRORS, ConfusionMatrix, RegressionMetrics
+from wavedil.vision.metrics import DEFINITION, REGRESSION_DEFINITION, ConfusionMatrix, RegressionMetrics
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import estimate, predict
 
+Progress = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class MeanIoU:
+    """Result of :func:`evaluate`."""
+
     mean_iou: float  # 0 to 1
     accuracy: float  # 0 to 1
-    count: int  # pixels
+    count: int  # pixels that are not ignored
     images: int
-    classes: dict[str, float | None]  # IoU of each; None where it is neither labeled nor predicted
+    classes: dict[str, float | None]  # IoU of each class; None if it is neither labeled nor predicted
     definition: str
 
 
@@ -31,45 +35,44 @@ def evaluate(
     pairs: Sequence[Pair],
     *,
     scaled: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     **options,
 ) -> MeanIoU:
-    """Mean IoU over all pixels of all images that count, as :class:`ConfusionMatrix` counts them.
+    """Mean IoU over the pixels of all images, see :class:`ConfusionMatrix`.
 
     Args:
-        pairs: images and masks, e.g. of :func:`wavedil.vision.data.pairs.find_pairs`; the masks hold what the model's
-            ``mask_values`` and ``ignore_label`` say.
-        scaled: compare at the size the model works at, images and masks resized by its ``scale`` as in training;
-            otherwise at the masks' own size.
-        progress: called with the images done and their number.
+        pairs: images and masks, e.g. from :func:`wavedil.vision.data.pairs.find_pairs`. Masks are encoded as the
+            model's ``mask_values`` and ``ignore_label`` say.
+        scaled: compare at the resolution of the network, with images and masks resized by the model's ``scale`` as in
+            training; default at the size of the masks.
+        progress: called with the number of finished images and the number of all images.
         options: of :func:`wavedil.vision.predict`: ``tile``, ``scales``, ``flip``, ``refine``.
     """
-    images = MaskedImages(pairs, model.labels, model.scale if scaled else 1.0)
+    images = SegmentationDataset(pairs, model.label_scheme, model.scale if scaled else 1.0)
     matrix = ConfusionMatrix(model.num_classes)
-    for index in range(len(images)):
-        image, labels = images.read(index, keep=False)
-        matrix.update(*map(torch.from_numpy, (predict(model, image, scaled=scaled, **options), labels)))
-        if progress is not None:
-            progress(index + 1, len(images))
+    for image, labels in _read_all(images, progress):
+        matrix.update(torch.from_numpy(predict(model, image, scaled=scaled, **options)), labels)
     if not matrix.count:
-        raise WavedilError(f"{pairs[0].mask.parent}: no pixel of the {len(pairs)} masks counts: see ignore_label")
+        raise WavedilError(f"{pairs[0].mask.parent}: all pixels of {len(pairs)} masks are ignored: see ignore_label")
     size = f"images and masks resized by {model.scale}" if scaled else "at the size of the masks"
-    each = [None if value != value else value for value in matrix.iou.tolist()]
+    ious = [None if value != value else value for value in matrix.iou.tolist()]
     return MeanIoU(
         mean_iou=matrix.mean_iou,
         accuracy=matrix.accuracy,
         count=matrix.count,
         images=len(pairs),
-        classes=dict(zip(model.classes, each, strict=True)),
-        definition=f"{DEFINITION}; {size}; ignored label {model.ignore_label}",
+        classes=dict(zip(model.classes, ious, strict=True)),
+        definition=f"{DEFINITION}; {size}; ignore label {model.ignore_label}",
     )
 
 
 @dataclass(frozen=True)
 class ValueErrors:
-    rmse: float  # in the targets' unit
+    """Result of :func:`evaluate_values`."""
+
+    rmse: float  # in the unit of the targets
     abs_rel: float  # as a fraction
-    count: int  # pixels
+    count: int  # pixels with a known target
     images: int
     definition: str
 
@@ -79,17 +82,23 @@ def evaluate_values(
     pairs: Sequence[Pair],
     *,
     scaled: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     **options,
 ) -> ValueErrors:
-    """Errors over all pixels of all images whose target is known; arguments as for :func:`evaluate`."""
-    images = ImagesWithTargets(pairs, model.step, model.scale if scaled else 1.0)
+    """Errors over the pixels of all images with a known target; arguments as for :func:`evaluate`."""
+    images = RegressionDataset(pairs, model.step, model.scale if scaled else 1.0)
     errors = RegressionMetrics()
+    for image, targets in _read_all(images, progress):
+        errors.update(torch.from_numpy(estimate(model, image, scaled=scaled, **options)), targets)
+    if not errors.count:
+        raise WavedilError(f"{pairs[0].mask.parent}: the {len(pairs)} targets have no known pixel; all are 0 or NaN")
+    return ValueErrors(errors.rmse, errors.abs_rel, errors.count, len(pairs), REGRESSION_DEFINITION)
+
+
+def _read_all(images: SegmentationDataset, progress: Progress | None) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Each image with its labels or targets, read without caching."""
     for index in range(len(images)):
-        image, targets = images.read(index, keep=False)
-        errors.update(*map(torch.from_numpy, (estimate(model, image, scaled=scaled, **options), targets)))
+        image, truth = images.read(index, cache=False)
+        yield image, torch.from_numpy(truth)
         if progress is not None:
             progress(index + 1, len(images))
-    if not errors.count:
-        raise WavedilError(f"{pairs[0].mask.parent}: no pixel of the {len(pairs)} targets is known: all are 0 or NaN")
-    return ValueErrors(errors.rmse, errors.abs_rel, errors.count, len(pairs), ERRORS)

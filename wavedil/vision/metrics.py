@@ -1,6 +1,8 @@
-"""Mean intersection over union, exactly: counted over all pixels of all images, never averaged over images."""
+"""Metrics of dense prediction, summed over the pixels of all images (not averaged over images).
 
-from __future__ import annotations
+torchmetrics is not used: evaluation must run without the extra ``train``, and its mean squared error sums in float32.
+The tests check that both give the same mean IoU.
+"""
 
 import torch
 from torch import Tensor
@@ -8,18 +10,18 @@ from torch import Tensor
 from wavedil.vision.data.labels import IGNORED
 
 DEFINITION = (
-    "mean over classes of TP / (TP + FP + FN), as a fraction, each counted over all pixels of all images whose label "
-    "counts (ignored ones are left out, whatever is predicted there); a class that is neither labeled nor predicted "
-    "anywhere is left out of the mean"
+    "mean over classes of TP / (TP + FP + FN), as a fraction; TP, FP and FN are counted over all pixels of all images "
+    "whose label is not the ignore label, whatever is predicted there; classes that are neither labeled nor predicted "
+    "anywhere are left out of the mean"
 )
 
 
 class ConfusionMatrix:
-    """Pixels by label and prediction, added up image by image: ``matrix[label, prediction]``, int64.
+    """Pixel counts by label and prediction, summed over images: ``matrix[label, prediction]``, int64.
 
     Args:
-        num_classes: labels are 0 … num_classes - 1, or 255 for pixels that count nowhere.
-        device: of the sums.
+        num_classes: labels are 0 to num_classes - 1, or 255 for ignored pixels.
+        device: of the counts.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
@@ -27,64 +29,69 @@ class ConfusionMatrix:
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
-        """Both integers of one shape, any."""
-        counts = labels != IGNORED
-        pairs = labels[counts].long() * self.num_classes + predictions[counts].long()
-        self.matrix += torch.bincount(pairs, minlength=self.num_classes**2).view_as(self.matrix)
+        """Adds integer predictions and labels of the same shape."""
+        valid = labels != IGNORED
+        indices = labels[valid].long() * self.num_classes + predictions[valid].long()
+        self.matrix += torch.bincount(indices, minlength=self.num_classes**2).view_as(self.matrix)
 
     @property
     def count(self) -> int:
-        """Pixels counted."""
+        """Number of pixels that are not ignored."""
         return int(self.matrix.sum())
 
     @property
     def iou(self) -> Tensor:
-        """Of each class, float64 ``(num_classes,)``; NaN where it is neither labeled nor predicted."""
-        hits = self.matrix.diagonal().double()
-        return hits / (self.matrix.sum(0) + self.matrix.sum(1) - hits)
+        """IoU of each class, float64 ``(num_classes,)``; NaN for classes that are neither labeled nor predicted."""
+        correct = self.matrix.diagonal().double()
+        return correct / (self.matrix.sum(0) + self.matrix.sum(1) - correct)
 
     @property
     def mean_iou(self) -> float:
-        """See :data:`DEFINITION`; NaN before any pixel."""
+        """See :data:`DEFINITION`; NaN before the first pixel."""
         return float(self.iou.nanmean())
 
     @property
     def accuracy(self) -> float:
-        """Share of the pixels that are right."""
+        """Fraction of pixels with the correct class."""
         return float(self.matrix.diagonal().sum() / self.matrix.sum())
 
 
-ERRORS = (
-    "over all pixels of all images whose target is known: rmse is the root of the mean of (value - target)^2, abs_rel "
+REGRESSION_DEFINITION = (
+    "over all pixels of all images with a known target: rmse is the root of the mean of (value - target)^2, abs_rel is "
     "the mean of |value - target| / |target|"
 )
 
 
 class RegressionMetrics:
-    """Errors of values, added up image by image in float64."""
+    """Squared and relative errors, summed over images in float64.
+
+    Args:
+        device: of the sums.
+    """
 
     def __init__(self, device: torch.device | str = "cpu"):
-        #: Pixels, sum of squared errors, sum of relative errors.
+        #: Number of pixels, sum of squared errors, sum of relative errors.
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
     def update(self, values: Tensor, targets: Tensor) -> None:
-        """Both of one shape, any; targets that are NaN count nowhere."""
-        counts = ~targets.isnan()
-        target = targets[counts].double()
-        off = values[counts].double() - target
-        ones = off.new_tensor(off.numel())
-        self.sums += torch.stack([ones, off.square().sum(), (off / target).abs().sum()])
+        """Adds values and targets of the same shape; pixels with target NaN are ignored."""
+        known = ~targets.isnan()
+        target = targets[known].double()
+        error = values[known].double() - target
+        count = error.new_tensor(error.numel())
+        self.sums += torch.stack([count, error.square().sum(), (error / target).abs().sum()])
 
     @property
     def count(self) -> int:
-        """Pixels counted."""
+        """Number of pixels with a known target."""
         return int(self.sums[0])
 
     @property
     def rmse(self) -> float:
-        """See :data:`ERRORS`; NaN before any pixel."""
+        """Root mean squared error; NaN before the first pixel."""
         return float((self.sums[1] / self.sums[0]).sqrt())
 
     @property
     def abs_rel(self) -> float:
+        """Mean relative error as a fraction; NaN before the first pixel."""
         return float(self.sums[2] / self.sums[0])

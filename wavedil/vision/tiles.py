@@ -1,12 +1,10 @@
-"""Scores of an image tile by tile, the same as of the whole.
+"""Scores of large images, computed tile by tile with the same result as for the full image.
 
-A score looks at the pixels within its receptive field. So a tile that is cut out with half of the field around it
-gives, for its own pixels, the scores that the whole image gives; at the image's own edges nothing is added, and the
-layers' padding does there what it does in the whole (Yu & Koltun's released code tiles with reflection instead:
-fyu/dilation, predict.py).
+A score depends on the pixels in its receptive field. A tile that is cut out with half a receptive field of margin gives
+the scores of the full image for its own pixels. No margin is added at the edges of the image: there the padding of the
+layers acts as it does for the full image. (The released code of Yu & Koltun pads tiles by reflection instead:
+fyu/dilation, predict.py.)
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 
@@ -17,15 +15,15 @@ from wavedil.errors import WavedilError
 from wavedil.vision.models.predictor import DensePredictor
 
 
-def margin(model: DensePredictor) -> int:
-    """Pixels to cut out around a tile on each side: half the receptive field, rounded up to the stride.
+def tile_margin(model: DensePredictor) -> int:
+    """Pixels to add on each side of a tile: half the receptive field, rounded up to the stride.
 
     Raises:
-        WavedilError: scores look at the whole image.
+        WavedilError: the receptive field is the full image.
     """
     if model.receptive_field is None:
         raise WavedilError(
-            "the scores of this model look at the whole image (image pooling or the like), so tiles would change them: "
+            "tile: the scores of this model depend on the full image (e.g. image pooling), so tiles would change them; "
             "leave tile out, or make the image smaller"
         )
     stride = model.output_stride
@@ -36,32 +34,32 @@ def margin(model: DensePredictor) -> int:
 def score_map(
     model: DensePredictor, image: Tensor, tile: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Tensor, int]:
-    """Scores ``(num_maps, rows, columns)`` of an image ``(3, height, width)`` uint8, and pixels per score.
+    """Scores ``(num_outputs, rows, columns)`` of a uint8 image ``(3, height, width)``, and their stride in pixels.
 
     Args:
-        tile: pixels along the side of a tile, rounded up to the stride; None: the image whole.
-        progress: called with the tiles done and their number.
+        tile: side of a tile in pixels, rounded up to the stride; None for the full image at once.
+        progress: called with the number of finished tiles and the number of all tiles.
     """
     like = model.mean
     height, width = image.shape[1:]
     stride = model.output_stride
     if tile is not None and tile < 1:
-        raise WavedilError(f"tile is {tile}: expected pixels along its side, at least 1")
-    around = 0 if tile is None else margin(model)
+        raise WavedilError(f"tile is {tile}: expected a side in pixels, at least 1")
+    margin = 0 if tile is None else tile_margin(model)
     step = -(-(tile or max(height, width)) // stride) * stride
-    places = [(top, left) for top in range(0, height, step) for left in range(0, width, step)]
+    corners = [(top, left) for top in range(0, height, step) for left in range(0, width, step)]
     joined, cell = None, 1
-    for number, (top, left) in enumerate(places, 1):
-        y, x = max(0, top - around), max(0, left - around)
-        part = image[:, y : top + step + around, x : left + step + around]
-        scores, cell = model.scores((part.to(like.device).to(like.dtype) / 255).unsqueeze(0))
+    for number, (top, left) in enumerate(corners, 1):
+        y, x = max(0, top - margin), max(0, left - margin)
+        pixels = image[:, y : top + step + margin, x : left + step + margin]
+        scores, cell = model.coarse_scores((pixels.to(like.device).to(like.dtype) / 255).unsqueeze(0))
         scores = scores[0]
         if joined is None:
             joined = scores.new_empty(len(scores), -(-height // cell), -(-width // cell))
-        # The tile's own scores, without those of its surroundings.
-        own = scores[:, (top - y) // cell :, (left - x) // cell :][:, : step // cell, : step // cell]
+        # The scores of the tile without those of its margin.
+        inner = scores[:, (top - y) // cell :, (left - x) // cell :][:, : step // cell, : step // cell]
         row, column = top // cell, left // cell
-        joined[:, row : row + own.shape[1], column : column + own.shape[2]] = own
+        joined[:, row : row + inner.shape[1], column : column + inner.shape[2]] = inner
         if progress is not None:
-            progress(number, len(places))
+            progress(number, len(corners))
     return joined, cell

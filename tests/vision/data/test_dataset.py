@@ -1,4 +1,4 @@
-"""Folders of images and masks: labels, pairs, splits, crops, and the built-in shapes."""
+"""Segmentation data: label schemes, pairs of files, splits, datasets, random crops, and built-in images."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,16 @@ import torch
 from PIL import Image
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.dataset import MaskedImages, RandomImageCrops, scheme_of
+from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.pairs import Layout, Pair, find_pairs, held_out_pairs, split_pairs
 from wavedil.vision.data.palette import default_palette
-from wavedil.vision.data.shapes import CLASSES, FAR, draw, make_shapes
+from wavedil.vision.data.shapes import CLASSES, MIN_DISTANCE, draw, make_shapes
 
 
-def labeled(folder, count=3, size=(12, 16), values=4, block=4, seed=0):
-    """Images whose red is 50 times the label, so that crops of both can be compared."""
+def write_dataset(folder, count=3, size=(12, 16), values=4, block=4, seed=0):
+    """Writes images whose red channel is 50 times the label, so that crops of both can be compared."""
     for index in range(count):
         labels = np.random.default_rng([seed, index]).integers(0, values, (size[0] // block, size[1] // block))
         labels = np.kron(labels, np.ones((block, block))).astype(np.uint8)
@@ -28,10 +28,10 @@ def names(pairs):
     return [pair.image.stem for pair in pairs]
 
 
-# labels
+# -- label schemes ----------------------------------------------------------------------------------------------------
 
 
-def test_values_stand_for_classes():
+def test_gray_values_are_encoded():
     mask = np.array([[0, 1], [2, 255]])
     assert LabelScheme(["a", "b", "c"]).encode(mask, "m").tolist() == [[0, 1], [2, 255]]
     assert LabelScheme(["a", "b"], ignore_label=2).encode(mask.clip(max=2), "m").tolist() == [[0, 1], [255, 255]]
@@ -41,7 +41,7 @@ def test_values_stand_for_classes():
     assert void_among_the_classes.encode(mask.clip(max=2), "m").tolist() == [[0, 1], [255, 255]]
 
 
-def test_colors_stand_for_classes():
+def test_colors_are_encoded():
     scheme = LabelScheme(["road", "car"], [[128, 64, 128], [64, 0, 128]], ignore_label=[0, 0, 0])
     mask = np.array([[[64, 0, 128], [0, 0, 0]], [[128, 64, 128], [64, 0, 128]]], np.uint8)
     assert scheme.encode(mask, "m").tolist() == [[1, 255], [0, 1]]
@@ -54,10 +54,10 @@ def test_colors_stand_for_classes():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LabelScheme([]), "0 classes"),
-        (lambda: LabelScheme([str(i) for i in range(256)]), "256 classes"),
+        (lambda: LabelScheme([]), "classes has 0 names"),
+        (lambda: LabelScheme([str(i) for i in range(256)]), "classes has 256 names"),
         (lambda: LabelScheme(["a", "b"], [0]), "mask_values has 1 entries: expected one for each of 2"),
-        (lambda: LabelScheme(["a", "b"], [0, 0]), "another value for each"),
+        (lambda: LabelScheme(["a", "b"], [0, 0]), "a different value for each"),
         (lambda: LabelScheme(["a", "b"], [0, [1, 2, 3]]), "mask_values is"),
         (lambda: LabelScheme(["a", "b"], [0, -1]), "mask_values is"),
         (lambda: LabelScheme(["a"], [[0, 0, 256]]), "mask_values is"),
@@ -67,56 +67,58 @@ def test_colors_stand_for_classes():
         (lambda: LabelScheme(["a"], [[0, 0, 1]]), "expected a color"),
     ],
 )
-def test_schemes_are_refused(make, message):
+def test_invalid_schemes_raise(make, message):
     with pytest.raises(WavedilError, match=message):
         make()
 
 
-def test_a_label_outside_the_classes_is_named():
+def test_the_error_names_an_unknown_mask_value():
     with pytest.raises(WavedilError, match=r"m.png: value 3 at row 1, column 0 is none of the 3 classes.*ignore_label"):
         LabelScheme(["a", "b", "c"]).encode(np.array([[0, 255], [3, 9]]), "m.png")
 
 
 def test_classes_are_counted_in_the_masks(tmp_path):
-    pairs = find_pairs(labeled(tmp_path / "a", values=4))
-    assert scheme_of(pairs).classes == ["0", "1", "2", "3"]
-    assert scheme_of(pairs, ignore_label=3).classes == ["0", "1", "2"]
-    assert scheme_of(pairs, classes=7).classes == [str(label) for label in range(7)]
-    assert scheme_of(pairs, mask_values=[0, 1, 2, 3], classes=list("abcd")).classes == ["a", "b", "c", "d"]
+    pairs = find_pairs(write_dataset(tmp_path / "a", values=4))
+    assert find_label_scheme(pairs).classes == ["0", "1", "2", "3"]
+    assert find_label_scheme(pairs, ignore_label=3).classes == ["0", "1", "2"]
+    assert find_label_scheme(pairs, classes=7).classes == [str(label) for label in range(7)]
+    assert find_label_scheme(pairs, mask_values=[0, 1, 2, 3], classes=list("abcd")).classes == ["a", "b", "c", "d"]
 
 
-def test_a_stray_value_makes_no_class(tmp_path):
-    pairs = find_pairs(labeled(tmp_path, values=4))
+def test_a_stray_value_raises(tmp_path):
+    pairs = find_pairs(write_dataset(tmp_path, values=4))
     mask = np.array(Image.open(pairs[1].mask))
     mask[3, 4] = 6
     write_labels(pairs[1].mask, mask, default_palette(7))
-    with pytest.raises(WavedilError, match="masks: values 0, 1, 2, 3, 6 besides .* not classes 0, 1, 2"):
-        scheme_of(pairs)
-    assert len(scheme_of(pairs, classes=7).classes) == 7
+    with pytest.raises(WavedilError, match="masks: masks have values 0, 1, 2, 3, 6 besides .*: expected 0, 1, 2"):
+        find_label_scheme(pairs)
+    assert len(find_label_scheme(pairs, classes=7).classes) == 7
     for pair in pairs:
         write_labels(pair.mask, np.zeros((12, 16), np.uint8), default_palette(1))
     with pytest.raises(WavedilError, match="no value besides the ignore_label 0"):
-        scheme_of(pairs, ignore_label=0)
+        find_label_scheme(pairs, ignore_label=0)
 
 
-def test_binary_masks_of_0_and_255_are_not_one_class_and_nothing(tmp_path):
-    labeled(tmp_path, values=2)
+def test_binary_masks_of_0_and_255_need_mask_values(tmp_path):
+    write_dataset(tmp_path, values=2)
     for path in (tmp_path / "masks").iterdir():
         Image.fromarray(np.array(Image.open(path)) * 255).save(path)
     pairs = find_pairs(tmp_path)
-    with pytest.raises(WavedilError, match=r"masks: values 0 besides the ignore_label 255.*mask_values \[0, 255\]"):
-        scheme_of(pairs)
+    with pytest.raises(
+        WavedilError, match=r"masks: masks have values 0 besides the ignore_label 255.*mask_values \[0, 255\]"
+    ):
+        find_label_scheme(pairs)
     with pytest.raises(WavedilError, match="values 0, 255 besides"):
-        scheme_of(pairs, ignore_label=None)
-    scheme = scheme_of(pairs, mask_values=[0, 255], ignore_label=None)
-    assert set(np.unique(MaskedImages(pairs, scheme).read(0)[1])) == {0, 1}
+        find_label_scheme(pairs, ignore_label=None)
+    scheme = find_label_scheme(pairs, mask_values=[0, 255], ignore_label=None)
+    assert set(np.unique(SegmentationDataset(pairs, scheme).read(0)[1])) == {0, 1}
 
 
-# pairs and splits
+# -- pairs and splits -------------------------------------------------------------------------------------------------
 
 
 def test_pairs_are_found_by_name_in_folders_and_below(tmp_path):
-    labeled(tmp_path)
+    write_dataset(tmp_path)
     for kind in ("images", "masks"):
         (tmp_path / kind / "sub").mkdir()
         (tmp_path / kind / "02.png").rename(tmp_path / kind / "sub" / "02.png")
@@ -129,7 +131,7 @@ def test_pairs_are_found_by_name_in_folders_and_below(tmp_path):
 
 
 def test_pairs_whose_names_end_differently(tmp_path):
-    labeled(tmp_path)
+    write_dataset(tmp_path)
     for path in (tmp_path / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}_labelIds.png"))
         (path.with_name(f"{path.stem}_color.png")).write_bytes(b"not looked at")
@@ -144,18 +146,18 @@ def test_pairs_whose_names_end_differently(tmp_path):
         (lambda f: (f / "images" / "01.png").unlink(), "masks/01.png has no image of the same name"),
         (lambda f: Image.new("L", (4, 4)).save(f / "masks" / "01.png"), r"01.png is 4 x 4 pixels.*16 x 12"),
         (lambda f: (f / "images" / "01.jpg").write_bytes(b""), "01.jpg and 01.png|01.png and 01.jpg"),
-        (lambda f: (f / "images").rename(f / "pictures"), "images is no folder"),
-        (lambda f: (f / "masks" / "01.png").write_bytes(b"x"), "01.png is no image"),
+        (lambda f: (f / "images").rename(f / "pictures"), "images is not a folder"),
+        (lambda f: (f / "masks" / "01.png").write_bytes(b"x"), "01.png is not an image"),
     ],
 )
-def test_what_does_not_match_is_named(tmp_path, spoil, message):
-    spoil(labeled(tmp_path))
+def test_errors_name_the_file_that_does_not_match(tmp_path, spoil, message):
+    spoil(write_dataset(tmp_path))
     with pytest.raises(WavedilError, match=message):
         find_pairs(tmp_path)
 
 
 def test_splits(tmp_path):
-    labeled(tmp_path, count=12)
+    write_dataset(tmp_path, count=12)
     train, held, note = split_pairs(tmp_path)
     assert names(held) == ["00", "10"] and len(train) == 10 and "2 validate" in note
     assert names(split_pairs(tmp_path, validation="^0[3-5]")[1]) == ["03", "04", "05"]
@@ -163,7 +165,7 @@ def test_splits(tmp_path):
     for bad, message in (("zzz", "0 to validate"), ("", "0 to train|12 to validate"), ("(", "regular expression")):
         with pytest.raises(WavedilError, match=message):
             split_pairs(tmp_path, validation=bad)
-    labeled(tmp_path / "both" / "train", count=2), labeled(tmp_path / "both" / "val", count=1)
+    write_dataset(tmp_path / "both" / "train", count=2), write_dataset(tmp_path / "both" / "val", count=1)
     train, held, note = split_pairs(tmp_path / "both")
     assert (len(train), len(held)) == (2, 1) and "folders train and val" in note
     assert names(held_out_pairs(tmp_path / "both")) == names(held)
@@ -173,44 +175,46 @@ def test_splits(tmp_path):
         split_pairs(tmp_path / "nowhere")
 
 
-# images and crops
+# -- datasets and crops -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def images(tmp_path):
-    pairs = find_pairs(labeled(tmp_path))
-    return MaskedImages(pairs, scheme_of(pairs, ignore_label=None))
+    pairs = find_pairs(write_dataset(tmp_path))
+    return SegmentationDataset(pairs, find_label_scheme(pairs, ignore_label=None))
 
 
-def test_whole_pictures(images):
+def test_items_label_counts_and_scale(images):
     item = images[1]
     assert item["image"].shape == (3, 12, 16) and item["image"].dtype == torch.float32
     torch.testing.assert_close(item["image"][0] * 255 / 50, item["labels"].float())
     counts = images.count_labels()
     assert counts.shape == (3, 4) and counts.sum(1).tolist() == [192] * 3
     assert counts[1].tolist() == torch.bincount(item["labels"].flatten(), minlength=4).tolist()
-    half = MaskedImages(images.pairs, images.scheme, scale=0.5)[1]
+    half = SegmentationDataset(images.pairs, images.label_scheme, scale=0.5)[1]
     assert half["labels"].shape == (6, 8) and torch.equal(half["labels"], item["labels"][::2, ::2])
     with pytest.raises(WavedilError, match="scale is 0"):
-        MaskedImages(images.pairs, images.scheme, scale=0)
+        SegmentationDataset(images.pairs, images.label_scheme, scale=0)
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (0.5, 2.0)])
-def test_crops_show_picture_and_labels_of_one_place(tmp_path, scales):
-    pairs = find_pairs(labeled(tmp_path, size=(48, 64), block=16))
-    crops = RandomImageCrops(MaskedImages(pairs, scheme_of(pairs, ignore_label=None)), (35, 43), scales=scales)
+def test_crops_of_image_and_labels_are_aligned(tmp_path, scales):
+    pairs = find_pairs(write_dataset(tmp_path, size=(48, 64), block=16))
+    crops = RandomImageCrops(
+        SegmentationDataset(pairs, find_label_scheme(pairs, ignore_label=None)), (35, 43), scales=scales
+    )
     for index in range(20):
         item = crops[index]
         image, labels = item["image"], item["labels"]
         assert image.shape == (3, 35, 43) and labels.shape == (35, 43) and labels.dtype == torch.int64
-        counting = labels != 255
-        shown, told = (image[0] * 255 / 50)[counting], labels[counting]
+        labeled = labels != 255
+        red, expected = (image[0] * 255 / 50)[labeled], labels[labeled]
         if scales == (1.0, 1.0):
-            torch.testing.assert_close(shown, told.float())
-        assert torch.corrcoef(torch.stack([shown, told.float()]))[0, 1] > 0.85  # edges are smoothed
+            torch.testing.assert_close(red, expected.float())
+        assert torch.corrcoef(torch.stack([red, expected.float()]))[0, 1] > 0.85  # edges are smoothed
 
 
-def test_crops_depend_on_seed_and_index_alone(images):
+def test_crops_depend_only_on_seed_and_index(images):
     crops, again = RandomImageCrops(images, (8, 8)), RandomImageCrops(images, (8, 8))
     later = [again[index] for index in (7, 3)]
     for item, index in zip(later, (7, 3), strict=True):
@@ -219,28 +223,28 @@ def test_crops_depend_on_seed_and_index_alone(images):
     assert any(not torch.equal(other[i]["image"], crops[i]["image"]) for i in range(3))
 
 
-def test_each_picture_comes_once_before_any_comes_again(tmp_path):
+def test_each_image_is_used_once_per_epoch(tmp_path):
     pairs = []
     for index in range(7):
         write_image(tmp_path / f"{index}.png", np.full((4, 4, 3), index, np.uint8))
         write_labels(tmp_path / f"{index}_m.png", np.zeros((4, 4), np.uint8), default_palette(2))
         pairs.append(Pair(tmp_path / f"{index}.png", tmp_path / f"{index}_m.png"))
-    crops = RandomImageCrops(MaskedImages(pairs, LabelScheme(["a", "b"])), (4, 4), scales=(1, 1))
+    crops = RandomImageCrops(SegmentationDataset(pairs, LabelScheme(["a", "b"])), (4, 4), scales=(1, 1))
     seen = [round(float(crops[index]["image"][0, 0, 0]) * 255) for index in range(28)]
-    turns = [seen[start : start + 7] for start in range(0, 28, 7)]
-    assert all(sorted(turn) == list(range(7)) for turn in turns) and len(set(map(tuple, turns))) > 1
+    epochs = [seen[start : start + 7] for start in range(0, 28, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and len(set(map(tuple, epochs))) > 1
 
 
-def test_a_crop_larger_than_its_picture_is_filled_with_pixels_that_do_not_count(images):
-    places = set()
+def test_crops_larger_than_the_image_are_padded_with_ignored_pixels(images):
+    positions = set()
     for item in (RandomImageCrops(images, (20, 30), scales=(1, 1))[index] for index in range(20)):
-        counting = item["labels"] != 255
-        assert counting.sum() == 12 * 16
-        rows, columns = counting.any(1).nonzero(), counting.any(0).nonzero()
+        labeled = item["labels"] != 255
+        assert labeled.sum() == 12 * 16
+        rows, columns = labeled.any(1).nonzero(), labeled.any(0).nonzero()
         assert (int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1) == (12, 16)
-        assert torch.allclose(item["image"][:, ~counting], torch.tensor([[124.0], [116], [104]]) / 255)
-        places.add((int(rows.min()), int(columns.min())))
-    assert len(places) > 10
+        assert torch.allclose(item["image"][:, ~labeled], torch.tensor([[124.0], [116], [104]]) / 255)
+        positions.add((int(rows.min()), int(columns.min())))
+    assert len(positions) > 10
 
 
 def test_half_of_the_crops_are_mirrored(images):
@@ -258,39 +262,39 @@ def test_half_of_the_crops_are_mirrored(images):
     ("options", "message"),
     [({"size": (0, 3)}, "crop is"), ({"size": (3, 3), "scales": (2, 1)}, "scales is"), ({"size": (3,)}, "crop is")],
 )
-def test_crops_are_refused(images, options, message):
+def test_invalid_crops_raise(images, options, message):
     with pytest.raises(WavedilError, match=message):
         RandomImageCrops(images, **options)
 
 
-# the built-in shapes
+# -- built-in images --------------------------------------------------------------------------------------------------
 
 
-def test_discs_are_alike_and_told_by_a_far_mark():
-    told = set()
+def test_discs_are_gray_and_far_from_the_mark_of_their_class():
+    classes = set()
     for index in range(12):
         image, labels = draw(96, np.random.default_rng(index))
         marks, discs = np.isin(labels, (1, 2)), np.isin(labels, (3, 4))
         assert len(np.unique(labels[marks])) == 1
         if discs.any():
             assert (labels[discs] == labels[marks][0] + 2).all()
-            told.add(int(labels[marks][0]))
+            classes.add(int(labels[marks][0]))
             gray = image[discs].astype(int)
-            assert abs(gray.mean(0) - gray.mean()).max() < 5  # no color gives the class away
+            assert abs(gray.mean(0) - gray.mean()).max() < 5  # their color does not show the class
             (top, left), (bottom, right) = np.argwhere(marks).min(0), np.argwhere(marks).max(0)
             rows, columns = np.nonzero(discs)
-            away = np.maximum(np.maximum(top - rows, rows - bottom), np.maximum(left - columns, columns - right))
-            assert away.min() >= FAR - 1
-    assert told == {1, 2}
+            distance = np.maximum(np.maximum(top - rows, rows - bottom), np.maximum(left - columns, columns - right))
+            assert distance.min() >= MIN_DISTANCE - 1
+    assert classes == {1, 2}
 
 
-def test_shapes_are_made_once_and_the_same_everywhere(tmp_path):
+def test_shapes_are_written_once_and_reproducibly(tmp_path):
     folder = make_shapes(tmp_path / "a", train=3, val=2)
     files = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
     assert len(files) == 10
     pairs, held, _ = split_pairs(folder)
-    scheme = scheme_of([*pairs, *held], classes=CLASSES)
-    assert MaskedImages(pairs, scheme).count_labels()[:, 0].min() > 0
+    scheme = find_label_scheme([*pairs, *held], classes=CLASSES)
+    assert SegmentationDataset(pairs, scheme).count_labels()[:, 0].min() > 0
     times = [(folder / file).stat().st_mtime_ns for file in files]
     make_shapes(folder, train=3, val=2)
     assert [(folder / file).stat().st_mtime_ns for file in files] == times
@@ -299,5 +303,5 @@ def test_shapes_are_made_once_and_the_same_everywhere(tmp_path):
     (folder / files[0]).unlink()
     make_shapes(folder, train=3, val=2)
     assert (folder / files[0]).read_bytes() == (other / files[0]).read_bytes()
-    with pytest.raises(WavedilError, match="size=40"):
+    with pytest.raises(WavedilError, match="size is 40"):
         make_shapes(tmp_path / "c", size=40)

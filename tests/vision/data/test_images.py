@@ -1,4 +1,4 @@
-"""What is read of images and masks, and what is refused."""
+"""Reading, writing and resizing of images and masks, and palettes."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ from PIL import Image
 
 from wavedil.errors import WavedilError
 from wavedil.vision.data.images import image_size, list_images, read_image, read_mask, resize, resize_mask, write_labels
-from wavedil.vision.data.palette import color, default_palette, overlay
+from wavedil.vision.data.palette import colorize, default_palette, overlay
 
 GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 RGB = np.stack([GRAY, 255 - GRAY, GRAY // 2], axis=-1)
@@ -22,12 +22,12 @@ def saved(tmp_path, array, name="x.png", mode=None, **options):
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.bmp", "x.webp", "x.ppm"])
-def test_pictures_come_back(tmp_path, name):
+def test_read_images_of_each_format(tmp_path, name):
     path = saved(tmp_path, RGB, name, **({"lossless": True} if name == "x.webp" else {}))
     assert (read_image(path) == RGB).all() and image_size(path) == (3, 4)
 
 
-def test_other_kinds_become_red_green_and_blue(tmp_path):
+def test_other_color_modes_become_rgb(tmp_path):
     assert (read_image(saved(tmp_path, GRAY)) == GRAY[..., None]).all()
     opaque = np.dstack([RGB, np.full_like(GRAY, 255)])
     assert (read_image(saved(tmp_path, opaque)) == RGB).all()
@@ -36,9 +36,9 @@ def test_other_kinds_become_red_green_and_blue(tmp_path):
     assert read_image(saved(tmp_path, RGB, "x.jpg", mode="CMYK")).shape == (3, 4, 3)
 
 
-def test_pictures_are_turned_upright(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     path = saved(tmp_path, np.kron(RGB, np.ones((16, 16, 1), np.uint8)), "x.jpg", exif=exif, quality=100)
     upright = read_image(path)
     assert upright.shape == (64, 48, 3) and image_size(path) == (64, 48)
@@ -54,14 +54,14 @@ def test_pictures_are_turned_upright(tmp_path):
         (GRAY.astype(np.int32), "x.tif", "more than 8 bits"),
     ],
 )
-def test_pictures_that_would_be_shown_wrongly_are_refused(tmp_path, array, name, message):
+def test_images_that_would_lose_information_raise(tmp_path, array, name, message):
     with pytest.raises(WavedilError, match=f"{name}.*{message}"):
         read_image(saved(tmp_path, array, name))
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_colors_of_16_bits_are_refused(tmp_path, channels):
-    """Pillow cannot write them, and reads their upper halves without a word."""
+def test_colors_of_16_bits_raise(tmp_path, channels):
+    """Pillow cannot write them, and reads only their upper 8 bits without a warning."""
     rows = b"".join(b"\0" + bytes([0, 1, 0, 2, 0, 3, 255, 255][: 2 * channels]) * 4 for _ in range(3))
     header = struct.pack(">IIBBBBB", 4, 3, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
@@ -71,11 +71,11 @@ def test_colors_of_16_bits_are_refused(tmp_path, channels):
     path = tmp_path / "deep.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     for read in (read_image, lambda path: read_mask(path, colors=True)):
-        with pytest.raises(WavedilError, match="deep.png has more than 8 bits a channel"):
+        with pytest.raises(WavedilError, match="deep.png has more than 8 bits per channel"):
             read(path)
 
 
-def test_masks_that_say_less_than_they_seem_to_are_refused(tmp_path):
+def test_masks_with_transparency_or_deep_colors_raise(tmp_path):
     hidden = saved(tmp_path, np.dstack([RGB, GRAY]), "hidden.png")
     for colors in (False, True):
         with pytest.raises(WavedilError, match="hidden.png has transparent pixels"):
@@ -86,23 +86,23 @@ def test_masks_that_say_less_than_they_seem_to_are_refused(tmp_path):
         read_mask(deep, colors=True)
 
 
-def test_transparent_palettes_and_stacks_are_refused(tmp_path):
+def test_transparent_palettes_and_multi_image_files_raise(tmp_path):
     path = saved(tmp_path, Image.fromarray(GRAY, mode=None).convert("P"), transparency=20)
     with pytest.raises(WavedilError, match="transparent"):
         read_image(path)
     frames = [Image.fromarray(GRAY), Image.fromarray(255 - GRAY)]
     frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
-    with pytest.raises(WavedilError, match=r"stack.tif holds 2 images"):
+    with pytest.raises(WavedilError, match=r"stack.tif has 2 images"):
         read_image(tmp_path / "stack.tif")
 
 
-def test_broken_files_are_named(tmp_path):
+def test_broken_files_raise(tmp_path):
     path = saved(tmp_path, np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8))
     whole = path.read_bytes()
     for content, message in (
         (whole[: len(whole) // 2], "cannot be read"),
-        (b"not an image", "no image"),
-        (b"", "no"),
+        (b"not an image", "not an image"),
+        (b"", "not an image"),
     ):
         path.write_bytes(content)
         for read in (read_image, lambda path: read_mask(path, colors=False)):
@@ -112,12 +112,12 @@ def test_broken_files_are_named(tmp_path):
         read_image(tmp_path / "nowhere.png")
 
 
-def test_masks_are_read_as_they_are_stored(tmp_path):
+def test_masks_are_read_unchanged(tmp_path):
     assert (read_mask(saved(tmp_path, GRAY), colors=False) == GRAY).all()
     labels = GRAY // 20
     write_labels(tmp_path / "p.png", labels, default_palette(12))
     assert (read_mask(tmp_path / "p.png", colors=False) == labels).all()
-    assert (read_mask(tmp_path / "p.png", colors=True) == color(labels, default_palette(12))).all()
+    assert (read_mask(tmp_path / "p.png", colors=True) == colorize(labels, default_palette(12))).all()
     labels[1, 2] = 255
     write_labels(tmp_path / "p.png", labels, default_palette(12))
     assert (read_mask(tmp_path / "p.png", colors=False) == labels).all()
@@ -132,22 +132,22 @@ def test_masks_are_read_as_they_are_stored(tmp_path):
         read_mask(saved(tmp_path, GRAY, "x.jpg"), colors=False)
 
 
-def test_lists_are_sorted_and_leave_out_what_is_hidden(tmp_path):
+def test_list_images_is_sorted_and_skips_hidden_files(tmp_path):
     for name in ("b.png", "a.PNG", ".hidden.png", "sub/c.jpg", ".cache/d.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == ["a.PNG", "b.png", "sub/c.jpg"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WavedilError, match="empty holds no images"):
+    with pytest.raises(WavedilError, match="empty has no images"):
         list_images(tmp_path / "empty")
-    with pytest.raises(WavedilError, match="nowhere is no folder"):
+    with pytest.raises(WavedilError, match="nowhere is not a folder"):
         list_images(tmp_path / "nowhere")
 
 
 def test_resizing():
     mask = np.arange(6).reshape(2, 3)
     assert resize_mask(mask, (4, 6)).tolist() == np.kron(mask, np.ones((2, 2), int)).tolist()
-    assert resize_mask(np.arange(16).reshape(4, 4), (2, 2)).tolist() == [[5, 7], [13, 15]]  # the pixel at the middle
+    assert resize_mask(np.arange(16).reshape(4, 4), (2, 2)).tolist() == [[5, 7], [13, 15]]  # the pixel at the center
     assert resize_mask(RGB, (3, 2)).shape == (3, 2, 3)
     means = resize(np.repeat(np.array([[0, 0, 100, 100]], np.uint8)[..., None], 3, axis=-1), (1, 2))
     assert means.shape == (1, 2, 3) and means[0, 0, 0] < 50 < means[0, 1, 0]
@@ -160,7 +160,7 @@ def test_the_palette_of_pascal_voc():
     assert len(set(default_palette(256))) == 256
 
 
-def test_an_overlay_leaves_ignored_pixels():
+def test_overlay_leaves_ignored_pixels_unchanged():
     labels = np.full((3, 4), 255, np.uint8)
     assert (overlay(RGB, labels, default_palette(3)) == RGB).all()
     labels[1, 2] = 1

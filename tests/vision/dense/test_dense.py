@@ -1,4 +1,4 @@
-"""What a dense network is: its cells, layers, modes, precision, levels, field, and what is refused."""
+"""Dense networks: cells, layers, modes, precision, levels, receptive field, and errors."""
 
 import copy
 
@@ -44,19 +44,19 @@ def small() -> Small:
     return Small().double().eval()
 
 
-def test_by_hand():
-    """A stride of 2 taken from 1 2 3 sums; the next sum then skips every other of them."""
+def test_a_written_out_example():
+    """Sums of 3 with stride 2, then sums of 2: at stride 1 the second sums skip every other of the first."""
     sums = nn.Sequential(nn.Conv2d(1, 1, (1, 3), stride=2, bias=False), nn.Conv2d(1, 1, (1, 2), bias=False)).double()
     for conv in sums:
         nn.init.ones_(conv.weight)
     x = torch.tensor([1.0, 10, 100, 0, 0, 2, 0, 3], dtype=torch.float64).expand(1, 1, 2, 8)
-    # sums of 3: 111 110 100 2 2 5; sums of two of them that lie two apart
+    # sums of 3: 111 110 100 2 2 5; then sums of two of these at distance 2
     assert sums(x)[0, 0, 0].tolist() == [211, 102]
     assert to_dense(sums, 1, until="1")(x)[0, 0, 0].tolist() == [211, 112, 102, 7]
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4, 8])
-def test_every_cell_is_the_classifiers_for_the_moved_image(stride):
+def test_every_cell_equals_the_classifiers_for_a_shifted_image(stride):
     model, x = small(), image(64, 72)
     dense = to_dense(model, stride, until="last")
     assert (dense.output_stride, dense.stride, dense.channels) == (stride, 8, 4)
@@ -66,22 +66,22 @@ def test_every_cell_is_the_classifiers_for_the_moved_image(stride):
         r = 8 // stride
         torch.testing.assert_close(maps[..., ::r, ::r], model.features(x))
         for down, right in [(0, r // 2), (r // 2, r - 1)]:
-            moved = model.features(x.roll((-down * stride, -right * stride), (2, 3)))
+            shifted = model.features(x.roll((-down * stride, -right * stride), (2, 3)))
             cells = maps[..., down::r, right::r]
-            inner = (slice(None), slice(None), slice(3, 5), slice(3, 5))  # a border is a border to one of them only
-            torch.testing.assert_close(cells[inner], moved[inner])
+            inner = (slice(None), slice(None), slice(3, 5), slice(3, 5))  # the borders differ
+            torch.testing.assert_close(cells[inner], shifted[inner])
 
 
 @pytest.mark.parametrize("size", [(33, 57), (71, 40), (64, 1)])
-def test_any_size(classifier, size):
-    """Odd kernels, evenly padded: every size; and one beside the other in a batch."""
+def test_odd_kernels_are_exact_for_any_size(classifier, size):
+    """With equal padding on both sides."""
     model = classifier("torchvision resnet18")
     report = check_dense(model, to_dense(model, 8), size=size)
     assert report.exact and report.size == size
     assert to_dense(model, 8)(torch.zeros(2, 3, *size)).shape[2:] == tuple(-(-n // 8) for n in size)
 
 
-def test_a_wrong_network_is_found_out():
+def test_check_finds_a_wrong_layer():
     model = small()
     dense = to_dense(model, 2, until="last")
     assert check_dense(model, dense).exact
@@ -92,7 +92,7 @@ def test_a_wrong_network_is_found_out():
     assert str(report).startswith("not exact at output stride 2: relative error ")
 
 
-def test_weights_keep_names_and_the_classifier_is_left_alone(classifier):
+def test_weights_keep_their_names_and_the_classifier_is_not_changed(classifier):
     model = classifier("torchvision resnet18")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     dense = to_dense(model, 8)
@@ -107,7 +107,7 @@ def test_weights_keep_names_and_the_classifier_is_left_alone(classifier):
     assert copy.deepcopy(dense).output_stride == 8
 
 
-def test_gradients_are_the_classifiers():
+def test_gradients_equal_the_classifiers():
     model, x = small(), image(48, 40)
     dense = to_dense(model, 2, until="last")
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -121,8 +121,8 @@ def test_gradients_are_the_classifiers():
     assert not expected
 
 
-def test_modes():
-    """Norms and dropout follow the mode, which a trace would fix."""
+def test_norms_and_dropout_follow_the_mode():
+    """A trace alone would fix the mode."""
     dense = to_dense(small(), 4, until="last")
     x = image(32, 32)
     assert torch.equal(dense.eval()(x), dense(x))
@@ -133,14 +133,14 @@ def test_modes():
 
 
 class Standardized(nn.Conv2d):
-    """Computes its weight, as networks without norms do."""
+    """Convolution with a computed weight, as in networks without norms."""
 
     def forward(self, x):
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-def test_layers_with_a_forward_of_their_own():
+def test_layers_with_a_custom_forward():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.ReflectionPad2d(1),
@@ -156,7 +156,7 @@ def test_layers_with_a_forward_of_their_own():
         assert {"1.weight", "3.bias"} <= dense.state_dict().keys()
 
 
-# Reduced precision
+# -- reduced precision ------------------------------------------------------------------------------------------------
 
 
 def depthwise_gradient(layer, dtype):
@@ -169,8 +169,8 @@ def depthwise_gradient(layer, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_dilated_depthwise_layers_train_right_under_autocast(dtype):
-    """channels_last, half precision, depthwise, dilated: torch's own weight gradient is garbage on many CPUs."""
+def test_gradients_of_dilated_depthwise_layers_under_autocast(dtype):
+    """On many CPUs torch's weight gradient is wrong for channels_last, half precision, depthwise and dilated layers."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(48, 48, 1, stride=2), nn.Conv2d(48, 48, 5, padding=2, groups=48))
     layer = to_dense(net, 1, until="1").get_submodule("1")
@@ -180,7 +180,7 @@ def test_dilated_depthwise_layers_train_right_under_autocast(dtype):
 
 
 class Convolutions(TorchDispatchMode):
-    """Notes the dtypes of torch's own depthwise dilated convolutions."""
+    """Records the dtypes of torch's depthwise dilated convolutions."""
 
     def __init__(self):
         super().__init__()
@@ -194,8 +194,8 @@ class Convolutions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_torch_is_never_asked_for_what_it_gets_wrong(classifier):
-    """Not every CPU has the bug, so this looks at what is asked for."""
+def test_depthwise_dilated_convolutions_run_in_float32(classifier):
+    """Not every CPU has the bug, so this checks which operations are called."""
     dense = to_dense(classifier("timm efficientnet_lite0"), 8).train()
     with Convolutions() as seen, torch.autocast("cpu", torch.bfloat16):
         dense(torch.zeros(2, 3, 32, 32).contiguous(memory_format=torch.channels_last))
@@ -218,7 +218,7 @@ def test_a_dense_network_trains_under_autocast(classifier):
         assert 0.5 < norms[torch.bfloat16][name] / norm < 2, name
 
 
-# Levels
+# -- levels -----------------------------------------------------------------------------------------------------------
 
 
 def test_levels_are_the_maps_before_each_stride(classifier):
@@ -234,7 +234,7 @@ def test_levels_are_the_maps_before_each_stride(classifier):
     assert check_dense(model, dense).exact
 
 
-def test_a_unet_takes_them(classifier):
+def test_unet_on_levels(classifier):
     from wavedil.vision import UNet
 
     dense = to_dense(classifier("timm efficientnet_lite0"), 8, levels=(2, 4))
@@ -242,7 +242,7 @@ def test_a_unet_takes_them(classifier):
     assert scores.shape == (1, 5, 20, 28)
 
 
-def test_field_is_what_gradients_say():
+def test_receptive_field_equals_the_measured_one():
     from wavedil import measure_receptive_field
 
     model = small()
@@ -253,10 +253,12 @@ def test_field_is_what_gradients_say():
     assert measured.extent == (43, 43)
 
 
-# RegressionMetrics
+# -- errors -----------------------------------------------------------------------------------------------------------
 
 
-class Choosing(nn.Module):
+class ValueDependent(nn.Module):
+    """Has control flow that depends on values."""
+
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3)
@@ -273,11 +275,11 @@ def chain(*layers):
     ("make", "options", "message"),
     [
         (small, {"output_stride": 12}, "output_stride is 12: expected a power of two"),
-        (small, {"output_stride": 16}, "output_stride is 16: Small has stride 8 at layer last"),
+        (small, {"output_stride": 16}, "output_stride is 16: expected at most 8, the stride of Small at layer last"),
         (small, {"output_stride": 4, "levels": [4]}, "levels is [4]: expected different strides below the output"),
         (small, {"output_stride": 4, "levels": [2, 2]}, "levels is [2, 2]: expected different strides"),
         (small, {"output_stride": 4, "until": "layer9"}, "until is 'layer9': expected a layer that is called, e.g."),
-        (Choosing, {"output_stride": 2}, "Choosing cannot be traced"),
+        (ValueDependent, {"output_stride": 2}, "ValueDependent cannot be traced"),
         (lambda: nn.Sequential(nn.Linear(3, 3)), {"output_stride": 2}, "has no Conv2d"),
         (
             lambda: chain(nn.ConvTranspose2d(4, 4, 2)),
@@ -296,18 +298,18 @@ def test_errors_name_the_layer(make, options, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_networks_for_one_size_are_refused_by_name(classifier):
+def test_networks_for_one_image_size_raise(classifier):
     with pytest.raises(WavedilError, match=r"VisionTransformer .* expected a network for images of any size"):
         to_dense(classifier("timm vit_tiny_patch16_224"), 8)
 
 
-def test_a_wrong_image_is_refused():
+def test_an_image_of_wrong_shape_raises():
     dense = to_dense(small(), 4, until="last")
     for x in (torch.zeros(3, 32, 32), torch.zeros(1, 1, 32, 32)):
         with pytest.raises(WavedilError, match=r"image has shape .*: expected \(batch, 3, height, width\)"):
             dense(x.double())
 
 
-def test_check_refuses_another_network(classifier):
-    with pytest.raises(WavedilError, match="which Small has not: expected the same names"):
+def test_check_of_another_network_raises(classifier):
+    with pytest.raises(WavedilError, match="dense has a tensor conv1.weight: expected only tensor names of Small"):
         check_dense(small(), to_dense(classifier("torchvision resnet18"), 8))

@@ -1,4 +1,4 @@
-"""Networks of other packages made dense: equal to the classifier at its own cells, and which cannot be."""
+"""Dense networks of torchvision and timm: which equal the classifier at its cells, and which cannot."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ EXACT = [
     "timm regnetx_002",
     "timm dla46_c",
 ]
-INEXACT = [  # network, stride, layer where it begins
+INEXACT = [  # network, stride, first layer that differs
     ("torchvision efficientnet_b0", 16, "features.6.0.block.2"),
     ("timm regnety_002", 16, "s4.b1.se"),
     ("timm skresnet18", 16, "layer4.0.conv1"),
@@ -49,20 +49,20 @@ def test_exact(classifier, network):
 
 
 @pytest.mark.parametrize(("network", "stride", "layer"), INEXACT)
-def test_what_cannot_be_exact_is_told_with_its_layer(classifier, network, stride, layer):
+def test_check_names_the_first_inexact_layer(classifier, network, stride, layer):
     model = classifier(network)
     dense = to_dense(model, stride)
     report = check_dense(model, dense, size=(64, 96))
     assert not report.exact and report.error > 0.01
     assert report.layer.endswith(f"layer {layer}"), report.layer
-    assert "whole map" in report.reason and report.layer in str(report)
+    assert "full map" in report.reason and report.layer in str(report)
     assert dense.receptive_field is None
 
 
-# Independent implementations
+# -- other implementations ---------------------------------------------------------------------------------------------
 
 
-def test_equals_torchvision_where_that_is_right():
+def test_equals_torchvisions_dilated_resnet():
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     plain = models.resnet50().double().eval()
@@ -78,7 +78,7 @@ def test_equals_torchvision_where_that_is_right():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "regnetx_002"])
-def test_equals_timm_where_that_is_right(classifier, name):
+def test_equals_timm_where_timm_is_exact(classifier, name):
     timm = pytest.importorskip("timm")
     plain = classifier(f"timm {name}").double()
     theirs = timm.create_model(name, output_stride=8).double().eval()
@@ -87,8 +87,8 @@ def test_equals_timm_where_that_is_right(classifier, name):
         torch.testing.assert_close(to_dense(plain, 8)(image(45, 59)), theirs.forward_features(image(45, 59)))
 
 
-def test_tells_that_others_are_wrong(classifier):
-    """timm leaves the average pooling of shortcuts as it is; smp keeps half of the strides' effect."""
+def test_check_finds_that_timm_is_inexact(classifier):
+    """timm does not dilate the average pooling of shortcuts."""
     timm = pytest.importorskip("timm")
     model = classifier("timm resnet10t")
     report = check_dense(model, timm.create_model("resnet10t", output_stride=8))
@@ -96,7 +96,7 @@ def test_tells_that_others_are_wrong(classifier):
     assert check_dense(model, timm.create_model("resnet10t", output_stride=16)).exact
 
 
-def test_the_table():
+def test_benchmark_table():
     pytest.importorskip("timm")
     from wavedil.bench import dense, render, runner
 
@@ -105,7 +105,7 @@ def test_the_table():
     assert head.startswith("| network | wavedil, stride 16 | wavedil, stride 8 | others, stride 16 |")
     assert exact.startswith("| timm test_resnet | exact | exact | timm exact | timm ")
     assert inexact.startswith("| timm mobilenetv3_small_050 | 0.") and inexact.count("timm refuses") == 2
-    assert "takes in what" in inexact
+    assert "it uses a value that" in inexact
     rows = {row["name"]: row for row in result["rows"]}
     assert rows["timm test_resnet, stride 8, wavedil"]["exact"]
     assert rows["timm mobilenetv3_small_050, stride 16, timm"]["note"] == "refuses"

@@ -1,4 +1,4 @@
-"""The context module: the counts, fields and initialization of the paper, for its widths and any others."""
+"""The context module: parameter counts, receptive fields, initialization and padding."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_the_four_nets_of_the_paper(variant, classes, parameters, total, field, 
     assert front.receptive_field + front.stride * (context.receptive_field - 1) == pixels
 
 
-def test_weights_are_so_many_squares_of_the_classes():
+def test_weight_counts_in_squares_of_the_number_of_classes():
     for variant, square in (("basic", 64), ("large", 15_422)):
         for classes in (3, 21):
             weights = [p for p in ContextModule(classes, variant).parameters() if p.ndim > 1]
@@ -49,18 +49,18 @@ def test_weights_are_so_many_squares_of_the_classes():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_field_is_what_gradients_reach(variant):
+def test_receptive_field_equals_the_measured_one(variant):
     net = ContextModule(2, variant, ndim=1)
     measured = measure_receptive_field(net, 2, seeds=1)
     assert measured.extent == (net.receptive_field,) and measured.left == measured.right and measured.holes == 0
 
 
-def test_field_by_layer_and_over_the_front_end():
+def test_receptive_field_by_layer_and_with_the_front_end():
     layers = ContextModule(2).stack.layers
     fields = [measure_receptive_field(nn.Sequential(*layers[: n + 1]), 2, 2, seeds=1).extent for n in range(7)]
     assert fields == [(n, n) for n in (3, 5, 9, 17, 33, 65, 67)]
     front = VGGFrontEnd(1, padding="valid", widths=(1,) * 5, hidden_channels=1)
-    front.pool = nn.AvgPool2d(2, ceil_mode=True)  # the same windows, and all of each
+    front.pool = nn.AvgPool2d(2, ceil_mode=True)  # the same windows, and gradients reach all of each window
     net = nn.Sequential(front, ContextModule(1, padding="once")).double().eval()
     for parameter in net.parameters():
         nn.init.constant_(parameter, 0.5)
@@ -73,7 +73,7 @@ def test_field_by_layer_and_over_the_front_end():
 # -- initialization ----------------------------------------------------------------------------------------------------
 
 
-def test_equation_4_and_5_by_hand():
+def test_equations_4_and_5_against_written_out_weights():
     square = identity_(DilatedConv(2, 3, 3, 3), 3)
     want = torch.zeros(3, 3, 3, 3)
     want[range(3), range(3), 1, 1] = 1
@@ -89,15 +89,15 @@ def test_equation_4_and_5_by_hand():
     torch.testing.assert_close(odd.weight[..., 0], torch.tensor([[third, 0]] * 3 + [[0, 0.5]] * 2))
 
 
-def test_noise_of_equation_5():
+def test_noise_level_of_equation_5():
     torch.manual_seed(0)
     conv = identity_(DilatedConv(2, 40, 80, 3), 20, sigma=0.1).double()
-    own = torch.arange(80)[:, None] // 4 == torch.arange(40) // 2
-    torch.testing.assert_close(conv.weight[..., 1, 1][own], torch.full((160,), 0.25, dtype=torch.float64))
-    rest = conv.weight[..., 1, 1][~own]
+    same_group = torch.arange(80)[:, None] // 4 == torch.arange(40) // 2
+    torch.testing.assert_close(conv.weight[..., 1, 1][same_group], torch.full((160,), 0.25, dtype=torch.float64))
+    rest = conv.weight[..., 1, 1][~same_group]
     assert abs(rest.std() / (0.1 * 20 / 80) - 1) < 0.1 and abs(conv.weight[..., 0, 2].std() / 0.025 - 1) < 0.1
     assert ContextModule(4).sigma == 0 and ContextModule(4, widths=[4] * 7).sigma == 0
-    assert ContextModule(4, "large").sigma == 0.01  # channels that begin alike would stay alike
+    assert ContextModule(4, "large").sigma == 0.01  # channels with equal initial weights would stay equal
     first = ContextModule(4, "large").stack.layers[1].conv.weight
     assert not torch.equal(first[0], first[1])
 
@@ -113,7 +113,7 @@ def test_noise_of_equation_5():
         {"dilations": "1..4", "widths": [11, 23, 6], "padding": "once", "pad_mode": "reflect"},
     ],
 )
-def test_it_starts_as_the_relu_of_its_input(ndim, options):
+def test_initial_output_is_the_relu_of_the_input(ndim, options):
     torch.manual_seed(0)
     net = ContextModule(5, ndim=ndim, sigma=0.0, **options).double()
     x = scores(5, *(9, 4, 3)[:ndim])
@@ -121,7 +121,7 @@ def test_it_starts_as_the_relu_of_its_input(ndim, options):
     assert (x < 0).any()
 
 
-def test_random_initialization_is_no_identity():
+def test_random_initialization_is_not_the_identity():
     torch.manual_seed(0)
     net = ContextModule(5, init="random").double()
     x = scores(5, 9, 7)
@@ -138,11 +138,11 @@ def random_pair(**options):
         torch.manual_seed(0)
         nets.append(ContextModule(3, "kitti", init="random", padding=padding, **options).double())
         for parameter in nets[-1].parameters():
-            nn.init.uniform_(parameter, -0.3, 0.6)  # alive behind six ReLUs
+            nn.init.uniform_(parameter, -0.3, 0.6)  # keeps activations above 0 through six ReLUs
     return nets
 
 
-def test_padding_once_differs_only_where_the_field_leaves_the_map():
+def test_padding_once_differs_only_where_the_receptive_field_leaves_the_map():
     layer, once = random_pair()
     x = scores(3, 40, 37)
     a, b = layer(x), once(x)
@@ -154,9 +154,9 @@ def test_padding_once_differs_only_where_the_field_leaves_the_map():
     torch.testing.assert_close(b, once.final(valid(F.pad(x, [17] * 4))))
 
 
-def test_reflection():
+def test_reflect_padding_equals_numpys():
     layer, once = random_pair(pad_mode="reflect")
-    x = scores(3, 20, 11)  # narrower than the 17 that are reflected
+    x = scores(3, 20, 11)  # narrower than the 17 cells of padding
     padded = torch.as_tensor(np.pad(x, [(0, 0), (0, 0), (17, 17), (17, 17)], mode="reflect"))
     torch.testing.assert_close(once(x), random_pair()[1](padded)[..., 17:-17, 17:-17])
     with torch.no_grad():
@@ -168,10 +168,10 @@ def test_reflection():
         torch.testing.assert_close(layer(x), layer.final(y))
 
 
-# -- on other networks, and from Caffe ---------------------------------------------------------------------------------
+# -- on features -------------------------------------------------------------------------------------------------------
 
 
-def test_on_any_features():
+def test_in_channels_adds_a_score_layer():
     torch.manual_seed(0)
     net = ContextModule(4, in_channels=[8, 6]).double()
     x = scores(6, 9, 7)
@@ -182,41 +182,12 @@ def test_on_any_features():
 
 
 @pytest.mark.parametrize(
-    ("variant", "prefix", "names"),
-    [
-        ("large", "ct_", "conv1_1 conv1_2 conv2_1 conv3_1 conv4_1 conv5_1 fc1 final"),
-        ("basic", "ctx_", "conv1_1 conv1_2 conv2_1 conv3_1 conv4_1 conv5_1 fc1 final"),
-        ("cityscapes", "ctx_", "conv1_1 conv1_2 conv2_1 conv3_1 conv4_1 conv5_1 conv6_1 conv7_1 fc1 final"),
-        ("kitti", "ctx_", "conv1_1 conv1_2 conv2_1 conv3_1 conv4_1 fc1 final"),
-    ],
-)
-def test_caffe_names(variant, prefix, names):
-    net, rng = ContextModule(2, variant), np.random.default_rng(0)
-    tensors = list(net.state_dict().values())
-    layers = {
-        prefix + name: [rng.normal(size=tuple(t.shape)).astype("float32") for t in tensors[2 * i : 2 * i + 2]]
-        for i, name in enumerate(names.split())
-    }
-    net.load_caffe_names({"fc6": [0, 1], "ctx_upsample": [0], **layers})
-    for got, want in zip(net.parameters(), [a for pair in layers.values() for a in pair], strict=True):
-        np.testing.assert_array_equal(got.detach(), want)
-    deep = net.stack.layers[4].conv  # conv4_1, whatever the variant
-    assert deep.dilation == (8, 8)
-    np.testing.assert_array_equal(deep.weight.detach(), layers[f"{prefix}conv4_1"][0])
-    with pytest.raises(WavedilError, match="is none of this module's"):
-        net.load_caffe_names({**layers, f"{prefix}conv9_1": layers[f"{prefix}fc1"]})
-    del layers[f"{prefix}fc1"]
-    with pytest.raises(WavedilError, match=f"there is no {prefix}fc1.weight"):
-        net.load_caffe_names(layers)
-
-
-@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"variant": "huge"}, "variant is 'huge': expected one of basic, large, cityscapes, kitti"),
-        ({"variant": "large", "dilations": "1,2"}, "both variant='large' and dilations='1,2' are given"),
-        ({"dilations": "1,2", "widths": [5]}, r"widths are \[5\]: expected one for each of 2 dilated layers"),
-        ({"widths": [4] * 7}, "from 5 to 4 channels in 1 groups cannot pass 5 maps on"),
+        ({"variant": "large", "dilations": "1,2"}, "variant is 'large' and dilations is '1,2': expected only one"),
+        ({"dilations": "1,2", "widths": [5]}, r"widths is \[5\]: expected one for each of 2 dilated layers"),
+        ({"widths": [4] * 7}, "from 5 to 4 channels in 1 groups cannot pass 5 maps: use widths of at least 5"),
         ({"padding": "valid"}, "padding is 'valid': expected 'layer' or 'once'"),
         ({"pad_mode": "edge"}, "pad_mode is 'edge'"),
         ({"init": "xavier"}, "init is 'xavier': expected 'identity' or 'random'"),
@@ -224,7 +195,7 @@ def test_caffe_names(variant, prefix, names):
         ({"ndim": 4}, "ndim is 4"),
     ],
 )
-def test_refused(options, message):
+def test_invalid_arguments_raise(options, message):
     with pytest.raises(WavedilError, match=message):
         ContextModule(**{"num_classes": 5, **options})
     for padding in ("layer", "once"):

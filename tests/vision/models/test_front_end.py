@@ -1,4 +1,4 @@
-"""The front end: counts, sizes and fields of the paper, and VGG-16 inside."""
+"""The front end: parameter counts, output sizes and receptive fields of the paper; parity with torchvision's VGG-16."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from wavedil import measure_receptive_field
 from wavedil.errors import WavedilError
-from wavedil.vision import FCN8s, LargeFOV, Segmenter, VGGFrontEnd, upsample, vgg16_front_end
-from wavedil.vision.models.front_end import CAFFE_MEANS
+from wavedil.vision import FCN8s, LargeFOV, VGGFrontEnd, upsample, vgg16_front_end
 
 NARROW = {"widths": (2, 2, 3, 3, 4), "hidden_channels": 5}
 VGG_CONVS = 14_714_688
@@ -28,12 +27,12 @@ def image(*size, batch=1):
     return torch.randn(batch, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def test_parameters_of_the_paper():
+def test_parameter_counts_of_the_paper():
     with torch.device("meta"):
         net = VGGFrontEnd(21)
         assert count(net) == 134_346_581
         assert (count(net.stages), count(net.fc6), count(net.fc7)) == (VGG_CONVS, 102_764_544, 16_781_312)
-        # What other nets of the time are made of: DeepLab-LargeFOV; FCN-8s with its three fixed deconvolutions.
+        # DeepLab-LargeFOV, and FCN-8s with its three fixed deconvolutions, have the published counts too.
         assert count(net.stages, LargeFOV(512, 21)) == 20_505_429
         body = VGGFrontEnd(None, stride=32, padding="same")
         deconvolutions = 21 * 21 * (4 * 4 + 4 * 4 + 16 * 16)
@@ -45,7 +44,7 @@ def test_parameters_of_the_paper():
     [((900, 900), (66, 66)), ((900, 1100), (66, 91)), ((1396, 1396), (128, 128)), ((852, 1640), (60, 159)),
      ((500, 628), (16, 32)), ((373, 380), (1, 1))],
 )  # fmt: skip
-def test_valid_sizes_of_the_released_nets(size, cells):
+def test_output_sizes_of_the_released_nets(size, cells):
     with torch.device("meta"):
         net = VGGFrontEnd(21, padding="valid", **NARROW)
         assert net(torch.empty(1, 3, *size)).shape == (1, 21, *cells)
@@ -53,7 +52,7 @@ def test_valid_sizes_of_the_released_nets(size, cells):
 
 @pytest.mark.parametrize("padding", ["reflect_image", "same"])
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
-def test_every_pixel_has_a_cell(padding, stride):
+def test_feature_map_covers_every_pixel(padding, stride):
     net = narrow(stride=stride, padding=padding)
     for height, width in ((224, 96), (61, 1), (33, 40)):
         cells = (-(-height // stride), -(-width // stride))
@@ -63,16 +62,16 @@ def test_every_pixel_has_a_cell(padding, stride):
 
 
 @pytest.mark.parametrize(("stride", "field"), [(4, 376), (8, 380), (16, 388), (32, 404)])
-def test_field_is_what_gradients_reach(stride, field):
+def test_receptive_field_equals_the_measured_one(stride, field):
     net = narrow(1, stride=stride, padding="valid", widths=(1,) * 5, hidden_channels=1)
     assert (net.receptive_field, net.margin, net.stride) == (field, 186, stride)
-    net.pool = nn.AvgPool2d(2, ceil_mode=True)  # the same windows, and all of each
+    net.pool = nn.AvgPool2d(2, ceil_mode=True)  # the same windows, and gradients reach all of each window
     measured = measure_receptive_field(net, 3, ndim=2, size=372 + 3 * stride, seeds=1)
     assert measured.extent == (field, field) and measured.holes == 0
 
 
 @pytest.mark.parametrize("padding", ["reflect_image", "same"])
-def test_a_cell_sits_in_the_middle_of_its_pixels(padding):
+def test_cells_are_centered_on_their_pixels(padding):
     net = narrow(padding=padding, widths=(1,) * 5, hidden_channels=1)
     net.pool = nn.AvgPool2d(2, ceil_mode=True)
     for parameter in net.parameters():
@@ -86,30 +85,30 @@ def test_a_cell_sits_in_the_middle_of_its_pixels(padding):
 @pytest.mark.parametrize(
     ("stride", "dilations"), [(32, (1, 1, 1)), (16, (1, 1, 2)), (8, (1, 2, 4)), (4, (2, 4, 8))]
 )  # 8: the paper's conv4, conv5 and fc6
-def test_dilation_takes_the_place_of_the_pools_left_out(stride, dilations):
+def test_dilation_replaces_the_removed_pooling_layers(stride, dilations):
     net, plain = narrow(stride=stride, padding="same"), narrow(stride=32, padding="same")
     assert (*(stack.dilations[0] for stack in net.stages[3:]), net.fc6.conv.dilation[0]) == dilations
-    # With pools that only leave out cells, the dense net's every so many cells are those of VGG-16.
+    # With pooling layers that only subsample, every step-th cell of the dense net equals a cell of VGG-16.
     net.pool = plain.pool = nn.MaxPool2d(1, stride=2, ceil_mode=True)
     x, step = image(97, 66), 32 // stride
     torch.testing.assert_close(net(x)[..., ::step, ::step], plain(x))
 
 
-def test_valid_is_exact_in_tiles_and_reflection_is_of_the_image():
-    net, framed = narrow(padding="valid"), narrow()
+def test_valid_padding_is_exact_in_tiles_and_reflect_image_pads_the_image():
+    net, reflecting = narrow(padding="valid"), narrow()
     x = image(200, 216)
     padded = F.pad(x, [186] * 4, mode="reflect")
     whole = net(padded)
-    torch.testing.assert_close(framed(x), whole)
+    torch.testing.assert_close(reflecting(x), whole)
     rows, columns = slice(3, 9), slice(10, 27)
     tile = padded[..., 8 * rows.start : 8 * rows.stop + 372, 8 * columns.start : 8 * columns.stop + 372]
     torch.testing.assert_close(net(tile), whole[..., rows, columns])
-    odd = image(61, 38)  # smaller than the margin; reflected to a multiple of 8 at the end
+    odd = image(61, 38)  # smaller than the margin, and padded to a multiple of 8 at the end
     again = np.pad(odd, [(0, 0), (0, 0), (186, 186 + 3), (186, 186 + 2)], mode="reflect")
-    torch.testing.assert_close(framed(odd), net(torch.as_tensor(again)))
+    torch.testing.assert_close(reflecting(odd), net(torch.as_tensor(again)))
 
 
-def test_scores_are_signed_and_nothing_follows_final():
+def test_no_activation_follows_final():
     net = narrow(stride=32, padding="same")
     x = image(64, 96)
     *_, fc7 = net.features(x)
@@ -128,7 +127,7 @@ def small_vgg(batch_norm=False):
     models = pytest.importorskip("torchvision.models.vgg")
     cfg = [w for width, depth in zip(NARROW["widths"], (2, 2, 3, 3, 3), strict=True) for w in [*[width] * depth, "M"]]
     features = models.make_layers(cfg, batch_norm)
-    with torch.device("meta"):  # its classifier of 124 million weights, which the small one replaces
+    with torch.device("meta"):  # does not allocate the classifier with 124 million weights, which is replaced below
         net = models.VGG(features, init_weights=False)
     hidden = [nn.Linear(4 * 49, 5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 5), nn.ReLU(), nn.Dropout()]
     net.classifier = nn.Sequential(*hidden, nn.Linear(5, 3))
@@ -139,17 +138,17 @@ def small_vgg(batch_norm=False):
     return net.double().eval()
 
 
-def test_vgg16_slid_over_an_image_is_torchvisions():
+def test_stride_32_equals_torchvisions_vgg16():
     vgg = small_vgg()
     net = narrow(stride=32, padding="same").load_torchvision(vgg.state_dict())
     net.final.load_state_dict({k: v.reshape(3, *v.shape[1:], *[1] * (2 * v.ndim - 2)) for k, v in
                                vgg.classifier[6].state_dict().items()})  # fmt: skip
     x = image(224, 224, batch=2)
-    # The middle of 7 x 7 cells sees exactly the 7 x 7 map that the classifier is given.
+    # At the central cell of 7 x 7, fc6 reads the 7 x 7 map that torchvision's classifier reads.
     torch.testing.assert_close(net(x)[..., 3, 3], vgg(x))
 
 
-def test_the_dilated_net_is_torchvisions_with_pools_taken_out():
+def test_dilated_net_equals_torchvisions_without_pooling_layers():
     vgg = small_vgg()
     net = narrow(padding="valid").load_torchvision(vgg.state_dict())
     layers = []
@@ -165,7 +164,7 @@ def test_the_dilated_net_is_torchvisions_with_pools_taken_out():
     torch.testing.assert_close(net.features(image(396, 380))[-1], x)
 
 
-def test_a_front_end_from_a_file_of_torchvision_weights(tmp_path):
+def test_vgg16_front_end_reads_a_file_of_torchvision_weights(tmp_path):
     vgg = small_vgg().float()
     torch.save(vgg.state_dict(), tmp_path / "vgg16.pth")
     net = vgg16_front_end(str(tmp_path / "vgg16.pth"), padding="same").double()
@@ -179,58 +178,20 @@ def test_a_front_end_from_a_file_of_torchvision_weights(tmp_path):
             vgg16_front_end(str(tmp_path / f"{name}.pth"))
 
 
-def test_torchvision_weights_that_do_not_fit():
+def test_torchvision_weights_of_other_shapes_raise():
     net = narrow()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    with pytest.raises(WavedilError, match="there is no features.2.weight: expected the layers of torchvision's vgg16"):
+    with pytest.raises(WavedilError, match="no tensor features.2.weight: expected those of torchvision's vgg16"):
         net.load_torchvision({k: v for k, v in small_vgg().state_dict().items() if k != "features.2.weight"})
     with pytest.raises(WavedilError, match="features"):
         net.load_torchvision(small_vgg(batch_norm=True).state_dict())
-    with pytest.raises(WavedilError, match=r"classifier.0.weight has shape \(5, 196\), this layer \(6, 4, 7, 7\)"):
+    with pytest.raises(WavedilError, match=r"classifier.0.weight has shape \(5, 196\): expected \(6, 4, 7, 7\)"):
         narrow(hidden_channels=6).load_torchvision(small_vgg().state_dict())
-    turned = small_vgg().state_dict()
-    turned["classifier.0.weight"] = turned["classifier.0.weight"].T
+    transposed = small_vgg().state_dict()
+    transposed["classifier.0.weight"] = transposed["classifier.0.weight"].T
     with pytest.raises(WavedilError, match=r"classifier.0.weight has shape \(196, 5\)"):
-        net.load_torchvision(turned)
-    assert all(torch.equal(net.state_dict()[k], v) for k, v in before.items())  # all or nothing
-
-
-def caffe_layers(net, final="final"):
-    """Arrays under the prototxt's names, written out."""
-    names = ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv4_1", "conv4_2",
-             "conv4_3", "conv5_1", "conv5_2", "conv5_3", "fc6", "fc7", final]  # fmt: skip
-    rng = np.random.default_rng(0)
-    weights = list(net.state_dict().values())  # in order of the layers: weight, bias, …
-    return {
-        name: [rng.normal(size=tuple(tensor.shape)) for tensor in weights[2 * i : 2 * i + 2]]
-        for i, name in enumerate(names)
-    }
-
-
-@pytest.mark.parametrize("final", ["final", "fc-final"])
-def test_caffe_names(final):
-    net = narrow()
-    layers = caffe_layers(net, final)
-    layers["ct_conv1_1"] = (np.zeros(1), np.zeros(1))  # of the context module behind it
-    layers["fc6"][0] = layers["fc6"][0].reshape(5, -1)  # as VGG-16 was published
-    net.load_caffe_names(layers)
-    for got, want in zip(
-        net.parameters(), [a for n, pair in layers.items() if n[:3] != "ct_" for a in pair], strict=True
-    ):
-        np.testing.assert_array_equal(got.detach(), want.reshape(got.shape))
-    blue_first = torch.as_tensor(image(8, 8)) * 255
-    means = torch.tensor(CAFFE_MEANS["voc"]).view(1, 3, 1, 1)
-    expected = net(blue_first - means)
-    front = narrow().load_caffe_names(layers, rgb=True)
-    mean = [value / 255 for value in reversed(CAFFE_MEANS["voc"])]
-    model = Segmenter(front, torch.nn.Identity(), num_classes=3, mean=mean, std=[1 / 255] * 3).double()
-    torch.testing.assert_close(model.scores(blue_first.flip(1) / 255)[0], expected, rtol=1e-5, atol=1e-3)
-    with pytest.raises(WavedilError, match="'conv6_1' is none of a front end's"):
-        net.load_caffe_names({**layers, "conv6_1": layers["fc7"]})
-    with pytest.raises(WavedilError, match="there is no conv5_3.bias"):
-        net.load_caffe_names({**layers, "conv5_3": layers["conv5_3"][:1]})
-    with pytest.raises(WavedilError, match="layer 'fc7' holds a ndarray"):
-        net.load_caffe_names({**layers, "fc7": layers["fc7"][0]})
+        net.load_torchvision(transposed)
+    assert all(torch.equal(net.state_dict()[k], v) for k, v in before.items())  # nothing was copied
 
 
 @pytest.mark.parametrize(
@@ -238,21 +199,21 @@ def test_caffe_names(final):
     [
         ({"stride": 12}, "stride is 12: expected one of 4, 8, 16, 32"),
         ({"padding": "reflect"}, "padding is 'reflect': expected one of reflect_image, valid, same"),
-        ({"widths": (64, 128)}, "expected the channels of VGG-16's 5 stages"),
+        ({"widths": (64, 128)}, "expected the channels of the 5 stages of VGG-16"),
         ({"num_classes": 0}, "num_classes is 0: expected a positive integer"),
     ],
 )
-def test_refused_arguments(options, message):
+def test_invalid_arguments_raise(options, message):
     with pytest.raises(WavedilError, match=message):
         narrow(**options)
 
 
 @pytest.mark.parametrize("padding", ["reflect_image", "valid", "same"])
-def test_refused_inputs(padding):
+def test_invalid_images_raise(padding):
     net = narrow(padding=padding)
     for shape in ((1, 4, 400, 400), (3, 400, 400), (1, 3, 400, 0)):
         with pytest.raises(WavedilError):
             net(torch.zeros(shape, dtype=torch.float64))
     if padding == "valid":
-        with pytest.raises(WavedilError, match="image is 400x372: padding='valid' needs 373 pixels or more"):
+        with pytest.raises(WavedilError, match="image is 400x372 pixels: padding='valid' needs at least 373"):
             net(image(400, 372))

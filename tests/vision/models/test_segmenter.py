@@ -1,4 +1,4 @@
-"""The three parts put together: sizes, fields, normalization, and model folders made of parts."""
+"""Segmenter: sizes, receptive fields, normalization, refinement, and model folders."""
 
 import json
 
@@ -16,6 +16,7 @@ from wavedil.vision import (
     ContextModule,
     Conv1x1Head,
     PixelUnshuffle,
+    Regressor,
     Segmenter,
     SmallBackbone,
     UNet,
@@ -34,24 +35,24 @@ def small(num_classes=3, context=True, **options):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (1, 1), (3, 40)])
-def test_any_size_gives_scores_of_that_size(size):
+def test_scores_have_the_size_of_the_image(size):
     model, image = small(), torch.rand(2, 3, *size)
     assert model(image).shape == (2, 3, *size)
     cells = tuple(-(-n // 4) for n in size)
-    scores, stride = model.scores(image)
+    scores, stride = model.coarse_scores(image)
     assert scores.shape == (2, 3, *cells) and stride == 4
 
 
-def test_what_is_added_at_the_edge_is_the_mean_color():
+def test_images_are_padded_with_the_mean_color():
     model = small()
     image = torch.rand(1, 3, 10, 9)
     mean = torch.tensor(model.config["mean"]).view(1, 3, 1, 1)
-    filled = mean.expand(1, 3, 12, 12).clone()
-    filled[..., :10, :9] = image
-    torch.testing.assert_close(model(image), model(filled)[..., :10, :9])
+    padded = mean.expand(1, 3, 12, 12).clone()
+    padded[..., :10, :9] = image
+    torch.testing.assert_close(model(image), model(padded)[..., :10, :9])
 
 
-def test_the_image_is_normalized_inside():
+def test_the_backbone_gets_the_normalized_image():
     model, image = small(mean=(0.5, 0.2, 0.1), std=(0.1, 0.2, 0.4)), torch.rand(1, 3, 8, 8)
     seen = []
     model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -62,23 +63,23 @@ def test_the_image_is_normalized_inside():
 
 
 @pytest.mark.parametrize(("channels", "stride", "field"), [(4, 1, 3), (4, 2, 9), (8, 4, 21), (16, 8, 45)])
-def test_fields_are_those_measured(channels, stride, field):
+def test_receptive_field_equals_the_measured_one(channels, stride, field):
     backbone = SmallBackbone(channels, stride)
     assert backbone.receptive_field == field == measure_receptive_field(backbone, 3, ndim=2, seeds=2).extent[0]
     model = Segmenter(backbone, Conv1x1Head(channels, 2), ContextModule(2, dilations="1,2"), num_classes=2)
     assert model.receptive_field == field + 6 * stride
 
 
-def test_a_field_that_is_the_whole_image_is_none():
+def test_receptive_field_is_none_for_the_full_image_and_the_maximum_of_two_axes():
     assert Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), num_classes=3).receptive_field is None
     backbone = SmallBackbone(8, 4)
-    backbone.__class__ = type("Untold", (SmallBackbone,), {"receptive_field": None})
+    backbone.__class__ = type("Unknown", (SmallBackbone,), {"receptive_field": None})
     assert Segmenter(backbone, Conv1x1Head(8, 3), num_classes=3).receptive_field is None
     backbone.__class__ = type("TwoAxes", (SmallBackbone,), {"receptive_field": (9, 21)})
     assert Segmenter(backbone, Conv1x1Head(8, 3), num_classes=3).receptive_field == 21
 
 
-def test_heads_of_several_maps_and_finer_scores():
+def test_heads_with_several_maps_give_finer_scores():
     class Pyramid(nn.Module):
         channels, output_stride, level_channels, receptive_field = 6, 4, (4, 6), 9
 
@@ -92,17 +93,17 @@ def test_heads_of_several_maps_and_finer_scores():
 
     model = Segmenter(Pyramid(), UNet((4, 6), 3), num_classes=3).eval()
     image = torch.rand(1, 3, 18, 21)
-    scores, stride = model.scores(image)
+    scores, stride = model.coarse_scores(image)
     assert scores.shape == (1, 3, 9, 11) and stride == 2 and model(image).shape == (1, 3, 18, 21)
 
 
-def test_the_network_of_the_paper():
+def test_receptive_field_of_the_network_of_the_paper():
     front = VGGFrontEnd(None, widths=(2, 2, 2, 2, 2), hidden_channels=4)
     model = Segmenter(front, Conv1x1Head(4, 3), ContextModule(3), num_classes=3)
     assert (model.output_stride, model.receptive_field) == (8, 908)
 
 
-def test_patches_are_the_image_and_see_nothing_else():
+def test_pixel_unshuffle_cells_hold_image_patches():
     backbone, image = PixelUnshuffle(2), torch.rand(1, 3, 6, 8)
     assert (backbone.channels, backbone.output_stride) == (12, 2) and list(backbone.parameters()) == []
     assert backbone.receptive_field == 2 == measure_receptive_field(backbone, 3, ndim=2, seeds=2).extent[0]
@@ -112,25 +113,25 @@ def test_patches_are_the_image_and_see_nothing_else():
         PixelUnshuffle(0)
 
 
-def refined(num_classes=3, **options):
+def with_crf(num_classes=3, **options):
     model = small(num_classes, **options)
     crf = CRFRNN(num_classes, iterations=2, bilateral_sxy=20.0, bilateral_srgb=20.0)
     arguments = model.config | {"backbone": model.backbone, "head": model.head, "context": model.context}
     return Segmenter(**arguments | {"refinement": crf}).eval()
 
 
-def test_refinement_sees_the_image_as_it_was_and_scores_at_every_pixel():
-    model = refined()
+def test_refinement_gets_the_uint8_image_and_scores_at_every_pixel():
+    model = with_crf()
     pixels = torch.randint(0, 256, (2, 3, 17, 22), dtype=torch.uint8)
     plain = Segmenter(model.backbone, model.head, model.context, num_classes=3).eval()
     expected = model.refinement(pixels, plain(pixels / 255))
     torch.testing.assert_close(model(pixels / 255), expected)
     assert (expected - plain(pixels / 255)).abs().max() > 0.1
-    assert model.receptive_field == plain.receptive_field  # of its scores
+    assert model.receptive_field == plain.receptive_field  # of the scores before refinement
 
 
-def test_gradients_reach_all_that_is_learned_through_the_refinement():
-    model = refined().train()
+def test_gradients_reach_all_parameters_through_the_refinement():
+    model = with_crf().train()
     loss = nn.functional.cross_entropy(model(torch.rand(1, 3, 20, 17)), torch.randint(0, 3, (1, 20, 17)))
     loss.backward()
     names = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -139,8 +140,8 @@ def test_gradients_reach_all_that_is_learned_through_the_refinement():
     }  # fmt: skip
 
 
-def test_a_refinement_that_has_learned_comes_back(tmp_path):
-    model = refined()
+def test_a_trained_refinement_is_saved_and_loaded(tmp_path):
+    model = with_crf()
     model.refinement.compatibility.data.mul_(0.7)
     again = load(save(model, tmp_path / "model"))
     image = torch.rand(1, 3, 12, 9)
@@ -152,32 +153,32 @@ def test_a_refinement_that_has_learned_comes_back(tmp_path):
     [
         (
             lambda: Segmenter(nn.Conv2d(3, 4, 3), Conv1x1Head(4, 2), num_classes=2),
-            "a Conv2d without channels and output_str",
+            "a Conv2d without channels and output_stride: expected",
         ),
         (lambda: small(classes=["a"]), "classes has 1 names: expected one for each of 3"),
         (lambda: small(align="left"), "align is 'left'"),
-        (lambda: small(std=(1, 1, 0)), "std"),
+        (lambda: small(std=(1, 1, 0)), "std above 0"),
         (lambda: small()(torch.rand(3, 8, 8)), "image is torch.float32 of shape"),
         (lambda: small()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), "image is torch.uint8"),
         (lambda: small()(torch.rand(1, 1, 8, 8)), "expected floats"),
         (lambda: small()(torch.rand(1, 3, 0, 8)), "expected floats"),
         (
             lambda: Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 2), num_classes=3)(torch.rand(1, 3, 8, 8)),
-            "give 2 maps: expected 3",
+            "return 2 channels: expected 3",
         ),
         (lambda: SmallBackbone(8, 3), "output_stride is 3"),
         (lambda: SmallBackbone(9, 4), "channels is 9"),
     ],
 )
-def test_refusals(make, message):
+def test_invalid_arguments_and_inputs_raise(make, message):
     with pytest.raises(WavedilError, match=message):
         make()
 
 
-# model folders
+# -- model folders ----------------------------------------------------------------------------------------------------
 
 
-def test_a_model_of_parts_comes_back_whole(tmp_path):
+def test_save_and_load(tmp_path):
     model = small(classes=("sky", "road", "car"), palette=[(1, 2, 3)] * 3, ignore_label=None, scale=0.5)
     for buffer in model.buffers():
         if buffer.is_floating_point():
@@ -189,12 +190,12 @@ def test_a_model_of_parts_comes_back_whole(tmp_path):
     assert again.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
     image = torch.rand(1, 3, 9, 12)
-    normal = small(ignore_label=None)
-    normal.load_state_dict(model.state_dict())
-    assert torch.equal(again(image), normal.eval()(image))
+    expected = small(ignore_label=None)
+    expected.load_state_dict(model.state_dict())
+    assert torch.equal(again(image), expected.eval()(image))
     config = json.loads((folder / "config.json").read_text())
     assert config["arguments"]["head"] == {
-        "class": "wavedil.vision.models.heads.score.Conv1x1Head",
+        "class": "wavedil.vision.models.heads.conv1x1.Conv1x1Head",
         "arguments": {"in_channels": 8, "num_classes": 3},
     }
     assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
@@ -221,7 +222,7 @@ def edit(folder, change):
         (lambda a: a.update(context=None), "context.*not there by the config"),
     ],
 )
-def test_parts_that_are_malformed_are_refused_in_one_line(tmp_path, change, message):
+def test_malformed_parts_raise_one_line_errors(tmp_path, change, message):
     folder = save(small(classes=["a", "b", "c"]), tmp_path / "model")
     edit(folder, change)
     with pytest.raises(WavedilError, match=message) as error:
@@ -229,7 +230,7 @@ def test_parts_that_are_malformed_are_refused_in_one_line(tmp_path, change, mess
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_tensor_of_a_part_is_named(tmp_path):
+def test_the_error_names_a_missing_tensor(tmp_path):
     folder = save(small(), tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     tensors.pop("context.final.bias")
@@ -238,22 +239,47 @@ def test_a_missing_tensor_of_a_part_is_named(tmp_path):
         load(folder)
 
 
-class Foreign(SmallBackbone):
-    """A subclass that is in no table."""
+def write_format_1(folder, name, arguments):
+    (folder / "config.json").write_text(json.dumps({"format": 1, "model": name, "arguments": arguments}))
 
 
-Impostor = type("SmallBackbone", (SmallBackbone,), {})  # by name it is in the table
+def test_format_1_folders_with_renamed_classes_and_arguments_load(tmp_path):
+    torch.manual_seed(0)
+    model = Segmenter(PixelUnshuffle(2), ASPP(12, 3, (1, 2), 4), num_classes=3, align="center").eval()
+    folder = save(model, tmp_path / "segmenter")
+    head = {"in_channels": 12, "num_classes": 3, "rates": [1, 2], "channels": 4}
+    parts = {
+        "backbone": {"model": "Patches", "arguments": {"output_stride": 2}},
+        "head": {"model": "ASPP", "arguments": head},
+    }
+    write_format_1(folder, "Segmenter", parts | {"num_classes": 3, "align": "centre"})
+    image = torch.rand(1, 3, 12, 10)
+    assert torch.equal(load(folder)(image), model(image))
+    model = Regressor(PixelUnshuffle(2), Conv1x1Head(12, 1), target_mean=5.0, target_std=2.0).eval()
+    folder = save(model, tmp_path / "regressor")
+    parts["head"] = {"model": "Score", "arguments": {"in_channels": 12, "num_classes": 1}}
+    write_format_1(folder, "Regressor", parts | {"centre": 5.0, "spread": 2.0})
+    assert torch.equal(load(folder)(image), model(image))
 
 
-@pytest.mark.parametrize("backbone", [Foreign, Impostor])
-def test_parts_that_could_not_be_built_again_are_not_saved(tmp_path, backbone):
+class Unregistered(SmallBackbone):
+    """A subclass that is not registered."""
+
+
+SameName = type("SmallBackbone", (SmallBackbone,), {})  # a class of this name is registered
+
+
+@pytest.mark.parametrize("backbone", [Unregistered, SameName])
+def test_unregistered_parts_are_not_saved(tmp_path, backbone):
     model = Segmenter(backbone(8, 4), Conv1x1Head(8, 3), num_classes=3)
-    with pytest.raises(WavedilError, match=r"cannot save Segmenter.backbone: a .*(Foreign|SmallBackbone) is neither"):
+    with pytest.raises(
+        WavedilError, match=r"cannot save Segmenter.backbone: a .*(Unregistered|SmallBackbone) is neither"
+    ):
         save(model, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_of_the_other_half_is_refused(tmp_path):
+def test_load_raises_for_another_class_than_expected(tmp_path):
     folder = save(small(), tmp_path / "model")
     with pytest.raises(WavedilError, match="holds a Segmenter: expected a WaveNet"):
         load(folder, expect=WaveNet)

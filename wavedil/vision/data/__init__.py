@@ -1,1 +1,1 @@
-"""Images, masks and targets: files, data sets, and built-in pictures."""
+"""Images, masks and targets: files, datasets, and built-in images."""

@@ -1,4 +1,4 @@
-"""Images and masks in files: what is read, and what is refused. Pillow is imported where it is used."""
+"""Reading and writing of images, masks and targets. Pillow is imported inside the functions that use it."""
 
 from __future__ import annotations
 
@@ -17,51 +17,52 @@ from wavedil.files import atomic_write
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_TILES = "wavedil tiles"  # in Pillow's info on a picture: how the file holds its pixels
+_TILES = "wavedil tiles"  # key in Pillow's ``info`` for a copy of ``tile``, the pixel format of the file
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 PathLike = str | os.PathLike[str]
 
 
 def read_image(path: PathLike) -> np.ndarray:
-    """An image as ``(height, width, 3)`` uint8, upright (its EXIF orientation applied).
+    """Reads an image as RGB, ``(height, width, 3)`` uint8, with its EXIF orientation applied.
 
-    Gray, palette and CMYK images become red, green and blue. An alpha channel that hides nothing is dropped.
+    Gray, palette and CMYK images are converted to RGB. An alpha channel without transparent pixels is dropped.
 
     Raises:
-        WavedilError: naming the file, for one that cannot be read, has transparent pixels, more than 8 bits a channel
-            or more than one image.
+        WavedilError: naming the file, if it cannot be read, has transparent pixels, more than 8 bits per channel or
+            more than one image.
     """
     from PIL import ImageOps
 
-    with _opened(path) as picture:
-        if picture.mode[0] in "IF" or _deep(picture):
+    with _open(path) as picture:
+        if picture.mode[0] in "IF" or _has_16_bit_colors(picture):
             raise WavedilError(
-                f"{path} has more than 8 bits a channel: convert it to 8 bits, with the range of values that matters"
+                f"{path} has more than 8 bits per channel: convert it to 8 bits, scaled to the range of its values"
             )
         picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             picture = picture.convert("RGBA")
             if picture.getextrema()[3][0] < 255:
-                raise WavedilError(f"{path} has transparent pixels: lay it over the background that is meant first")
+                raise WavedilError(f"{path} has transparent pixels: blend it with a background first")
         return np.array(picture.convert("RGB"))
 
 
 def read_mask(path: PathLike, colors: bool) -> np.ndarray:
-    """A mask as it is stored: ``(height, width)`` gray values or palette indices, or ``(height, width, 3)`` colors.
+    """Reads a mask: ``(height, width)`` gray values or palette indices, or ``(height, width, 3)`` colors.
 
-    Where gray values are asked for, a color image whose three channels are equal will do.
+    Args:
+        colors: return colors. Otherwise a color image is accepted only if its three channels are equal.
 
     Raises:
-        WavedilError: naming the file, for one that cannot be read, is compressed with loss, or is in color where
-            gray values were expected.
+        WavedilError: naming the file, if it cannot be read, has lossy compression, transparent pixels, or colors where
+            gray values are expected.
     """
-    with _opened(path) as picture:
+    with _open(path) as picture:
         if picture.format in ("JPEG", "MPO"):
-            raise WavedilError(f"{path} is a JPEG, which changes labels: masks are expected as PNG or the like")
+            raise WavedilError(f"{path} is a JPEG: expected lossless compression for masks, e.g. PNG")
         if picture.mode in ("RGBA", "LA", "PA") and picture.getextrema()[-1][0] < 255:
-            raise WavedilError(f"{path} has transparent pixels: give those that count nowhere the ignore_label instead")
-        if colors and (picture.mode[0] in "IF" or _deep(picture)):
-            raise WavedilError(f"{path} has more than 8 bits a channel: mask_values are colors of 8 bits")
+            raise WavedilError(f"{path} has transparent pixels: mark ignored pixels with the ignore_label instead")
+        if colors and (picture.mode[0] in "IF" or _has_16_bit_colors(picture)):
+            raise WavedilError(f"{path} has more than 8 bits per channel: expected 8, as in mask_values")
         if colors:
             return np.array(picture.convert("RGB"))
         if picture.mode in ("RGB", "RGBA"):
@@ -70,22 +71,25 @@ def read_mask(path: PathLike, colors: bool) -> np.ndarray:
                 return mask[..., 0]
             red, green, blue = mask[np.nonzero((mask != mask[..., :1]).any(-1))][0].tolist()
             raise WavedilError(
-                f"{path} is in color (e.g. [{red}, {green}, {blue}]): say which color is which class, with mask_values"
+                f"{path} is in color (e.g. [{red}, {green}, {blue}]): expected gray values; set mask_values"
             )
         if picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-            raise WavedilError(f"{path} has Pillow's mode {picture.mode}: expected a gray, palette or RGB image")
+            raise WavedilError(f"{path} has Pillow mode {picture.mode}: expected a gray, palette or RGB image")
         return np.array(picture)
 
 
 def read_target(path: PathLike, step: float) -> np.ndarray:
-    """Values ``(height, width)`` float32: gray levels of 8 or 16 bits times ``step``, or a .npy as it is. 0 is NaN.
+    """Reads target values ``(height, width)``, float32; unknown values (0, NaN or infinite in the file) are NaN.
+
+    Args:
+        path: an image with gray levels of 8 or 16 bits, or a .npy file with the values.
+        step: value of one gray level; not used for .npy.
 
     Raises:
-        WavedilError: naming the file, as :func:`read_mask`, or for a .npy that does not hold (height, width) numbers.
+        WavedilError: naming the file, as :func:`read_mask`, or for a .npy file without numbers (height, width).
     """
     if Path(path).suffix == ".npy":
-        found = _opened_npy(path)
-        values = np.array(found, np.float32)
+        values = np.array(_open_npy(path), np.float32)
         values[~np.isfinite(values)] = np.nan
     else:
         values = read_mask(path, colors=False).astype(np.float32) * np.float32(step)
@@ -94,9 +98,9 @@ def read_target(path: PathLike, step: float) -> np.ndarray:
 
 
 def write_values(path: PathLike, values: np.ndarray, step: float) -> None:
-    """Values ``(height, width)``: to a .npy as they are, else to a gray image of 16 bits, in steps, 0 where NaN.
+    """Writes values ``(height, width)`` to a .npy file, or to a gray image of 16 bits in units of ``step``.
 
-    A gray image holds 1 to 65535 steps: values beyond are cut off there.
+    In the image NaN becomes 0, and other values are clipped to 1 to 65535 steps.
     """
     from PIL import Image
 
@@ -110,18 +114,18 @@ def write_values(path: PathLike, values: np.ndarray, step: float) -> None:
 
 
 def write_labels(path: PathLike, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
-    """Label map ``(height, width)`` uint8 as a palette PNG: its indices are the labels, its colors the palette."""
+    """Writes a label map ``(height, width)`` uint8 as a palette PNG: indices are labels, colors are the palette."""
     from PIL import Image
 
     picture = Image.fromarray(labels)
-    # In full: with fewer colors Pillow stores fewer bits, and labels beyond them as others.
+    # All 256 entries: with fewer colors Pillow stores fewer bits per pixel, which changes larger labels.
     picture.putpalette([part for color in palette for part in color] + [0, 0, 0] * (256 - len(palette)))
     with atomic_write(path) as beside:
         picture.save(beside)
 
 
 def write_image(path: PathLike, image: np.ndarray) -> None:
-    """``(height, width, 3)`` uint8 to a file of the kind that its suffix says."""
+    """Writes an image ``(height, width, 3)`` uint8 in the format of the suffix."""
     from PIL import Image
 
     with atomic_write(path) as beside:
@@ -129,17 +133,17 @@ def write_image(path: PathLike, image: np.ndarray) -> None:
 
 
 def list_images(folder: PathLike, also: Sequence[str] = ()) -> list[Path]:
-    """The images in a folder and its subfolders, sorted; hidden ones are left out.
+    """Image files in a folder and its subfolders, sorted, without hidden files.
 
     Args:
-        also: further suffixes that count.
+        also: further suffixes to include.
 
     Raises:
-        WavedilError: no such folder, or no images in it.
+        WavedilError: the folder does not exist or has no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise WavedilError(f"{folder} is no folder: expected one of images")
+        raise WavedilError(f"{folder} is not a folder: expected a folder of images")
     found = [
         path
         for path in folder.rglob("*")
@@ -147,67 +151,68 @@ def list_images(folder: PathLike, also: Sequence[str] = ()) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not found:
-        raise WavedilError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+        raise WavedilError(f"{folder} has no images ({', '.join(SUFFIXES)})")
     return sorted(found, key=Path.as_posix)
 
 
 def image_size(path: PathLike) -> tuple[int, int]:
-    """(height, width) by the file's header, upright."""
+    """(height, width) from the header of the file, with the EXIF orientation applied."""
     if Path(path).suffix == ".npy":
-        return _opened_npy(path).shape
-    with _opened(path, load=False) as picture:
-        turned = picture.getexif().get(0x0112, 1) >= 5  # the EXIF orientations that lie on their side
+        return _open_npy(path).shape
+    with _open(path, load=False) as picture:
+        turned = picture.getexif().get(0x0112, 1) >= 5  # EXIF orientations with a rotation by 90 degrees
         return picture.size if turned else picture.size[::-1]
 
 
-def _opened_npy(path: PathLike) -> np.ndarray:
+def _open_npy(path: PathLike) -> np.ndarray:
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise WavedilError(f"{path} cannot be read: {error}") from None
-    if found.ndim != 2 or found.dtype.kind not in "fiu" or 0 in found.shape:
-        raise WavedilError(f"{path} holds {found.dtype} of shape {found.shape}: expected numbers of (height, width)")
-    return found
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or 0 in values.shape:
+        raise WavedilError(f"{path} has {values.dtype} of shape {values.shape}: expected numbers (height, width)")
+    return values
 
 
 @contextmanager
-def _opened(path: PathLike, load: bool = True) -> Iterator[Image]:
+def _open(path: PathLike, load: bool = True) -> Iterator[Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are what tiles are for
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are processed in tiles
             with Image.open(path) as picture:
-                # MPO: a phone's JPEG with further views of the same scene behind it.
+                # MPO: a JPEG from a phone, followed by more views of the same scene.
                 if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-                    raise WavedilError(f"{path} holds {picture.n_frames} images: expected one, split it first")
-                picture.info[_TILES] = picture.tile  # which loading empties
+                    raise WavedilError(f"{path} has {picture.n_frames} images: expected one; split the file")
+                picture.info[_TILES] = picture.tile  # loading clears it
                 if load:
                     picture.load()
                 yield picture
     except FileNotFoundError:
         raise WavedilError(f"{path} does not exist: expected an image") from None
     except UnidentifiedImageError:
-        raise WavedilError(f"{path} is no image that Pillow can read") from None
+        raise WavedilError(f"{path} is not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        raise WavedilError(f"{path} claims more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: cut it up first") from None
+        raise WavedilError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels by its header") from None
     except WavedilError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow makes of broken files
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow raises these for broken files
         raise WavedilError(f"{path} cannot be read: {error}") from None
 
 
-def _deep(picture: Image) -> bool:
-    """Whether there are colors of 16 bits in the file, of which Pillow reads the upper half."""
+def _has_16_bit_colors(picture: Image) -> bool:
+    """Whether the file has colors of 16 bits; Pillow reads only their upper 8 bits."""
     return any(";16" in str(arguments) for *_, arguments in picture.info.get(_TILES, ()))
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(height, width) times ``scale``, rounded, at least 1."""
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``(height, width, 3)`` uint8 to another (height, width), bilinear, averaged where it becomes smaller."""
+    """Resizes an image ``(height, width, 3)`` uint8 to (height, width): bilinear, with antialiasing if smaller."""
     from PIL import Image
 
     if image.shape[:2] == size:
@@ -216,7 +221,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask at another (height, width): of each pixel, the value at its middle."""
+    """Resizes a mask to (height, width): each pixel takes the value at its center (nearest neighbor)."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, mask.shape, strict=False)
     )

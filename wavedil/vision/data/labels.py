@@ -1,6 +1,4 @@
-"""What stands in masks for which class."""
-
-from __future__ import annotations
+"""Encoding of classes in mask files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +10,10 @@ import numpy as np
 from wavedil.errors import WavedilError
 from wavedil.vision.data.palette import Color, default_palette
 
-#: The label of pixels that count nowhere, in every tensor of this package; masks may use another (``ignore_label``).
+#: The label of ignored pixels in all tensors and arrays of this package. Mask files may use another (``ignore_label``).
 IGNORED = 255
 MAX_CLASSES = IGNORED
-#: An ``ignore_label`` for masks of which only the listed values are of interest.
+#: An ``ignore_label`` for masks in which all values that are not listed are ignored.
 REST = "rest"
 
 Value = int | Color
@@ -23,18 +21,18 @@ Value = int | Color
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """From the values in masks to classes 0 … num_classes - 1.
+    """Maps the values in masks to classes 0 to num_classes - 1.
 
     Args:
-        classes: their names.
-        mask_values: what stands for each class in masks: gray values, or colors ``(r, g, b)``; None for its number.
-        ignore_label: the value of pixels that count nowhere; ``"rest"`` for all that ``mask_values`` does not list;
-            None for no such value.
-        palette: the color of each class in overlays and label maps; None for ``mask_values`` where these are colors,
-            else those of Pascal VOC.
+        classes: class names.
+        mask_values: the value of each class in masks: gray values, or colors ``(r, g, b)``; None for 0, 1, 2, ...
+        ignore_label: the value of ignored pixels in masks; ``"rest"`` for all values that are not in ``mask_values``;
+            None if no pixels are ignored.
+        palette: the color of each class in overlays and label maps; default ``mask_values`` if these are colors, else
+            the colors of Pascal VOC.
 
     Raises:
-        WavedilError: lists of different lengths, values that stand for two classes, or more than 255 classes.
+        WavedilError: lists of different lengths, one value for two classes, or more than 255 classes.
     """
 
     classes: Sequence[str]
@@ -45,7 +43,9 @@ class LabelScheme:
     def __post_init__(self):
         count = len(self.classes)
         if not 1 <= count <= MAX_CLASSES:
-            raise WavedilError(f"{count} classes: expected 1 to {MAX_CLASSES}, since label maps have 8 bits")
+            raise WavedilError(
+                f"classes has {count} names: expected 1 to {MAX_CLASSES} classes, since label maps have 8 bits"
+            )
         for name, values in (("mask_values", self.mask_values), ("palette", self.palette)):
             if values is not None and len(values) != count:
                 raise WavedilError(f"{name} has {len(values)} entries: expected one for each of {count} classes")
@@ -58,14 +58,14 @@ class LabelScheme:
                 "to 255, for each class"
             )
         if len(set(values)) != count:
-            raise WavedilError(f"mask_values is {self.mask_values!r}: expected another value for each class")
+            raise WavedilError(f"mask_values is {self.mask_values!r}: expected a different value for each class")
         if self.ignore_label == REST:
             if self.mask_values is None:
-                raise WavedilError("ignore_label is rest: list the values that count, with mask_values")
+                raise WavedilError("ignore_label is 'rest': expected the values of the classes in mask_values")
         elif self.ignore_label is not None and _is_color(self.ignore_label) != self.by_color:
             raise WavedilError(
-                f"ignore_label is {self.ignore_label!r}: expected {'a color' if self.by_color else 'a gray value'}, "
-                "as mask_values has, or rest, or null"
+                f"ignore_label is {self.ignore_label!r}: expected {'a color' if self.by_color else 'a gray value'} as "
+                "in mask_values, or rest, or null"
             )
 
     @property
@@ -80,23 +80,23 @@ class LabelScheme:
         return tuple(tuple(value) for value in chosen)
 
     def encode(self, mask: np.ndarray, path: Path) -> np.ndarray:
-        """Mask, ``(height, width)`` or ``(height, width, 3)``, to labels, ``(height, width)`` uint8, ignored ones 255.
+        """Labels ``(height, width)`` uint8, 255 for ignored pixels, of a mask ``(height, width)`` or ``(..., 3)``.
 
         Raises:
-            WavedilError: naming ``path``, for a value that stands for nothing.
+            WavedilError: naming ``path``, for a value that belongs to no class.
         """
-        codes = packed(mask) if self.by_color else mask.astype(np.int64)
-        known, labels = self._table
-        at = np.searchsorted(known, codes).clip(max=len(known) - 1)
-        found = known[at] == codes
+        codes = _pack(mask) if self.by_color else mask.astype(np.int64)
+        values, labels = self._table
+        index = np.searchsorted(values, codes).clip(max=len(values) - 1)
+        found = values[index] == codes
         if self.ignore_label != REST and not found.all():
-            row, column = (int(place[0]) for place in np.nonzero(~found))
+            row, column = (int(position[0]) for position in np.nonzero(~found))
             value = mask[row, column].tolist()
             raise WavedilError(
                 f"{path}: value {value} at row {row}, column {column} is none of the {len(self.classes)} classes and "
-                f"not the ignore_label {self.ignore_label!r}: give mask_values or ignore_label, or mend the mask"
+                f"not the ignore_label {self.ignore_label!r}; set mask_values or ignore_label, or correct the mask"
             )
-        return np.where(found, labels[at], IGNORED).astype(np.uint8)
+        return np.where(found, labels[index], IGNORED).astype(np.uint8)
 
     @property
     def _values(self) -> list[Value]:
@@ -105,20 +105,20 @@ class LabelScheme:
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values, sorted, and the label of each."""
+        """All mask values, sorted, and the label of each."""
         values, labels = self._values, list(range(len(self.classes)))
         if self.ignore_label not in (None, REST):
             ignored = self.ignore_label if isinstance(self.ignore_label, int) else tuple(self.ignore_label)
-            # A class may be the ignored one, e.g. "void" among the classes: it then counts nowhere.
+            # The ignored value may be one of the classes, e.g. "void": its pixels are then ignored.
             labels = [IGNORED if value == ignored else label for value, label in zip(values, labels, strict=True)]
             values, labels = ([*values, ignored], [*labels, IGNORED]) if ignored not in values else (values, labels)
-        codes = packed(np.array(values)) if self.by_color else np.array(values)
+        codes = _pack(np.array(values)) if self.by_color else np.array(values)
         order = np.argsort(codes)
         return codes[order], np.array(labels)[order]
 
 
-def packed(colors: np.ndarray) -> np.ndarray:
-    """Colors ``(..., 3)`` as one number each."""
+def _pack(colors: np.ndarray) -> np.ndarray:
+    """Colors ``(..., 3)`` as one integer each."""
     red, green, blue = np.moveaxis(colors.astype(np.int64), -1, 0)
     return red << 16 | green << 8 | blue
 

@@ -1,4 +1,4 @@
-"""Which image and which mask belong together, and which pairs train and which validate."""
+"""Pairs of images and masks in a folder, and their split into training and validation set."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images and masks lie, below the root or below each part of it.
+    """Folder names of images and masks, relative to the root or to its ``train`` and ``val`` folders.
 
-    ``images`` and ``masks`` are folders; an image and a mask belong together when their paths below these are the same
-    but for the file's suffix, and but for ``image_ending`` and ``mask_ending``, with which the stems end (of files that
-    end otherwise nothing is said).
+    An image and a mask belong together if their paths below ``images`` and ``masks`` are equal without suffix and
+    without ``image_ending`` and ``mask_ending``. Files whose stem does not have the ending are skipped.
     """
 
     images: str = "images"
@@ -32,16 +31,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class Pair:
+    """An image file and its mask (or target) file."""
+
     image: Path
     mask: Path
 
 
 def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
-    """Every image below ``root`` with its mask, sorted.
+    """All images below ``root`` with their masks, sorted by name.
 
     Raises:
-        WavedilError: folders that are missing or empty, images without mask or masks without image, two of one
-            name, a mask of another size than its image; each naming the first such file.
+        WavedilError: naming the first file concerned: a folder that is missing or empty, an image without mask or mask
+            without image, two files of the same name, or a mask whose size differs from its image's.
     """
     layout = layout or Layout()
     root = Path(root)
@@ -56,7 +57,8 @@ def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
         found.append(unique_names(zip(names, ended, strict=True), kind))
     if not any(found):
         raise WavedilError(
-            f"{root}: no image ends with {layout.image_ending!r} and no mask with {layout.mask_ending!r}"
+            f"{root}: no image stem ends with image_ending {layout.image_ending!r} and no mask stem with mask_ending "
+            f"{layout.mask_ending!r}"
         )
     remedy = "add it, take the file away, or say how names end (image_ending, mask_ending)"
     pairs = [Pair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
@@ -64,8 +66,8 @@ def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
         (height, width), mask = image_size(pair.image), image_size(pair.mask)
         if (height, width) != mask:
             raise WavedilError(
-                f"{pair.mask} is {mask[1]} x {mask[0]} pixels and its image {pair.image} {width} x {height}: "
-                "expected the same"
+                f"{pair.mask} is {mask[1]} x {mask[0]} pixels and its image {pair.image} is {width} x {height}: "
+                "expected the same size"
             )
     return pairs
 
@@ -114,6 +116,6 @@ def held_out_pairs(root: PathLike, layout: Layout | None = None, validation: str
 
 
 def _parts(root: Path) -> list[Path]:
-    """The folders to train and to validate on, where the root has both."""
+    """The folders of the training and the validation set if the root has both, else an empty list."""
     found = [next((root / name for name in names if (root / name).is_dir()), None) for names in (TRAIN, VALIDATION)]
     return found if all(found) else []

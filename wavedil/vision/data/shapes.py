@@ -1,11 +1,9 @@
-"""Built-in images: discs whose class is told far away from them, and squares whose class is in their fine stripes.
+"""Built-in segmentation images: gray discs whose class depends on a distant mark, and squares with fine stripes.
 
-A disc is gray whatever its class; the class is the color of the one mark of the image, which is further from every
-disc than a network without context sees. Stripes are two pixels wide, so what skips pixels cannot tell which way they
-run. So each half of dense prediction is needed: far sight, and sight without holes.
+All discs are gray; their class is given by the color of the only mark in the image, which is further from every disc
+than a network without context sees. Stripes are two pixels wide, so a network that skips pixels cannot detect their
+direction. The images therefore need both a large receptive field and one without gridding.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -29,12 +27,12 @@ CLASSES = (
 PALETTE = (
     (40, 40, 40), (255, 120, 120), (120, 150, 255), (220, 40, 40), (40, 70, 220), (240, 200, 60), (80, 190, 110)
 )  # fmt: skip
-FAR = 24  # pixels at least from the mark to the rim of a disc
-_VERSION = 1  # of the images; a folder written by another version is made anew
+MIN_DISTANCE = 24  # pixels from the mark to the edge of a disc
+_VERSION = 1  # of the images; folders written by another version are written again
 
 
 def draw(size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One image ``(size, size, 3)`` uint8 and its labels ``(size, size)`` uint8."""
+    """Draws an image ``(size, size, 3)`` uint8 and its labels ``(size, size)`` uint8."""
     rows, columns = np.mgrid[:size, :size]
     labels = np.zeros((size, size), np.uint8)
     image = np.empty((size, size, 3))
@@ -43,22 +41,22 @@ def draw(size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndar
     color = int(generator.integers(2))
     side = size // 8
     corner = generator.integers(0, size - side, 2)
-    if generator.integers(2):  # at an edge, so that there is room far from it
+    if generator.integers(2):  # at an edge of the image, which leaves more space far from the mark
         corner[generator.integers(2)] = generator.choice([0, size - side])
     mark = (slice(corner[0], corner[0] + side), slice(corner[1], corner[1] + side))
     image[mark], labels[mark] = ((200, 60, 60), (60, 80, 210))[color], 1 + color
-    middle = corner + side / 2
-    for _ in range(40):  # tries; what finds no room is left out
+    mark_center = corner + side / 2
+    for _ in range(40):  # attempts; shapes that do not fit are skipped
         radius = size * generator.uniform(0.06, 0.11)
-        place = generator.uniform(radius, size - radius, 2)
+        center = generator.uniform(radius, size - radius, 2)
         kind = int(generator.integers(2))
-        away = np.abs(place - middle).max() - radius - side / 2
-        if away < (FAR if kind == 0 else 2):
+        distance = np.abs(center - mark_center).max() - radius - side / 2
+        if distance < (MIN_DISTANCE if kind == 0 else 2):
             continue
-        across, along = columns - place[1], rows - place[0]
-        inside = np.hypot(along, across) <= radius if kind == 0 else np.maximum(abs(along), abs(across)) <= radius
-        reach = np.maximum(abs(along), abs(across)) <= radius + 3
-        if labels[reach].any():
+        x, y = columns - center[1], rows - center[0]
+        inside = np.hypot(y, x) <= radius if kind == 0 else np.maximum(abs(y), abs(x)) <= radius
+        neighborhood = np.maximum(abs(y), abs(x)) <= radius + 3
+        if labels[neighborhood].any():
             continue
         if kind == 0:
             image[inside], labels[inside] = generator.uniform(170, 200), 3 + color
@@ -71,23 +69,22 @@ def draw(size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndar
 
 
 def make_shapes(folder: str | os.PathLike[str], train: int = 400, val: int = 40, size: int = 96, seed: int = 0) -> Path:
-    """Writes ``train/images``, ``train/masks``, ``val/images`` and ``val/masks`` of PNGs; returns the folder.
+    """Writes PNG files to ``train/images``, ``train/masks``, ``val/images`` and ``val/masks``; returns the folder.
 
-    The same settings give the same images on every machine. A folder that was completed with the same settings is
-    used as it is.
+    The same arguments give the same images on every machine. A folder that is complete and was written with the same
+    arguments is not written again.
 
     Args:
         train, val: numbers of images.
-        size: pixels along a side; at least 80, for discs to be far from the mark.
-        seed: image i of a part depends on it and on i alone.
+        size: side of the images in pixels; at least 80, so that discs fit far from the mark.
+        seed: image i of a set depends only on the seed and i.
 
     Raises:
         WavedilError: numbers out of range.
     """
     if min(train, val) < 1 or size < 80:
         raise WavedilError(
-            f"make_shapes: train={train}, val={val}, size={size}: expected at least one image of each, of 80 pixels "
-            "or more"
+            f"train is {train}, val is {val}, size is {size}: expected at least 1 image each, size at least 80"
         )
     folder = Path(folder)
     settings = {"version": _VERSION, "train": train, "val": val, "size": size, "seed": seed}
@@ -100,11 +97,11 @@ def make_shapes(folder: str | os.PathLike[str], train: int = 400, val: int = 40,
         found = None
     if found == settings and all((folder / name).is_file() for name in names):
         return folder
-    # The index is written last and removed first, so it never vouches for half a folder.
+    # Removed first and written last, so the index exists only in complete folders.
     index.unlink(missing_ok=True)
-    for number, (part, count) in enumerate((("train", train), ("val", val))):
+    for part_number, (part, count) in enumerate((("train", train), ("val", val))):
         for i in range(count):
-            image, labels = draw(size, np.random.default_rng([seed, number, i]))
+            image, labels = draw(size, np.random.default_rng([seed, part_number, i]))
             write_image(folder / part / "images" / f"{i:04d}.png", image)
             write_labels(folder / part / "masks" / f"{i:04d}.png", labels, PALETTE)
     with atomic_write(index) as beside:

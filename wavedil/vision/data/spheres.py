@@ -1,6 +1,4 @@
-"""Built-in images with distances: spheres over a floor that leads away, shaded by a light from above on the left."""
-
-from __future__ import annotations
+"""Built-in images with depth: spheres above a floor, lit from the upper left."""
 
 import os
 from pathlib import Path
@@ -10,53 +8,57 @@ import numpy as np
 from wavedil.errors import WavedilError
 from wavedil.vision.data.images import write_image, write_values
 
-STEP = 0.001  # metres
-UNKNOWN = 0.16  # side of a square that no sensor has seen, as a share of the image's
+STEP = 0.001  # meters per gray level
+UNKNOWN = 0.16  # side of the square without depth values, as a fraction of the image's side
 
 
 def draw(size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One image ``(size, size, 3)`` uint8 and its distances in metres, ``(size, size)`` float32, NaN where unknown."""
+    """Draws an image ``(size, size, 3)`` uint8 and its depth in meters, ``(size, size)`` float32, NaN if unknown."""
     rows, columns = np.mgrid[:size, :size] / size
     near, far = generator.uniform(2, 3), generator.uniform(5, 8)
-    distance = far + (near - far) * rows
-    light = 1.15 - distance / 10  # what is far is dark
+    depth = far + (near - far) * rows
+    light = 1.15 - depth / 10  # darker with distance
     image = (light * 150)[..., None] * generator.uniform(0.8, 1.2, 3)
-    for place in sorted(generator.uniform(0.1, 0.9, (4, 2)), key=lambda p: p[0]):  # the nearest last, in front
+    for center in sorted(generator.uniform(0.1, 0.9, (4, 2)), key=lambda p: p[0]):  # from far to near
         radius = generator.uniform(0.06, 0.14)
-        x, y = (columns - place[1]) / radius, (rows - place[0]) / radius
+        x, y = (columns - center[1]) / radius, (rows - center[0]) / radius
         height = np.sqrt(np.maximum(0, 1 - x**2 - y**2))
         inside = height > 0
         shade = np.maximum(0.1, (height - 0.6 * x - 0.6 * y) / 1.36)
-        at = far + (near - far) * place[0]
-        distance = np.where(inside, at - 4 * radius * height, distance)
+        floor = far + (near - far) * center[0]
+        depth = np.where(inside, floor - 4 * radius * height, depth)
         color = generator.uniform(120, 230, 3)
-        image[inside] = ((0.3 + 0.7 * shade) * (1.15 - at / 10))[..., None][inside] * color
+        image[inside] = ((0.3 + 0.7 * shade) * (1.15 - floor / 10))[..., None][inside] * color
     image += generator.normal(0, 4, image.shape)
     side = max(1, round(size * UNKNOWN))
     top, left = generator.integers(0, size - side, 2)
-    distance[top : top + side, left : left + side] = np.nan
-    return image.clip(0, 255).astype(np.uint8), distance.astype(np.float32)
+    depth[top : top + side, left : left + side] = np.nan
+    return image.clip(0, 255).astype(np.uint8), depth.astype(np.float32)
 
 
 def make_spheres(
     folder: str | os.PathLike[str], train: int = 300, val: int = 30, size: int = 96, seed: int = 0
 ) -> Path:
-    """Writes ``train/images``, ``train/targets``, ``val/images`` and ``val/targets``; returns the folder.
+    """Writes PNG files to ``train/images``, ``train/targets``, ``val/images`` and ``val/targets``; returns the folder.
 
-    Targets are gray images of 16 bits in millimetres. Image i of a part depends on ``seed`` and i alone.
+    Targets are gray images of 16 bits with the depth in millimeters.
+
+    Args:
+        train, val: numbers of images.
+        size: side of the images in pixels, at least 16.
+        seed: image i of a set depends only on the seed and i.
 
     Raises:
         WavedilError: numbers out of range.
     """
     if min(train, val) < 1 or size < 16:
         raise WavedilError(
-            f"make_spheres: train={train}, val={val}, size={size}: expected at least one image of each, of 16 pixels "
-            "or more"
+            f"train is {train}, val is {val}, size is {size}: expected at least 1 image each, size at least 16"
         )
     folder = Path(folder)
-    for number, (part, count) in enumerate((("train", train), ("val", val))):
+    for part_number, (part, count) in enumerate((("train", train), ("val", val))):
         for i in range(count):
-            image, distance = draw(size, np.random.default_rng([seed, number, i]))
+            image, depth = draw(size, np.random.default_rng([seed, part_number, i]))
             write_image(folder / part / "images" / f"{i:04d}.png", image)
-            write_values(folder / part / "targets" / f"{i:04d}.png", distance, STEP)
+            write_values(folder / part / "targets" / f"{i:04d}.png", depth, STEP)
     return folder

@@ -1,8 +1,8 @@
-"""Image classifiers as dense feature extractors: stride traded for dilation, and the proof that nothing else changed.
+"""Image classifiers as dense feature extractors, with stride replaced by dilation, and a check that they are exact.
 
-``to_dense`` goes through these files in turn: ``trace`` (the graph of the network), ``grid`` (where the cells of every
-map lie), ``spatial`` and ``window`` (what each operation reads), ``layers`` (what replaces it), ``convert``; and
-``check`` compares the result with the classifier.
+``to_dense`` uses these modules in order: ``trace`` (graph of the network), ``grid`` (sampling grid of every feature
+map), ``spatial`` and ``window`` (input positions that each operation reads), ``layers`` (dense replacements),
+``convert``. ``check`` compares the result with the classifier.
 """
 
 from wavedil.vision.dense.check import DenseReport, check_dense

@@ -1,186 +1,189 @@
-"""Where the cells of every map of a network lie in the image, in the classifier and in its dense form."""
-
-from __future__ import annotations
+"""Sampling grid of every feature map of a network, in the classifier and in its dense form."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch.nn.functional as F
 from torch import fx, nn
 
 from wavedil.errors import WavedilError
-from wavedil.vision.dense.spatial import Spatial, read
-from wavedil.vision.dense.trace import SAMPLE, Trace, layer_of
-from wavedil.vision.dense.window import Pair, Window
+from wavedil.vision.dense.spatial import SpatialOp, read_spatial_op
+from wavedil.vision.dense.trace import SAMPLE_SIZE, Trace, describe_node
+from wavedil.vision.dense.window import IntPair, Window
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A map: cell i of the classifier's is cell ``hole * i`` of the dense network's. Sizes are those for SAMPLE.
+    """Sampling grid of a feature map: cell i of the classifier is cell ``spacing * i`` of the dense network.
 
     Attributes:
-        stride, dense: pixels from one cell to the next in the classifier and in the dense network.
-        size, dense_size: (height, width) of the two maps.
-        field: for each axis the first and last pixel that the dense network's cell 0 depends on.
-        whole: whether the cells depend on the whole image as well.
+        stride, dense_stride: pixels between cells in the classifier and in the dense network.
+        size, dense_size: (height, width) of the map in both, for an image of SAMPLE_SIZE.
+        field: for each axis the first and last pixel that cell 0 of the dense network depends on.
+        sees_image: whether the cells depend on the full image as well.
     """
 
     stride: int
-    dense: int
-    size: Pair
-    dense_size: Pair
-    field: tuple[Pair, Pair]
-    whole: bool = False
+    dense_stride: int
+    size: IntPair
+    dense_size: IntPair
+    field: tuple[IntPair, IntPair]
+    sees_image: bool = False
 
     @property
-    def hole(self) -> int:
-        return self.stride // self.dense
+    def spacing(self) -> int:
+        return self.stride // self.dense_stride
 
-    def axis_in(self, shape: tuple[int, ...]) -> int | None:
-        """The first of the two axes that are this map's height and width; None where the shape has no such."""
+    def find_axis(self, shape: tuple[int, ...]) -> int | None:
+        """First of two consecutive axes of ``shape`` with the height and width of this map; None if there are none."""
         pairs = (axis for axis in range(1, len(shape) - 1) if shape[axis : axis + 2] == self.size)
         return next(pairs, None)
 
 
 @dataclass(frozen=True)
-class Lost:
-    """A value that was made from a map and is none: pooled, or flattened. ``refused``: why what made it will not do."""
-
-    grid: Grid
-    refused: WavedilError | None = None
-
-
-_WHOLE_MAP = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
-_WHOLE_MAP_NAMES = ("GlobalResponseNorm",)
-_TO_FIXED_SIZE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_WHOLE_MAP_FUNCTIONS = (F.group_norm, F.instance_norm)
-_TO_FIXED_SIZE_FUNCTIONS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
-
-
-class Grids:
-    """The grid of every node of a trace, and the windows of the nodes that differ in the dense network.
+class NonMap:
+    """A value that was computed from a feature map but is not one, e.g. after pooling or flattening.
 
     Attributes:
-        of: a Grid or Lost for each node; nodes that do not stem from the image are left out.
-        windows: for each node to be replaced, the window it has in the dense network.
+        grid: of the feature map.
+        error: why the operation has no dense form; None if it needs none.
+    """
+
+    grid: Grid
+    error: WavedilError | None = None
+
+
+# Layers that combine the full map, and those that pool it to a fixed size.
+_GLOBAL_LAYERS = (nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+_GLOBAL_LAYER_NAMES = ("GlobalResponseNorm",)
+_FIXED_SIZE_LAYERS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_GLOBAL_FUNCTIONS = (F.group_norm, F.instance_norm)
+_FIXED_SIZE_FUNCTIONS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
+
+
+class GridAnalysis:
+    """Grids of all nodes of a trace, and the windows of the nodes to replace.
+
+    Attributes:
+        grids: a Grid or NonMap for each node that depends on the image.
+        windows: the window in the dense network, for each node that changes.
     """
 
     def __init__(self, trace: Trace, output_stride: int):
         self.output_stride = output_stride
         self.root = trace.skeleton
-        self.of: dict[fx.Node, Grid | Lost] = {}
+        self.grids: dict[fx.Node, Grid | NonMap] = {}
         self.windows: dict[fx.Node, Window] = {}
         image = next(node for node in trace.graph.nodes if node.op == "placeholder")
-        self.of[image] = Grid(1, 1, SAMPLE, SAMPLE, ((0, 0), (0, 0)))
+        self.grids[image] = Grid(1, 1, SAMPLE_SIZE, SAMPLE_SIZE, ((0, 0), (0, 0)))
         for node in trace.graph.nodes:
-            known = [self.of[source] for source in node.all_input_nodes if source in self.of]
-            if known and node.op != "output" and node.meta["shape"] is not None:
+            inputs = [self.grids[source] for source in node.all_input_nodes if source in self.grids]
+            if inputs and node.op != "output" and node.meta["shape"] is not None:
                 try:
-                    self.of[node] = self._place(node, known)
+                    self.grids[node] = self._analyze(node, inputs)
                 except WavedilError as error:
-                    message = f"{layer_of(node)}: {error}"
-                    self.of[node] = Lost(
-                        known[0] if isinstance(known[0], Grid) else known[0].grid, WavedilError(message)
-                    )
+                    grid = inputs[0] if isinstance(inputs[0], Grid) else inputs[0].grid
+                    self.grids[node] = NonMap(grid, WavedilError(f"{describe_node(node)}: {error}"))
 
-    def _place(self, node: fx.Node, known: list[Grid | Lost]) -> Grid | Lost:
-        grids = [value for value in known if isinstance(value, Grid)]
-        lost = [value for value in known if isinstance(value, Lost)]
-        hole = max([grid.hole for grid in grids], default=1)
+    def _analyze(self, node: fx.Node, inputs: list[Grid | NonMap]) -> Grid | NonMap:
+        grids = [value for value in inputs if isinstance(value, Grid)]
+        non_maps = [value for value in inputs if isinstance(value, NonMap)]
+        spacing = max([grid.spacing for grid in grids], default=1)
         try:
-            spatial = read(node, self.root)
+            spatial = read_spatial_op(node, self.root)
         except WavedilError:
-            if hole > 1:
+            if spacing > 1:
                 raise
-            spatial = None  # stays as it is
-        if spatial is not None and not spatial.window.is_point:
-            at = self.of.get(spatial.tensors[0])
-            if isinstance(at, Grid):
-                return self._slide(node, spatial, at)
-            if isinstance(at, Lost):  # a head, or behind what was refused
-                return at
+            spatial = None  # the operation stays as it is
+        if spatial is not None and not spatial.window.is_pointwise:
+            grid = self.grids.get(spatial.tensors[0])
+            if isinstance(grid, Grid):
+                return self._apply_window(node, spatial, grid)
+            if isinstance(grid, NonMap):  # in the head, or after an operation without dense form
+                return grid
         shapes = node.meta["shape"] if isinstance(node.meta["shape"], list) else [node.meta["shape"]]
         if grids:
-            grid = _join(grids)
-            if all(grid.axis_in(shape) is not None for shape in shapes):
-                return replace(grid, whole=grid.whole or bool(lost) or self.sees_all(node))
-            return self._resized(node, grid, shapes[0])
-        grid = lost[0].grid
-        if lost[0].refused is None and all(grid.axis_in(shape) is not None for shape in shapes):
-            return replace(grid, whole=True)  # a map again, e.g. behind attention
-        return lost[0]
+            grid = _merge(grids)
+            if all(grid.find_axis(shape) is not None for shape in shapes):
+                return replace(grid, sees_image=grid.sees_image or bool(non_maps) or self.is_global(node))
+            return self._change_size(node, grid, shapes[0])
+        grid = non_maps[0].grid
+        if non_maps[0].error is None and all(grid.find_axis(shape) is not None for shape in shapes):
+            return replace(grid, sees_image=True)  # a map again, e.g. after attention
+        return non_maps[0]
 
-    def _slide(self, node: fx.Node, spatial: Spatial, grid: Grid) -> Grid:
-        """The grid behind a spatial operation; notes its new window where it has one."""
+    def _apply_window(self, node: fx.Node, spatial: SpatialOp, grid: Grid) -> Grid:
+        """The grid after a spatial operation; stores its window in the dense network if that differs."""
         window = spatial.window
         if window.stride[0] != window.stride[1]:
-            raise WavedilError(f"strides {window.stride} differ between the axes: expected one stride")
+            raise WavedilError(f"strides {window.stride} differ between the axes: expected equal strides")
         stride = grid.stride * window.stride[0]
-        dense = min(stride, self.output_stride)
-        if dense % grid.dense or stride % dense:
+        dense_stride = min(stride, self.output_stride)
+        if dense_stride % grid.dense_stride or stride % dense_stride:
             raise WavedilError(
-                f"goes from stride {grid.stride} to {stride}: output stride {self.output_stride} is not on that way"
+                f"goes from stride {grid.stride} to {stride}: output_stride {self.output_stride} must be a multiple of "
+                "the first and a divisor of the second"
             )
-        size, kept = node.meta["shape"][-2:], dense // grid.dense
+        size, kept = node.meta["shape"][-2:], dense_stride // grid.dense_stride
         is_conv = len(spatial.tensors) == 3 or isinstance(self._module(node), nn.Conv2d)
-        if grid.hole > 1 or kept != window.stride[0] or (is_conv and window.dilation != (1, 1)):
+        if grid.spacing > 1 or kept != window.stride[0] or (is_conv and window.dilation != (1, 1)):
             target = tuple(
-                whole // dense if n * stride == whole else None for n, whole in zip(size, SAMPLE, strict=True)
+                full // dense_stride if n * stride == full else None for n, full in zip(size, SAMPLE_SIZE, strict=True)
             )
-            window = window.opened(grid.hole, kept, grid.dense_size, target)
+            window = window.dilated(grid.spacing, kept, grid.dense_size, target)
             self.windows[node] = window
         field = tuple(
-            (first - before * grid.dense, last + (span - before) * grid.dense)
+            (first - before * grid.dense_stride, last + (span - before) * grid.dense_stride)
             for (first, last), (before, _), span in zip(
-                grid.field, window.pads(grid.dense_size), window.span, strict=True
+                grid.field, window.padding_for(grid.dense_size), window.span, strict=True
             )
         )
-        return Grid(stride, dense, size, window.out_size(grid.dense_size), field, grid.whole)
+        return Grid(stride, dense_stride, size, window.output_size(grid.dense_size), field, grid.sees_image)
 
-    def _resized(self, node: fx.Node, grid: Grid, shape: tuple[int, ...]) -> Grid | Lost:
-        """What becomes of a map in an operation that is not known, and whose result has another size."""
-        fixed = isinstance(self._module(node), _TO_FIXED_SIZE) or node.target in _TO_FIXED_SIZE_FUNCTIONS
+    def _change_size(self, node: fx.Node, grid: Grid, shape: tuple[int, ...]) -> Grid | NonMap:
+        """The grid after an unknown operation that changes the size of the map."""
+        fixed = isinstance(self._module(node), _FIXED_SIZE_LAYERS) or node.target in _FIXED_SIZE_FUNCTIONS
         if fixed or len(shape) != 4 or min(shape[2:]) == 1:
-            return Lost(grid)
+            return NonMap(grid)
         strides = {grid.stride * n / m for n, m in zip(grid.size, shape[2:], strict=True)}
-        if grid.hole == 1 and len(strides) == 1 and (stride := strides.pop()) == int(stride) <= self.output_stride:
-            return Grid(int(stride), int(stride), shape[2:], shape[2:], grid.field, whole=True)
+        if grid.spacing == 1 and len(strides) == 1 and (stride := strides.pop()) == int(stride) <= self.output_stride:
+            return Grid(int(stride), int(stride), shape[2:], shape[2:], grid.field, sees_image=True)
         raise WavedilError(f"changes the size of a map from {grid.size} to {shape[2:]} in a way that has no dense form")
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.root.get_submodule(node.target) if node.op == "call_module" else None
 
-    def sees_all(self, node: fx.Node) -> bool:
-        """Whether this is a layer, of those known by name, that mixes the whole map."""
+    def is_global(self, node: fx.Node) -> bool:
+        """Whether the node is a known layer or function that combines the full map."""
         module = self._module(node)
-        names = [kind.__name__ for kind in type(module).__mro__]
+        names = [cls.__name__ for cls in type(module).__mro__]
         return (
-            isinstance(module, _WHOLE_MAP)
-            or any(name in _WHOLE_MAP_NAMES for name in names)
-            or node.target in _WHOLE_MAP_FUNCTIONS
+            isinstance(module, _GLOBAL_LAYERS)
+            or any(name in _GLOBAL_LAYER_NAMES for name in names)
+            or node.target in _GLOBAL_FUNCTIONS
         )
 
 
-def _join(grids: list[Grid]) -> Grid:
+def _merge(grids: list[Grid]) -> Grid:
+    """The grid of an operation on several maps of one grid."""
     first = grids[0]
     for grid in grids[1:]:
         if (grid.stride, grid.dense_size) != (first.stride, first.dense_size):
             raise WavedilError(
-                f"joins maps of strides {first.stride} and {grid.stride}, {first.dense_size} and {grid.dense_size} "
-                "when dense: expected the same"
+                f"combines maps of strides {first.stride} and {grid.stride} with dense sizes {first.dense_size} and "
+                f"{grid.dense_size}: expected the same"
             )
     field = tuple(
         (min(low for low, _ in axis), max(high for _, high in axis))
         for axis in zip(*(grid.field for grid in grids), strict=True)
     )
-    return replace(first, field=field, whole=any(grid.whole for grid in grids))
+    return replace(first, field=field, sees_image=any(grid.sees_image for grid in grids))
 
 
-def sources(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """These nodes and all that they are computed from."""
+def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes and all nodes that they are computed from."""
     found: set[fx.Node] = set()
-    todo: list[Any] = list(nodes)
+    todo: list[fx.Node] = list(nodes)
     while todo:
         node = todo.pop()
         if node not in found:

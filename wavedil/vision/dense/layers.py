@@ -1,9 +1,8 @@
-"""Layers of a dense network: convolution, pooling and padding over windows with holes.
+"""Layers of a dense network: convolution, pooling and padding with dilated windows.
 
-Each takes ``(batch, channels, height, width)`` and a :class:`Window`; parameters have the names of the layer replaced.
+Each takes ``(batch, channels, height, width)`` and is built from a :class:`Window`. Parameters have the names of the
+layer that is replaced.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -13,44 +12,47 @@ from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
 from wavedil.ops.dilated_conv import dilated_conv
-from wavedil.vision.dense.window import Pair, Window
+from wavedil.vision.dense.window import IntPair, Window
 
 BORDERS = ("constant", "reflect", "replicate", "circular")
 
 
 def check_image(image: Tensor, channels: int) -> Tensor:
-    """The image itself, where its rank and channels fit; the first step of every dense network."""
+    """The image if its number of axes and channels is right; the first step of every dense network."""
     if image.ndim != 4 or image.shape[1] != channels:
         raise WavedilError(f"image has shape {tuple(image.shape)}: expected (batch, {channels}, height, width)")
     return image
 
 
-def pad_holes(x: Tensor, pads: Sequence[Pair], mode: str = "constant", value: float = 0.0, hole: int = 1) -> Tensor:
-    """Pads the last two axes as each of the ``hole`` x ``hole`` interleaved maps in x would be padded by itself."""
+def pad_interleaved(
+    x: Tensor, pads: Sequence[IntPair], mode: str = "constant", value: float = 0.0, spacing: int = 1
+) -> Tensor:
+    """Pads the last two axes of ``spacing`` x ``spacing`` interleaved maps, each map separately."""
     if mode == "constant":
         flat = [side for pair in reversed(pads) for side in pair]
         return F.pad(x, flat, value=value) if any(flat) else x
     for axis, (before, after) in zip((-2, -1), pads, strict=True):
         if before or after:
-            x = x.index_select(axis, _border_index(x.shape[axis], before, after, mode, hole).to(x.device))
+            x = x.index_select(axis, _padded_indices(x.shape[axis], before, after, mode, spacing).to(x.device))
     return x
 
 
-def _border_index(size: int, before: int, after: int, mode: str, hole: int) -> Tensor:
-    place = torch.arange(-before, size + after, device="cpu")
-    phase, at = place % hole, place.div(hole, rounding_mode="floor")
-    last = (size - 1 - phase).div(hole, rounding_mode="floor")  # of the interleaved map
+def _padded_indices(size: int, before: int, after: int, mode: str, spacing: int) -> Tensor:
+    """Source index of every position of the padded axis."""
+    position = torch.arange(-before, size + after, device="cpu")
+    phase, index = position % spacing, position.div(spacing, rounding_mode="floor")
+    last = (size - 1 - phase).div(spacing, rounding_mode="floor")  # of the interleaved map
     if mode == "reflect":
-        at = last - (last - at.abs()).abs()
+        index = last - (last - index.abs()).abs()
     elif mode == "replicate":
-        at = at.clamp(min=0).minimum(last)
+        index = index.clamp(min=0).minimum(last)
     else:
-        at = at % (last + 1)
-    return phase + hole * at
+        index = index % (last + 1)
+    return phase + spacing * index
 
 
 class DenseConv2d(nn.Conv2d):
-    """A convolution over a window with holes, with the weights of ``conv``."""
+    """Convolution with a dilated window and the weights of ``conv``."""
 
     def __init__(self, conv: nn.Conv2d, window: Window):
         super().__init__(
@@ -72,7 +74,7 @@ class DenseConv2d(nn.Conv2d):
 
 
 class DenseFunctionalConv(nn.Module):
-    """``F.conv2d`` over a window with holes, for weights that the network computes."""
+    """``F.conv2d`` with a dilated window, for weights that the network computes."""
 
     def __init__(self, window: Window, groups: int):
         super().__init__()
@@ -83,7 +85,7 @@ class DenseFunctionalConv(nn.Module):
 
 
 class DenseBlurPool2d(nn.Module):
-    """A fixed filter for every channel, over a window with holes; ``filt`` is (channels or 1, 1, height, width)."""
+    """A fixed depthwise filter with a dilated window; ``filt`` is (channels or 1, 1, height, width)."""
 
     def __init__(self, filt: Tensor, window: Window, border: str):
         super().__init__()
@@ -98,67 +100,73 @@ class DenseBlurPool2d(nn.Module):
 def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int, border: str = "constant"
 ) -> Tensor:
-    pads = window.pads(x.shape[-2:])
+    pads = window.padding_for(x.shape[-2:])
     if border != "constant":
-        x, pads = pad_holes(x, pads, border, hole=window.hole), [(0, 0)] * 2
+        x, pads = pad_interleaved(x, pads, border, spacing=window.spacing), [(0, 0)] * 2
     return dilated_conv(x, weight, bias, stride=window.stride, padding=pads, dilation=window.dilation, groups=groups)
 
 
 class DenseMaxPool2d(nn.Module):
+    """Max pooling with a dilated window."""
+
     def __init__(self, window: Window):
         super().__init__()
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        pads = self.window.pads(x.shape[-2:])
-        inside = tuple(before for before, _ in pads)
+        pads = self.window.padding_for(x.shape[-2:])
+        padding = tuple(before for before, _ in pads)
+        # torch pads both sides equally, by at most half a kernel.
         if any(before != after or 2 * before > k for (before, after), k in zip(pads, self.window.kernel, strict=True)):
-            x, inside = pad_holes(x, pads, value=float("-inf")), (0, 0)  # torch pads evenly, and half a kernel at most
-        return F.max_pool2d(x, self.window.kernel, self.window.stride, inside, self.window.dilation)
+            x, padding = pad_interleaved(x, pads, value=float("-inf")), (0, 0)
+        return F.max_pool2d(x, self.window.kernel, self.window.stride, padding, self.window.dilation)
 
 
 class DenseAvgPool2d(nn.Module):
-    """Average pooling over a window with holes, which torch lacks: one addition per tap and axis.
+    """Average pooling with a dilated window, which torch does not have: one addition per tap and axis.
 
     Args:
-        counted: positions (before, after) of the padding of each axis that count as zeros; what lies beyond does
-            not enter the average.
-        divisor: divides the sums instead of the count.
+        counted: (before, after) padded positions of each axis that count as zeros; padding beyond them is not part of
+            the average.
+        divisor: divides the sums instead of the number of counted positions.
     """
 
-    def __init__(self, window: Window, counted: Sequence[Pair] = ((0, 0), (0, 0)), divisor: int | None = None):
+    def __init__(self, window: Window, counted: Sequence[IntPair] = ((0, 0), (0, 0)), divisor: int | None = None):
         super().__init__()
         self.window, self.counted, self.divisor = window, tuple(counted), divisor
 
     def forward(self, x: Tensor) -> Tensor:
-        size, pads = x.shape[-2:], self.window.pads(x.shape[-2:])
-        total = pad_holes(x, pads).to(torch.promote_types(x.dtype, torch.float32))  # sums must not round
-        out = self.window.out_size(size)
+        size, pads = x.shape[-2:], self.window.padding_for(x.shape[-2:])
+        total = pad_interleaved(x, pads).to(torch.promote_types(x.dtype, torch.float32))  # avoids rounding of the sums
+        out = self.window.output_size(size)
         for axis in range(2):
             k, d, s = self.window.kernel[axis], self.window.dilation[axis], self.window.stride[axis]
-            reach = (out[axis] - 1) * s + 1
-            total = sum(_along(total, axis, slice(tap * d, tap * d + reach, s)) for tap in range(k))
+            length = (out[axis] - 1) * s + 1
+            total = sum(_slice_axis(total, axis, slice(tap * d, tap * d + length, s)) for tap in range(k))
         if self.divisor is not None:
             return (total / self.divisor).to(x.dtype)
         rows, columns = (self._count(axis, size[axis], out[axis], pads[axis][0], total) for axis in range(2))
         return (total / (rows[:, None] * columns)).to(x.dtype)
 
     def _count(self, axis: int, size: int, out: int, before: int, like: Tensor) -> Tensor:
-        """How many taps of each output lie on the map or in the padding that counts."""
+        """Number of taps of each output that are on the map or on counted padding."""
         first, last = self.counted[axis]
-        at = torch.arange(out, device=like.device)[:, None] * self.window.stride[axis] - before
-        at = at + torch.arange(self.window.kernel[axis], device=like.device) * self.window.dilation[axis]
-        return ((at >= -first) & (at < size + last)).sum(1).clamp(min=1).to(like.dtype)
+        position = torch.arange(out, device=like.device)[:, None] * self.window.stride[axis] - before
+        position = position + torch.arange(self.window.kernel[axis], device=like.device) * self.window.dilation[axis]
+        return ((position >= -first) & (position < size + last)).sum(1).clamp(min=1).to(like.dtype)
 
 
-def _along(x: Tensor, axis: int, part: slice) -> Tensor:
+def _slice_axis(x: Tensor, axis: int, part: slice) -> Tensor:
     return x[:, :, part] if axis == 0 else x[:, :, :, part]
 
 
 class DensePad2d(nn.Module):
+    """Padding of a dense map."""
+
     def __init__(self, window: Window, border: str, value: float):
         super().__init__()
         self.window, self.border, self.value = window, border, value
 
     def forward(self, x: Tensor) -> Tensor:
-        return pad_holes(x, self.window.pads(x.shape[-2:]), self.border, self.value, self.window.hole)
+        pads = self.window.padding_for(x.shape[-2:])
+        return pad_interleaved(x, pads, self.border, self.value, self.window.spacing)

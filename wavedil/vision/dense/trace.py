@@ -1,6 +1,4 @@
-"""The graph of a classifier, with the shape of every value, found without touching or computing with its weights."""
-
-from __future__ import annotations
+"""Traces a classifier to a graph and computes the shape of every value on the meta device, without its weights."""
 
 import copy
 from collections.abc import Callable
@@ -10,16 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from wavedil.errors import WavedilError
-from wavedil.vision.dense.spatial import is_traced_through
+from wavedil.errors import WavedilError, first_line
+from wavedil.vision.dense.spatial import has_custom_forward
 
-#: Height and width that shapes are worked out for: multiples of 64, unlike each other and most numbers of channels.
-SAMPLE = (448, 704)
-_FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError)
+#: Image size for which shapes are computed: multiples of 64, different from each other and from most channel counts.
+SAMPLE_SIZE = (448, 704)
+_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError)
 
 
-class Call(NamedTuple):
-    """A call of a module while tracing, also of those that the graph does not show as one node."""
+class ModuleCall(NamedTuple):
+    """A module call during tracing, also of modules that are not a single node of the graph."""
 
     name: str
     input: fx.Node
@@ -28,25 +26,31 @@ class Call(NamedTuple):
 
 @dataclass
 class Trace:
-    """The graph of ``skeleton``, a copy of the classifier without numbers; ``calls`` from the inside out.
+    """Result of :func:`trace_classifier`.
 
-    ``node.meta["shape"]`` is the shape of a tensor, or a list of them for several, for an image of SAMPLE.
+    ``node.meta["shape"]`` is the shape of a tensor, or a list of shapes for several, for an image of SAMPLE_SIZE.
+
+    Attributes:
+        graph: graph of ``skeleton``, a copy of the classifier on the meta device.
+        calls: module calls, inner ones before outer ones.
+        channels: channels of the image.
+        method: name of the traced method.
     """
 
     graph: fx.Graph
     skeleton: nn.Module
-    calls: list[Call]
+    calls: list[ModuleCall]
     channels: int
     method: str
 
 
-def trace(classifier: nn.Module) -> Trace:
-    """Traces ``forward_features`` where there is one (timm), else ``forward``, in evaluation mode.
+def trace_classifier(classifier: nn.Module) -> Trace:
+    """Traces ``forward_features`` if there is one (timm), else ``forward``, in evaluation mode.
 
     Raises:
-        WavedilError: the network cannot be traced or does not take the sample image.
+        WavedilError: the network cannot be traced or does not accept the sample image.
     """
-    skeleton = copy_with(classifier, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
+    skeleton = copy_module(classifier, lambda tensor: torch.empty_like(tensor, device="meta")).eval()
     convs = [module for module in skeleton.modules() if isinstance(module, nn.Conv2d)]
     if not convs:
         raise WavedilError(f"{type(classifier).__name__} has no Conv2d: expected a convolutional image classifier")
@@ -55,83 +59,81 @@ def trace(classifier: nn.Module) -> Trace:
     tracer.traced_func_name = method
     try:
         graph = tracer.trace(skeleton)
-    except _FAILURES as error:
-        at = f"layer {tracer.inside[-1]} of " if tracer.inside else ""
+    except _ERRORS as error:
+        at = f"layer {tracer.path[-1]} of " if tracer.path else ""
         raise WavedilError(
-            f"{at}{type(classifier).__name__} cannot be traced ({_first_line(error)}): expected a network whose path "
-            "does not depend on its values and sizes"
+            f"{at}{type(classifier).__name__} cannot be traced ({first_line(error)}): expected a network without "
+            "control flow that depends on values or sizes"
         ) from None
     like = next(skeleton.parameters())
-    image = torch.empty(1, convs[0].in_channels, *SAMPLE, dtype=like.dtype, device="meta")
-    shapes = _Shapes(skeleton, graph)
+    image = torch.empty(1, convs[0].in_channels, *SAMPLE_SIZE, dtype=like.dtype, device="meta")
+    shapes = _ShapeInterpreter(skeleton, graph)
     try:
         with torch.no_grad():
             shapes.run(image)
-    except _FAILURES as error:
+    except _ERRORS as error:
         raise WavedilError(
-            f"{layer_of(shapes.at)} of {type(classifier).__name__} does not take an image of {SAMPLE[0]} x {SAMPLE[1]} "
-            f"({_first_line(error)}): expected a network for images of any size"
+            f"{describe_node(shapes.node)} of {type(classifier).__name__} does not accept an image of {SAMPLE_SIZE[0]} "
+            f"x {SAMPLE_SIZE[1]} ({first_line(error)}): expected a network for images of any size"
         ) from None
     return Trace(graph, skeleton, tracer.calls, convs[0].in_channels, method)
 
 
-def copy_with(module: nn.Module, of: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of a module in which every parameter and buffer is what ``of`` makes of it."""
+def copy_module(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of a module whose parameters and buffers are ``convert(tensor)``."""
     memo: dict[int, Any] = {
-        id(p): nn.Parameter(of(p.detach()), requires_grad=p.requires_grad) for p in module.parameters()
+        id(p): nn.Parameter(convert(p.detach()), requires_grad=p.requires_grad) for p in module.parameters()
     }
-    memo |= {id(buffer): of(buffer) for buffer in module.buffers()}
+    memo |= {id(buffer): convert(buffer) for buffer in module.buffers()}
     return copy.deepcopy(module, memo)
 
 
-def layer_of(node: fx.Node) -> str:
-    """How messages call a node: the layer, or the operation and the layer it happens in."""
+def describe_node(node: fx.Node) -> str:
+    """Name of a node in messages: its layer, or the operation and the layer that contains it."""
     if node.op == "call_module":
         return f"layer {node.target}"
-    inside = list(node.meta.get("nn_module_stack", {}))
+    layers = list(node.meta.get("nn_module_stack", {}))
     operation = getattr(node.target, "__name__", str(node.target))
-    return f"{operation} in layer {inside[-1]}" if inside and inside[-1] else operation
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{operation} in layer {layers[-1]}" if layers and layers[-1] else operation
 
 
 class _Tracer(fx.Tracer):
-    """Looks into modules that have parts, and into convolutions and poolings with a forward of their own.
+    """Traces into modules with children, and into convolutions and poolings with a custom forward.
 
-    Norms stay whole: what they do depends on the mode, which a graph of their inside would fix.
+    Norms are leaves: their computation depends on the mode, which a trace would fix.
     """
 
     def __init__(self):
         super().__init__()
-        self.inside: list[str] = []
-        self.calls: list[Call] = []
+        self.path: list[str] = []
+        self.calls: list[ModuleCall] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if is_traced_through(m):
+        if has_custom_forward(m):
             return False
-        has_parts = next(m.children(), None) is not None
-        norm = isinstance(m, nn.modules.batchnorm._NormBase)
-        return not has_parts or norm or super().is_leaf_module(m, module_qualified_name)
+        has_children = next(m.children(), None) is not None
+        is_norm = isinstance(m, nn.modules.batchnorm._NormBase)
+        return not has_children or is_norm or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
-        self.inside.append(self.path_of_module(m))
+        self.path.append(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
-        name = self.inside.pop()
+        name = self.path.pop()
         proxies = [value for value in (*args, *kwargs.values()) if isinstance(value, fx.Proxy)]
         if proxies and isinstance(result, fx.Proxy):
-            self.calls.append(Call(name, proxies[0].node, result.node))
+            self.calls.append(ModuleCall(name, proxies[0].node, result.node))
         return result
 
 
-class _Shapes(fx.Interpreter):
+class _ShapeInterpreter(fx.Interpreter):
+    """Runs a graph and stores the shape of every value in ``node.meta["shape"]``."""
+
     def __init__(self, root: nn.Module, graph: fx.Graph):
         super().__init__(root, graph=graph)
         self.extra_traceback = False
 
     def run_node(self, n: fx.Node) -> Any:
-        self.at = n
+        self.node = n
         value = super().run_node(n)
         n.meta["shape"] = _shape(value)
         return value

@@ -1,89 +1,88 @@
-"""Which positions of its input a spatial operation reads, in the classifier and in the dense network."""
-
-from __future__ import annotations
+"""Input positions that a spatial operation reads, in the classifier and in the dense network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
-Pair = tuple[int, int]
+IntPair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Window:
-    """Taps of a convolution or pooling; every field is (height, width).
+    """Window of a convolution or pooling; each field has one value per axis, (height, width).
 
-    Output i reads inputs ``stride * i - before + dilation * tap`` for each tap below ``kernel``.
+    Output i reads the inputs ``stride * i - before + dilation * tap`` for ``tap`` from 0 to ``kernel - 1``.
 
     Attributes:
-        padding: (before, after) of each axis. None: as TensorFlow's "SAME", so that ceil(size / stride) outputs
-            result and the smaller half lies before; it depends on the size and is worked out for each input.
-        hole: the classifier's input is every hole-th position of this window's input. 1 in the classifier itself.
-        strided: the stride in the classifier, where this is a window of the dense network.
+        padding: (before, after) for each axis. None for TensorFlow's "SAME": ceil(size / stride) outputs, with the
+            smaller half of the padding before; it depends on the input size.
+        spacing: the dense network's input has ``spacing`` times the resolution of the classifier's input, whose
+            positions are every ``spacing``-th of it. 1 in the classifier.
+        original_stride: stride in the classifier, for windows of the dense network.
     """
 
-    kernel: Pair
-    stride: Pair = (1, 1)
-    dilation: Pair = (1, 1)
-    padding: tuple[Pair, Pair] | None = ((0, 0), (0, 0))
-    hole: int = 1
-    strided: Pair | None = None
+    kernel: IntPair
+    stride: IntPair = (1, 1)
+    dilation: IntPair = (1, 1)
+    padding: tuple[IntPair, IntPair] | None = ((0, 0), (0, 0))
+    spacing: int = 1
+    original_stride: IntPair | None = None
 
     @property
-    def span(self) -> Pair:
+    def span(self) -> IntPair:
+        """Distance from the first to the last tap along each axis."""
         return tuple((k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True))
 
     @property
-    def is_point(self) -> bool:
-        """Whether output i depends on input i alone."""
+    def is_pointwise(self) -> bool:
+        """Whether output i depends only on input i."""
         return self.span == (0, 0) and self.stride == (1, 1) and self.padding in (None, ((0, 0), (0, 0)))
 
-    def pads(self, size: Sequence[int]) -> list[Pair]:
-        """Positions added (before, after) on each axis of an input of this size; cut off where negative."""
+    def padding_for(self, size: Sequence[int]) -> list[IntPair]:
+        """Padding (before, after) of each axis for an input size; negative values crop."""
         if self.padding is not None:
             return list(self.padding)
-        axes = zip(size, self.span, self.stride, self.strided or self.stride, strict=True)
-        return [_tensorflow_same(*axis, self.hole) for axis in axes]
+        axes = zip(size, self.span, self.stride, self.original_stride or self.stride, strict=True)
+        return [_tensorflow_same(*axis, self.spacing) for axis in axes]
 
-    def out_size(self, size: Sequence[int]) -> Pair:
-        axes = zip(size, self.pads(size), self.span, self.stride, strict=True)
+    def output_size(self, size: Sequence[int]) -> IntPair:
+        """(height, width) of the output for an input size."""
+        axes = zip(size, self.padding_for(size), self.span, self.stride, strict=True)
         return tuple((n + sum(pad) - span - 1) // s + 1 for n, pad, span, s in axes)
 
-    def ceiled(self) -> Window:
-        """The window of a pooling in ``ceil_mode``: as if more were padded, but no window begins behind the end."""
+    def with_ceil_mode(self) -> Self:
+        """The window of a pooling layer with ``ceil_mode``: more padding, but no window starts after the input."""
         axes = zip(self.padding, self.span, self.stride, strict=True)
-        return Window(
-            self.kernel,
-            self.stride,
-            self.dilation,
-            tuple((before, min(after + s - 1, max(after, span))) for (before, after), span, s in axes),
-        )
+        padding = tuple((before, min(after + s - 1, max(after, span))) for (before, after), span, s in axes)
+        return Window(self.kernel, self.stride, self.dilation, padding)
 
-    def opened(self, hole: int, stride: int, size: Pair, target: tuple[int | None, int | None]) -> Window:
-        """The dense network's window: the taps ``hole`` times as far apart, at the given stride.
+    def dilated(self, spacing: int, stride: int, size: IntPair, target: tuple[int | None, int | None]) -> Self:
+        """The window in the dense network: taps ``spacing`` times as far apart, at the given stride.
 
-        Position ``hole * i`` of its input being position i of the classifier's, multiples of ``hole`` again read
-        multiples of ``hole``, and where the classifier reads padding, padding. So before the map ``hole`` times as
-        much is padded. What is padded behind it no position of the classifier sees, as long as it is enough, and it
-        decides the size of the result.
+        Position ``spacing * i`` of the dense input is position i of the classifier's input, so multiples of ``spacing``
+        read multiples of ``spacing``, and padding where the classifier reads padding. The padding before is therefore
+        ``spacing`` times the original. The padding after only has to be large enough; it sets the size of the output.
 
         Args:
-            size: of the dense network's input, to which ``target`` belongs.
-            target: wanted size of the result for each axis; None: pad ``hole`` times as much behind as well.
+            size: input size in the dense network for which ``target`` is computed.
+            target: output size for each axis; None for ``spacing`` times the original padding after.
         """
-        span = tuple(hole * s for s in self.span)
+        span = tuple(spacing * s for s in self.span)
         padding = None
         if self.padding is not None:
-            befores = [hole * before for before, _ in self.padding]
+            befores = [spacing * before for before, _ in self.padding]
             afters = [
-                hole * after if want is None else (want - 1) * stride + width + 1 - n - before
+                spacing * after if want is None else (want - 1) * stride + width + 1 - n - before
                 for (_, after), want, width, n, before in zip(self.padding, target, span, size, befores, strict=True)
             ]
             padding = tuple(zip(befores, afters, strict=True))
-        dilation = tuple(hole * d for d in self.dilation)
-        return Window(self.kernel, (stride, stride), dilation, padding, hole, self.stride)
+        dilation = tuple(spacing * d for d in self.dilation)
+        return Window(self.kernel, (stride, stride), dilation, padding, spacing, self.stride)
 
 
-def _tensorflow_same(size: int, span: int, stride: int, strided: int, hole: int) -> Pair:
-    inside = -(-size // hole)  # positions of the classifier's map
-    before = max((-(-inside // strided) - 1) * strided + span // hole + 1 - inside, 0) // 2 * hole
+def _tensorflow_same(size: int, span: int, stride: int, original_stride: int, spacing: int) -> IntPair:
+    """Padding (before, after) of TensorFlow's "SAME" in the classifier, in positions of the dense network."""
+    original = -(-size // spacing)  # size of the classifier's input
+    total = max((-(-original // original_stride) - 1) * original_stride + span // spacing + 1 - original, 0)
+    before = total // 2 * spacing
     return before, (-(-size // stride) - 1) * stride + span + 1 - size - before

@@ -1,60 +1,51 @@
-"""The front end: VGG-16 made dense (Yu & Koltun 2016, arXiv 1511.07122, section 4)."""
-
-from __future__ import annotations
+"""The front end: VGG-16 as a dense predictor (Yu & Koltun 2016, arXiv 1511.07122, section 4)."""
 
 import pickle
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, receptive_field
-from wavedil.errors import WavedilError
-from wavedil.vision.models.foreign_weights import CaffeLayers, caffe_tensors, copy_layers
-from wavedil.vision.models.heads.parts import classifier
+from wavedil.errors import WavedilError, first_line
+from wavedil.vision.models.heads.parts import score_layer
 from wavedil.vision.models.padding import reflect
 from wavedil.weights import register
 
-#: Convolutions of VGG-16's five stages; a pool of 2 follows each.
+#: Number of convolutions in each of the five stages of VGG-16; each stage ends with pooling by 2.
 DEPTHS = (2, 2, 3, 3, 3)
 STRIDES = (4, 8, 16, 32)
 PADDINGS = ("reflect_image", "valid", "same")
 
-#: What the released Caffe weights want taken from their BGR input in 0 to 255 (blue, green, red), and nothing else.
-CAFFE_MEANS = {
-    "voc": (102.93, 111.36, 116.52),
-    "camvid": (110.70, 108.78, 105.41),
-    "cityscapes": (72.39, 82.91, 73.16),
-    "kitti": (96.19, 95.55, 91.35),
-}
-
 
 @register
 class VGGFrontEnd(nn.Module):
-    """VGG-16 whose last pools are left out: ``(batch, in_channels, height, width) -> (batch, num_classes, h, w)``.
+    """VGG-16 without its last pooling layers: ``(batch, in_channels, height, width) -> (batch, num_classes, h, w)``.
 
-    A layer behind a pool that is left out is dilated by 2 for it. With the paper's stride of 8, pool4 and pool5 are
-    gone, conv5 is dilated by 2 and fc6, which is 7x7, by 4. No activation follows ``final``. The receptive field is
-    380 pixels and cell i sits at pixel 8 i + 3.5, whatever the padding.
+    Each pooling layer that is removed doubles the dilation of all later layers. For stride 8, as in the paper, pool4
+    and pool5 are removed, conv5 has dilation 2 and fc6, a 7x7 convolution, has dilation 4. No activation follows
+    ``final``. The receptive field is then 380 pixels, and cell i is centered on pixel 8 i + 3.5 for every padding.
 
     Args:
-        num_classes: score maps; None ends at fc7, with hidden_channels maps.
-        stride: pixels per cell. 8 is the paper's; 4 leaves out pool3 as well, so conv4 is dilated by 2, conv5 by 4 and
-            fc6 by 8 (four times the work in those layers); 16 keeps pool4; 32 is VGG-16 itself, slid over the image.
-        padding: ``"reflect_image"``, as in the paper: the image is reflected by :attr:`margin` 186 on each side (and
-            at the end up to a multiple of the stride) and no layer pads; h = ceil(height / stride). ``"valid"``: no
-            padding, h = ceil((height - 372) / stride), which is what training on padded crops needs; as in Caffe, the
-            last cell's pools are cut short where that is no whole number. ``"same"``: each layer pads with zeros, as
-            VGG did; h = ceil(height / stride).
+        num_classes: output channels; None returns the features of fc7, with hidden_channels channels.
+        stride: pixels per cell. 8 as in the paper; 4 removes pool3 too, so conv4 has dilation 2, conv5 4 and fc6 8
+            (four times the computation in those layers); 16 keeps pool4; 32 is VGG-16 applied at every position.
+        padding: ``"reflect_image"``, as in the paper: the image is padded by reflection with :attr:`margin` 186 pixels
+            on each side (and at the end up to a multiple of the stride) and the layers do not pad; h = ceil(height /
+            stride). ``"valid"``: no padding, h = ceil((height - 372) / stride), for training on padded crops; as in
+            Caffe, the last pooling windows are cut off at the border if the sizes do not divide. ``"same"``: each layer
+            pads with zeros, as in VGG; h = ceil(height / stride).
         widths: channels of the five stages.
         hidden_channels: of fc6 and fc7.
-        dropout: behind fc6 and fc7.
-        levels: give the list of maps that :meth:`features` returns, as :class:`wavedil.vision.FCN8s` and other heads of
-            several maps read them, instead of the last; num_classes is None then, and padding ``"same"``.
+        dropout: after fc6 and fc7.
+        levels: return the list of feature maps of :meth:`features` instead of the last one, for
+            :class:`wavedil.vision.FCN8s` and other heads that need several maps. Needs num_classes=None and padding
+            ``"same"``.
 
     Raises:
-        WavedilError: arguments that do not fit; with ``"valid"``, an image of 372 pixels or less.
+        WavedilError: arguments that do not fit together; with ``"valid"``, an image of 372 pixels or less.
     """
 
     def __init__(
@@ -72,15 +63,15 @@ class VGGFrontEnd(nn.Module):
         super().__init__()
         if levels and (num_classes is not None or padding != "same"):
             raise WavedilError(
-                "levels are for a front end without scores whose maps lie over one another: expected "
-                f"num_classes=None and padding='same', got {num_classes!r} and {padding!r}"
+                f"levels is True, num_classes is {num_classes!r} and padding is {padding!r}: expected num_classes=None "
+                "and padding='same', since heads need aligned maps"
             )
         if stride not in STRIDES:
             raise WavedilError(f"stride is {stride!r}: expected one of {', '.join(map(str, STRIDES))}")
         if padding not in PADDINGS:
             raise WavedilError(f"padding is {padding!r}: expected one of {', '.join(PADDINGS)}")
         if len(widths) != len(DEPTHS):
-            raise WavedilError(f"widths are {widths!r}: expected the channels of VGG-16's {len(DEPTHS)} stages")
+            raise WavedilError(f"widths is {widths!r}: expected the channels of the {len(DEPTHS)} stages of VGG-16")
         self.output_stride = self.stride = stride
         self.padding = padding
         block = partial(
@@ -90,7 +81,7 @@ class VGGFrontEnd(nn.Module):
         )
         channels, self.stages = in_channels, nn.ModuleList()
         for stage, (depth, width) in enumerate(zip(DEPTHS, widths, strict=True)):
-            dilation = max(1, 2**stage // stride)  # in VGG-16 the stage stands at stride 2 ** stage
+            dilation = max(1, 2**stage // stride)  # in VGG-16 the stage has stride 2 ** stage
             self.stages.append(
                 DilatedStack(2, [channels, *[width] * depth], [dilation] * depth, kernel_size=3, block=block)
             )
@@ -99,14 +90,14 @@ class VGGFrontEnd(nn.Module):
         self.fc6 = block(2, channels, hidden_channels, kernel_size=7, dilation=32 // stride)
         self.fc7 = block(2, hidden_channels, hidden_channels, kernel_size=1)
         self.dropout = nn.Dropout(dropout)
-        self.final = None if num_classes is None else classifier(hidden_channels, num_classes)
+        self.final = None if num_classes is None else score_layer(hidden_channels, num_classes)
         self.channels = hidden_channels if num_classes is None else num_classes
-        #: Of the maps that :meth:`features` gives; None where only the last is given.
+        #: Channels of the maps of :meth:`features`; None without ``levels``.
         self.level_channels = [*widths[2:4], hidden_channels] if levels else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Random weights that keep variances through the ReLUs; the paper starts from VGG-16 trained on ImageNet."""
+        """Random weights that keep the variance through the ReLUs; the paper starts from VGG-16 trained on ImageNet."""
         for conv in [m for m in self.modules() if isinstance(m, DilatedConv)]:
             nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
@@ -115,16 +106,16 @@ class VGGFrontEnd(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Pixels along one axis that a cell sees: 380 for the stride of 8."""
+        """Pixels along each axis: 380 for stride 8."""
         layers: list[tuple[int, int, int]] = []  # dilation, kernel size, stride
         for stage, stack in enumerate(self.stages):
-            layers += [(d, 3, 1) for d in stack.dilations] + [(1, 2, 2)] * self._pools(stage)
+            layers += [(d, 3, 1) for d in stack.dilations] + [(1, 2, 2)] * self._has_pool(stage)
         layers.append((self.fc6.conv.dilation[0], 7, 1))
         return receptive_field(*map(list, zip(*layers, strict=True)), ndim=2)
 
     @property
     def margin(self) -> int:
-        """Pixels that a cell sees on each side of its own stride x stride pixels."""
+        """Receptive field on each side of the stride x stride pixels of a cell."""
         return (self.receptive_field - self.stride) // 2
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -135,72 +126,50 @@ class VGGFrontEnd(nn.Module):
         return x if self.final is None else self.final(x)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The maps behind stages 3 and 4 (pool3 and pool4 where they are kept) and of fc7: what FCN-8s reads.
+        """Feature maps of stages 3 and 4 (after pool3 and pool4 if present) and fc7: the inputs of FCN-8s.
 
-        Their cells lie over one another where the padding is ``"same"``.
+        With padding ``"same"`` their cells are aligned.
         """
-        x, maps = self._framed(x), []
+        x, maps = self._pad(x), []
         for stage, stack in enumerate(self.stages):
             x = stack(x)
-            if self._pools(stage):
+            if self._has_pool(stage):
                 x = self.pool(x)
             maps.append(x)
         x = self.dropout(self.fc6(x))
         return [*maps[2:4], self.dropout(self.fc7(x))]
 
-    def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> VGGFrontEnd:
-        """Takes the weights of torchvision's ``vgg16``, whose input is RGB by ImageNet's mean and deviation; self.
+    def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> Self:
+        """Loads the weights of torchvision's ``vgg16``, for RGB input normalized by ImageNet's mean and deviation.
 
-        classifier.0 becomes the 7x7 convolution, classifier.3 the 1x1; ``final`` stays as it is.
+        classifier.0 becomes the 7x7 convolution and classifier.3 the 1x1 convolution; ``final`` is not changed.
+
+        Returns:
+            The module itself.
+
+        Raises:
+            WavedilError: a tensor that is missing or has the wrong shape; no weight is changed then.
         """
         layers, index = [], 0
         for stack in self.stages:
             for block in stack.layers:
                 layers.append((f"features.{index}", block.conv))
                 index += 2  # the convolution and its ReLU
-            index += 1  # the pool
+            index += 1  # the pooling layer
         layers += [("classifier.0", self.fc6.conv), ("classifier.3", self.fc7.conv)]
-        copy_layers(layers, state_dict, "torchvision's vgg16 (without batch norm)")
+        _copy_weights(layers, state_dict)
         return self
 
-    def load_caffe_names(self, mapping: CaffeLayers, rgb: bool = False) -> VGGFrontEnd:
-        """Takes ``{layer: (weight, bias)}`` under the names of the released Caffe nets (fyu/dilation); self.
-
-        conv1_1 … conv5_3, fc6, fc7 and ``final`` or (VOC) ``fc-final``. Layers of the context module (``ct_…``,
-        ``ctx_…``) may be there too. These weights want BGR input less :data:`CAFFE_MEANS`, and for all but Cityscapes
-        ``upsample(…, align="corner")``.
-
-        rgb: turn the weights of conv1_1 round, so that they want RGB input less the means turned round: what a
-            :class:`wavedil.vision.Segmenter` gives with these ``mean`` over 255 and ``std`` of 1/255.
-        """
-        layers = [
-            (f"conv{stage}_{i}", block.conv)
-            for stage, stack in enumerate(self.stages, 1)
-            for i, block in enumerate(stack.layers, 1)
-        ]
-        layers += [("fc6", self.fc6.conv), ("fc7", self.fc7.conv)]
-        if self.final is not None:
-            layers.append(("fc-final" if "fc-final" in mapping else "final", self.final))
-        known = {*dict(layers), "final", "fc-final"}
-        other = [name for name in mapping if not name.startswith(("ct_", "ctx_")) and name not in known]
-        if other:
-            raise WavedilError(f"layer {other[0]!r} is none of a front end's: expected {', '.join(dict(layers))}")
-        copy_layers(layers, caffe_tensors(mapping), "a front end of fyu/dilation")
-        if rgb:
-            first = self.stages[0].layers[0].conv
-            with torch.no_grad():
-                first.weight.copy_(first.weight.flip(1))
-        return self
-
-    def _pools(self, stage: int) -> bool:
+    def _has_pool(self, stage: int) -> bool:
         return 2 ** (stage + 1) <= self.stride
 
-    def _framed(self, x: Tensor) -> Tensor:
+    def _pad(self, x: Tensor) -> Tensor:
+        """Checks the size of the image and pads it for ``"reflect_image"``."""
         margin, space = self.margin, self.stages[0].layers[0].conv.check(x).shape[2:]
-        least = 2 * margin + 1 if self.padding == "valid" else 1
-        if min(space) < least:
+        minimum = 2 * margin + 1 if self.padding == "valid" else 1
+        if min(space) < minimum:
             raise WavedilError(
-                f"image is {space[0]}x{space[1]}: padding={self.padding!r} needs {least} pixels or more along each "
+                f"image is {space[0]}x{space[1]} pixels: padding={self.padding!r} needs at least {minimum} along each "
                 "axis; use larger crops or padding='reflect_image'"
             )
         if self.padding != "reflect_image":
@@ -215,40 +184,72 @@ def vgg16_front_end(
     dropout: float = 0.5,
     levels: bool = False,
 ) -> VGGFrontEnd:
-    """A front end that starts from VGG-16 as torchvision trained it on ImageNet, up to fc7: the backbone of a recipe.
+    """A :class:`VGGFrontEnd` up to fc7 with the ImageNet weights of torchvision's VGG-16, as the backbone of a recipe.
 
     Args:
-        weights: ``"torchvision"``: its ``VGG16_Weights.IMAGENET1K_V1``, 528 MB, downloaded once; or a file with the
-            ``state_dict`` of its ``vgg16``, of these or any other widths, as ``torch.save`` wrote it.
+        weights: ``"torchvision"``: ``VGG16_Weights.IMAGENET1K_V1``, 528 MB, downloaded once. Or the path of a file with
+            the ``state_dict`` of torchvision's ``vgg16``, with any widths, written by ``torch.save``.
         stride, padding, dropout, levels: as in :class:`VGGFrontEnd`.
 
     Raises:
-        WavedilError: weights that cannot be had, or are not a vgg16's.
+        WavedilError: weights that cannot be downloaded or read, or that are not those of a vgg16.
     """
-    tensors = _vgg16_weights(weights)
-    first = [2 * sum(DEPTHS[:stage]) + stage for stage in range(len(DEPTHS))]  # conv, ReLU, …, pool
+    tensors = _read_vgg16_weights(weights)
+    first = [2 * sum(DEPTHS[:stage]) + stage for stage in range(len(DEPTHS))]  # each stage: (conv, ReLU) * depth, pool
     try:
         widths = [len(tensors[f"features.{index}.weight"]) for index in first]
         hidden_channels = len(tensors["classifier.0.weight"])
     except KeyError as error:
-        raise WavedilError(f"weights {weights!r} have no {error}: expected those of torchvision's vgg16") from None
+        raise WavedilError(
+            f"weights {weights!r}: no tensor {error}; expected the weights of torchvision's vgg16"
+        ) from None
     options = {"stride": stride, "padding": padding, "dropout": dropout, "levels": levels}
     return VGGFrontEnd(None, widths=widths, hidden_channels=hidden_channels, **options).load_torchvision(tensors)
 
 
-def _vgg16_weights(weights: str) -> Mapping[str, Tensor]:
+def _read_vgg16_weights(weights: str) -> Mapping[str, Tensor]:
     if weights != "torchvision":
         try:
             return torch.load(weights, weights_only=True, map_location="cpu")
         except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, EOFError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WavedilError(f"weights {weights!r} cannot be read: {reason}") from None
+            raise WavedilError(f"weights {weights!r} cannot be read: {first_line(error)}") from None
     try:
         from torchvision.models import VGG16_Weights
     except ImportError:
-        raise WavedilError("weights 'torchvision' need torchvision: pip install torchvision, or give a file") from None
+        raise WavedilError(
+            "weights 'torchvision' needs torchvision: pip install torchvision, or pass the path of a weights file"
+        ) from None
     try:
         return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
     except OSError as error:
         url = VGG16_Weights.IMAGENET1K_V1.url
-        raise WavedilError(f"{url} cannot be had ({error}): fetch it elsewhere and give the file as weights") from None
+        raise WavedilError(
+            f"weights: {url} cannot be downloaded ({error}); pass the path of a copy as weights"
+        ) from None
+
+
+@torch.no_grad()
+def _copy_weights(layers: Sequence[tuple[str, nn.Module]], tensors: Mapping[str, Tensor]) -> None:
+    """Copies ``tensors[name + ".weight"]`` and ``".bias"`` into each (name, layer): all of them, or none.
+
+    A matrix (outputs, inputs) with as many elements as the weight is reshaped: a fully connected layer on a (channels,
+    height, width) map is a convolution with a kernel of that size.
+    """
+    copies: list[tuple[Tensor, Tensor]] = []
+    for name, layer in layers:
+        for part, parameter in layer.named_parameters(recurse=False):
+            key = f"{name}.{part}"
+            if key not in tensors:
+                raise WavedilError(
+                    f"weights have no tensor {key}: expected those of torchvision's vgg16 (without batch norm)"
+                )
+            value = tensors[key]
+            is_matrix = value.ndim == 2 and (*value.shape,) == (len(parameter), parameter[0].numel())
+            if value.shape != parameter.shape and not is_matrix:
+                raise WavedilError(
+                    f"{key} has shape {tuple(value.shape)}: expected {tuple(parameter.shape)}; use the widths and "
+                    "hidden_channels of the weights"
+                )
+            copies.append((parameter, value.reshape(parameter.shape)))
+    for parameter, value in copies:
+        parameter.copy_(value)

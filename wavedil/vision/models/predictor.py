@@ -1,6 +1,4 @@
-"""What models of dense prediction share: normalization, parts in sequence, and the way back to pixels."""
-
-from __future__ import annotations
+"""Base class of dense prediction models: normalization, backbone, head and context, upsampling to pixels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,22 +11,21 @@ from wavedil.errors import WavedilError
 from wavedil.vision.models.upsample import ALIGNMENTS, upsample
 from wavedil.weights import load
 
-#: Of ImageNet's images in [0, 1], red, green and blue: what networks that were trained on it expect.
+#: Mean and standard deviation of ImageNet, red, green and blue in [0, 1]; networks trained on it expect these.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def load_predictor(folder: str | Path, device: str = "cpu") -> DensePredictor:
-    """The model in a folder; raises as :func:`wavedil.weights.load` does, and for anything but a dense predictor."""
-    return load(folder, device, expect=DensePredictor)
-
-
 class DensePredictor(nn.Module):
-    """Maps at every pixel: ``(batch, 3, height, width) in [0, 1] -> (batch, num_maps, height, width)``.
+    """Predicts values at every pixel: ``(batch, 3, height, width) in [0, 1] -> (batch, num_outputs, height, width)``.
 
-    Arguments as in :class:`wavedil.vision.Segmenter`, which is one; num_maps is its num_classes.
+    Base class of :class:`wavedil.vision.Segmenter`, which documents the arguments, and
+    :class:`wavedil.vision.Regressor`.
+
+    Args:
+        num_outputs: output channels: the number of classes of a Segmenter, 1 for a Regressor.
     """
 
-    #: In messages.
+    #: Used in the error message of :func:`wavedil.weights.load`.
     title = "a Segmenter or Regressor"
 
     def __init__(
@@ -37,7 +34,7 @@ class DensePredictor(nn.Module):
         head: nn.Module,
         context: nn.Module | None,
         refinement: nn.Module | None,
-        num_maps: int,
+        num_outputs: int,
         scale: float,
         align: str | None,
         mean: Sequence[float],
@@ -46,48 +43,47 @@ class DensePredictor(nn.Module):
         super().__init__()
         missing = [name for name in ("channels", "output_stride") if not hasattr(backbone, name)]
         if missing:
-            raise WavedilError(f"backbone is a {type(backbone).__name__} without {' and '.join(missing)}")
+            raise WavedilError(
+                f"backbone is a {type(backbone).__name__} without {' and '.join(missing)}: expected a module with both "
+                "attributes"
+            )
         align = align or getattr(backbone, "align", "center")
         if align not in ALIGNMENTS:
             raise WavedilError(f"align is {align!r}: expected one of {', '.join(ALIGNMENTS)}")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise WavedilError(f"mean is {mean} and std {std}: expected three each, std above 0")
+            raise WavedilError(f"mean is {mean} and std is {std}: expected three numbers each, std above 0")
         self.backbone, self.head, self.context, self.refinement = backbone, head, context, refinement
-        self.num_maps, self.scale, self.align = num_maps, scale, align
-        # They are in the config: what is stored beside the weights is stored once.
+        self.num_outputs, self.scale, self.align = num_outputs, scale, align
+        # Not persistent: both are in config.json already.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
     @property
     def output_stride(self) -> int:
-        """Pixels of the image per feature of the backbone's last map, along each axis."""
+        """Stride of the backbone's last feature map in pixels."""
         return self.backbone.output_stride
 
     @property
     def receptive_field(self) -> int | None:
-        """Pixels that one of :meth:`scores` sees, along each axis, at most; None for the whole image, or unknown."""
+        """Largest receptive field of :meth:`coarse_scores` in pixels along an axis; None if unknown or unlimited."""
         parts = [(self.backbone, 1), (self.head, self.output_stride), (self.context, self.output_stride)]
-        fields = [(getattr(part, "receptive_field", None), step) for part, step in parts if part is not None]
+        fields = [(getattr(part, "receptive_field", None), stride) for part, stride in parts if part is not None]
         if any(field is None for field, _ in fields):
             return None
-        return 1 + sum((max(field) - 1 if isinstance(field, tuple) else field - 1) * step for field, step in fields)
+        return 1 + sum((max(field) - 1 if isinstance(field, tuple) else field - 1) * stride for field, stride in fields)
 
     def forward(self, image: Tensor) -> Tensor:
-        scores, stride = self.scores(image)
-        return self.enlarged(image, scores, stride)
+        scores, stride = self.coarse_scores(image)
+        return self.upsample_scores(image, scores, stride)
 
-    def enlarged(self, image: Tensor, scores: Tensor, stride: int) -> Tensor:
-        """Scores of :meth:`scores` at every pixel of their image, and refined there."""
-        scores = upsample(scores, image.shape[2:], stride=stride, align=self.align)
-        if self.refinement is None:
-            return scores
-        return self.refinement((image * 255).round().clamp(0, 255).byte(), scores)
+    def coarse_scores(self, image: Tensor) -> tuple[Tensor, int]:
+        """Scores at the resolution of the head, and their stride in pixels.
 
-    def scores(self, image: Tensor) -> tuple[Tensor, int]:
-        """Scores at the resolution of the head, ``(batch, num_maps, ceil(height / n), ceil(width / n))``, and n."""
+        The scores have shape ``(batch, num_outputs, ceil(height / stride), ceil(width / stride))``.
+        """
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point() or 0 in image.shape:
             raise WavedilError(
-                f"image is {image.dtype} of shape {tuple(image.shape)}: expected floats in [0, 1] of "
+                f"image is {image.dtype} of shape {tuple(image.shape)}: expected floats in [0, 1] of shape "
                 "(batch, 3, height, width)"
             )
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
@@ -96,9 +92,22 @@ class DensePredictor(nn.Module):
         scores = self.head(self.backbone(F.pad(x, (0, right, 0, bottom)) if bottom or right else x))
         if self.context is not None:
             scores = self.context(scores)
-        if scores.shape[1] != self.num_maps:
+        if scores.shape[1] != self.num_outputs:
             raise WavedilError(
-                f"head and context give {scores.shape[1]} maps: expected {self.num_maps}, one for each class or value"
+                f"head and context return {scores.shape[1]} channels: expected {self.num_outputs}, one for each class "
+                "(1 for a Regressor)"
             )
         stride = (height + bottom) // scores.shape[2]
         return scores[:, :, : -(-height // stride), : -(-width // stride)], stride
+
+    def upsample_scores(self, image: Tensor, scores: Tensor, stride: int) -> Tensor:
+        """Upsamples the result of :meth:`coarse_scores` to pixels and applies the refinement, if there is one."""
+        scores = upsample(scores, image.shape[2:], stride=stride, align=self.align)
+        if self.refinement is None:
+            return scores
+        return self.refinement((image * 255).round().clamp(0, 255).byte(), scores)
+
+
+def load_predictor(folder: str | Path, device: str = "cpu") -> DensePredictor:
+    """Loads a Segmenter or Regressor; raises as :func:`wavedil.weights.load`, and for models of any other class."""
+    return load(folder, device, expect=DensePredictor)

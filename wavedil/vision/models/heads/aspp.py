@@ -1,6 +1,4 @@
-"""Atrous spatial pyramid pooling: DeepLab's parallel dilations."""
-
-from __future__ import annotations
+"""Atrous spatial pyramid pooling (ASPP): the heads of DeepLab v3 and v2."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -9,39 +7,38 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core import DilatedConv, Schedule, parse_schedule
+from wavedil.errors import check_positive
 from wavedil.vision.models.heads.large_fov import LargeFOV
-from wavedil.vision.models.heads.parts import ConvNormReLU, Features, check_classes, classifier, last, last_channels
+from wavedil.vision.models.heads.parts import ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
 
 @register
 class ASPP(nn.Sequential):
-    """DeepLab v3's head (Chen et al. 2017, arXiv 1706.05587, section 3.3).
+    """The head of DeepLab v3 (Chen et al. 2017, arXiv 1706.05587, section 3.3).
 
-    A 1x1 convolution, a 3x3 convolution for each rate and the mean of the whole map, joined by a 1x1 convolution; then
-    a 3x3 convolution and the scores. The tensors have the names of torchvision's ``DeepLabHead``, whose ``state_dict``
-    loads as it is. A batch of one image trains too, where torchvision's head raises.
+    A 1x1 convolution, one 3x3 convolution per dilation and image pooling in parallel, joined by a 1x1 convolution; then
+    a 3x3 convolution and the 1x1 convolution to scores. Tensor names are those of torchvision's ``DeepLabHead``: its
+    ``state_dict`` loads without changes. A batch of one image can be trained on, where torchvision's head raises.
 
     Args:
-        rates: dilations: (12, 24, 36) for features of stride 8, (6, 12, 18) for stride 16.
-        channels: of each branch and of what joins them.
-        image_pooling: the branch of the whole map's mean. Without it the receptive field is finite.
+        dilations: of the 3x3 branches: (12, 24, 36) for features of stride 8, (6, 12, 18) for stride 16.
+        channels: of each branch and of the layers after them.
+        image_pooling: adds the branch with the mean of the feature map. Without it the receptive field is finite.
     """
-
-    level = -1
 
     def __init__(
         self,
         in_channels: int | Sequence[int],
         num_classes: int,
-        rates: Schedule = (12, 24, 36),
+        dilations: Schedule = (12, 24, 36),
         channels: int = 256,
         *,
         image_pooling: bool = True,
         dropout: float = 0.5,
     ):
-        pyramid = _Pyramid(last_channels(in_channels), parse_schedule(rates), channels, image_pooling, dropout)
-        super().__init__(pyramid, *ConvNormReLU(2, channels, channels), classifier(channels, num_classes))
+        pyramid = _Pyramid(last_channels(in_channels), parse_schedule(dilations), channels, image_pooling, dropout)
+        super().__init__(pyramid, *ConvNormReLU(2, channels, channels), score_layer(channels, num_classes))
 
     @property
     def receptive_field(self) -> int | None:
@@ -50,14 +47,16 @@ class ASPP(nn.Sequential):
         return None if field is None else field + self[1].receptive_field - 1
 
     def forward(self, features: Features) -> Tensor:
-        return super().forward(last(features))
+        return super().forward(last_map(features))
 
 
 class _Pyramid(nn.Module):
-    def __init__(self, in_channels: int, rates: tuple[int, ...], channels: int, image_pooling: bool, dropout: float):
+    """The parallel branches and the 1x1 convolution that joins them."""
+
+    def __init__(self, in_channels: int, dilations: Sequence[int], channels: int, image_pooling: bool, dropout: float):
         super().__init__()
         self.convs = nn.ModuleList([ConvNormReLU(2, in_channels, channels, kernel_size=1)])
-        self.convs.extend(ConvNormReLU(2, in_channels, channels, dilation=rate) for rate in rates)
+        self.convs.extend(ConvNormReLU(2, in_channels, channels, dilation=dilation) for dilation in dilations)
         self.receptive_field = None if image_pooling else max(conv.receptive_field for conv in self.convs)
         if image_pooling:
             self.convs.append(_ImagePooling(in_channels, channels))
@@ -70,6 +69,8 @@ class _Pyramid(nn.Module):
 
 
 class _ImagePooling(nn.Sequential):
+    """Mean over the feature map, 1x1 convolution, and broadcast to the size of the map."""
+
     def __init__(self, in_channels: int, channels: int):
         super().__init__(nn.AdaptiveAvgPool2d(1), *ConvNormReLU(2, in_channels, channels, kernel_size=1))
 
@@ -79,32 +80,31 @@ class _ImagePooling(nn.Sequential):
 
 @register
 class SummedASPP(nn.Module):
-    """DeepLab v2's head (Chen et al. 2016, arXiv 1606.00915, section 3.2): scores of each rate, added.
+    """The head of DeepLab v2: the sum of one score map per dilation (Chen et al. 2016, arXiv 1606.00915, section 3.2).
 
     Args:
-        rates: dilations of the branches.
+        dilations: of the branches.
         hidden_channels: 0 for branches of one 3x3 convolution, as on ResNet-101; 1024 for branches that are a
             :class:`LargeFOV` each, as on VGG-16.
     """
-
-    level = -1
 
     def __init__(
         self,
         in_channels: int | Sequence[int],
         num_classes: int,
-        rates: Schedule = (6, 12, 18, 24),
+        dilations: Schedule = (6, 12, 18, 24),
         hidden_channels: int = 0,
         *,
         dropout: float = 0.5,
     ):
         super().__init__()
-        inputs = last_channels(in_channels)
+        check_positive(num_classes=num_classes)
+        channels = last_channels(in_channels)
         self.branches = nn.ModuleList(
-            LargeFOV(inputs, num_classes, rate, hidden_channels, dropout=dropout)
+            LargeFOV(channels, num_classes, dilation, hidden_channels, dropout=dropout)
             if hidden_channels
-            else DilatedConv(2, inputs, check_classes(num_classes), 3, dilation=rate)
-            for rate in parse_schedule(rates)
+            else DilatedConv(2, channels, num_classes, 3, dilation=dilation)
+            for dilation in parse_schedule(dilations)
         )
 
     @property
@@ -112,5 +112,5 @@ class SummedASPP(nn.Module):
         return max(branch.receptive_field for branch in self.branches)
 
     def forward(self, features: Features) -> Tensor:
-        x = last(features)
+        x = last_map(features)
         return reduce(torch.add, (branch(x) for branch in self.branches))

@@ -1,13 +1,11 @@
-"""DeepLab-LargeFOV: one widely dilated layer in the place of VGG-16's fc6."""
-
-from __future__ import annotations
+"""The head of DeepLab-LargeFOV: one layer with a large dilation in place of fc6 of VGG-16."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from wavedil.core import ConvBlock
-from wavedil.vision.models.heads.parts import Features, classifier, last, last_channels
+from wavedil.vision.models.heads.parts import Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
 
@@ -17,8 +15,6 @@ class LargeFOV(nn.Module):
 
     ``(batch, in_channels, height, width) -> (batch, num_classes, height, width)``.
     """
-
-    level = -1
 
     def __init__(
         self,
@@ -32,7 +28,7 @@ class LargeFOV(nn.Module):
         super().__init__()
         self.fc6 = ConvBlock(2, last_channels(in_channels), hidden_channels, kernel_size=3, dilation=dilation)
         self.fc7 = ConvBlock(2, hidden_channels, hidden_channels, kernel_size=1)
-        self.score = classifier(hidden_channels, num_classes)
+        self.score = score_layer(hidden_channels, num_classes)
         self.dropout = nn.Dropout(dropout)
 
     @property
@@ -40,5 +36,5 @@ class LargeFOV(nn.Module):
         return self.fc6.receptive_field
 
     def forward(self, features: Features) -> Tensor:
-        x = self.dropout(self.fc6(last(features)))
+        x = self.dropout(self.fc6(last_map(features)))
         return self.score(self.dropout(self.fc7(x)))

@@ -1,6 +1,4 @@
-"""Self-attention as context: every cell sees every other."""
-
-from __future__ import annotations
+"""Self-attention as context: every cell attends to every other cell."""
 
 from collections.abc import Sequence
 
@@ -9,7 +7,7 @@ from torch.nn import functional as F
 
 from wavedil.core import DilatedConv
 from wavedil.errors import WavedilError
-from wavedil.vision.models.heads.parts import ConvNormReLU, Features, Norm, classifier, last, last_channels
+from wavedil.vision.models.heads.parts import BatchNorm, ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
 
@@ -17,18 +15,17 @@ from wavedil.weights import register
 class NonLocal(nn.Module):
     """A non-local block between a 3x3 convolution and the scores (Wang et al. 2018, arXiv 1711.07971, section 3).
 
-    The embedded-Gaussian form: x + out(softmax(query . key / sqrt(inner)) value), where the division is that of
-    transformers (the paper has none) and ``out`` ends in a batch norm of weight 0, so that the block starts as the
-    identity.
+    The embedded-Gaussian form: x + out(softmax(query . key / sqrt(inner_channels)) value). The division by the square
+    root is that of transformers; the paper has none. ``out`` ends in a batch norm of weight 0, so the block starts as
+    the identity.
 
     Args:
         channels: of the block.
         inner_channels: of queries, keys and values; default half of ``channels``.
-        subsample: keys and values are max-pooled by it; 2 saves three quarters of a cost that grows with the square of
-            the number of cells.
+        subsample: factor of the max pooling of keys and values. 2 saves three quarters of the cost of the attention,
+            which is quadratic in the number of cells.
     """
 
-    level = -1
     receptive_field = None
 
     def __init__(
@@ -42,24 +39,24 @@ class NonLocal(nn.Module):
     ):
         super().__init__()
         if subsample < 1:
-            raise WavedilError(f"subsample is {subsample}: expected 1 (all keys) or more")
+            raise WavedilError(f"subsample is {subsample}: expected a pooling factor of at least 1 (no pooling)")
         inner = max(channels // 2, 1) if inner_channels is None else inner_channels
         self.reduce = ConvNormReLU(2, last_channels(in_channels), channels)
         self.query = DilatedConv(2, channels, inner, 1)
         self.key = DilatedConv(2, channels, inner, 1)
         self.value = DilatedConv(2, channels, inner, 1)
         self.pool = nn.MaxPool2d(subsample, ceil_mode=True)
-        self.out = nn.Sequential(DilatedConv(2, inner, channels, 1, bias=False), Norm(channels))
+        self.out = nn.Sequential(DilatedConv(2, inner, channels, 1, bias=False), BatchNorm(channels))
         nn.init.zeros_(self.out[1].weight)
-        self.score = classifier(channels, num_classes)
+        self.score = score_layer(channels, num_classes)
 
     def forward(self, features: Features) -> Tensor:
-        x = self.reduce(last(features))
+        x = self.reduce(last_map(features))
         pooled = self.pool(x)
         # (batch, inner, height, width) -> (batch, cells, inner)
         query, key, value = (
             layer(source).flatten(2).transpose(1, 2)
             for layer, source in ((self.query, x), (self.key, pooled), (self.value, pooled))
         )
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return self.score(x + self.out(seen.transpose(1, 2).unflatten(2, x.shape[2:])))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.score(x + self.out(attended.transpose(1, 2).unflatten(2, x.shape[2:])))

@@ -1,6 +1,4 @@
-"""Parallel dilations, fused without a grid."""
-
-from __future__ import annotations
+"""Parallel dilated convolutions, fused without gridding: the block of ESPNet."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -10,24 +8,22 @@ from torch import Tensor, nn
 
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.errors import WavedilError
-from wavedil.vision.models.heads.parts import ConvNormReLU, Features, Norm, classifier, last, last_channels
+from wavedil.vision.models.heads.parts import BatchNorm, ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
 
 @register
 class ParallelDilations(nn.Module):
-    """ESPNet's pyramid of dilations with hierarchical fusion (Mehta et al. 2018, arXiv 1803.06815, section 3).
+    """Pyramid of dilated convolutions with hierarchical fusion (Mehta et al. 2018, arXiv 1803.06815, section 3).
 
-    A 1x1 convolution to channels / K, K parallel 3x3 convolutions on it, one per dilation, each added to the sum of
-    those before it, and the K sums side by side. The running sum is what mends gridding: a wide branch alone sees nine
-    single cells, its sum sees the cells between as well.
+    A 1x1 convolution to channels / K, then K parallel 3x3 convolutions, one per dilation. The output of each branch is
+    added to the sum of the branches before it, and the K sums are concatenated. The running sum removes gridding: a
+    branch with a large dilation reads nine isolated cells, its sum reads the cells between them as well.
 
     Args:
-        dilations: rising, one per branch.
-        channels: of all branches together, a multiple of their number.
+        dilations: increasing, one per branch.
+        channels: of all branches together, a multiple of the number of branches.
     """
-
-    level = -1
 
     def __init__(
         self,
@@ -37,20 +33,20 @@ class ParallelDilations(nn.Module):
         channels: int = 256,
     ):
         super().__init__()
-        rates = parse_schedule(dilations)
-        if channels % len(rates):
-            raise WavedilError(f"channels is {channels}: expected a multiple of the {len(rates)} branches")
-        width = channels // len(rates)
+        dilations = parse_schedule(dilations)
+        if channels % len(dilations):
+            raise WavedilError(f"channels is {channels}: expected a multiple of the {len(dilations)} branches")
+        width = channels // len(dilations)
         self.reduce = ConvNormReLU(2, last_channels(in_channels), width, kernel_size=1)
-        self.branches = nn.ModuleList(DilatedConv(2, width, width, 3, dilation=rate, bias=False) for rate in rates)
-        self.fuse = nn.Sequential(Norm(channels), nn.ReLU(inplace=True))
-        self.score = classifier(channels, num_classes)
+        self.branches = nn.ModuleList(DilatedConv(2, width, width, 3, dilation=d, bias=False) for d in dilations)
+        self.fuse = nn.Sequential(BatchNorm(channels), nn.ReLU(inplace=True))
+        self.score = score_layer(channels, num_classes)
 
     @property
     def receptive_field(self) -> int:
         return max(branch.receptive_field for branch in self.branches)
 
     def forward(self, features: Features) -> Tensor:
-        x = self.reduce(last(features))
+        x = self.reduce(last_map(features))
         sums = accumulate((branch(x) for branch in self.branches), torch.add)
         return self.score(self.fuse(torch.cat(list(sums), dim=1)))

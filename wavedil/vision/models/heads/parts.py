@@ -1,6 +1,4 @@
-"""What heads are made of: convolution with batch norm, the last layer, and the map that a head reads."""
-
-from __future__ import annotations
+"""Shared parts of heads: convolution with batch norm and ReLU, the final 1x1 convolution, and input selection."""
 
 from collections.abc import Sequence
 
@@ -9,16 +7,17 @@ from torch.nn import functional as F
 
 from wavedil.core import DilatedConv
 from wavedil.core.conv import PerAxis, paddings
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, check_positive
 
-#: One map ``(batch, channels, height, width)``, or several from fine to coarse.
+#: One feature map ``(batch, channels, height, width)``, or several from fine to coarse.
 Features = Tensor | Sequence[Tensor]
 
 
-class Norm(nn.BatchNorm2d):
-    """Batch norm that, in training too, uses its running statistics where a channel has one value.
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that uses its running statistics for inputs with one value per channel, in training too.
 
-    A single image behind image pooling is such a case: it has no deviation to divide by, and torch refuses it.
+    A batch of one image after image pooling has one value per channel. Its variance is undefined and ``BatchNorm2d``
+    raises.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +27,7 @@ class Norm(nn.BatchNorm2d):
 
 
 class ConvNormReLU(nn.Sequential):
-    """Dilated convolution to the same size without bias, batch norm, ReLU; a block for :class:`wavedil.DilatedStack`.
+    """Same-size dilated convolution without bias, batch norm and ReLU; a block for :class:`wavedil.DilatedStack`.
 
     ``(batch, channels, height, width) -> (batch, out_channels, height, width)``.
     """
@@ -44,7 +43,7 @@ class ConvNormReLU(nn.Sequential):
         causal: bool | Sequence[bool] = False,
     ):
         if ndim != 2:
-            raise WavedilError(f"ndim is {ndim}: ConvNormReLU normalizes maps of 2 space axes")
+            raise WavedilError(f"ndim is {ndim}: ConvNormReLU expects feature maps with 2 space axes")
         super().__init__(
             DilatedConv(
                 ndim,
@@ -55,7 +54,7 @@ class ConvNormReLU(nn.Sequential):
                 padding=paddings(ndim, causal=causal),
                 bias=False,
             ),
-            Norm(out_channels),
+            BatchNorm(out_channels),
             nn.ReLU(inplace=True),
         )
 
@@ -64,38 +63,35 @@ class ConvNormReLU(nn.Sequential):
         return self[0].receptive_field
 
 
-def classifier(channels: int, num_classes: int) -> DilatedConv:
-    """The 1x1 convolution that ends a head."""
-    return DilatedConv(2, channels, check_classes(num_classes), 1)
+def score_layer(channels: int, num_classes: int) -> DilatedConv:
+    """The 1x1 convolution from features to class scores at the end of a head."""
+    check_positive(num_classes=num_classes)
+    return DilatedConv(2, channels, num_classes, 1)
 
 
-def check_classes(num_classes: int) -> int:
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise WavedilError(f"num_classes is {num_classes!r}: expected a positive integer")
-    return num_classes
-
-
-def last(features: Features) -> Tensor:
-    """The map that a head of one map reads."""
-    return features if isinstance(features, Tensor) else levels(features, 1)[-1]
+def last_map(features: Features) -> Tensor:
+    """The feature map that single-map heads read: the only one, or the last of a list."""
+    return features if isinstance(features, Tensor) else check_maps(features, 1)[-1]
 
 
 def last_channels(in_channels: int | Sequence[int]) -> int:
-    return in_channels if isinstance(in_channels, int) else level_channels(in_channels, 1)[-1]
+    """Channels of :func:`last_map`."""
+    return in_channels if isinstance(in_channels, int) else check_channels(in_channels, 1)[-1]
 
 
-def levels(features: Features, least: int) -> list[Tensor]:
-    """The maps of a head that reads several."""
-    if isinstance(features, Tensor) or len(features) < least:
-        got = "one map" if isinstance(features, Tensor) else f"{len(features)} maps"
-        raise WavedilError(f"features are {got}: expected a list of {least} or more, from fine to coarse")
+def check_maps(features: Features, minimum: int) -> list[Tensor]:
+    """The feature maps as a list of at least ``minimum``; raises WavedilError otherwise."""
+    if isinstance(features, Tensor) or len(features) < minimum:
+        found = "a single feature map" if isinstance(features, Tensor) else f"a list of {len(features)} feature maps"
+        raise WavedilError(f"features is {found}: expected a list of at least {minimum}, from fine to coarse")
     return list(features)
 
 
-def level_channels(in_channels: int | Sequence[int], least: int) -> list[int]:
-    if isinstance(in_channels, int) or len(in_channels) < least:
+def check_channels(in_channels: int | Sequence[int], minimum: int) -> list[int]:
+    """The channels of each feature map as a list of at least ``minimum``; raises WavedilError otherwise."""
+    if isinstance(in_channels, int) or len(in_channels) < minimum:
         raise WavedilError(
-            f"in_channels is {in_channels!r}: expected those of {least} or more maps, from fine to coarse, as a "
-            "backbone with levels gives them"
+            f"in_channels is {in_channels!r}: expected a list of at least {minimum}, from fine to coarse; use a "
+            "backbone that returns several feature maps (argument levels)"
         )
     return list(in_channels)

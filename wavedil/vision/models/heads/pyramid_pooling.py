@@ -1,6 +1,4 @@
-"""PSPNet's head: means over bins of the whole map."""
-
-from __future__ import annotations
+"""Pyramid pooling: the head of PSPNet."""
 
 from collections.abc import Sequence
 
@@ -9,26 +7,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
-from wavedil.vision.models.heads.parts import ConvNormReLU, Features, classifier, last, last_channels
+from wavedil.vision.models.heads.parts import ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
 
 @register
 class PyramidPooling(nn.Module):
-    """Means over 1x1, 2x2, 3x3 and 6x6 bins beside the map itself (Zhao et al. 2017, arXiv 1612.01105, section 3.2).
+    """Means over 1x1, 2x2, 3x3 and 6x6 bins, concatenated with the features (Zhao et al. 2017, arXiv 1612.01105, 3.2).
 
-    ``(batch, in_channels, height, width) -> (batch, num_classes, height, width)``, any size. A batch of one image
-    trains too.
+    ``(batch, in_channels, height, width) -> (batch, num_classes, height, width)``, any size. A batch of one image can
+    be trained on.
 
     Args:
-        bins: bins along each axis, one branch each, of in_channels / len(bins) channels.
+        bins: number of bins along each axis, one branch each, of in_channels / len(bins) channels.
         channels, kernel_size: of the convolution that joins the branches (3x3 in the paper; 1x1 in
             segmentation_models.pytorch).
-        align_corners: of the interpolation of the bins. False puts each at the middle of the cells it is the mean of;
-            weights from elsewhere may want True (segmentation_models.pytorch's do).
+        align_corners: of the interpolation of the bins. False places each bin at the center of the cells it averages;
+            segmentation_models.pytorch uses True, so its weights need it.
     """
 
-    level = -1
     receptive_field = None
 
     def __init__(
@@ -46,7 +43,7 @@ class PyramidPooling(nn.Module):
         inputs = last_channels(in_channels)
         if not bins or min(bins) < 1 or inputs < len(bins):
             raise WavedilError(
-                f"bins are {bins!r} for {inputs} channels: expected positive integers, no more of them than channels"
+                f"bins is {bins!r}: expected 1 to {inputs} positive integers (the input has {inputs} channels)"
             )
         self.align_corners = align_corners
         width = inputs // len(bins)
@@ -55,10 +52,10 @@ class PyramidPooling(nn.Module):
         )
         self.join = ConvNormReLU(2, inputs + len(bins) * width, channels, kernel_size=kernel_size)
         self.dropout = nn.Dropout2d(dropout)
-        self.score = classifier(channels, num_classes)
+        self.score = score_layer(channels, num_classes)
 
     def forward(self, features: Features) -> Tensor:
-        x = last(features)
+        x = last_map(features)
         size = x.shape[2:]
         pooled = [
             F.interpolate(branch(x), size=size, mode="bilinear", align_corners=self.align_corners)
