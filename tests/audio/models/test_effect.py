@@ -126,7 +126,7 @@ def test_bad_inputs():
     model, (x, knobs) = make(), inputs()
     for arguments, message in (
         ((x[:, 0], knobs), r"expected \(batch, 1, time\)"),
-        ((x, None), "knobs are not given"),
+        ((x, None), "knobs is None"),
         ((x, knobs[:, :1]), r"of shape \(2, 1\): expected \(2, 2\), for gain, tone"),
         ((x, knobs, 301), "skip is 301"),
     ):

@@ -121,12 +121,13 @@ def test_what_is_refused():
         LayerArray(1, 2, 1, activation="Swoosh")
     with pytest.raises(WavedilError, match="activation is .*unexpected keyword"):
         LayerArray(1, 2, 1, activation={"type": "Tanh", "slope": 1})
-    with pytest.raises(WavedilError, match="kernel_size has 2 values: expected one, or one for each of 3 layers"):
+    with pytest.raises(WavedilError, match="kernel_size has 2 values: expected one, or one per layer, 3"):
         LayerArray(1, 2, 1, [1, 2, 4], [3, 3])
     with pytest.raises(WavedilError, match="without layer1x1"):
         LayerArray(1, 2, 1, bottleneck=3, layer1x1=False)
     with pytest.raises(
-        WavedilError, match=r"arrays\[1\] takes 3 channels, sums 2 and has 1 of condition: expected 2, 2"
+        WavedilError,
+        match=r"arrays\[1\] has in_channels=3, head terms of 2 channels and condition_channels=1: expected 2, 2",
     ):
         NAM([LayerArray(1, 2, 2), LayerArray(3, 2, 1)])
     with pytest.raises(WavedilError, match="head_channels=2: expected 1"):
