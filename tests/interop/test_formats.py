@@ -82,20 +82,20 @@ def test_what_is_refused(tmp_path):
     for name, options, message in [
         ("missing.pt", {}, "missing.pt cannot be read: No such file"),
         ("cut.pt", {}, "cut.pt cannot be read as tensors alone"),
-        ("cut.safetensors", {}, "cut.safetensors is no whole safetensors file"),
+        ("cut.safetensors", {}, "cut.safetensors is not a complete safetensors file"),
         ("list.pt", {}, "list.pt holds a list: expected a dictionary"),
-        ("none.pt", {}, "none.pt holds no tensors by name"),
-        ("other.pt", {}, r"other.pt has 1 tensors, a first, which are of no format that is known \(nam, parallel"),
+        ("none.pt", {}, "none.pt holds no named tensors"),
+        ("other.pt", {}, r"other.pt has 1 tensors, e.g. a, of an unknown format: expected one of nam, parallel"),
         ("vits.pt", {"name": "mp3"}, "format is 'mp3': expected one of nam, parallel-wavegan"),
-        ("vits.pt", {"name": "nam"}, "vits.pt is no .nam file"),
-        ("vits.pt", {"name": "diffwave"}, "vits.pt: there is no residual_layers.0"),
+        ("vits.pt", {"name": "nam"}, "vits.pt is not a .nam file"),
+        ("vits.pt", {"name": "diffwave"}, "vits.pt: residual_layers.0.dilated_conv.bias is missing"),
         ("vits.pt", {"name": "wavenet-vocoder"}, "needs stacks, .* add --set stacks=VALUE"),
-        ("vits.pt", {"options": {"rate": 2}}, "rate is no setting of vits-wn: expected some of dilation_rate"),
+        ("vits.pt", {"options": {"rate": 2}}, "rate is not an option of vits-wn: expected some of dilation_rate"),
         ("vits.pt", {"options": {"dilation_rate": "two"}}, "vits.pt cannot be read as vits-wn"),
         ("less.pt", {}, "less.pt"),
         ("more.pt", {}, "more.pt"),
-        ("vits.pt", {"prefix": "dec"}, "no tensors below 'dec'"),
-        ("amp.nam", {"options": {"rate": 2}}, "'rate' is given, but a .nam file tells everything"),
+        ("vits.pt", {"prefix": "dec"}, "prefix is 'dec': no tensor"),
+        ("amp.nam", {"options": {"rate": 2}}, "'rate' is not an option of .nam files"),
     ]:
         with pytest.raises(WavedilError, match=message) as error:
             convert(tmp_path / name, **options)
@@ -106,5 +106,5 @@ def test_settings_are_json_or_text():
     assert parse_options(["stacks=2", "legacy=false", "activation=relu", "noise=[0.1, 0.2]", "a-b=1"]) == {
         "stacks": 2, "legacy": False, "activation": "relu", "noise": [0.1, 0.2], "a_b": 1,
     }  # fmt: skip
-    with pytest.raises(WavedilError, match="'stacks' is no setting: expected NAME=VALUE"):
+    with pytest.raises(WavedilError, match="'stacks' is not an option: expected NAME=VALUE"):
         parse_options(["stacks"])

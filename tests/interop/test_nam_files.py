@@ -140,23 +140,25 @@ def change(content, *keys, to):
         (["config"], None, "incomplete or malformed"),
         (["config"], [], "incomplete or malformed"),
         (["config", "layers"], [], "arrays is empty"),
-        (["config", "layers", 0, "kernel_sizes"], [10**9, 1], "it has 147 weights, its config needs 9000000"),
+        (["config", "layers", 0, "kernel_sizes"], [10**9, 1], "weights has 147 numbers: expected 9000000"),
         (["config", "layers", 0, "kernel_sizes"], [10**18, 1], "malformed"),
         (["config", "layers", 0, "channels"], "3", "incomplete or malformed|expected a positive integer"),
         (["config", "layers", 0, "dilations"], [0], "dilation"),
         (["config", "layers", 0, "dilations"], [2**22, 2**22], "receptive field is"),
-        (["config", "layers", 0, "conv_pre_film"], {"active": True}, "has conv_pre_film, which cannot be read"),
-        (["config", "layers", 0, "groups_input"], 3, "has groups_input, which cannot be read"),
+        (["config", "layers", 0, "conv_pre_film"], {"active": True}, "conv_pre_film of a layer array is not supported"),
+        (["config", "layers", 0, "groups_input"], 3, "groups_input of a layer array is not supported"),
         (["config", "layers", 0, "activation"], ["PReLU", "PReLU"], "activation is 'PReLU': expected one of"),
-        (["config", "layers", 0, "reverb"], 0.5, "it has reverb, which cannot be read"),
+        (["config", "layers", 0, "reverb"], 0.5, "reverb is not supported"),
+        (["config", "layers", 0, "head1x1", "bias"], True, "head1x1.bias is not supported: expected some of active"),
+        (["config", "layers", 1, "head", "skip"], 1, "head.skip is not supported: expected some of bias, kernel_size"),
         (["config", "in_channels"], 2, "in_channels is 2: expected 1"),
         (["version"], "0.9.0", "version is 0.9.0: expected 0.7 or older"),
         (["version"], "new", "incomplete or malformed"),
         (["config", "condition_dsp"], {"name": "WaveNet"}, "condition_dsp"),
-        (["config", "head"], {"shape": 1}, "its head has shape"),
-        (["weights"], [0.5] * 146, "it has 146 weights, its config needs 147"),
+        (["config", "head"], {"shape": 1}, "shape of head is not supported"),
+        (["weights"], [0.5] * 146, "weights has 146 numbers: expected 147"),
         (["weights"], [0.5] * 146 + [float("nan")], "NaN or infinity"),
-        (["weights"], ["0.5"] * 147, "no list of numbers"),
+        (["weights"], ["0.5"] * 147, "not a list of numbers"),
         (["weights"], None, "incomplete or malformed"),
         (["sample_rate"], "48k", "incomplete or malformed"),
         (["sample_rate"], -1, "sample_rate is -1"),
@@ -176,10 +178,10 @@ def test_damaged_files_get_one_line(keys, to, message, tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100000, "{}", '"nam"'])
 def test_files_that_are_none(text, tmp_path):
     (tmp_path / "bad.nam").write_text(text)
-    with pytest.raises(WavedilError, match="bad.nam is no .nam file"):
+    with pytest.raises(WavedilError, match="bad.nam is not a .nam file"):
         read_nam(tmp_path / "bad.nam")
     (tmp_path / "bad.nam").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(WavedilError, match="bad.nam is no .nam file"):
+    with pytest.raises(WavedilError, match="bad.nam is not a .nam file"):
         read_nam(tmp_path / "bad.nam")
     with pytest.raises(WavedilError, match="cannot be read"):
         read_nam(tmp_path)
@@ -190,7 +192,7 @@ def test_what_cannot_be_written(tmp_path):
         write_nam(rich(), tmp_path / "a.nam", "0.5.4")
     with pytest.raises(WavedilError, match="zero_history"):
         write_nam(NAM([LayerArray(1, 2, 1)], start="zero_history"), tmp_path / "a.nam")
-    with pytest.raises(WavedilError, match="this is a Linear: expected a NAM"):
+    with pytest.raises(WavedilError, match="model is a Linear: expected a NAM"):
         write_nam(torch.nn.Linear(1, 1), tmp_path / "a.nam")
     with pytest.raises(WavedilError, match="expected one of 0.7.0, 0.5.4"):
         write_nam(plain(), tmp_path / "a.nam", "1.0")

@@ -65,7 +65,7 @@ def test_the_older_style_of_weight_norm():
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
-        ({"use_norm": "batch_norm"}, {}, "norm1.weight has no place"),
+        ({"use_norm": "batch_norm"}, {}, "norm1.weight is not a tensor of a TCN"),
         ({"embedding_shapes": [(3,)]}, {}, "embedding_projection_1"),
         ({"use_skip_connections": True}, {}, "downsample_skip_connection"),
         ({}, {"dilations": [1, 2]}, "2 layers need 3"),

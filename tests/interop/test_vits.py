@@ -101,15 +101,15 @@ def test_trains_under_weight_norm_and_is_saved(tmp_path):
 
 def test_what_is_refused():
     good = PlainWN(4, 3, 1, 2, 0, lambda layer: layer).state_dict()
-    with pytest.raises(WavedilError, match=r"there is no in_layers.0.bias: expected the tensors of a WN of VITS"):
+    with pytest.raises(WavedilError, match=r"in_layers.0.bias is missing: expected the tensors of a WN of VITS"):
         from_vits_wn({})
-    with pytest.raises(WavedilError, match="1 tensors have no place, extra is one"):
+    with pytest.raises(WavedilError, match="1 tensors are unknown, e.g. extra"):
         from_vits_wn({**good, "extra": torch.zeros(1)})
     with pytest.raises(WavedilError, match="in the tensors, .* in the model"):
         from_vits_wn({**good, "res_skip_layers.0.bias": torch.zeros(7)})
     with pytest.raises(WavedilError, match="in_layers.1.weight holds NaN"):
         from_vits_wn({**good, "in_layers.1.weight": torch.full((8, 4, 3), float("nan"))})
-    with pytest.raises(WavedilError, match="there is in_layers.0.weight_v without in_layers.0.weight_g"):
+    with pytest.raises(WavedilError, match="in_layers.0.weight_v has no in_layers.0.weight_g"):
         from_vits_wn({**good, "in_layers.0.weight_v": torch.zeros(8, 4, 3)})
     with pytest.raises(WavedilError, match="kernel_size is 4: expected an odd number"):
         WN(4, 4)

@@ -99,9 +99,9 @@ def test_what_is_refused(package):
     tensors = peer(package).state_dict()
     with pytest.raises(WavedilError, match="stacks is 4: expected a divisor of the 6 layers"):
         from_wavenet_vocoder(tensors, stacks=4)
-    with pytest.raises(WavedilError, match="speakers has 1 names: expected one for each of its 0 speakers"):
+    with pytest.raises(WavedilError, match="speakers has 1 names: expected one per speaker, 0"):
         from_wavenet_vocoder(tensors, stacks=2, speakers=["ann"])
-    with pytest.raises(WavedilError, match="it has 2 inputs and 16 outputs"):
+    with pytest.raises(WavedilError, match="the network has 2 inputs and 16 outputs"):
         from_wavenet_vocoder({**tensors, "first_conv.weight_v": torch.ones(6, 2, 1)}, stacks=2)
     with pytest.raises(WavedilError, match="expected the tensors of wavenet-vocoder 0.1.1"):
         from_wavenet_vocoder({}, stacks=1)
