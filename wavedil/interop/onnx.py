@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +114,7 @@ def _part(inputs: Mapping[str, Tensor], span: slice) -> dict[str, Tensor]:
     return {key: x if key == KNOBS else x[..., span] for key, x in inputs.items()}
 
 
-def _compare(model: nn.Module, session, keys: Sequence[str]) -> None:
+def _compare(model: nn.Module, session: Any, keys: Sequence[str]) -> None:
     """Raises WavedilError unless the file's outputs equal the model's, at another batch size and length than traced."""
     inputs = _example(model, batch=3, time=391)
     expected = model(*inputs.values())
