@@ -8,6 +8,8 @@ from torch import nn
 from wavedil.errors import WavedilError
 from wavedil.weights import load, save
 
+#: Prefix of ``OWNER/NAME``, where a file name is possible too.
+SCHEME = "hf://"
 FILES = ["config.json", "model.safetensors"]
 
 
