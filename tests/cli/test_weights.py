@@ -59,10 +59,10 @@ def test_what_is_refused(capsys, tmp_path, amp):
     save(amp, tmp_path / "amp")
     save(WaveNet(4, 4, "1"), tmp_path / "wavenet")
     (tmp_path / "bad.nam").write_text("{}")
-    assert "bad.nam is no .nam file" in refused(capsys, "convert", tmp_path / "bad.nam", tmp_path / "a")
+    assert "bad.nam is not a .nam file" in refused(capsys, "convert", tmp_path / "bad.nam", tmp_path / "a")
     assert "cannot be read" in refused(capsys, "convert", tmp_path / "none.pt", tmp_path / "a")
     assert "expected a name that ends in .nam or .onnx" in refused(capsys, "export", tmp_path / "amp", "amp.wav")
-    assert "this is a WaveNet: expected a NAM" in refused(capsys, "export", tmp_path / "wavenet", tmp_path / "a.nam")
+    assert "model is a WaveNet: expected a NAM" in refused(capsys, "export", tmp_path / "wavenet", tmp_path / "a.nam")
     assert "--streaming is for .onnx" in refused(capsys, "export", tmp_path / "amp", "a.nam", "--streaming")
     assert "not a model folder" in refused(capsys, "export", tmp_path / "nothing", tmp_path / "a.nam")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["amp", "bad.nam", "wavenet"]

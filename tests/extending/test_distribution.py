@@ -98,6 +98,12 @@ def test_model_folders_evaluation_and_generation(tmp_path):
     assert len(auto.unique()) > 20
 
 
+def test_one_instance_serves_networks_of_different_quantizers():
+    distribution = StudentT()
+    first, second = make(distribution=distribution), make(distribution=distribution, quantizer="linear", num_codes=1000)
+    assert first.distribution.quantizer.num_codes == 256 and second.distribution.quantizer.num_codes == 1000
+
+
 def test_a_built_in_distribution_may_be_an_instance_too(tmp_path):
     model = load(save(make(distribution=Categorical()), tmp_path / "model"))
     assert type(model.distribution) is Categorical and model.distribution.num_parameters == 256

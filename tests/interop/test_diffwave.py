@@ -1,4 +1,4 @@
-"""DiffWave against lmnt-com's package, and what holds without it."""
+"""DiffWave against lmnt-com's package (where installed); training, model folders, refused arguments."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from wavedil.core import measure_receptive_field
 from wavedil.errors import WavedilError
 from wavedil.interop.diffwave import from_diffwave
 
-# The package compiles a function as it is imported, in a way that torch has deprecated.
+# The package compiles a function on import by a deprecated interface of torch.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 
 
@@ -29,7 +29,7 @@ def peer():
 
 
 class Unconditioned(nn.Module):
-    """Silence as features and step 0, so that the sound is the only input."""
+    """With zero features and step 0, so that the sound is the only input."""
 
     def __init__(self, model: DiffWave):
         super().__init__()
@@ -49,7 +49,7 @@ def test_equals_the_package(peer):
     expected = peer(sound, mel, step)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(ours(sound.unsqueeze(1), mel, step), expected, rtol=0, atol=1e-9)
-    between = torch.tensor([3.3]).double()  # what its fast sampling asks for
+    between = torch.tensor([3.3]).double()  # fractional, as in its fast sampling
     expected = peer(sound[:1], mel[:1], between)
     torch.testing.assert_close(ours(sound[:1].unsqueeze(1), mel[:1], between), expected, rtol=0, atol=1e-9)
 
@@ -62,15 +62,15 @@ def test_sampling_equals_the_package(peer, monkeypatch):
     expected, rate = inference.predict(mel, "here", device=torch.device("cpu"))
     sound = ours.sample(mel, torch.Generator().manual_seed(7))
     assert rate == ours.sample_rate and expected.std() > 0.05
-    torch.testing.assert_close(sound.squeeze(1), expected, rtol=0, atol=1e-4)  # fifty steps of rounding
+    torch.testing.assert_close(sound.squeeze(1), expected, rtol=0, atol=1e-4)  # rounding adds up over fifty steps
 
 
-def test_learns_and_is_saved(tmp_path):
+def test_training_and_model_folders(tmp_path):
     torch.manual_seed(0)
     model = DiffWave(4, "1,2", mels=3, noise=[0.01, 0.1, 0.3])
     assert model.receptive_field == 1 + 2 * 3
     sound, mel = torch.randn(2, 1, 256), torch.rand(2, 3, 1)
-    # An untrained model says zero, and the mean |normal| is √(2/π).
+    # An untrained model returns zero, and the mean of |normal| is √(2/π).
     assert model.loss(sound, mel).item() == pytest.approx((2 / torch.pi) ** 0.5, abs=0.1)
     nn.init.normal_(model.out.weight)
     model.loss(sound, mel).backward()
@@ -82,13 +82,13 @@ def test_learns_and_is_saved(tmp_path):
     assert measure_receptive_field(Unconditioned(model), 1, size=256).extent == (7,)
 
 
-def test_a_folder_of_the_default_noise_loads(tmp_path):
+def test_a_model_folder_with_the_default_noise_loads(tmp_path):
     model = DiffWave(4, "1", mels=3)
     assert load(save(model, tmp_path / "model")).noise == model.noise
     assert (len(model.noise), model.noise[0], model.noise[-1]) == (50, 1e-4, 0.05)
 
 
-def test_what_is_refused():
+def test_bad_arguments_are_refused():
     model = DiffWave(4, "1", mels=3)
     with pytest.raises(WavedilError, match="sound has 300 samples, mel 1 frames of 256: expected 256 samples"):
         model(torch.zeros(1, 1, 300), torch.zeros(1, 3, 1), torch.zeros(1))

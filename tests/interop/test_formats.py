@@ -1,4 +1,4 @@
-"""Files of weights: what they are is found out, read without running code, or refused in one line."""
+"""Weight files: the format is detected, no code is run, and errors are one line."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ def vits(channels=2, layers=2):
     return module.state_dict()
 
 
-def test_found_out_wherever_the_tensors_are(tmp_path):
+def test_the_format_is_detected_in_any_kind_of_checkpoint(tmp_path):
     x, tensors = torch.randn(1, 2, 9), vits()
     save_file(tensors, tmp_path / "a.safetensors")
     torch.save(tensors, tmp_path / "b.pt")
@@ -43,12 +43,12 @@ def test_found_out_wherever_the_tensors_are(tmp_path):
     ("layer", "shape"),
     [(nn.Conv1d(3, 4, 2), (1, 3, 5)), (nn.ConvTranspose2d(1, 1, (3, 4)), (1, 1, 5, 5)), (nn.Linear(3, 2), (1, 3))],
 )
-def test_weight_norm_of_either_spelling_is_folded(make, layer, shape):
+def test_weight_norm_of_both_forms_is_folded(make, layer, shape):
     torch.manual_seed(0)
     normed = make(copy.deepcopy(layer))
     for parameter in normed.parameters():
         nn.init.normal_(parameter)
-    normed(torch.randn(shape))  # the old one makes its weight in the call
+    normed(torch.randn(shape))  # the old form computes its weight in forward
     folded = fold_weight_norm({f"a.{name}": value for name, value in normed.state_dict().items()})
     assert folded.keys() == {"a.weight", "a.bias"}
     torch.testing.assert_close(folded["a.weight"], normed.weight.detach())
@@ -59,7 +59,7 @@ class Bomb:
         return (print, ("boom",))
 
 
-def test_nothing_in_a_file_is_run(tmp_path, capsys):
+def test_no_code_in_a_file_is_run(tmp_path, capsys):
     torch.save({"weights": Bomb()}, tmp_path / "bomb.pt")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Bomb()))
     for name in ("bomb.pt", "plain.pkl"):
@@ -69,7 +69,7 @@ def test_nothing_in_a_file_is_run(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_what_is_refused(tmp_path):
+def test_bad_files_and_options_are_refused(tmp_path):
     torch.save(vits(), tmp_path / "vits.pt")
     torch.save({key: value for key, value in vits().items() if key != "in_layers.0.bias"}, tmp_path / "less.pt")
     torch.save({k: v.repeat(2, *[1] * (v.ndim - 1)) if "in_layers.0" in k else v for k, v in vits().items()},
@@ -82,29 +82,29 @@ def test_what_is_refused(tmp_path):
     for name, options, message in [
         ("missing.pt", {}, "missing.pt cannot be read: No such file"),
         ("cut.pt", {}, "cut.pt cannot be read as tensors alone"),
-        ("cut.safetensors", {}, "cut.safetensors is no whole safetensors file"),
+        ("cut.safetensors", {}, "cut.safetensors is not a complete safetensors file"),
         ("list.pt", {}, "list.pt holds a list: expected a dictionary"),
-        ("none.pt", {}, "none.pt holds no tensors by name"),
-        ("other.pt", {}, r"other.pt has 1 tensors, a first, which are of no format that is known \(nam, parallel"),
+        ("none.pt", {}, "none.pt holds no named tensors"),
+        ("other.pt", {}, r"other.pt has 1 tensors, e.g. a, of an unknown format: expected one of nam, parallel"),
         ("vits.pt", {"name": "mp3"}, "format is 'mp3': expected one of nam, parallel-wavegan"),
-        ("vits.pt", {"name": "nam"}, "vits.pt is no .nam file"),
-        ("vits.pt", {"name": "diffwave"}, "vits.pt: there is no residual_layers.0"),
+        ("vits.pt", {"name": "nam"}, "vits.pt is not a .nam file"),
+        ("vits.pt", {"name": "diffwave"}, "vits.pt: residual_layers.0.dilated_conv.bias is missing"),
         ("vits.pt", {"name": "wavenet-vocoder"}, "needs stacks, .* add --set stacks=VALUE"),
-        ("vits.pt", {"options": {"rate": 2}}, "rate is no setting of vits-wn: expected some of dilation_rate"),
+        ("vits.pt", {"options": {"rate": 2}}, "rate is not an option of vits-wn: expected some of dilation_rate"),
         ("vits.pt", {"options": {"dilation_rate": "two"}}, "vits.pt cannot be read as vits-wn"),
         ("less.pt", {}, "less.pt"),
         ("more.pt", {}, "more.pt"),
-        ("vits.pt", {"prefix": "dec"}, "no tensors below 'dec'"),
-        ("amp.nam", {"options": {"rate": 2}}, "'rate' is given, but a .nam file tells everything"),
+        ("vits.pt", {"prefix": "dec"}, "prefix is 'dec': no tensor"),
+        ("amp.nam", {"options": {"rate": 2}}, "'rate' is not an option of .nam files"),
     ]:
         with pytest.raises(WavedilError, match=message) as error:
             convert(tmp_path / name, **options)
         assert "\n" not in str(error.value)
 
 
-def test_settings_are_json_or_text():
+def test_options_are_json_or_text():
     assert parse_options(["stacks=2", "legacy=false", "activation=relu", "noise=[0.1, 0.2]", "a-b=1"]) == {
         "stacks": 2, "legacy": False, "activation": "relu", "noise": [0.1, 0.2], "a_b": 1,
     }  # fmt: skip
-    with pytest.raises(WavedilError, match="'stacks' is no setting: expected NAME=VALUE"):
+    with pytest.raises(WavedilError, match="'stacks' is not an option: expected NAME=VALUE"):
         parse_options(["stacks"])

@@ -1,4 +1,4 @@
-"""kan-bayashi's WaveNet against espnet's copy of it (where installed) and against its arithmetic written out."""
+"""kan-bayashi's WaveNet against espnet's copy of it (where installed) and against its description."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def causal(inputs, outputs, taps):
 
 
 class Plain(nn.Module):
-    """Its layers by their names; forward as its README and code describe it."""
+    """The original's layer names, with a forward written from its README and code."""
 
     def __init__(self, taps, factor):
         super().__init__()
@@ -73,11 +73,11 @@ def test_equals_espnet(taps, factor, tmp_path):
     espnet = pytest.importorskip("espnet.nets.pytorch_backend.wavenet", reason="needs espnet")
     sizes = {"n_quantize": CODES, "n_aux": BANDS, "n_resch": CHANNELS, "n_skipch": SKIPS}
     peer = espnet.WaveNet(**sizes, dilation_depth=2, dilation_repeat=2, kernel_size=taps, upsampling_factor=factor)
-    peer.onehot.register_forward_hook(lambda layer, codes, hot: hot.double())  # its ones are always float32
+    peer.onehot.register_forward_hook(lambda layer, codes, hot: hot.double())  # its one-hot codes are always float32
     check(peer.eval(), factor, tmp_path)
 
 
-def test_what_is_refused():
+def test_bad_arguments_are_refused():
     with pytest.raises(WavedilError, match="expected the tensors of a WaveNet of kan-bayashi or espnet"):
         from_kan_bayashi({}, stacks=1)
     with pytest.raises(WavedilError, match="stacks is 3: expected a divisor of the 4 layers"):

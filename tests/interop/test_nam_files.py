@@ -1,4 +1,4 @@
-""".nam files: the published test model, both versions out and in, NAM itself where it is installed, damaged files."""
+""".nam files: a published model, round trips of both versions, NAM itself (where installed), damaged files."""
 
 import json
 import os
@@ -18,14 +18,14 @@ published = pytest.mark.skipif(
 
 
 def plain() -> NAM:
-    """What every version can say."""
+    """A model that every version of the format can describe."""
     torch.manual_seed(1)
     arrays = [LayerArray(1, 3, 2, "1,2"), LayerArray(3, 2, 1, "8", head_bias=True, activation="ReLU", gating="gated")]
     return NAM(arrays, metadata={"name": "small", "loudness": -20.5}, sample_rate=44100).eval()
 
 
 def rich(secondary="Sigmoid") -> NAM:
-    """What only 0.7.0 can say."""
+    """A model that only version 0.7.0 can describe."""
     torch.manual_seed(2)
     arrays = [
         LayerArray(
@@ -43,11 +43,11 @@ def rich(secondary="Sigmoid") -> NAM:
 @pytest.mark.parametrize(
     ("start", "reference"),
     [
-        ("zero_input", "expected_nam0.13.0_padstart_wavenet.wav"),  # how it was trained
+        ("zero_input", "expected_nam0.13.0_padstart_wavenet.wav"),  # as it was trained
         ("zero_history", "expected_zerohistory_wavenet.wav"),
     ],
 )
-def test_published_model_gives_its_reference_output(start, reference):
+def test_published_model_reproduces_its_reference_output(start, reference):
     import soundfile
 
     model = read_nam(DATA / "wavenet.nam")
@@ -67,7 +67,7 @@ def test_published_model_round_trips(version, tmp_path):
     write_nam(read_nam(DATA / "wavenet.nam"), tmp_path / "out.nam", version)
     written = json.loads((tmp_path / "out.nam").read_text())
     assert torch.equal(torch.tensor(written["weights"]), torch.tensor(original["weights"]))
-    if version == "0.5.4":  # the version that it has: the rest is the same to the letter
+    if version == "0.5.4":  # the version of the original, so that everything else is equal, too
         written.pop("weights"), original.pop("weights")
         assert written == original
 
@@ -83,8 +83,8 @@ def test_round_trip(make, version, tmp_path):
 
 
 @pytest.mark.parametrize("make", [plain, rich])
-def test_nam_itself_loads_what_is_written(make, tmp_path):
-    """Tanh and no slopes in the gated layers' secondaries; NAM 0.13 takes names there."""
+def test_nam_loads_our_files(make, tmp_path):
+    """Without parameters of secondary activations: NAM 0.13 accepts only names there."""
     loader = pytest.importorskip("nam.models", reason="needs neural-amp-modeler")
     model = make()
     peer = loader.init_from_nam(json.loads(write_nam(model, tmp_path / "amp.nam").read_text())).eval()
@@ -95,7 +95,7 @@ def test_nam_itself_loads_what_is_written(make, tmp_path):
         torch.testing.assert_close(model(x.unsqueeze(1)).squeeze(1), expected, rtol=0, atol=1e-6)
 
 
-def test_nam_itself_writes_what_is_read(tmp_path):
+def test_we_load_files_of_nam(tmp_path):
     models = pytest.importorskip("nam.models.wavenet", reason="needs neural-amp-modeler")
     layer = {"condition_size": 1, "kernel_sizes": [3, 2], "dilations": [1, 4]}
     config = {
@@ -114,7 +114,7 @@ def test_nam_itself_writes_what_is_read(tmp_path):
         torch.testing.assert_close(model(x.unsqueeze(1)).squeeze(1), peer(x), rtol=0, atol=1e-6)
 
 
-def test_old_files_say_less(tmp_path):
+def test_missing_keys_of_old_files_have_defaults(tmp_path):
     content = json.loads(write_nam(plain(), tmp_path / "a.nam", "0.5.4").read_text())
     del content["sample_rate"], content["metadata"]
     content["config"]["layers"][0].pop("gated")
@@ -140,30 +140,32 @@ def change(content, *keys, to):
         (["config"], None, "incomplete or malformed"),
         (["config"], [], "incomplete or malformed"),
         (["config", "layers"], [], "arrays is empty"),
-        (["config", "layers", 0, "kernel_sizes"], [10**9, 1], "it has 147 weights, its config needs 9000000"),
+        (["config", "layers", 0, "kernel_sizes"], [10**9, 1], "weights has 147 numbers: expected 9000000"),
         (["config", "layers", 0, "kernel_sizes"], [10**18, 1], "malformed"),
         (["config", "layers", 0, "channels"], "3", "incomplete or malformed|expected a positive integer"),
         (["config", "layers", 0, "dilations"], [0], "dilation"),
         (["config", "layers", 0, "dilations"], [2**22, 2**22], "receptive field is"),
-        (["config", "layers", 0, "conv_pre_film"], {"active": True}, "has conv_pre_film, which cannot be read"),
-        (["config", "layers", 0, "groups_input"], 3, "has groups_input, which cannot be read"),
+        (["config", "layers", 0, "conv_pre_film"], {"active": True}, "conv_pre_film of a layer array is not supported"),
+        (["config", "layers", 0, "groups_input"], 3, "groups_input of a layer array is not supported"),
         (["config", "layers", 0, "activation"], ["PReLU", "PReLU"], "activation is 'PReLU': expected one of"),
-        (["config", "layers", 0, "reverb"], 0.5, "it has reverb, which cannot be read"),
+        (["config", "layers", 0, "reverb"], 0.5, "reverb is not supported"),
+        (["config", "layers", 0, "head1x1", "bias"], True, "head1x1.bias is not supported: expected some of active"),
+        (["config", "layers", 1, "head", "skip"], 1, "head.skip is not supported: expected some of bias, kernel_size"),
         (["config", "in_channels"], 2, "in_channels is 2: expected 1"),
         (["version"], "0.9.0", "version is 0.9.0: expected 0.7 or older"),
         (["version"], "new", "incomplete or malformed"),
         (["config", "condition_dsp"], {"name": "WaveNet"}, "condition_dsp"),
-        (["config", "head"], {"shape": 1}, "its head has shape"),
-        (["weights"], [0.5] * 146, "it has 146 weights, its config needs 147"),
+        (["config", "head"], {"shape": 1}, "shape of head is not supported"),
+        (["weights"], [0.5] * 146, "weights has 146 numbers: expected 147"),
         (["weights"], [0.5] * 146 + [float("nan")], "NaN or infinity"),
-        (["weights"], ["0.5"] * 147, "no list of numbers"),
+        (["weights"], ["0.5"] * 147, "not a list of numbers"),
         (["weights"], None, "incomplete or malformed"),
         (["sample_rate"], "48k", "incomplete or malformed"),
         (["sample_rate"], -1, "sample_rate is -1"),
         (["sample_rate"], 44100.5, "sample_rate is 44100.5"),
     ],
 )
-def test_damaged_files_get_one_line(keys, to, message, tmp_path):
+def test_damaged_files_raise_a_one_line_error(keys, to, message, tmp_path):
     content = json.loads(write_nam(plain(), tmp_path / "good.nam").read_text())
     assert len(content["weights"]) == 147
     change(content, *keys, to=to)
@@ -174,23 +176,23 @@ def test_damaged_files_get_one_line(keys, to, message, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100000, "{}", '"nam"'])
-def test_files_that_are_none(text, tmp_path):
+def test_files_of_other_formats_are_refused(text, tmp_path):
     (tmp_path / "bad.nam").write_text(text)
-    with pytest.raises(WavedilError, match="bad.nam is no .nam file"):
+    with pytest.raises(WavedilError, match="bad.nam is not a .nam file"):
         read_nam(tmp_path / "bad.nam")
     (tmp_path / "bad.nam").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(WavedilError, match="bad.nam is no .nam file"):
+    with pytest.raises(WavedilError, match="bad.nam is not a .nam file"):
         read_nam(tmp_path / "bad.nam")
     with pytest.raises(WavedilError, match="cannot be read"):
         read_nam(tmp_path)
 
 
-def test_what_cannot_be_written(tmp_path):
+def test_models_that_cannot_be_written_are_refused(tmp_path):
     with pytest.raises(WavedilError, match="write version 0.7.0"):
         write_nam(rich(), tmp_path / "a.nam", "0.5.4")
     with pytest.raises(WavedilError, match="zero_history"):
         write_nam(NAM([LayerArray(1, 2, 1)], start="zero_history"), tmp_path / "a.nam")
-    with pytest.raises(WavedilError, match="this is a Linear: expected a NAM"):
+    with pytest.raises(WavedilError, match="model is a Linear: expected a NAM"):
         write_nam(torch.nn.Linear(1, 1), tmp_path / "a.nam")
     with pytest.raises(WavedilError, match="expected one of 0.7.0, 0.5.4"):
         write_nam(plain(), tmp_path / "a.nam", "1.0")

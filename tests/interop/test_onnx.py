@@ -1,4 +1,4 @@
-"""ONNX files in onnxruntime: the whole model, and the streaming step chunk by chunk over two seconds."""
+"""ONNX files in onnxruntime: the model, and the streaming step over two seconds of chunks."""
 
 import shutil
 
@@ -41,7 +41,7 @@ def tcn() -> TCN:
 
 
 def inputs(model, batch, time):
-    """By the names that the file should have."""
+    """Inputs by their names in the ONNX file."""
     if isinstance(model, Effect):
         return {"sound": torch.randn(batch, 1, time), "knobs": torch.rand(batch, 1)}
     if isinstance(model, TCN):
@@ -52,7 +52,7 @@ def inputs(model, batch, time):
 
 
 def stream(path, given, chunk):
-    """A session's own loop, with nothing of ours: state from the file beside it, fed back by name."""
+    """The streaming loop in onnxruntime alone: the state is read from the .npz file and passed on by name."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
     start = np.load(path.with_suffix(".start.npz"))
@@ -78,16 +78,16 @@ def test_streaming_over_two_seconds(make, tmp_path):
     assert expected.std() > 0.01
     np.testing.assert_allclose(stream(path, given, 1999), expected, rtol=0, atol=2e-6)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step.onnx", "step.start.npz"]
-    if make is amp:  # whose start is not zeros
+    if make is amp:  # its start is not zero history
         assert any(np.abs(value).max() > 0.01 for value in np.load(tmp_path / "step.start.npz").values())
 
 
 @torch.no_grad()
-def test_whole_model_at_any_size(tmp_path, monkeypatch):
+def test_model_at_any_batch_size_and_length(tmp_path, monkeypatch):
     model = effect()
     path = interop.export_onnx(model, tmp_path / "sub" / "whole.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for shape in ((1, 1), (4, 333)):  # a block of its slow filters is 128
+    for shape in ((1, 1), (4, 333)):  # one-pole filters run in blocks of 128
         given = inputs(model, *shape)
         (found,) = session.run(None, {name: x.numpy() for name, x in given.items()})
         np.testing.assert_allclose(found, model(*given.values()).numpy(), rtol=0, atol=2e-6)
@@ -101,7 +101,7 @@ def test_whole_model_at_any_size(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: Written())
     model.out.bias += 1
-    with pytest.raises(WavedilError, match="onnxruntime's output is .* of the largest away from torch's"):
+    with pytest.raises(WavedilError, match="onnxruntime's output differs from torch's by .* of the largest"):
         interop.export_onnx(model, tmp_path / "wrong" / "whole.onnx")
     assert not list((tmp_path / "wrong").iterdir())
 

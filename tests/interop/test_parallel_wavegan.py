@@ -1,4 +1,4 @@
-"""Parallel WaveGAN's generator against espnet's (where installed) and against its description written out."""
+"""Parallel WaveGAN's generator against espnet's (where installed) and against its description."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SIZES = {"residual_channels": 6, "gate_channels": 8, "skip_channels": 5, "aux_ch
 
 
 def as_originally(scales, context, merged):
-    """The names and shapes of the original's generator, with random weights; merged as in espnet."""
+    """Random weights with the names and shapes of the original generator; merged as in espnet."""
     torch.manual_seed(0)
 
     def conv(out, inputs, *taps, bias=True):
@@ -41,7 +41,7 @@ def as_originally(scales, context, merged):
 
 
 def by_the_book(t, noise, mel, scales, context):
-    """Section 2 and the original's layers, with torch's functions; of unmerged tensors."""
+    """The original generator in torch functions, from unmerged tensors."""
     c = F.conv1d(F.pad(mel, (context, context), mode="replicate"), t["upsample_net.conv_in.weight"]).unsqueeze(1)
     for index, scale in enumerate(scales):
         c = F.interpolate(c, scale_factor=(1, scale), mode="nearest")
@@ -89,7 +89,7 @@ def test_equals_espnet():
     torch.testing.assert_close(ours(noise, mel), expected, rtol=0, atol=1e-6)
 
 
-def test_trains_and_refuses():
+def test_training_and_refused_arguments():
     model = ParallelWaveGANGenerator(4, 4, "1,2", hidden_channels=4, mels=3, scales=[4], weight_norm=True)
     assert model.receptive_field == 7
     model(torch.randn(1, 1, 20), torch.randn(1, 3, 5)).sum().backward()

@@ -39,7 +39,7 @@ def test_equal_outputs(options, passed):
     torch.testing.assert_close(ours(x), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_streams_alike():
+def test_streaming_equals_the_package():
     model = theirs()
     ours = from_pytorch_tcn(model.state_dict())
     model.reset_buffers()
@@ -49,7 +49,7 @@ def test_streams_alike():
         torch.testing.assert_close(y, model(chunk, inference=True), rtol=1e-6, atol=1e-6)
 
 
-def test_the_older_style_of_weight_norm():
+def test_the_old_form_of_weight_norm():
     model = theirs()
     older = {
         key.replace("parametrizations.weight.original0", "weight_g").replace(
@@ -65,14 +65,14 @@ def test_the_older_style_of_weight_norm():
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
-        ({"use_norm": "batch_norm"}, {}, "norm1.weight has no place"),
+        ({"use_norm": "batch_norm"}, {}, "norm1.weight is not a tensor of a TCN"),
         ({"embedding_shapes": [(3,)]}, {}, "embedding_projection_1"),
         ({"use_skip_connections": True}, {}, "downsample_skip_connection"),
         ({}, {"dilations": [1, 2]}, "channels has 4 widths: expected 3"),
         ({}, {"activation": "softmax"}, "softmax"),
     ],
 )
-def test_what_it_cannot_be_is_refused(options, arguments, message):
+def test_unsupported_networks_are_refused(options, arguments, message):
     with pytest.raises(WavedilError, match=message):
         from_pytorch_tcn(theirs(**options).state_dict(), **arguments)
 

@@ -1,4 +1,4 @@
-"""VITS's WN: equal outputs with transformers' (where installed) and with the published arithmetic written out."""
+"""VITS's WN against transformers (where installed) and against its description."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ CASES = [(1, 5, 0), (2, 3, 4)]
 
 
 class PlainWN(nn.Module):
-    """WN from its description: separate layers, one condition layer for all of them, the last gives a skip only."""
+    """WN from its description: one condition layer for all layers; the last layer has a skip only."""
 
     def __init__(self, channels, kernel_size, rate, layers, condition_channels, norm):
         super().__init__()
@@ -70,14 +70,14 @@ def check(peer: nn.Module, rate: int, condition_channels: int) -> None:
 
 @pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm, lambda layer: layer])
 @pytest.mark.parametrize(("rate", "kernel_size", "condition_channels"), CASES)
-@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")  # the old spelling is what old files have
-def test_plain(rate, kernel_size, condition_channels, norm):
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")  # old files have the old form
+def test_equals_the_description(rate, kernel_size, condition_channels, norm):
     peer = random_weights(PlainWN(6, kernel_size, rate, 3, condition_channels, norm))
     check(peer, rate, condition_channels)
 
 
 @pytest.mark.parametrize(("rate", "kernel_size", "condition_channels"), CASES)
-def test_transformers(rate, kernel_size, condition_channels):
+def test_equals_transformers(rate, kernel_size, condition_channels):
     vits = pytest.importorskip("transformers.models.vits.modeling_vits", reason="needs transformers")
     config = vits.VitsConfig(
         hidden_size=6,
@@ -88,7 +88,7 @@ def test_transformers(rate, kernel_size, condition_channels):
     check(random_weights(vits.VitsWaveNet(config, 3)), rate, condition_channels)
 
 
-def test_trains_under_weight_norm_and_is_saved(tmp_path):
+def test_training_with_weight_norm_and_model_folders(tmp_path):
     model = WN(4, 3, 2, 3, condition_channels=2, weight_norm=True)
     assert model.receptive_field == 1 + 2 * (1 + 2 + 4)
     assert measure_receptive_field(WN(4, 3, 2, 3), 4, ndim=1).extent == (15,)
@@ -99,23 +99,23 @@ def test_trains_under_weight_norm_and_is_saved(tmp_path):
     torch.testing.assert_close(again(x, condition=condition), model(x, condition=condition.expand(-1, -1, 9)))
 
 
-def test_what_is_refused():
+def test_bad_tensors_are_refused():
     good = PlainWN(4, 3, 1, 2, 0, lambda layer: layer).state_dict()
-    with pytest.raises(WavedilError, match=r"there is no in_layers.0.bias: expected the tensors of a WN of VITS"):
+    with pytest.raises(WavedilError, match=r"in_layers.0.bias is missing: expected the tensors of a WN of VITS"):
         from_vits_wn({})
-    with pytest.raises(WavedilError, match="1 tensors have no place, extra is one"):
+    with pytest.raises(WavedilError, match="1 tensors are unknown, e.g. extra"):
         from_vits_wn({**good, "extra": torch.zeros(1)})
     with pytest.raises(WavedilError, match="in the tensors, .* in the model"):
         from_vits_wn({**good, "res_skip_layers.0.bias": torch.zeros(7)})
     with pytest.raises(WavedilError, match="in_layers.1.weight holds NaN"):
         from_vits_wn({**good, "in_layers.1.weight": torch.full((8, 4, 3), float("nan"))})
-    with pytest.raises(WavedilError, match="there is in_layers.0.weight_v without in_layers.0.weight_g"):
+    with pytest.raises(WavedilError, match="in_layers.0.weight_v has no in_layers.0.weight_g"):
         from_vits_wn({**good, "in_layers.0.weight_v": torch.zeros(8, 4, 3)})
     with pytest.raises(WavedilError, match="kernel_size is 4: expected an odd number"):
         WN(4, 4)
 
 
-def test_masked_ends_do_not_matter():
+def test_masked_samples_do_not_matter():
     model, (x, mask, _) = WN(6, 3, 2, 3), inputs(0)
     alone = model(x[1:, :, :23])
     torch.testing.assert_close(model(x * mask, mask)[1:, :, :23], alone)

@@ -11,7 +11,7 @@ from wavedil.audio.conditioning.upsampling import ImageUpsampling
 from wavedil.errors import WavedilError
 from wavedil.interop.wavenet_vocoder import from_wavenet_vocoder
 
-# The package's way to weight norm is one that torch has deprecated.
+# The package uses a deprecated weight norm of torch.
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 CODES = 16
 
@@ -89,19 +89,19 @@ def test_equals_the_package(package, legacy, norm, tmp_path):
     assert ours.receptive_field == theirs.receptive_field
 
 
-def test_generates_what_teacher_forcing_says(package):
+def test_generation_equals_teacher_forcing(package):
     ours = from_wavenet_vocoder(peer(package).state_dict(), stacks=2)
     codes = ours.encode(generate(ours, 50, seed=3, temperature=0, engine="torch")[:, 0])
     assert torch.equal(ours(codes).argmax(1), codes)
 
 
-def test_what_is_refused(package):
+def test_bad_arguments_are_refused(package):
     tensors = peer(package).state_dict()
     with pytest.raises(WavedilError, match="stacks is 4: expected a divisor of the 6 layers"):
         from_wavenet_vocoder(tensors, stacks=4)
-    with pytest.raises(WavedilError, match="speakers has 1 names: expected one for each of its 0 speakers"):
+    with pytest.raises(WavedilError, match="speakers has 1 names: expected one per speaker, 0"):
         from_wavenet_vocoder(tensors, stacks=2, speakers=["ann"])
-    with pytest.raises(WavedilError, match="it has 2 inputs and 16 outputs"):
+    with pytest.raises(WavedilError, match="the network has 2 inputs and 16 outputs"):
         from_wavenet_vocoder({**tensors, "first_conv.weight_v": torch.ones(6, 2, 1)}, stacks=2)
     with pytest.raises(WavedilError, match="expected the tensors of wavenet-vocoder 0.1.1"):
         from_wavenet_vocoder({}, stacks=1)

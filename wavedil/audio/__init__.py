@@ -1,4 +1,4 @@
-"""Sound: the 1-D use of the core. WaveNet, generation, effects, companding, files, data."""
+"""Sound, the 1-D use of the core: models, generation, effects, quantizers, features, files."""
 
 from wavedil.audio.conditioning.features import Features, LogMel
 from wavedil.audio.conditioning.upsampling import NearestUpsampling, TransposedUpsampling

@@ -1,10 +1,8 @@
-"""Which program a file of weights is from, and what reads it."""
-
-from __future__ import annotations
+"""Weight formats of other programs: detection and conversion."""
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,17 +16,17 @@ from wavedil.interop.tensors import read_tensors
 
 @dataclass(frozen=True)
 class Format:
-    """A program's tensors: the function that makes a model of them, and beginnings of names that it always has."""
+    """A program's tensors: the function that converts them, and name prefixes that all its models have."""
 
     module: str
     function: str
-    marks: tuple[str, ...]
+    prefixes: tuple[str, ...]
 
-    def reader(self) -> Any:
+    def reader(self) -> Callable[..., nn.Module]:
         return getattr(import_module(f"wavedil.interop.{self.module}"), self.function)
 
 
-#: By the name that the shell takes. The first whose marks are all there is the one that a file is of.
+#: By name, as in the option ``--format``. A file has the first format whose prefixes all occur.
 FORMATS = {
     "parallel-wavegan": Format(
         "parallel_wavegan", "from_parallel_wavegan", ("upsample_net.conv_in", "conv_layers.0.conv1x1_out")
@@ -47,15 +45,16 @@ NAMES = ("nam", *FORMATS)
 def convert(
     path: str | Path, name: str | None = None, options: Mapping[str, Any] | None = None, prefix: str = ""
 ) -> tuple[nn.Module, str]:
-    """The model of another program's file, and the name of the format it was read as.
+    """Converts another program's file; returns the model and the name of its format.
 
     Args:
-        name: of the format, one of ``NAMES``; None finds it out.
-        options: arguments of the format's reader that tensors do not tell, e.g. ``{"stacks": 2}``.
-        prefix: where in a larger model the tensors are, e.g. ``"enc_q.enc"``; the others are left alone.
+        path: a ``.nam`` file or a checkpoint.
+        name: of the format, one of ``NAMES``; None detects it.
+        options: arguments that the format's reader cannot infer from the tensors, e.g. ``{"stacks": 2}``.
+        prefix: of the tensors to convert in a larger model, e.g. ``"enc_q.enc"``; all others are ignored.
 
     Raises:
-        WavedilError: for what cannot be read, or fits no format, or options that are missing or too many.
+        WavedilError: the file cannot be read or has no known format, or an option is missing or unknown.
     """
     path, options = Path(path), dict(options or {})
     if name not in (None, *NAMES):
@@ -64,15 +63,17 @@ def convert(
         from wavedil.interop.nam import read_nam
 
         if options or prefix:
-            raise WavedilError(f"{[*options, prefix][0]!r} is given, but a .nam file tells everything: leave it out")
+            raise WavedilError(f"{[*options, prefix][0]!r} is not an option of .nam files: leave it out")
         return read_nam(path), "nam"
     tensors = read_tensors(path)
     if prefix:
         start = prefix.rstrip(".") + "."
         tensors = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
         if not tensors:
-            raise WavedilError(f"{path} has no tensors below {prefix!r}: expected the name of a part of the model")
-    name = name or _found(tensors, path)
+            raise WavedilError(
+                f"prefix is {prefix!r}: no tensor of {path} starts with it; give the name of a part of the model"
+            )
+    name = name or _detect(tensors, path)
     read = FORMATS[name].reader()
     _check_options(name, read, options)
     try:
@@ -80,18 +81,18 @@ def convert(
     except WavedilError as error:
         raise WavedilError(f"{path}: {error}") from None
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        # An option of another kind, or tensors that are missing or of other shapes.
+        # An option of another type, or tensors that are missing or have other shapes.
         reason = " ".join(str(error).split())[:200]
         raise WavedilError(f"{path} cannot be read as {name} ({type(error).__name__}: {reason})") from None
 
 
 def parse_options(settings: Sequence[str]) -> dict[str, Any]:
-    """``["stacks=2", "legacy=false"]`` as a dictionary; values are JSON, or else text."""
+    """Parses ``["stacks=2", "legacy=false"]`` to a dictionary; a value that is not JSON is a string."""
     options: dict[str, Any] = {}
     for setting in settings:
         key, sign, text = setting.partition("=")
         if not sign:
-            raise WavedilError(f"{setting!r} is no setting: expected NAME=VALUE, e.g. stacks=2")
+            raise WavedilError(f"{setting!r} is not an option: expected NAME=VALUE, e.g. stacks=2")
         try:
             options[key.replace("-", "_")] = json.loads(text)
         except ValueError:
@@ -99,24 +100,26 @@ def parse_options(settings: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _found(tensors: Mapping[str, Any], path: Path) -> str:
-    for name, found in FORMATS.items():
-        if all(any(key.startswith(f"{mark}.") for key in tensors) for mark in found.marks):
+def _detect(tensors: Mapping[str, Any], path: Path) -> str:
+    for name, known in FORMATS.items():
+        if all(any(key.startswith(f"{prefix}.") for key in tensors) for prefix in known.prefixes):
             return name
     names = sorted(tensors)
     raise WavedilError(
-        f"{path} has {len(names)} tensors, {names[0]} first, which are of no format that is known "
-        f"({', '.join(NAMES)}): if it is a part of a larger model, say which with --prefix"
+        f"{path} has {len(names)} tensors, e.g. {names[0]}, of an unknown format: expected one of {', '.join(NAMES)}; "
+        "give --prefix if the network is part of a larger model"
     )
 
 
-def _check_options(name: str, read: Any, options: Mapping[str, Any]) -> None:
+def _check_options(name: str, read: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
     known = {
         key: value for key, value in inspect.signature(read).parameters.items() if value.kind == value.KEYWORD_ONLY
     }
     unknown = [key for key in options if key not in known]
     missing = [key for key, value in known.items() if value.default is value.empty and key not in options]
     if unknown:
-        raise WavedilError(f"{unknown[0]} is no setting of {name}: expected some of {', '.join(known)}")
+        raise WavedilError(f"{unknown[0]} is not an option of {name}: expected some of {', '.join(known)}")
     if missing:
-        raise WavedilError(f"{name} needs {missing[0]}, which its tensors do not tell: add --set {missing[0]}=VALUE")
+        raise WavedilError(
+            f"{name} needs {missing[0]}, which cannot be inferred from the tensors: add --set {missing[0]}=VALUE"
+        )

@@ -1,6 +1,4 @@
-"""Model folders on the Hugging Face hub. Needs the ``hub`` extra; a token is that of ``hf auth login``."""
-
-from __future__ import annotations
+"""Model folders on the Hugging Face hub. Needs the ``hub`` extra; upload needs ``hf auth login``."""
 
 import tempfile
 from pathlib import Path
@@ -10,13 +8,13 @@ from torch import nn
 from wavedil.errors import WavedilError
 from wavedil.weights import load, save
 
-#: In front of OWNER/NAME, in the shell, where a file could stand as well.
+#: Prefix of ``OWNER/NAME``, where a file name is possible too.
 SCHEME = "hf://"
 FILES = ["config.json", "model.safetensors"]
 
 
 def upload(model: nn.Module, repository: str, private: bool = False) -> str:
-    """Puts a model into a repository of the hub, ``OWNER/NAME``, which is made where it is not there; its address."""
+    """Uploads a model to the repository ``OWNER/NAME``, creating it if needed; returns its address."""
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as folder:
@@ -29,7 +27,7 @@ def upload(model: nn.Module, repository: str, private: bool = False) -> str:
 
 
 def download(repository: str) -> nn.Module:
-    """The model of a repository of the hub. Only config and weights are fetched, and nothing in them is run."""
+    """Loads a model from the repository ``OWNER/NAME``. Fetches config and weights only, and runs no code of it."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -40,5 +38,5 @@ def download(repository: str) -> nn.Module:
 
 
 def _reason(error: Exception) -> str:
-    """In a line. (The client fails by its own errors, by Python's, and by those of its library for HTTP.)"""
+    """The first line of the message. (The client raises its own errors, Python's, and those of its HTTP library.)"""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,4 @@
-"""kan-bayashi's PytorchWaveNetVocoder, and espnet's ``nets.pytorch_backend.wavenet``: ``dil_tanh``, ``skip_1x1`` …"""
-
-from __future__ import annotations
+"""Weights of kan-bayashi's PytorchWaveNetVocoder and espnet's WaveNet: ``dil_tanh``, ``skip_1x1`` …"""
 
 from collections.abc import Mapping
 
@@ -8,59 +6,56 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.models.wavenet import WaveNet
-from wavedil.errors import WavedilError
-from wavedil.interop.tensors import Source, under
+from wavedil.interop.tensors import ForeignTensors, doubling_dilations, with_prefix
 from wavedil.interop.wavenet_vocoder import image_upsampling
 
 
 def from_kan_bayashi(tensors: Mapping[str, Tensor], *, stacks: int, sample_rate: int = 16000) -> WaveNet:
-    """A :class:`WaveNet` with the weights of a state_dict.
+    """Converts a state_dict to a :class:`WaveNet`.
 
-    Its tanh and sigmoid convolutions are the two halves of ours, whose bias takes in those of the features too. The
-    features are at the sample rate, or brought there by its transposed convolution.
+    Its tanh and sigmoid convolutions become the two halves of ours; the biases of its feature layers are added to
+    theirs. Features are at the sample rate, or upsampled by its transposed convolution.
+
+    Our prediction at t is its output at t - 1, with its features at t; ours is ``(batch, codes, time)``.
 
     Args:
-        stacks: how many times the dilations go from 1 upwards (``dilation_repeat``), which tensors do not tell.
-        sample_rate: in Hz, of the sound that the model was trained on.
-
-    Our prediction at t is its output at t - 1, given its features at t; ours is ``(batch, codes, time)``.
+        stacks: how often the dilations start again at 1 (``dilation_repeat``).
+        sample_rate: in Hz, of the training data.
     """
-    source = Source(tensors, "a WaveNet of kan-bayashi or espnet")
-    layers = source.count("dil_tanh.{}.conv.bias")
-    if not isinstance(stacks, int) or stacks < 1 or layers % stacks:
-        raise WavedilError(f"stacks is {stacks!r}: expected a divisor of the {layers} layers")
+    source = ForeignTensors(tensors, "a WaveNet of kan-bayashi or espnet")
+    layers = source.count_layers("dil_tanh.{}.conv.bias")
+    dilations = doubling_dilations(layers, stacks)
     channels, num_codes, front_taps = source.shape("causal.conv.weight")
     bands = source.shape("aux_1x1_tanh.0.weight")[1]
-    upsampling = "upsampling.conv"
-    convs = [source.conv(upsampling)] if f"{upsampling}.weight" in source else []
-    if convs:  # made without a bias it is the same as with one of zero
+    convs = [source.pop_conv("upsampling.conv")] if "upsampling.conv.weight" in source else []
+    if convs:  # a missing bias is a bias of zero
         convs[0].setdefault("bias", torch.zeros(1))
-    local, values = image_upsampling(bands, convs, slope=1.0)
+    upsampling, values = image_upsampling(bands, convs, slope=1.0)
     model = WaveNet(
         channels,
         source.shape("conv_post_1.weight")[0],
-        [2 ** (layer % (layers // stacks)) for layer in range(layers)],
+        dilations,
         source.shape("dil_tanh.0.conv.weight")[2],
         input_kernel_size=front_taps,
         num_codes=num_codes,
-        condition=local,
+        condition=upsampling,
         sample_rate=sample_rate,
     )
-    front = source.conv("causal.conv")
+    front = source.pop_conv("causal.conv")
     tables = front["weight"].permute(2, 1, 0).clone()  # (taps, codes, channels), newest last
-    tables[-1] += front["bias"]  # there is a newest code always
+    tables[-1] += front["bias"]  # the newest tap always sees a code
     values["input_embedding.tables"] = tables
-    values |= under("head.hidden", source.conv("conv_post_1"))
-    values |= under("head.out", source.conv("conv_post_2"))
+    values |= with_prefix("head.hidden", source.pop_conv("conv_post_1"))
+    values |= with_prefix("head.out", source.pop_conv("conv_post_2"))
     for layer in range(layers):
         ours = f"stack.layers.{layer}"
-        halves = [source.conv(f"dil_{half}.{layer}.conv") for half in ("tanh", "sigmoid")]
-        heard = [source.conv(f"aux_1x1_{half}.{layer}") for half in ("tanh", "sigmoid")]
+        halves = [source.pop_conv(f"dil_{half}.{layer}.conv") for half in ("tanh", "sigmoid")]
+        feature_halves = [source.pop_conv(f"aux_1x1_{half}.{layer}") for half in ("tanh", "sigmoid")]
         values[f"{ours}.conv.weight"] = torch.cat([half["weight"] for half in halves])
-        values[f"{ours}.conv.bias"] = torch.cat([half["bias"] for half in halves + heard]).view(2, -1).sum(0)
-        values[f"{ours}.condition.weight"] = torch.cat([half["weight"] for half in heard])
-        values |= under(f"{ours}.skip", source.conv(f"skip_1x1.{layer}"))
-        residual = source.conv(f"res_1x1.{layer}")
-        if layer < layers - 1:  # the last is used by nothing
-            values |= under(f"{ours}.residual", residual)
-    return source.fill(model, values)
+        values[f"{ours}.conv.bias"] = torch.cat([half["bias"] for half in halves + feature_halves]).view(2, -1).sum(0)
+        values[f"{ours}.condition.weight"] = torch.cat([half["weight"] for half in feature_halves])
+        values |= with_prefix(f"{ours}.skip", source.pop_conv(f"skip_1x1.{layer}"))
+        residual = source.pop_conv(f"res_1x1.{layer}")
+        if layer < layers - 1:  # nothing uses the last one
+            values |= with_prefix(f"{ours}.residual", residual)
+    return source.load_into(model, values)

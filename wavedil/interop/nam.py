@@ -1,14 +1,12 @@
 """``.nam`` files of Neural Amp Modeler: JSON with a config and one flat list of weights.
 
-Read: ``WaveNet`` of file versions 0.5.x to 0.7.0, by the keys that are there. Written: 0.7.0, which NAM 0.13 loads, or
-0.5.4 for programs that are older. NAM feeds zero *input* before the start, so the models have ``start="zero_input"``.
+Reads the architecture ``WaveNet`` of file versions 0.5.x to 0.7.0. Writes 0.7.0, which NAM 0.13 loads, or 0.5.4 for
+older programs. NAM defines the start by zero *input*, so the models have ``start="zero_input"``.
 """
-
-from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
 
 VERSIONS = ("0.7.0", "0.5.4")
-#: Longer than any amplifier remembers (3 minutes at 48 kHz); a file that asks for more would only fill memory.
-MAX_FIELD = 2**23
+#: 3 minutes at 48 kHz, more than any amplifier; a malformed file with more would exhaust memory.
+MAX_RECEPTIVE_FIELD = 2**23
 FILMS = tuple(
     f"{place}_film"
     for place in (
@@ -30,23 +28,27 @@ FILMS = tuple(
     )
 )  # fmt: skip
 
-
-#: What a config and its layer arrays may say; a key beyond these would change the sound in a way that is not known.
+#: Known keys of a config and of its layer arrays. Other keys could change the sound, so they are refused.
 CONFIG_KEYS = {"layers", "head", "head_scale", "condition_dsp", "in_channels"}
 LAYER_KEYS = {
     "input_size", "condition_size", "channels", "dilations", "activation",
-    "kernel_size", "gated", "head_size", "head_bias",  # of 0.5
+    "kernel_size", "gated", "head_size", "head_bias",  # version 0.5
     "kernel_sizes", "gating_mode", "secondary_activation", "bottleneck", "head", "head1x1", "layer1x1",
     "groups_input", "groups_input_mixin", "slimmable", *FILMS,
 }  # fmt: skip
+PART_KEYS = {
+    "head": {"out_channels", "kernel_size", "bias"},
+    "head1x1": {"active", "out_channels", "groups"},
+    "layer1x1": {"active", "groups"},
+}
 
 
 def read_nam(path: str | Path) -> NAM:
-    """The model of a ``.nam`` file, in evaluation mode.
+    """Reads a ``.nam`` file as a model in evaluation mode.
 
     Raises:
-        WavedilError: naming the file, for whatever is missing, malformed, does not fit, or is not supported: other
-            architectures than WaveNet, FiLM, groups, ``condition_dsp`` and slimmable layers.
+        WavedilError: the file is malformed or incomplete, or uses what is not supported: other architectures than
+            WaveNet, FiLM, groups, ``condition_dsp``, slimmable layers and unknown keys.
     """
     path = Path(path)
     try:
@@ -54,15 +56,14 @@ def read_nam(path: str | Path) -> NAM:
     except OSError as error:
         raise WavedilError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise WavedilError(f"{path} is no .nam file: expected JSON ({error})") from None
+        raise WavedilError(f"{path} is not a .nam file: expected JSON ({error})") from None
     try:
-        return _model(content)
+        return _parse(content)
     except WavedilError as error:
         raise WavedilError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise WavedilError(
-            f"{path} is no .nam file that can be read: its config is incomplete or malformed "
-            f"({type(error).__name__}: {error})"
+            f"{path} is not a .nam file, or its config is incomplete or malformed ({type(error).__name__}: {error})"
         ) from None
 
 
@@ -70,19 +71,19 @@ def write_nam(model: nn.Module, path: str | Path, version: str = "0.7.0") -> Pat
     """Writes ``model`` as a ``.nam`` file.
 
     Raises:
-        WavedilError: a model that is no :class:`NAM`, has another start-up convention than the format, or layers that
-            this version of it has no words for.
+        WavedilError: the model is not a :class:`NAM`, has another start-up convention than the format, or has layers
+            that this version of the format cannot describe.
     """
     if not isinstance(model, NAM):
-        raise WavedilError(f"a .nam file holds layer arrays, this is a {type(model).__name__}: expected a NAM")
+        raise WavedilError(f"model is a {type(model).__name__}: expected a NAM, since a .nam file holds layer arrays")
     if version not in VERSIONS:
         raise WavedilError(f"version is {version!r}: expected one of {', '.join(VERSIONS)}")
     if model.start_up != "zero_input":
         raise WavedilError(
-            f"the model starts with {model.start_up}, .nam files with zero_input: their first "
-            f"{model.receptive_field - 1} samples would differ; train with start='zero_input'"
+            f"start is {model.start_up!r}: expected 'zero_input', as .nam files have it; the first "
+            f"{model.receptive_field - 1} samples would differ, so train with start='zero_input'"
         )
-    describe = _described if version == "0.7.0" else _described_as_5
+    array_config = _array_config if version == "0.7.0" else _array_config_0_5
     weights = torch.cat([tensor.detach().double().cpu().flatten() for tensor in _weights(model)])
     if not bool(torch.isfinite(weights).all()):
         raise WavedilError("the model's weights hold NaN or infinity: training diverged; use an earlier checkpoint")
@@ -91,8 +92,8 @@ def write_nam(model: nn.Module, path: str | Path, version: str = "0.7.0") -> Pat
         "metadata": dict(model.metadata or {}),
         "architecture": "WaveNet",
         "config": {
-            "layers": [describe(array) for array in model.arrays],
-            "head": _described_head(model, version),
+            "layers": [array_config(array) for array in model.arrays],
+            "head": _head_config(model, version),
             "head_scale": model.head_scale,
         },
         "weights": [*weights.tolist(), model.head_scale],
@@ -104,33 +105,34 @@ def write_nam(model: nn.Module, path: str | Path, version: str = "0.7.0") -> Pat
     return path
 
 
-def _model(content: Mapping[str, Any]) -> NAM:
+def _parse(content: Mapping[str, Any]) -> NAM:
     architecture = content["architecture"]
     if architecture != "WaveNet":
-        raise WavedilError(f"its architecture is {architecture!r}: expected WaveNet, the only one that can be read")
+        raise WavedilError(f"architecture is {architecture!r}: expected WaveNet")
     version = str(content.get("version", "0.5.0"))
     if [int(part) for part in version.split(".")[:2]] > [0, 7]:
-        raise WavedilError(f"its version is {version}: expected 0.7 or older, which is what is known here")
-    config, weights = content["config"], _numbers(content["weights"])
-    for where, known in [(config, CONFIG_KEYS), *((layer, LAYER_KEYS) for layer in config["layers"])]:
-        unknown = [key for key, value in where.items() if key not in known and value not in (None, False)]
-        if unknown:
-            raise WavedilError(
-                f"it has {unknown[0]}, which cannot be read: expected some of {', '.join(sorted(known))}"
-            )
+        raise WavedilError(f"version is {version}: expected 0.7 or older")
+    config, weights = content["config"], _parse_weights(content["weights"])
+    _check_keys(config, CONFIG_KEYS)
+    for layer in config["layers"]:
+        _check_keys(layer, LAYER_KEYS)
+        for name, known in PART_KEYS.items():
+            _check_keys(layer.get(name) or {}, known, f"{name}.")
     if config.get("in_channels", 1) != 1:
-        raise WavedilError(f"its in_channels is {config['in_channels']}: expected 1")
+        raise WavedilError(f"in_channels is {config['in_channels']}: expected 1")
     if config.get("condition_dsp") is not None:
-        raise WavedilError("it has a condition_dsp, which cannot be read")
-    with torch.device("meta"):  # counts first: absurd sizes are found before memory is asked for
-        wanted = sum(tensor.numel() for tensor in _weights(_built(content, 1.0))) + 1
+        raise WavedilError("condition_dsp is not supported: expected null")
+    with torch.device("meta"):  # counts the weights before it allocates them: a malformed config may need any number
+        wanted = sum(tensor.numel() for tensor in _weights(_build(content, 1.0))) + 1
     if len(weights) != wanted:
-        raise WavedilError(f"it has {len(weights)} weights, its config needs {wanted}: it is truncated or not its own")
-    # As in NAM: the last number is the scale, but in the file it is float32, which the config's is not.
+        raise WavedilError(f"weights has {len(weights)} numbers: expected {wanted} by the config; it may be truncated")
+    # As in NAM, the last number is head_scale; it is rounded to float32 there, and exact in the config.
     scale, last = float(config.get("head_scale", 1.0)), float(weights[-1])
-    model = _built(content, scale if abs(scale - last) <= 1e-5 else last)
-    if model.receptive_field > MAX_FIELD:
-        raise WavedilError(f"its receptive field is {model.receptive_field} samples: expected at most {MAX_FIELD}")
+    model = _build(content, scale if abs(scale - last) <= 1e-5 else last)
+    if model.receptive_field > MAX_RECEPTIVE_FIELD:
+        raise WavedilError(
+            f"the receptive field is {model.receptive_field} samples: expected at most {MAX_RECEPTIVE_FIELD}"
+        )
     start = 0
     with torch.no_grad():
         for tensor in _weights(model):
@@ -139,21 +141,27 @@ def _model(content: Mapping[str, Any]) -> NAM:
     return model.eval()
 
 
-def _built(content: Mapping[str, Any], scale: float) -> NAM:
+def _check_keys(config: Mapping[str, Any], known: Set[str], prefix: str = "") -> None:
+    unknown = [key for key, value in config.items() if key not in known and value not in (None, False)]
+    if unknown:
+        raise WavedilError(f"{prefix}{unknown[0]} is not supported: expected some of {', '.join(sorted(known))}")
+
+
+def _build(content: Mapping[str, Any], scale: float) -> NAM:
     config = content["config"]
-    rate = content.get("sample_rate") or 48000  # early files do not say it; NAM's own capture was at 48 kHz
+    rate = content.get("sample_rate") or 48000  # missing in early files; NAM captures at 48 kHz
     if rate != int(rate):
-        raise WavedilError(f"its sample_rate is {rate!r}: expected Hz as an integer")
+        raise WavedilError(f"sample_rate is {rate!r}: expected Hz as an integer")
     return NAM(
-        [_array(layer) for layer in config["layers"]],
+        [_build_array(layer) for layer in config["layers"]],
         head_scale=scale,
-        head=_head(config.get("head")),
+        head=_parse_head(config.get("head")),
         sample_rate=int(rate),
         metadata=content.get("metadata"),
     )
 
 
-def _array(layer: Mapping[str, Any]) -> LayerArray:
+def _build_array(layer: Mapping[str, Any]) -> LayerArray:
     films = [key for key in FILMS if (layer.get(key) or {}).get("active")]
     groups = [key for key in ("groups_input", "groups_input_mixin") if layer.get(key, 1) != 1]
     layer1x1, head1x1 = layer.get("layer1x1") or {}, layer.get("head1x1") or {}
@@ -164,12 +172,8 @@ def _array(layer: Mapping[str, Any]) -> LayerArray:
     ]
     unsupported = [*films, *groups, *(["slimmable"] if layer.get("slimmable") else [])]
     if unsupported:
-        raise WavedilError(f"a layer array has {unsupported[0]}, which cannot be read")
-    head = layer.get("head") or {
-        "out_channels": layer["head_size"],
-        "kernel_size": 1,
-        "bias": layer["head_bias"],
-    }
+        raise WavedilError(f"{unsupported[0]} of a layer array is not supported")
+    head = layer.get("head") or {"out_channels": layer["head_size"], "kernel_size": 1, "bias": layer["head_bias"]}
     gating = layer.get("gating_mode")
     if gating is None:
         gating = "gated" if layer.get("gated", False) else "none"
@@ -191,18 +195,18 @@ def _array(layer: Mapping[str, Any]) -> LayerArray:
     )
 
 
-def _head(head: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _parse_head(head: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if head is None:
         return None
     names = ("channels", "kernel_sizes", "activation", "out_channels")
     unknown = head.keys() - {*names, "in_channels"}
     if unknown:
-        raise WavedilError(f"its head has {sorted(unknown)[0]}, which cannot be read: expected {', '.join(names)}")
+        raise WavedilError(f"{sorted(unknown)[0]} of head is not supported: expected {', '.join(names)}")
     return {name: head[name] for name in names}
 
 
 def _weights(model: NAM) -> Iterator[Tensor]:
-    """All weights in the order of the file, but for the last number, which is the head's scale."""
+    """All weights in the order of the file, without the last number, head_scale."""
     convs: list[nn.Module | None] = []
     for array in model.arrays:
         convs.append(array.rechannel)
@@ -216,18 +220,17 @@ def _weights(model: NAM) -> Iterator[Tensor]:
             yield from [conv.weight] if conv.bias is None else [conv.weight, conv.bias]
 
 
-def _numbers(weights: Any) -> Tensor:
+def _parse_weights(weights: Any) -> Tensor:
     if not isinstance(weights, list) or not all(isinstance(w, int | float) for w in weights) or not weights:
-        raise WavedilError("its weights are no list of numbers: the file is damaged")
+        raise WavedilError("weights is not a list of numbers: the file is damaged")
     if not all(map(math.isfinite, weights)):
-        raise WavedilError("its weights hold NaN or infinity: the file is damaged, or its training diverged")
+        raise WavedilError("weights has NaN or infinity: the file is damaged, or the training diverged")
     return torch.tensor(weights, dtype=torch.float64)
 
 
-def _described(array: LayerArray) -> dict[str, Any]:
-    """An array in the words of version 0.7.0."""
+def _array_config(array: LayerArray) -> dict[str, Any]:
+    """The config of an array in version 0.7.0."""
     inactive = {"active": False, "shift": True, "groups": 1}
-    paired = [gating != "none" for gating in array.gatings]
     first = array.layers[0]
     return {
         "input_size": array.in_channels,
@@ -242,35 +245,30 @@ def _described(array: LayerArray) -> dict[str, Any]:
         "dilations": list(array.dilations),
         "activation": [_typed(spec) for spec in array.activations],
         "bottleneck": array.bottleneck,
-        "head1x1": {
-            "active": first.head1x1 is not None,
-            "out_channels": array.head1x1_channels or 1,
-            "groups": 1,
-        },
+        "head1x1": {"active": first.head1x1 is not None, "out_channels": array.head1x1_channels or 1, "groups": 1},
         "layer1x1": {"active": first.layer1x1 is not None, "groups": 1},
         "groups_input": 1,
         "groups_input_mixin": 1,
         **{key: inactive for key in FILMS},
         "gating_mode": array.gatings,
         "secondary_activation": [
-            _typed(spec) if pair else None for spec, pair in zip(array.secondaries, paired, strict=True)
+            None if gating == "none" else _typed(spec)
+            for spec, gating in zip(array.secondaries, array.gatings, strict=True)
         ],
         "slimmable": None,
     }
 
 
-def _described_as_5(array: LayerArray) -> dict[str, Any]:
-    """An array in the words of version 0.5.4, which has one of each for all layers."""
+def _array_config_0_5(array: LayerArray) -> dict[str, Any]:
+    """The config of an array in version 0.5.4, where all layers are alike."""
     first = array.layers[0]
     activation = _typed(array.activations[0])
+    lists = (array.kernel_sizes, array.activations, array.gatings)
     plain = (
-        all(
-            len({json.dumps(one) for one in each}) == 1
-            for each in (array.kernel_sizes, array.activations, array.gatings)
-        )
+        all(len({json.dumps(value) for value in values}) == 1 for values in lists)
         and activation.keys() == {"type"}
         and array.gatings[0] in ("none", "gated")
-        and (array.gatings[0] == "none" or all(_typed(one) == {"type": "Sigmoid"} for one in array.secondaries))
+        and (array.gatings[0] == "none" or all(_typed(spec) == {"type": "Sigmoid"} for spec in array.secondaries))
         and array.bottleneck == array.channels
         and array.head_rechannel.kernel_size == (1,)
         and first.layer1x1 is not None
@@ -278,7 +276,7 @@ def _described_as_5(array: LayerArray) -> dict[str, Any]:
     )
     if not plain:
         raise WavedilError(
-            "version 0.5.4 of .nam files has one kernel size, one plain activation and no bottleneck, head kernel or "
+            "version is 0.5.4, which has one kernel size, one plain activation and no bottleneck, head kernel or "
             "blending: write version 0.7.0"
         )
     return {
@@ -294,11 +292,11 @@ def _described_as_5(array: LayerArray) -> dict[str, Any]:
     }
 
 
-def _described_head(model: NAM, version: str) -> dict[str, Any] | None:
+def _head_config(model: NAM, version: str) -> dict[str, Any] | None:
     if model.head is None:
         return None
     if version != "0.7.0":
-        raise WavedilError("version 0.5.4 of .nam files has no convolutions behind the arrays: write version 0.7.0")
+        raise WavedilError("version is 0.5.4, which has no convolutions after the arrays: write version 0.7.0")
     return {"activation": "ReLU", "out_channels": 1, **model.config["head"]}
 
 

@@ -1,10 +1,9 @@
-"""ONNX: the whole model, or its streaming step with the state as inputs and outputs. Needs the ``export`` extra."""
-
-from __future__ import annotations
+"""ONNX export of a model, or of its streaming step with the state as inputs and outputs. Needs extra ``export``."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +14,16 @@ from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
 
 OPSET = 18
-#: The name of the first input of each model that can be exported.
+#: The models that can be exported, and the names of their first input.
 INPUTS = {"WaveNet": "codes", "Effect": "sound", "NAM": "sound", "TCN": "features"}
-#: The input that has no time axis: it holds for the whole of a chunk.
+#: The input without a time axis: it is constant in a chunk.
 KNOBS = "knobs"
-#: How far onnxruntime's output may be from torch's, relative to the largest output: float32 in another order.
+#: Largest difference of onnxruntime's output from torch's, relative to the largest output: float32 rounding.
 TOLERANCE = 1e-4
 
 
 class _Step(nn.Module):
-    """``step`` with the state as so many tensors, between the input and, if there is one, the condition."""
+    """``step`` with the tensors of the state as inputs, between the first input and the condition or knobs."""
 
     def __init__(self, model: nn.Module, keys: Sequence[str]):
         super().__init__()
@@ -37,17 +36,16 @@ class _Step(nn.Module):
 
 
 def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> Path:
-    """Writes ``model`` as an ONNX file and compares it with torch, in onnxruntime, at another batch and length.
+    """Writes ``model`` as an ONNX file and compares onnxruntime with torch, at another batch size and length.
 
-    The whole model takes a batch of any size and length (``codes`` of a WaveNet, ``sound`` of an effect or amplifier),
-    beside it, where the model has them, the ``condition`` at the sample rate or the ``knobs``, and gives ``output``, as
-    ``model(…)``. With ``streaming`` it takes a chunk of at least one step and the state, one input for each tensor of
-    it, and gives ``output`` and the state after it, each under its name with ``next.`` before it: feed them back.
-    ``FILE.start.npz`` holds the state before the first chunk, of one stream; for more, repeat it.
+    The inputs are ``codes`` of a WaveNet or ``sound`` of an effect, of any batch size and length, and, if the model
+    takes them, the ``condition`` at the sample rate or the ``knobs``; the output is ``output``, as of ``model(…)``.
+    With ``streaming`` the input is a chunk of at least one step, and each tensor of the state is an input, and an
+    output with the prefix ``next.``: pass it to the next call. ``FILE.start.npz`` holds the state before the first
+    chunk, for one stream; repeat it for more.
 
     Raises:
-        WavedilError: a model of another class, or that torch cannot export, or that cannot stream; or outputs that are
-            not the same.
+        WavedilError: the model is of another class, cannot stream, cannot be exported by torch, or its outputs differ.
     """
     import onnxruntime
 
@@ -55,7 +53,7 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
     if name is None:
         raise WavedilError(f"a {type(model).__name__} cannot be exported to ONNX: expected one of {', '.join(INPUTS)}")
     path, model = Path(path), model.eval()
-    # Long enough that no length inside is 1, which the exporter would take for a constant.
+    # Long enough that no length inside is 1, which the exporter would treat as a constant.
     inputs = _example(model, batch=2, time=300)
     first, *others = inputs.values()
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
@@ -63,10 +61,10 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
     with torch.no_grad(), atomic_write(path) as beside:
         start = _start(model, inputs) if streaming else {}
         keys = list(start)
-        # The step's state comes in as a variable number of arguments, with what follows it.
+        # The state and what follows it are variable arguments of _Step.
         states = [{0: batch} for _ in keys]
         with warnings.catch_warnings():
-            # The exporter tells of axes that share a name and of its own use of what torch has deprecated.
+            # The exporter warns of axes that share a name and of its own use of deprecated functions.
             warnings.simplefilter("ignore")
             try:
                 program = torch.onnx.export(
@@ -92,7 +90,7 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
 
 
 def _example(model: nn.Module, batch: int, time: int) -> dict[str, Tensor]:
-    """Random inputs by name: that of sound first, and what the model hears beside it."""
+    """Random inputs by name: codes or sound first, then condition or knobs."""
     generator = torch.Generator().manual_seed(0)
     if type(model).__name__ == "WaveNet":
         inputs = {"codes": torch.randint(model.num_codes, (batch, time), generator=generator)}
@@ -107,7 +105,7 @@ def _example(model: nn.Module, batch: int, time: int) -> dict[str, Tensor]:
 
 
 def _start(model: nn.Module, inputs: Mapping[str, Tensor]) -> State:
-    """The state after a chunk of nothing: that before the first."""
+    """The state before the first chunk: that after a chunk of length 0."""
     first, *others = _part(inputs, slice(0, 0)).values()
     return model.step(first, None, *others)[1]
 
@@ -116,20 +114,20 @@ def _part(inputs: Mapping[str, Tensor], span: slice) -> dict[str, Tensor]:
     return {key: x if key == KNOBS else x[..., span] for key, x in inputs.items()}
 
 
-def _compare(model: nn.Module, session, keys: Sequence[str]) -> None:
-    """The file's outputs and the model's, at another batch and length than it was traced at, chunk by chunk."""
+def _compare(model: nn.Module, session: Any, keys: Sequence[str]) -> None:
+    """Raises WavedilError unless the file's outputs equal the model's, at another batch size and length than traced."""
     inputs = _example(model, batch=3, time=391)
     expected = model(*inputs.values())
     state = {key: value.numpy() for key, value in _start(model, inputs).items()} if keys else {}
     parts = []
     for span in (slice(0, 1), slice(1, 262), slice(262, 391)) if keys else (slice(0, 391),):
-        given = {key: x.numpy() for key, x in _part(inputs, span).items()}
-        y, *new = session.run(None, given | state)
+        feed = {key: x.numpy() for key, x in _part(inputs, span).items()}
+        y, *new = session.run(None, feed | state)
         state = dict(zip(keys, new, strict=True))
         parts.append(torch.from_numpy(y))
-    far = (torch.cat(parts, dim=-1) - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
-    if not far <= TOLERANCE:
+    difference = (torch.cat(parts, dim=-1) - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
+    if not difference <= TOLERANCE:
         raise WavedilError(
-            f"onnxruntime's output is {far:.1e} of the largest away from torch's, more than {TOLERANCE:.0e}: nothing "
-            "was written; try another version of torch, onnxscript or onnxruntime"
+            f"onnxruntime's output differs from torch's by {difference:.1e} of the largest, more than {TOLERANCE:.0e}: "
+            "nothing was written; try another version of torch, onnxscript or onnxruntime"
         )

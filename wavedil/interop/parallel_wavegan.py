@@ -1,6 +1,4 @@
-"""kan-bayashi's ``parallel_wavegan`` generator, and espnet's: ``first_conv``, ``upsample_net``, ``conv_layers`` …"""
-
-from __future__ import annotations
+"""Weights of kan-bayashi's ``parallel_wavegan`` generator and espnet's: ``first_conv``, ``upsample_net`` …"""
 
 from collections.abc import Mapping
 
@@ -8,37 +6,37 @@ from torch import Tensor
 
 from wavedil.audio.models.parallel_wavegan import ParallelWaveGANGenerator
 from wavedil.errors import WavedilError
-from wavedil.interop.tensors import Source, under
+from wavedil.interop.tensors import ForeignTensors, doubling_dilations, with_prefix
 
 
 def from_parallel_wavegan(
     tensors: Mapping[str, Tensor], *, stacks: int = 3, sample_rate: int = 24000
 ) -> ParallelWaveGANGenerator:
-    """A :class:`ParallelWaveGANGenerator` with the weights of a state_dict; weight norm is folded.
+    """Converts a state_dict to a :class:`ParallelWaveGANGenerator`; weight norm is folded.
 
-    Residual and skip may be two layers (the original) or one, residual first (espnet). The last layer's residual,
-    which nothing uses, is left out.
+    Residual and skip may be two layers (the original) or one with the residual first (espnet). The residual of the last
+    layer is dropped: nothing uses it.
 
     Args:
-        stacks: how many times the dilations go from 1 upwards, which tensors do not tell.
+        stacks: how often the dilations start again at 1.
+        sample_rate: in Hz.
     """
-    source = Source(tensors, "a Parallel WaveGAN generator")
-    layers = source.count("conv_layers.{}.conv.bias")
-    if stacks < 1 or layers % stacks:
-        raise WavedilError(f"stacks is {stacks}: expected a divisor of the {layers} layers")
+    source = ForeignTensors(tensors, "a Parallel WaveGAN generator")
+    layers = source.count_layers("conv_layers.{}.conv.bias")
+    dilations = doubling_dilations(layers, stacks)
     doubled, channels, kernel_size = source.shape("conv_layers.0.conv.weight")
     skip_channels, mels = source.shape("last_conv_layers.1.weight")[0], source.shape("upsample_net.conv_in.weight")[1]
-    upsampling = {"upsampling.conv.weight": source.take("upsample_net.conv_in.weight")}
+    upsampling = {"upsampling.conv.weight": source.pop("upsample_net.conv_in.weight")}
     filters: list[Tensor] = []
-    # Between the filters are layers without weights, so their numbers are not one after another.
-    while names := [n for n in source.left if n.startswith("upsample_net.upsample.up_layers.")]:
-        filters.append(source.take(min(names, key=lambda name: int(name.split(".")[3]))))
+    # Layers without weights are between the filters, so their indices are not consecutive.
+    while names := [n for n in source.remaining if n.startswith("upsample_net.upsample.up_layers.")]:
+        filters.append(source.pop(min(names, key=lambda name: int(name.split(".")[3]))))
     if not all(f.shape[:3] == (1, 1, 1) for f in filters):
-        raise WavedilError("its upsampling filters reach over frequencies: expected freq_axis_kernel_size=1")
+        raise WavedilError("the upsampling filters span frequencies: expected freq_axis_kernel_size=1")
     model = ParallelWaveGANGenerator(
         channels,
         skip_channels,
-        [2 ** (layer % (layers // stacks)) for layer in range(layers)],
+        dilations,
         kernel_size,
         hidden_channels=doubled // 2,
         mels=mels,
@@ -49,21 +47,21 @@ def from_parallel_wavegan(
     values = {
         **upsampling,
         **{f"upsampling.filters.{index}.weight": value for index, value in enumerate(filters)},
-        **under("input_conv", source.conv("first_conv")),
-        **under("hidden", source.conv("last_conv_layers.1")),
-        **under("out", source.conv("last_conv_layers.3")),
+        **with_prefix("input_conv", source.pop_conv("first_conv")),
+        **with_prefix("hidden", source.pop_conv("last_conv_layers.1")),
+        **with_prefix("out", source.pop_conv("last_conv_layers.3")),
     }
     for layer in range(layers):
         theirs, ours = f"conv_layers.{layer}", f"stack.layers.{layer}"
-        values |= under(f"{ours}.conv", source.conv(f"{theirs}.conv"))
-        values |= under(f"{ours}.condition", source.conv(f"{theirs}.conv1x1_aux"))
-        residual = source.conv(f"{theirs}.conv1x1_out")
+        values |= with_prefix(f"{ours}.conv", source.pop_conv(f"{theirs}.conv"))
+        values |= with_prefix(f"{ours}.condition", source.pop_conv(f"{theirs}.conv1x1_aux"))
+        residual = source.pop_conv(f"{theirs}.conv1x1_out")
         if f"{theirs}.conv1x1_skip.weight" in source:
-            skip = source.conv(f"{theirs}.conv1x1_skip")
+            skip = source.pop_conv(f"{theirs}.conv1x1_skip")
         else:
             skip = {part: value[channels:] for part, value in residual.items()}
             residual = {part: value[:channels] for part, value in residual.items()}
-        values |= under(f"{ours}.skip", skip)
+        values |= with_prefix(f"{ours}.skip", skip)
         if layer < layers - 1:
-            values |= under(f"{ours}.residual", residual)
-    return source.fill(model, values)
+            values |= with_prefix(f"{ours}.residual", residual)
+    return source.load_into(model, values)

@@ -1,6 +1,4 @@
-"""Weights of ``pytorch-tcn`` (Paul Krug; versions 1.x), as :class:`wavedil.audio.models.tcn.TCN`."""
-
-from __future__ import annotations
+"""Weights of ``pytorch-tcn`` 1.x (Paul Krug)."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +9,7 @@ from wavedil.audio.models.tcn import TCN
 from wavedil.core import Schedule
 from wavedil.errors import WavedilError
 
-#: The end of a name there, and here. Both styles of weight norm: torch's parametrizations, and weight_g, weight_v.
+#: Name endings there and here. Weight norm in torch's new form (parametrizations) and old form (weight_g, weight_v).
 _ENDS = {
     "weight": "weight",
     "bias": "bias",
@@ -29,7 +27,7 @@ _ACTIVATIONS = {
     "sigmoid": "Sigmoid",
     "tanh": "Tanh",
 }
-_PLACES = {"conv1": "first.conv", "conv2": "second.conv", "downsample": "shortcut"}
+_MODULES = {"conv1": "first.conv", "conv2": "second.conv", "downsample": "shortcut"}
 
 
 def from_pytorch_tcn(
@@ -40,24 +38,23 @@ def from_pytorch_tcn(
     dropout: float = 0.1,
     causal: bool = True,
 ) -> TCN:
-    """The same network, in evaluation mode: equal outputs, for input of the shape ``(batch, channels, time)``.
+    """Converts a state_dict to a :class:`TCN` in evaluation mode, for input ``(batch, channels, time)``.
 
-    Widths, kernel size, gating, weight norm and the output projection are read from the tensors. What leaves no trace
-    in them is an argument, with that package's name and default: ``dilations`` (None: 1, 2, 4 …), ``activation``,
-    ``dropout`` and ``causal``.
+    Widths, kernel size, gating, weight norm and the output projection are inferred from the tensors.
 
     Args:
         state_dict: ``pytorch_tcn.TCN(…).state_dict()``, of a network without skip connections and output activation.
+        dilations, activation, dropout, causal: with that package's names and defaults; ``dilations=None`` is 1, 2, 4 …
 
     Raises:
-        WavedilError: for tensors of another network, or of a part that TCN does not have: embeddings, batch or layer
-            normalization, skip connections of differing widths.
+        WavedilError: the tensors are of another network, or of parts that TCN does not have: embeddings, batch or layer
+            normalization, skip connections.
     """
     if activation not in _ACTIVATIONS:
         raise WavedilError(f"activation is {activation!r}: expected one of {', '.join(_ACTIVATIONS)}")
     tensors: dict[str, Tensor] = {}
     for key, value in state_dict.items():
-        if not re.search(r"(^|\.)buffer$", key):  # the package's streaming state
+        if not re.search(r"(^|\.)buffer$", key):  # streaming state of the package
             tensors[_renamed(key)] = value
     try:
         seconds = [tensors[f"stack.layers.{index}.second.conv.bias"] for index in range(_depth(tensors))]
@@ -77,18 +74,18 @@ def from_pytorch_tcn(
         model.load_state_dict(tensors)
     except (KeyError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise WavedilError(f"these tensors are not of a pytorch_tcn.TCN that TCN can be: {reason}") from None
+        raise WavedilError(f"the tensors do not fit a TCN: expected those of a pytorch_tcn.TCN ({reason})") from None
     return model.eval()
 
 
 def _renamed(key: str) -> str:
     found = re.fullmatch(r"network\.(\d+)\.(conv1|conv2|downsample)\.(.+)", key)
     if found and found[3] in _ENDS:
-        return f"stack.layers.{found[1]}.{_PLACES[found[2]]}.{_ENDS[found[3]]}"
+        return f"stack.layers.{found[1]}.{_MODULES[found[2]]}.{_ENDS[found[3]]}"
     if key in ("projection_out.weight", "projection_out.bias"):
         return key.replace("projection_out", "head")
     raise WavedilError(
-        f"{key} has no place in a TCN: expected a pytorch_tcn.TCN without embeddings, skip connections and "
+        f"{key} is not a tensor of a TCN: expected a pytorch_tcn.TCN without embeddings, skip connections and "
         "batch or layer normalization"
     )
 
@@ -98,6 +95,6 @@ def _depth(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _weight(tensors: Mapping[str, Tensor], conv: str) -> Tensor:
-    """What gives the shape of a convolution's weight."""
+    """A tensor with the shape of a convolution's weight."""
     key = f"{conv}.parametrizations.weight.original1"
     return tensors[key] if key in tensors else tensors[f"{conv}.weight"]

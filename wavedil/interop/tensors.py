@@ -1,6 +1,4 @@
-"""Named tensors of other programs: read without running code, weight norm folded, every one accounted for."""
-
-from __future__ import annotations
+"""Tensors of other programs: read without running code, weight norm folded, every tensor used exactly once."""
 
 import pickle
 import warnings
@@ -13,20 +11,23 @@ from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
 
-#: How the two spellings of weight norm name direction and length, and which is which.
-NORMS = ((".weight_v", ".weight_g"), (".parametrizations.weight.original1", ".parametrizations.weight.original0"))
-#: Under which names training scripts keep the tensors of the model within a checkpoint.
-NESTS = ("state_dict", "model_state_dict", "model", "generator")
+#: Name endings of weight norm's direction and magnitude, in torch's old and new form.
+WEIGHT_NORMS = (
+    (".weight_v", ".weight_g"),
+    (".parametrizations.weight.original1", ".parametrizations.weight.original0"),
+)
+#: Keys under which training scripts store the state_dict in a checkpoint.
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "generator")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint: ``.safetensors``, or what ``torch.save`` wrote, read with ``weights_only``.
+    """Reads the tensors of a ``.safetensors`` file or of a ``torch.save`` checkpoint (with ``weights_only``).
 
-    A dictionary inside that is called state_dict, model or generator is taken; a ``module.`` in front of all names
-    (of data-parallel training) is left out.
+    Takes the dictionary at one of ``STATE_DICT_KEYS``, if there is one, and removes a common ``module.`` prefix (of
+    data-parallel training).
 
     Raises:
-        WavedilError: a file that cannot be read so.
+        WavedilError: the file cannot be read, or holds no named tensors.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -37,11 +38,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except OSError as error:
         raise WavedilError(f"{path} cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
-        raise WavedilError(f"{path} is no whole safetensors file: {error}") from None
+        raise WavedilError(f"{path} is not a complete safetensors file: {error}") from None
     for _ in range(3):
         if not isinstance(content, Mapping):
             break
-        nested = next((name for name in NESTS if isinstance(content.get(name), Mapping)), None)
+        nested = next((name for name in STATE_DICT_KEYS if isinstance(content.get(name), Mapping)), None)
         if nested is None:
             break
         content = content[nested]
@@ -49,7 +50,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise WavedilError(f"{path} holds a {type(content).__name__}: expected a dictionary of tensors")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WavedilError(f"{path} holds no tensors by name: expected a state_dict")
+        raise WavedilError(f"{path} holds no named tensors: expected a state_dict")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
@@ -58,10 +59,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def _unpickled(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols it may not know: where it fails, that is told below
+            warnings.simplefilter("ignore")  # of unknown pickle protocols; failures are reported below
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        # Not in torch's words, which advise to let the file run code.
+        # Without torch's message, which suggests to let the file run code.
         raise WavedilError(
             f"{path} cannot be read as tensors alone ({type(error).__name__}): save its state_dict with torch.save or "
             "safetensors in the program that wrote it"
@@ -69,80 +70,87 @@ def _unpickled(path: Path) -> Any:
 
 
 def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with each pair of weight norm replaced by its weight: v * g / norm of v, both spellings."""
+    """Replaces each pair of weight norm by its weight v * g / norm(v), in torch's old and new form."""
     folded = dict(tensors)
-    for direction, length in NORMS:
+    for direction, magnitude in WEIGHT_NORMS:
         for name in [name for name in tensors if name.endswith(direction)]:
             stem = name.removesuffix(direction)
-            if stem + length not in tensors:
-                raise WavedilError(f"there is {name} without {stem + length}: expected both of weight norm")
-            v, g = folded.pop(name), folded.pop(stem + length)
+            if stem + magnitude not in tensors:
+                raise WavedilError(f"{name} has no {stem + magnitude}: expected both tensors of weight norm")
+            v, g = folded.pop(name), folded.pop(stem + magnitude)
             axes = [axis for axis in range(v.ndim) if g.ndim != v.ndim or g.shape[axis] == 1]
             folded[stem + ".weight"] = v * (g / torch.linalg.vector_norm(v, dim=axes, keepdim=True))
     return folded
 
 
-class Source:
-    """Tensors that are taken one by one; in the end none may be left.
+class ForeignTensors:
+    """State dict of another program; each tensor is popped once, and :meth:`load_into` checks that none remains.
 
     Args:
         tensors: by name; weight norm is folded.
-        what: whose tensors they should be, for messages.
+        origin: the program or network that they should be from, for messages.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], what: str):
-        self.left, self.what = fold_weight_norm(tensors), what
+    def __init__(self, tensors: Mapping[str, Tensor], origin: str):
+        self.remaining, self.origin = fold_weight_norm(tensors), origin
 
     def __contains__(self, name: str) -> bool:
-        return name in self.left
+        return name in self.remaining
 
-    def take(self, name: str) -> Tensor:
-        if name not in self.left:
-            raise WavedilError(f"there is no {name}: expected the tensors of {self.what}")
-        value = self.left.pop(name)
+    def pop(self, name: str) -> Tensor:
+        if name not in self.remaining:
+            raise WavedilError(f"{name} is missing: expected the tensors of {self.origin}")
+        value = self.remaining.pop(name)
         if not bool(torch.isfinite(value).all()):
-            raise WavedilError(f"{name} holds NaN or infinity: expected the weights of a training that went well")
+            raise WavedilError(f"{name} holds NaN or infinity: expected the weights of a training that converged")
         return value
 
     def shape(self, name: str) -> torch.Size:
-        """That of a tensor that is there, without taking it."""
-        if name not in self.left:
-            raise WavedilError(f"there is no {name}: expected the tensors of {self.what}")
-        return self.left[name].shape
+        """The shape of a tensor, which is not popped."""
+        if name not in self.remaining:
+            raise WavedilError(f"{name} is missing: expected the tensors of {self.origin}")
+        return self.remaining[name].shape
 
-    def conv(self, name: str) -> dict[str, Tensor]:
-        """``weight`` and, where there is one, ``bias`` of a convolution or linear layer."""
-        bias = {"bias": self.take(f"{name}.bias")} if f"{name}.bias" in self else {}
-        return {"weight": self.take(f"{name}.weight"), **bias}
+    def pop_conv(self, name: str) -> dict[str, Tensor]:
+        """Pops ``weight`` and, if present, ``bias`` of a convolution or linear layer."""
+        bias = {"bias": self.pop(f"{name}.bias")} if f"{name}.bias" in self else {}
+        return {"weight": self.pop(f"{name}.weight"), **bias}
 
-    def count(self, name: str) -> int:
-        """How many layers there are, by names like ``in_layers.{}.bias``."""
+    def count_layers(self, name: str) -> int:
+        """The number of layers, by names such as ``in_layers.{}.bias``."""
         number = 0
         while name.format(number) in self:
             number += 1
         if not number:
-            raise WavedilError(f"there is no {name.format(0)}: expected the tensors of {self.what}")
+            raise WavedilError(f"{name.format(0)} is missing: expected the tensors of {self.origin}")
         return number
 
-    def fill(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-        """Puts the values into ``model``'s tensors of the same names, all of them, and checks that nothing is left."""
+    def load_into(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+        """Loads ``values``, by the names of ``model``; checks that all of them fit and that no tensor remains."""
         wanted = model.state_dict()
         for name in wanted.keys() | values.keys():
             have, want = values.get(name), wanted.get(name)
             if have is None or want is None or have.shape != want.shape:
                 raise WavedilError(
                     f"{name} is {None if have is None else tuple(have.shape)} in the tensors, "
-                    f"{None if want is None else tuple(want.shape)} in the model: these are not those of {self.what}"
+                    f"{None if want is None else tuple(want.shape)} in the model: expected the tensors of {self.origin}"
                 )
-        if self.left:
-            first = sorted(self.left)[0]
+        if self.remaining:
+            first = sorted(self.remaining)[0]
             raise WavedilError(
-                f"{len(self.left)} tensors have no place, {first} is one: these are not those of {self.what}"
+                f"{len(self.remaining)} tensors are unknown, e.g. {first}: expected the tensors of {self.origin}"
             )
         model.load_state_dict({name: value.to(wanted[name].dtype) for name, value in values.items()}, strict=True)
         return model.eval()
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by names that begin with ``prefix`` and a dot."""
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with ``prefix`` and a dot before their names."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def doubling_dilations(layers: int, stacks: int) -> list[int]:
+    """Dilations 1, 2, 4 … of ``layers`` layers, starting again at 1 in each of ``stacks`` stacks."""
+    if not isinstance(stacks, int) or stacks < 1 or layers % stacks:
+        raise WavedilError(f"stacks is {stacks!r}: expected a divisor of the {layers} layers")
+    return [2 ** (layer % (layers // stacks)) for layer in range(layers)]

@@ -1,27 +1,25 @@
-"""VITS's ``WN``, as the original, coqui-tts and transformers have it: ``in_layers``, ``res_skip_layers`` …"""
-
-from __future__ import annotations
+"""Weights of VITS's ``WN``, from the original, coqui-tts or transformers: ``in_layers``, ``res_skip_layers`` …"""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from wavedil.audio.models.vits import WN
-from wavedil.interop.tensors import Source, under
+from wavedil.interop.tensors import ForeignTensors, with_prefix
 
 
 def from_vits_wn(tensors: Mapping[str, Tensor], *, dilation_rate: int = 1) -> WN:
-    """A :class:`WN` with the weights of a state_dict; weight norm of either spelling is folded.
+    """Converts a state_dict to a :class:`WN`; weight norm is folded.
+
+    The bias of the condition layer is added to those of the convolutions.
 
     Args:
-        dilation_rate: which tensors do not tell.
-
-    The bias of the one condition layer joins those of the convolutions, which are added to the same sum.
+        dilation_rate: see :class:`WN`.
     """
-    source = Source(tensors, "a WN of VITS")
-    layers = source.count("in_layers.{}.bias")
+    source = ForeignTensors(tensors, "a WN of VITS")
+    layers = source.count_layers("in_layers.{}.bias")
     doubled, channels, kernel_size = source.shape("in_layers.0.weight")
-    condition = source.conv("cond_layer") if "cond_layer.weight" in source else None
+    condition = source.pop_conv("cond_layer") if "cond_layer.weight" in source else None
     model = WN(
         channels,
         kernel_size,
@@ -32,14 +30,14 @@ def from_vits_wn(tensors: Mapping[str, Tensor], *, dilation_rate: int = 1) -> WN
     values: dict[str, Tensor] = {}
     for layer in range(layers):
         prefix = f"stack.layers.{layer}"
-        conv, both = source.conv(f"in_layers.{layer}"), source.conv(f"res_skip_layers.{layer}")
+        conv, both = source.pop_conv(f"in_layers.{layer}"), source.pop_conv(f"res_skip_layers.{layer}")
         if condition is not None:
             rows = slice(layer * doubled, (layer + 1) * doubled)
             values[f"{prefix}.condition.weight"] = condition["weight"][rows]
             conv["bias"] = conv["bias"] + condition["bias"][rows]
-        values |= under(f"{prefix}.conv", conv)
+        values |= with_prefix(f"{prefix}.conv", conv)
         if layer < layers - 1:
-            values |= under(f"{prefix}.residual", {part: value[:channels] for part, value in both.items()})
+            values |= with_prefix(f"{prefix}.residual", {part: value[:channels] for part, value in both.items()})
             both = {part: value[channels:] for part, value in both.items()}
-        values |= under(f"{prefix}.skip", both)
-    return source.fill(model, values)
+        values |= with_prefix(f"{prefix}.skip", both)
+    return source.load_into(model, values)

@@ -1,4 +1,4 @@
-"""Features and speakers: alignment, all ways through the model, guidance, and what is refused."""
+"""Features and speakers: alignment, training and generation, guidance, and refused arguments."""
 
 import math
 from types import SimpleNamespace
@@ -57,7 +57,7 @@ def sounds(batch=2, time=101):
     return 0.3 * torch.randn(batch, time, generator=torch.Generator().manual_seed(1))
 
 
-# -- through the model -------------------------------------------------------------------------------------------------
+# -- training and generation -------------------------------------------------------------------------------------------
 
 VARIANTS = [
     {},
@@ -68,13 +68,13 @@ VARIANTS = [
 ]
 
 
-def given(model, num=2, time=101):
+def inputs(model, num=2, time=101):
     condition = None if model.conditioner.upsampling is None else model.features(sounds(num, time))
     return {"condition": condition, "speaker": ["cy", "ann", "bob"][:num] if model.speakers else None}
 
 
-def misses(model, sound, condition, u):
-    """By how many codes each sample misses what the definition in float64 draws after the same past."""
+def code_errors(model, sound, condition, u):
+    """Per sample, by how many codes it differs from the code that the float64 model draws after the same past."""
     codes = model.encode(sound[:, 0])
     with torch.no_grad():
         exact = model.double()(codes, condition.double())
@@ -85,11 +85,11 @@ def misses(model, sound, condition, u):
 
 
 @pytest.mark.parametrize("options", VARIANTS)
-def test_forward_steps_and_engines_are_one_model(options):
+def test_forward_steps_and_engines_agree(options):
     model = make(**options)
-    conditioning = model.conditioning(**given(model), num=2)
+    conditioning = model.conditioning(**inputs(model), num=2)
     assert conditioning.samples == (None if options.get("condition", 1) is None else 108)
-    sound = generate(model, 101, num=2, seed=3, engine="torch", **given(model))
+    sound = generate(model, 101, num=2, seed=3, engine="torch", **inputs(model))
     codes, condition = model.encode(sound[:, 0]), conditioning.condition(0, 101)
     with torch.no_grad():
         whole, state, parts, start = model(codes, condition), None, [], 0
@@ -100,51 +100,51 @@ def test_forward_steps_and_engines_are_one_model(options):
             start = stop
         torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=1e-4, atol=1e-4)
     u = Uniforms(3, 2).draw(101)
-    auto = generate(model, 101, num=2, seed=3, **given(model))  # whatever it takes
+    auto = generate(model, 101, num=2, seed=3, **inputs(model))
     for made in (sound, auto):
-        missed = misses(model, made, condition, u)
-        if model.num_codes > 256:  # so close to each other that float32 puts some draws on the other side of an edge
-            assert missed.max() <= 1 and missed.count_nonzero() <= 10
+        errors = code_errors(model, made, condition, u)
+        if model.num_codes > 256:  # float32 rounding can move a draw to the neighboring code
+            assert errors.max() <= 1 and errors.count_nonzero() <= 10
         else:
-            assert not missed.any()
+            assert not errors.any()
     if model.num_codes <= 256:
         assert torch.equal(auto, sound)
-    chunks = stream(model, num=2, seed=3, chunk=17, **given(model))
+    chunks = stream(model, num=2, seed=3, chunk=17, **inputs(model))
     assert torch.equal(torch.cat([next(chunks) for _ in range(5)], -1), auto[..., :85])
 
 
 @pytest.mark.parametrize("engine", ["torch", "auto"])
-def test_a_saved_stream_goes_on_within_its_condition(tmp_path, engine):
-    """By a file and a model that is loaded anew; frames are of 12 samples, so it goes on within one."""
+def test_a_saved_stream_continues_within_its_condition(tmp_path, engine):
+    """From a state file, with a reloaded model, in the middle of a frame of 12 samples."""
     model = make()
-    source = stream(model, num=2, seed=3, chunk=17, engine=engine, **given(model))
+    source = stream(model, num=2, seed=3, chunk=17, engine=engine, **inputs(model))
     next(source)
     save_file(source.state(), tmp_path / "state.safetensors")
     rest = [next(source), next(source)]
     again, state = load(save(model, tmp_path / "model")), load_file(tmp_path / "state.safetensors")
-    source = stream(again, state=state, chunk=17, engine=engine, **given(again))
+    source = stream(again, state=state, chunk=17, engine=engine, **inputs(again))
     assert source.position == 17
     assert torch.equal(torch.cat([next(source), next(source)], -1), torch.cat(rest, -1))
-    assert sum(part.shape[2] for part in source) == 108 - 3 * 17  # to the condition's end
-    branch = stream(again, state=select(state, [1, 1, 0]), chunk=17, **given(again, 1) | {"speaker": "ann"})
+    assert sum(part.shape[2] for part in source) == 108 - 3 * 17  # until the condition ends
+    branch = stream(again, state=select(state, [1, 1, 0]), chunk=17, **inputs(again, 1) | {"speaker": "ann"})
     assert branch.position == 17 and next(branch).shape == (3, 1, 17)
-    # A condition that begins with the next sample.
-    fresh = stream(again, state={k: v for k, v in state.items() if k != "condition.position"}, **given(again))
+    # Without its position: a condition that begins with the next sample.
+    fresh = stream(again, state={k: v for k, v in state.items() if k != "condition.position"}, **inputs(again))
     assert fresh.position == 0
     with pytest.raises(WavedilError, match="condition.position is .*the same for all streams"):
-        stream(again, state=state | {"condition.position": torch.tensor([17, 18])}, **given(again))
+        stream(again, state=state | {"condition.position": torch.tensor([17, 18])}, **inputs(again))
 
 
 @pytest.mark.parametrize("name", ["conditioner.speaker_embedding.weight", "conditioner.upsampling.taps"])
-def test_weights_of_conditioning_that_are_nan_are_refused(name):
+def test_nan_weights_of_the_conditioner_are_refused(name):
     model = make()
     with torch.no_grad():
         model.get_parameter(name).view(-1)[0] = math.nan
     with pytest.raises(WavedilError, match="weights hold NaN"):
-        generate(model, 10, num=2, **given(model))
+        generate(model, 10, num=2, **inputs(model))
 
 
-def test_training_leaves_out_the_conditioning_of_some_crops():
+def test_training_drops_the_condition_of_some_crops():
     model = make(None)
     batch = {"codes": torch.zeros(400, 24, dtype=torch.int64), "speaker": torch.zeros(400, dtype=torch.int64)}
     dropped = {}
@@ -152,20 +152,20 @@ def test_training_leaves_out_the_conditioning_of_some_crops():
         module = AudioModule(model, drop_condition=share)
         module.trainer = SimpleNamespace(global_step=7, world_size=1, global_rank=0)
         condition = module.condition(batch)
-        silent = (condition == 0).flatten(1).all(1)
-        assert torch.equal(silent, (condition == 0).flatten(1).any(1))  # all of a crop, or nothing
-        dropped[share] = silent.float().mean().item()
+        dropped_crops = (condition == 0).flatten(1).all(1)
+        assert torch.equal(dropped_crops, (condition == 0).flatten(1).any(1))  # a crop is dropped as a whole
+        dropped[share] = dropped_crops.float().mean().item()
     assert dropped[0.0] == 0 and dropped[0.3] == pytest.approx(0.3, abs=0.08) and dropped[1.0] == 1
 
 
-def test_numba_hears_mels_and_speakers():
+def test_numba_equals_torch_with_features_and_speakers():
     model = make()
     for num, time in ((1, 37), (3, 101)):
-        expected = generate(model, time, num=num, engine="torch", **given(model, num, time))
-        assert torch.equal(generate(model, time, num=num, engine="numba", **given(model, num, time)), expected)
+        expected = generate(model, time, num=num, engine="torch", **inputs(model, num, time))
+        assert torch.equal(generate(model, time, num=num, engine="numba", **inputs(model, num, time)), expected)
 
 
-def test_training_hears_what_sampling_hears():
+def test_training_and_generation_have_the_same_condition():
     model = make(transposed)
     features, speaker = model.features(sounds()), torch.tensor([2, 0])
     with torch.no_grad():
@@ -173,12 +173,12 @@ def test_training_hears_what_sampling_hears():
     torch.testing.assert_close(trained, model.conditioning(features, ["cy", "ann"], 2).condition(0, 101))
 
 
-def test_the_feature_of_the_frame_that_holds_the_predicted_sample():
-    """Frame 3 is heard first by the prediction of sample 3 hop, not by one before or after."""
+def test_a_prediction_depends_on_the_frame_of_its_sample():
+    """Frame 3 changes the predictions from sample ``3 * hop_length`` on, and none before."""
     torch.manual_seed(0)
     net = NearestUpsampling(Features(2, 12), frame_kernel_size=1)
     model = WaveNet(8, 12, "1..4", sample_rate=8000, condition=net).eval()
-    with torch.no_grad():  # no smoothing: the stretch alone
+    with torch.no_grad():  # nearest-neighbor upsampling without smoothing
         net.taps.zero_()
         net.taps[12] = 25
     codes = torch.randint(256, (1, 96))
@@ -188,7 +188,7 @@ def test_the_feature_of_the_frame_that_holds_the_predicted_sample():
     with torch.no_grad():
         before, after = (model(codes, model.conditioning(f).condition(0, 96)) for f in (features, changed))
         moved = ((before - after).abs().sum(1) > 0)[0]
-        # Up to where the layers after the first, whose convolution comes before its condition, have forgotten it.
+        # The first layer adds its condition after its convolution, so its taps do not extend the effect.
         assert moved.nonzero().flatten().tolist() == list(range(36, 48 + model.receptive_field - 2))
         shifted = model.conditioning(features).upsampled_features(1, 97 - 12)
         assert not torch.equal(shifted[..., :80], model.conditioning(features).upsampled_features(0, 80))
@@ -197,12 +197,12 @@ def test_the_feature_of_the_frame_that_holds_the_predicted_sample():
             torch.testing.assert_close(model.conditioning(features).upsampled_features(t, t + 1)[0, :, 0], expected)
 
 
-def test_lengths_and_primes():
+def test_lengths_and_priming():
     model = make()
-    one = given(model, 1)
+    one = inputs(model, 1)
     assert generate(model, **one).shape == (1, 1, 108)  # as long as the condition
-    lengths = generate(model, [50, 101, 20], seed=2, **given(model, 3))
-    whole = generate(model, 101, num=3, seed=2, **given(model, 3))
+    lengths = generate(model, [50, 101, 20], seed=2, **inputs(model, 3))
+    whole = generate(model, 101, num=3, seed=2, **inputs(model, 3))
     for index, (clip, length) in enumerate(zip(lengths, (50, 101, 20), strict=True)):
         assert torch.equal(clip, whole[index, :, :length])
     prime = whole[:1, :, :30]
@@ -217,7 +217,7 @@ def test_lengths_and_primes():
     assert generate(model, prime=prime, **one).shape == (1, 1, 78)
 
 
-def test_a_model_folder_keeps_its_conditioning(tmp_path):
+def test_a_model_folder_stores_the_conditioner(tmp_path):
     for number, condition in enumerate((nearest, transposed, lambda: NearestUpsampling(Features(3, 7), 4))):
         model = make(condition)
         again = load(save(model, tmp_path / str(number)))
@@ -232,18 +232,18 @@ def test_a_model_folder_keeps_its_conditioning(tmp_path):
 
 @pytest.mark.parametrize("engine", ["torch", "numba"])
 @pytest.mark.parametrize("distribution", ["categorical", "gaussians"])
-def test_guidance_extrapolates_from_the_stream_without_conditioning(distribution, engine):
+def test_guidance_extrapolates_from_the_unconditional_parameters(distribution, engine):
     model = make(distribution=distribution)
-    options = {"num": 2, "seed": 4, **given(model)}
+    options = {"num": 2, "seed": 4, **inputs(model)}
     plain = generate(model, 60, engine="torch", **options)
     sound = generate(model, 60, guidance=1.7, engine=engine, **options)
     assert not torch.equal(sound, plain)
     codes, u = model.encode(sound[:, 0]), Uniforms(4, 2).draw(60)
-    condition = model.conditioning(**given(model), num=2).condition(0, 60).double()
+    condition = model.conditioning(**inputs(model), num=2).condition(0, 60).double()
     model.double()
     with torch.no_grad():
-        with_it, without = model(codes, condition), model(codes, torch.zeros_like(condition))
-    mixed = 1.7 * with_it - 0.7 * without
+        conditional, unconditional = model(codes, condition), model(codes, torch.zeros_like(condition))
+    mixed = 1.7 * conditional - 0.7 * unconditional
     for t in range(60):
         assert torch.equal(model.distribution.sample(mixed[..., t], u[:, t], Sampling()), codes[:, t])
 
@@ -251,13 +251,13 @@ def test_guidance_extrapolates_from_the_stream_without_conditioning(distribution
 @pytest.mark.parametrize(
     ("engine", "kind", "threads"), [("torch", TorchSession, 1), ("numba", NumbaSession, 1), ("numba", NumbaSession, 2)]
 )
-def test_guided_streams_go_on_and_end_on_their_own(engine, kind, threads):
+def test_guided_streams_continue_and_end_independently(engine, kind, threads):
     model = make()
-    options = {"engine": engine, "threads": threads, "seed": 4, "guidance": 2.0, **given(model, 3)}
+    options = {"engine": engine, "threads": threads, "seed": 4, "guidance": 2.0, **inputs(model, 3)}
     whole = generate(model, 60, num=3, **options)
     for index, clip in enumerate(generate(model, [60, 25, 40], **options)):
         assert torch.equal(clip, whole[index, :, : clip.shape[1]])
-    conditioning, u = model.conditioning(**given(model, 3), num=3), Uniforms(4, 3).draw(60)
+    conditioning, u = model.conditioning(**inputs(model, 3), num=3), Uniforms(4, 3).draw(60)
     session = kind(model.plan(), model.start(3), speaker=conditioning.speaker, guidance=2.0, threads=threads)
     session.sample(u[:, :31], conditioning.upsampled_features(0, 31))
     state, own = select(session.state(), [2, 0]), conditioning.select([2, 0])
@@ -266,7 +266,7 @@ def test_guided_streams_go_on_and_end_on_their_own(engine, kind, threads):
     scores = session.score(rest, own.upsampled_features(31, 60))
     assert scores.shape == (2, model.distribution.num_parameters, 29) and scores.isfinite().all()
     assert torch.equal(rest, model.encode(whole[[2, 0], 0, 31:]))
-    # By the door: a voice alone has no end, so the state is all that is needed to go on.
+    # With a speaker only there is no end, and the state is all that a continuation needs.
     model = make(None)
     source = stream(model, num=2, seed=1, guidance=2.0, speaker="bob", chunk=20)
     first, state, second = next(source), source.state(), next(source)
@@ -274,8 +274,8 @@ def test_guided_streams_go_on_and_end_on_their_own(engine, kind, threads):
     assert not torch.equal(first, second)
 
 
-def test_a_primed_guided_stream_has_heard_the_recording_without_conditioning():
-    model, condition = make(), given(make(), 1)
+def test_priming_a_guided_stream_primes_its_unconditional_state_too():
+    model, condition = make(), inputs(make(), 1)
     sound = generate(model, 60, seed=4, guidance=2.0, **condition)
     plan, start, conditioning = model.plan(), model.start(1), model.conditioning(**condition)
     session = TorchSession(plan, start, speaker=conditioning.speaker, guidance=2.0)
@@ -285,10 +285,10 @@ def test_a_primed_guided_stream_has_heard_the_recording_without_conditioning():
     assert torch.equal(model.encode(primed[:, 0]), rest)
 
 
-def test_guidance_is_a_product_of_gaussians_of_equal_scale():
+def test_guidance_of_gaussians_of_equal_scale_is_their_product():
     scale = math.log(0.1)
-    with_it, without, guidance = torch.tensor([0.3, scale]), torch.tensor([0.1, scale]), 1.5
-    mean, log_scale = (without + guidance * (with_it - without)).tolist()
+    conditional, unconditional, guidance = torch.tensor([0.3, scale]), torch.tensor([0.1, scale]), 1.5
+    mean, log_scale = (unconditional + guidance * (conditional - unconditional)).tolist()
     x = torch.linspace(-1, 1, 5)
     product = guidance * -((x - 0.3) ** 2) / 0.02 - (guidance - 1) * -((x - 0.1) ** 2) / 0.02
     ours = -((x - mean) ** 2) / (2 * math.exp(log_scale) ** 2)
@@ -299,7 +299,7 @@ def test_guidance_is_a_product_of_gaussians_of_equal_scale():
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def test_features_of_crops_are_those_of_the_file(tmp_path):
+def test_features_of_a_crop_equal_those_of_its_file(tmp_path):
     for index, length in enumerate((700, 95, 1001)):
         write(tmp_path / f"{index}.wav", sounds(1, length) / 2, 8000)
     corpus = Corpus(sorted(tmp_path.glob("*.wav")), 8000)
@@ -322,7 +322,7 @@ def test_features_of_crops_are_those_of_the_file(tmp_path):
         RandomCrops(corpus, 130, context=120, excerpt=FeatureExcerpt.of(nearest()))
 
 
-def test_evaluation_is_conditioned():
+def test_evaluation_uses_the_condition():
     model = make()
     clips = list(sounds(2, 101))
     result = evaluate(model, clips, speakers=["bob", "cy"])
@@ -334,7 +334,7 @@ def test_evaluation_is_conditioned():
     assert "all earlier codes of the file, the features of its sound, its speaker)" in result.definition
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- refused arguments -------------------------------------------------------------------------------------------------
 
 NAN = torch.full((1, 5, 9), math.nan)
 

@@ -1,4 +1,4 @@
-"""Log-mels by hand, and the nets that bring features to the sample rate."""
+"""Log-mel spectrograms against numpy, and the upsampling networks."""
 
 import math
 
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from wavedil.audio import Features, LogMel, NearestUpsampling, TransposedUpsampling
 
 
-def test_log_mels_are_slaneys():
-    """In numpy, frame by frame and band by band; librosa gives the same."""
+def test_log_mels_equal_the_definition():
+    """Slaney's mel bands in numpy, frame by frame and band by band; equal to librosa's."""
     hop, n_fft = 160, 400
     mel = LogMel(16000, 20, n_fft, hop, fmin=50, fmax=7000)
     sound = 0.3 * torch.randn(1, 2001, generator=torch.Generator().manual_seed(1))
@@ -36,7 +36,7 @@ def test_log_mels_are_slaneys():
     torch.testing.assert_close(mel(sound)[0].double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_a_frame_lies_around_its_own_samples():
+def test_a_frame_is_centered_on_its_samples():
     mel = LogMel(8000, 5, 36, 12)
     for frame in (0, 3, 7):
         click = torch.zeros(1, 96)
@@ -44,14 +44,14 @@ def test_a_frame_lies_around_its_own_samples():
         assert mel(click)[0].sum(0).argmax() == frame
 
 
-def test_nearest_upsampling_is_a_stretch_and_a_convolution():
+def test_nearest_upsampling_equals_repetition_and_convolution():
     torch.manual_seed(0)
     net = NearestUpsampling(LogMel(8000, 5, 32, 12), channels=4)
     with torch.no_grad():
         net.taps.normal_()
         frames = torch.randn(2, 5, 9 + 2 * net.reach)
-        stretched = net.conv(frames).repeat_interleave(12, dim=-1)
-        expected = F.conv1d(stretched.flatten(0, 1).unsqueeze(1), net.taps[None, None] / 25, padding=12)[..., 12:-12]
+        repeated = net.conv(frames).repeat_interleave(12, dim=-1)
+        expected = F.conv1d(repeated.flatten(0, 1).unsqueeze(1), net.taps[None, None] / 25, padding=12)[..., 12:-12]
         torch.testing.assert_close(net(frames), expected.view(2, 4, 108), rtol=1e-4, atol=1e-5)
 
 
@@ -59,12 +59,12 @@ def test_nearest_upsampling_is_a_stretch_and_a_convolution():
     "make",
     [lambda: NearestUpsampling(Features(2, 200)), lambda: TransposedUpsampling(Features(2, 200), [10, 20])],
 )
-def test_a_step_of_adam_does_not_undo_the_way_up(make):
+def test_one_step_of_adam_changes_the_output_little(make):
     torch.manual_seed(0)
     net, frames = make(), torch.randn(1, 2, 30)
     with torch.no_grad():
         before = net(frames)
-    optimizer = torch.optim.Adam(net.parameters(), 8e-3)  # that of the recipes
+    optimizer = torch.optim.Adam(net.parameters(), 8e-3)  # learning rate of the recipes
     net(frames).sum().backward()
     optimizer.step()
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_a_step_of_adam_does_not_undo_the_way_up(make):
         NearestUpsampling(Features(2, 1)),
     ],
 )
-def test_a_sample_sees_its_frame_and_reach_frames_around(net):
+def test_a_sample_depends_on_its_frame_and_reach_frames_on_each_side(net):
     torch.manual_seed(0)
     net.double()
     frames = torch.randn(1, net.features.channels, 9 + 2 * net.reach, dtype=torch.float64, requires_grad=True)
@@ -92,6 +92,6 @@ def test_a_sample_sees_its_frame_and_reach_frames_around(net):
         seen = torch.autograd.grad(made[0, :, t].abs().sum(), frames, retain_graph=True)[0].abs().sum((0, 1)) > 0
         places = seen.nonzero().flatten() - net.reach
         assert seen[3 + net.reach] and places.min() >= 3 - net.reach and places.max() <= 3 + net.reach
-    # A piece with its neighbors gives what the whole gives there.
+    # An excerpt with its context gives the same samples.
     piece = net(frames[..., 2 : 2 + 4 + 2 * net.reach])
     torch.testing.assert_close(piece, made[..., 2 * net.hop_length : 6 * net.hop_length])

@@ -1,4 +1,4 @@
-"""Continuous heads: likelihoods against quadrature, gradients, edges of the range, and the choice of a sample."""
+"""Mixtures: likelihoods against quadrature, gradients, extreme parameters, and sampling."""
 
 import math
 from statistics import NormalDist
@@ -17,7 +17,7 @@ HEADS = [MixtureOfLogistics, MixtureOfGaussians]
 
 
 def row(logits, means, scales) -> torch.Tensor:
-    """(1, parameters, 1) float64 of a mixture given by its scales."""
+    """Parameters ``(1, parameters, 1)`` in float64, from scales."""
     values = [*(logits if len(means) > 1 else []), *means, *(math.log(s) for s in scales)]
     return torch.tensor(values, dtype=torch.float64).view(1, -1, 1)
 
@@ -27,7 +27,7 @@ def mixture(head, quantizer):
 
 
 def probabilities(distribution, parameters) -> torch.Tensor:
-    """Of each code."""
+    """The probability of each code."""
     codes = torch.arange(distribution.quantizer.num_codes).unsqueeze(0)
     return torch.exp(-distribution.nll(parameters.expand(-1, -1, codes.shape[1]), codes))
 
@@ -36,7 +36,7 @@ def probabilities(distribution, parameters) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("quantizer", [*QUANTIZERS, MuLaw(65536), Linear(65536), MuLaw(2), Linear(2)])
-def test_codes_change_at_the_edges(quantizer):
+def test_codes_change_at_the_cell_edges(quantizer):
     edges, levels = quantizer.edges, quantizer.levels
     assert edges.shape == (quantizer.num_codes - 1,) and levels.dtype == torch.float32 and levels.abs().max() <= 1
     assert (levels.double()[:-1] < edges).all() and (edges < levels.double()[1:]).all()
@@ -65,7 +65,7 @@ def test_linear_codes_are_those_of_16_bit_files():
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 @pytest.mark.parametrize("head", HEADS)
-def test_probabilities_are_the_integrals_of_the_density(head, quantizer):
+def test_probabilities_are_integrals_of_the_density(head, quantizer):
     distribution, parameters = mixture(head, quantizer)
     got = probabilities(distribution, parameters)
     assert got.sum().item() == pytest.approx(1, abs=1e-12)
@@ -91,8 +91,8 @@ def test_probabilities_are_the_integrals_of_the_density(head, quantizer):
         assert got[code].item() == pytest.approx(integral.item(), rel=1e-6, abs=1e-12)
 
 
-def test_hand_computed():
-    distribution = MixtureOfLogistics(1).set_quantizer(Linear(4))  # cells meet at -0.75, -0.25, 0.25
+def test_probabilities_computed_by_hand():
+    distribution = MixtureOfLogistics(1).set_quantizer(Linear(4))  # cell edges at -0.75, -0.25, 0.25
     sigmoid = [1 / (1 + math.exp(-(x - 0.1) / 0.2)) for x in (-0.75, -0.25, 0.25)]
     got = probabilities(distribution, row([], [0.1], [0.2]))
     assert got.tolist() == pytest.approx([sigmoid[0], sigmoid[1] - sigmoid[0], sigmoid[2] - sigmoid[1], 1 - sigmoid[2]])
@@ -102,7 +102,7 @@ def test_hand_computed():
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_nats_compare_with_a_softmax_over_the_same_codes(head):
+def test_nll_equals_that_of_a_softmax_with_the_same_probabilities(head):
     distribution, parameters = mixture(head, MuLaw(256))
     logits = probabilities(distribution, parameters).log().view(1, 256, 1).expand(-1, -1, 20)
     codes = torch.randint(256, (1, 20), generator=torch.Generator().manual_seed(0))
@@ -119,13 +119,13 @@ def test_gradients(head, components, quantizer):
     generator = torch.Generator().manual_seed(components)
     parameters = torch.randn(2, distribution.num_parameters, 6, generator=generator, dtype=torch.float64) * 0.4
     parameters[:, -components:] -= 2  # scales
-    # Codes of the ends, close to a mean, and far from all.
+    # The first and last codes, near a mean, and far from all means.
     last = quantizer.num_codes - 1
     codes = torch.tensor([[0, last, quantizer.zero, 1, last - 1, last // 3]]).expand(2, -1)
     assert gradcheck(lambda p: distribution.nll(p, codes), parameters.requires_grad_(), eps=1e-7, atol=1e-4, rtol=1e-4)
 
 
-def test_the_gradient_of_a_mean_on_an_edge_is_that_beside_it():
+def test_the_gradient_is_continuous_at_a_cell_edge():
     distribution, quantizer = MixtureOfGaussians(1).set_quantizer(MuLaw(256)), MuLaw(256)
     for code, edge in ((128, 0.0), (200, quantizer.edges[199].item())):
         found = []
@@ -140,8 +140,8 @@ def test_the_gradient_of_a_mean_on_an_edge_is_that_beside_it():
 @pytest.mark.parametrize("components", [1, 3])
 @pytest.mark.parametrize("quantizer", [MuLaw(256), Linear(65536), MuLaw(65536)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_everything_finite_at_the_edges(head, components, quantizer, dtype):
-    """Silence, clipped sound, and parameters of a head that went far astray."""
+def test_values_and_gradients_are_finite_for_extreme_parameters(head, components, quantizer, dtype):
+    """Codes of silence and of clipped sound, and parameters of a head that diverged."""
     distribution = head(components).set_quantizer(quantizer)
     last = quantizer.num_codes - 1
     codes = torch.tensor([0, 1, last // 5, quantizer.zero - 1, quantizer.zero, last - 1, last])
@@ -155,7 +155,7 @@ def test_everything_finite_at_the_edges(head, components, quantizer, dtype):
                 where = (mean, log_scale, logit)
                 assert nats.dtype == torch.float32 and torch.isfinite(nats).all() and (nats >= -1e-6).all(), where
                 assert torch.isfinite(parameters.grad).all(), where
-    # A component that has shrunk into the cell of its mean costs next to nothing, and one beside it is pulled back.
+    # A component much narrower than the cell of its mean has almost all of its probability there.
     level = quantizer.levels[quantizer.zero + 1].item()
     values = [level, -40.0] if components == 1 else [0, 0, 0, *[level] * 3, *[-40.0] * 3]
     parameters = torch.tensor(values).view(1, -1, 1)
@@ -163,8 +163,8 @@ def test_everything_finite_at_the_edges(head, components, quantizer, dtype):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_far_tails_keep_their_digits(head):
-    """log p of a cell 1e5 scales from the mean, against the tail's expansion."""
+def test_far_tails_are_precise(head):
+    """log p of a cell 1e5 scales from the mean, against the asymptotic expansion of the tail."""
     distribution = head(1).set_quantizer(Linear(65536))
     scale, code = 1e-6, 32768 + 3277  # cell from 0.10000 on
     start = distribution.quantizer.boundary(torch.tensor([code])).item()
@@ -178,22 +178,22 @@ def test_far_tails_keep_their_digits(head):
     assert parameters.grad[0, 0, 0].item() == pytest.approx(-slope / scale, rel=1e-6)
 
 
-# -- the choice of a sample --------------------------------------------------------------------------------------------
+# -- sampling ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("quantizer", [MuLaw(31), Linear(64)])
-def test_an_even_grid_of_uniforms_draws_the_probabilities(head, quantizer):
+def test_a_grid_of_uniforms_draws_the_probabilities(head, quantizer):
     distribution, parameters = mixture(head, quantizer)
     count = 20_000
     u = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     codes = distribution.sample(parameters[..., 0].expand(count, -1), u, Sampling())
     drawn = torch.bincount(codes, minlength=quantizer.num_codes) / count
-    # One uniform meets each component's cell once: at most one grid point too many or few for each of the three.
+    # Each of the three components maps one interval of uniforms to a cell: at most one grid point of error each.
     assert (drawn - probabilities(distribution, parameters)).abs().max() <= 3.01 / count
 
 
-def test_one_uniform_picks_component_and_place():
+def test_one_uniform_selects_component_and_quantile():
     distribution = MixtureOfLogistics(2).set_quantizer(Linear(2000))
     parameters = row([math.log(0.25), math.log(0.75)], [-0.5, 0.2], [0.01, 0.02])[..., 0]
 
@@ -207,7 +207,7 @@ def test_one_uniform_picks_component_and_place():
     assert amplitude(0.10) == expected(-0.5, 0.01, 0.4)
     assert amplitude(0.25 + 0.75 * 0.9) == expected(0.2, 0.02, 0.9)
     assert amplitude(0.10, top_p=0.5) == expected(-0.5, 0.01, 0.25 + 0.5 * 0.4)
-    # Half the temperature squares the weights, 1 : 9, and halves the scales.
+    # Temperature 0.5 squares the weights, to 1 : 9, and halves the scales.
     assert amplitude(0.08, temperature=0.5) == expected(-0.5, 0.005, 0.8)
     assert amplitude(0.55, temperature=0.5) == expected(0.2, 0.01, 0.5)
     assert amplitude(0.01, temperature=0) == amplitude(0.99, temperature=0) == pytest.approx(0.2, abs=6e-4)
@@ -218,7 +218,7 @@ def test_one_uniform_picks_component_and_place():
 
 
 def scalar_quantile(head, v):
-    """The quantiles in plain Python, as their texts say."""
+    """The documented quantile functions in plain Python."""
     if head is MixtureOfLogistics:
         return math.log(v) - math.log1p(-v)
 
@@ -226,7 +226,7 @@ def scalar_quantile(head, v):
 
 
 def scalar_sample(distribution, row, u, temperature, top_p):
-    """One code in plain Python, by the text of Mixture."""
+    """One code in plain Python, by the docstring of Mixture."""
     count, quantizer = distribution.components, distribution.quantizer
     logits, means, log_scales = ([0.0] if count == 1 else row[:count]), row[-2 * count : -count], row[-count:]
     if temperature == 0:
@@ -265,20 +265,20 @@ def test_a_scalar_loop_draws_the_same_codes(head, components, quantizer, setting
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_largest_uniform_and_the_smallest_temperature_are_safe(head):
+def test_extreme_uniforms_and_temperatures(head):
     distribution, parameters = mixture(head, MuLaw(256))
     u = torch.tensor([0.0, 1 - 2**-53, 0.5], dtype=torch.float64)
     for temperature in (1e-310, 1e-3, 1.0, 1e6):
         codes = distribution.sample(parameters[..., 0].expand(3, -1), u, Sampling(temperature))
         assert ((codes >= 0) & (codes < 256)).all()
     sharp = row([0.0, -2000.0, -3000.0], [0.1, 0.9, 0.9], [0.001, 0.01, 0.01])[..., 0]
-    code = distribution.sample(sharp, u[1:2], Sampling())  # never a component without weight
+    code = distribution.sample(sharp, u[1:2], Sampling())  # never a component of weight 0
     assert distribution.quantizer.decode(code).item() == pytest.approx(0.1, abs=0.05)
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("components", [1, 10])
-def test_the_prior_is_close_to_the_counts(head, components):
+def test_the_prior_fits_the_counts(head, components):
     quantizer = MuLaw(256)
     generator = torch.Generator().manual_seed(0)
     sound = 0.1 * torch.randn(20_000, generator=generator) + 0.02

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from wavedil.audio.distributions.quantizers import mu_law_decode, mu_law_encode
 from wavedil.errors import WavedilError
 
-# torchaudio's binary raises OSError or RuntimeError beside a torch it was not built for.
+# torchaudio raises OSError or RuntimeError with a torch that it was not built for.
 MISSING = {"exc_type": (ImportError, OSError, RuntimeError)}
 SIZES = [2, 3, 4, 5, 16, 255, 256, 257, 1024, 4095, 65535, 65536]
 
@@ -17,7 +17,7 @@ def sound():
     return torch.cat([torch.linspace(-1, 1, 4001), torch.randn(4000, generator=generator) * 0.3])
 
 
-def test_known_answers():
+def test_known_values():
     codes = mu_law_encode(torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]))
     # ln(1 + 255 / 2) / ln(256) = 0.8757; (0.8757 + 1) / 2 * 255 = 239.15
     assert codes.tolist() == [0, 16, 128, 239, 255]
@@ -28,7 +28,7 @@ def test_known_answers():
 
 
 @pytest.mark.parametrize("codes", SIZES)
-def test_every_code_survives_decoding_and_encoding(codes):
+def test_encode_inverts_decode_for_every_code(codes):
     every = torch.arange(codes)
     decoded = mu_law_decode(every, codes)
     assert decoded.dtype == torch.float32
@@ -38,11 +38,11 @@ def test_every_code_survives_decoding_and_encoding(codes):
 
 @settings(max_examples=60, deadline=None)
 @given(codes=st.integers(2, 65536), value=st.floats(-1, 1, width=32))
-def test_properties(codes, value):
+def test_rounding_is_to_the_nearest_level(codes, value):
     assert torch.equal(mu_law_encode(mu_law_decode(torch.arange(codes), codes), codes),
                        torch.arange(codes))  # fmt: skip
     assert mu_law_encode(torch.zeros(1), codes).item() == codes // 2
-    # Nearest level on the companded axis: half a step is the largest error.
+    # Rounding to the nearest level on the companded axis: the error is at most half a step.
     code = mu_law_encode(torch.tensor([value]), codes)
     step = torch.tensor([value, mu_law_decode(code, codes).item()], dtype=torch.float64)
     mu = codes - 1
@@ -50,7 +50,7 @@ def test_properties(codes, value):
     assert companded.diff().abs().item() <= 1 / mu + 1e-5
 
 
-def test_outside_is_clipped_and_shape_kept():
+def test_clipping_and_shapes():
     codes = mu_law_encode(torch.tensor([[[-3.0, torch.inf], [-torch.inf, 1.0001]]]))
     assert codes.tolist() == [[[0, 255], [0, 255]]]
     assert mu_law_encode(torch.zeros(2, 0)).shape == (2, 0)
@@ -58,13 +58,13 @@ def test_outside_is_clipped_and_shape_kept():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_precision_of_the_input_does_not_change_the_rule(dtype, sound):
+def test_codes_do_not_depend_on_the_dtype_of_the_sound(dtype, sound):
     sound = sound.clamp(-1, 1).to(dtype)
     assert torch.equal(mu_law_encode(sound), mu_law_encode(sound.float()))
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: mu_law_encode(torch.tensor([0.0, float("nan")])), "1 of 2 samples are NaN"),
         (lambda: mu_law_encode(torch.zeros(3, dtype=torch.int16)), "divide 16-bit integers"),
@@ -75,8 +75,8 @@ def test_precision_of_the_input_does_not_change_the_rule(dtype, sound):
         (lambda: mu_law_decode(torch.tensor([1.0])), "integer codes, got torch.float32"),
     ],
 )
-def test_errors_say_what_to_do(call, words):
-    with pytest.raises(WavedilError, match=words):
+def test_errors_say_what_to_do(call, message):
+    with pytest.raises(WavedilError, match=message):
         call()
 
 
@@ -96,7 +96,7 @@ def test_agrees_with_librosa(codes, sound):
     sound = sound.clamp(-1, 1)
     mu = codes - 1
     curve = torch.from_numpy(librosa.mu_compress(sound.numpy(), mu=mu, quantize=False))
-    # A level is 2 / mu wide on the curve: rounding to nearest is off by half a level at most.
+    # Levels are 2 / mu apart on the curve, so rounding is off by at most half of that.
     levels = mu_law_encode(sound, codes) / mu * 2 - 1
     assert (levels - curve).abs().max() <= 1 / mu + 1e-6
     expanded = librosa.mu_expand(levels.numpy(), mu=mu, quantize=False)

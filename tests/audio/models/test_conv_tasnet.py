@@ -20,7 +20,7 @@ def torchaudio():
     )
 
 
-def copied(peer: nn.Module, block: SeparatorBlock) -> None:
+def copy_weights(peer: nn.Module, block: SeparatorBlock) -> None:
     names = {ours: f"conv_layers.{index}" for ours, index in THEIRS.items()}
     names |= {"skip": "skip_out"} | ({"residual": "res_out"} if block.residual is not None else {})
     theirs = peer.state_dict()
@@ -29,7 +29,7 @@ def copied(peer: nn.Module, block: SeparatorBlock) -> None:
     )
 
 
-def shaken(module: nn.Module) -> nn.Module:
+def with_random_weights(module: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -39,9 +39,11 @@ def shaken(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(("dilation", "residual"), [(1, True), (4, True), (2, False)])
 @torch.no_grad()
 def test_block_equals_torchaudio(torchaudio, dilation, residual):
-    peer = shaken(torchaudio.ConvBlock(5, 7, 3, padding=dilation, dilation=dilation, no_residual=not residual))
+    peer = with_random_weights(
+        torchaudio.ConvBlock(5, 7, 3, padding=dilation, dilation=dilation, no_residual=not residual)
+    )
     block = SeparatorBlock(5, 7, 3, dilation, residual=residual)
-    copied(peer, block)
+    copy_weights(peer, block)
     x = torch.randn(2, 5, 23)
     added, skip = peer(x)
     out, ours = block(x)
@@ -51,10 +53,12 @@ def test_block_equals_torchaudio(torchaudio, dilation, residual):
 
 @torch.no_grad()
 def test_separator_equals_torchaudio(torchaudio, tmp_path):
-    peer = shaken(torchaudio.MaskGenerator(6, 3, 3, 5, 7, num_layers=2, num_stacks=2, msk_activate="sigmoid"))
+    peer = with_random_weights(
+        torchaudio.MaskGenerator(6, 3, 3, 5, 7, num_layers=2, num_stacks=2, msk_activate="sigmoid")
+    )
     ours = Separator(6, 3, 5, 7, "1,2 x2")
     for block, theirs in zip(ours.blocks, peer.conv_layers, strict=True):
-        copied(theirs, block)
+        copy_weights(theirs, block)
     names = {"norm": "input_norm", "input_conv": "input_conv", "activation": "output_prelu", "out": "output_conv"}
     for name, theirs in names.items():
         getattr(ours, name).load_state_dict(getattr(peer, theirs).state_dict())
@@ -66,14 +70,14 @@ def test_separator_equals_torchaudio(torchaudio, tmp_path):
     assert torch.equal(again(mixture), ours(mixture))
 
 
-def test_receptive_field_is_that_of_the_convolutions():
+def test_receptive_field_of_the_convolutions():
     block = SeparatorBlock(2, 3, 3, 4)
-    block.norms = nn.ModuleList([nn.Identity(), nn.Identity()])  # which see everything
+    block.norms = nn.ModuleList([nn.Identity(), nn.Identity()])  # norms see all of the input
     assert measure_receptive_field(block, 2).extent == (block.receptive_field,) == (9,)
     assert Separator(2, 2, 2, 2, "1,2 x2").receptive_field == 1 + 2 * 6
 
 
-def test_every_weight_learns():
+def test_every_weight_has_a_gradient():
     model = Separator(4, 2, 3, 5, "1,2")
     model(torch.randn(1, 4, 9)).square().sum().backward()
     assert all(p.grad is not None for p in model.parameters())

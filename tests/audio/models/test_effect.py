@@ -1,4 +1,4 @@
-"""The effect model: what its outputs see, streaming, knobs, start-up, and the one-pole filters."""
+"""The Effect: receptive field, streaming, knobs, start-up, and the one-pole filters."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ SLOW = {"time_constants": [0.001, 0.05], "charges": [3.0, -100.0]}
 
 @pytest.mark.parametrize("slow", [{}, SLOW])
 @pytest.mark.parametrize("sizes", [[300], [1, 0, 299], [127, 1, 128, 44], [100] * 3])
-def test_chunks_equal_the_whole(slow, sizes):
+def test_chunks_equal_one_pass(slow, sizes):
     model, (x, knobs) = make(**slow), inputs()
     state, parts = None, []
     for chunk in x.split(sizes, dim=2):
@@ -43,12 +43,12 @@ def test_chunks_equal_the_whole(slow, sizes):
 
 @pytest.mark.parametrize("slow", [{}, SLOW])
 @pytest.mark.parametrize("skip", [0, 1, 30, 31, 200, 300])
-def test_skipped_outputs_are_left_out_and_change_no_other(slow, skip):
+def test_skip_drops_the_first_outputs_only(slow, skip):
     model, (x, knobs) = make(**slow), inputs()
     torch.testing.assert_close(model(x, knobs, skip=skip), model(x, knobs)[:, :, skip:], rtol=0, atol=1e-12)
 
 
-def test_an_output_sees_the_present_and_the_receptive_field():
+def test_an_output_depends_on_exactly_the_receptive_field():
     model, (x, knobs) = make(), inputs(batch=1)
     assert model.receptive_field == 31
     x.requires_grad_()
@@ -57,7 +57,7 @@ def test_an_output_sees_the_present_and_the_receptive_field():
     assert (seen.min().item(), seen.max().item()) == (70, 100)
 
 
-def test_at_time_0_history_is_zero_and_not_that_of_zeros():
+def test_the_start_is_zero_history_not_zero_input():
     model, (x, knobs) = make(), inputs()
     after_zeros = model(torch.cat([torch.zeros(2, 1, 100, dtype=torch.float64), x], 2), knobs)[:, :, 100:]
     y = model(x, knobs)
@@ -65,7 +65,7 @@ def test_at_time_0_history_is_zero_and_not_that_of_zeros():
     torch.testing.assert_close(after_zeros[:, :, 30:], y[:, :, 30:], rtol=0, atol=1e-12)
 
 
-def test_knobs_condition_every_layer_and_may_be_turned():
+def test_knobs_condition_every_layer_and_may_change_between_chunks():
     model, (x, knobs) = make(), inputs()
     y = model(x, knobs)
     for index in range(2):
@@ -79,7 +79,7 @@ def test_knobs_condition_every_layer_and_may_be_turned():
     assert (turned - y[:, :, 100:]).abs().max() > 1e-4
 
 
-def test_knobs_are_centered_by_their_ranges():
+def test_knob_ranges_are_mapped_to_minus_1_to_1():
     model = make(knob_channels=0)
     ends = torch.tensor([[0.0, 6.0], [0.5, 2.0]], dtype=torch.float64)
     assert model.condition(ends)[:, :, 0].tolist() == [[-1, 1], [0, 0]]
@@ -94,12 +94,12 @@ def test_knobs_are_centered_by_their_ranges():
         ({"gain": 0.5, "tone": 0, "drive": 1}, r"knob 'drive' is unknown: this model has gain, tone"),
     ],
 )
-def test_bad_knobs(values, message):
+def test_bad_knob_values_are_refused(values, message):
     with pytest.raises(WavedilError, match=message):
         make().knob_values(values)
 
 
-def test_knobs_by_name():
+def test_knob_values_by_name():
     assert make().knob_values({"tone": 6, "gain": 0.5}).tolist() == [0.5, 6]
     assert make(knobs=None).knob_values({}).shape == (0,)
     with pytest.raises(WavedilError, match="has none"):
@@ -117,16 +117,16 @@ def test_knobs_by_name():
         ({"time_constants": [0.0]}, "time_constants is"),
     ],
 )
-def test_bad_arguments(options, message):
+def test_bad_arguments_are_refused(options, message):
     with pytest.raises(WavedilError, match=message):
         Effect(**{"dilations": "1,2", **options})
 
 
-def test_bad_inputs():
+def test_bad_inputs_are_refused():
     model, (x, knobs) = make(), inputs()
     for arguments, message in (
         ((x[:, 0], knobs), r"expected \(batch, 1, time\)"),
-        ((x, None), "knobs are not given"),
+        ((x, None), "knobs is None"),
         ((x, knobs[:, :1]), r"of shape \(2, 1\): expected \(2, 2\), for gain, tone"),
         ((x, knobs, 301), "skip is 301"),
     ):
@@ -134,7 +134,7 @@ def test_bad_inputs():
             model(*arguments)
 
 
-def test_a_model_folder_holds_all_of_it(tmp_path):
+def test_a_loaded_model_equals_the_saved_one(tmp_path):
     model = make(**SLOW).float().eval()
     again = load(save(model, tmp_path / "model"), expect=type(model))
     x, knobs = (t.float() for t in inputs())
@@ -142,28 +142,28 @@ def test_a_model_folder_holds_all_of_it(tmp_path):
     assert again.knobs == {"gain": (0, 1), "tone": (-2, 6)} and again.settle == model.settle
 
 
-def recursion(x, samples, charge):
-    """The filter as its definition says, sample by sample."""
-    a, held, y = np.exp(-1 / samples), charge, []
+def filter_by_recursion(x, samples, charge):
+    """The definition of the filter, sample by sample."""
+    a, state, y = np.exp(-1 / samples), charge, []
     for value in x:
-        held = a * held + (1 - a) * value
-        y.append(held)
+        state = a * state + (1 - a) * value
+        y.append(state)
     return np.array(y)
 
 
 @pytest.mark.parametrize("time", [1, 5, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
-def test_one_poles_are_their_recursion(time):
+def test_one_poles_equal_the_recursion(time):
     filters = OnePoles([0.01, 0.2], [2.0, -30.0], 1000).double()
     x = inputs(time)[0]
     y = filters(x)
     assert torch.equal(y[:, :1], x)
     for row in range(2):
         for index, (samples, charge) in enumerate(((10, 2.0), (200, -30.0))):
-            expected = recursion(x[row, 0].numpy(), samples, charge)
+            expected = filter_by_recursion(x[row, 0].numpy(), samples, charge)
             np.testing.assert_allclose(y[row, 1 + index].detach().numpy(), expected, atol=1e-6)
 
 
-def test_time_constants_learn_by_the_right_gradient():
+def test_gradient_of_the_time_constants():
     filters = OnePoles([0.01, 0.05], [1.0, 2.0], 1000).double()
     x = inputs(BLOCK + 50)[0]
 
@@ -174,7 +174,7 @@ def test_time_constants_learn_by_the_right_gradient():
     assert torch.autograd.gradcheck(loss, filters.log_samples.detach().requires_grad_())
 
 
-def test_settling_outlasts_field_and_charge():
+def test_settle_covers_receptive_field_and_charges():
     assert make().settle == 31 / 8000
     assert make(time_constants=[0.1, 0.01]).settle == pytest.approx(31 / 8000 + 0.5)
     assert make(time_constants=[0.1], charges=[-100.0]).settle == pytest.approx(31 / 8000 + 0.1 * np.log(1e6))

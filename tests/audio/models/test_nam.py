@@ -1,4 +1,4 @@
-"""Layer arrays against their definition written out, streaming, start-up, and what is refused."""
+"""NAM: the definition in torch functions, streaming, start-up, and refused arguments."""
 
 import pytest
 import torch
@@ -21,8 +21,8 @@ def small(**kwargs) -> NAM:
     return NAM(arrays, head_scale=0.3, **kwargs).double()
 
 
-def by_the_book(model: NAM, x: torch.Tensor) -> torch.Tensor:
-    """NAM's own arithmetic, with torch's functions: valid convolutions of x behind zeros, cropped on the left."""
+def by_definition(model: NAM, x: torch.Tensor) -> torch.Tensor:
+    """NAM's definition in torch functions: valid convolutions of the zero-padded input, cropped on the left."""
     c = F.pad(x, (model.receptive_field - 1, 0))
     h, total = c, None
     for array in model.arrays:
@@ -46,10 +46,10 @@ def by_the_book(model: NAM, x: torch.Tensor) -> torch.Tensor:
 
 def test_equals_the_definition():
     model, x = small(), torch.randn(2, 1, 37, dtype=torch.float64)
-    torch.testing.assert_close(model(x), by_the_book(model, x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(model(x), by_definition(model, x), rtol=0, atol=1e-12)
 
 
-def test_receptive_field_is_what_gradients_say():
+def test_receptive_field_equals_that_of_the_gradient():
     model = small(start="zero_history")
     assert model.receptive_field == 1 + (2 + 0 + 5) + (1 + 3 + 3)
     assert measure_receptive_field(model, 1, ndim=1).extent == (model.receptive_field,)
@@ -57,14 +57,14 @@ def test_receptive_field_is_what_gradients_say():
 
 
 @pytest.mark.parametrize("skip", [0, 1, 13, 14, 30])
-def test_skipped_outputs_are_those_of_the_whole(skip):
+def test_skip_drops_the_first_outputs_only(skip):
     model, x = small(), torch.randn(2, 1, 37, dtype=torch.float64)
     assert model.receptive_field == 15
     torch.testing.assert_close(model(x, skip=skip), model(x)[:, :, skip:], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("start", ["zero_input", "zero_history"])
-def test_chunks_equal_the_whole(start):
+def test_chunks_equal_one_pass(start):
     model = small(start=start, head={"channels": 3, "kernel_sizes": [2, 3], "activation": "Tanh"})
     x = torch.randn(2, 1, 60, dtype=torch.float64)
     state, parts = None, []
@@ -74,29 +74,28 @@ def test_chunks_equal_the_whole(start):
     torch.testing.assert_close(torch.cat(parts, -1), model(x))
 
 
-def test_start_up_is_a_choice_that_ends_with_the_receptive_field():
-    fed, bare = small(), small(start="zero_history")
+def test_the_start_matters_within_the_receptive_field_only():
+    zero_input, zero_history = small(), small(start="zero_history")
     x = torch.randn(1, 1, 40, dtype=torch.float64)
-    difference = (fed(x) - bare(x)).abs()[0, 0]
-    reach = (
-        fed.receptive_field - 1 - 2
-    )  # the first layer's taps: without a bias before it, zeros are its history in both
+    difference = (zero_input(x) - zero_history(x)).abs()[0, 0]
+    # The rechannel layer has no bias, so the history of the first convolution (2 samples) is zero in both.
+    reach = zero_input.receptive_field - 1 - 2
     assert difference[:reach].min() > 1e-6 and difference[reach:].max() < 1e-12
-    # zero input for ever: zeros that come first change nothing
-    late = fed(F.pad(x, (11, 0)))[..., 11:]
-    torch.testing.assert_close(late, fed(x))
+    # Zeros before the sound change nothing.
+    late = zero_input(F.pad(x, (11, 0)))[..., 11:]
+    torch.testing.assert_close(late, zero_input(x))
 
 
-def test_gradients():
+def test_gradients_reach_every_weight_in_use():
     model, x = small(), torch.randn(1, 1, 9, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(model, (x,))
     model(x).sum().backward()
-    unused = model.arrays[1].layers[-1].layer1x1  # of the last layer only the activation is used
+    unused = model.arrays[1].layers[-1].layer1x1  # only the activation of the last layer is used
     assert all(p.grad is not None for n, p in model.named_parameters() if not n.startswith("arrays.1.layers.1.layer1"))
     assert unused.weight.grad is None
 
 
-def test_model_folders(tmp_path):
+def test_a_loaded_model_equals_the_saved_one(tmp_path):
     model = small(metadata={"name": "Amp", "gear": {"make": None}}, head={"channels": 2, "kernel_sizes": [1]}).float()
     again = load(save(model, tmp_path / "amp"))
     x = torch.randn(1, 1, 30)
@@ -104,7 +103,7 @@ def test_model_folders(tmp_path):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_stream_through_known_points(name):
+def test_activations_at_known_points(name):
     known = {
         "ELU": (-0.8646647, 0.5), "GELU": (-0.0455003, 0.3457312), "Hardsigmoid": (1 / 6, 0.5833333),
         "Hardswish": (-1 / 3, 0.2916667), "Hardtanh": (-1.0, 0.5), "LeakyHardtanh": (-1.01, 0.5),
@@ -116,17 +115,18 @@ def test_activations_stream_through_known_points(name):
     torch.testing.assert_close(make_activation(name)(torch.tensor([-2.0, 0.5])), torch.tensor(known[name]))
 
 
-def test_what_is_refused():
+def test_bad_arguments_are_refused():
     with pytest.raises(WavedilError, match="activation is 'Swoosh': expected one of ELU"):
         LayerArray(1, 2, 1, activation="Swoosh")
     with pytest.raises(WavedilError, match="activation is .*unexpected keyword"):
         LayerArray(1, 2, 1, activation={"type": "Tanh", "slope": 1})
-    with pytest.raises(WavedilError, match="kernel_size has 2 values: expected one, or one for each of 3 layers"):
+    with pytest.raises(WavedilError, match="kernel_size has 2 values: expected one, or one per layer, 3"):
         LayerArray(1, 2, 1, [1, 2, 4], [3, 3])
     with pytest.raises(WavedilError, match="without layer1x1"):
         LayerArray(1, 2, 1, bottleneck=3, layer1x1=False)
     with pytest.raises(
-        WavedilError, match=r"arrays\[1\] takes 3 channels, sums 2 and has 1 of condition: expected 2, 2"
+        WavedilError,
+        match=r"arrays\[1\] has in_channels=3, head terms of 2 channels and condition_channels=1: expected 2, 2",
     ):
         NAM([LayerArray(1, 2, 2), LayerArray(3, 2, 1)])
     with pytest.raises(WavedilError, match="head_channels=2: expected 1"):

@@ -1,4 +1,4 @@
-"""The TCN: by hand, as a stream, saved and loaded."""
+"""The TCN: computed by hand, streaming, model folders."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from wavedil.errors import WavedilError
 
 
 def test_one_block_by_hand():
-    """Two convolutions of two taps, dilation 2, on one channel; what is below zero is cut off."""
+    """Two convolutions of two taps, dilation 2, on one channel, with ReLU."""
     model = TCN(1, None, [1], [2], 2, weight_norm=False).eval()
     block = model.stack.layers[0]
     with torch.no_grad():
@@ -19,14 +19,14 @@ def test_one_block_by_hand():
             conv.weight.copy_(torch.tensor([[taps]]))
             conv.bias.fill_(bias)
     x = torch.tensor([[[1.0, 2.0, 3.0, 1.0, -9.0]]])
-    # The first gives x[t] - x[t - 2], cut off: 1, 2, 2, 0, 0.
+    # The first convolution: relu(x[t] - x[t - 2]) = 1, 2, 2, 0, 0.
     second = [2 * 1 + 1.0, 2 * 2 + 1.0, 1 + 2 * 2 + 1.0, 2 + 0 + 1.0, 2 + 0 + 1.0]
     expected = [max(0.0, a + b) for a, b in zip(x[0, 0].tolist(), second, strict=True)]
     assert model(x)[0, 0].tolist() == expected == [4.0, 7.0, 9.0, 4.0, 0.0]
     assert model.receptive_field == 5 and model.dilations == (2, 2)
 
 
-def test_the_gate_is_the_second_half_and_the_shortcut_fits_the_width():
+def test_gated_block_with_a_shortcut_of_another_width():
     block = ResidualBlock(1, 3, 2, kernel_size=2, dilation=1, causal=True, gated=True).eval()
     x = torch.randn(2, 3, 7)
 
@@ -40,8 +40,8 @@ def test_the_gate_is_the_second_half_and_the_shortcut_fits_the_width():
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_chunks_equal_the_whole_and_nothing_sees_the_future(gated):
-    torch.manual_seed(0)  # with other weights no unit may be awake
+def test_chunks_equal_one_pass_and_the_network_is_causal(gated):
+    torch.manual_seed(0)  # with some seeds every ReLU is inactive
     model = TCN(5, 4, [6, 6, 3], "1,2,4", 3, dropout=0.5, input_dropout=0.5, gated=gated).eval()
     x = torch.randn(2, 5, 61)
     whole, state, parts = model(x), None, []
@@ -58,7 +58,7 @@ def test_chunks_equal_the_whole_and_nothing_sees_the_future(gated):
     assert seen.max() == 40 and seen.min() >= 40 - 28
 
 
-def test_dropout_is_for_training():
+def test_dropout_in_training_only():
     torch.manual_seed(0)
     model = TCN(4, 4, 8, "1,2", 2, dropout=0.5)
     x = torch.randn(1, 4, 20)
@@ -68,7 +68,7 @@ def test_dropout_is_for_training():
     assert not torch.equal(inputs(x), inputs(x))
 
 
-def test_saved_and_loaded(tmp_path):
+def test_a_loaded_model_equals_the_saved_one(tmp_path):
     model = TCN(5, 4, [6, 3], "1,2", 3, dropout=0.1, gated=True, activation="GELU").eval()
     again = load(save(model, tmp_path / "model"), expect=type(model))
     x = torch.randn(1, 5, 9)
@@ -86,6 +86,6 @@ def test_saved_and_loaded(tmp_path):
         ({"dilations": ""}, "schedule"),
     ],
 )
-def test_refusals(options, message):
+def test_bad_arguments_are_refused(options, message):
     with pytest.raises(WavedilError, match=message):
         TCN(**{"in_channels": 3, "out_channels": 3, "channels": 4, "dilations": "1,2", **options})

@@ -1,4 +1,4 @@
-"""The WaveNet: forward, step, plan and generation are one model."""
+"""The WaveNet: forward, step, plan and generation compute the same model; sampling; refused arguments."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ def make(**options) -> WaveNet:
     torch.manual_seed(0)
     model = WaveNet(**{**SMALL, **options}).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # peaked predictions: a wrong one shows
+        for parameter in model.parameters():  # peaked distributions, so that errors change the codes
             parameter.mul_(2)
     return model
 
@@ -46,7 +46,7 @@ def codes_of(model, batch=2, time=60):
 
 
 @pytest.mark.parametrize("options", VARIANTS)
-def test_generation_is_the_teacher_forced_pass(options):
+def test_generation_equals_the_teacher_forced_pass(options):
     model = make(**options)
     sound = generate(model, 70, num=3, seed=5)
     model.double()
@@ -60,7 +60,7 @@ def test_generation_is_the_teacher_forced_pass(options):
 
 
 @pytest.mark.parametrize("options", VARIANTS)
-def test_steps_equal_the_whole(options):
+def test_chunks_equal_one_pass(options):
     model = make(**options)
     codes = codes_of(model)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_steps_equal_the_whole(options):
             torch.testing.assert_close(torch.cat(parts, -1), whole)
 
 
-def test_a_prediction_sees_the_receptive_field_and_no_more():
+def test_a_prediction_depends_on_exactly_the_receptive_field():
     model = make(input_kernel_size=2)
     field = model.receptive_field
     assert field == 2 * 15 + 1 + 1
@@ -84,11 +84,11 @@ def test_a_prediction_sees_the_receptive_field_and_no_more():
             changed = codes.clone()
             changed[:, t - field] = (changed[:, t - field] + 7) % model.num_codes
             moved = (model(changed) - before).abs().sum(1)[0] > 0
-            assert moved[t - field + 1 : t + 1].all()  # seen by the prediction at t, the last to see it
+            assert moved[t - field + 1 : t + 1].all()  # the last prediction that depends on it is at t
             assert not moved[: t - field + 1].any() and not moved[t + 1 :].any()
 
 
-def test_streams_depend_on_seed_and_number_alone():
+def test_a_stream_depends_on_the_seed_and_its_index_only():
     model = make()
     five = generate(model, 50, num=5, seed=3)
     assert len({tuple(clip.tolist()) for clip in five[:, 0]}) == 5
@@ -100,7 +100,7 @@ def test_streams_depend_on_seed_and_number_alone():
 
 
 def test_streams_do_not_depend_on_the_batch_at_full_width():
-    """In float32 the rows of a product round differently in different batches, and clips part ways."""
+    """In float32 the rounding of matrix products depends on the batch size, and would change codes."""
     torch.manual_seed(0)
     model = WaveNet(64, 128, "1..8", sample_rate=8000).eval()
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_streams_do_not_depend_on_the_batch_at_full_width():
     assert torch.equal(generate(model, 1500, num=9, seed=2)[:1], alone)
 
 
-def test_rounding_never_picks_a_code_without_weight():
+def test_rounding_never_draws_a_code_of_probability_0():
     logits = torch.log(torch.tensor([[0.3, 0.4, 0.3, 0.0]], dtype=torch.float64))
     u = torch.tensor([1 - 2**-53], dtype=torch.float64)
     softmax = Categorical().set_quantizer(MuLaw(4))
@@ -117,7 +117,7 @@ def test_rounding_never_picks_a_code_without_weight():
     assert softmax.sample(logits, u, Sampling(temperature=1e-310)).item() == 1
 
 
-def test_state_continues_elsewhere():
+def test_a_session_continues_from_a_state():
     model = make(input_kernel_size=2)
     uniforms = Uniforms(0, 2).draw(40)
     plan, start = model.plan(), model.start(2)
@@ -137,7 +137,7 @@ def test_state_continues_elsewhere():
         torch.testing.assert_close(end[key].to(teacher[key].dtype), teacher[key])
 
 
-def test_priming_continues_the_recording():
+def test_priming_equals_a_step_over_the_recording():
     model = make()
     whole = generate(model, 60, num=2, seed=1)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_priming_continues_the_recording():
     assert torch.equal(generate(model, 30, num=2, seed=9, prime=whole[:1, :, :25])[0], primed[0])
 
 
-def test_generation_follows_the_weights():
+def test_generation_uses_the_current_weights():
     model = make()
     first = generate(model, 40)
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_loss_is_the_mean_over_the_mask():
 
 
 @pytest.mark.parametrize("options", VARIANTS)
-def test_loss_is_that_of_the_distribution(options):
+def test_loss_and_prior_are_those_of_the_distribution(options):
     model = make(**options)
     codes = codes_of(model)
     with torch.no_grad():
@@ -196,8 +196,8 @@ def test_loss_is_that_of_the_distribution(options):
         assert (likely < 1).all() and (model.nll(torch.full((1, 9), model.num_codes // 2)) > likely).all()
 
 
-def test_parameters_of_amplitudes_do_not_pass_through_bf16():
-    """In bf16 a mean of 0.5 could only be told from 0.502."""
+def test_amplitudes_stay_float32_under_autocast():
+    """In bf16 the number next to 0.5 is 0.502."""
     model = make(distribution="gaussians", input="scalar", quantizer="linear", num_codes=65536)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         parameters = model(codes_of(model))
@@ -205,7 +205,7 @@ def test_parameters_of_amplitudes_do_not_pass_through_bf16():
     assert (parameters != parameters.bfloat16()).float().mean() > 0.9
 
 
-def test_a_scalar_front_is_a_convolution_over_amplitudes():
+def test_scalar_input_is_a_convolution_over_amplitudes():
     model = make(input="scalar", input_kernel_size=3)
     codes = codes_of(model, 1, 5)
     plan, sound = model.input_embedding.plan(), model.decode(codes)[0].tolist()
@@ -216,14 +216,14 @@ def test_a_scalar_front_is_a_convolution_over_amplitudes():
         torch.testing.assert_close(out[t], plan.bias + torch.tensor(taps) @ plan.weight)
 
 
-def test_a_model_folder_keeps_what_codes_mean(tmp_path):
+def test_a_model_folder_stores_quantizer_and_distribution(tmp_path):
     model = make(distribution="logistics", components=2, input="scalar", quantizer="linear", num_codes=1000)
     again = load(save(model, tmp_path / "model"))
     assert again.config == model.config and again.distribution.num_parameters == 6
     assert torch.equal(generate(again, 30, seed=3), generate(model, 30, seed=3))
 
 
-def test_a_model_folder_from_before_there_was_a_choice_loads(tmp_path):
+def test_missing_arguments_of_a_model_folder_have_defaults(tmp_path):
     model = make()
     path = save(model, tmp_path / "model") / "config.json"
     config = json.loads(path.read_text())
@@ -235,14 +235,14 @@ def test_a_model_folder_from_before_there_was_a_choice_loads(tmp_path):
 
 
 @pytest.mark.parametrize("distribution", ["logistics", "gaussians"])
-def test_an_engine_is_found_for_every_distribution(distribution):
+def test_auto_finds_an_engine_for_every_distribution(distribution):
     model = make(distribution=distribution)
     source = stream(model, num=2, chunk=30, seed=4)
     assert source.engine in ENGINES
     assert torch.equal(next(source), generate(model, 30, num=2, seed=4, engine="torch"))
 
 
-def test_evaluate_has_full_context_in_any_chunks(monkeypatch):
+def test_evaluate_does_not_depend_on_the_chunk_size(monkeypatch):
     model = make()
     sounds = [model.decode(codes_of(model, 1, 130)[0]), model.decode(codes_of(model, 1, 7)[0])]
     with torch.no_grad():
@@ -281,7 +281,7 @@ def test_states_of_other_models_are_refused():
 # -- sampling ----------------------------------------------------------------------------------------------------------
 
 
-def test_choice_is_the_inverse_cdf():
+def test_sampling_is_the_inverse_cdf():
     softmax = Categorical().set_quantizer(MuLaw(4))
     logits = torch.log(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
 
@@ -291,19 +291,13 @@ def test_choice_is_the_inverse_cdf():
     assert [pick(u) for u in (0.0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61, 0.999999)] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [pick(u, temperature=0) for u in (0.0, 0.9)] == [3, 3]
     assert [pick(u, top_k=2) for u in (0.0, 0.4, 0.45, 0.99)] == [2, 2, 3, 3]  # 3/7 is 0.4286
-    assert [pick(u, top_p=0.75) for u in (0.0, 0.2, 0.23, 0.55, 0.56, 0.99)] == [
-        1,
-        1,
-        2,
-        2,
-        3,
-        3,
-    ]  # 0.2, 0.3, 0.4 of 0.9
+    # The codes 1, 2, 3 remain, with probabilities 0.2, 0.3 and 0.4 of 0.9.
+    assert [pick(u, top_p=0.75) for u in (0.0, 0.2, 0.23, 0.55, 0.56, 0.99)] == [1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
 @pytest.mark.parametrize(("top_k", "top_p"), [(None, None), (5, None), (None, 0.6), (7, 0.8), (1, None), (None, 1e-9)])
-def test_truncation_equals_a_sort(temperature, top_k, top_p):
+def test_truncation_equals_a_sort_in_plain_python(temperature, top_k, top_p):
     logits = torch.randn(20, 50, generator=torch.Generator().manual_seed(0)) * 3
     got = Sampling(temperature, top_k, top_p).probabilities(logits)
     for row, result in zip(logits.double().tolist(), got.tolist(), strict=True):
@@ -358,7 +352,7 @@ def test_nan_weights_are_refused():
         generate(model, 5)
 
 
-def test_an_interrupt_keeps_what_was_made():
+def test_an_interrupt_returns_the_finished_samples():
     model = make(dilations=[1])
     seen = []
 

@@ -18,6 +18,9 @@ _OFFSET = 2.5  # log10 of a mel band of speech is about -2.5, with a deviation o
 class Features(nn.Module):
     """Features computed outside the model: any array ``(batch, channels, frames)``.
 
+    For features computed from sound, write a subclass with :meth:`from_excerpt`, ``margin`` and ``from_sound = True``,
+    as :class:`LogMel`, and decorate it with :func:`wavedil.weights.register`.
+
     Args:
         channels: values per frame.
         hop_length: samples per frame.

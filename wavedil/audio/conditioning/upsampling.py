@@ -26,6 +26,8 @@ class Upsampling(nn.Module):
     ``forward``: ``(batch, features.channels, reach + frames + reach) -> (batch, channels, frames * hop_length)``. A
     sample sees its own frame and ``reach`` frames on each side. At the ends of a sound the outermost frame is repeated.
 
+    To add one, write a subclass with :meth:`upsample` and decorate it with :func:`wavedil.weights.register`.
+
     Args:
         features: :class:`wavedil.audio.conditioning.features.LogMel`, or ``Features`` for any other.
         channels: of the output; default those of the features.

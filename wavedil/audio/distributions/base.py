@@ -17,7 +17,7 @@ class Distribution:
 
     To add one, write a subclass with :meth:`nll` and :meth:`sample`, decorate it with :func:`wavedil.weights.register`
     and pass an instance as ``WaveNet(distribution=...)``. The constructor takes the options of the distribution. The
-    network then calls :meth:`set_quantizer` once, before it reads ``num_parameters``. The ``torch`` engine samples from
+    network calls :meth:`set_quantizer` on a copy, before it reads ``num_parameters``. The ``torch`` engine samples from
     any distribution; the faster engines support those of this package.
     """
 

@@ -7,6 +7,7 @@ the quantizer, and compare with those of a softmax over the same codes.
 The parameters of a sample are ``[logits, means, log scales]``, K each for K components; ``[mean, log scale]`` for one.
 """
 
+import copy
 import math
 from typing import Self
 
@@ -26,7 +27,9 @@ _TINY = 1e-300  # keeps the logarithm of a probability that underflows finite
 
 
 class Mixture(Distribution):
-    """Mixture of K components of one symmetric form; a subclass defines the form.
+    """Mixture of K components of one symmetric form.
+
+    A subclass defines the form: :meth:`quantile`, :meth:`log_mass`, :meth:`log_below` and ``deviation``.
 
     Computed in float64: the head has few outputs, and a mean rounded to float32 would draw other codes in other
     engines. Log scales are clamped to [``lowest``, ``highest``]: 1/55 of the narrowest cell, below which one cell holds
@@ -230,4 +233,4 @@ def make_distribution(
             f"components is {components}: expected None, since the distribution is {name}; it is for logistics and "
             "gaussians"
         )
-    return distribution.set_quantizer(quantizer)
+    return copy.copy(distribution).set_quantizer(quantizer)  # the same instance may be passed to several networks

@@ -137,6 +137,6 @@ def evaluate_pairs(
         segments=len(skips),
         settings={name: 100 * e / s for name, (e, s) in energies.items()},
         definition=DEFINITION.format(
-            rate=model.sample_rate, beginning=model.beginning, skip=" or ".join(map(str, sorted(set(skips))))
+            rate=model.sample_rate, beginning=model.start_description, skip=" or ".join(map(str, sorted(set(skips))))
         ),
     )

@@ -1,6 +1,4 @@
-"""Activations by name, as amp models' files write them: a name, or ``{"type": name, **parameters}``."""
-
-from __future__ import annotations
+"""Activations by name, as in ``.nam`` files: a name, or ``{"type": name, **parameters}``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +13,7 @@ ActivationSpec = str | Mapping[str, Any]
 
 
 class LeakyHardtanh(nn.Module):
-    """Identity between ``min_val`` and ``max_val``, beyond them straight on with a small slope."""
+    """Identity between ``min_val`` and ``max_val``; linear with a small slope outside."""
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, min_slope: float = 0.01, max_slope: float = 0.01):
         super().__init__()
@@ -27,13 +25,36 @@ class LeakyHardtanh(nn.Module):
 
 
 class Softsigmoid(nn.Module):
-    """Softsign, moved to (0, 1)."""
+    """Softsign scaled to (0, 1): ``0.5 + 0.5 * softsign(x)``."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 + 0.5 * F.softsign(x)
 
 
-#: The activations that a name may mean. None of them has weights.
+class Gated(nn.Module):
+    """primary(first half of the channels) * secondary(second half)."""
+
+    def __init__(self, primary: nn.Module, secondary: nn.Module):
+        super().__init__()
+        self.primary, self.secondary = primary, secondary
+
+    def forward(self, h: Tensor) -> Tensor:
+        first, second = h.chunk(2, dim=1)
+        return self.primary(first) * self.secondary(second)
+
+
+class Blended(Gated):
+    """Linear interpolation from the first half to primary(first half), with weight secondary(second half)."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        first, second = h.chunk(2, dim=1)
+        return torch.lerp(first, self.primary(first), self.secondary(second))
+
+
+#: Gated activations by the names that layer arrays use.
+GATINGS: dict[str, type[Gated] | None] = {"none": None, "gated": Gated, "blended": Blended}
+
+#: Activations by name. None has weights.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "ELU": nn.ELU,
     "GELU": nn.GELU,
@@ -53,38 +74,26 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def make_activation(spec: ActivationSpec) -> nn.Module:
-    """The module that ``spec`` means, e.g. ``"Tanh"`` or ``{"type": "LeakyReLU", "negative_slope": 0.1}``.
+    """Builds an activation from e.g. ``"Tanh"`` or ``{"type": "LeakyReLU", "negative_slope": 0.1}``.
 
     Raises:
-        WavedilError: another name, or parameters that it does not have.
+        WavedilError: the name or a parameter is unknown.
     """
-    given = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
-    name = given.pop("type", None)
+    parameters = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    name = parameters.pop("type", None)
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise WavedilError(f"activation is {spec!r}: expected one of {', '.join(ACTIVATIONS)}")
-    if not all(isinstance(value, int | float) for value in given.values()):
+    if not all(isinstance(value, int | float) for value in parameters.values()):
         raise WavedilError(f"activation is {spec!r}: expected numbers as the parameters of {name}")
     try:
-        return ACTIVATIONS[name](**given)
+        return ACTIVATIONS[name](**parameters)
     except (TypeError, ValueError) as error:
         raise WavedilError(f"activation is {spec!r}: {error}") from None
 
 
-class Gated(nn.Module):
-    """primary(first half of the channels) * secondary(second half)."""
-
-    def __init__(self, primary: nn.Module, secondary: nn.Module):
-        super().__init__()
-        self.primary, self.secondary = primary, secondary
-
-    def forward(self, h: Tensor) -> Tensor:
-        first, second = h.chunk(2, dim=1)
-        return self.primary(first) * self.secondary(second)
-
-
-class Blended(Gated):
-    """Between the first half and its primary activation, by as much as secondary(second half) says."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        first, second = h.chunk(2, dim=1)
-        return torch.lerp(first, self.primary(first), self.secondary(second))
+def make_gated_activation(gating: str, primary: ActivationSpec, secondary: ActivationSpec | None) -> nn.Module:
+    """The activation ``primary``, alone (``gating="none"``) or with a ``secondary`` as its gate."""
+    if gating not in GATINGS:
+        raise WavedilError(f"gating is {gating!r}: expected one of {', '.join(GATINGS)}")
+    pair = GATINGS[gating]
+    return make_activation(primary) if pair is None else pair(make_activation(primary), make_activation(secondary))

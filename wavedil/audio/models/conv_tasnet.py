@@ -1,9 +1,7 @@
 """Conv-TasNet's separator (Luo & Mesgarani 2019, arXiv 1809.07454, section II.C): depthwise dilated blocks.
 
-As torchaudio's ``models.conv_tasnet`` has it, the non-causal one.
+The non-causal network, equal to that of torchaudio's ``models.conv_tasnet``.
 """
-
-from __future__ import annotations
 
 from torch import Tensor, nn
 
@@ -17,17 +15,17 @@ _EPSILON = 1e-8  # of the norms' variance
 class SeparatorBlock(nn.Module):
     """Depthwise separable dilated convolution with residual and skip (figure 1C).
 
-    ``(batch, channels, time) -> (x, skip)``, each ``(batch, channels, time)``: x is the input plus the residual, or the
-    input itself where ``residual`` is False, as in a last block.
+    ``(batch, channels, time) -> (x, skip)``, each ``(batch, channels, time)``. Without ``residual``, as in the last
+    block, x is the input unchanged.
 
     ::
 
         z = norm(prelu(1x1(x)));  z = norm(prelu(depthwise(z)));  x = x + 1x1(z);  skip = 1x1(z)
 
     Args:
-        channels: in and out (B, Sc).
+        channels: of input and outputs (B, Sc).
         hidden_channels: of the depthwise convolution (H).
-        kernel_size, dilation: of it (P).
+        kernel_size, dilation: of the depthwise convolution (P).
     """
 
     def __init__(
@@ -39,14 +37,14 @@ class SeparatorBlock(nn.Module):
             1, hidden_channels, hidden_channels, kernel_size, dilation=dilation, groups=hidden_channels
         )
         self.activations = nn.ModuleList([nn.PReLU(), nn.PReLU()])
-        # One group: mean and variance are over all channels and the whole of time ("global layer normalization").
+        # One group: mean and variance over all channels and all time ("global layer normalization").
         self.norms = nn.ModuleList(nn.GroupNorm(1, hidden_channels, eps=_EPSILON) for _ in range(2))
         self.residual = DilatedConv(1, hidden_channels, channels, 1) if residual else None
         self.skip = DilatedConv(1, hidden_channels, channels, 1)
 
     @property
     def receptive_field(self) -> int:
-        """Of the convolutions; the norms see the whole."""
+        """Of the convolutions; the norms see all of the input."""
         return self.conv.receptive_field
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,13 +56,13 @@ class SeparatorBlock(nn.Module):
 
 @register
 class Separator(nn.Module):
-    """Masks of the sources in a mixture: ``(batch, features, frames) -> (batch, sources, features, frames)`` in (0, 1).
+    """Computes a mask per source: ``(batch, features, frames) -> (batch, sources, features, frames)`` in (0, 1).
 
     Args:
-        features: of the encoder, which the masks multiply (N).
-        sources: how many there are (C).
+        features: encoder channels, which the masks multiply (N).
+        sources: number of sources (C).
         channels, hidden_channels: of the blocks (B, H).
-        dilations: one block each (X and R).
+        dilations: one per block (X and R).
         kernel_size: of the blocks (P).
     """
 
@@ -91,7 +89,7 @@ class Separator(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Frames, of the convolutions; the norms see the whole."""
+        """In frames, of the convolutions; the norms see all of the input."""
         return field_of(list(self.blocks), 1)
 
     def forward(self, mixture: Tensor) -> Tensor:

@@ -1,6 +1,4 @@
-"""Feed-forward WaveNet for audio effects: sound in, sound out, sample by sample (amps, pedals, denoising)."""
-
-from __future__ import annotations
+"""Feed-forward WaveNet for audio effects (amplifiers, pedals, denoising): dry sound to processed sound."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,36 +11,35 @@ from wavedil.audio.models.initialization import init_stack_
 from wavedil.audio.models.one_poles import OnePoles
 from wavedil.core import DilatedConv, DilatedStack, Schedule
 from wavedil.core.stream import State, named, part
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
 
 
 @register
 class Effect(EffectModel):
-    """Regression of an effect's output on its input (Damskägg et al. 2019, arXiv 1811.00334): front, stack, head.
+    """Predicts an effect's output from its input (Damskägg et al. 2019, arXiv 1811.00334): stack of gated blocks, head.
 
-    ``forward(x, knobs)``: ``(batch, 1, time), (batch, knobs) -> (batch, 1, time)``; the output at t sees the input up
-    to and including t. There is no feedback of the output, so all samples are computed at once.
+    ``forward(x, knobs)``: ``(batch, 1, time), (batch, knobs) -> (batch, 1, time)``. The output at t depends on the
+    input up to and including t, not on earlier outputs, so all samples are computed at once.
 
-    At time 0 every layer's history is zero (not: the history that an input of zeros would have left), and the one-pole
-    filters hold their ``charges``. That is a device that is switched on at time 0, and training on segments that begin
-    so sees just that. For sound whose start is no such moment, :class:`wavedil.audio.LiveEffect` and ``wavedil
-    process`` play ``settle`` seconds of silence first.
+    At time 0 every layer's history is zero (not the history that zero input leaves) and the one-pole filters have the
+    values ``charges``: a device that is switched on at time 0, as in training segments that start there. For sound that
+    starts later, :class:`wavedil.audio.LiveEffect` and ``wavedil process`` first run ``settle`` seconds of silence.
 
     Args:
         channels, skip_channels: residual and skip channels.
         dilations: schedule of the stack, e.g. ``"1..256 x2"``.
         kernel_size: taps of each dilated convolution.
         knobs: name and range of each control, e.g. ``{"gain": [0, 1]}``: global conditioning of every layer.
-        knob_channels: width of the tanh layer between knobs and conditioning; 0 for none: each gate then moves
-            linearly with the knobs.
-        head_channels: width between the head's two products; default ``skip_channels``.
-        time_constants: in seconds, of one-pole low-pass filters beside the input (:class:`OnePoles`): what is slower
-            than the receptive field, as coupling capacitors are.
-        charges: what each of them holds at time 0; default 0.
-        settle: seconds of silence that a live effect hears first; default: the receptive field, and five of the longest
-            time constant or more, until no charge is above 1e-4.
-        sample_rate: in Hz; it is stored with the model.
+        knob_channels: width of the tanh layer between knobs and conditioning; 0 for none: the conditioning is then
+            linear in the knobs.
+        head_channels: width between the head's two layers; default ``skip_channels``.
+        time_constants: in seconds, of one-pole low-pass filters whose outputs join the input (:class:`OnePoles`): for
+            effects slower than the receptive field, such as coupling capacitors.
+        charges: initial value of each filter; default 0.
+        settle: seconds of silence to run before live sound; default: the receptive field plus at least five of the
+            longest time constant, until every charge is below 1e-4.
+        sample_rate: in Hz; stored with the model.
     """
 
     def __init__(
@@ -61,15 +58,11 @@ class Effect(EffectModel):
         sample_rate: int = 48000,
     ):
         super().__init__()
-        if not isinstance(skip_channels, int) or skip_channels < 1:
-            raise WavedilError(
-                f"skip_channels is {skip_channels!r}: expected a positive integer, since the head reads the skips"
-            )
-        if not isinstance(sample_rate, int) or sample_rate < 1:
-            raise WavedilError(f"sample_rate is {sample_rate!r}: expected Hz as a positive integer")
+        check_positive(skip_channels=skip_channels, sample_rate=sample_rate)
+        if settle is not None and not 0 <= settle < math.inf:
+            raise WavedilError(f"settle is {settle!r}: expected seconds of silence, 0 or more")
         self.sample_rate, self.knobs = sample_rate, _ranges(knobs or {})
         self.one_poles = OnePoles(time_constants, charges, sample_rate)
-        width = (knob_channels or len(self.knobs)) if self.knobs else 0
         self.knob_layer = nn.Linear(len(self.knobs), knob_channels) if self.knobs and knob_channels else None
         self.input_conv = DilatedConv(1, 1 + len(self.one_poles), channels, 1)
         self.stack = DilatedStack(
@@ -79,20 +72,18 @@ class Effect(EffectModel):
             kernel_size=kernel_size,
             causal=True,
             skip_channels=skip_channels,
-            condition_channels=width,
+            condition_channels=(knob_channels or len(self.knobs)) if self.knobs else 0,
         )
         hidden = head_channels or skip_channels
         self.hidden = DilatedConv(1, skip_channels, hidden, 1)
         self.out = DilatedConv(1, hidden, 1, 1)
-        if settle is not None and not 0 <= settle < math.inf:
-            raise WavedilError(f"settle is {settle!r}: expected seconds of silence, 0 or more")
         self._settle = settle
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Weights before training; see :mod:`wavedil.audio.models.initialization`."""
-        nn.init.normal_(self.input_conv.weight, std=2.0)  # sound is small: the gates' curves are to begin within it
+        """Initializes the weights; see :mod:`wavedil.audio.models.initialization`."""
+        nn.init.normal_(self.input_conv.weight, std=2.0)  # sound is quiet; larger weights reach the curved part of tanh
         init_stack_(self.stack)
 
     @property
@@ -105,22 +96,23 @@ class Effect(EffectModel):
 
     @property
     def receptive_field(self) -> int:
-        """Samples of the input, the present one among them, that an output sees, but for the one-pole filters."""
+        """Input samples, up to the present, that an output depends on, apart from the one-pole filters."""
         return self.stack.receptive_field
 
     @property
     def settle(self) -> float:
-        """Seconds of silence until nothing of the start-up is left."""
+        """Seconds of silence after which the start-up has no effect."""
         return self.receptive_field / self.sample_rate + self.one_poles.settle if self._settle is None else self._settle
 
     @property
     def charged(self) -> bool:
+        """Whether a filter has a charge at time 0."""
         return any(self.one_poles.charges)
 
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
-        """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``: the first ``skip`` outputs are left out.
+        """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``, without the first ``skip`` outputs.
 
-        They cost nothing but for the receptive field before the others.
+        Of the skipped samples, the stack computes only one receptive field.
         """
         self._check(x, knobs)
         if not 0 <= skip <= x.shape[2]:
@@ -130,17 +122,17 @@ class Effect(EffectModel):
         return self._head(self.stack(self.input_conv(x), self.condition(knobs)))[:, :, skip - start :]
 
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
-        """The next chunk, any length: outputs as in :meth:`forward`, and the state after it. Knobs may be turned."""
+        """The next chunk, of any length: its output and the state after it. Knobs may change between chunks."""
         self._check(x, knobs)
-        x, slow = self.one_poles.step(x, part(state, "one_poles"))
+        x, filters = self.one_poles.step(x, part(state, "one_poles"))
         skips, stack = self.stack.step(self.input_conv(x), part(state, "stack"), self.condition(knobs))
-        return self._head(skips), {**named("one_poles", slow), **named("stack", stack)}
+        return self._head(skips), {**named("one_poles", filters), **named("stack", stack)}
 
     def _head(self, skips: Tensor) -> Tensor:
         return self.out(torch.tanh(self.hidden(skips)))
 
     def condition(self, knobs: Tensor | None) -> Tensor | None:
-        """Settings ``(batch, knobs)`` as the stack takes them, ``(batch, channels, 1)``: the same at all times."""
+        """Knob values ``(batch, knobs)`` to the condition of all samples, ``(batch, channels, 1)``."""
         if not self.knobs:
             return None
         low, high = torch.tensor(list(self.knobs.values()), dtype=knobs.dtype, device=knobs.device).T
@@ -149,11 +141,11 @@ class Effect(EffectModel):
 
     def _check(self, x: Tensor, knobs: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[1] != 1:
-            raise WavedilError(f"input has shape {tuple(x.shape)}: expected (batch, 1, time)")
+            raise WavedilError(f"x has shape {tuple(x.shape)}: expected (batch, 1, time)")
         shape = (x.shape[0], len(self.knobs))
         if (knobs is None and self.knobs) or (knobs is not None and tuple(knobs.shape) != shape):
-            given = "not given" if knobs is None else f"of shape {tuple(knobs.shape)}"
-            raise WavedilError(f"knobs are {given}: expected {shape}, for {', '.join(self.knobs) or 'a model of none'}")
+            found = "None" if knobs is None else f"of shape {tuple(knobs.shape)}"
+            raise WavedilError(f"knobs is {found}: expected {shape}, for {', '.join(self.knobs) or 'a model without'}")
 
 
 def _ranges(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:

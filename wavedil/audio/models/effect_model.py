@@ -1,6 +1,4 @@
-"""What every model from sound to sound has: knobs, and a beginning."""
-
-from __future__ import annotations
+"""Base class of models that process sound."""
 
 from collections.abc import Mapping
 
@@ -12,40 +10,40 @@ from wavedil.errors import WavedilError
 
 
 class EffectModel(nn.Module):
-    """A model that was trained on pairs of input and output: an amplifier, a pedal, a denoiser.
+    """Base class of models trained on pairs of input and output: an amplifier, a pedal, a denoiser.
 
-    It is what ``wavedil process``, ``wavedil evaluate`` and :class:`wavedil.audio.LiveEffect` run.
+    ``wavedil process``, ``wavedil evaluate`` and :class:`wavedil.audio.LiveEffect` run them.
     """
 
-    #: In messages.
+    #: Name of this kind of model in messages.
     title = "an Effect or NAM"
     sample_rate: int  # in Hz
-    receptive_field: int  # samples of the input, the present one among them, that an output sees
+    receptive_field: int  # input samples, up to the present, that an output depends on
     #: Name and range of each control.
     knobs: Mapping[str, tuple[float, float]] = {}
-    #: Seconds of silence that it hears first when it is played live, until nothing of its start-up is left.
+    #: Seconds of silence to run before live sound, after which the start-up has no effect.
     settle: float = 0.0
-    #: Whether something in it is charged at time 0: what it makes of a stretch from within a recording is then wrong.
+    #: Whether it has a charge at time 0; an excerpt from within a recording then starts from a wrong state.
     charged: bool = False
 
     @property
-    def beginning(self) -> str:
-        """What was before time 0, in words."""
+    def start_description(self) -> str:
+        """The state at time 0, for the definitions of figures."""
         return "zero history"
 
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
-        """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``: the first ``skip`` outputs are left out."""
+        """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``, without the first ``skip`` outputs."""
         raise NotImplementedError
 
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
-        """The next chunk ``(batch, 1, time)`` of any length at settings ``(batch, knobs)``, and the state after it."""
+        """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
         raise NotImplementedError
 
     def knob_values(self, values: Mapping[str, float] | None = None) -> Tensor:
-        """Knob settings by name as ``(knobs,)``, in the order of the model's.
+        """Knob values by name to ``(knobs,)``, in the model's order.
 
         Raises:
-            WavedilError: a knob that is unknown, missing, or out of its range.
+            WavedilError: a knob is unknown, missing, or out of its range.
         """
         values = values or {}
         names = ", ".join(self.knobs) or "none"

@@ -1,6 +1,4 @@
-"""The temporal convolutional network of Bai, Kolter and Koltun (2018, arXiv 1803.01271), out of the core's blocks."""
-
-from __future__ import annotations
+"""Temporal convolutional network (Bai, Kolter and Koltun 2018, arXiv 1803.01271)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,24 +16,24 @@ from wavedil.weights import register
 
 @register
 class TCN(nn.Module):
-    """Sequence to sequence: residual blocks of two dilated convolutions each, then a 1x1 convolution.
+    """Residual blocks of two dilated convolutions each, then a 1x1 convolution.
 
-    ``forward(x)``: ``(batch, in_channels, time) -> (batch, out_channels, time)``. Causal: output t sees inputs up to t
-    and no others, and at time 0 every layer's history is zero.
+    ``forward(x)``: ``(batch, in_channels, time) -> (batch, out_channels, time)``. Causal: the output at t depends on
+    inputs up to and including t. At time 0 every layer's history is zero.
 
     Args:
         in_channels: of the input, e.g. 88 piano keys.
-        out_channels: of the output; None leaves out the last convolution: the output is the last block's.
-        channels: of all blocks, or one width for each.
-        dilations: one for each block, e.g. ``"1..8"``.
+        out_channels: of the output; None for no final convolution: the output is that of the last block.
+        channels: of all blocks, or a list with one width per block.
+        dilations: one per block, e.g. ``"1..8"``.
         kernel_size: taps of each dilated convolution.
-        dropout: share of activations that training drops after each convolution.
-        input_dropout: share of inputs that training drops.
+        dropout: dropout probability after each convolution.
+        input_dropout: dropout probability of the inputs.
         activation: a name, e.g. ``"ReLU"``; see :func:`wavedil.audio.models.activations.make_activation`.
-        gated: the first convolution of each block makes two halves, and the first is multiplied by the sigmoid of the
-            second (section 5.6; Dauphin et al. 2017, arXiv 1612.08083) instead of its activation.
-        weight_norm: normalize the weights of the dilated convolutions, as the paper does.
-        causal: False sees as far ahead as back, and does not stream.
+        gated: the first convolution of each block has a gated linear unit as its activation (section 5.6; Dauphin et
+            al. 2017, arXiv 1612.08083).
+        weight_norm: normalize the weights of the dilated convolutions, as in the paper.
+        causal: False centers the convolutions; the network then cannot stream.
     """
 
     def __init__(
@@ -54,9 +52,9 @@ class TCN(nn.Module):
         causal: bool = True,
     ):
         super().__init__()
-        for name, share in (("dropout", dropout), ("input_dropout", input_dropout)):
-            if not 0 <= share < 1:
-                raise WavedilError(f"{name} is {share!r}: expected a share of at least 0 and below 1")
+        for name, probability in (("dropout", dropout), ("input_dropout", input_dropout)):
+            if not 0 <= probability < 1:
+                raise WavedilError(f"{name} is {probability!r}: expected a probability of at least 0 and below 1")
         depth = len(parse_schedule(dilations))
         widths = [channels] * depth if isinstance(channels, int) else list(channels)
         self.dropout = nn.Dropout(input_dropout)
@@ -78,18 +76,18 @@ class TCN(nn.Module):
         self.head = None if out_channels is None else DilatedConv(1, widths[-1], out_channels, 1)
 
     @torch.no_grad()
-    def set_prior(self, shares: Tensor) -> None:
-        """Starts the head at how often each output is 1, ``(out_channels,)`` shares, which it would learn first."""
+    def set_prior(self, frequencies: Tensor) -> None:
+        """Sets the head's bias to how often each output is 1, ``(out_channels,)`` frequencies, to skip learning it."""
         outputs = 0 if self.head is None else self.head.out_channels
-        if shares.shape != (outputs,):
+        if frequencies.shape != (outputs,):
             raise WavedilError(
-                f"out_channels is {outputs or None}: expected {len(shares)}, one for each output there is"
+                f"out_channels is {outputs or None}: expected {len(frequencies)}, the number of outputs in the data"
             )
-        self.head.bias.copy_(shares.clamp(1e-4, 1 - 1e-4).logit())
+        self.head.bias.copy_(frequencies.clamp(1e-4, 1 - 1e-4).logit())
 
     @property
     def receptive_field(self) -> int:
-        """In time steps: twice as far as one convolution per dilation."""
+        """In time steps; each block has two convolutions of its dilation."""
         return self.stack.receptive_field
 
     @property
@@ -98,7 +96,7 @@ class TCN(nn.Module):
 
     @property
     def dilations(self) -> tuple[int, ...]:
-        """Of the convolutions in order: each block has two of its dilation."""
+        """Of all dilated convolutions in order, two per block."""
         return tuple(dilation for dilation in self.stack.dilations for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,22 +104,23 @@ class TCN(nn.Module):
         return y if self.head is None else self.head(y)
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The next chunk of any length: ``(y, state)``; chunks, joined, equal the whole pass. None starts."""
+        """The next chunk, of any length: its output and the state after it. ``state=None`` starts."""
         y, history = self.stack.step(self.dropout(x), part(state, "stack"))
         return y if self.head is None else self.head(y), named("stack", history)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut (Bai et al. 2018, figure 1b): ``(batch, channels, *space)``, out_channels out.
+    """Two dilated convolutions and a shortcut (figure 1b).
 
-    ::
+    ``(batch, channels, *space) -> (batch, out_channels, *space)``::
 
         h = dropout(activation(first(x)))
         h = dropout(activation(second(h)))
-        y = activation(h + shortcut(x))      # shortcut is 1x1 where the channels differ
+        y = activation(h + shortcut(x))      # the shortcut is a 1x1 convolution if the channels differ
 
     Args:
-        activation, dropout, gated: see :class:`TCN`; the activation makes a module, e.g. ``torch.nn.ReLU``.
+        activation: builds the activation module, e.g. ``torch.nn.ReLU``.
+        dropout, gated: see :class:`TCN`.
         kernel_size, dilation, causal: of both convolutions; see :class:`wavedil.ConvBlock`.
     """
 
@@ -140,17 +139,17 @@ class ResidualBlock(nn.Module):
         self.ndim = ndim
         out = channels if out_channels is None else out_channels
 
-        def dropped(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        def with_dropout(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
             return lambda: nn.Sequential(make(), nn.Dropout(dropout))
 
         self.first = ConvBlock(
             ndim,
             channels,
             2 * out if gated else out,
-            activation=dropped(partial(nn.GLU, dim=1) if gated else activation),
+            activation=with_dropout(partial(nn.GLU, dim=1) if gated else activation),
             **options,
         )
-        self.second = ConvBlock(ndim, out, out, activation=dropped(activation), **options)
+        self.second = ConvBlock(ndim, out, out, activation=with_dropout(activation), **options)
         self.shortcut = None if channels == out else DilatedConv(ndim, channels, out, 1)
         self.activation = activation()
 
@@ -159,13 +158,13 @@ class ResidualBlock(nn.Module):
         return field_of([self.first, self.second], self.ndim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._joined(x, self.second(self.first(x)))
+        return self._add_shortcut(x, self.second(self.first(x)))
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The next chunk along the causal axis."""
+        """The next chunk along the causal axis: its output and the state after it."""
         h, first = self.first.step(x, part(state, "first"))
         h, second = self.second.step(h, part(state, "second"))
-        return self._joined(x, h), named("first", first) | named("second", second)
+        return self._add_shortcut(x, h), named("first", first) | named("second", second)
 
-    def _joined(self, x: Tensor, h: Tensor) -> Tensor:
+    def _add_shortcut(self, x: Tensor, h: Tensor) -> Tensor:
         return self.activation(h + (x if self.shortcut is None else self.shortcut(x)))

@@ -1,6 +1,4 @@
-"""The WaveNet of VITS and WaveGlow: the network inside their flows and posterior encoders."""
-
-from __future__ import annotations
+"""WN, the WaveNet inside the flows and posterior encoders of VITS and WaveGlow."""
 
 from torch import Tensor, nn
 
@@ -11,22 +9,22 @@ from wavedil.weights import register
 
 @register
 class WN(nn.Module):
-    """Non-causal gated stack ``(batch, channels, time) -> (batch, channels, time)``: the sum of all layers' skips.
+    """Non-causal gated stack; the output is the sum of all layers' skips.
 
-    WaveGlow's (Prenger et al. 2018, arXiv 1811.00002, section 2.1), as VITS has it (Kim et al. 2021, arXiv 2106.06103,
-    appendix B): the last layer gives a skip alone.
+    Introduced in WaveGlow (Prenger et al. 2018, arXiv 1811.00002, section 2.1); this is the form in VITS (Kim et al.
+    2021, arXiv 2106.06103, appendix B), whose last layer has no residual.
+
+    ``forward(x, mask=None, condition=None)``: ``(batch, channels, time) -> (batch, channels, time)``. The mask
+    ``(batch, 1, time)`` is 0 after the end of shorter clips; it multiplies the residual signal after each layer and the
+    output. The condition is ``(batch, condition_channels, time)``, or ``(…, 1)`` if it is constant in time.
 
     Args:
-        channels: in, out and inside.
+        channels: of input, output and residual.
         kernel_size: odd.
-        dilation_rate: layer i has dilation ``dilation_rate ** i``; VITS has 1.
-        layers: their number.
-        condition_channels: of a speaker or other features; 0 for none.
+        dilation_rate: layer i has dilation ``dilation_rate ** i``; VITS uses 1.
+        layers: number of layers.
+        condition_channels: of a speaker embedding or other features; 0 for none.
         weight_norm: normalize all weights, as VITS does in training.
-
-    ``forward(x, mask=None, condition=None)``: the mask ``(batch, 1, time)`` is 0 beyond the end of shorter clips and is
-    applied to the residual signal after each layer and to the output; the condition is ``(batch, condition_channels,
-    time)``, or ``(…, 1)`` for one that does not change.
     """
 
     def __init__(
@@ -41,7 +39,9 @@ class WN(nn.Module):
     ):
         super().__init__()
         if not isinstance(kernel_size, int) or kernel_size % 2 == 0:
-            raise WavedilError(f"kernel_size is {kernel_size!r}: expected an odd number, so that there is a middle")
+            raise WavedilError(
+                f"kernel_size is {kernel_size!r}: expected an odd number, since the convolutions are centered"
+            )
         self.stack = DilatedStack(
             ndim=1,
             channels=channels,
