@@ -65,8 +65,7 @@ def measure(
                 row = summary_row(candidate.name, unit, [seconds * scale for seconds in times[index]])
                 row["ratio"] = baselines.setdefault(candidate.group, row["median"]) / row["median"]
         else:
-            row = {"name": candidate.name, "unit": unit, "median": None, "iqr": None, "ratio": None}
-            row["note"] = "not installed"
+            row = missing_row(candidate.name, unit, "not installed")
         rows.append(row)
     return rows
 
@@ -76,6 +75,11 @@ def summary_row(name: str, unit: str, values: Sequence[float]) -> dict[str, Any]
     median = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else [median] * 3
     return {"name": name, "unit": unit, "median": median, "iqr": high - low, "ratio": None}
+
+
+def missing_row(name: str, unit: str, note: str) -> dict[str, Any]:
+    """A row without values, and a note why."""
+    return {"name": name, "unit": unit, "median": None, "iqr": None, "ratio": None, "note": note}
 
 
 def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> float:
