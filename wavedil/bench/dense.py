@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from wavedil.bench.runner import missing_row, summary_row
 from wavedil.errors import WavedilError
 from wavedil.vision.dense import DenseReport, check_dense, to_dense
 
@@ -89,10 +90,9 @@ def bench_dense(device: str, *, networks: Sequence[str] = NETWORKS) -> dict[str,
 
 
 def _row(name: str, result: DenseReport | str) -> dict[str, Any]:
-    row = {"name": name, "unit": "relative error", "median": None, "iqr": None, "ratio": None}
     if isinstance(result, str):
-        return row | {"note": result}
-    return row | {"median": result.error, "iqr": 0.0, "exact": result.exact, "layer": result.layer}
+        return missing_row(name, "relative error", result)
+    return summary_row(name, "relative error", [result.error]) | {"exact": result.exact, "layer": result.layer}
 
 
 def _cell(result: DenseReport | str) -> str:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wavedil.bench.runner import missing_row, summary_row
 from wavedil.ops.dilated_conv import dilated_conv
 
 # Largest error relative to the norm of the exact result. Inputs are rounded to the dtype first, so a correct result has
@@ -93,15 +94,13 @@ def bench_numerics(device: str, *, cases: list[Case] | None = None) -> dict[str,
             counts[f"wrong_{package}"] = len(messages)
         ours = [max(e) for i in group if isinstance(e := our_errors[i], list)]
         theirs = [max(e) for i in group if isinstance(e := torch_errors[i], list)]
-        row = {"name": f"{ndim}-D {dtype}", "unit": "relative error", "cases": len(group)} | counts
+        name, unit = f"{ndim}-D {dtype}", "relative error"
         if ours and theirs:
-            median = statistics.median(ours)
-            low, _, high = statistics.quantiles(ours, n=4) if len(ours) > 1 else [median] * 3
-            ratio = statistics.median(theirs) / median if median else None
-            row |= {"median": median, "iqr": high - low, "ratio": ratio}
+            row = summary_row(name, unit, ours)
+            row["ratio"] = statistics.median(theirs) / row["median"] if row["median"] else None
         else:
-            row |= {"median": None, "iqr": None, "ratio": None, "note": "not supported here"}
-        rows.append(row)
+            row = missing_row(name, unit, "not supported here")
+        rows.append(row | {"cases": len(group)} | counts)
     total, in_torch, in_ours = (sum(r[k] for r in rows) for k in ("cases", "wrong_torch", "wrong_ours"))
     summary = f"{total} cases on {device}: torch is wrong in {in_torch}, wavedil in {in_ours}"
     return {"rows": rows, "wrong": wrong, "notes": [*wrong, summary]}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import wavedil
 from wavedil.errors import WavedilError
 
 _PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio", "torchvision", "segmentation-models-pytorch")
+_LONG_ENOUGH = 0.05  # seconds that the clock measures precisely
 
 
 @dataclass
@@ -48,14 +50,9 @@ def measure(
     times: dict[int, list[float]] = {i: [] for i, c in enumerate(candidates) if c.call is not None}
     for turn in range(rounds + warm):
         for index, seconds in times.items():
-            call = candidates[index].call
-            assert call is not None
-            _synchronize(device)
-            started = time.perf_counter()
-            call()
-            _synchronize(device)
+            duration = _seconds(candidates[index].call, device)
             if turn >= warm:
-                seconds.append(time.perf_counter() - started)
+                seconds.append(duration)
     baselines: dict[str, float] = {}  # group -> median of its first row
     rows = []
     for index, candidate in enumerate(candidates):
@@ -68,8 +65,7 @@ def measure(
                 row = summary_row(candidate.name, unit, [seconds * scale for seconds in times[index]])
                 row["ratio"] = baselines.setdefault(candidate.group, row["median"]) / row["median"]
         else:
-            row = {"name": candidate.name, "unit": unit, "median": None, "iqr": None, "ratio": None}
-            row["note"] = "not installed"
+            row = missing_row(candidate.name, unit, "not installed")
         rows.append(row)
     return rows
 
@@ -79,6 +75,11 @@ def summary_row(name: str, unit: str, values: Sequence[float]) -> dict[str, Any]
     median = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else [median] * 3
     return {"name": name, "unit": unit, "median": median, "iqr": high - low, "ratio": None}
+
+
+def missing_row(name: str, unit: str, note: str) -> dict[str, Any]:
+    """A row without values, and a note why."""
+    return {"name": name, "unit": unit, "median": None, "iqr": None, "ratio": None, "note": note}
 
 
 def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> float:
@@ -91,37 +92,20 @@ def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> f
     while True:
         a = torch.randn(width, width, device=device).to(dtype)
         # The faster of two: the very first call also loads libraries.
-        if width >= size or min(_product_seconds(a, device) for _ in range(2)) > _LONG_ENOUGH:
+        if width >= size or min(_seconds(partial(torch.matmul, a, a), device) for _ in range(2)) > _LONG_ENOUGH:
             break
         width = min(2 * width, size)
-    best = min(_product_seconds(a, device) for _ in range(6))  # the first warms up and is never the best
+    # The first of six warms up and is never the best.
+    best = min(_seconds(partial(torch.matmul, a, a), device) for _ in range(6))
     return 2 * width**3 / best / 1e9
-
-
-_LONG_ENOUGH = 0.05  # seconds that the clock measures precisely
-
-
-def _product_seconds(a: torch.Tensor, device: str) -> float:
-    """Seconds of one product of a matrix with itself."""
-    _synchronize(device)
-    started = time.perf_counter()
-    a @ a
-    _synchronize(device)
-    return time.perf_counter() - started
 
 
 def memory_limit(device: str, size: int = 2**30) -> float:
     """GB/s read plus written by a copy of ``size`` bytes, best of five."""
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    times = []
-    for _ in range(6):  # the first warms up and is never the best
-        _synchronize(device)
-        started = time.perf_counter()
-        target.copy_(source)
-        _synchronize(device)
-        times.append(time.perf_counter() - started)
-    return 2 * size / min(times) / 1e9
+    # The first of six warms up and is never the best.
+    return 2 * size / min(_seconds(partial(target.copy_, source), device) for _ in range(6)) / 1e9
 
 
 def describe(name: str, device: str) -> dict[str, Any]:
@@ -188,6 +172,15 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _seconds(call: Callable[[], Any], device: str) -> float:
+    """The duration of one call."""
+    _synchronize(device)
+    started = time.perf_counter()
+    call()
+    _synchronize(device)
+    return time.perf_counter() - started
 
 
 def _synchronize(device: str) -> None:

@@ -358,7 +358,7 @@ NAN = torch.full((1, 5, 9), math.nan)
             "200 samples are needed",
         ),
         (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=-1.0), "guidance is -1"),
-        (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=2.0, engine="graphs"), "use engine torch"),
+        (lambda m, f: generate(m, 20, condition=f, speaker="ann", guidance=2.0, engine="graphs"), "use engine='torch'"),
         (lambda m, f: generate(make(None, ()), 20, guidance=2.0), "has no conditioning"),
         (lambda m, f: generate(make(None, ()), 20, speaker="ann"), "takes no speaker"),
         (lambda m, f: m(torch.zeros(1, 20, dtype=torch.int64)), r"expected \(1, 21, 20\)"),

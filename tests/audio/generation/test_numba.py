@@ -152,13 +152,13 @@ def test_an_unknown_distribution_is_refused_and_skipped_by_auto(caplog):
 
     model = make()
     plan = replace(model.plan(), distribution=Other().set_quantizer(MuLaw(256)))
-    with pytest.raises(WavedilError, match="its distribution is Other, not one of Categorical.*: use engine torch"):
+    with pytest.raises(WavedilError, match="the distribution is Other, not one of Categorical.*: use engine='torch'"):
         NumbaSession(plan, model.start(1))
     with pytest.raises(WavedilError, match="does not support the distribution Other"):
         make_spec(Other().set_quantizer(MuLaw(256)))
     with caplog.at_level("DEBUG", "wavedil"):
         assert choose("auto", plan, 1) == "torch"
-    assert "engine numba skipped: its distribution is Other" in caplog.text
+    assert "engine numba skipped: the distribution is Other" in caplog.text
     assert choose("auto", model.plan(), 1) == "numba"
 
 

@@ -12,8 +12,9 @@ from safetensors.torch import load, save
 from wavedil.audio import WaveNet, generate, stream
 from wavedil.audio.distributions.categorical import Sampling
 from wavedil.audio.generation.engines.reference import TorchSession
-from wavedil.audio.generation.engines.triton import Tiling, TritonSession
+from wavedil.audio.generation.engines.triton import TritonSession
 from wavedil.audio.generation.engines.triton_kernels import COMPILED
+from wavedil.audio.generation.engines.triton_packing import Tiling
 from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan, GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.core.stream import select

@@ -128,7 +128,7 @@ class Session:
             raise WavedilError(f"guidance is {self.guidance}, but the model has no conditioning: leave it out")
         if not self.supports_guidance:
             raise WavedilError(
-                f"guidance is {self.guidance}, which this engine does not support: use engine torch, or numba on a CPU"
+                f"guidance is {self.guidance}, but this engine does not support it: use engine='torch' or 'numba'"
             )
 
     def _check_conditioning(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:

@@ -7,12 +7,10 @@ and the inputs of products, past ones included, to bfloat16.
 
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from shutil import which
 from types import ModuleType
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,59 +18,12 @@ from torch.nn import functional as F
 
 from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.generation.engines.session import Session
+from wavedil.audio.generation.engines.triton_packing import TILE, Tiling, pack_weights, pad_zeros
 from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan, make_state, read_state
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
-TILE = 16  # streams per program
 WARPS = 8  # per program
-BYTES = {"fp32": 4, "bf16": 2}
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """The kernel's constants: padded widths, and how much of them one pass of its loop computes.
-
-    A pass multiplies ``BLOCK`` hidden channels of a layer while the weights of the next ``STAGES - 1`` passes are
-    loaded into shared memory.
-    """
-
-    C: int  # channels
-    H: int  # hidden channels
-    S: int  # skip channels
-    E: int  # head channels
-    Q: int  # codes
-    F: int  # condition channels, 0 for none
-    BLOCK: int
-    HEAD_BLOCK: int
-    STAGES: int
-
-    @classmethod
-    def choose(cls, plan: GenerationPlan, precision: str, shared: int) -> Self | None:
-        """The tiling for a device with ``shared`` bytes of shared memory per program; None if none fits."""
-        (head, _), (out, _) = plan.head
-        skip = len(plan.skip_bias)
-        widths = [_padded_width(n) for n in (plan.channels, plan.hidden, skip, len(head), len(out))]
-        features = _padded_width(plan.condition_channels) if plan.condition_channels else 0
-        taps = len(plan.layers[0].weight)
-        for stages in (3, 2, 1):
-            for block in (64, 32, 16):
-                tiling = cls(*widths, features, min(block, widths[1]), min(32, widths[3]), stages)
-                if tiling.fits(taps, precision, shared):
-                    return tiling
-        return None
-
-    def fits(self, taps: int, precision: str, shared: int) -> bool:
-        """Whether registers and shared memory suffice, by an upper bound of what the compiler was seen to use."""
-        products = 2 * (taps * self.C + self.F)
-        if precision == "fp32" and products * self.BLOCK > 24576:
-            return False  # without tensor cores the operands are in registers; more of them would spill
-        layer = (products + self.C + self.S) * self.BLOCK + (taps - 1) * TILE * self.C
-        head = (self.S + self.Q) * self.HEAD_BLOCK
-        operands = TILE * max(self.C + self.F + self.BLOCK, self.S + self.HEAD_BLOCK)
-        buffers = max(self.STAGES - 1, 1)
-        loops = max(buffers * layer, buffers * head) * BYTES[precision] + buffers * 8 * TILE * self.BLOCK
-        return max(loops + operands * 4, TILE * self.Q * 8) + 4096 <= shared
 
 
 class TritonSession(Session):
@@ -85,7 +36,7 @@ class TritonSession(Session):
         if plan.device.type != "cuda":
             return f"the model is on {plan.device}, not on a CUDA device"
         if (feature := _unsupported_feature(plan)) is not None:
-            return feature
+            return f"no support for {feature}"
         if find_spec("triton") is None:
             return "triton is not installed"
         if _compiler() is None:
@@ -112,7 +63,7 @@ class TritonSession(Session):
         self.tiling = tiling
         self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         self.streams = -(-self.batch // TILE) * TILE
-        self.weights = _pack_weights(plan, tiling, self.dtype, self._biases())
+        self.weights = pack_weights(plan, tiling, self.dtype, self._biases())
         self.sizes = torch.tensor([layer.span + 1 for layer in plan.layers], dtype=torch.int32, device=plan.device)
         self._load(state)
 
@@ -124,7 +75,7 @@ class TritonSession(Session):
             weights = torch.stack([layer.condition[:, plan.condition_channels :] for layer in plan.layers]).double()
             biases = biases + self.speaker.double() @ weights.transpose(1, 2)
             biases = F.pad(biases, (0, 0, 0, self.streams - self.batch))
-        return _pad_zeros(biases.unflatten(2, (2, plan.hidden)).float(), *biases.shape[:2], 2, tiling.H)
+        return pad_zeros(biases.unflatten(2, (2, plan.hidden)).float(), *biases.shape[:2], 2, tiling.H)
 
     def _load(self, state: State) -> None:
         """Fills the ring buffers. A layer's slot 0 is for its next input, the others hold the past, oldest first."""
@@ -135,12 +86,12 @@ class TritonSession(Session):
         codes, histories = read_state(state, len(plan.layers))
         for start, layer, history in zip(first, plan.layers, histories, strict=True):
             history = history.permute(2, 0, 1)  # (span, batch, channels)
-            history = _pad_zeros(history, layer.span, self.streams, tiling.C).to(plan.device)
+            history = pad_zeros(history, layer.span, self.streams, tiling.C).to(plan.device)
             past = self.rings[:, start + 1 : start + 1 + layer.span]
             past.copy_(history.unflatten(1, (tiles, TILE)).transpose(0, 1))
         columns = [[layer.dilation for layer in plan.layers], first, [0] * len(first)]
         self.schedule = torch.tensor(columns, dtype=torch.int32, device=plan.device).T.contiguous()
-        self.recent = _pad_zeros(codes.T.int(), codes.shape[1], self.streams).to(plan.device)  # (taps, streams)
+        self.recent = pad_zeros(codes.T.int(), codes.shape[1], self.streams).to(plan.device)  # (taps, streams)
 
     @torch.no_grad()
     def advance(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
@@ -171,9 +122,9 @@ class TritonSession(Session):
             codes[taps:, : self.batch] = inputs.T
             parameters = torch.empty(steps, self.streams, tiling.Q, device=device)
         else:
-            uniforms = _pad_zeros(inputs.T.to(device, torch.float64), steps, self.streams)
+            uniforms = pad_zeros(inputs.T.to(device, torch.float64), steps, self.streams)
         if condition is not None:
-            features = _pad_zeros(condition.permute(2, 0, 1), steps, self.streams, tiling.F).to(self.dtype)
+            features = pad_zeros(condition.permute(2, 0, 1), steps, self.streams, tiling.F).to(self.dtype)
         embedding = plan.input_embedding
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             self.kernels.sample_steps[(self.streams // TILE,)](
@@ -260,70 +211,3 @@ def _shared_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return 227 * 1024  # under Triton's interpreter: as an H100
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-
-
-def _pack_weights(plan: GenerationPlan, tiling: Tiling, dtype: torch.dtype, biases: Tensor) -> dict[str, Tensor]:
-    """The kernel's weights by the names of its arguments, which state their shapes; padded with zeros."""
-    depth, hidden, C, H, S, E, Q = len(plan.layers), plan.hidden, *list(vars(tiling).values())[:5]
-    blocks = (H // tiling.BLOCK, tiling.BLOCK)
-
-    def split_gates(values: Tensor, inputs: int) -> Tensor:
-        """(…, 2 * hidden, inputs) -> (…, blocks, 2, padded inputs, BLOCK)"""
-        values = values.unflatten(-2, (2, hidden)).transpose(-2, -1)  # (…, 2, inputs, hidden)
-        values = _pad_zeros(values, *values.shape[:-2], inputs, H).unflatten(-1, blocks)
-        return values.movedim(-2, -4)
-
-    empty = plan.skip_bias.new_zeros(0)
-    embedding = plan.input_embedding
-    if isinstance(embedding, CodeEmbeddingPlan):
-        tables, levels, input_bias = (
-            _pad_zeros(embedding.tables, embedding.taps, embedding.num_codes + 1, C),
-            empty,
-            empty,
-        )
-    else:
-        tables, levels = _pad_zeros(embedding.weight, embedding.taps, C), F.pad(embedding.levels, (0, 1))
-        input_bias = _pad_zeros(embedding.bias, C)
-    weights = torch.stack([layer.weight for layer in plan.layers])  # (layers, taps, 2 * hidden, channels)
-    conditions = empty
-    if plan.condition_channels:
-        conditions = torch.stack([layer.condition[:, : plan.condition_channels] for layer in plan.layers])
-        conditions = split_gates(conditions, tiling.F)
-    residuals, residual_biases = plan.skip_bias.new_zeros(depth, H, C), plan.skip_bias.new_zeros(depth, C)
-    for index, layer in enumerate(plan.layers):
-        if layer.residual is not None:
-            residuals[index, :hidden, : plan.channels] = layer.residual.T
-            residual_biases[index, : plan.channels] = layer.residual_bias
-    (head, head_bias), (out, out_bias) = plan.head
-    in_dtype = {
-        "weights": split_gates(weights, C).movedim(1, 2),  # (layers, blocks, taps, 2, C, BLOCK)
-        "conditions": conditions,
-        "residuals": residuals,
-        "skips": _pad_zeros(plan.skip_weight.T.unflatten(0, (depth, hidden)), depth, H, S),
-        "head": _pad_zeros(head.T, S, E).unflatten(1, (-1, tiling.HEAD_BLOCK)).movedim(1, 0),
-        "out": _pad_zeros(out.T, E, Q),
-    }
-    in_float32 = {
-        "tables": tables,
-        "levels": levels,
-        "input_bias": input_bias,
-        "biases": biases,
-        "residual_biases": residual_biases,
-        "skip_bias": _pad_zeros(plan.skip_bias, S),
-        "head_bias": _pad_zeros(head_bias, E),
-        "out_bias": F.pad(out_bias, (0, Q - len(out_bias)), value=float("-inf")),
-    }
-    packed = {name: values.to(dtype).contiguous() for name, values in in_dtype.items()}
-    return packed | {name: values.float().contiguous() for name, values in in_float32.items()}
-
-
-def _padded_width(width: int) -> int:
-    """The next power of two, at least 16."""
-    return max(16, 1 << (width - 1).bit_length())
-
-
-def _pad_zeros(values: Tensor, *shape: int) -> Tensor:
-    """Appends zeros along each axis, up to a shape."""
-    padded = values.new_zeros(shape)
-    padded[tuple(slice(size) for size in values.shape)] = values
-    return padded

@@ -30,12 +30,12 @@ class NumbaSession(Session):
     @classmethod
     def obstacle(cls, plan: GenerationPlan, batch: int) -> str | None:
         if plan.device.type != "cpu":
-            return f"it is on {plan.device}, not on the CPU"
+            return f"the model is on {plan.device}, not on the CPU"
         if len(plan.head) != 2:
-            return f"it has a head of {len(plan.head)} products instead of 2"
+            return f"the head has {len(plan.head)} products instead of 2"
         if type(plan.distribution) not in SUPPORTED:
             known = ", ".join(kind.__name__ for kind in SUPPORTED)
-            return f"its distribution is {type(plan.distribution).__name__}, not one of {known}"
+            return f"the distribution is {type(plan.distribution).__name__}, not one of {known}"
         try:
             installed = find_spec("numba") is not None
         except ModuleNotFoundError:
@@ -45,7 +45,7 @@ class NumbaSession(Session):
     def setup(self, state: State) -> None:
         obstacle = self.obstacle(self.plan, self.batch)
         if obstacle is not None:
-            raise WavedilError(f"engine numba cannot run this model, since {obstacle}: use engine torch")
+            raise WavedilError(f"engine numba cannot run this model, since {obstacle}: use engine='torch'")
         groups = np.array_split(np.arange(self.batch), min(self.threads, self.batch))
         self._groups = [_StreamGroup(self, state, streams) for streams in groups]
         self._pool = ThreadPoolExecutor(self.threads, "wavedil-sampling") if self.threads > 1 else None

@@ -15,7 +15,7 @@ from wavedil.audio.generation.engines.cpu.specs import CategoricalSpec, MixtureS
 
 #: Columns of ``PackedWeights.layers``. RING is the index of the layer's first slot among the ring buffer slots of all
 #: layers, SLOTS the number of its slots, and BLOCK the number of steps for which the products with past inputs are
-#: computed at once. The last four are where matrices begin (an index into ``PackedWeights.words``; -1 if absent):
+#: computed at once. The last four are indices into ``PackedWeights.words`` where matrices begin, -1 if there is none:
 #: those for the condition, the past inputs (one matrix per tap), the current input and the residual.
 DILATION, TAPS, RING, SLOTS, BLOCK, CONDITION, PAST, CURRENT, RESIDUAL = range(9)
 LAYER_COLUMNS = 9

@@ -247,8 +247,8 @@ def _rounded(matrix: np.ndarray) -> np.ndarray:
 def _to_pairs(matrix: np.ndarray) -> np.ndarray:
     """``(k, columns)`` float32 to ``(k / 2, columns)`` pairs of bfloat16: even k in the upper half, odd k in the lower.
 
-    The loop does not clear the lower half when it uses the upper one. So the upper half is rounded such that the
-    complete word, read as float32, is closest to the weight: as exact as bfloat16.
+    The loop does not clear the lower half when it uses the upper one. So the upper half is rounded such that the word,
+    read as one float32, is closest to the weight: as exact as bfloat16.
     """
     bits = matrix.view(np.uint32).reshape(-1, 2, matrix.shape[1])
     lower = _to_bfloat16(bits[:, 1])
