@@ -220,7 +220,7 @@ def _inspect(arguments: argparse.Namespace, _: list[str]) -> None:
 
         model = load(arguments.what)
         if ".vision." in type(model).__module__:
-            from wavedil.inspection.segmenter import inspect_segmenter, render_segmenter
+            from wavedil.inspection.vision import inspect_segmenter, render_segmenter
             from wavedil.vision.models.predictor import DensePredictor
 
             if not isinstance(model, DensePredictor):

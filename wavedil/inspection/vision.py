@@ -1,7 +1,10 @@
-"""A dense predictor in numbers: its parts, receptive field in pixels, and the gridding of its context module."""
+"""Behind `wavedil inspect MODEL` for a segmenter: its parts, its field in pixels, and the gridding of its context."""
+
+from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from wavedil.core.gridding import audit_gridding
@@ -9,17 +12,17 @@ from wavedil.core.receptive_field import count_multiply_adds, count_parameters
 
 
 def inspect_segmenter(model: nn.Module) -> dict[str, Any]:
-    """Cost, receptive field and gridding of a :class:`wavedil.vision.Segmenter` or ``Regressor``.
+    """A :class:`wavedil.vision.Segmenter` or ``Regressor`` in numbers, a dict that JSON can hold.
 
-    Returns:
-        A JSON-serializable dict. ``classes`` is empty for a regressor. ``parameters`` is the total of all parts,
-        ``multiply_adds`` is per image pixel, ``receptive_field`` is in pixels along one axis, or None if it is the
-        whole image. ``dilations``, ``holes``, ``path_ratio`` and ``hdc_m2`` describe the context module, in cells of
-        its feature map, and are None without one.
+    `classes` is empty for values. `parameters` are of all parts, `multiply_adds` per pixel of the image,
+    `receptive_field` in pixels along an axis (None: the whole image). `dilations`, `holes`, `path_ratio` and `hdc_m2`
+    are of the context module, in its cells, and None without one.
     """
-    parts = {name: getattr(model, name) for name in ("backbone", "head", "context", "refinement")}
+    names = ("backbone", "head", "context", "refinement")
+    parts = {name: getattr(model, name) for name in names}
     side = 16 * model.output_stride
-    image = model.mean.new_zeros(1, 3, side, side)
+    like = model.mean
+    image = torch.zeros(1, 3, side, side, dtype=like.dtype, device=like.device)
     stack = getattr(model.context, "stack", None)
     audit = None if stack is None else audit_gridding(stack.dilations, stack.kernel_size, 2)
     return {
@@ -42,7 +45,7 @@ def inspect_segmenter(model: nn.Module) -> dict[str, Any]:
 
 
 def render_segmenter(info: dict[str, Any]) -> str:
-    """The dict of :func:`inspect_segmenter` as text for a terminal."""
+    """`info` for a terminal."""
     field = info["receptive_field"]
     facts = [(name, f"{part['class']}, {part['parameters']:,} parameters") for name, part in info["parts"].items()]
     if info["classes"]:
@@ -51,14 +54,11 @@ def render_segmenter(info: dict[str, Any]) -> str:
         ("parameters", f"{info['parameters']:,}"),
         ("multiply-adds", f"{info['multiply_adds']:,} per pixel"),
         ("receptive field", "the whole image" if field is None else f"{field} x {field} pixels"),
-        ("output stride", f"{info['output_stride']} pixels, on images at {info['scale']:.0%} of their size"),
+        ("output stride", f"{info['output_stride']} pixels, of images at {info['scale']:.0%} of their size"),
     ]
     if info["dilations"] is not None:
         facts += [
             ("context", f"dilations {', '.join(map(str, info['dilations']))}"),
-            (
-                "holes (gridding)",
-                f"{info['holes']} cells do not reach the output; path ratio {info['path_ratio']:,.1f}",
-            ),
+            ("holes (gridding)", f"{info['holes']} of its cells reach no output; path ratio {info['path_ratio']:,.1f}"),
         ]
     return "\n".join(f"{name:<17} {text}" for name, text in facts)
