@@ -16,7 +16,7 @@ KEYS = {
 }  # fmt: skip
 
 
-def test_field_of_five_layers():
+def test_receptive_field_of_five_layers():
     info = inspect_schedule("1,2,4,8,16", ndim=2)
     assert (info["receptive_field"], info["holes"], info["kernel_size"]) == (63, 0, 3)
     assert "63 x 63 pixels" in render_text(info)
@@ -31,7 +31,7 @@ def test_seven_plain_against_seven_dilated():
     assert "the same layers have a field of 15 x 15; the same field needs 127 layers" in render_text(dilated)
 
 
-def test_milliseconds_not_seconds():
+def test_receptive_field_in_milliseconds():
     info = inspect_schedule("1..512", sample_rate=16000)
     assert (info["receptive_field"], info["receptive_field_ms"]) == (1024, 64.0)
     assert "1,024 samples = 64.0 ms at 16000 Hz" in render_text(info)
