@@ -106,7 +106,7 @@ def test_reverse_is_the_adjoint(dtype):
     assert forward == pytest.approx(inner(x, lattice_filter(y, lattice, reverse=True)), rel=1e-5)
     assert forward != pytest.approx(
         inner(x, lattice_filter(y, lattice)), rel=1e-4
-    )  # the blurs do not commute for these points
+    )  # the blurs do not commute
 
 
 def test_gradcheck():
