@@ -104,9 +104,7 @@ def test_reverse_is_the_adjoint(dtype):
     x, y = torch.randn(2, 700, 3, dtype=dtype)
     forward = inner(lattice_filter(x, lattice), y)
     assert forward == pytest.approx(inner(x, lattice_filter(y, lattice, reverse=True)), rel=1e-5)
-    assert forward != pytest.approx(
-        inner(x, lattice_filter(y, lattice)), rel=1e-4
-    )  # the blurs do not commute
+    assert forward != pytest.approx(inner(x, lattice_filter(y, lattice)), rel=1e-4)  # the blurs do not commute
 
 
 def test_gradcheck():

@@ -82,7 +82,7 @@ def test_saved_and_loaded(tmp_path):
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"input_dropout": -0.1}, "input_dropout is -0.1"),
         ({"activation": "Relu"}, "activation is 'Relu'"),
-        ({"channels": [4, 4, 4]}, "4 widths: 2 layers need 3"),
+        ({"channels": [4, 4, 4]}, "4 widths: expected 3"),
         ({"dilations": ""}, "schedule"),
     ],
 )
