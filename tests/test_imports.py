@@ -116,7 +116,8 @@ def test_public_names():
     import wavedil.vision
 
     assert set(wavedil.__all__) >= {
-        "DilatedConv", "DilatedStack", "GatedBlock", "audit_gridding", "doubling", "receptive_field", "__version__",
+        "DilatedConv", "DilatedStack", "GatedBlock", "audit_gridding", "doubling", "receptive_field", "register",
+        "__version__",
     }  # fmt: skip
     assert set(wavedil.audio.__all__) >= {"WaveNet", "generate", "load", "save"}
     assert set(wavedil.vision.__all__) >= {"Segmenter", "ContextModule", "predict", "load", "save"}

@@ -6,8 +6,9 @@ from torch import nn
 
 from wavedil.core.schedule import parse_schedule
 from wavedil.errors import WavedilError
-from wavedil.inspection import schedule as inspection
-from wavedil.inspection.schedule import inspect_model, inspect_schedule, render_text
+from wavedil.inspection.model import inspect_model
+from wavedil.inspection.schedule import inspect_schedule
+from wavedil.inspection.text import render_text
 
 KEYS = {
     "dilations", "layers", "kernel_size", "ndim", "channels", "parameters", "multiply_adds", "receptive_field",
@@ -15,28 +16,28 @@ KEYS = {
 }  # fmt: skip
 
 
-def test_exercise_field_of_five_layers():
+def test_receptive_field_of_five_layers():
     info = inspect_schedule("1,2,4,8,16", ndim=2)
     assert (info["receptive_field"], info["holes"], info["kernel_size"]) == (63, 0, 3)
     assert "63 x 63 pixels" in render_text(info)
 
 
-def test_exercise_seven_plain_against_seven_dilated():
+def test_seven_plain_against_seven_dilated():
     plain, dilated = inspect_schedule("1 x7", 2), inspect_schedule("1..64", 2)
     assert plain["parameters"] == dilated["parameters"] == 7 * (64 * 64 * 9 + 64)
     assert plain["multiply_adds"] == dilated["multiply_adds"] == 7 * 64 * 64 * 9
     assert (plain["receptive_field"], dilated["receptive_field"]) == (15, 255)
     assert dilated["undilated"] == {"receptive_field": 15, "layers_for_same_field": 127}
-    assert "the same layers see 15 x 15; 127 layers would see as far" in render_text(dilated)
+    assert "the same layers have a field of 15 x 15; the same field needs 127 layers" in render_text(dilated)
 
 
-def test_exercise_milliseconds_not_seconds():
+def test_receptive_field_in_milliseconds():
     info = inspect_schedule("1..512", sample_rate=16000)
     assert (info["receptive_field"], info["receptive_field_ms"]) == (1024, 64.0)
     assert "1,024 samples = 64.0 ms at 16000 Hz" in render_text(info)
 
 
-def test_exercise_why_it_grids_and_what_mends_it():
+def test_holes_and_suggestions():
     info = inspect_schedule("2,4,8", kernel_size=3)
     assert (info["holes"], info["positions"], info["hdc_passes"]) == (14, 29, False)
     assert {s["kind"] for s in info["suggestions"]} == {"return to 1", "hybrid rates", "parallel branches"}
@@ -59,7 +60,7 @@ def test_exercise_why_it_grids_and_what_mends_it():
         ("32 x12", 1, 3, 64, 44100),
     ],
 )
-def test_every_answer_is_json_and_fits_a_terminal(args):
+def test_info_is_json_and_text_fits_a_terminal(args):
     info = inspect_schedule(*args)
     assert info.keys() >= KEYS
     back = json.loads(json.dumps(info, allow_nan=False))
@@ -69,25 +70,25 @@ def test_every_answer_is_json_and_fits_a_terminal(args):
     assert max(map(len, render_text(info).splitlines())) <= 100
 
 
-def test_rule_that_errs_is_called_out():
-    assert "errs" in render_text(inspect_schedule("2,2,2", 1, 3))
-    assert "errs" in render_text(inspect_schedule("1,2,5 x2", 1, 3))
-    assert "errs" not in render_text(inspect_schedule("1,2,5", 1, 3))
+def test_a_wrong_hdc_rule_is_pointed_out():
+    assert "wrong here" in render_text(inspect_schedule("2,2,2", 1, 3))
+    assert "wrong here" in render_text(inspect_schedule("1,2,5 x2", 1, 3))
+    assert "wrong here" not in render_text(inspect_schedule("1,2,5", 1, 3))
     assert inspect_schedule("4")["hdc_m2"] is None
 
 
 class Model(nn.Module):
-    """What `inspect_model` needs of a model: a front of kernel 2 before a stack of dilations 1, 2, 4."""
+    """The attributes that ``inspect_model`` reads: an input convolution of kernel 2 before dilations 1, 2, 4."""
 
     dilations, kernel_size, receptive_field, sample_rate, num_codes = (1, 2, 4), 2, 9, 8000, 16
 
     def __init__(self):
         super().__init__()
         self.embedding = nn.Embedding(16, 4)
-        self.front = nn.Conv1d(4, 4, 2)
+        self.input_conv = nn.Conv1d(4, 4, 2)
 
     def forward(self, codes):
-        return self.front(nn.functional.pad(self.embedding(codes).mT, (1, 0)))
+        return self.input_conv(nn.functional.pad(self.embedding(codes).mT, (1, 0)))
 
 
 def test_model():
@@ -105,9 +106,13 @@ def test_model():
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"channels": 0}, "channels must be"), ({"sample_rate": 0}, "sample rate"), ({"ndim": 5}, "ndim is 5")],
+    [
+        ({"channels": 0}, "channels is 0: expected a positive integer"),
+        ({"sample_rate": 0}, "sample_rate is 0: expected a positive number"),
+        ({"ndim": 5}, "ndim is 5"),
+    ],
 )
-def test_refuses(kwargs, message):
+def test_invalid_arguments(kwargs, message):
     with pytest.raises(WavedilError, match=message):
         inspect_schedule("1..8", **kwargs)
 
@@ -122,10 +127,12 @@ def test_refuses(kwargs, message):
         (("3", 3), "a.png"),
     ],
 )
-def test_plot_writes_one_whole_picture(tmp_path, args, name):
+def test_plot_writes_one_file(tmp_path, args, name):
     pytest.importorskip("matplotlib")
+    from wavedil.inspection.plot import plot
+
     path = tmp_path / name
-    inspection.plot(inspect_schedule(*args), path)
+    plot(inspect_schedule(*args), path)
     start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[path.suffix.lower()]
     assert path.read_bytes().startswith(start)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -133,6 +140,8 @@ def test_plot_writes_one_whole_picture(tmp_path, args, name):
 
 def test_plot_refuses_other_suffixes(tmp_path):
     pytest.importorskip("matplotlib")
+    from wavedil.inspection.plot import plot
+
     with pytest.raises(WavedilError, match=r"\.png, \.svg or \.pdf"):
-        inspection.plot(inspect_schedule("1..8"), tmp_path / "a.bmp")
+        plot(inspect_schedule("1..8"), tmp_path / "a.bmp")
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,6 @@
-"""wavedil: dilated convolutions for sound and for dense prediction, on one N-dimensional core.
+"""wavedil: dilated convolutions for audio and for dense prediction, on one N-dimensional core.
 
-The names below come from ``wavedil.core`` when they are first used, so that the shell answers before torch is loaded.
+Public names are imported on first use, so that the shell starts without importing torch.
 """
 
 from importlib import import_module
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         receptive_field,
     )
     from wavedil.errors import WavedilError
+    from wavedil.weights import register
 
 __version__ = "0.1.0"
 
@@ -38,7 +39,11 @@ __all__ = [
     "doubling",
     "measure_receptive_field",
     "receptive_field",
+    "register",
 ]
+
+#: Modules of public names that are not in ``wavedil.core``.
+_MODULES = {"WavedilError": "wavedil.errors", "register": "wavedil.weights"}
 
 
 def __getattr__(name: str) -> Any:
@@ -46,8 +51,7 @@ def __getattr__(name: str) -> Any:
         return import_module(f"wavedil.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'wavedil' has no attribute {name!r}")
-    home = "wavedil.errors" if name == "WavedilError" else "wavedil.core"
-    value = getattr(import_module(home), name)
+    value = getattr(import_module(_MODULES.get(name, "wavedil.core")), name)
     globals()[name] = value
     return value
 

@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture
 def float64():
-    """Seeded, and in float64: what the tests compare is then equal to rounding far below any real error."""
+    """Seeds torch and sets the default dtype to float64, so that rounding errors are far below real errors."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     yield

@@ -14,7 +14,7 @@ CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def brute_counts(dilations, kernel, ndim):
-    """Paths by position: ones convolved through the whole stack, from a single output back."""
+    """Paths by position, by convolving a single one with kernels of ones, layer by layer."""
     paths = torch.ones([1, 1] + [1] * ndim, dtype=torch.float64)
     for d in dilations:
         pad = [p for k in reversed(kernel) for p in [(k - 1) * d] * 2]
@@ -40,11 +40,11 @@ def test_counts_equal_brute_force(ndim, kernel, dilations):
 @pytest.mark.parametrize(
     ("dilations", "field", "holes", "m2", "passes"),
     [
-        ((1, 2, 5), 17, 0, 2, True),  # the paper's good example
-        ((1, 2, 9), 25, 4, 5, False),  # and its bad one
+        ((1, 2, 5), 17, 0, 2, True),  # the good example of the paper
+        ((1, 2, 9), 25, 4, 5, False),  # its bad example
         ((2, 2, 2), 13, 6, 2, True),  # not sufficient: passes with holes
         ((2, 2), 9, 4, 2, True),
-        ((1, 2, 5, 1, 2, 5), 33, 0, 5, False),  # not necessary: fails without any
+        ((1, 2, 5, 1, 2, 5), 33, 0, 5, False),  # not necessary: fails without holes
         ((2, 4, 8), 29, 14, 4, False),
         ((5, 9, 17), 63, 36, 9, False),
         ((6, 12, 18), 73, 60, 12, False),
@@ -59,34 +59,34 @@ def test_known_schedules(dilations, field, holes, m2, passes):
     assert (audit.hdc_m2, audit.hdc_passes) == (m2, passes)
 
 
-def test_context_module_is_uneven():
-    """Yu and Koltun's context module: 54 paths from the center's surroundings, one from the edge."""
+def test_context_module_has_uneven_counts():
+    """Yu and Koltun's context module: 54 paths from inputs near the center, one from the corners."""
     assert audit_gridding("1,1..16,1", 3).path_ratio == 54
     assert audit_gridding("1,1..16,1", 3, ndim=2).path_ratio == 54**2
 
 
-def test_doubling_covers_once():
+def test_doubling_has_one_path_per_input():
     audit = audit_gridding("1..512")
     assert (audit.receptive_field, audit.holes, audit.path_ratio) == (1024, 0, 1)
     assert audit.counts().tolist() == [1] * 1024
 
 
-def test_hdc_says_nothing_about_one_layer():
+def test_hdc_rule_does_not_apply_to_one_layer():
     audit = audit_gridding(3, 3)
     assert (hdc_distances(3), audit.hdc_m2, audit.hdc_passes) == ((3,), None, None)
 
 
-def test_counts_beyond_64_bits_stay_exact():
+def test_counts_above_64_bits_are_exact():
     audit = audit_gridding("1 x64", kernel_size=3)  # central trinomial coefficients
     row = [1]
     for _ in range(64):
         row = [sum(row[max(0, i - 2) : i + 1]) for i in range(len(row) + 2)]
     assert audit.counts().tolist() == row
     assert audit.path_ratio == pytest.approx(max(row))
-    assert audit_gridding("1 x1000", 3).path_ratio > 10**400  # no float holds it
+    assert audit_gridding("1 x1000", 3).path_ratio > 10**400  # above the range of floats
 
 
-def test_large_three_dimensional_field_needs_no_map():
+def test_large_three_dimensional_field():
     audit = audit_gridding("2..256", 3, ndim=3)
     assert audit.holes == 1021**3 - 511**3
     with pytest.raises(WavedilError, match="too large for a map"):
@@ -95,7 +95,7 @@ def test_large_three_dimensional_field_needs_no_map():
 
 @pytest.mark.parametrize("dilations", [(1, 2, 4), (2, 4), (1, 5), (3, 2)])
 @pytest.mark.parametrize(("ndim", "kernel"), [(1, 3), (2, 3), (2, (1, 3)), (3, 3)])
-def test_agrees_with_gradients_through_real_convolutions(dilations, ndim, kernel):
+def test_equals_gradients_through_convolutions(dilations, ndim, kernel):
     conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[ndim]
     layers = [m for d in dilations for m in (conv(2, 2, kernel, dilation=d, padding="same"), nn.ReLU())]
     measured = measure_receptive_field(nn.Sequential(*layers), 2, ndim, seeds=1)
@@ -104,7 +104,7 @@ def test_agrees_with_gradients_through_real_convolutions(dilations, ndim, kernel
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_branches_equal_a_brute_union(ndim):
+def test_branches_equal_brute_force(ndim):
     schedules = [(2, 4), (3, 1), (1,), (5,)]
     audit = audit_branches(schedules, 3, ndim)
     total = np.zeros(audit.extent)
@@ -117,27 +117,27 @@ def test_branches_equal_a_brute_union(ndim):
     assert audit.path_ratio == total.max() / total[total > 0].min()
 
 
-def test_causal_branches_end_together():
+def test_causal_branches_are_aligned_at_the_end():
     assert audit_branches([(4,), (1,)], 2).counts().tolist() == [1, 0, 0, 1, 2]
     assert audit_branches([(4,), (1,)], 3, causal=False).counts().tolist() == [1, 0, 0, 1, 2, 1, 0, 0, 1]
 
 
 @pytest.mark.parametrize("dilations", [(2, 4, 8), (1, 2, 9), (2, 2, 2), (5, 9, 17), (6, 12, 18), (7,)])
 @pytest.mark.parametrize(("kernel", "ndim"), [(2, 1), (3, 1), (3, 2), (5, 1)])
-def test_suggestions_mend(dilations, kernel, ndim):
+def test_suggestions_have_no_holes(dilations, kernel, ndim):
     original = audit_gridding(dilations, kernel, ndim)
     suggestions = suggest_schedules(dilations, kernel, ndim)
     assert bool(suggestions) == bool(original.holes)
     for suggestion in suggestions:
         branches = suggestion.audit.branches
-        union = sum(brute_union(rates, kernel, ndim, suggestion.audit.receptive_field) for rates in branches)
+        union = sum(brute_branch(rates, kernel, ndim, suggestion.audit.receptive_field) for rates in branches)
         assert (union > 0).all(), suggestion.text
         assert suggestion.audit.receptive_field >= original.receptive_field
     if original.holes:
         assert {"return to 1", "hybrid rates"} <= {s.kind for s in suggestions}
 
 
-def brute_union(rates, kernel, ndim, field):
+def brute_branch(rates, kernel, ndim, field):
     counts = np.zeros(field)
     start = field - 1 - (kernel - 1) * sum(rates)
     offset = start if kernel % 2 == 0 else start // 2
@@ -146,11 +146,11 @@ def brute_union(rates, kernel, ndim, field):
     return counts if ndim == 1 else np.multiply.outer(counts, counts)
 
 
-def test_parallel_branches_fill_what_even_rates_leave():
-    mended = {s.kind: s.audit for s in suggest_schedules((2, 4, 8), 3)}
-    assert mended["parallel branches"].branches == ((2, 4, 8), (1, 4, 8))
-    assert mended["return to 1"].dilations == (2, 4, 8, 1)
-    assert mended["hybrid rates"].receptive_field == 29
+def test_suggestions_for_even_rates():
+    suggested = {s.kind: s.audit for s in suggest_schedules((2, 4, 8), 3)}
+    assert suggested["parallel branches"].branches == ((2, 4, 8), (1, 4, 8))
+    assert suggested["return to 1"].dilations == (2, 4, 8, 1)
+    assert suggested["hybrid rates"].receptive_field == 29
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_parallel_branches_fill_what_even_rates_leave():
         ({"kernel_size": 3, "dilations": "8192 x100"}, "audit one period"),
     ],
 )
-def test_refuses(kwargs, message):
+def test_invalid_arguments(kwargs, message):
     with pytest.raises(WavedilError, match=message):
         audit_gridding(**({"dilations": (1, 2)} | kwargs))
     with pytest.raises(WavedilError, match="schedules is empty"):

@@ -33,7 +33,7 @@ def test_growth_with_strides_by_hand():
 
 
 @pytest.mark.parametrize("kwargs", [{"kernel_size": [3]}, {"kernel_size": 0}, {"strides": [1, 1.5]}, {"strides": True}])
-def test_closed_form_refuses(kwargs):
+def test_closed_form_of_invalid_arguments(kwargs):
     with pytest.raises(WavedilError, match="expected a positive integer"):
         receptive_field([1, 2], **kwargs)
 
@@ -52,7 +52,7 @@ def test_measured_equals_closed_form(ndim, strides):
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_causal_stack_sees_its_whole_past_and_nothing_else(norm):
+def test_causal_stack_depends_on_the_past_only(norm):
     stack = DilatedStack(ndim=1, channels=4, dilations="1..16 x2", kernel_size=2, causal=True)
     measured = measure_receptive_field(add_weight_norm(stack) if norm else stack, 4)
     assert (measured.extent, measured.left, measured.right) == ((63,), (62,), (0,))
@@ -60,7 +60,7 @@ def test_causal_stack_sees_its_whole_past_and_nothing_else(norm):
 
 
 class Branches(nn.Module):
-    """The plain input beside dilated convolutions, one behind the other."""
+    """The input plus a sequence of dilated convolutions of it."""
 
     def __init__(self, make, *rates):
         super().__init__()
@@ -74,8 +74,8 @@ def test_taps_in_the_padding_of_a_small_input_are_found():
     def same(rate):
         return nn.Conv1d(1, 1, 3, padding="same", dilation=rate)
 
-    assert measure_receptive_field(Branches(same, 40), 1).extent == (81,)  # beyond the size of 64 that it begins with
-    assert measure_receptive_field(Branches(same, 30, 30), 1).extent == (121,)  # the first lies in it
+    assert measure_receptive_field(Branches(same, 40), 1).extent == (81,)  # larger than the first size, 64
+    assert measure_receptive_field(Branches(same, 30, 30), 1).extent == (121,)  # the taps of one layer are within it
     normed = Branches(lambda rate: nn.utils.parametrizations.weight_norm(same(rate)), 40)
     assert measure_receptive_field(normed, 1).extent == (81,)
     behind = measure_receptive_field(
@@ -88,13 +88,13 @@ def test_taps_in_the_padding_of_a_small_input_are_found():
     assert measure_receptive_field(pooled, 1, 2, seeds=1).extent == (38, 38)
 
 
-def test_axes_are_measured_apart():
+def test_axes_are_measured_independently():
     net = nn.Sequential(CONV[2](1, 3, (1, 3), dilation=(1, 2), padding="same"), CONV[2](3, 1, (5, 3), padding="same"))
     measured = measure_receptive_field(net, 1, 2)
     assert (measured.extent, measured.left, measured.right) == ((5, 7), (2, 3), (2, 3))
 
 
-def test_a_field_ahead_of_the_output_is_bounded_by_the_end():
+def test_field_after_the_output():
     class Ahead(nn.Module):
         def forward(self, x):
             return x + x.roll(-3, dims=-1)
@@ -105,18 +105,18 @@ def test_a_field_ahead_of_the_output_is_bounded_by_the_end():
         measure_receptive_field(Ahead(), 1, size=8)
 
 
-def test_reach_of_a_strided_output_counts_from_its_own_input():
+def test_field_of_a_strided_module_is_centered():
     measured = measure_receptive_field(nn.Conv1d(1, 1, 3, stride=2, padding=1), 1)
     assert (measured.left, measured.right) == ((1,), (1,))
 
 
-def test_holes_of_a_gridding_net():
+def test_holes():
     net = nn.Sequential(*(CONV[2](1, 1, 3, dilation=d, padding="same") for d in (2, 2)))
     measured = measure_receptive_field(net, 1, 2)
     assert (measured.extent, measured.reached, measured.holes) == ((9, 9), 25, 56)
 
 
-def test_dead_weights_do_not_hide_the_theoretical_field():
+def test_theoretical_field_ignores_dead_units():
     net = nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.ReLU(), nn.Conv1d(2, 1, 3, padding=1))
     with torch.no_grad():
         net[0].bias.fill_(-100.0)  # every ReLU is off
@@ -140,7 +140,7 @@ def test_effective_field_of_a_known_gradient():
 
 
 def test_effective_field_is_smaller_than_theoretical():
-    """Luo et al. 2016: a stack of plain layers with random weights looks mostly at its center."""
+    """The energy of plain layers with random weights is concentrated in the center (Luo et al. 2016)."""
     torch.manual_seed(0)
     net = nn.Sequential(*(nn.Conv1d(16, 16, 3, padding=1, bias=False) for _ in range(20)))
     measured = measure_receptive_field(net, 16)
@@ -164,7 +164,7 @@ def test_deep_residual_net_and_max_pooling():
     assert measure_receptive_field(pooled, 1, 2, seeds=16).extent == (4, 4)
 
 
-def test_the_callers_module_stays_as_it_is():
+def test_module_is_not_modified():
     net = nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.BatchNorm1d(2), nn.Dropout(0.5))
     net[2].eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -177,24 +177,24 @@ def test_the_callers_module_stays_as_it_is():
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-def test_old_style_weight_norm_can_be_measured():
+def test_hook_based_weight_norm():
     net = nn.utils.weight_norm(nn.Conv1d(2, 2, 3, padding=1))
     net(torch.randn(1, 2, 8))
     assert measure_receptive_field(net, 2).extent == (3,)
 
 
-def test_given_size_or_example():
+def test_size_and_example():
     net = nn.Conv2d(1, 1, 5, padding=2)
     assert measure_receptive_field(net, torch.zeros(4, 1, 9, 16), 2).size == (9, 16)
     assert measure_receptive_field(net, 1, 2, size=9).size == (9, 9)
-    behind = DilatedConv(1, 1, 1, 5, padding="causal")
+    causal = DilatedConv(1, 1, 1, 5, padding="causal")
     with pytest.raises(WavedilError, match=r"space axis 0 \(size 2\); set size=\(4,\)"):
-        measure_receptive_field(behind, 1, size=2)
+        measure_receptive_field(causal, 1, size=2)
     with pytest.raises(WavedilError, match=r"space axis 0 \(size 5\); set size=\(10, 9\) or more"):
         measure_receptive_field(net, 1, 2, size=(5, 9))
 
 
-def test_a_field_without_end_is_an_error():
+def test_unlimited_field():
     class Mean(nn.Module):
         def forward(self, x):
             return x + x.mean(-1, keepdim=True)
@@ -225,14 +225,14 @@ class Flat(nn.Module):
         (nn.Conv1d(1, 1, 3), (1, 4), "ndim is 4: expected 1, 2 or 3"),
     ],
 )
-def test_measure_refuses(net, args, message):
+def test_invalid_measurements(net, args, message):
     with pytest.raises(WavedilError, match=message):
         measure_receptive_field(net, *args)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_counts_of_our_convolution(ndim, groups):
+def test_counts_of_dilated_conv(ndim, groups):
     conv = DilatedConv(ndim, 4, 6, 3, dilation=2, groups=groups, padding="same")
     weights = 6 * (4 // groups) * 3**ndim
     assert count_parameters(conv) == weights + 6
@@ -248,7 +248,7 @@ def test_counts_of_other_modules():
 
 
 def test_counts_of_a_gated_stack():
-    """Per position and layer: the dilated product to two halves, the residual and the skip product.
+    """Per position and layer: the dilated convolution to twice the channels, the residual and the skip projection.
 
     Large enough for the CPU's hand-written forms, whose products the counter would not see.
     """

@@ -81,7 +81,7 @@ def test_parse(schedule, dilations):
         ([1] * 10_001, "10001 layers"),
     ],
 )
-def test_parse_refuses(schedule, message):
+def test_parse_errors(schedule, message):
     with pytest.raises(WavedilError, match=message):
         parse_schedule(schedule)
 
@@ -95,7 +95,7 @@ def test_doubling_and_sawtooth():
         doubling(4, repeats=0)
 
 
-# Few distinct rates, so that runs and repeats really occur.
+# Few distinct rates, so that doubling runs and repeats occur.
 groups = st.lists(st.sampled_from([1, 2, 4, 8, 16, 5]), min_size=1, max_size=6)
 repeated = st.tuples(groups, st.integers(1, 4)).map(lambda pair: pair[0] * pair[1])
 schedules = st.lists(repeated, min_size=1, max_size=4).map(lambda parts: sum(parts, []))
@@ -111,7 +111,7 @@ def test_format_parses_back(dilations):
 @pytest.mark.parametrize(
     "text", ["1..512 x3", "1,2,5 x4", "1..512,1..512,1,2,5", "1,1..16,1", "7", "1 x7", "1 x2000", "1..4 x3"]
 )
-def test_format_finds_the_short_text(text):
+def test_format_is_short(text):
     assert format_schedule(text) == text
 
 
@@ -121,7 +121,7 @@ def test_hybrid_examples(args, rates):
 
 
 @given(st.integers(2, 6), st.integers(2, 7), st.data())
-def test_hybrid_has_the_field_no_holes_and_passes_the_rule(kernel, layers, data):
+def test_hybrid_has_the_field_without_holes_and_passes_the_rule(kernel, layers, data):
     widest = hybrid_limit(kernel, layers)
     total = data.draw(st.integers(layers, widest))
     rates = hybrid(layers, 1 + (kernel - 1) * total, kernel)
@@ -132,14 +132,14 @@ def test_hybrid_has_the_field_no_holes_and_passes_the_rule(kernel, layers, data)
 
 
 @pytest.mark.parametrize(("layers", "total"), [(4, 37), (5, 108)])
-def test_hybrid_no_rate_exceeds_three_times_the_last(layers, total):
-    """Sums whose rounding leaves a rest that the last rate alone may not take."""
+def test_hybrid_rates_at_most_triple(layers, total):
+    """Totals where rounding leaves a remainder that the last rate alone cannot take."""
     rates = hybrid(layers, 1 + 4 * total, kernel_size=5)
     assert sum(rates) == total and all(b <= 3 * a for a, b in pairwise(rates))
 
 
 def hybrid_limit(kernel, layers):
-    """Largest sum of rates: each at most three times the last and the field before it."""
+    """Largest sum of rates that are at most three times the previous rate and the field before them."""
     rates = [1]
     while len(rates) < layers:
         rates.append(min(1 + (kernel - 1) * sum(rates), 3 * rates[-1]))
@@ -147,6 +147,6 @@ def hybrid_limit(kernel, layers):
 
 
 @pytest.mark.parametrize("args", [(3, 63), (3, 5), (3, 17, 1), (0, 17)])
-def test_hybrid_refuses(args):
+def test_hybrid_errors(args):
     with pytest.raises(WavedilError):
         hybrid(*args)

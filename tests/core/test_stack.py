@@ -1,4 +1,4 @@
-"""What a stack adds to its convolutions: one skip product, hooks, checkpointing, weight norm, layouts, errors."""
+"""Stacks: the skip product, hooks, checkpointing, weight normalization, memory layouts and errors."""
 
 from functools import partial
 
@@ -23,20 +23,17 @@ DIMS = (1, 2, 3)
 SIZE = {1: 23, 2: 11, 3: 7}
 
 
-def sound(ndim, batch=2, channels=4, size=None):
+def random_input(ndim, batch=2, channels=4, size=None):
     return torch.randn(batch, channels, *[size or SIZE[ndim]] * ndim)
 
 
-# -- the stack's product, checkpointing, weight norm, layouts ----------------------------------------------------------
-
-
 @pytest.mark.parametrize("ndim", DIMS)
-def test_one_product_is_the_sum_of_skips(ndim):
+def test_skip_product_equals_sum_of_skips(ndim):
     scales = [0.5, 2.0, 1.0]
     stack = DilatedStack(
         ndim, 4, [1, 2, 1], 2, skip_channels=5, hidden_channels=3, skip_scale=scales, last_residual=True
     )
-    x = sound(ndim, size=6)
+    x = random_input(ndim, size=6)
     total, h = 0, x
     for layer in stack.layers:
         h, skip = layer(h)
@@ -44,17 +41,17 @@ def test_one_product_is_the_sum_of_skips(ndim):
     torch.testing.assert_close(stack(x), total)
 
 
-class Doubled(GatedBlock):
+class DoubledGate(GatedBlock):
     def forward_gated(self, x, condition=None):
         x, z = super().forward_gated(x, condition)
         return x, 2 * z
 
 
 def test_subclasses_and_partials_of_the_gated_block():
-    x = sound(1)
+    x = random_input(1)
     torch.manual_seed(1)
     plain = DilatedStack(1, 4, [1, 2], skip_channels=5)
-    doubled = DilatedStack(1, 4, [1, 2], skip_channels=5, block=Doubled)
+    doubled = DilatedStack(1, 4, [1, 2], skip_channels=5, block=DoubledGate)
     ordered = DilatedStack(1, 4, [1, 2], skip_channels=5, block=partial(GatedBlock, gate_order="tanh_first"))
     for other in (doubled, ordered):
         other.load_state_dict(plain.state_dict())
@@ -74,20 +71,20 @@ def test_hooks_on_convolutions_are_called():
     assert len(calls) == 6
 
 
-def test_gate_orders_differ_by_a_swap():
+def test_gate_orders_differ_by_swapped_halves():
     one, two = GatedBlock(1, 4, dilation=2), GatedBlock(1, 4, dilation=2, gate_order="sigmoid_first")
     weights = one.state_dict()
     for key in ("conv.weight", "conv.bias"):
         weights[key] = weights[key].roll(4, 0)
     two.load_state_dict(weights)
-    x = sound(1)
+    x = random_input(1)
     for a, b in zip(one(x), two(x), strict=True):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("options", [{}, {"skip_channels": 0}, {"block": ConvBlock}])
-def test_checkpointing_changes_nothing(options):
-    x = sound(1)
+def test_checkpointing_does_not_change_results(options):
+    x = random_input(1)
     grads = []
     for layers in (0, 2):
         torch.manual_seed(1)
@@ -100,13 +97,13 @@ def test_checkpointing_changes_nothing(options):
 
 
 @pytest.mark.parametrize("ndim", DIMS)
-def test_weight_norm_folds_away(ndim):
+def test_fold_weight_norm(ndim):
     stack = DilatedStack(ndim, 4, [1, 2], 3, weight_norm=True)
-    x = sound(ndim)
+    x = random_input(ndim)
     with torch.no_grad():
         for name, parameter in stack.named_parameters():
             if name.endswith("original0"):
-                parameter.mul_(1.5)  # so that the norm matters
+                parameter.mul_(1.5)  # so that the gain differs from the norm
     before = stack(x)
     fold_weight_norm(stack)
     assert {name for name, _ in stack.named_parameters()} == {
@@ -117,7 +114,7 @@ def test_weight_norm_folds_away(ndim):
     torch.testing.assert_close(stack(x), before)
 
 
-def test_layout_is_kept_through_a_stack():
+def test_stack_keeps_the_memory_layout():
     stack = DilatedStack(1, 16, "1..8", causal=True).float()
     x = torch.randn(2, 70, 16, dtype=torch.float32).transpose(1, 2)  # channels innermost in memory
     y = stack(x)
@@ -125,16 +122,16 @@ def test_layout_is_kept_through_a_stack():
     torch.testing.assert_close(y, stack(x.contiguous()))
 
 
-def test_widths_by_layer():
+def test_widths_per_layer():
     stack = DilatedStack(2, [3, 6, 12, 3], [1, 2, 1], 3, block=ConvBlock)
-    assert stack(sound(2, 1, 3)).shape == (1, 3, 11, 11)
+    assert stack(random_input(2, 1, 3)).shape == (1, 3, 11, 11)
     with pytest.raises(WavedilError, match="expected 4, of the input and of 3 layers"):
         DilatedStack(2, [3, 6, 12], [1, 2, 1], 3, block=ConvBlock)
 
 
-def test_doors_and_figures():
-    for door, ndim in ((DilatedConv1d, 1), (DilatedConv2d, 2), (DilatedConv3d, 3)):
-        assert door(4, 4, 3).ndim == ndim
+def test_subclasses_per_dimension_and_receptive_fields():
+    for cls, ndim in ((DilatedConv1d, 1), (DilatedConv2d, 2), (DilatedConv3d, 3)):
+        assert cls(4, 4, 3).ndim == ndim
     assert DilatedStack(1, 4, doubling(512, repeats=3)).receptive_field == 3 * 1023 + 1
     assert DilatedStack(2, 4, [1, 1, 2, 4, 8, 16, 1], 3, block=ConvBlock).receptive_field == 67
     assert DilatedStack(2, 4, [1, 2], (1, 3)).receptive_field == (1, 7)
@@ -174,15 +171,15 @@ def test_doors_and_figures():
         (lambda: DilatedConv(1, 1, 1, 2.0), "kernel_size is 2.0"),
     ],
 )
-def test_errors_say_what_to_do(make, message):
+def test_errors(make, message):
     with pytest.raises(WavedilError, match=message):
         make()
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("ndim", [1, 2])
-def test_a_condition_of_one_position_holds_everywhere(batch, ndim):
-    """With one for the whole batch it becomes a bias; both ways equal the condition written out at every position."""
+def test_condition_of_one_position_applies_everywhere(batch, ndim):
+    """It equals the expanded condition, also where one condition for the complete batch becomes a bias."""
     torch.manual_seed(0)
     stack = DilatedStack(ndim, 8, "1,2,4", 3, causal=True, condition_channels=3).double()
     x = torch.randn(2 if batch == 1 else batch, 8, *[90, 7][:ndim], dtype=torch.float64)
@@ -194,8 +191,8 @@ def test_a_condition_of_one_position_holds_everywhere(batch, ndim):
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
     if ndim == 1:
-        state, parts = None, []
+        state, outputs = None, []
         for chunk in x.split([1, 60, 29], dim=2):
-            part, state = stack.step(chunk, state, short)
-            parts.append(part)
-        torch.testing.assert_close(torch.cat(parts, 2), results[0][0])
+            y, state = stack.step(chunk, state, short)
+            outputs.append(y)
+        torch.testing.assert_close(torch.cat(outputs, 2), results[0][0])

@@ -52,7 +52,7 @@ def test_results_are_checked():
 
 
 def test_names_are_checked():
-    register_schedule("fibonacci", fibonacci)  # again: no error
+    register_schedule("fibonacci", fibonacci)  # a second time, as in a notebook
     with pytest.raises(WavedilError, match="'fibonacci': another schedule has this name"):
         register_schedule("fibonacci", list)
     with pytest.raises(WavedilError, match="'my schedule': expected letters"):

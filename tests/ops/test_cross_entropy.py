@@ -1,4 +1,4 @@
-"""The fused cross entropy against its definition."""
+"""The fused cross entropy against the reference."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from wavedil.ops.cross_entropy import cpu, cross_entropy, reference
 
 pytest.importorskip("numba")
 
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4.1e-3}  # of the gradient; nats are float32
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4.1e-3}  # of the gradient; the cross entropy itself is float32
 
 
 def results(function, logits, targets, d):
@@ -17,10 +17,10 @@ def results(function, logits, targets, d):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(("rows", "codes", "scale"), [(63, 256, 3), (500, 5, 1), (130, 37, 200)])
-def test_loop_equals_the_definition(rows, codes, scale, dtype):
-    logits = (scale * torch.randn(rows, codes)).to(dtype)
-    targets, d = torch.randint(0, codes, (rows,)), torch.randn(rows)
+@pytest.mark.parametrize(("rows", "num_classes", "scale"), [(63, 256, 3), (500, 5, 1), (130, 37, 200)])
+def test_kernels_equal_reference(rows, num_classes, scale, dtype):
+    logits = (scale * torch.randn(rows, num_classes)).to(dtype)
+    targets, d = torch.randint(0, num_classes, (rows,)), torch.randn(rows)
     assert cpu.supports(logits, targets)
     nats, gradient = results(cross_entropy, logits, targets, d)
     exact_nats, exact_gradient = results(reference, logits.double(), targets, d)
@@ -29,7 +29,7 @@ def test_loop_equals_the_definition(rows, codes, scale, dtype):
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=TOLERANCE[dtype], atol=1e-6 * scale)
 
 
-def test_infinite_and_missing_logits():
+def test_infinite_and_nan_logits():
     logits = torch.randn(20, 128)
     logits[0, 3:] = -float("inf")
     logits[1, 5] = float("nan")
@@ -40,7 +40,7 @@ def test_infinite_and_missing_logits():
 
 
 @pytest.mark.parametrize("wrong", [-1, 128])
-def test_a_target_outside_is_an_error(wrong):
+def test_target_out_of_range(wrong):
     targets = torch.zeros(20, dtype=torch.int64)
     targets[7] = wrong
     with pytest.raises(IndexError, match="out of bounds"):

@@ -1,4 +1,4 @@
-"""The fast and the safe forms of the dilated convolution against torch's in float64."""
+"""All implementations of the dilated convolution against torch in float64."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from wavedil.ops.dilated_conv import cpu, dilated_conv, phases
 
-# Relative to the norm of the whole result.
+# Relative to the norm of the result.
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 8e-3}
 
 
@@ -17,7 +17,7 @@ def exact(x, weight, bias, stride, padding, dilation, groups):
 
 
 def compare(x, weight, bias, *, stride, padding, dilation, groups, autocast=False, tolerance):
-    """Output and all gradients against float64."""
+    """Compares the output and all gradients with float64."""
     inputs = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
     rounded = [t.bfloat16() if autocast else t for t in inputs]
     wide = [t.detach().double().requires_grad_() for t in rounded]
@@ -53,11 +53,11 @@ LAYOUTS = {
         (1, 16, 32, 3, 201, 4, (4, 4)),  # same
         (3, 8, 11, 2, 130, 33, (0, 0)),  # valid
         (2, 8, 8, 1, 50, 1, (0, 0)),  # pointwise
-        (2, 8, 6, 3, 40, 90, (180, 0)),  # taps that only meet padding
-        (1, 8, 6, 2, 70, 1, (100, 100)),  # no tap meets all outputs
+        (2, 8, 6, 3, 40, 90, (180, 0)),  # taps in the padding only
+        (1, 8, 6, 2, 70, 1, (100, 100)),  # no tap reaches all outputs
     ],
 )
-def test_products_equal_the_convolution(batch, channels, out, kernel, time, dilation, padding, dtype, layout):
+def test_products_equal_convolution(batch, channels, out, kernel, time, dilation, padding, dtype, layout):
     x = LAYOUTS[layout](torch.randn(batch, channels, time).to(dtype))
     weight, bias = torch.randn(out, channels, kernel).to(dtype), torch.randn(out).to(dtype)
     assert cpu.supports(x, weight, bias)
@@ -74,20 +74,20 @@ def test_autocast_gives_bfloat16_with_channels_innermost():
         assert dilated_conv(x, weight, **options).stride() == (800, 1, 8)
 
 
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
-def test_only_wanted_gradients(wanted):
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_partial_gradients(needed):
     tensors = [torch.randn(2, 8, 50), torch.randn(6, 8, 2), torch.randn(6)]
-    for i in wanted:
+    for i in needed:
         tensors[i].requires_grad_()
     options = {"stride": (1,), "padding": [(3, 0)], "dilation": (3,), "groups": 1}
     ours, theirs = (
-        torch.autograd.grad(f(*tensors, **options).square().sum(), [tensors[i] for i in wanted])
+        torch.autograd.grad(f(*tensors, **options).square().sum(), [tensors[i] for i in needed])
         for f in (dilated_conv, exact)
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_first_and_second_derivatives_by_differences():
+def test_gradcheck():
     tensors = [torch.randn(2, 8, 33), torch.randn(3, 8, 2), torch.randn(3)]
     tensors = [t.double().requires_grad_() for t in tensors]
 
@@ -102,7 +102,7 @@ def test_first_and_second_derivatives_by_differences():
 @pytest.mark.parametrize("multiplier", [1, 2])
 @pytest.mark.parametrize(("space", "kernel"), [((23, 40), (3, 3)), ((23, 40), (1, 3)), ((9, 11, 14), (3, 3, 3))])
 def test_depthwise_dilated_half_precision(space, kernel, multiplier, autocast):
-    """Where torch's own weight gradient is garbage: see `_is_wrong_in_torch`."""
+    """A case where the weight gradient of torch is wrong; see ``_is_wrong_in_torch``."""
     memory_format = torch.channels_last if len(space) == 2 else torch.channels_last_3d
     dtype = torch.float32 if autocast else torch.bfloat16
     x = torch.randn(2, 24, *space).to(dtype).contiguous(memory_format=memory_format)
@@ -128,11 +128,11 @@ def test_depthwise_dilated_half_precision(space, kernel, multiplier, autocast):
     [
         ((5, 5), (4, 4), ((8, 8), (8, 8))),  # same
         ((3, 3), (2, 1), ((0, 0), (1, 2))),  # valid, and not dilated
-        ((2, 5), (3, 4), ((5, 1), (9, 16))),  # the convolution takes none of the first, two steps of the second
+        ((2, 5), (3, 4), ((5, 1), (9, 16))),  # conv2d pads nothing along the first axis, two positions along the second
         ((3, 2), (9, 16), ((18, 0), (0, 16))),  # causal; interleaved maps of two positions
     ],
 )
-def test_interleaved_maps_equal_the_convolution(kernel, dilation, padding, multiplier, layout):
+def test_interleaved_maps_equal_convolution(kernel, dilation, padding, multiplier, layout):
     x, weight = LAYOUTS[layout](torch.randn(2, 6, 17, 23)), torch.randn(6 * multiplier, 1, *kernel)
     assert phases.supports(x.clone().requires_grad_(), weight, None, (1, 1), dilation, 6)
     options = {"stride": (1, 1), "padding": padding, "dilation": dilation, "groups": 6}
@@ -142,7 +142,7 @@ def test_interleaved_maps_equal_the_convolution(kernel, dilation, padding, multi
         assert not phases.supports(x, weight.requires_grad_(), None, (1, 1), dilation, 6)
 
 
-def test_no_time_at_all():
+def test_empty_input():
     x, weight = torch.zeros(2, 8, 0), torch.ones(4, 8, 1)
     y = dilated_conv(x, weight, stride=(1,), padding=[(0, 0)], dilation=(1,), groups=1)
     assert y.shape == (2, 4, 0)
@@ -153,14 +153,14 @@ def test_no_time_at_all():
 @pytest.mark.parametrize(
     ("space", "kernel", "dilation", "padding", "stride"),
     [
-        ((9, 7), (3, 3), (12, 3), [(12, 12), (3, 3)], (1, 1)),  # rows of taps that only meet zeros
+        ((9, 7), (3, 3), (12, 3), [(12, 12), (3, 3)], (1, 1)),  # rows of taps in the padding only
         ((9, 7), (2, 4), (3, 2), [(1, 2), (3, 3)], (1, 1)),  # one more on one side
         ((9, 8), (3, 3), (2, 1), [(4, 0), (1, 0)], (2, 3)),  # causal, and strides
         ((5, 4, 6), (3, 1, 2), (4, 1, 1), [(4, 4), (0, 0), (0, 1)], (1, 1, 2)),
         ((11,), (3,), (5,), [(5, 6)], (2,)),
     ],
 )
-def test_zeros_on_both_sides_on_one_or_on_none(space, kernel, dilation, padding, stride, groups, dtype):
+def test_padding(space, kernel, dilation, padding, stride, groups, dtype):
     x = torch.randn(2, 4, *space).to(dtype)
     weight, bias = torch.randn(6, 4 // groups, *kernel).to(dtype), torch.randn(6).to(dtype)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}

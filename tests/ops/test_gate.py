@@ -1,4 +1,4 @@
-"""The gate's fused loop against its definition."""
+"""The fused gate against the reference."""
 
 import threading
 
@@ -11,12 +11,12 @@ from wavedil.ops.gate import GATE_ORDERS, cpu, gate, reference
 
 pytest.importorskip("numba")
 
-# For each number. Half a step of bfloat16 is 3.9e-3: its rounding must be to the nearest.
+# Per number. Half a step of bfloat16 is 3.9e-3, so rounding must be to nearest.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4.1e-3}
 
 
 def rows(batch: int, channels: int, *space: int, dtype: torch.dtype) -> torch.Tensor:
-    """`(batch, channels, *space)` with channels innermost in memory."""
+    """A random ``(batch, channels, *space)`` with channels innermost in memory."""
     return (3 * torch.randn(batch, *space, channels)).to(dtype).movedim(-1, 1)
 
 
@@ -30,7 +30,7 @@ def value_and_gradient(function, h, d):
 @pytest.mark.parametrize("order", GATE_ORDERS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("shape", [(2, 10, 701), (1, 128, 63), (3, 34, 7, 9), (2, 6, 5, 7, 11)])
-def test_loop_equals_the_definition(shape, dtype, order):
+def test_kernels_equal_reference(shape, dtype, order):
     h = rows(*shape, dtype=dtype)
     d = torch.randn(shape[0], shape[1] // 2, *shape[2:]).to(dtype)
     assert cpu.supports(h)
@@ -43,7 +43,7 @@ def test_loop_equals_the_definition(shape, dtype, order):
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_extreme_values(dtype):
-    """Large values saturate without overflow, small ones keep their digits, NaN stays NaN."""
+    """Large values saturate without overflow, small values keep their precision, NaN stays NaN."""
     values = torch.tensor([0.0, -0.0, 1e-30, -1e-7, 1e-3, 0.3, -9.0, 20, 60, -75, 1e4, -3e38])
     values = torch.cat([values, torch.tensor([float("inf"), -float("inf"), float("nan")])])
     h = torch.cartesian_prod(values, values).repeat(16, 1).to(dtype)[None].transpose(1, 2)
@@ -52,12 +52,12 @@ def test_extreme_values(dtype):
     ours = value_and_gradient(gate, h, d)
     exact = value_and_gradient(reference, h.double(), d.double())
     for a, b in zip(ours, exact, strict=True):
-        # 1 - tanh^2 in float64 cancels: at 20 it is right to 1e-17 only.
+        # 1 - tanh^2 cancels in float64: at 20 its error is 1e-17.
         b = b.where(~b.isnan() | h.isnan().any(1, keepdim=True), torch.zeros_like(b))  # inf * 0
         torch.testing.assert_close(a.double(), b, rtol=TOLERANCE[dtype], atol=2e-16, equal_nan=True)
 
 
-def test_which_tensors_stay_plain():
+def test_unsupported_tensors():
     assert not cpu.supports(torch.randn(2, 64, 500))  # time innermost
     assert not cpu.supports(rows(2, 64, 500, dtype=torch.float64))
     assert not cpu.supports(rows(2, 64, 500, dtype=torch.float16))
@@ -65,7 +65,7 @@ def test_which_tensors_stay_plain():
     assert gate(torch.randn(2, 64, 0)).shape == (2, 32, 0)
 
 
-def test_a_gradient_that_is_a_slice():
+def test_gradient_that_is_a_slice():
     h = rows(2, 20, 300, dtype=torch.float32).requires_grad_()
     d = torch.randn(2, 300, 40).transpose(1, 2)[:, 5:15]
     ours, exact = torch.autograd.grad(gate(h), h, d), torch.autograd.grad(reference(h), h, d)
@@ -82,7 +82,7 @@ def test_second_derivatives():
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own
-def test_under_transforms():
+def test_function_transforms():
     h = rows(2, 20, 300, dtype=torch.float32)
     torch.testing.assert_close(torch.func.vmap(lambda h: gate(h[None])[0])(h), reference(h))
     with forward_ad.dual_level():
@@ -90,7 +90,7 @@ def test_under_transforms():
     torch.testing.assert_close(*tangents)
 
 
-def test_several_threads_at_once_and_within():
+def test_concurrent_calls_with_several_threads():
     h = rows(2, 64, 4000, dtype=torch.float32)
     expected = reference(h)
     threads, results = torch.get_num_threads(), []

@@ -1,4 +1,4 @@
-"""The gated residual layer as one node against its parts."""
+"""The fused gated residual layer against the reference."""
 
 import pytest
 import torch
@@ -22,10 +22,10 @@ def layer(batch=2, channels=9, hidden=17, kernel=2, time=201, bias=True, dtype=t
 
 def gradients(function, tensors, options, seed=1):
     torch.manual_seed(seed)
-    wanted = [t for t in tensors if t is not None and t.requires_grad]
+    inputs = [t for t in tensors if t is not None and t.requires_grad]
     outputs = function(*tensors, **options)
     d = [torch.randn(o.shape, dtype=torch.float64).to(o.dtype) for o in outputs]
-    return [*outputs, *torch.autograd.grad(outputs, wanted, d)]
+    return [*outputs, *torch.autograd.grad(outputs, inputs, d)]
 
 
 @pytest.mark.parametrize("order", ["tanh_first", "sigmoid_first"])
@@ -34,7 +34,7 @@ def gradients(function, tensors, options, seed=1):
     ("kernel", "dilation", "padding", "bias"),
     [(2, 7, (7, 0), True), (3, 5, (5, 5), True), (2, 300, (300, 0), False), (1, 1, (0, 0), True)],
 )
-def test_node_equals_its_parts(kernel, dilation, padding, bias, dtype, order):
+def test_fused_equals_reference(kernel, dilation, padding, bias, dtype, order):
     tensors = layer(kernel=kernel, bias=bias, dtype=dtype)
     options = {"padding": [padding], "dilation": (dilation,), "order": order}
     assert cpu.supports(*tensors, options["padding"], options["dilation"])
@@ -45,24 +45,24 @@ def test_node_equals_its_parts(kernel, dilation, padding, bias, dtype, order):
         assert (a.double() - b).norm() / b.norm() < TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("wanted", range(5))
-def test_only_wanted_gradients(wanted):
-    tensors = [t.detach().requires_grad_(i == wanted) for i, t in enumerate(layer())]
+@pytest.mark.parametrize("needed", range(5))
+def test_single_gradients(needed):
+    tensors = [t.detach().requires_grad_(i == needed) for i, t in enumerate(layer())]
     options = {"padding": [(3, 0)], "dilation": (3,), "order": "tanh_first"}
     ours, theirs = (
-        torch.autograd.grad(f(*tensors, **options)[0].square().sum(), tensors[wanted])
+        torch.autograd.grad(f(*tensors, **options)[0].square().sum(), tensors[needed])
         for f in (gated_residual, reference)
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
-def test_one_output_unused():
+def test_unused_output():
     tensors = layer()
     options = {"padding": [(3, 0)], "dilation": (3,), "order": "tanh_first"}
     for used in (0, 1):
-        wanted = tensors[: 5 if used == 0 else 3]
+        inputs = tensors[: 5 if used == 0 else 3]
         ours, theirs = (
-            torch.autograd.grad(f(*tensors, **options)[used].square().sum(), wanted)
+            torch.autograd.grad(f(*tensors, **options)[used].square().sum(), inputs)
             for f in (gated_residual, reference)
         )
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)

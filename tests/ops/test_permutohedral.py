@@ -1,4 +1,4 @@
-"""The permutohedral lattice: its geometry, its loops against plain PyTorch, and against exact sums."""
+"""The permutohedral lattice: geometry, kernels against the reference, and accuracy against exact sums."""
 
 from functools import partial
 
@@ -25,20 +25,20 @@ def inner(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_one_point_by_hand():
-    """In one dimension the point 0 is on the vertex (0, 0), and the other end of its simplex is (1, -1).
+    """In one dimension the point 0 is at the vertex (0, 0), and the other end of its simplex is (1, -1).
 
-    The blur along the first axis takes half of (0, 0) to (1, -1), along the second half of that comes back.
+    The blur along the first axis adds half of (0, 0) to (1, -1); the second adds half of that to (0, 0).
     """
-    for form in (reference, cpu)[: 1 + (cpu.compiled_builders() is not None)]:
-        lattice = form.build_lattice(torch.zeros(1, 1))
+    for implementation in (reference, cpu)[: 1 + (cpu.compiled_builders() is not None)]:
+        lattice = implementation.build_lattice(torch.zeros(1, 1))
         assert lattice.weights.tolist() == [[1, 0]] and lattice.vertices == 2
         assert lattice_filter(torch.ones(1, 1), lattice).item() == 1.25
-        assert lattice_filter(torch.ones(1, 1), form.normalized(lattice)).item() == pytest.approx(1)
+        assert lattice_filter(torch.ones(1, 1), implementation.normalized(lattice)).item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3, 5, 6])
-def test_corners_surround_their_point(dims):
-    """Corners have coordinates that sum to 0 and are equal modulo `corners`, and their weighted mean is the point."""
+def test_corners_enclose_the_point(dims):
+    """Coordinates of a corner sum to 0 and are equal modulo ``corners``; the weighted mean of corners is the point."""
     elevated = reference.elevate(features(dims, 500))
     lowest, radix = reference.key_encoding(elevated)
     keys, weights = reference.simplices(elevated, lowest, radix)
@@ -54,8 +54,8 @@ def test_corners_surround_their_point(dims):
     torch.testing.assert_close(mean, elevated.t(), rtol=1e-5, atol=1e-4)
 
 
-def test_elevation_keeps_distances():
-    """Up to the scale of section 3.1: the elevated points are a rotation of the features."""
+def test_elevation_preserves_distances():
+    """Elevation is a rotation, up to the scale of section 3.1."""
     f = features(5, 40)
     elevated = reference.elevate(f)
     assert elevated.sum(0).abs().max() < 1e-4
@@ -65,27 +65,27 @@ def test_elevation_keeps_distances():
 
 @needs_numba
 @pytest.mark.parametrize(("dims", "points"), [(1, 7), (2, 1001), (3, 500), (5, 4001)])
-def test_loops_build_the_same_lattice(dims, points):
+def test_kernels_build_the_same_lattice(dims, points):
     f = features(dims, points, 6)
     ours, plain = cpu.build_lattice(f), reference.build_lattice(f)
     torch.testing.assert_close(ours.weights, plain.weights, rtol=0, atol=2e-6)
     assert ours.vertices == plain.vertices
     if dims == 5:
         assert ours.vertices > 2**14  # the table has grown
-    # The numbers differ, one for one.
+    # The vertices are numbered differently.
     renamed = torch.zeros(ours.vertices + 1, dtype=torch.int64)
     renamed[plain.index.long()] = ours.index.long()
     assert (renamed[plain.index.long()] == ours.index).all() and len(renamed.unique()) == ours.vertices + 1
-    at_own_place = torch.zeros_like(plain.neighbors)
-    at_own_place[:, renamed] = renamed[plain.neighbors.long()].int()
-    assert (at_own_place == ours.neighbors).all() and (ours.neighbors > 0).any()
+    expected_neighbors = torch.zeros_like(plain.neighbors)
+    expected_neighbors[:, renamed] = renamed[plain.neighbors.long()].int()
+    assert (expected_neighbors == ours.neighbors).all() and (ours.neighbors > 0).any()
     torch.testing.assert_close(cpu.normalized(ours).weights, reference.normalized(plain).weights, rtol=1e-5, atol=1e-6)
 
 
 @needs_numba
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
 @pytest.mark.parametrize(("dims", "labels"), [(1, 1), (2, 8), (3, 5), (5, 21)])
-def test_loops_filter_as_the_definition(dims, labels, reverse):
+def test_filter_equals_reference(dims, labels, reverse):
     lattice = build_lattice(features(dims, 601))
     values = torch.randn(601, labels, requires_grad=True)
     assert cpu.supports(values)
@@ -104,10 +104,10 @@ def test_reverse_is_the_adjoint(dtype):
     x, y = torch.randn(2, 700, 3, dtype=dtype)
     forward = inner(lattice_filter(x, lattice), y)
     assert forward == pytest.approx(inner(x, lattice_filter(y, lattice, reverse=True)), rel=1e-5)
-    assert forward != pytest.approx(inner(x, lattice_filter(y, lattice)), rel=1e-4)  # the blurs do not commute here
+    assert forward != pytest.approx(inner(x, lattice_filter(y, lattice)), rel=1e-4)  # the blurs do not commute
 
 
-def test_derivatives_by_differences():
+def test_gradcheck():
     lattice = build_lattice(features(3, 12, 1.0))
     values = torch.randn(12, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda v: lattice_filter(v, lattice), values)
@@ -115,7 +115,7 @@ def test_derivatives_by_differences():
 
 
 @needs_numba
-def test_second_derivatives_and_transforms_in_float32():
+def test_second_derivatives_and_vmap_in_float32():
     lattice = build_lattice(features(2, 50))
     values = torch.randn(50, 3, requires_grad=True)
     (first,) = torch.autograd.grad(lattice_filter(values, lattice).pow(3).sum(), values, create_graph=True)
@@ -129,17 +129,17 @@ def test_second_derivatives_and_transforms_in_float32():
 
 
 @pytest.mark.parametrize(("dims", "spread", "error"), [(2, 1.5, 0.05), (5, 0.7, 0.1)])
-def test_near_exact_sums(dims, spread, error):
+def test_filter_approximates_exact_sums(dims, spread, error):
     f = features(dims, 2000, spread)
     values = torch.sin(f[:1].t() + torch.arange(3))
     exact = reference.gaussian_matrix(f) @ values
     ours = lattice_filter(values, build_lattice(f))
     assert (ours - exact).norm() / exact.norm() < error
-    assert (ours - values).norm() / values.norm() > 3 * error  # and not because nothing happens
+    assert (ours - values).norm() / values.norm() > 3 * error  # and the filter is not the identity
 
 
 def test_exact_sums_by_hand():
-    """Two points 2 apart: exp(-2) between them."""
+    """Two points at a distance of 2, so the weight between them is exp(-2)."""
     k = torch.e**-2.0
     matrix = reference.gaussian_matrix(torch.tensor([[0.0, 2.0]]))
     torch.testing.assert_close(matrix, torch.tensor([[1, k], [k, 1]]) / (1 + k))
@@ -148,7 +148,7 @@ def test_exact_sums_by_hand():
 @needs_numba
 @pytest.mark.parametrize("with_matrix", [False, True], ids=["potts", "matrix"])
 @pytest.mark.parametrize(("labels", "threads"), [(2, 1), (8, 3), (9, 1), (21, 2)])
-def test_mean_field_in_loops(labels, threads, with_matrix):
+def test_mean_field_equals_reference(labels, threads, with_matrix):
     lattices = [build_lattice(features(2, 8001, 9)), build_lattice(features(5, 8001, 0.5))]
     scores = 2 * torch.randn(labels, 8001)
     penalty = torch.randn(labels, labels) if with_matrix else None
@@ -163,7 +163,7 @@ def test_mean_field_in_loops(labels, threads, with_matrix):
 
 
 @needs_numba
-def test_places_beyond_32_bits(monkeypatch):
+def test_offsets_above_32_bits(monkeypatch):
     lattices = [build_lattice(features(2, 300))]
     scores = torch.randn(3, 300)
     expected = mean_field(scores, lattices, [2.0])
@@ -173,7 +173,7 @@ def test_places_beyond_32_bits(monkeypatch):
 
 @needs_numba
 def test_mean_field_of_extreme_scores():
-    """Far apart, the largest takes it all; a label below e^-60 is 0; nothing overflows."""
+    """The largest score has probability 1, labels below e^-60 have 0, and nothing overflows."""
     lattice = build_lattice(features(2, 200))
     scores = torch.randn(4, 200) + torch.tensor([0.0, 1e4, -1e4, -3e38])[:, None]
     q = mean_field(scores, [lattice], [3.0])
@@ -188,7 +188,7 @@ def test_half_precision_is_filtered_in_float32():
     assert torch.equal(filtered, lattice_filter(values.float(), lattice).bfloat16())
 
 
-def test_a_default_of_float64_changes_nothing():
+def test_default_dtype_does_not_matter():
     f, values, scores = features(2, 90), torch.randn(90, 2), torch.randn(2, 90)
     expected = lattice_filter(values, build_lattice(f)), mean_field(scores, [build_lattice(f)], [1.0])
     torch.set_default_dtype(torch.float64)

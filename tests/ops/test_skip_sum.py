@@ -1,4 +1,4 @@
-"""The sum of skips against its definition."""
+"""The fused sum of skips against the reference."""
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ def results(function, tensors):
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_equals_the_definition(dtype, bias, monkeypatch):
-    monkeypatch.setattr(cpu, "_PIECE_BYTES", 30_000)  # several pieces, the last one short
+def test_fused_equals_reference(dtype, bias, monkeypatch):
+    monkeypatch.setattr(cpu, "_PIECE_BYTES", 30_000)  # several pieces, the last one shorter
     tensors = parts(dtype)
     tensors[1] = tensors[1] if bias else None
     assert cpu.supports(tensors[2:], *tensors[:2])
@@ -36,7 +36,7 @@ def test_equals_the_definition(dtype, bias, monkeypatch):
         assert (a.double() - b).norm() / b.norm() < TOLERANCE[dtype]
 
 
-def test_equals_the_sum_of_products_over_two_axes():
+def test_two_axes_equal_the_sum_of_products():
     gates = [torch.randn(1, 3, 4, 5) for _ in range(3)]
     weight, bias = torch.randn(2, 9, 1, 1), torch.randn(2)
     products = [torch.nn.functional.conv2d(g, w) for g, w in zip(gates, weight.split(3, 1), strict=True)]
@@ -44,7 +44,7 @@ def test_equals_the_sum_of_products_over_two_axes():
     torch.testing.assert_close(skip_sum(gates, weight, bias), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_derivatives_by_differences():
+def test_gradcheck():
     tensors = parts(torch.float64, time=40)
 
     def function(weight, bias, *gates):

@@ -249,7 +249,7 @@ def test_invalid_inputs_raise():
         DenseCRF().exact(torch.zeros(101, 100, 3, dtype=torch.uint8), torch.zeros(2, 101, 100))
     with pytest.raises(WavedilError, match="compatibility has 3 labels and scores have 2"):
         DenseCRF(compatibility=np.eye(3))(image, scores)
-    with pytest.raises(WavedilError, match="take larger standard deviations"):
+    with pytest.raises(WavedilError, match="use larger standard deviations"):
         DenseCRF(bilateral_srgb=1e-5)(image + 255, scores)
     with pytest.raises(WavedilError, match="scores have 2 labels: expected num_classes 3"):
         CRFRNN(3)(image, scores)

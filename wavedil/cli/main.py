@@ -213,9 +213,9 @@ def _resynthesize(model, corpus, root: Path, source: str | None, arguments: argp
 
 
 def _inspect(arguments: argparse.Namespace, _: list[str]) -> None:
-    from wavedil.inspection import schedule as inspection
+    from wavedil.inspection.text import render_text
 
-    render = inspection.render_text
+    render = render_text
     if arguments.what and Path(arguments.what).is_dir():
         from wavedil.weights import load
 
@@ -231,13 +231,19 @@ def _inspect(arguments: argparse.Namespace, _: list[str]) -> None:
                 raise WavedilError("--plot draws a schedule: give that of the context module, e.g. 1,1,2,4,8,16,1")
             info, render = inspect_segmenter(model), render_segmenter
         else:
-            info = inspection.inspect_model(model)
+            from wavedil.inspection.model import inspect_model
+
+            info = inspect_model(model)
     else:
-        info = inspection.inspect_schedule(
+        from wavedil.inspection.schedule import inspect_schedule
+
+        info = inspect_schedule(
             arguments.what, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate
         )
     if arguments.plot:
-        inspection.plot(info, arguments.plot)
+        from wavedil.inspection.plot import plot
+
+        plot(info, arguments.plot)
     print(json.dumps(info, indent=2) if arguments.json else render(info))
 
 

@@ -55,8 +55,14 @@ def register_schedule(name: str, function: Callable[..., Schedule]) -> None:
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise WavedilError(f"name is {name!r}: expected letters, digits and underscores")
-    if _FUNCTIONS.setdefault(name, function) is not function:
+    # A notebook cell that runs again defines the same function again, which replaces the first.
+    if name in _FUNCTIONS and _definition(_FUNCTIONS[name]) != _definition(function):
         raise WavedilError(f"name is {name!r}: another schedule has this name; choose a different one")
+    _FUNCTIONS[name] = function
+
+
+def _definition(function: Callable) -> tuple[str | None, str | None]:
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
 
 
 def doubling(maximum: int = 512, repeats: int = 1) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The core, in 1, 2 and 3 dimensions by the same tests: that they pass is the proof that it is one core."""
+"""Dilated convolutions and stacks in 1, 2 and 3 dimensions, by the same tests."""
 
 import itertools
 import math
@@ -21,14 +21,14 @@ SIZE = {1: 23, 2: 11, 3: 7}
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def sound(ndim, batch=2, channels=4, size=None):
+def random_input(ndim, batch=2, channels=4, size=None):
     return torch.randn(batch, channels, *[size or SIZE[ndim]] * ndim)
 
 
-# -- answers by hand ---------------------------------------------------------------------------------------------------
+# -- results computed by hand ------------------------------------------------------------------------------------------
 
 
-def filled(conv, values):
+def with_weights(conv, values):
     with torch.no_grad():
         conv.weight.copy_(torch.tensor(values).view_as(conv.weight))
     return conv
@@ -47,13 +47,13 @@ def filled(conv, values):
 )
 def test_small_integers(padding, kernel, dilation, expected):
     x = torch.tensor([[[1.0, 2, 3, 4, 5]]])
-    conv = filled(DilatedConv(1, 1, 1, len(kernel), dilation=dilation, padding=padding, bias=False), kernel)
+    conv = with_weights(DilatedConv(1, 1, 1, len(kernel), dilation=dilation, padding=padding, bias=False), kernel)
     assert conv(x)[0, 0].tolist() == expected
 
 
 def test_reflect_by_hand():
     x = torch.tensor([[[1.0, 2, 3, 4, 5]]])
-    conv = filled(DilatedConv(1, 1, 1, 3, dilation=2, pad_mode="reflect", bias=False), [1, 10, 100])
+    conv = with_weights(DilatedConv(1, 1, 1, 3, dilation=2, pad_mode="reflect", bias=False), [1, 10, 100])
     assert conv(x)[0, 0].tolist() == [3 + 10 + 300, 2 + 20 + 400, 1 + 30 + 500, 2 + 40 + 400, 3 + 50 + 300]
 
 
@@ -65,7 +65,7 @@ def test_reflect_by_hand():
     ("kernel", "dilation", "stride", "groups"), [(3, 1, 1, 1), (2, 2, 1, 2), (3, 2, 2, 4), (1, 1, 1, 1)]
 )
 def test_equals_torch(ndim, kernel, dilation, stride, groups):
-    x = sound(ndim).requires_grad_()
+    x = random_input(ndim).requires_grad_()
     conv = DilatedConv(ndim, 4, 8, kernel, dilation=dilation, stride=stride, padding="valid", groups=groups)
     y = conv(x)
     expected = CONV[ndim](x, conv.weight, conv.bias, stride=stride, dilation=dilation, groups=groups)
@@ -81,7 +81,7 @@ def test_equals_torch(ndim, kernel, dilation, stride, groups):
 @pytest.mark.parametrize("ndim", DIMS)
 def test_same_keeps_the_size_and_agrees_with_torch(ndim):
     for kernel, dilation in itertools.product((1, 2, 3, 4), (1, 2)):
-        x = sound(ndim)
+        x = random_input(ndim)
         conv = DilatedConv(ndim, 4, 4, kernel, dilation=dilation)
         assert conv(x).shape == x.shape
         expected = CONV[ndim](
@@ -93,20 +93,20 @@ def test_same_keeps_the_size_and_agrees_with_torch(ndim):
 
 @pytest.mark.parametrize("ndim", DIMS)
 @pytest.mark.parametrize("padding", ["same", "causal"])
-def test_strides_give_the_ceiling(ndim, padding):
+def test_strided_size_is_rounded_up(ndim, padding):
     for size in (6, 7):
         assert (
-            DilatedConv(ndim, 2, 2, 3, stride=2, padding=padding)(sound(ndim, 1, 2, size)).shape[2:]
+            DilatedConv(ndim, 2, 2, 3, stride=2, padding=padding)(random_input(ndim, 1, 2, size)).shape[2:]
             == (math.ceil(size / 2),) * ndim
         )
 
 
 @pytest.mark.parametrize("ndim", DIMS)
-def test_axes_of_their_own(ndim):
+def test_different_settings_per_axis(ndim):
     kernel, dilation = (3, 2, 1)[:ndim], (1, 3, 2)[:ndim]
     padding = ("causal", "same", "valid")[:ndim]
     conv = DilatedConv(ndim, 4, 4, kernel, dilation=dilation, padding=padding)
-    x = sound(ndim)
+    x = random_input(ndim)
     size = [SIZE[ndim] - (span if name == "valid" else 0) for span, name in zip(conv.span, padding, strict=True)]
     assert list(conv(x).shape[2:]) == size
 
@@ -115,7 +115,7 @@ def test_axes_of_their_own(ndim):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_2d_of_kernel_1_k_is_1d(causal):
+def test_2d_with_kernel_1_k_equals_1d(causal):
     one = DilatedStack(1, 4, [1, 2, 4], 3, causal=causal)
     two = DilatedStack(2, 4, [1, 2, 4], (1, 3), causal=(False, causal))
     two.load_state_dict(
@@ -127,12 +127,12 @@ def test_2d_of_kernel_1_k_is_1d(causal):
 
 
 @pytest.mark.parametrize("ndim", DIMS)
-def test_dilation_is_interleaved_undilated_convolution(ndim):
+def test_dilation_equals_undilated_convolution_of_interleaved_positions(ndim):
     d = 2
     dilated = DilatedConv(ndim, 4, 3, 3, dilation=d)
     plain = DilatedConv(ndim, 4, 3, 3)
     plain.load_state_dict(dilated.state_dict())
-    x = sound(ndim, size=2 * d * 3)
+    x = random_input(ndim, size=2 * d * 3)
     y = dilated(x)
     for phase in itertools.product(range(d), repeat=ndim):
         picks = (slice(None), slice(None), *(slice(p, None, d) for p in phase))
@@ -142,7 +142,7 @@ def test_dilation_is_interleaved_undilated_convolution(ndim):
 @pytest.mark.parametrize("ndim", DIMS)
 def test_shift_equivariance_in_the_interior(ndim):
     stack = DilatedStack(ndim, 4, [1, 2], 3, block=ConvBlock)
-    x = sound(ndim, size=16)
+    x = random_input(ndim, size=16)
     shifted = torch.roll(x, shifts=(1,) * ndim, dims=tuple(range(2, 2 + ndim)))
     inside = (slice(None), slice(None), *(slice(5, -5),) * ndim)
     torch.testing.assert_close(
@@ -152,24 +152,24 @@ def test_shift_equivariance_in_the_interior(ndim):
 
 @pytest.mark.parametrize("ndim", DIMS)
 @pytest.mark.parametrize("causal", [True, False])
-def test_gradient_footprint_is_the_formula(ndim, causal):
+def test_gradient_footprint_equals_receptive_field(ndim, causal):
     stack = DilatedStack(ndim, 2, [1, 2], 3, causal=causal)
     field = 1 + 2 * (1 + 2)
     assert stack.receptive_field == field
     size, at = 15, 8
-    x = sound(ndim, 1, 2, size).requires_grad_()
+    x = random_input(ndim, 1, 2, size).requires_grad_()
     stack(x)[(0, slice(None), *(at,) * ndim)].sum().backward()
-    touched = x.grad.abs().sum(dim=(0, 1)) > 0
+    reached = x.grad.abs().sum(dim=(0, 1)) > 0
     first = at - (field - 1) if causal else at - (field - 1) // 2
-    expected = torch.zeros_like(touched)
+    expected = torch.zeros_like(reached)
     expected[(slice(first, first + field),) * ndim] = True
-    assert torch.equal(touched, expected)
+    assert torch.equal(reached, expected)
 
 
 @pytest.mark.parametrize("ndim", DIMS)
-def test_nothing_flows_back_from_the_future(ndim):
+def test_no_gradient_from_the_future(ndim):
     stack = DilatedStack(ndim, 2, [1, 2, 4], 2, causal=(*(False,) * (ndim - 1), True))
-    x = sound(ndim, 1, 2, 9).requires_grad_()
+    x = random_input(ndim, 1, 2, 9).requires_grad_()
     for t in (0, 3, 8):
         (grad,) = torch.autograd.grad(stack(x)[..., t].sum(), x)
         assert grad[..., t + 1 :].count_nonzero() == 0
@@ -183,34 +183,34 @@ def test_nothing_flows_back_from_the_future(ndim):
 @pytest.mark.parametrize(
     "options", [{}, {"block": ConvBlock}, {"skip_channels": 0}, {"skip_channels": 3, "skip_scale": 0.5}]
 )
-def test_chunks_equal_the_whole(ndim, options):
+def test_chunks_equal_forward(ndim, options):
     stack = DilatedStack(ndim, 4, [1, 3], 3, causal=(*(False,) * (ndim - 1), True), **options)
-    x = sound(ndim, size=12)
-    whole = stack(x)
+    x = random_input(ndim, size=12)
+    expected = stack(x)
     for lengths in ([12], [1] * 12, [0, 5, 0, 1, 6], [11, 1]):
-        state, parts = None, []
+        state, outputs = None, []
         for chunk in x.split(lengths, dim=-1):
             y, state = stack.step(chunk, state)
-            parts.append(y)
-        torch.testing.assert_close(torch.cat(parts, -1), whole)
+            outputs.append(y)
+        torch.testing.assert_close(torch.cat(outputs, -1), expected)
 
 
 @pytest.mark.parametrize("ndim", DIMS)
-def test_conditioned_chunks_equal_the_whole(ndim):
+def test_conditioned_chunks_equal_forward(ndim):
     stack = DilatedStack(ndim, 4, [1, 2], 2, causal=True, condition_channels=3, residual_scale=0.5**0.5)
-    x, c = sound(ndim, size=8), sound(ndim, channels=3, size=8)
-    state, parts = None, []
-    for chunk, part in zip(x.split([3, 5], -1), c.split([3, 5], -1), strict=True):
-        y, state = stack.step(chunk, state, part)
-        parts.append(y)
-    torch.testing.assert_close(torch.cat(parts, -1), stack(x, c))
+    x, c = random_input(ndim, size=8), random_input(ndim, channels=3, size=8)
+    state, outputs = None, []
+    for chunk, condition in zip(x.split([3, 5], -1), c.split([3, 5], -1), strict=True):
+        y, state = stack.step(chunk, state, condition)
+        outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, -1), stack(x, c))
 
 
-def test_state_is_plain_tensors_that_are_never_changed(tmp_path):
+def test_state_is_a_dict_of_tensors_that_steps_do_not_modify(tmp_path):
     from safetensors.torch import load_file, save_file
 
     stack = DilatedStack(1, 4, "1..4 x2", causal=True)
-    x = sound(1)
+    x = random_input(1)
     _, state = stack.step(x)
     assert all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items())
     save_file(state, tmp_path / "state.safetensors")
@@ -224,26 +224,26 @@ def test_state_is_plain_tensors_that_are_never_changed(tmp_path):
     assert stream.to(state, torch.float32)["layers.0.conv.history"].dtype == torch.float32
 
 
-def test_wrong_states_are_told():
+def test_invalid_states():
     stack = DilatedStack(1, 4, [1, 2], causal=True)
-    _, state = stack.step(sound(1))
+    _, state = stack.step(random_input(1))
     with pytest.raises(WavedilError, match="from another model or batch size"):
-        stack.step(sound(1, batch=3), state)
+        stack.step(random_input(1, batch=3), state)
     with pytest.raises(WavedilError, match="expected 'history'"):
-        stack.step(sound(1), {"nonsense": torch.zeros(1)})
+        stack.step(random_input(1), {"nonsense": torch.zeros(1)})
     with pytest.raises(WavedilError, match="needs a causal axis"):
-        DilatedConv(1, 4, 4, 2).step(sound(1))
+        DilatedConv(1, 4, 4, 2).step(random_input(1))
 
 
 @pytest.mark.parametrize("ndim", DIMS)
 def test_gradcheck(ndim):
     stack = DilatedStack(ndim, 2, [1, 2], 2, causal=True, condition_channels=1, skip_channels=2)
-    x, c = sound(ndim, 1, 2, 4).requires_grad_(), sound(ndim, 1, 1, 4).requires_grad_()
+    x, c = random_input(ndim, 1, 2, 4).requires_grad_(), random_input(ndim, 1, 1, 4).requires_grad_()
     assert torch.autograd.gradcheck(stack, (x, c))
     parameters = [p.detach().requires_grad_() for p in stack.parameters()]
     names = [name for name, _ in stack.named_parameters()]
 
-    def of_weights(*weights):
+    def run_with(*weights):
         return torch.func.functional_call(stack, dict(zip(names, weights, strict=True)), (x.detach(), c.detach()))
 
-    assert torch.autograd.gradcheck(of_weights, parameters)
+    assert torch.autograd.gradcheck(run_with, parameters)
