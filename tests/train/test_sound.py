@@ -201,7 +201,7 @@ def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
     ("options", "message"),
     [
         (["--model.network=wavedil.audio.Effect"], "network is a Effect: expected a WaveNet"),
-        (["--data.crop=30"], "crop of 30 samples is not longer than the receptive field of 32"),
+        (["--data.crop=30"], "crop is 30 samples: expected more than the receptive field of 32"),
         (["--data.root=/nowhere"], "/nowhere"),
         (["--model.network.chanels=8"], "chanels"),
         (["--trainer.max_step=8"], "max_step"),

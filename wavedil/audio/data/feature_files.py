@@ -65,7 +65,7 @@ class FeatureFiles:
         return self._frames(file, np.arange(first, first + count))
 
     def first(self, file: int, samples: int) -> Tensor:
-        """Features ``(channels, frames)`` of the first samples; the last frame is repeated after the end of the file."""
+        """Features ``(channels, frames)`` of the first samples; the last frame is repeated after the file ends."""
         return self._frames(file, np.arange(-(-samples // self.hop_length)))
 
     def _frames(self, file: int, numbers: np.ndarray) -> Tensor:
