@@ -162,7 +162,7 @@ def test_pieces_are_moved_as_a_whole():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.root=/nowhere.mat"], "nowhere.mat is no file"),
+        (["--data.root=/nowhere.mat"], "nowhere.mat is not a file"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--data.transpose=-1"], "transpose is -1"),
         (["--data.transpose_batches=0"], "transpose_batches is 0"),
@@ -205,7 +205,7 @@ def test_the_shell_evaluates_inspects_and_refuses(tmp_path, whole_run, capsys):
         (["evaluate", other, path], "3 channels and gives 2"),
         (["evaluate", model, path, "--exclude", "x"], "--exclude is for sound"),
         (["evaluate", model, path, "--tile", "8"], "--tile is for images"),
-        (["evaluate", model, str(tmp_path)], "is no file"),
+        (["evaluate", model, str(tmp_path)], "is not a file"),
         (["sample", model], "a TCN makes no sound"),
     ):
         assert main(arguments) == 2

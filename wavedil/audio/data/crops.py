@@ -57,9 +57,9 @@ class FeatureExcerpt:
     margin: int
 
     @classmethod
-    def of(cls, local: Upsampling) -> Self:
-        """For the local features of a model."""
-        return cls(local.hop_length, local.reach, local.features.margin)
+    def of(cls, upsampling: Upsampling) -> Self:
+        """The excerpt that a model's features need."""
+        return cls(upsampling.hop_length, upsampling.reach, upsampling.features.margin)
 
     def cut(
         self, file_length: int, read: Callable[[int, int], np.ndarray], start: int, length: int
@@ -87,14 +87,14 @@ class FeatureExcerpt:
         return {"sound": sound, "frames": frames}
 
 
-def crop_features(local: Upsampling, batch: dict[str, Tensor]) -> Tensor:
+def crop_features(upsampling: Upsampling, batch: dict[str, Tensor]) -> Tensor:
     """Features ``(batch, channels, reach + frames + reach)`` of a batch of crops.
 
     They are the batch's ``features`` if it has them; otherwise they are computed from its excerpts.
     """
     if "features" in batch:
         return batch["features"]
-    features = local.features.inside(batch["sound"])
+    features = upsampling.features.inside(batch["sound"])
     return features.gather(2, batch["frames"].unsqueeze(1).expand(-1, features.shape[1], -1))
 
 
