@@ -50,7 +50,7 @@ def test_a_run_leaves_its_folder(whole_run):
     rows = metrics(whole_run)
     assert {3, 6, 9, 12} <= {int(row["step"]) for row in rows} and "frames_per_second" in rows[0]
     page = (whole_run / "report.html").read_text()
-    assert page.count("<audio") == 3 and "nats per step, held-out pieces" in page
+    assert page.count("<audio") == 3 and "nats per step, validation" in page
     left = json.loads((whole_run / "likelihood.json").read_text())
     rolls = make_rolls()
     model = load(whole_run / "model")

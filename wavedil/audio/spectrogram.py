@@ -1,6 +1,7 @@
 """Short-time Fourier transform with a Hann window, for features, losses and evaluation.
 
-``wavedil.report`` draws its spectrograms with numpy, because reports need no torch.
+``wavedil.report`` computes its pictures with numpy instead (symmetric window, no padding), so that it works without
+importing ``wavedil.audio``.
 """
 
 import torch
