@@ -48,8 +48,8 @@ class FeatureExcerpt:
 
     Args:
         hop_length: samples per frame; crops start at multiples of it.
-        reach: number of frames before and after its own on which a sample's conditioning depends.
-        margin: number of samples on each side of its own on which a frame depends.
+        reach: extra context in frames on each side of a crop.
+        margin: extra context in samples on each side of a frame's hop.
     """
 
     hop_length: int

@@ -61,7 +61,7 @@ def make_recordings(
     sound = render_melody(compose(seconds, np.random.default_rng(seed)), sample_rate)
     audio_files.write(folder / "input.wav", sound, sample_rate, "FLOAT")
     table = folder / "table.csv"
-    with atomic_write(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["input", "target", *([knob] if knob else [])])
         for drive in SETTINGS if knob else [0.5]:

@@ -225,6 +225,6 @@ def make_corpus(
         audio_files.write(folder / name, sound, sample_rate)
         files[name] = [asdict(note) for note in notes]
         written += len(sound) / sample_rate
-    with atomic_write(index) as beside:
-        beside.write_text(json.dumps({"settings": settings, "scale": SCALE, "files": files}))
+    with atomic_write(index) as temporary:
+        temporary.write_text(json.dumps({"settings": settings, "scale": SCALE, "files": files}))
     return [folder / name for name in files]
