@@ -1,17 +1,20 @@
-"""One self-contained HTML page per run: players and spectrograms, or images; curves."""
-
-from __future__ import annotations
+"""The HTML report of a run: one self-contained page with curves, audio players and spectrograms, or images."""
 
 import base64
 import csv
 import html
 import io
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -25,17 +28,17 @@ pre { overflow-x: auto; background: #f6f6f6; padding: 1rem }
 
 
 def spectrogram_db(sound: np.ndarray, rate: int, floor_db: float = -80.0) -> np.ndarray:
-    """Short-time spectrum in dB below the loudest bin, ``(frequencies, frames)``: 32 ms Hann windows, 8 ms hop."""
+    """Spectrogram ``(frequencies, frames)`` in dB relative to the loudest bin, Hann windows of 32 ms, hop 8 ms."""
     size = max(64, int(0.032 * rate))
     hop = max(1, size // 4)
     sound = np.pad(np.asarray(sound, dtype=np.float64), (0, max(0, size - len(sound))))
     frames = np.lib.stride_tricks.sliding_window_view(sound, size)[::hop] * np.hanning(size)
-    power = np.abs(np.fft.rfft(frames, axis=1)).T
-    return np.maximum(20 * np.log10(power / max(power.max(), 1e-9) + 1e-12), floor_db)
+    magnitude = np.abs(np.fft.rfft(frames, axis=1)).T
+    return np.maximum(20 * np.log10(magnitude / max(magnitude.max(), 1e-9) + 1e-12), floor_db)
 
 
-def spectrogram_figure(sound: np.ndarray, rate: int, title: str):
-    """Waveform above spectrogram, as a matplotlib Figure that no display or global state knows of."""
+def spectrogram_figure(sound: np.ndarray, rate: int, title: str) -> "Figure":
+    """Waveform above spectrogram, as a matplotlib Figure without pyplot, which would need global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
@@ -50,37 +53,46 @@ def spectrogram_figure(sound: np.ndarray, rate: int, title: str):
 
 
 def spectrogram_png(sound: np.ndarray, rate: int, title: str = "") -> bytes:
+    """Waveform above spectrogram, as a PNG file."""
+    return _png(spectrogram_figure(sound, rate, title))
+
+
+def _png(figure: "Figure") -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    figure = spectrogram_figure(sound, rate, title)
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
 def write_report(run: str | Path) -> Path:
-    """Writes ``RUN/report.html`` from what lies in the run folder, finished or not.
+    """Writes ``report.html`` in a run folder. The run may still be training.
+
+    Returns:
+        Path of the page.
 
     Raises:
-        WavedilError: when there is no run in the folder.
+        WavedilError: the folder is not a run folder.
     """
     run = Path(run)
     if not (run / "config.yaml").is_file():
-        raise WavedilError(f"{run} is no run folder: it has no config.yaml; give what `wavedil train` printed")
+        raise WavedilError(
+            f"{run} is not a run folder (no config.yaml): expected the folder that `wavedil train` printed"
+        )
     rows = _metrics(run / "metrics.csv")
     parts = [f"<h1>{html.escape(run.name)}</h1>", _summary(rows)]
     if len(rows) > 1:
-        parts.append("<h2>While it learned</h2>" + _image(_curves(rows)))
+        parts.append("<h2>Training curves</h2>" + _image(_curves(rows)))
     for title, folder, pattern, show in (
         ("Samples", "samples", "*.wav", _clip),
-        ("Held-out sound", "previews", "target_*.wav", _clip),
-        ("Sound on the way", "previews", "step_*.wav", _clip),
-        ("Held-out images: image, truth, prediction", "samples", "image_*.png", _panel),
-        ("Predictions on the way", "previews", "step_*_[0-9].png", _panel),
+        ("Held-out recordings", "previews", "target_*.wav", _clip),
+        ("Sound during training", "previews", "step_*.wav", _clip),
+        ("Held-out images: image, ground truth, prediction", "samples", "image_*.png", _panel),
+        ("Predictions during training", "previews", "step_*_[0-9].png", _panel),
     ):
         files = sorted((run / folder).glob(pattern))
-        if show is _panel:  # a sound's spectrogram is shown with its player
+        if show is _panel:  # the spectrogram of a clip, which _clip draws with its player
             files = [file for file in files if not file.with_suffix(".wav").exists()]
         if files:
             parts.append(f"<h2>{title}</h2><div class={show.__name__[1:]}s>{''.join(map(show, files))}</div>")
@@ -91,70 +103,68 @@ def write_report(run: str | Path) -> Path:
         f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>{''.join(parts)}</html>"
     )
     path = run / "report.html"
-    with atomic_write(path) as beside:
-        beside.write_text(page, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
 def _metrics(path: Path) -> list[dict[str, float]]:
+    """Rows of metrics.csv; empty if there is no such file."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-#: What the columns of metrics.csv hold.
-FIGURES = {
+#: Labels of the columns of metrics.csv: quantity, data.
+LABELS = {
     "train_bits": "bits per sample, training",
-    "valid_bits": "bits per sample, held-out files",
+    "valid_bits": "bits per sample, validation",
     "train_nll": "nats per step, training",
-    "valid_nll": "nats per step, held-out pieces",
+    "valid_nll": "nats per step, validation",
     "train_loss": "loss, training",
-    "valid_esr": "ESR in %, held-out segments",
-    "valid_rmse": "RMSE, held-out images",
-    "valid_mean_iou": "mean IoU, held-out images",
+    "valid_esr": "ESR in %, validation",
+    "valid_rmse": "RMSE, validation",
+    "valid_mean_iou": "mean IoU, validation",
 }
 
 
 def _summary(rows: list[dict[str, float]]) -> str:
+    """Table of steps, minutes and the last value of each plotted column."""
     if not rows:
-        return "<p>No steps yet.</p>"
-    figures = {"steps": f"{rows[-1]['step']:.0f}", "minutes": f"{rows[-1]['seconds'] / 60:.1f}"}
+        return "<p>No training steps yet.</p>"
+    values = {"steps": f"{rows[-1]['step']:.0f}", "minutes": f"{rows[-1]['seconds'] / 60:.1f}"}
     for column in _columns(rows):
-        known = [row[column] for row in rows if row[column] == row[column]]
-        figures[FIGURES[column]] = f"{known[-1]:.3f}" if known else "not yet"
-    return "<table>" + "".join(f"<tr><td>{key}<td>{value}" for key, value in figures.items()) + "</table>"
+        known = [row[column] for row in rows if not math.isnan(row[column])]
+        values[LABELS[column]] = f"{known[-1]:.3f}" if known else "none yet"
+    return "<table>" + "".join(f"<tr><td>{key}<td>{value}" for key, value in values.items()) + "</table>"
 
 
 def _columns(rows: list[dict[str, float]]) -> list[str]:
-    """The columns of the training and of the validation figure."""
-    return [column for column in rows[0] if column in FIGURES]
+    """The columns of metrics.csv that are plotted: one of training and one of validation."""
+    return [column for column in rows[0] if column in LABELS]
 
 
 def _curves(rows: list[dict[str, float]]) -> bytes:
-    """Both in one picture where they have one unit, else side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Training and validation over steps: in one panel if they are the same quantity, otherwise side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3), layout="constrained")
     columns = _columns(rows)
-    units = [FIGURES[column].rpartition(", ")[0] for column in columns]
+    units = [LABELS[column].rpartition(", ")[0] for column in columns]
     panels = figure.subplots(1, len(set(units)), squeeze=False)[0]
     styles = ({"color": "#9db4c0", "linewidth": 1}, {"color": "#9e2a2b", "marker": "o", "markersize": 3})
     for column, unit, style in zip(columns, units, styles, strict=True):
         axes = panels[sorted(set(units), key=units.index).index(unit)]
-        points = [(row["step"], row[column]) for row in rows if row[column] == row[column]]
+        points = [(row["step"], row[column]) for row in rows if not math.isnan(row[column])]
         if points:
-            axes.plot(*zip(*points, strict=True), label=FIGURES[column].rpartition(", ")[2], **style)
+            axes.plot(*zip(*points, strict=True), label=LABELS[column].rpartition(", ")[2], **style)
         axes.set(xlabel="step", ylabel=unit)
     for axes in panels:
         if axes.has_data():
             axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return _png(figure)
 
 
 def _image(png: bytes) -> str:
@@ -162,6 +172,7 @@ def _image(png: bytes) -> str:
 
 
 def _clip(path: Path) -> str:
+    """Spectrogram, player and name of a sound file."""
     from wavedil.audio.data.audio_files import read
 
     sound, rate = read(path)
@@ -172,4 +183,5 @@ def _clip(path: Path) -> str:
 
 
 def _panel(path: Path) -> str:
+    """An image file and its name."""
     return f"<figure>{_image(path.read_bytes())}<figcaption>{html.escape(path.stem)}</figcaption></figure>"

@@ -1,4 +1,4 @@
-"""Piano rolls: files, transposition, and a likelihood that is known by hand."""
+"""Piano rolls: files, transposition, sampling, and a likelihood computed by hand."""
 
 import math
 
@@ -39,7 +39,7 @@ def three_parts(rolls):
     return {"traindata": rolls.train, "validdata": rolls.valid, "testdata": rolls.test}
 
 
-def test_a_file_gives_its_pieces(tmp_path):
+def test_reading_a_file(tmp_path):
     rolls = make_rolls(5)
     again = read_rolls(write_mat(tmp_path / "x.mat", **three_parts(rolls)))
     for name in ("train", "valid", "test"):
@@ -48,7 +48,7 @@ def test_a_file_gives_its_pieces(tmp_path):
     assert str(again).startswith("train 5 pieces of ")
 
 
-def test_built_in_pieces_are_the_same_everywhere_and_differ():
+def test_built_in_pieces_are_deterministic_and_differ():
     first, second = make_rolls(10), make_rolls(10)
     assert all(np.array_equal(a, b) for a, b in zip(first.train, second.train, strict=True))
     assert (len(first.train), len(first.valid)) == (10, 2)
@@ -64,12 +64,12 @@ def test_built_in_pieces_are_the_same_everywhere_and_differ():
         (b"", "cannot be read as a MATLAB file"),
         ({"traindata": [np.zeros((4, 88))]}, "has no validdata, testdata"),
         ({"traindata": [np.zeros((4, 87))], "validdata": [ROLL], "testdata": [ROLL]}, r"shape \(4, 87\)"),
-        ({"traindata": [np.zeros((1, 88))], "validdata": [ROLL], "testdata": [ROLL]}, "two steps or more"),
-        ({"traindata": [np.full((4, 88), 2)], "validdata": [ROLL], "testdata": [ROLL]}, "other values than 0 and 1"),
+        ({"traindata": [np.zeros((1, 88))], "validdata": [ROLL], "testdata": [ROLL]}, "time >= 2"),
+        ({"traindata": [np.full((4, 88), 2)], "validdata": [ROLL], "testdata": [ROLL]}, "values other than 0 and 1"),
         ({"traindata": [], "validdata": [], "testdata": []}, "traindata, validdata, testdata has no pieces"),
     ],
 )
-def test_bad_files_are_refused(tmp_path, content, message):
+def test_bad_files_raise(tmp_path, content, message):
     path = tmp_path / "x.mat"
     if isinstance(content, bytes):
         pytest.importorskip("scipy.io")
@@ -80,18 +80,18 @@ def test_bad_files_are_refused(tmp_path, content, message):
         read_rolls(path)
 
 
-def test_a_cut_off_file_is_refused(tmp_path):
+def test_truncated_files_raise(tmp_path):
     path = write_mat(tmp_path / "x.mat", **three_parts(make_rolls(5)))
     data = path.read_bytes()
     for length in (60, 130, len(data) // 2, len(data) - 5):
         path.write_bytes(data[:length])
         with pytest.raises(WavedilError, match="x.mat"):
             read_rolls(path)
-    with pytest.raises(WavedilError, match="is no file"):
+    with pytest.raises(WavedilError, match="y.mat is not a file"):
         read_rolls(tmp_path / "y.mat")
 
 
-def test_transposition_keeps_intervals_and_the_keyboard():
+def test_transposition_keeps_intervals_and_stays_on_the_keyboard():
     roll = np.zeros((3, KEYS), np.uint8)
     roll[[0, 1, 2], [2, 40, 85]] = 1
     assert np.argwhere(transpose(roll, 1)).tolist() == [[0, 3], [1, 41], [2, 86]]
@@ -100,8 +100,8 @@ def test_transposition_keeps_intervals_and_the_keyboard():
     assert not transpose(np.zeros((3, KEYS), np.uint8), 5).any()
 
 
-class Half(nn.Module):
-    """Every key has the odds of one in four, but key 0, which is held to be on exactly where it was on before."""
+class QuarterOrKeep(nn.Module):
+    """Predicts each key with probability 1/4, except key 0, which keeps its last state."""
 
     def __init__(self):
         super().__init__()
@@ -114,7 +114,7 @@ class Half(nn.Module):
 
 
 def test_likelihood_by_hand():
-    """87 keys of chance; key 0 is right about each step after its second, and padding counts nowhere."""
+    """87 keys are on with probability 1/4; key 0 is predicted wrong once (100 nats); padding does not count."""
     rolls = [np.zeros((5, KEYS), np.uint8), np.zeros((3, KEYS), np.uint8)]
     rolls[0][:, 0] = 1
     rolls[1][1:, 1:3] = 1
@@ -123,14 +123,14 @@ def test_likelihood_by_hand():
     expected = 4 * 87 * off + 2 * (85 * off + 2 * on) + 100
     batch = collate(rolls)
     assert batch["roll"].shape == (2, 88, 5) and batch["mask"].sum() == 8
-    nats, steps = roll_nll(Half(), **batch)
+    nats, steps = roll_nll(QuarterOrKeep(), **batch)
     assert steps == 6 and nats.item() == pytest.approx(expected, rel=1e-6)
-    result = evaluate_rolls(Half(), rolls)
+    result = evaluate_rolls(QuarterOrKeep(), rolls)
     assert result.nll_nats_per_step == pytest.approx(expected / 6, rel=1e-6)
     assert (result.count, result.pieces) == (6, 2)
 
 
-def test_padding_does_not_reach_the_pieces():
+def test_padding_does_not_change_the_likelihood():
     model = TCN(KEYS, KEYS, 4, "1,2", 2).eval()
     rolls = [roll[: 10 + 7 * index] for index, roll in enumerate(make_rolls(4).train[:3])]
     nats, steps = roll_nll(model, **collate(rolls))
@@ -138,7 +138,7 @@ def test_padding_does_not_reach_the_pieces():
     assert result.count == steps and nats.item() / int(steps) == pytest.approx(result.nll_nats_per_step, rel=1e-5)
 
 
-def test_samples_depend_on_seed_and_place_alone():
+def test_samples_depend_only_on_seed_and_index():
     model = TCN(KEYS, KEYS, 4, "1,2", 2).eval()
     start = collate(make_rolls(3).train[:3])["roll"][..., :8]
     three = sample_rolls(model, start, 9, seed=3)
@@ -147,8 +147,8 @@ def test_samples_depend_on_seed_and_place_alone():
     assert not torch.equal(sample_rolls(model, start, 9, seed=4), three)
 
 
-def test_samples_are_drawn_from_the_models_probabilities():
-    """A model that says that each key is on where the key below was: the chord climbs a semitone each step."""
+def test_samples_follow_the_models_probabilities():
+    """A model that turns on the key above each sounding key: the chord rises by a semitone each step."""
 
     class Climb(nn.Module):
         def step(self, x, state):
@@ -156,11 +156,11 @@ def test_samples_are_drawn_from_the_models_probabilities():
 
     start = torch.zeros(1, KEYS, 2)
     start[0, [3, 7], 1] = 1
-    drawn = sample_rolls(Climb(), start, 4)
-    assert [drawn[0, :, t].nonzero().ravel().tolist() for t in range(4)] == [[4, 8], [5, 9], [6, 10], [7, 11]]
+    sampled = sample_rolls(Climb(), start, 4)
+    assert [sampled[0, :, t].nonzero().ravel().tolist() for t in range(4)] == [[4, 8], [5, 9], [6, 10], [7, 11]]
 
 
-def test_play():
+def test_rendering_as_sound():
     roll = np.zeros((4, KEYS), np.uint8)
     roll[1:3, 48] = 1  # A4, 440 Hz
     sound = play(roll, 32000)

@@ -1,4 +1,4 @@
-"""Distances of spectra by hand, and sound made again from mels."""
+"""Log-spectral distance, Griffin-Lim and resynthesis from log-mels."""
 
 import math
 
@@ -17,48 +17,48 @@ def tones(time=8000):
     return 0.3 * torch.sin(2 * math.pi * 440 * t) + 0.1 * torch.sin(2 * math.pi * 1230 * t) * (t > 0.4)
 
 
-def test_a_gain_is_as_many_decibels():
+def test_a_gain_gives_a_distance_of_as_many_decibels():
     noise = torch.randn(4000, generator=torch.Generator().manual_seed(0)) / 10
     assert log_spectral_distance(noise, noise) == 0
     assert log_spectral_distance(noise / 2, noise) == pytest.approx(20 * math.log10(2), abs=0.01)
-    # Silence is held to 80 dB below the loudest: as far as each bin is above that.
+    # Silence is clamped at 80 dB below the loudest bin, so the distance is the level of each bin above that.
     assert 60 < log_spectral_distance(torch.zeros(4000), noise) < 80
 
 
-def test_griffin_lim_finds_the_sound_and_its_place():
+def test_griffin_lim_reconstructs_sound_and_timing():
     pytest.importorskip("torchaudio.functional", reason="torchaudio does not import beside this torch")
     sound = tones()
-    made = griffin_lim(MELS, MELS(sound.unsqueeze(0))[0])
-    assert made.shape == sound.shape
-    assert log_spectral_distance(made, sound) < log_spectral_distance(made.roll(800), sound) < 40
-    spectra = [torch.fft.rfft(x[4000:8000]).abs() for x in (made, sound)]
+    reconstructed = griffin_lim(MELS, MELS(sound.unsqueeze(0))[0])
+    assert reconstructed.shape == sound.shape
+    assert log_spectral_distance(reconstructed, sound) < log_spectral_distance(reconstructed.roll(800), sound) < 40
+    spectra = [torch.fft.rfft(x[4000:8000]).abs() for x in (reconstructed, sound)]
     assert [int(s.argmax()) for s in spectra] == pytest.approx([220, 220], abs=8)  # 440 Hz; a transform's bin is 16 Hz
     # The second tone begins where it does in the recording, at 0.4 s, to within a few frames.
-    high = torch.stft(made, 256, 64, window=torch.hann_window(256), return_complex=True).abs()[38:41].sum(0)
+    high = torch.stft(reconstructed, 256, 64, window=torch.hann_window(256), return_complex=True).abs()[38:41].sum(0)
     begins = int((high > high.max() / 2).nonzero()[0]) * 64
     assert abs(begins - 3200) <= 4 * 64
 
 
-def test_resynthesis_tells_both_distances():
+def test_resynthesis_returns_both_distances():
     pytest.importorskip("torchaudio.functional", reason="torchaudio does not import beside this torch")
     torch.manual_seed(0)
     model = WaveNet(8, 8, "1..8", sample_rate=8000, condition=NearestUpsampling(MELS), speakers=["ann", "ben"]).eval()
-    told = []
+    calls = []
     result = resynthesize(
         model,
         [tones(), tones(60), tones(9000)],
         ["ann", "nobody", "ben"],
         seconds=0.5,
-        progress=lambda *a: told.append(a),
+        progress=lambda *a: calls.append(a),
     )
-    assert result.clips == 2 and told == [(1, 2), (2, 2)]
+    assert result.clips == 2 and calls == [(1, 2), (2, 2)]
     assert 0 < result.griffin_lim_db < result.distance_db  # of a model that has learned nothing
     assert "8000 Hz; the first 0.5 s" in result.definition and "temperature 1 with guidance 1" in result.definition
     likeliest = resynthesize(model, [tones(), tones(9000)], ["ann", "ben"], seconds=0.5, temperature=0, guidance=2)
     assert likeliest.distance_db != result.distance_db and likeliest.griffin_lim_db == result.griffin_lim_db
     assert "temperature 0 with guidance 2" in likeliest.definition
-    with pytest.raises(WavedilError, match="as long as 1024"):
+    with pytest.raises(WavedilError, match="has 1024 samples"):
         resynthesize(model, [tones(60)], ["ann"])
     other = WaveNet(8, 8, "1..8", sample_rate=8000, condition=NearestUpsampling(Features(3, 10)))
-    with pytest.raises(WavedilError, match="from log-mels"):
+    with pytest.raises(WavedilError, match="not conditioned on log-mels"):
         resynthesize(other, [tones()])

@@ -50,7 +50,7 @@ def test_a_run_leaves_its_folder(whole_run):
     rows = metrics(whole_run)
     assert {3, 6, 9, 12} <= {int(row["step"]) for row in rows} and "frames_per_second" in rows[0]
     page = (whole_run / "report.html").read_text()
-    assert page.count("<audio") == 3 and "nats per step, held-out pieces" in page
+    assert page.count("<audio") == 3 and "nats per step, validation" in page
     left = json.loads((whole_run / "likelihood.json").read_text())
     rolls = make_rolls()
     model = load(whole_run / "model")
@@ -162,7 +162,7 @@ def test_pieces_are_moved_as_a_whole():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.root=/nowhere.mat"], "nowhere.mat is no file"),
+        (["--data.root=/nowhere.mat"], "nowhere.mat is not a file"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--data.transpose=-1"], "transpose is -1"),
         (["--data.transpose_batches=0"], "transpose_batches is 0"),
@@ -205,7 +205,7 @@ def test_the_shell_evaluates_inspects_and_refuses(tmp_path, whole_run, capsys):
         (["evaluate", other, path], "3 channels and gives 2"),
         (["evaluate", model, path, "--exclude", "x"], "--exclude is for sound"),
         (["evaluate", model, path, "--tile", "8"], "--tile is for images"),
-        (["evaluate", model, str(tmp_path)], "is no file"),
+        (["evaluate", model, str(tmp_path)], "is not a file"),
         (["sample", model], "holds a TCN: expected a WaveNet"),
     ):
         assert main(arguments) == 2

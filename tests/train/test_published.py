@@ -98,7 +98,7 @@ def test_what_is_not_there_is_fetched_once(tmp_path, monkeypatch):
         raise OSError("<urlopen error>\nno route")
 
     monkeypatch.setattr(datasets, "YESNO", fail)
-    with pytest.raises(WavedilError, match="YESNO could not be fetched to .*: <urlopen error> no route$"):
+    with pytest.raises(WavedilError, match="YESNO could not be downloaded to .*: <urlopen error> no route$"):
         opened(tmp_path, "YESNO", download=True)
 
 
@@ -109,7 +109,7 @@ def test_what_is_not_there_is_fetched_once(tmp_path, monkeypatch):
         ("LIBRITTS", "'LIBRITTS': expected LIBRITTS/ and one of dev-clean"),
         ("LIBRITTS/clean", "'LIBRITTS/clean': expected LIBRITTS/ and one of dev-clean"),
         ("YESNO/test", "'YESNO/test': expected YESNO alone"),
-        ("YESNO", r"waves_yesno holds no \*.wav: expected YESNO below .*; set download to true"),
+        ("YESNO", r"waves_yesno has no files \*.wav: expected YESNO below .*; or set download to true"),
     ],
 )
 def test_what_cannot_be_found_is_told_in_one_line(tmp_path, dataset, message):
@@ -119,7 +119,7 @@ def test_what_cannot_be_found_is_told_in_one_line(tmp_path, dataset, message):
 
 
 def test_a_name_needs_a_place(tmp_path):
-    with pytest.raises(WavedilError, match="root is not given"):
+    with pytest.raises(WavedilError, match="root is not set"):
         find_published("YESNO", None)
     with pytest.raises(WavedilError, match="dataset names none"):
         AudioData(str(tmp_path), download=True)

@@ -74,7 +74,7 @@ def test_a_run_leaves_its_folder(whole_run):
     assert 0 <= float(rows[-1]["valid_mean_iou"]) <= 1 and float(rows[-1]["train_loss"]) > 0
     assert list(rows[0])[-1] == "images_per_second"
     page = (whole_run / "report.html").read_text()
-    assert page.count("<figure>") == 3 and "mean IoU, held-out images" in page and "<audio" not in page
+    assert page.count("<figure>") == 3 and "mean IoU, validation" in page and "<audio" not in page
     assert "http://" not in page and "https://" not in page
     with Image.open(whole_run / "samples" / "image_000.png") as picture:
         assert picture.size == (3 * 40 + 2 * 4, 32)

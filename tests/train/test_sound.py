@@ -274,7 +274,7 @@ def test_conditioning_is_learned_from_a_folder(tmp_path, voices):
     assert float(metrics(whole)[-1]["valid_bits"]) > 0
     with pytest.raises(WavedilError, match="'es' is unknown: this model knows ann"):
         train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])
-    with pytest.raises(WavedilError, match="say where the files' come from"):
+    with pytest.raises(WavedilError, match="speakers is not set"):
         train(out=str(tmp_path / "none"), overrides=[*options, "--data.speakers=null"])
     with pytest.raises(WavedilError, match="expected a share"):
         train(out=str(tmp_path / "share"), overrides=[*options, "--model.drop_condition=2"])

@@ -1,6 +1,7 @@
-"""Bits per sample of a model on sound, with full context: the figure that models of one resolution are compared by."""
+"""Bits per sample of an audio generator on recordings.
 
-from __future__ import annotations
+Figures of models are comparable only if the models have the same sample rate and quantizer.
+"""
 
 import itertools
 import math
@@ -15,18 +16,20 @@ from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.errors import WavedilError
 
-#: Samples in one pass; longer files go on in the next with the state carried, so that memory is bounded: a model of 20
-#: layers of 64 channels takes about 0.6 GB.
+#: Samples per chunk. Longer files are evaluated in chunks that carry the state, which bounds memory: a model with 20
+#: layers of 64 channels needs about 0.6 GB.
 CHUNK = 2**16
 
 DEFINITION = (
-    "mean over all samples of all files of -log2 p(code | all earlier codes of the file{given}), "
-    "{codes} {quantizer} at {rate} Hz; every file starts from zero history and the zero-amplitude code"
+    "mean over all samples of all files of -log2 p(code | all earlier codes of the file{condition}), "
+    "{codes} {quantizer} at {rate} Hz; each file starts with zero history and the zero-amplitude code"
 )
 
 
 @dataclass(frozen=True)
 class BitsPerSample:
+    """Mean negative log-likelihood in bits per sample."""
+
     bits_per_sample: float
     count: int  # samples
     files: int
@@ -36,19 +39,30 @@ class BitsPerSample:
 def nll_by_chunk(
     model: WaveNet, codes: Tensor, conditioning: Conditioning | None = None, precision: str | None = None
 ) -> Iterator[Tensor]:
-    """Negative log-likelihoods of ``(1, time)`` codes with full context, flat, chunk by chunk.
+    """Computes negative log-likelihoods in nats, each with all earlier codes as context.
 
-    ``precision``: by the engine that samples, with weights in it; None: by the model's own ``step``.
+    Args:
+        model: in eval mode.
+        codes: ``(1, time)`` int64.
+        conditioning: for a model with conditioning inputs.
+        precision: ``"fp32"`` or ``"bf16"`` evaluates with the sampling engine and its weights in that precision; None
+            uses ``model.step``.
+
+    Yields:
+        ``(samples,)`` for each chunk.
     """
     conditioning = conditioning or Conditioning()
     conditioning.check(codes.shape[1])
-    score = _own_step(model, conditioning) if precision is None else _engine(model, conditioning, precision)
+    if precision is None:
+        score = _score_by_step(model, conditioning)
+    else:
+        score = _score_by_engine(model, conditioning, precision)
     for start in range(0, codes.shape[1], CHUNK):
         chunk = codes[:, start : start + CHUNK]
         yield model.distribution.nll(score(chunk, start), chunk)
 
 
-def _own_step(model: WaveNet, conditioning: Conditioning) -> Callable[[Tensor, int], Tensor]:
+def _score_by_step(model: WaveNet, conditioning: Conditioning) -> Callable[[Tensor, int], Tensor]:
     state = None
 
     def score(chunk: Tensor, start: int) -> Tensor:
@@ -59,7 +73,7 @@ def _own_step(model: WaveNet, conditioning: Conditioning) -> Callable[[Tensor, i
     return score
 
 
-def _engine(model: WaveNet, conditioning: Conditioning, precision: str) -> Callable[[Tensor, int], Tensor]:
+def _score_by_engine(model: WaveNet, conditioning: Conditioning, precision: str) -> Callable[[Tensor, int], Tensor]:
     plan = model.plan()
     make = session_class(choose("auto", plan, 1, precision=precision))
     session = make(plan, model.start(1), speaker=conditioning.speaker, precision=precision)
@@ -70,8 +84,8 @@ def _check_frames(features: Tensor, sound: Tensor, hop: int) -> None:
     frames = -(-sound.shape[1] // hop)
     if features.shape[-1] != frames:
         raise WavedilError(
-            f"features have {features.shape[-1]} frames, the sound {sound.shape[1]} samples: expected {frames}, one "
-            f"every {hop} samples"
+            f"features have {features.shape[-1]} frames, the sound {sound.shape[1]} samples: expected {frames} frames, "
+            f"one every {hop} samples"
         )
 
 
@@ -84,32 +98,40 @@ def evaluate(
     precision: str | None = None,
     features: Iterable[Tensor] | None = None,
 ) -> BitsPerSample:
-    """Bits per sample over whole sounds, each float ``(time,)`` in [-1, 1] at the model's rate.
+    """Computes bits per sample over sounds, each with its full context.
 
-    A model of local features hears those of the sound itself, or else ``features``, ``(channels, frames)`` for each
-    sound, where these are made elsewhere. A model of speakers needs the name of each sound's in
-    ``speakers``. ``progress`` is called with the number of samples finished. With a ``precision`` it is what the engine
-    that samples makes of weights in it.
+    Args:
+        model: in eval mode.
+        sounds: float ``(time,)`` in [-1, 1] at the model's sample rate.
+        progress: called with the number of finished samples.
+        speakers: speaker of each sound, for a model with speakers.
+        precision: ``"fp32"`` or ``"bf16"`` evaluates the sampling engine with weights in that precision; None evaluates
+            the model.
+        features: ``(channels, frames)`` for each sound, for a model with precomputed features. Other models compute
+            their features from the sound.
+
+    Raises:
+        WavedilError: ``features`` and a sound differ in duration, or the model needs features or speakers that are not
+            passed.
     """
     device = next(model.parameters()).device
     nats, count, files = 0.0, 0, 0
     none = itertools.repeat(None)
-    for sound, speaker, own in zip(sounds, speakers or none, features or none, strict=False):
+    for sound, speaker, frames in zip(sounds, speakers or none, features or none, strict=False):
         sound = sound.to(device).unsqueeze(0)
-        if own is not None:
-            _check_frames(own, sound, model.conditioner.upsampling.hop_length)
-        conditioning = model.conditioning(model.features(sound) if own is None else own.unsqueeze(0), speaker)
+        if frames is not None:
+            _check_frames(frames, sound, model.conditioner.upsampling.hop_length)
+        conditioning = model.conditioning(model.features(sound) if frames is None else frames.unsqueeze(0), speaker)
         for part in nll_by_chunk(model, model.encode(sound), conditioning, precision):
             nats += part.double().sum().item()
             count += len(part)
             if progress is not None:
                 progress(count)
         files += 1
-    conditioner = model.conditioner
-    heard = ", the features of its sound" if features is None else ", features given beside it"
-    given = (heard if conditioner.upsampling else "") + (", its speaker" if model.speakers else "")
+    source = ", the features of its sound" if features is None else ", its precomputed features"
+    condition = (source if model.conditioner.upsampling else "") + (", its speaker" if model.speakers else "")
     definition = DEFINITION.format(
-        given=given, codes=model.num_codes, quantizer=model.quantizer.text, rate=model.sample_rate
+        condition=condition, codes=model.num_codes, quantizer=model.quantizer.text, rate=model.sample_rate
     )
-    definition += "" if precision is None else f"; sampled from with weights in {precision}"
+    definition += "" if precision is None else f"; evaluated by the sampling engine with weights in {precision}"
     return BitsPerSample(nats / math.log(2) / count if count else math.nan, count, files, definition)

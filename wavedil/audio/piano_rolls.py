@@ -1,6 +1,7 @@
-"""Piano rolls: pieces of music as which of 88 keys sound in each time step, and their likelihood under a model."""
+"""Piano rolls: files, built-in pieces, likelihood under a model, sampling, and rendering as sound.
 
-from __future__ import annotations
+A piano roll is a uint8 array ``(time, 88)``: 1 where a key sounds in a time step, else 0.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,12 +16,12 @@ from torch.nn import functional as F
 from wavedil.audio.data.pluck import pluck
 from wavedil.errors import WavedilError
 
-KEYS = 88  # of a piano; key 0 is A0, MIDI note 21
-LOWEST = 21
+KEYS = 88  # keys of a piano
+LOWEST = 21  # MIDI note of key 0, A0
 
 DEFINITION = (
-    "mean over the time steps of all pieces but each piece's first of -log p(the 88 keys | all earlier steps of the "
-    "piece), in nats, keys independent of each other given the past"
+    "mean over all time steps except each piece's first of -log p(the 88 keys | all earlier steps of the piece), in "
+    "nats; keys are independent given the past"
 )
 
 _PARTS = ("traindata", "validdata", "testdata")
@@ -28,7 +29,7 @@ _PARTS = ("traindata", "validdata", "testdata")
 
 @dataclass(frozen=True)
 class PianoRolls:
-    """Pieces for training, validation and test, each a uint8 array ``(time, 88)`` of zeros and ones."""
+    """Pieces for training, validation and test, each a uint8 array ``(time, 88)`` of 0 and 1."""
 
     train: list[np.ndarray]
     valid: list[np.ndarray]
@@ -42,22 +43,22 @@ class PianoRolls:
 
 
 def read_rolls(path: str | Path) -> PianoRolls:
-    """Reads a MATLAB file of piano rolls: cells ``traindata``, ``validdata`` and ``testdata`` of ``(time, 88)`` arrays.
+    """Reads piano rolls from a MATLAB file with cells ``traindata``, ``validdata`` and ``testdata`` of arrays.
 
-    JSB chorales, Nottingham and MuseData are to be had in this form (Boulanger-Lewandowski et al. 2012, arXiv
+    JSB chorales, Nottingham and MuseData are available in this format (Boulanger-Lewandowski et al. 2012, arXiv
     1206.6392; in the repository of Bai et al.).
 
     Raises:
-        WavedilError: no such file, another format, or contents that are no piano rolls.
+        WavedilError: the file is missing, is not a MATLAB file, or has other contents.
     """
     path = Path(path)
     if not path.is_file():
-        raise WavedilError(f"{path} is no file: expected piano rolls, e.g. JSB_Chorales.mat")
+        raise WavedilError(f"{path} is not a file: expected piano rolls, e.g. JSB_Chorales.mat")
     from scipy.io import loadmat
 
     try:
         content = loadmat(path, variable_names=_PARTS)
-    except Exception as error:  # loadmat fails in many ways on a file that was cut off
+    except Exception as error:  # loadmat raises various errors for truncated files
         reason = " ".join(str(error).split())[:200]
         raise WavedilError(f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {reason})") from None
     missing = [name for name in _PARTS if name not in content]
@@ -65,24 +66,28 @@ def read_rolls(path: str | Path) -> PianoRolls:
         raise WavedilError(f"{path} has no {', '.join(missing)}: expected {', '.join(_PARTS)} with (time, 88) arrays")
     empty = [name for name in _PARTS if not content[name].size]
     if empty:
-        raise WavedilError(f"{path}: {', '.join(empty)} has no pieces: expected one at least")
-    return PianoRolls(*([_checked(roll, path, name) for roll in content[name].ravel()] for name in _PARTS))
+        raise WavedilError(f"{path}: {', '.join(empty)} has no pieces: expected at least one")
+    return PianoRolls(*([_check(roll, path, name) for roll in content[name].ravel()] for name in _PARTS))
 
 
-def _checked(roll: np.ndarray, path: Path, name: str) -> np.ndarray:
+def _check(roll: np.ndarray, path: Path, name: str) -> np.ndarray:
     roll = np.asarray(roll)
     if roll.ndim != 2 or roll.shape[1] != KEYS or len(roll) < 2:
-        raise WavedilError(f"{path}: {name} has an array of shape {roll.shape}: expected (time, 88), two steps or more")
+        raise WavedilError(f"{path}: an array of {name} has shape {roll.shape}: expected (time, 88), time >= 2")
     if not np.isin(roll, (0, 1)).all():
-        raise WavedilError(f"{path}: {name} has other values than 0 and 1: expected which keys sound")
+        raise WavedilError(f"{path}: {name} has values other than 0 and 1: expected 1 where a key sounds")
     return roll.astype(np.uint8)
 
 
 def make_rolls(num: int = 60, seed: int = 0) -> PianoRolls:
-    """Built-in pieces: triads of a major scale in four voices, in any key; a fifth as many validate, and test.
+    """Composes built-in pieces: triads of a major scale in four voices, in random keys.
 
-    A chord lasts two or four steps and is followed by one a second, third, fourth or fifth away. The same arguments
-    give the same pieces everywhere.
+    A chord lasts two or four steps; the next one is a second, third, fourth or fifth away. The same arguments give the
+    same pieces on each machine.
+
+    Args:
+        num: pieces for training; a fifth as many are for validation, and a fifth for test.
+        seed: of the pieces.
     """
     counts = (num, max(1, num // 5), max(1, num // 5))
     generator = np.random.default_rng(seed)
@@ -104,7 +109,7 @@ def _compose(generator: np.random.Generator) -> np.ndarray:
 
 
 def transpose(roll: np.ndarray, semitones: int) -> np.ndarray:
-    """The piece so much higher, or as much as leaves its outermost notes on the keyboard."""
+    """Transposes a piece up by ``semitones``, or by fewer if its notes would leave the keyboard."""
     keys = np.flatnonzero(roll.any(0))
     if not len(keys):
         return roll
@@ -113,8 +118,12 @@ def transpose(roll: np.ndarray, semitones: int) -> np.ndarray:
 
 
 def collate(rolls: Sequence[np.ndarray]) -> dict[str, Tensor]:
-    """A batch: ``"roll"`` float ``(batch, 88, time)``, shorter pieces ended with zeros; ``"mask"`` bool
-    ``(batch, time)``, true in the pieces."""
+    """Makes a batch of pieces ``(time, 88)``.
+
+    Returns:
+        ``"roll"``: float ``(batch, 88, time)``, shorter pieces padded with zeros. ``"mask"``: bool ``(batch, time)``,
+        false in the padding.
+    """
     length = max(map(len, rolls))
     batch = np.zeros((len(rolls), KEYS, length), np.float32)
     mask = np.zeros((len(rolls), length), bool)
@@ -125,12 +134,16 @@ def collate(rolls: Sequence[np.ndarray]) -> dict[str, Tensor]:
 
 
 def roll_nll(model: nn.Module, roll: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over steps of -log p(keys of a step | steps before), in nats, and the number of steps it is of.
+    """Computes the negative log-likelihood of a batch of pieces.
+
+    The first step of each piece has no past and is not predicted, as in Bai et al. (2018).
 
     Args:
-        model: ``(batch, 88, time) -> (batch, 88, time)``: the logits at t are of the keys at t + 1, each on its own.
-        roll, mask: a batch as :func:`collate` makes it. The first step of each piece has nothing before it and is not
-            predicted, as in Bai et al. (2018).
+        model: ``(batch, 88, time) -> (batch, 88, time)``; the output at t is the logit of each key at t + 1.
+        roll, mask: a batch of :func:`collate`.
+
+    Returns:
+        The sum over steps of -log p(keys of the step | earlier steps) in nats, and the number of steps.
     """
     logits = model(roll[..., :-1])
     nats = F.binary_cross_entropy_with_logits(logits.float(), roll[..., 1:], reduction="none").sum(1)
@@ -140,6 +153,8 @@ def roll_nll(model: nn.Module, roll: Tensor, mask: Tensor) -> tuple[Tensor, Tens
 
 @dataclass(frozen=True)
 class RollLikelihood:
+    """Mean negative log-likelihood in nats per time step."""
+
     nll_nats_per_step: float
     count: int  # time steps
     pieces: int
@@ -150,9 +165,12 @@ class RollLikelihood:
 def evaluate_rolls(
     model: nn.Module, rolls: Sequence[np.ndarray], progress: Callable[[int], None] | None = None
 ) -> RollLikelihood:
-    """Negative log-likelihood of whole pieces, each ``(time, 88)``, in nats per step.
+    """Computes the negative log-likelihood of pieces in nats per step.
 
-    ``progress`` is called with the number of pieces finished.
+    Args:
+        model: see :func:`roll_nll`; in eval mode.
+        rolls: pieces ``(time, 88)``.
+        progress: called with the number of finished pieces.
     """
     device = next(model.parameters()).device
     nats, count = 0.0, 0
@@ -168,22 +186,40 @@ def evaluate_rolls(
 
 @torch.inference_mode()
 def sample_rolls(model: nn.Module, start: Tensor, steps: int, seed: int = 0) -> Tensor:
-    """Goes on with ``start``, bool or float ``(batch, 88, time)``, for so many steps: ``(batch, 88, steps)``, 0 and 1.
+    """Samples continuations; each key is drawn independently from the model's probability.
 
-    Each key is drawn on its own from the model's probability. Piece i depends on the seed, i and its start alone.
+    Args:
+        model: with ``step(x, state)``, see :func:`roll_nll`; in eval mode.
+        start: bool or float ``(batch, 88, time)``, the first steps of each piece.
+        steps: number of steps to sample.
+        seed: the result for piece i depends on ``seed``, i and its start only.
+
+    Returns:
+        float ``(batch, 88, steps)`` of 0 and 1.
     """
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(start))]
-    x, state, drawn = start.float(), None, []
+    x, state, sampled = start.float(), None, []
     for _ in range(steps):
         logits, state = model.step(x, state)
-        chance = torch.stack([torch.rand(KEYS, generator=generator) for generator in generators])
-        x = (chance < logits[..., -1].sigmoid().cpu()).float().unsqueeze(2).to(start.device)
-        drawn.append(x)
-    return torch.cat(drawn, 2)
+        uniforms = torch.stack([torch.rand(KEYS, generator=generator) for generator in generators])
+        x = (uniforms < logits[..., -1].sigmoid().cpu()).float().unsqueeze(2).to(start.device)
+        sampled.append(x)
+    return torch.cat(sampled, 2)
 
 
 def play(roll: np.ndarray, sample_rate: int, step_seconds: float = 0.25) -> np.ndarray:
-    """A piece on plucked strings: float32 ``(samples,)``. A key that sounds on is not struck again."""
+    """Renders a piece on plucked strings.
+
+    Consecutive steps of a key are one note.
+
+    Args:
+        roll: ``(time, 88)``.
+        sample_rate: in Hz; at least 25.2 kHz for the highest key.
+        step_seconds: duration of a time step.
+
+    Returns:
+        float32 ``(samples,)``.
+    """
     step = round(step_seconds * sample_rate)
     sound = np.zeros(len(roll) * step)
     edges = np.diff(np.pad(roll.astype(np.int8), ((1, 1), (0, 0))), axis=0)

@@ -1,6 +1,4 @@
-"""How near a vocoder's sound is to the recording whose mels it was made from; Griffin and Lim's beside it."""
-
-from __future__ import annotations
+"""Distance between a vocoder's sound and the recordings whose log-mels it was conditioned on, and Griffin-Lim's."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -13,50 +11,58 @@ from torch import Tensor
 from wavedil.audio.conditioning.features import LogMel
 from wavedil.audio.generation.generate import generate
 from wavedil.audio.models.wavenet import WaveNet
+from wavedil.audio.spectrogram import hann_stft
 from wavedil.errors import WavedilError
 
 FFT, HOP = 1024, 256
-RANGE_DB = 80.0  # below a recording's loudest magnitude, all is silence
+RANGE_DB = 80.0  # magnitudes more than this below the recording's largest count as equal
 DEFINITION = (
-    "log-spectral distance in dB to the recording: root of the mean square, over frequencies, of the difference of "
-    f"magnitudes in dB (held to the {RANGE_DB:.0f} dB below the recording's largest), mean over frames and clips; Hann "
-    f"windows of {FFT} samples, hop {HOP}, at {{rate}} Hz; the first {{seconds:g}} s of each file, from its mels, "
-    "drawn at temperature {temperature:g} with guidance {guidance:g}"
+    "log-spectral distance to the recording in dB: root mean square over frequencies of the difference of magnitudes "
+    f"in dB (clamped at {RANGE_DB:.0f} dB below the recording's largest), mean over frames and clips; Hann windows of "
+    f"{FFT} samples, hop {HOP}, at {{rate}} Hz; the first {{seconds:g}} s of each file, generated from its mels at "
+    "temperature {temperature:g} with guidance {guidance:g}"
 )
 
 
 @dataclass(frozen=True)
 class Resynthesis:
-    distance_db: float  # of the model's clips
+    """Mean distances of the model's clips and of Griffin-Lim's, in dB."""
+
+    distance_db: float
     griffin_lim_db: float
     clips: int
     definition: str
 
 
 def log_spectral_distance(sound: Tensor, recording: Tensor) -> float:
-    """In dB, of two ``(time,)`` of one length: Gray & Markel 1976, on short-time spectra; see DEFINITION."""
+    """Log-spectral distance in dB (Gray & Markel 1976) on short-time spectra; see ``DEFINITION``.
+
+    Args:
+        sound, recording: ``(time,)`` of the same length, at least 1024 samples.
+    """
     if sound.shape != recording.shape or sound.ndim != 1 or len(sound) < FFT:
         raise WavedilError(
-            f"sounds are {tuple(sound.shape)} and {tuple(recording.shape)}: expected (time,) alike, {FFT} at least"
+            f"sound is {tuple(sound.shape)} and recording {tuple(recording.shape)}: expected (time,) of the same "
+            f"length, at least {FFT}"
         )
-    window = torch.hann_window(FFT, dtype=torch.float64)
-    magnitudes = [
-        torch.stft(x.double(), FFT, HOP, window=window, return_complex=True).abs() for x in (sound, recording)
-    ]
+    magnitudes = [hann_stft(x.double(), FFT, HOP).abs() for x in (sound, recording)]
     floor = max(float(magnitudes[1].max()), 1e-9) * 10 ** (-RANGE_DB / 20)
     ours, theirs = (20 * torch.log10(each.clamp(min=floor)) for each in magnitudes)
     return float((ours - theirs).square().mean(0).sqrt().mean())
 
 
 def griffin_lim(features: LogMel, mels: Tensor, iterations: int = 60, seed: int = 0) -> Tensor:
-    """Sound ``(frames * hop,)`` from log-mels ``(n_mels, frames)`` by librosa: non-negative least squares for the
-    magnitudes, then Griffin & Lim (1984), fast (Perraudin et al. 2013), for the phases."""
+    """Reconstructs sound ``(frames * hop_length,)`` from log-mels ``(n_mels, frames)`` with librosa.
+
+    Non-negative least squares gives the magnitudes; Griffin & Lim (1984), in the fast version of Perraudin et al.
+    (2013), gives the phases.
+    """
     from librosa import griffinlim
     from librosa.util import nnls
 
     bands = features.bands().double().numpy()
     magnitudes = nnls(bands, features.magnitudes(mels).double().cpu().numpy())
-    # Frames of librosa are centered on multiples of the hop, ours on the middle of their samples: half a hop more.
+    # librosa's frames are centered on multiples of the hop; those of LogMel half a hop later.
     shift = features.hop_length // 2
     sound = griffinlim(
         np.pad(magnitudes, [(0, 0), (0, 1)], mode="edge"),
@@ -80,36 +86,41 @@ def resynthesize(
     guidance: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Resynthesis:
-    """Makes the first ``seconds`` of each float ``(time,)`` again from its mels, by the model and by Griffin-Lim.
+    """Generates the start of each recording from its log-mels, by the model and by Griffin-Lim, and compares them.
 
-    ``temperature`` and ``guidance`` are those of :func:`wavedil.audio.generate`.
+    Args:
+        model: conditioned on log-mels.
+        recordings: float ``(time,)`` in [-1, 1] at the model's sample rate.
+        speakers: speaker of each recording, for a model with speakers.
+        seconds: length of the start of each recording.
+        seed: of the first clip; clip i uses ``seed + i``.
+        temperature, guidance: see :func:`wavedil.audio.generate`.
+        progress: called with the number of finished clips and the number of clips.
 
     Raises:
-        WavedilError: a model that is not conditioned on log-mels; no recording as long as a window.
+        WavedilError: the model is not conditioned on log-mels, or no recording has 1024 samples.
     """
     local = model.conditioner.upsampling
     features = getattr(local, "features", None)
     if not isinstance(features, LogMel):
         raise WavedilError(
-            "resynthesis is from log-mels, which this model does not hear: train e.g. the recipe vocoder"
+            "model is not conditioned on log-mels: expected a vocoder, e.g. trained by the recipe vocoder"
         )
-    whole = round(seconds * model.sample_rate) // features.hop_length * features.hop_length
-    named = zip(recordings, itertools.repeat(None) if speakers is None else speakers, strict=False)
-    cut = (
-        (recording[: min(whole, len(recording) // features.hop_length * features.hop_length)], name)
-        for recording, name in named
-    )
-    clips = [(clip, name) for clip, name in cut if len(clip) >= FFT]  # over which spectra are compared
+    hop = features.hop_length
+    longest = round(seconds * model.sample_rate)
+    clips = []
+    for recording, speaker in zip(recordings, itertools.repeat(None) if speakers is None else speakers, strict=False):
+        length = min(longest, len(recording)) // hop * hop
+        if length >= FFT:
+            clips.append((recording[:length], speaker))
     if not clips:
-        raise WavedilError(
-            f"no recording, of {seconds:g} seconds at most, is as long as {FFT} samples: give longer ones"
-        )
+        raise WavedilError(f"recordings: no clip of at most {seconds:g} s has {FFT} samples: use longer recordings")
     ours = theirs = 0.0
-    for index, (clip, name) in enumerate(clips):
+    for index, (clip, speaker) in enumerate(clips):
         mels = model.features(clip.unsqueeze(0))
-        given = {"condition": mels, "speaker": name, "temperature": temperature, "guidance": guidance}
-        made = generate(model, len(clip), seed=seed + index, **given)[0, 0].cpu()
-        ours += log_spectral_distance(made, clip) / len(clips)
+        options = {"condition": mels, "speaker": speaker, "temperature": temperature, "guidance": guidance}
+        generated = generate(model, len(clip), seed=seed + index, **options)[0, 0].cpu()
+        ours += log_spectral_distance(generated, clip) / len(clips)
         theirs += log_spectral_distance(griffin_lim(features, mels[0]), clip) / len(clips)
         if progress is not None:
             progress(index + 1, len(clips))

@@ -1,4 +1,4 @@
-"""Names of speakers from folders, a table and file names."""
+"""Speaker names from folders, a table and file names."""
 
 import pytest
 
@@ -19,21 +19,21 @@ def test_three_sources(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("folders", "lies in .* itself"),
+        ("folders", "is directly in .*: expected one folder"),
         ("gone.csv", "gone.csv: cannot be read as a table"),
         ("[", "not a regular expression"),
         ("_x_", "has 0 groups: expected one"),
         ("-([a-z]+)-", "finds no speaker in 7_theo_3"),
         ("_([a-z])", "speaker 't' is unknown: this model knows ann"),
-        (None, "say where the files' come from"),
+        (None, "speakers is not set, but the model has the speakers ann"),
     ],
 )
-def test_errors_say_what_to_do(tmp_path, source, message):
+def test_bad_sources_raise(tmp_path, source, message):
     with pytest.raises(WavedilError, match=message):
         speakers_of([tmp_path / "7_theo_3.wav"], tmp_path, source, ["ann"])
 
 
-def test_tables_that_do_not_fit(tmp_path):
+def test_bad_tables_raise(tmp_path):
     table, path = tmp_path / "who.csv", tmp_path / "a.wav"
     for text, message in (("name,who\na.wav,ann\n", "columns file and speaker"), ("file,speaker\nb,x\n", "add a row")):
         table.write_text(text)

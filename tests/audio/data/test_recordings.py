@@ -47,8 +47,8 @@ def test_a_table_gives_segments_and_knobs(folder):
     )
     train, valid, note = split([recording], RATE, context=10)
     assert [len(part) for part in (train, valid)] == [3, 1] and "held_out of the table" in note
-    whole, target = (audio_files.read(path)[0][0] for path in (recording.input, recording.target))
-    assert (valid[0].input == whole[750:]).all() and (train[1].target == target[250:500]).all()
+    dry, wet = (audio_files.read(path)[0][0] for path in (recording.input, recording.target))
+    assert (valid[0].input == dry[750:]).all() and (train[1].target == wet[250:500]).all()
     assert valid[0].skip == 100 and valid[0].knobs == {"gain": 0.5} and "segment 3" in valid[0].name
 
 
@@ -57,8 +57,8 @@ def test_held_out_recordings(folder):
     train, valid, note = split(few, RATE, context=30)
     assert [len(s) for s in train] == [900] * 3 and [len(s) for s in valid] == [130] * 3
     assert [s.skip for s in valid] == [30] * 3 and "last tenth of each" in note
-    whole = audio_files.read(few[2].target)[0][0]
-    assert (valid[2].target[30:] == whole[900:]).all() and (train[2].target == whole[:900]).all()
+    wet = audio_files.read(few[2].target)[0][0]
+    assert (valid[2].target[30:] == wet[900:]).all() and (train[2].target == wet[:900]).all()
     train, valid, note = split(few, RATE, context=30, validation="_1$")
     assert (len(train), len(valid), valid[0].skip) == (2, 1, 0) and "take_1" in valid[0].name
     train, valid, note = split(few * 4, RATE, context=30)
@@ -131,9 +131,9 @@ def test_built_in_targets_are_the_overdrive_of_their_input(tmp_path):
     assert [r.knobs for r in recordings] == [{"drive": 0.0}, {"drive": 0.5}, {"drive": 1.0}]
     sound = audio_files.read(recordings[0].input)[0][0]
     for recording in recordings:
-        made = audio_files.read(recording.target)[0][0]
-        np.testing.assert_array_equal(made, overdrive(sound, recording.knobs["drive"], RATE))
-        assert 0.05 < np.abs(made).max() < 1
+        target = audio_files.read(recording.target)[0][0]
+        np.testing.assert_array_equal(target, overdrive(sound, recording.knobs["drive"], RATE))
+        assert 0.05 < np.abs(target).max() < 1
     later = sound.copy()
     later[500:] = 0
     assert (overdrive(later, 1, RATE)[:500] == overdrive(sound, 1, RATE)[:500]).all()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.audio.spectrogram import hann_stft
 from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
 
@@ -96,8 +97,7 @@ class LogMel(Features):
         after = self.n_fft - self.hop_length - before
         sound = sound[:, self.margin - before : sound.shape[1] - self.margin + after]
         with torch.autocast(sound.device.type, enabled=False):
-            window = torch.hann_window(self.n_fft, device=sound.device, dtype=sound.dtype)
-            spectrum = torch.stft(sound, self.n_fft, self.hop_length, window=window, center=False, return_complex=True)
+            spectrum = hann_stft(sound, self.n_fft, self.hop_length, center=False)
             bands = self.bands().to(sound)
             return torch.log10((bands @ spectrum.abs()).clamp(min=_FLOOR)) + _OFFSET
 

@@ -1,34 +1,34 @@
-"""Who speaks in which file: from folders, a table, or the files' names."""
-
-from __future__ import annotations
+"""Speaker names of sound files: from folders, a table, or the file names."""
 
 import csv
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 from wavedil.errors import WavedilError
 
 
-class SpeakerSource:
-    """``of(path, root)``: the name of the speaker of a file below the folder ``root``."""
+class SpeakerSource(ABC):
+    """Finds the speaker of a file."""
 
-    def of(self, path: Path, root: Path) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def name_of(self, path: Path, root: Path) -> str:
+        """Speaker of the file at ``path``, which is below the folder ``root``."""
 
 
 class SpeakersByFolder(SpeakerSource):
-    """The first folder below the root, as in ``root/anna/001.wav``."""
+    """The first folder below the root, e.g. ``anna`` for ``root/anna/001.wav``."""
 
-    def of(self, path: Path, root: Path) -> str:
+    def name_of(self, path: Path, root: Path) -> str:
         parts = path.relative_to(root).parts
         if len(parts) < 2:
-            raise WavedilError(f"{path} lies in {root} itself, so no folder names its speaker: give each a folder")
+            raise WavedilError(f"{path} is directly in {root}: expected one folder for each speaker")
         return parts[0]
 
 
 class SpeakersByTable(SpeakerSource):
-    """A CSV file with a header and the columns ``file`` (below the root, with suffix) and ``speaker``."""
+    """A CSV file with a header and the columns ``file`` (path below the root, with suffix) and ``speaker``."""
 
     def __init__(self, table: str | Path):
         self.path = Path(table)
@@ -38,18 +38,18 @@ class SpeakersByTable(SpeakerSource):
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise WavedilError(f"{table}: cannot be read as a table of speakers ({error})") from None
         if not rows or not {"file", "speaker"} <= rows[0].keys():
-            raise WavedilError(f"{table}: expected a header with the columns file and speaker, and rows below it")
+            raise WavedilError(f"{table}: expected a header with the columns file and speaker, and at least one row")
         self.names = {row["file"]: row["speaker"] for row in rows}
 
-    def of(self, path: Path, root: Path) -> str:
-        name = path.relative_to(root).as_posix()
-        if not self.names.get(name):
-            raise WavedilError(f"{self.path} names no speaker of {name}: add a row, or exclude the file")
-        return self.names[name]
+    def name_of(self, path: Path, root: Path) -> str:
+        file = path.relative_to(root).as_posix()
+        if not self.names.get(file):
+            raise WavedilError(f"{self.path} has no speaker for {file}: add a row, or exclude the file")
+        return self.names[file]
 
 
 class SpeakersByName(SpeakerSource):
-    """The group of a regular expression searched in the path below the root, without suffix: ``_([a-z]+)_``."""
+    """The group of a regular expression, e.g. ``_([a-z]+)_``, searched in the path below the root without suffix."""
 
     def __init__(self, pattern: str):
         try:
@@ -62,31 +62,44 @@ class SpeakersByName(SpeakerSource):
                 "_([a-z]+)_; or folders, or a .csv file"
             )
 
-    def of(self, path: Path, root: Path) -> str:
-        name = path.relative_to(root).with_suffix("").as_posix()
-        found = self.expression.search(name)
+    def name_of(self, path: Path, root: Path) -> str:
+        file = path.relative_to(root).with_suffix("").as_posix()
+        found = self.expression.search(file)
         if found is None or not found[1]:
-            raise WavedilError(f"speakers={self.expression.pattern!r} finds no speaker in {name}: widen or exclude")
+            raise WavedilError(
+                f"speakers={self.expression.pattern!r} finds no speaker in {file}: change the expression, or exclude "
+                "the file"
+            )
         return found[1]
 
 
 def speaker_source(text: str) -> SpeakerSource:
-    """What a recipe or the shell calls a source: ``folders``, a .csv file, or a regular expression with one group."""
+    """Parses the option ``speakers``: ``folders``, a .csv file, or a regular expression with one group."""
     if text == "folders":
         return SpeakersByFolder()
     return SpeakersByTable(text) if Path(text).suffix == ".csv" else SpeakersByName(text)
 
 
 def speakers_of(paths: Sequence[Path], root: Path, source: str | None, known: Sequence[str]) -> list[str]:
-    """The speaker of each file; all must be among those that a model knows."""
+    """Finds the speaker of each file.
+
+    Args:
+        paths: files below ``root``.
+        root: folder of the recordings.
+        source: see :func:`speaker_source`.
+        known: speakers of the model.
+
+    Raises:
+        WavedilError: ``source`` is None or invalid, or a file's speaker is missing or not among ``known``.
+    """
     if source is None:
         raise WavedilError(
-            f"this model has the speakers {', '.join(known)}: say where the files' come from by speakers, which is "
-            "folders, a .csv file, or a regular expression with one group"
+            f"speakers is not set, but the model has the speakers {', '.join(known)}: set it to folders, a .csv file, "
+            "or a regular expression with one group"
         )
-    found, names = speaker_source(source), []
+    parsed, names = speaker_source(source), []
     for path in paths:
-        name = found.of(path, root)
+        name = parsed.name_of(path, root)
         if name not in known:
             raise WavedilError(f"{path}: speaker {name!r} is unknown: this model knows {', '.join(known)}")
         names.append(name)

@@ -48,8 +48,8 @@ class FeatureExcerpt:
 
     Args:
         hop_length: samples per frame; crops start at multiples of it.
-        reach: number of frames before and after its own on which a sample's conditioning depends.
-        margin: number of samples on each side of its own on which a frame depends.
+        reach: extra context in frames on each side of a crop.
+        margin: extra context in samples on each side of a frame's hop.
     """
 
     hop_length: int
@@ -57,9 +57,9 @@ class FeatureExcerpt:
     margin: int
 
     @classmethod
-    def of(cls, local: Upsampling) -> Self:
-        """For the local features of a model."""
-        return cls(local.hop_length, local.reach, local.features.margin)
+    def of(cls, upsampling: Upsampling) -> Self:
+        """The excerpt that a model's features need."""
+        return cls(upsampling.hop_length, upsampling.reach, upsampling.features.margin)
 
     def cut(
         self, file_length: int, read: Callable[[int, int], np.ndarray], start: int, length: int

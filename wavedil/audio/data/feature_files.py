@@ -19,14 +19,14 @@ class FeatureFiles:
 
     Args:
         corpus: complete files, without trimmed silence.
-        local: upsampling of the model, which sets the number of channels and the hop length.
+        upsampling: of the model; sets the number of channels and the hop length.
 
     Raises:
         WavedilError: a feature file is missing or malformed, has NaN, or has another duration than its recording.
     """
 
-    def __init__(self, corpus: Corpus, local: Upsampling):
-        self.hop_length, self.reach, channels = local.hop_length, local.reach, local.features.channels
+    def __init__(self, corpus: Corpus, upsampling: Upsampling):
+        self.hop_length, self.reach, channels = upsampling.hop_length, upsampling.reach, upsampling.features.channels
         if any(corpus.starts):
             raise WavedilError(
                 "recordings are trimmed or split in time, but their features are not: set trim_db to null, and use "

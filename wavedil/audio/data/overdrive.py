@@ -1,6 +1,4 @@
-"""Built-in pairs: plucked strings and what an overdrive pedal, made up for the purpose, does to them."""
-
-from __future__ import annotations
+"""Built-in recordings of an effect: plucked strings, dry and through a simulated overdrive pedal."""
 
 import csv
 import os
@@ -12,40 +10,58 @@ from wavedil.audio.data import audio_files
 from wavedil.audio.data.pluck import compose, render_melody
 from wavedil.files import atomic_write
 
-SETTINGS = (0.0, 0.5, 1.0)  # of the knob drive
+SETTINGS = (0.0, 0.5, 1.0)  # settings of the drive knob that are recorded
 
 
 def overdrive(sound: np.ndarray, drive: float, sample_rate: int) -> np.ndarray:
-    """``(time,)`` to the same: bass cut, clipped unequally above and below, treble cut; drive is in 0..1.
+    """A simulated overdrive pedal: high-pass filter, asymmetric clipping, low-pass filter.
 
-    Both filters are exponentials of 0.5 ms and 0.1 ms, cut off after four time constants.
+    The filters have exponential impulse responses with time constants of 0.5 ms and 0.1 ms, truncated after four time
+    constants.
+
+    Args:
+        sound: ``(time,)``.
+        drive: from 0 to 1.
+        sample_rate: in Hz.
+
+    Returns:
+        float32 ``(time,)``.
     """
-    bass, treble = (_smoothing(seconds, sample_rate) for seconds in (5e-4, 1e-4))
+    bass, treble = (_exponential(seconds, sample_rate) for seconds in (5e-4, 1e-4))
     time = len(sound)
-    cut = sound - np.convolve(sound, bass)[:time]
-    pushed = 10 ** (drive * 1.2) * 4 * cut + 0.2
-    clipped = np.tanh(pushed) - np.tanh(0.2)
+    high = sound - np.convolve(sound, bass)[:time]
+    driven = 10 ** (drive * 1.2) * 4 * high + 0.2
+    clipped = np.tanh(driven) - np.tanh(0.2)
     return (0.5 * np.convolve(clipped + 0.3 * sound, treble)[:time]).astype(np.float32)
 
 
-def _smoothing(seconds: float, sample_rate: int) -> np.ndarray:
+def _exponential(seconds: float, sample_rate: int) -> np.ndarray:
+    """Exponential impulse response with the given time constant, of sum 1."""
     samples = seconds * sample_rate
-    shape = np.exp(-np.arange(max(1, round(4 * samples))) / samples)
-    return shape / shape.sum()
+    response = np.exp(-np.arange(max(1, round(4 * samples))) / samples)
+    return response / response.sum()
 
 
 def make_recordings(
     folder: str | os.PathLike[str], seconds: float, sample_rate: int, seed: int = 0, knob: str | None = "drive"
 ) -> Path:
-    """Writes ``input.wav``, one target for each of three settings of the ``knob`` and ``table.csv``; the table's path.
+    """Writes ``input.wav``, a target for each of three settings of the knob, and ``table.csv``.
 
-    For a model without knobs, ``knob=None``, the pedal stands at 0.5.
+    Args:
+        folder: created if missing.
+        seconds: duration of the recordings.
+        sample_rate: in Hz.
+        seed: for the melody.
+        knob: name of the knob; None for a model without knobs, which gets one target at drive 0.5.
+
+    Returns:
+        Path of the table.
     """
     folder = Path(folder)
     sound = render_melody(compose(seconds, np.random.default_rng(seed)), sample_rate)
     audio_files.write(folder / "input.wav", sound, sample_rate, "FLOAT")
     table = folder / "table.csv"
-    with atomic_write(table) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["input", "target", *([knob] if knob else [])])
         for drive in SETTINGS if knob else [0.5]:

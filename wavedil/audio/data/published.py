@@ -1,6 +1,4 @@
-"""Published recordings by the names that ``torchaudio.datasets`` gives them: where they lie, and how to get them."""
-
-from __future__ import annotations
+"""Published data sets by their names in ``torchaudio.datasets``: folder layout and download."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +8,14 @@ from wavedil.errors import WavedilError
 
 @dataclass(frozen=True)
 class Published:
-    """Args:
-    folder: of the recordings, below the folder that torchaudio calls ``root``.
-    pattern: of the recordings, below that.
-    speakers: where the names of their speakers come from; see ``conditioning/speakers.py``. None: one speaker.
-    parts: names of its parts, each a folder of its own in ``folder``.
+    """Layout of a data set.
+
+    Args:
+        folder: folder of the recordings, below torchaudio's ``root``.
+        pattern: glob pattern of the recordings in ``folder``.
+        speakers: source of the speaker names, see :func:`wavedil.audio.conditioning.speakers.speaker_source`; None for
+            a single speaker.
+        parts: names of the parts, each a subfolder of ``folder``.
     """
 
     folder: str
@@ -27,7 +28,7 @@ _LIBRITTS = ("dev-clean", "dev-other", "test-clean", "test-other", "train-clean-
 PUBLISHED = {
     "YESNO": Published("waves_yesno", "*.wav"),
     "LJSPEECH": Published("LJSpeech-1.1/wavs", "*.wav"),
-    # Each sentence was recorded by two microphones; torchaudio's class takes the second as well.
+    # Two microphones recorded each sentence; torchaudio's class uses the second, too.
     "VCTK_092": Published("VCTK-Corpus-0.92/wav48_silence_trimmed", "*/*_mic2.flac", "folders"),
     "LIBRITTS": Published("LibriTTS", "*/*/*.wav", "folders", (*_LIBRITTS, "train-other-500")),
 }
@@ -36,48 +37,51 @@ PUBLISHED = {
 def find_published(
     dataset: str, root: str | Path | None, download: bool = False
 ) -> tuple[Path, list[Path], str | None]:
-    """The folder of the recordings, the recordings in their order, and the source of their speakers' names.
+    """Lists the recordings of a published data set.
 
     Args:
-        dataset: a name in PUBLISHED, for one with parts ``LIBRITTS/dev-clean``.
-        root: the folder that holds the data set's own, as torchaudio takes it.
-        download: fetch what is not there, by torchaudio.
+        dataset: a name in ``PUBLISHED``; with a part, e.g. ``LIBRITTS/dev-clean``.
+        root: the folder that contains the data set's folder, as torchaudio's ``root``.
+        download: download missing data with torchaudio.
+
+    Returns:
+        The folder of the recordings, the sorted recordings, and the source of the speaker names.
 
     Raises:
-        WavedilError: an unknown name or part; or the recordings are not there, or cannot be fetched.
+        WavedilError: the name or part is unknown, or the recordings are missing or cannot be downloaded.
     """
     name, _, part = dataset.partition("/")
     if name not in PUBLISHED:
-        raise WavedilError(f"dataset is {dataset!r}: expected one of {', '.join(PUBLISHED)}, or a folder as root alone")
+        raise WavedilError(
+            f"dataset is {dataset!r}: expected one of {', '.join(PUBLISHED)}; for a folder, set only root"
+        )
     layout = PUBLISHED[name]
     if (part or layout.parts) and part not in layout.parts:
         parts = f"{name}/ and one of {', '.join(layout.parts)}" if layout.parts else f"{name} alone"
         raise WavedilError(f"dataset is {dataset!r}: expected {parts}")
     if root is None:
-        raise WavedilError(
-            f"dataset is {dataset!r}, but root is not given: expected the folder it is in or is to be in"
-        )
+        raise WavedilError(f"dataset is {dataset!r}, but root is not set: expected the folder that contains it")
     folder = Path(root) / layout.folder / part
     if download and not folder.is_dir():
-        _fetch(name, Path(root), {"url": part} if part else {})
+        _download(name, Path(root), {"url": part} if part else {})
     paths = sorted(folder.glob(layout.pattern))
     if not paths:
         raise WavedilError(
-            f"{folder} holds no {layout.pattern}: expected {dataset} below {root}; set download to true to fetch it"
+            f"{folder} has no files {layout.pattern}: expected {dataset} below {root}; or set download to true"
         )
     return folder, paths, layout.speakers
 
 
-def _fetch(name: str, root: Path, options: dict[str, str]) -> None:
+def _download(name: str, root: Path, options: dict[str, str]) -> None:
     try:
         from torchaudio import datasets
-    except (ImportError, OSError, RuntimeError) as error:  # the last two: beside a torch that it was not built for
+    except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch version
         raise WavedilError(
-            f"{name} is fetched by torchaudio, which cannot be imported ({type(error).__name__}): pip install "
+            f"download needs torchaudio for {name}, but it cannot be imported ({type(error).__name__}): pip install "
             "'wavedil[train]'"
         ) from None
     root.mkdir(parents=True, exist_ok=True)
     try:
         getattr(datasets, name)(root=str(root), download=True, **options)
     except (OSError, RuntimeError) as error:
-        raise WavedilError(f"{name} could not be fetched to {root}: {' '.join(str(error).split())[:200]}") from None
+        raise WavedilError(f"{name} could not be downloaded to {root}: {' '.join(str(error).split())[:200]}") from None

@@ -6,10 +6,10 @@ may also declare arguments named ``dry`` and ``knobs``; :func:`compute_loss` pas
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.audio.spectrogram import hann_stft
 from wavedil.errors import WavedilError
 from wavedil.losses import WeightedSum, call_loss
 
@@ -131,10 +131,9 @@ class MultiResolutionSTFT(nn.Module):
         return sum(self._distance(output, target, *each) for each in self.resolutions) / len(self.resolutions)
 
     def _distance(self, output: Tensor, target: Tensor, size: int, hop: int, window: int) -> Tensor:
-        hann = torch.hann_window(window, device=output.device)
         magnitudes = []
         for y in (output, target):
-            spectrum = torch.stft(y[:, 0].float(), size, hop, window, hann, return_complex=True)
+            spectrum = hann_stft(y[:, 0].float(), size, hop, window)
             # The paper's code clamps the power too: at 0 the root has no gradient and the log no value.
             magnitudes.append((spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-7).sqrt())
         ours, theirs = magnitudes
