@@ -1,6 +1,6 @@
 """Weights before training: variances are kept through each layer and through the sum of all skips.
 
-Measured on speech against torch's default: see recipes/README.md.
+Measured on speech against torch's default: see docs/measurements.md.
 """
 
 from __future__ import annotations
