@@ -1,6 +1,6 @@
 """Initialization: the variance stays the same through each layer and through the sum of all skips.
 
-Measured on speech against torch's default: see recipes/README.md.
+Measured on speech against torch's default: see docs/measurements.md.
 """
 
 import torch
