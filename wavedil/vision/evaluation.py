@@ -25,6 +25,12 @@ class MeanIoU:
     classes: dict[str, float | None]  # IoU of each; None where it is neither labeled nor predicted
     definition: str
 
+    def __str__(self) -> str:
+        lines = [f"{name:<20} {'absent' if iou is None else f'{iou:.4f}'}" for name, iou in self.classes.items()]
+        lines.append(f"{'mean IoU':<20} {self.mean_iou:.4f}")
+        lines.append(f"accuracy {self.accuracy:.4f} over {self.count:,} pixels of {self.images} images")
+        return "\n".join([*lines, f"({self.definition})"])
+
 
 def evaluate(
     model: Segmenter,
@@ -72,6 +78,11 @@ class ValueErrors:
     count: int  # pixels
     images: int
     definition: str
+
+    def __str__(self) -> str:
+        lines = [f"{'RMSE':<20} {self.rmse:.4g}", f"{'relative error':<20} {self.abs_rel:.4f}"]
+        lines.append(f"{self.count:,} pixels of {self.images} images")
+        return "\n".join([*lines, f"({self.definition})"])
 
 
 def evaluate_values(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,13 @@ class EffectModel(nn.Module):
     def beginning(self) -> str:
         """What was before time 0, in words."""
         return "zero history"
+
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.audio.effects.evaluation import evaluate_effect
+
+        return evaluate_effect
 
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
         """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``: the first ``skip`` outputs are left out."""

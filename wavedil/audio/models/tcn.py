@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,13 @@ class TCN(nn.Module):
     def dilations(self) -> tuple[int, ...]:
         """Of the convolutions in order: each block has two of its dilation."""
         return tuple(dilation for dilation in self.stack.dilations for _ in range(2))
+
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.audio.piano_rolls import evaluate_roll_file
+
+        return evaluate_roll_file
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.stack(self.dropout(x))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -236,6 +237,13 @@ class WaveNet(nn.Module):
             condition_channels=self.conditioner.condition_channels,
             speaker_channels=self.conditioner.speaker_channels,
         )
+
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.audio.corpus_evaluation import evaluate_recordings
+
+        return evaluate_recordings
 
     def _shift(self, codes: Tensor, previous: Tensor | None) -> Tensor:
         """The input at t is the code at t - 1."""

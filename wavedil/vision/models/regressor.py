@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -51,3 +52,17 @@ class Regressor(DensePredictor):
     def values(self, maps: Tensor) -> Tensor:
         """Of the map that the network makes."""
         return self.center + self.spread * maps.float()
+
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.vision.folder_evaluation import evaluate_regression
+
+        return evaluate_regression
+
+    @staticmethod
+    def prediction() -> Callable[..., Any]:
+        """The function behind ``wavedil segment``."""
+        from wavedil.vision.prediction_files import write_value_maps
+
+        return write_value_maps

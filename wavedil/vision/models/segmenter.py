@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -76,3 +77,17 @@ class Segmenter(DensePredictor):
     def ignore_label(self) -> Value | str | None:
         """The value in masks of pixels that count nowhere; in tensors it is always 255."""
         return self.labels.ignore_label
+
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.vision.folder_evaluation import evaluate_segmentation
+
+        return evaluate_segmentation
+
+    @staticmethod
+    def prediction() -> Callable[..., Any]:
+        """The function behind ``wavedil segment``."""
+        from wavedil.vision.prediction_files import write_label_maps
+
+        return write_label_maps
