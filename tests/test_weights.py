@@ -187,6 +187,25 @@ def test_the_allocation_limit_counts_numbers_before_they_are_allocated(monkeypat
             torch.zeros(1)
 
 
+def test_a_part_that_is_no_module_is_stored_with_its_model_but_not_alone(tmp_path):
+    @register
+    class Rule:
+        def __init__(self, factor: float):
+            self.factor = factor
+
+    @register
+    class Scaled(nn.Module):
+        def __init__(self, rule: Rule):
+            super().__init__()
+            self.weight, self.rule = nn.Parameter(torch.ones(2)), rule
+
+    folder = save(Scaled(Rule(0.5)), tmp_path / "model")
+    assert load(folder).rule.factor == 0.5
+    edit(folder, **part(Rule, factor=1.0))
+    with pytest.raises(WavedilError, match="holds a Rule: expected a torch.nn.Module"):
+        load(folder)
+
+
 # Format 1
 
 

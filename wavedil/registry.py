@@ -66,7 +66,7 @@ def find_class(name: Any, path: Path) -> type:
     if isinstance(name, str) and name not in _REGISTERED and _PACKAGE_PATH.fullmatch(name):
         try:
             import_module(name.rpartition(".")[0])
-        except ImportError:
+        except Exception:  # also libraries that fail while they are imported
             pass  # refused below
     if not isinstance(name, str) or name not in _REGISTERED:
         raise WavedilError(

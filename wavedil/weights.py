@@ -103,6 +103,8 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
     cls = find_class(name, path)
     if expect is not None and not issubclass(cls, expect):
         raise WavedilError(f"{folder} holds {with_article(cls)}: expected {getattr(expect, 'title', expect.__name__)}")
+    if not issubclass(cls, nn.Module):
+        raise WavedilError(f"{folder} holds {with_article(cls)}: expected a torch.nn.Module")
     check_registered(arguments, path)
     try:
         tensors = load_file(weights)

@@ -49,6 +49,14 @@ def test_a_registered_command_runs(capsys, module, by_path):
     assert "Double a number." in capsys.readouterr().out
 
 
+def test_an_imported_module_registers_its_command(capsys, module, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_commands.py").write_text(
+        "from wavedil.cli.main import register_command\nregister_command('double', 'double', 'Double a number.')\n"
+    )
+    assert main(["--import", "my_commands", "double", "4"]) == 0 and capsys.readouterr().out == "8\n"
+
+
 def test_a_command_of_an_installed_package_is_found_by_its_entry_point(capsys, module, monkeypatch):
     point = metadata.EntryPoint("double", "double", "wavedil.commands")
     monkeypatch.setattr(shell.metadata, "entry_points", lambda group: [point] if group == point.group else [])

@@ -18,10 +18,11 @@ from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any, NoReturn
 
+from wavedil.cli.options import add_import_option, import_named_modules
 from wavedil.errors import WavedilError
 
-#: Module and one-line help of each command.
-COMMANDS: dict[str, tuple[str, str]] = {
+#: Module, or its import path, and one-line help of each command.
+COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "train": ("wavedil.cli.train", "Train by a recipe; without one, the default recipe on built-in sound."),
     "sample": ("wavedil.cli.sample", "Generate audio files with a model."),
     "process": ("wavedil.cli.process", "Run an audio file through an effect (amp, pedal, denoiser)."),
@@ -48,7 +49,7 @@ _EXTRAS = {
 
 
 def register_command(name: str, module: str | ModuleType, help: str) -> None:
-    """Adds a command.
+    """Adds a command. Call it in a module that ``wavedil --import MODULE`` imports, or use an entry point.
 
     Args:
         name: the word after ``wavedil``.
@@ -56,9 +57,6 @@ def register_command(name: str, module: str | ModuleType, help: str) -> None:
             used.
         help: one line for ``wavedil --help``.
     """
-    if isinstance(module, ModuleType):
-        sys.modules.setdefault(module.__name__, module)
-        module = module.__name__
     COMMANDS[name] = (module, help)
 
 
@@ -93,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> None:
+    import_named_modules(words)  # they may register commands, and classes whose options the parser needs
     parser = build_parser(words)
     arguments, unknown = parser.parse_known_args(words)
     if arguments.command is None:
@@ -113,8 +112,9 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser for a command line. Only the command that it names has its arguments, so only that one is imported."""
     parser = _Parser(prog="wavedil", description="Audio models and dense prediction with dilated convolutions.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    add_import_option(parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    chosen = next((index for index, word in enumerate(words) if not word.startswith("-")), None)
+    chosen = _command_index(words)
     for name, (_, text) in _commands().items():
         subparser = subparsers.add_parser(name, help=text, description=text)
         if chosen is not None and words[chosen] == name:
@@ -125,7 +125,15 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def _commands() -> dict[str, tuple[str, str]]:
+def _command_index(words: Sequence[str]) -> int | None:
+    """Position of the command: the first word that is neither an option nor the value of ``--import``."""
+    for index, word in enumerate(words):
+        if not word.startswith("-") and (index == 0 or words[index - 1] != "--import"):
+            return index
+    return None
+
+
+def _commands() -> dict[str, tuple[str | ModuleType, str]]:
     added = {
         point.name: (point.value, f"(from the package {point.dist.name if point.dist else point.value})")
         for point in metadata.entry_points(group=ENTRY_POINTS)
@@ -135,6 +143,8 @@ def _commands() -> dict[str, tuple[str, str]]:
 
 def _module(name: str) -> Any:
     path, _ = _commands()[name]
+    if isinstance(path, ModuleType):
+        return path
     try:
         return import_module(path)
     except ModuleNotFoundError as error:

@@ -34,7 +34,6 @@ class ModelFunction:
 
     def add_options(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         """Adds the options of the first model folder among ``words``; none if there is no folder."""
-        options.import_named_modules(words)
         folder = next((word for word in words if (Path(word) / "config.json").is_file()), None)
         if folder is None:
             return
