@@ -1,4 +1,4 @@
-"""``python -m wavedil`` is ``wavedil``."""
+"""``python -m wavedil`` is the command ``wavedil``."""
 
 import sys
 

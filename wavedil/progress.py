@@ -1,29 +1,34 @@
-"""Progress on a terminal."""
+"""Progress bars on a terminal."""
 
-from __future__ import annotations
+from typing import Self
 
 
 class Bar:
-    """A progress bar with speed and time left on standard error; quiet where that is no terminal.
+    """A progress bar with speed and remaining time on standard error; hidden where that is not a terminal.
 
-    rate: units in a second of sound; the speed is then told as a multiple of real time, too.
+    Use it as a context manager and pass ``update`` as the argument ``progress`` of a function.
+
+    Args:
+        name: what is being done, e.g. ``"sampling"``.
+        sample_rate: units per second of sound; the speed is then also shown as a multiple of real time.
     """
 
-    def __init__(self, name: str, total: int, unit: str, rate: int | None = None):
+    def __init__(self, name: str, sample_rate: int | None = None):
         from tqdm import tqdm
 
-        self._rate = rate
-        self._bar = tqdm(total=total, desc=name, unit=unit, unit_scale=True, disable=None, leave=False)
+        self._sample_rate = sample_rate
+        self._bar = tqdm(desc=name, unit="", unit_scale=True, disable=None, leave=False)
 
-    def to(self, done: int) -> None:
-        self._bar.update(done - self._bar.n)
-        if self._rate and not self._bar.disable and self._bar.format_dict["rate"]:
-            times = self._bar.format_dict["rate"] / self._rate
-            self._bar.set_postfix_str(f"{times:.2f} x real time", refresh=False)
-
-    def of(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int) -> None:
+        """Shows that ``done`` of ``total`` units are finished."""
         self._bar.total = total
-        self.to(done)
+        self._bar.update(done - self._bar.n)
+        if self._sample_rate and not self._bar.disable and self._bar.format_dict["rate"]:
+            speed = self._bar.format_dict["rate"] / self._sample_rate
+            self._bar.set_postfix_str(f"{speed:.2f} x real time", refresh=False)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._bar.close()

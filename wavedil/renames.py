@@ -1,11 +1,15 @@
 """Names that earlier versions used, and their names today. No other module knows the old ones.
 
-Model folders of format 1 and recipes written for version 0.1 are brought up to date while they are read.
+Model folders of format 1 are upgraded while they are read. Old options of the shell are refused with the new name.
 """
 
-import copy
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _AUDIO, _VISION = "wavedil.audio.models", "wavedil.vision.models"
 
@@ -59,7 +63,7 @@ ARGUMENTS = {
 #: Values of arguments.
 VALUES = {"align": {"centre": "center"}}
 
-#: Beginnings of tensors' names by the class's name today.
+#: Prefixes of tensor names by the name of the class that holds them today: a model, a part or an inner module.
 TENSORS = {
     "WaveNet": {
         "front.": "input_embedding.",
@@ -73,35 +77,38 @@ TENSORS = {
 }
 
 
+#: Options of the shell.
+OPTIONS = {"--resynthesise": "--resynthesize"}
+
+
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config.json`` of format 1 as format 2; unknown names stay as they are, for the reader to refuse."""
+    """``config.json`` of format 1 as format 2. Unknown names stay as they are; the caller refuses them."""
     name = config["model"]
     path = CLASSES.get(name, name) if isinstance(name, str) else name
-    arguments = _renamed_arguments(path, {key: _upgrade_value(value) for key, value in config["arguments"].items()})
-    return {"format": 2, "class": path, "arguments": arguments}
+    arguments = {key: _upgrade_value(value) for key, value in config["arguments"].items()}
+    return {"format": 2, "class": path, "arguments": _renamed_arguments(path, arguments)}
 
 
-def upgrade_tensors(path: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a model folder of format 1 by their names today; ``path`` is the class's import path."""
-    prefixes = TENSORS.get(path.rpartition(".")[2], {})
-    renamed = {}
-    for key, value in tensors.items():
-        old = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
-        renamed[key if old is None else prefixes[old] + key.removeprefix(old)] = value
+def upgrade_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model folder of format 1 under their names in ``model``."""
+    renamed = dict(tensors)
+    for place, module in model.named_modules():  # an outer module comes before its parts
+        prefix = f"{place}." if place else ""
+        for old, new in TENSORS.get(type(module).__name__, {}).items():
+            for key in [key for key in renamed if key.startswith(prefix + old)]:
+                renamed[prefix + new + key.removeprefix(prefix + old)] = renamed.pop(key)
     return renamed
 
 
 def _upgrade_value(value: Any) -> Any:
-    if (
-        isinstance(value, Mapping)
-        and value.keys() == {"model", "arguments"}
-        and isinstance(value["arguments"], Mapping)
-    ):
-        upgraded = upgrade_config(value)
-        return {key: upgraded[key] for key in ("class", "arguments")}
     if isinstance(value, list):
         return [_upgrade_value(item) for item in value]
-    return copy.copy(value)
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() == {"model", "arguments"} and isinstance(value["arguments"], Mapping):
+        upgraded = upgrade_config(value)
+        return {key: upgraded[key] for key in ("class", "arguments")}
+    return {key: _upgrade_value(item) for key, item in value.items()}
 
 
 def _renamed_arguments(path: Any, arguments: dict[str, Any]) -> dict[str, Any]:

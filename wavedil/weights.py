@@ -1,167 +1,128 @@
 """Model folders: ``config.json`` (the class's import path and arguments) and ``model.safetensors`` (the weights).
 
-Loading never runs code from a folder: it builds classes that are marked with :func:`register`, either in this package
-or in a module that the program has imported already, and nothing else. A model may be made of parts: an argument that
-is itself an instance of a registered class is stored as ``{"class": ..., "arguments": ...}``.
+Loading never runs code from a folder: it builds only classes that are marked with :func:`register`, either in this
+package or in a module that the program has already imported. A model may be made of parts: an argument that is an
+instance of a registered class is stored as ``{"class": ..., "arguments": ...}``.
 """
 
-from __future__ import annotations
-
-import functools
-import inspect
 import json
 import logging
-import math
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from wavedil.allocation import AllocationLimit, AllocationLimitError
 from wavedil.errors import WavedilError
+from wavedil.registry import build, check_registered, find_class, import_path, is_registered, register
 from wavedil.renames import upgrade_config, upgrade_tensors
 
+__all__ = ["check_savable", "load", "model_class", "register", "save", "with_article"]
+
 FORMAT = 2
-Class = TypeVar("Class", bound=type)
-
-#: Registered classes by import path.
-_REGISTERED: dict[str, type] = {}
-
-
-def register(cls: Class) -> Class:
-    """Class decorator: model folders may name this class, and its instances record their arguments in ``config``.
-
-    Use it for a network, backbone, head or other part of your own that is to be saved and loaded. The arguments of the
-    constructor must be plain values (numbers, texts, lists, dictionaries) or instances of registered classes. A
-    subclass that is to be saved is decorated as well. Before :func:`load` reads a folder that names your class, import
-    the module that defines it; loading imports no modules but those of this package.
-    """
-    init, signature = cls.__init__, inspect.signature(cls.__init__)
-
-    @functools.wraps(init)
-    def __init__(self, *args, **kwargs):
-        init(self, *args, **kwargs)
-        if type(self) is cls and "config" not in vars(self):  # a class may record what builds it by itself
-            bound = signature.bind(self, *args, **kwargs)
-            bound.apply_defaults()
-            self.config = {name: _plain(value) for name, value in list(bound.arguments.items())[1:]}
-
-    cls.__init__ = __init__
-    _REGISTERED[_path(cls)] = cls
-    return cls
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
-    """Writes a model folder: written beside its place and renamed, so that a reader never sees half of one.
+    """Saves a model folder. The files are written next to it and moved into place, so no reader sees half a folder.
+
+    An existing folder is replaced only if it is empty or holds a model folder's two files and nothing else.
 
     Raises:
-        WavedilError: a class that is not registered, or a folder that holds something else.
+        WavedilError: the class or a part is not registered, or the folder holds something else.
     """
     from safetensors.torch import save_file
 
     path = check_savable(model)
-    folder = Path(folder)
-    if folder.exists() and not (folder / "config.json").exists():
-        raise WavedilError(f"{folder} exists and is not a model folder: choose another name; nothing was written")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    place = Path(os.path.realpath(folder))  # a link stays, and its target is replaced
+    _check_replaceable(place, folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
-        tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        save_file(tensors, beside / "model.safetensors")
+        # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+        save_file(tensors, beside / WEIGHTS)
         text = json.dumps({"format": FORMAT, "class": path, "arguments": model.config}, indent=2)
-        (beside / "config.json").write_text(text + "\n", encoding="utf-8")
+        (beside / CONFIG).write_text(text + "\n", encoding="utf-8")
         os.chmod(beside, 0o755)  # mkdtemp makes the folder private, and safetensors the file
-        os.chmod(beside / "model.safetensors", 0o644)
-        if folder.exists():
-            # A folder cannot be replaced in one step: move the old one away, then the new one in.
-            old = beside.with_name(beside.name + ".old")
-            folder.rename(old)
-            try:
-                beside.rename(folder)
-            except BaseException:
-                old.rename(folder)
-                raise
-            shutil.rmtree(old)
-        else:
-            beside.rename(folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    return folder
+        os.chmod(beside / WEIGHTS, 0o644)
+        _replace(place, beside)
+    finally:
+        if beside.exists():
+            _remove(beside)
+    return Path(folder)
 
 
 def check_savable(model: nn.Module) -> str:
-    """The class's import path, if :func:`load` could build this model again.
+    """Returns the import path of the model's class if :func:`load` could rebuild this model.
 
     Raises:
-        WavedilError: the class or a part is not registered, or the arguments build other weights than the model has
-            (because a part was replaced after construction).
+        WavedilError: the class or a part is not registered, or the recorded arguments build other weights than the
+            model has (because a part was replaced after construction).
     """
-    path = _path(type(model))
-    if _REGISTERED.get(path) is not type(model):
+    path = import_path(type(model))
+    if not is_registered(type(model)):
         raise WavedilError(
             f"cannot save a {path}: its class is not registered; decorate it with wavedil.weights.register"
         )
     _check_plain(model.config, type(model).__name__)
     if not getattr(model, "_rebuilds", False):
         tensors = model.state_dict()
-        with _AllocationLimit(tensors):
-            wrong = _difference(_build(path, model.config).state_dict(), tensors)
-        if wrong is not None:
-            key, built, found = wrong
+        with AllocationLimit(tensors):
+            mismatch = _mismatch(build(path, model.config).state_dict(), tensors)
+        if mismatch is not None:
+            key, built, found = mismatch
             raise WavedilError(
                 f"cannot save this {type(model).__name__}: {key} is {found} in the model and {built} in one that is "
-                "built from its arguments; a part of your own must be an argument of a registered class"
+                "built from its arguments; pass your own parts as arguments of a registered class"
             )
         model._rebuilds = True
     return path
 
 
 def load(folder: str | Path, device: str = "cpu", expect: type | None = None) -> nn.Module:
-    """Builds the model of a folder, in evaluation mode. Every tensor must be there and fit; no other may be there.
+    """Loads the model of a folder, in evaluation mode. The file's tensors must be exactly those of the model.
 
     Args:
-        folder: as :func:`save` wrote it; RUN/model of a run.
-        device: where the model goes.
+        folder: as written by :func:`save`, e.g. RUN/model of a training run.
+        device: where to put the model.
         expect: a class that the model must be an instance of; its ``title`` describes it in the error.
 
     Raises:
-        WavedilError: naming the file, for whatever is missing, malformed or does not fit.
+        WavedilError: a file is missing or malformed, or does not fit the other; the message names it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    path = folder / "config.json"
+    path, weights = folder / CONFIG, folder / WEIGHTS
     name, arguments, old = _read_config(path)
-    cls = _registered(name, path)
+    cls = find_class(name, path)
     if expect is not None and not issubclass(cls, expect):
-        raise WavedilError(f"{folder} holds a {cls.__name__}: expected {getattr(expect, 'title', expect.__name__)}")
-    _check_parts(arguments, path)
-    weights = folder / "model.safetensors"
+        raise WavedilError(f"{folder} holds {with_article(cls)}: expected {getattr(expect, 'title', expect.__name__)}")
+    if not issubclass(cls, nn.Module):
+        raise WavedilError(f"{folder} holds {with_article(cls)}: expected a torch.nn.Module")
+    check_registered(arguments, path)
     try:
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise WavedilError(f"{weights} cannot be read: {error}") from None
-    if old:
-        tensors = upgrade_tensors(name, tensors)
     try:
-        with _AllocationLimit(tensors):
-            model = _build(name, arguments)
-    except _TooLarge:
+        with AllocationLimit(tensors):
+            model = build(name, arguments)
+    except AllocationLimitError:
         raise WavedilError(f"{weights} does not fit {path}: the arguments ask for far more weights") from None
-    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise WavedilError(
-            f"{path}: these arguments build no {cls.__name__} ({type(error).__name__}: {error})"
-        ) from None
-    wrong = _difference(model.state_dict(), tensors)
-    if wrong is not None:
-        key, built, found = wrong
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise WavedilError(f"{path}: cannot build {with_article(cls)} ({type(error).__name__}: {reason})") from None
+    if old:
+        tensors = upgrade_tensors(model, tensors)
+    mismatch = _mismatch(model.state_dict(), tensors)
+    if mismatch is not None:
+        key, built, found = mismatch
         raise WavedilError(f"{weights} does not fit {path}: {key} is {found} in the file, {built} by the config")
     model.load_state_dict(tensors, strict=True)
     model._rebuilds = True
@@ -171,17 +132,32 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
         raise WavedilError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from None
 
 
-def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
-    """Import path and arguments of a ``config.json``, and whether it is of format 1."""
+def model_class(folder: str | Path) -> type[nn.Module]:
+    """The class of a folder's model, without building the model.
+
+    Raises:
+        WavedilError: the folder has no readable ``config.json``, or the class is not registered.
+    """
+    path = Path(folder) / CONFIG
+    return find_class(_read_config(path, warn=False)[0], path)
+
+
+def with_article(cls: type) -> str:
+    """A class's name in a sentence: "an Effect", "a WaveNet"."""
+    return f"{'an' if cls.__name__[0] in 'AEIO' else 'a'} {cls.__name__}"
+
+
+def _read_config(path: Path, warn: bool = True) -> tuple[Any, dict[str, Any], bool]:
+    """The import path and arguments in a ``config.json``, and whether it has format 1."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         version = config["format"]
         if version == 1:
             config = upgrade_config(config)
-            logging.getLogger("wavedil").warning(
-                "%s has format 1: names are brought up to date while it is read; save the model again to keep them",
-                path,
-            )
+            if warn:
+                logging.getLogger("wavedil").warning(
+                    "%s has format 1: old names were replaced while loading; save the model to update the file", path
+                )
         elif version != FORMAT:
             raise WavedilError(
                 f"{path} has format {version!r}, this version reads up to {FORMAT}: use the version that wrote it"
@@ -189,42 +165,53 @@ def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
         return config["class"], dict(**config["arguments"]), version == 1
     except OSError as error:
         raise WavedilError(
-            f"{path.parent} is not a model folder: cannot read config.json ({error.strerror}); give RUN/model of a run"
+            f"{path.parent} is not a model folder: cannot read {CONFIG} ({error.strerror}); give RUN/model of a run"
         ) from None
     except WavedilError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WavedilError(f"{path} is not a wavedil config ({type(error).__name__}: {error})") from None
 
 
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _registered(name: Any, path: Path) -> type:
-    """The registered class of an import path; modules of this package are imported for it, and no others."""
-    if isinstance(name, str) and name.startswith(("wavedil.audio.", "wavedil.vision.")) and name not in _REGISTERED:
-        try:
-            import_module(name.rpartition(".")[0])
-        except ImportError:
-            pass  # refused below
-    if not isinstance(name, str) or name not in _REGISTERED:
+def _check_replaceable(place: Path, folder: str | Path) -> None:
+    """Raises WavedilError unless ``place`` is free, an empty folder, or a model folder without other files."""
+    if not place.exists():
+        return
+    names = {path.name for path in place.iterdir()} if place.is_dir() else None
+    if names == set():
+        return
+    try:
+        if names is None or not names <= {CONFIG, WEIGHTS}:
+            raise WavedilError("other files")
+        _read_config(place / CONFIG, warn=False)
+    except WavedilError:
         raise WavedilError(
-            f"{path} names the class {name!r}, which is not registered: for a class of your own, import its module "
-            "first (option --import of the shell)"
-        )
-    return _REGISTERED[name]
+            f"{folder} exists and is not a model folder with {CONFIG} and {WEIGHTS} only: choose another name; nothing "
+            "was written"
+        ) from None
 
 
-def _plain(value: Any) -> Any:
-    """``value`` as JSON has it, copied; what JSON does not have stays as it is: :func:`check_savable` refuses it."""
-    if type(value) is _REGISTERED.get(_path(type(value))):
-        return {"class": _path(type(value)), "arguments": value.config}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+def _replace(place: Path, beside: Path) -> None:
+    """Moves the folder ``beside`` to ``place``, whose old files are removed."""
+    if not place.exists():
+        beside.rename(place)
+        return
+    # A folder cannot be replaced in one step: move the old one away, then the new one in.
+    old = beside.with_name(beside.name + ".old")
+    place.rename(old)
+    try:
+        beside.rename(place)
+    except BaseException:
+        old.rename(place)
+        raise
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a model folder: its two files and the folder, never anything else."""
+    for name in (CONFIG, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -236,71 +223,17 @@ def _check_plain(value: Any, where: str) -> None:
             _check_plain(item, where)
     elif not (value is None or isinstance(value, str | int | float)):
         reason = getattr(value, "save_error", None) or (
-            f"a {_path(type(value))} is neither a plain value nor of a registered class; decorate its class with "
+            f"a {import_path(type(value))} is neither a plain value nor of a registered class; decorate its class with "
             "wavedil.weights.register"
         )
         raise WavedilError(f"cannot save {where}: {reason}")
 
 
-def _is_part(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.keys() == {"class", "arguments"}
-
-
-def _check_parts(value: Any, path: Path) -> None:
-    if _is_part(value):
-        _registered(value["class"], path)
-    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
-        _check_parts(item, path)
-
-
-def _build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """An instance of a registered class, its parts built first."""
-    return _REGISTERED[name](**{key: _restored(value) for key, value in arguments.items()})
-
-
-def _restored(value: Any) -> Any:
-    if _is_part(value):
-        return _build(value["class"], dict(**value["arguments"]))
-    if isinstance(value, list):
-        return [_restored(item) for item in value]
-    return value
-
-
-def _difference(built: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[str, Any, Any] | None:
-    """The first tensor whose shape differs: name, shape built, shape found; None where all are alike."""
+def _mismatch(built: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[str, Any, Any] | None:
+    """The first tensor whose shapes differ, as (name, shape built, shape found); None if all agree."""
     shapes = [{key: tuple(value.shape) for key, value in tensors.items()} for tensors in (built, found)]
     for key in sorted(shapes[0].keys() | shapes[1].keys()):
-        one, other = (each.get(key, "not there") for each in shapes)
+        one, other = (each.get(key, "missing") for each in shapes)
         if one != other:
             return key, one, other
     return None
-
-
-class _TooLarge(WavedilError):
-    pass
-
-
-class _AllocationLimit(TorchFunctionMode):
-    """Refuses to allocate far more numbers than ``tensors`` hold, before memory is asked for.
-
-    (Building on the meta device would tell the shapes, too, but imports sympy and torch._dynamo, which takes seconds.)
-    """
-
-    SLACK = 2**25  # numbers, for buffers that are not stored
-
-    def __init__(self, tensors: Mapping[str, Tensor]):
-        super().__init__()
-        self.left = self.SLACK + 8 * sum(value.numel() for value in tensors.values())
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", None) in _FACTORIES:
-            size = next((arg for arg in (*args, kwargs.get("size")) if isinstance(arg, list | tuple)), args)
-            self.left -= math.prod(length for length in size if isinstance(length, int))
-            if self.left < 0:
-                raise _TooLarge(f"{tuple(size)} numbers are far more than the weights have")
-        return func(*args, **kwargs)
-
-
-_FACTORIES = {"empty", "empty_strided", "zeros", "ones", "full", "rand", "randn", "randint"}
-_FACTORIES |= {"new_empty", "new_empty_strided", "new_zeros", "new_ones", "new_full"}

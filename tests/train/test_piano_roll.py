@@ -202,9 +202,9 @@ def test_the_shell_evaluates_inspects_and_refuses(tmp_path, whole_run, capsys):
     assert "receptive field" in capsys.readouterr().out
     other = str(save(TCN(3, 2, 4, "1"), tmp_path / "other"))
     for arguments, message in (
-        (["evaluate", other, path], "3 channels and gives 2"),
-        (["evaluate", model, path, "--exclude", "x"], "--exclude is for sound"),
-        (["evaluate", model, path, "--tile", "8"], "--tile is for images"),
+        (["evaluate", other, path], "in_channels is 3 and out_channels 2"),
+        (["evaluate", model, path, "--exclude", "x"], "--exclude is not an option of a TCN"),
+        (["evaluate", model, path, "--tile", "8"], "--tile is not an option of a TCN"),
         (["evaluate", model, str(tmp_path)], "is not a file"),
         (["sample", model], "holds a TCN: expected a WaveNet"),
     ):

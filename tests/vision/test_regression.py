@@ -9,12 +9,13 @@ from PIL import Image
 
 from wavedil.errors import WavedilError
 from wavedil.vision import Conv1x1Head, Regressor, SmallBackbone, SmoothL1, estimate, load, save
-from wavedil.vision.commands import evaluate_folder, map_values, render_evaluation
 from wavedil.vision.data.dataset import RandomImageCrops, RegressionDataset
 from wavedil.vision.data.images import read_target, write_image, write_values
 from wavedil.vision.data.pairs import Layout, find_pairs
 from wavedil.vision.data.spheres import STEP, draw, make_spheres
+from wavedil.vision.folder_evaluation import evaluate_regression
 from wavedil.vision.metrics import RegressionMetrics
+from wavedil.vision.prediction_files import write_value_maps
 
 NAN = float("nan")
 
@@ -145,8 +146,8 @@ def test_crops_keep_targets_aligned_with_pixels(folder):
 def test_evaluation_and_predicted_files_agree(folder, tmp_path):
     model = load(save(small(step=0.01, target_mean=1270.0, target_std=700.0), tmp_path / "model"))
     assert (model.step, model.target_mean, model.target_std) == (0.01, 1270.0, 700.0)
-    result = evaluate_folder(model, folder)
-    written = map_values(model, [folder / "images"], tmp_path / "out")
+    result = evaluate_regression(model, folder)
+    written = write_value_maps(model, [folder / "images"], tmp_path / "out")
     errors = []
     for file, target in zip(written["files"], sorted((folder / "targets").iterdir()), strict=True):
         values, truth = np.load(file["values"]), read_target(target, model.step)
@@ -154,11 +155,7 @@ def test_evaluation_and_predicted_files_agree(folder, tmp_path):
         with Image.open(file["picture"]) as picture:
             np.testing.assert_array_equal(np.array(picture), np.rint(values / 0.01).clip(1, 65535))
     assert result.rmse == pytest.approx(np.sqrt(np.square(np.concatenate(errors), dtype=np.float64).mean()), rel=1e-6)
-    assert result.count == len(np.concatenate(errors)) and "RMSE" in render_evaluation(result)
-    with pytest.raises(WavedilError, match="--crf is for classes, not for a Regressor"):
-        evaluate_folder(model, folder, crf=True)
-    with pytest.raises(WavedilError, match="--crf is for classes"):
-        map_values(model, [folder / "images"], tmp_path / "out", crf=True)
+    assert result.count == len(np.concatenate(errors)) and "RMSE" in str(result)
 
 
 def test_invalid_arguments_raise(folder):

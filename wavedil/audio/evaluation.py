@@ -35,6 +35,10 @@ class BitsPerSample:
     files: int
     definition: str
 
+    def __str__(self) -> str:
+        text = f"{self.bits_per_sample:.4f} bits per sample over {self.count} samples of {self.files} files"
+        return f"{text}\n({self.definition})"
+
 
 def nll_by_chunk(
     model: WaveNet, codes: Tensor, conditioning: Conditioning | None = None, precision: str | None = None

@@ -160,6 +160,10 @@ class RollLikelihood:
     pieces: int
     definition: str = DEFINITION
 
+    def __str__(self) -> str:
+        text = f"{self.nll_nats_per_step:.4f} nats per step over {self.count} steps of {self.pieces} pieces"
+        return f"{text}\n({self.definition})"
+
 
 @torch.inference_mode()
 def evaluate_rolls(
@@ -182,6 +186,33 @@ def evaluate_rolls(
         if progress is not None:
             progress(index)
     return RollLikelihood(nats / count if count else math.nan, count, len(rolls))
+
+
+def evaluate_roll_file(
+    model: nn.Module,
+    data: str | Path,
+    *,
+    held_out: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> RollLikelihood:
+    """Negative log-likelihood of a file's test pieces, in nats per step: the function behind ``wavedil evaluate``.
+
+    Args:
+        data: a MATLAB file of piano rolls; see :func:`read_rolls`.
+        held_out: use the validation pieces instead of the test pieces.
+        progress: called with the pieces finished so far and their total.
+
+    Raises:
+        WavedilError: the file cannot be read, or the model's channels are not piano keys.
+    """
+    channels = model.config["in_channels"], model.config["out_channels"]
+    if channels != (KEYS, KEYS):
+        raise WavedilError(
+            f"in_channels is {channels[0]} and out_channels {channels[1]}: expected {KEYS} of each, for piano rolls"
+        )
+    rolls = read_rolls(data)
+    pieces = rolls.valid if held_out else rolls.test
+    return evaluate_rolls(model, pieces, None if progress is None else lambda done: progress(done, len(pieces)))
 
 
 @torch.inference_mode()

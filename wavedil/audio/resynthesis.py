@@ -33,6 +33,12 @@ class Resynthesis:
     clips: int
     definition: str
 
+    def __str__(self) -> str:
+        text = (
+            f"{self.distance_db:.2f} dB by the model, {self.griffin_lim_db:.2f} dB by Griffin-Lim, {self.clips} clips"
+        )
+        return f"{text}\n({self.definition})"
+
 
 def log_spectral_distance(sound: Tensor, recording: Tensor) -> float:
     """Log-spectral distance in dB (Gray & Markel 1976) on short-time spectra; see ``DEFINITION``.

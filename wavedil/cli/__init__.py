@@ -1,1 +1,1 @@
-"""The command line: a parser, and one file per command."""
+"""The command line: the parser in ``main``, and one module per command."""

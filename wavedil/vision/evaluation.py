@@ -29,6 +29,12 @@ class MeanIoU:
     classes: dict[str, float | None]  # IoU of each class; None if it is neither labeled nor predicted
     definition: str
 
+    def __str__(self) -> str:
+        lines = [f"{name:<20} {'absent' if iou is None else f'{iou:.4f}'}" for name, iou in self.classes.items()]
+        lines.append(f"{'mean IoU':<20} {self.mean_iou:.4f}")
+        lines.append(f"accuracy {self.accuracy:.4f} over {self.count:,} pixels of {self.images} images")
+        return "\n".join([*lines, f"({self.definition})"])
+
 
 def evaluate(
     model: Segmenter,
@@ -75,6 +81,11 @@ class ValueErrors:
     count: int  # pixels with a known target
     images: int
     definition: str
+
+    def __str__(self) -> str:
+        lines = [f"{'RMSE':<20} {self.rmse:.4g}", f"{'relative error':<20} {self.abs_rel:.4f}"]
+        lines.append(f"{self.count:,} pixels of {self.images} images")
+        return "\n".join([*lines, f"({self.definition})"])
 
 
 def evaluate_values(

@@ -105,6 +105,11 @@ class ErrorToSignal:
     settings: dict[str, float]  # ESR in percent at each knob setting
     definition: str
 
+    def __str__(self) -> str:
+        lines = [f"{name:<20} {esr:.3f} %" for name, esr in self.settings.items()] if len(self.settings) > 1 else []
+        lines.append(f"ESR {self.esr_percent:.3f} % over {self.count} samples of {self.segments} segments")
+        return "\n".join([*lines, f"({self.definition})"])
+
 
 def evaluate_pairs(
     model: EffectModel, segments: Iterable[Segment], progress: Callable[[int], None] | None = None

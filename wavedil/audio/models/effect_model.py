@@ -1,6 +1,7 @@
 """Base class of models that process sound."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,13 @@ class EffectModel(nn.Module):
     def start_description(self) -> str:
         """The state at time 0, for the definitions of figures."""
         return "zero history"
+
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.audio.effects.evaluation import evaluate_effect
+
+        return evaluate_effect
 
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
         """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``, without the first ``skip`` outputs."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,13 @@ class TCN(nn.Module):
     def dilations(self) -> tuple[int, ...]:
         """Of all dilated convolutions in order, two per block."""
         return tuple(dilation for dilation in self.stack.dilations for _ in range(2))
+
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.audio.piano_rolls import evaluate_roll_file
+
+        return evaluate_roll_file
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.stack(self.dropout(x))

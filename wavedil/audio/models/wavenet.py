@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -228,6 +229,13 @@ class WaveNet(nn.Module):
     def speakers(self) -> tuple[str, ...]:
         """Names of the speakers that the model can be conditioned on."""
         return self.conditioner.speakers
+
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.audio.corpus_evaluation import evaluate_recordings
+
+        return evaluate_recordings
 
     def _delay(self, codes: Tensor) -> Tensor:
         """The input at t is the code at t - 1."""

@@ -1,7 +1,10 @@
 """Base class of dense prediction models: normalization, backbone, head and context, upsampling to pixels."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +74,13 @@ class DensePredictor(nn.Module):
         if any(field is None for field, _ in fields):
             return None
         return 1 + sum((max(field) - 1 if isinstance(field, tuple) else field - 1) * stride for field, stride in fields)
+
+    @staticmethod
+    def inspection() -> tuple[Callable[[DensePredictor], dict[str, Any]], Callable[[dict[str, Any]], str]]:
+        """The functions behind ``wavedil inspect``: numbers of a model, and their text."""
+        from wavedil.vision.inspection import inspect_predictor, render_predictor
+
+        return inspect_predictor, render_predictor
 
     def forward(self, image: Tensor) -> Tensor:
         scores, stride = self.coarse_scores(image)

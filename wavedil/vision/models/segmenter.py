@@ -1,6 +1,7 @@
 """Semantic segmentation: backbone, head, optional context module and optional refinement."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -78,3 +79,17 @@ class Segmenter(DensePredictor):
     def ignore_label(self) -> Value | str | None:
         """The value of ignored pixels in mask files. In tensors the ignore label is always 255."""
         return self.label_scheme.ignore_label
+
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.vision.folder_evaluation import evaluate_segmentation
+
+        return evaluate_segmentation
+
+    @staticmethod
+    def prediction() -> Callable[..., Any]:
+        """The function behind ``wavedil segment``."""
+        from wavedil.vision.prediction_files import write_label_maps
+
+        return write_label_maps

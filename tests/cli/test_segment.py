@@ -1,4 +1,4 @@
-"""The shell's commands for images: what they print, what they write, how they refuse."""
+"""``wavedil segment``, ``evaluate`` and ``inspect`` with models of images."""
 
 import json
 import sys
@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from wavedil.audio import WaveNet
-from wavedil.cli.main import main
 from wavedil.vision import (
     ASPP,
     ContextModule,
@@ -55,20 +54,13 @@ def data(tmp_path_factory):
     return folder
 
 
-def run(capsys, *argv, status=0):
-    assert main([str(a) for a in argv]) == status
-    return capsys.readouterr()
-
-
-def test_segment(capsys, tmp_path, models, data):
+def test_segment(run, tmp_path, models, data):
     model, folder = models
     (tmp_path / "in" / "sub").mkdir(parents=True)
     for name in ("a.png", "sub/b.png"):
         (tmp_path / "in" / name).write_bytes((data / "images" / "00.png").read_bytes())
     single = data / "images" / "03.png"
-    result = json.loads(
-        run(capsys, "segment", folder / "model", tmp_path / "in", single, "--out", tmp_path / "out").out
-    )
+    result = json.loads(run("segment", folder / "model", tmp_path / "in", single, "--out", tmp_path / "out").out)
     assert [file["labels"] for file in result["files"]] == [
         str(tmp_path / "out" / name) for name in ("a.png", "sub/b.png", "03.png")
     ]
@@ -79,12 +71,12 @@ def test_segment(capsys, tmp_path, models, data):
         assert picture.mode == "P" and picture.getpalette()[:9] == [part for color in PALETTE for part in color]
     assert read_image(tmp_path / "out" / "sub" / "b_overlay.png").shape == (26, 38, 3)
     options = ("--tile", 16, "--scales", 0.75, 1, "--flip")
-    run(capsys, "segment", folder / "model", single, "--out", tmp_path / "more", *options)
+    run("segment", folder / "model", single, "--out", tmp_path / "more", *options)
     expected = predict(model, read_image(single), scales=(0.75, 1), flip=True)
     assert (read_mask(tmp_path / "more" / "03.png", colors=False) == expected).all()
 
 
-def test_the_dense_crf_refines_probabilities_by_the_image(capsys, tmp_path, data):
+def test_the_dense_crf_refines_probabilities_by_the_image(run, tmp_path, data):
     torch.manual_seed(0)
     model = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3, ignore_label=9, scale=0.5).eval()
     torch.nn.init.normal_(model.head.score.weight, std=20)  # or one class is the likeliest everywhere
@@ -92,26 +84,26 @@ def test_the_dense_crf_refines_probabilities_by_the_image(capsys, tmp_path, data
     folder, path = tmp_path, data / "images" / "03.png"
     save(model, folder / "model")
     image = read_image(path)
-    run(capsys, "segment", folder / "model", path, "--out", tmp_path, "--crf")
+    run("segment", folder / "model", path, "--out", tmp_path, "--crf")
     labels = read_mask(tmp_path / "03.png", colors=False)
     expected = DenseCRF()(image, probabilities(model, image)).argmax(0).numpy()
     assert (labels == expected).all() and (labels != predict(model, image)).any()
-    right = json.loads(run(capsys, "evaluate", folder / "model", data, "--validation", "^03", "--crf", "--json").out)
+    right = json.loads(run("evaluate", folder / "model", data, "--validation", "^03", "--crf", "--json").out)
     assert right["accuracy"] == pytest.approx(float((expected[6:] == 0).mean()))
-    run(capsys, "segment", folder / "model", path, "--out", tmp_path / "other", "--crf-preset", "deeplab_v2_resnet101")
+    run("segment", folder / "model", path, "--out", tmp_path / "other", "--crf-preset", "deeplab_v2_resnet101")
     other = DenseCRF.preset("deeplab_v2_resnet101")(image, probabilities(model, image)).argmax(0).numpy()
     assert (read_mask(tmp_path / "other" / "03.png", colors=False) == other).all() and (other != expected).any()
 
 
-def test_a_missing_library_is_named_with_what_brings_it(capsys, monkeypatch, models, data):
+def test_without_pillow_the_extra_is_named(refused, monkeypatch, models, data):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    message = run(capsys, "segment", models[1] / "model", data / "images" / "03.png", status=2).err
-    assert message.count("\n") == 1 and "PIL" in message and "pip install 'wavedil[vision]'" in message
+    message = refused("segment", models[1] / "model", data / "images" / "03.png")
+    assert "PIL is not installed: pip install 'wavedil[vision]'" in message
 
 
-def test_evaluate(capsys, tmp_path, models, data):
+def test_evaluate(run, tmp_path, models, data):
     model, folder = models
-    result = json.loads(run(capsys, "evaluate", folder / "model", data, "--json").out)
+    result = json.loads(run("evaluate", folder / "model", data, "--json").out)
     assert (result["count"], result["images"]) == (11 * 20 * 38, 11) and 0 <= result["mean_iou"] <= 1
     assert "TP / (TP + FP + FN)" in result["definition"] and "ignore label 9" in result["definition"]
     assert list(result["classes"]) == ["ground", "road", "car"]
@@ -120,7 +112,7 @@ def test_evaluate(capsys, tmp_path, models, data):
         for index in range(11)
     )
     assert result["accuracy"] == pytest.approx(right / result["count"])
-    held = json.loads(run(capsys, "evaluate", folder / "model", data, "--json", "--held-out", "--scaled").out)
+    held = json.loads(run("evaluate", folder / "model", data, "--json", "--held-out", "--scaled").out)
     assert (held["count"], held["images"]) == (2 * 10 * 19, 2) and "resized by 0.5" in held["definition"]
     for part, first in (("train", 0), ("val", 8)):  # in a folder of parts, those of val are held out
         for kind in ("images", "masks"):
@@ -128,15 +120,15 @@ def test_evaluate(capsys, tmp_path, models, data):
             for index in range(first, first + 3):
                 name = f"{kind}/{index:02d}.png"
                 (tmp_path / part / name).write_bytes((data / name).read_bytes())
-    parts = json.loads(run(capsys, "evaluate", folder / "model", tmp_path, "--json", "--held-out").out)
-    assert parts == json.loads(run(capsys, "evaluate", folder / "model", tmp_path / "val", "--json").out)
-    text = run(capsys, "evaluate", folder / "model", data, "--validation", "^0[0-2]").out
-    assert "road" in text and "mean IoU" in text and "of 2,280 pixels of 3 images" in text
+    parts = json.loads(run("evaluate", folder / "model", tmp_path, "--json", "--held-out").out)
+    assert parts == json.loads(run("evaluate", folder / "model", tmp_path / "val", "--json").out)
+    text = run("evaluate", folder / "model", data, "--validation", "^0[0-2]").out
+    assert "road" in text and "mean IoU" in text and "over 2,280 pixels of 3 images" in text
 
 
-def test_inspect(capsys, models):
+def test_inspect(run, models):
     _, folder = models
-    info = json.loads(run(capsys, "inspect", folder / "model", "--json").out)
+    info = json.loads(run("inspect", folder / "model", "--json").out)
     assert (info["receptive_field"], info["output_stride"], info["dilations"]) == (45, 4, [1, 2])
     assert (info["holes"], info["hdc_m2"]) == (0, 2) and info["path_ratio"] == 4  # paths 1 1 2 1 2 1 1 along each axis
     by_hand = info["parts"]["context"]["parameters"]
@@ -144,24 +136,21 @@ def test_inspect(capsys, models):
     # Convolutions by their outputs per pixel: full, half and quarter resolution.
     backbone = 9 * (3 * 2 + (2 * 4 + 4 * 4) / 4 + (4 * 8 + 8 * 8) / 16)
     assert info["multiply_adds"] == int(backbone + (8 * 3 + 2 * 9 * 9 + 9) / 16)
-    assert "45 x 45 pixels" in run(capsys, "inspect", folder / "model").out
-    pooled = json.loads(run(capsys, "inspect", folder / "pooled", "--json").out)
+    assert "45 x 45 pixels" in run("inspect", folder / "model").out
+    pooled = json.loads(run("inspect", folder / "pooled", "--json").out)
     assert pooled["receptive_field"] is None and pooled["dilations"] is None
-    assert "the whole image" in run(capsys, "inspect", folder / "pooled").out
+    assert "the whole image" in run("inspect", folder / "pooled").out
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("words", "message"),
     [
         (["segment", "{models}/model", "nowhere.png"], "nowhere.png does not exist"),
         (["segment", "nowhere", "{data}/images/00.png"], "nowhere is not a model folder"),
-        (["segment", "{models}/sound", "{data}/images/00.png"], "holds a WaveNet: expected a Segmenter or Regressor"),
-        (
-            ["segment", "{models}/part", "{data}/images/00.png"],
-            "holds a ContextModule: expected a Segmenter or Regressor",
-        ),
-        (["evaluate", "{models}/part", "{data}"], "holds a ContextModule: expected a Segmenter or Regressor"),
-        (["inspect", "{models}/part"], "holds a ContextModule: expected a Segmenter or Regressor"),
+        (["segment", "{models}/sound", "{data}/images/00.png"], "holds a WaveNet, which does not label images"),
+        (["segment", "{models}/part", "{data}/images/00.png"], "holds a ContextModule, which does not label images"),
+        (["evaluate", "{models}/part", "{data}"], "holds a ContextModule, which has no evaluation"),
+        (["inspect", "{models}/part"], "inspect its schedule instead"),
         (
             ["train", "-c", "context", "--model.init", "{models}/part"],
             "holds a ContextModule: expected a Segmenter or Regressor",
@@ -175,25 +164,26 @@ def test_inspect(capsys, models):
         (["segment", "{models}/model", "{data}/images/00.png", "--tile", "0"], "tile is 0"),
         (["segment", "{models}/model", "{data}/images/00.png", "{data}/masks/00.png"], "both be written as 00.png"),
         (["segment", "{models}/model", "{data}/images/00.png", "--scales", "0"], "scales"),
-        (["segment", "{models}/model", "{data}/images/00.png", "--out", "{data}/images/00.png"], "is a file"),
+        (
+            ["segment", "{models}/model", "{data}/images/00.png", "--out", "{data}/images/00.png"],
+            "not a writable directory",
+        ),
         (["segment", "{models}/model", "{data}/images/00.png", "--device", "abacus"], "abacus"),
         (["segment", "{models}/model"], "IMAGE"),
         (["sample", "{models}/model"], "holds a Segmenter: expected a WaveNet"),
         (["evaluate", "{models}/model", "nowhere"], "nowhere"),
         (["evaluate", "{models}/model", "{data}", "--masks", "truth"], "truth is not a folder"),
         (["evaluate", "{models}/model", "{data}", "--validation", "zzz"], "none of the images"),
-        (["evaluate", "{models}/model", "{data}", "--exclude", "0"], "--exclude is not for a Segmenter"),
-        (["evaluate", "{models}/sound", "{data}", "--image-ending", "x"], "--image-ending is for images"),
+        (["evaluate", "{models}/model", "{data}", "--exclude", "0"], "--exclude is not an option of a Segmenter"),
+        (
+            ["evaluate", "{models}/sound", "{data}", "--image-ending", "x"],
+            "--image-ending is not an option",
+        ),
         (["evaluate", "{models}/pooled", "{data}"], "value 9 at row 0"),
         (["inspect", "{models}/model", "--plot", "x.png"], "schedule"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, models, data, argv, message):
+def test_bad_input_is_refused_in_one_line(refused, tmp_path, monkeypatch, models, data, words, message):
     monkeypatch.chdir(tmp_path)
-    try:
-        status = main([a.format(models=models[1], data=data) for a in argv])
-    except SystemExit as exit:
-        status = exit.code
-    out = capsys.readouterr()
-    assert status == 2 and out.err.startswith("error: ") and out.err.count("\n") == 1 and message in out.err, out.err
+    assert message in refused(*[word.format(models=models[1], data=data) for word in words])
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Behind `wavedil inspect MODEL` for a segmenter: its parts, its field in pixels, and the gridding of its context."""
+"""A dense predictor in numbers: its parts, its receptive field in pixels, and the gridding of its context module."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from wavedil.core.gridding import audit_gridding
 from wavedil.core.receptive_field import count_multiply_adds, count_parameters
 
 
-def inspect_segmenter(model: nn.Module) -> dict[str, Any]:
-    """A :class:`wavedil.vision.Segmenter` or ``Regressor`` in numbers, a dict that JSON can hold.
+def inspect_predictor(model: nn.Module) -> dict[str, Any]:
+    """The numbers of a :class:`wavedil.vision.Segmenter` or ``Regressor``, as a dictionary for JSON.
 
-    `classes` is empty for values. `parameters` are of all parts, `multiply_adds` per pixel of the image,
-    `receptive_field` in pixels along an axis (None: the whole image). `dilations`, `holes`, `path_ratio` and `hdc_m2`
-    are of the context module, in its cells, and None without one.
+    ``classes`` is empty for a regressor. ``parameters`` counts all parts, ``multiply_adds`` is per pixel of the image,
+    ``receptive_field`` is in pixels along one axis (None: the entire image). ``dilations``, ``holes``, ``path_ratio``
+    and ``hdc_m2`` describe the context module, in its cells; they are None without one.
     """
     names = ("backbone", "head", "context", "refinement")
     parts = {name: getattr(model, name) for name in names}
@@ -44,8 +44,8 @@ def inspect_segmenter(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def render_segmenter(info: dict[str, Any]) -> str:
-    """`info` for a terminal."""
+def render_predictor(info: dict[str, Any]) -> str:
+    """``info`` as text for a terminal."""
     field = info["receptive_field"]
     facts = [(name, f"{part['class']}, {part['parameters']:,} parameters") for name, part in info["parts"].items()]
     if info["classes"]:

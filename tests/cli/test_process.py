@@ -1,4 +1,4 @@
-"""The shell with effects: process, evaluate, and how they refuse."""
+"""``wavedil process`` and ``wavedil evaluate`` with effects."""
 
 import json
 
@@ -9,7 +9,6 @@ import torch
 from wavedil.audio import Effect, WaveNet, save
 from wavedil.audio.data import audio_files
 from wavedil.audio.models.nam import NAM, LayerArray
-from wavedil.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -30,28 +29,27 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_process(capsys, folder, tmp_path):
-    assert main(["process", f"{folder}/model", f"{folder}/in.wav", f"{tmp_path}/out.flac", "--knob", "gain=0.5"]) == 0
-    result = json.loads(capsys.readouterr().out)
+def test_process(run, folder, tmp_path):
+    words = ["process", folder / "model", folder / "in.wav", tmp_path / "out.flac", "--knob", "gain=0.5"]
+    result = json.loads(run(*words).out)
     assert result["file"] == f"{tmp_path}/out.flac" and result["real_time_factor"] > 0
-    assert (
-        audio_files.info(tmp_path / "out.flac").channels == 2 and audio_files.info(tmp_path / "out.flac").frames == 900
-    )
-    arguments = ["--knob", "gain=0.5", "--resample", "--subtype", "FLOAT"]
-    assert main(["process", f"{folder}/model", f"{folder}/in44.wav", f"{tmp_path}/b.wav", *arguments]) == 0
-    assert (audio_files.info(tmp_path / "b.wav").frames, audio_files.info(tmp_path / "b.wav").subtype) == (163, "FLOAT")
+    info = audio_files.info(tmp_path / "out.flac")
+    assert (info.channels, info.frames) == (2, 900)
+    options = ["--knob", "gain=0.5", "--resample", "--subtype", "FLOAT"]
+    run("process", folder / "model", folder / "in44.wav", tmp_path / "b.wav", *options)
+    info = audio_files.info(tmp_path / "b.wav")
+    assert (info.frames, info.subtype) == (163, "FLOAT")
 
 
-def test_evaluate(capsys, folder):
-    assert main(["evaluate", f"{folder}/model", f"{folder}/pair.csv", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+def test_evaluate(run, folder):
+    result = json.loads(run("evaluate", folder / "model", folder / "pair.csv", "--json").out)
     assert result["count"] == 800 and result["esr_percent"] > 0 and "first 100 samples" in result["definition"]
-    assert main(["evaluate", f"{folder}/model", f"{folder}/pair.csv"]) == 0
-    assert f"ESR {result['esr_percent']:.3f} % over 800 samples of 1 segments" in capsys.readouterr().out
+    text = run("evaluate", folder / "model", folder / "pair.csv").out
+    assert f"ESR {result['esr_percent']:.3f} % over 800 samples of 1 segments" in text
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("words", "message"),
     [
         (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav"], "knob 'gain' is not set: give a value in 0..1"),
         (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav", "--knob", "gain=3"], "knob 'gain' is 3: expected"),
@@ -62,27 +60,22 @@ def test_evaluate(capsys, folder):
         (["process", "{0}/model", "{0}/in.wav", "{1}/o.xyz", "--knob", "gain=0"], "unknown suffix '.xyz'"),
         (["process", "{0}/model", "{0}/in.wav", "{0}/in.wav", "--knob", "gain=0"], "is the input"),
         (["process", "{0}/wavenet", "{0}/in.wav", "{1}/o.wav"], "holds a WaveNet: expected an Effect or NAM"),
-        (["sample", "{0}/model", "--out", "{1}/o"], "holds a Effect: expected a WaveNet"),
+        (["sample", "{0}/model", "--out", "{1}/o"], "holds an Effect: expected a WaveNet"),
         (["evaluate", "{0}/model", "{0}/uneven.csv"], "in.wav has 900 samples and {0}/short.wav 800"),
         (["evaluate", "{0}/model", "{0}/mute.csv"], "silent.wav is silent from sample 100 on, so its ESR is"),
         (["evaluate", "{0}/model", "{0}/fast.csv"], "in44.wav has 44100 Hz and the model 8000 Hz"),
         (["evaluate", "{0}/model", "{0}/loud.csv"], "knob 'gain' is 2"),
         (["evaluate", "{0}/model", "{0}/knobless.csv"], "knob 'gain' is not set"),
-        (["evaluate", "{0}/model", "{0}/pair.csv", "--crf"], "--crf is for images, not for a Effect"),
-        (["evaluate", "{0}/model", "{0}/pair.csv", "--exclude", "x"], "--exclude is not for models of pairs"),
-        (["evaluate", "{0}/wavenet", "{0}/in.wav", "--resample"], "--resample is for a model of Effect or NAM"),
         (["evaluate", "{0}/model", "{1}"], "expected input/ and target/"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(capsys, folder, tmp_path, argv, message):
+def test_bad_input_is_refused_in_one_line(refused, folder, tmp_path, words, message):
     before = (folder / "in.wav").read_bytes()
-    assert main([a.format(folder, tmp_path) for a in argv]) == 2
-    out = capsys.readouterr().err
-    assert out.startswith("error: ") and out.count("\n") == 1 and message.format(folder) in out
+    assert message.format(folder) in refused(*[word.format(folder, tmp_path) for word in words])
     assert not list(tmp_path.iterdir()) and (folder / "in.wav").read_bytes() == before
 
 
-def test_an_amplifier_model_of_another_program_plays_and_is_measured(tmp_path, capsys):
+def test_a_nam_model_is_processed_evaluated_and_inspected(run, refused, tmp_path):
     torch.manual_seed(0)
     array = LayerArray(1, 4, 1, "1,2,8", head_bias=True)
     model = NAM([array], sample_rate=8000)
@@ -91,13 +84,10 @@ def test_an_amplifier_model_of_another_program_plays_and_is_measured(tmp_path, c
     for name, y in (("input", sound), ("target", model(sound[None])[0].detach())):
         audio_files.write(tmp_path / "pairs" / name / "a.wav", y, 8000, subtype="FLOAT")
     source, out = tmp_path / "pairs/input/a.wav", tmp_path / "out.wav"
-    assert main(["process", str(tmp_path / "model"), str(source), str(out), "--subtype", "FLOAT"]) == 0
+    run("process", tmp_path / "model", source, out, "--subtype", "FLOAT")
     found, _ = audio_files.read(out)
     torch.testing.assert_close(torch.from_numpy(found), model(sound[None])[0].detach())
-    capsys.readouterr()
-    assert main(["evaluate", str(tmp_path / "model"), str(tmp_path / "pairs"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["esr_percent"] < 1e-8
-    assert main(["inspect", str(tmp_path / "model"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["receptive_field"] == 1 + 2 * 11
-    knob = ["process", str(tmp_path / "model"), str(source), str(tmp_path / "o.wav"), "--knob", "gain=1"]
-    assert main(knob) == 2 and "knob 'gain' is unknown: this model has none" in capsys.readouterr().err
+    assert json.loads(run("evaluate", tmp_path / "model", tmp_path / "pairs", "--json").out)["esr_percent"] < 1e-8
+    assert json.loads(run("inspect", tmp_path / "model", "--json").out)["receptive_field"] == 1 + 2 * 11
+    words = ["process", tmp_path / "model", source, tmp_path / "o.wav", "--knob", "gain=1"]
+    assert "knob 'gain' is unknown: this model has none" in refused(*words)

@@ -1,0 +1,22 @@
+"""``wavedil inspect``."""
+
+import json
+
+
+def test_schedules(run):
+    info = json.loads(run("inspect", "1,2,4,8,16", "--ndim", 2, "--kernel-size", 3, "--json").out)
+    assert info["receptive_field"] == 63 and info["holes"] == 0
+    plain = json.loads(run("inspect", "1 x7", "--kernel-size", 3, "--json").out)
+    dilated = json.loads(run("inspect", "1..64", "--kernel-size", 3, "--json").out)
+    assert plain["parameters"] == dilated["parameters"]
+    assert (plain["receptive_field"], dilated["receptive_field"]) == (15, 255)
+    bad = json.loads(run("inspect", "2,2,2", "--kernel-size", 3, "--json").out)
+    assert (bad["holes"], bad["hdc_m2"]) == (6, 2)
+    text = run("inspect", "1..512", "--rate", 16000).out
+    assert "1024" in text and "64" in text and "ms" in text
+
+
+def test_models(run, tmp_path, wavenet):
+    info = json.loads(run("inspect", wavenet, "--json", "--plot", tmp_path / "field.png").out)
+    assert info["dilations"] == [1, 2, 4, 8] and info["receptive_field"] == 16
+    assert (tmp_path / "field.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,104 @@
+"""The ``wavedil`` command itself: help, errors in one line, and messages."""
+
+import importlib
+import re
+import sys
+
+import pytest
+
+import wavedil
+from wavedil.bench import BENCHMARKS
+from wavedil.cli import bench
+from wavedil.cli.main import COMMANDS, build_parser, main
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_without_a_command_help_is_printed_with_status_0(capsys, words):
+    try:
+        status = main(words)
+    except SystemExit as exit:  # argparse's own way after --help
+        status = exit.code
+    out = capsys.readouterr()
+    assert status == 0 and not out.err
+    assert all(re.search(rf"^    {name} ", out.out, re.M) for name in COMMANDS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{wavedil.__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(capsys, name):
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: wavedil {name}") and COMMANDS[name][1][:30] in out
+    module = importlib.import_module(COMMANDS[name][0])
+    assert module.add_arguments and module.run
+
+
+def test_commands_that_use_models_import_modules_first(tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "sample", "process", "segment", "evaluate", "inspect", "convert", "export"):
+        message = refused(name, "--import", "no_such_module")
+        assert "--import no_such_module: cannot import it (ModuleNotFoundError" in message
+    (tmp_path / "broken_module.py").write_text("def")
+    assert "--import broken_module: cannot import it (SyntaxError" in refused("train", "--import", "broken_module")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sample", "nowhere"], "nowhere is not a model folder"),
+        (["evaluate", "{model}", "nowhere"], "nowhere"),
+        (["sample", "{model}", "--sconds", "1"], "unknown arguments: --sconds 1; see wavedil sample --help"),
+        (["sample", "{model}", "--engin", "torch"], "unknown arguments: --engin torch"),  # no abbreviations
+        (["sample", "{model}", "--num", "many"], "invalid int value: 'many'"),
+        (["sample"], "MODEL"),
+        (["inspect", "1,0,2"], "0"),
+        (["inspect", ""], "schedule"),
+        (["inspect", "1..500"], "512"),
+        (["inspect", "1,2", "--plot", "picture.gif"], "png"),
+        (["report", "nowhere"], "nowhere"),
+        (["bench", "nothing"], "conv"),
+        (["train", "-c", "nothing.yaml"], "does not exist"),
+        (["dance"], "invalid choice: 'dance'"),
+        (["--dance"], "--dance"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(refused, tmp_path, monkeypatch, wavenet, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(*[word.format(model=wavenet) for word in words])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_library_is_named_with_the_extra_that_installs_it(refused, monkeypatch):
+    for package, extra in (("PIL", "vision"), ("onnx", "export"), ("librosa", "train")):
+
+        def fail(_, package=package):
+            raise ModuleNotFoundError(name=f"{package}.part")
+
+        monkeypatch.setattr("wavedil.cli.report.run", fail)
+        assert refused("report", "x") == f"error: {package}.part is not installed: pip install 'wavedil[{extra}]'\n"
+
+
+def test_an_import_error_of_the_package_itself_is_not_hidden(monkeypatch):
+    def fail(_):
+        raise ModuleNotFoundError(name="wavedil.nothing")
+
+    monkeypatch.setattr("wavedil.cli.report.run", fail)
+    with pytest.raises(ModuleNotFoundError):
+        main(["report", "x"])
+
+
+def test_the_parser_of_one_command_imports_no_other(monkeypatch):
+    for name, (module, _) in COMMANDS.items():
+        if name != "bench":
+            monkeypatch.setitem(sys.modules, module, None)
+    assert build_parser(["bench", "conv"]).parse_args(["bench", "conv"]).name == "conv"
+
+
+def test_help_names_every_benchmark():
+    assert sorted(bench.NAMES) == sorted(BENCHMARKS)

@@ -1,0 +1,96 @@
+"""``wavedil sample``."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from wavedil.audio import LogMel, NearestUpsampling, WaveNet, save
+from wavedil.audio.data import audio_files
+
+
+def test_clips_are_written_and_depend_on_the_seed_and_their_number_only(run, tmp_path, wavenet):
+    words = ["sample", wavenet, "--seconds", 0.05, "--seed", 4]
+    result = json.loads(run(*words, "--num", 3, "--out", tmp_path / "a").out)
+    assert result["engine"] == "numba" and result["precision"] == "fp32" and result["samples_per_second"] > 0
+    assert result["real_time_factor"] == pytest.approx(result["samples_per_second"] / 8000, abs=1e-3)
+    first = [audio_files.read(path) for path in result["files"]]
+    assert [(sound.shape, rate) for sound, rate in first] == [((1, 400), 8000)] * 3
+    again = json.loads(run(*words, "--num", 1, "--out", tmp_path / "b").out)
+    assert (audio_files.read(again["files"][0])[0] == first[0][0]).all()
+
+
+def test_a_recording_is_continued(run, tmp_path, wavenet, sounds):
+    words = ["sample", wavenet, "--seconds", 0.01, "--out", tmp_path, "--top-k", 5]
+    plain = audio_files.read(json.loads(run(*words).out)["files"][0])[0]
+    primed = audio_files.read(json.loads(run(*words, "--prime", sounds / "0.flac").out)["files"][0])[0]
+    assert primed.shape == plain.shape == (1, 80) and (primed != plain).any()
+
+
+def test_an_interrupted_generation_writes_the_samples_it_has(run, tmp_path, wavenet, monkeypatch):
+    from wavedil.audio.generation import sample_files
+
+    def interrupted(model, samples, **options):
+        return generate(model, min(samples, 100), **options)
+
+    generate = sample_files.generate
+    monkeypatch.setattr(sample_files, "generate", interrupted)
+    out = run("sample", wavenet, "--seconds", 0.05, "--out", tmp_path)
+    assert "interrupted: the clips have 0.01 of 0.05 seconds" in out.err
+    assert json.loads(out.out)["seconds_each"] == 100 / 8000
+
+
+@pytest.fixture(scope="module")
+def vocoder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vocoder")
+    mel = NearestUpsampling(LogMel(8000, n_mels=4, n_fft=64, hop_length=20))
+    save(WaveNet(8, 8, "1..8", sample_rate=8000, condition=mel, speakers=["ann", "bob"]), folder / "model")
+    audio_files.write(folder / "high.wav", 0.1 * torch.randn(1, 1601), 16000)
+    np.save(folder / "mels.npy", np.zeros((4, 3), np.float32))
+    return folder
+
+
+def test_conditions_are_sounds_or_arrays(run, tmp_path, vocoder):
+    words = ["sample", vocoder / "model", "--out", tmp_path, "--condition"]
+    result = json.loads(run(*words, vocoder / "high.wav", "--speaker", "bob").out)
+    assert audio_files.read(result["files"][0])[0].shape == (1, 801)  # resampled to 8000 Hz
+    assert result["engine"] == "numba"
+    options = ["--speaker", "ann", "--seconds", 0.01, "--guidance", 1.5, "--num", 2]
+    short = json.loads(run(*words, vocoder / "high.wav", *options).out)
+    assert short["engine"] == "numba" and short["seconds_each"] == 0.01
+    array = json.loads(run(*words, vocoder / "mels.npy", "--speaker", "ann").out)
+    assert array["seconds_each"] == 60 / 8000
+
+
+def test_conditions_are_checked(refused, tmp_path, vocoder):
+    words = ["sample", vocoder / "model", "--out", tmp_path / "out", "--condition"]
+    sound = [*words, vocoder / "high.wav"]
+    assert "expected one of ann, bob" in refused(*sound, "--speaker", "eve")
+    assert "needs a speaker" in refused(*sound)
+    assert "ask for less" in refused(*sound, "--speaker", "ann", "--seconds", 1)
+    assert "needs a condition" in refused(*words[:4], "--speaker", "ann", "--seconds", 0.01)
+    np.savez(tmp_path / "mels.npz", a=np.zeros((4, 3)), b=np.zeros(3))
+    (tmp_path / "mels.npz").replace(tmp_path / "several.npy")
+    assert "has several arrays" in refused(*words, tmp_path / "several.npy", "--speaker", "ann")
+    np.save(tmp_path / "mels.npy", np.full((4, 3), np.nan, np.float32))
+    assert "12 values that are NaN" in refused(*words, tmp_path / "mels.npy", "--speaker", "ann")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seconds", "0"], "seconds is 0: expected more than 0"),
+        (["--num", "0"], "num is 0"),
+        (["--engine", "warp"], "expected one of auto"),
+        (["--device", "abacus"], "abacus"),
+        (["--prime", "nowhere.wav"], "nowhere.wav"),
+        (["--out", "{sounds}/0.flac"], "--out {sounds}/0.flac: {sounds}/0.flac is not a writable directory"),
+    ],
+)
+def test_bad_options_are_refused(refused, tmp_path, monkeypatch, wavenet, sounds, words, message):
+    monkeypatch.chdir(tmp_path)
+    expected = message.format(sounds=sounds)
+    assert expected in refused("sample", wavenet, *[word.format(sounds=sounds) for word in words])
+    assert not list(tmp_path.iterdir())

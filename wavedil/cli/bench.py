@@ -1,0 +1,26 @@
+"""``wavedil bench``."""
+
+import argparse
+import json
+
+from wavedil.cli.options import add_device_option
+
+NAMES = ("codes", "conv", "crf", "dense", "numerics", "sample", "segment", "tiles", "train")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument("--json", metavar="FILE", help="write the result to this file")
+    add_device_option(parser)
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: torch's)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from wavedil.bench import render, run_benchmark
+    from wavedil.files import atomic_write
+
+    result = run_benchmark(arguments.name, device=arguments.device, threads=arguments.threads)
+    if arguments.json:
+        with atomic_write(arguments.json) as beside:
+            beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(render(result))

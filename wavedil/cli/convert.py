@@ -1,0 +1,31 @@
+"""``wavedil convert``."""
+
+import argparse
+
+from wavedil.cli.options import add_import_option
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a .nam file, a checkpoint, or hf://OWNER/NAME")
+    parser.add_argument("folder", metavar="DST", help="model folder to write")
+    parser.add_argument("--format", help="format of SRC if it cannot be detected: nam, wavenet-vocoder, ...")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that the tensors do not contain, e.g. stacks=2 or legacy=false; may be repeated",
+    )
+    parser.add_argument("--prefix", default="", help="the part of a larger model to convert, e.g. enc_q.enc")
+    add_import_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from wavedil.core.receptive_field import count_parameters
+    from wavedil.interop.files import read_model
+    from wavedil.interop.formats import parse_options
+    from wavedil.weights import save, with_article
+
+    model, format = read_model(arguments.source, arguments.format, parse_options(arguments.set), arguments.prefix)
+    folder = save(model, arguments.folder)
+    print(f"{folder}: {with_article(type(model))} of {count_parameters(model)} parameters, from {format}")

@@ -1,0 +1,41 @@
+"""``wavedil evaluate``. A model's class names the Python function that evaluates it: ``evaluation()``.
+
+The function is ``f(model, data, *, progress=None, **options)``; its keyword-only arguments are options of the shell,
+and its result is a dataclass whose ``str`` is printed.
+"""
+
+import argparse
+import json
+
+from wavedil.cli import options
+from wavedil.cli.model_function import ModelFunction
+from wavedil.progress import Bar
+
+_EVALUATION = ModelFunction("evaluation", "has no evaluation")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Each kind of model has more options: wavedil evaluate MODEL --help"
+    parser.add_argument("model", metavar="MODEL", help="model folder, e.g. RUN/model")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="an audio file or folder; a table or folder of an effect's recordings; a folder of images and masks; a "
+        ".mat file of piano rolls",
+    )
+    options.add_device_option(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options.add_import_option(parser)
+
+
+add_model_arguments = _EVALUATION.add_options
+take_unknown = _EVALUATION.refuse_unknown
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from wavedil.weights import load
+
+    model = load(arguments.model, arguments.device)
+    with Bar("evaluating") as bar:
+        result = _EVALUATION(model, arguments, arguments.data, progress=bar.update)
+    print(json.dumps(vars(result), indent=2) if arguments.json else result)

@@ -1,0 +1,44 @@
+"""``wavedil inspect``. A model's class may have its own ``inspection()``: the functions that measure and print it."""
+
+import argparse
+import json
+from pathlib import Path
+
+from wavedil.cli.options import add_import_option
+from wavedil.errors import WavedilError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subject", metavar="SCHEDULE|MODEL", help='e.g. "1..512 x3", "1,2,5 x4", or a model folder')
+    parser.add_argument("--ndim", type=int, default=1, help="space axes, 1 to 3 (default 1)")
+    parser.add_argument("--kernel-size", type=int, help="default 2 for sound (1 axis), 3 otherwise")
+    parser.add_argument("--channels", type=int, default=64, help="of each layer, for parameters and cost (default 64)")
+    parser.add_argument("--rate", type=int, help="sample rate in Hz, to show the receptive field in ms")
+    parser.add_argument("--plot", metavar="FILE", help="write a picture: .png, .svg or .pdf")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_import_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from wavedil.inspection.model import inspect_model
+    from wavedil.inspection.schedule import inspect_schedule
+    from wavedil.inspection.text import render_text
+
+    render = render_text
+    if arguments.subject and Path(arguments.subject).is_dir():
+        from wavedil.weights import load
+
+        model = load(arguments.subject)
+        inspect, render = model.inspection() if hasattr(model, "inspection") else (inspect_model, render_text)
+        if arguments.plot and render is not render_text:
+            raise WavedilError("--plot draws a schedule: give the one of the context module, e.g. 1,1,2,4,8,16,1")
+        info = inspect(model)
+    else:
+        info = inspect_schedule(
+            arguments.subject, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate
+        )
+    if arguments.plot:
+        from wavedil.inspection.plot import plot
+
+        plot(info, arguments.plot)
+    print(json.dumps(info, indent=2) if arguments.json else render(info))

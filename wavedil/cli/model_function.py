@@ -1,0 +1,62 @@
+"""Commands whose work and options belong to the model: its class names the Python function that does it."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from wavedil.cli import options
+from wavedil.errors import WavedilError
+
+
+@dataclass(frozen=True)
+class ModelFunction:
+    """The function that a static method of the model's class returns.
+
+    Its keyword-only arguments, except ``progress``, are the options that the command has for this model.
+
+    Args:
+        method: the name of the static method.
+        missing: why a class without it is refused, e.g. ``"has no evaluation"``.
+    """
+
+    method: str
+    missing: str
+
+    def find(self, cls: Any, folder: str) -> Callable[..., Any]:
+        """The function of a class; raises WavedilError if the class of this ``folder`` has none."""
+        from wavedil.weights import with_article
+
+        if not hasattr(cls, self.method):
+            raise WavedilError(f"{folder} holds {with_article(cls)}, which {self.missing}")
+        return getattr(cls, self.method)()
+
+    def add_options(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        """Adds the options of the first model folder among ``words``; none if there is no folder."""
+        folder = next((word for word in words if (Path(word) / "config.json").is_file()), None)
+        if folder is None:
+            return
+        from wavedil.weights import model_class, with_article
+
+        cls = model_class(folder)
+        parser.set_defaults(model_class=cls)
+        if hasattr(cls, self.method):
+            parser.epilog = None
+            options.add_function_options(parser, self.find(cls, folder), f"options of {with_article(cls)}")
+
+    def refuse_unknown(self, arguments: argparse.Namespace, words: Sequence[str]) -> NoReturn:
+        """Raises WavedilError for words that are not options of the model, naming those that are."""
+        from wavedil.weights import model_class, with_article
+
+        cls = getattr(arguments, "model_class", None) or model_class(arguments.model)
+        known = ", ".join(options.function_options(self.find(cls, arguments.model))) or "none"
+        unknown = next((word.partition("=")[0] for word in words if word.startswith("--")), None)
+        if unknown is None:
+            raise WavedilError(f"unknown arguments: {' '.join(words)}; options of {with_article(cls)}: {known}")
+        raise WavedilError(f"{unknown} is not an option of {with_article(cls)}: expected one of {known}")
+
+    def __call__(self, model: Any, arguments: argparse.Namespace, *inputs: Any, **others: Any) -> Any:
+        """Calls the function of a model with ``inputs`` and the parsed options."""
+        function = self.find(type(model), arguments.model)
+        return function(model, *inputs, **others, **options.function_arguments(function, arguments))

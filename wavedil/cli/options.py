@@ -1,0 +1,135 @@
+"""Options that several commands share, and options made from a Python function's signature."""
+
+import argparse
+import inspect
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from wavedil.errors import WavedilError
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default cpu)")
+
+
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action=_Import,
+        metavar="MODULE",
+        help="import a module of yours first, e.g. one that registers classes; may be repeated",
+    )
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Imports modules, also from the current folder.
+
+    Raises:
+        WavedilError: a module cannot be imported.
+    """
+    if names and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            import_module(name)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise WavedilError(f"--import {name}: cannot import it ({type(error).__name__}: {reason})") from error
+
+
+class _Import(argparse.Action):
+    """Imports the module at once, because later options may depend on it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any) -> None:
+        import_modules([value])
+
+
+def import_named_modules(words: Sequence[str]) -> None:
+    """Imports the modules of ``--import`` in a command line that is not parsed yet."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_import_option(parser)
+    try:
+        parser.parse_known_args(list(words))
+    except argparse.ArgumentError:
+        pass  # the command's parser reports it
+
+
+def add_function_options(parser: argparse.ArgumentParser, function: Callable[..., Any], title: str) -> None:
+    """Adds an option for each keyword-only argument of ``function`` except ``progress``.
+
+    Types are str, int, float, bool (a flag) and sequences of them. The help is the argument's text in the ``Args``
+    section of the docstring. Options that are not used are absent from the namespace, so that the function's own
+    defaults apply.
+    """
+    group = parser.add_argument_group(title)
+    texts = _argument_texts(function)
+    for parameter in _parameters(function):
+        settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": texts.get(parameter.name)}
+        kind, several = _kind(parameter)
+        if kind is bool:
+            settings["action"] = "store_true"
+        else:
+            settings |= {"type": kind, "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
+            settings |= {"nargs": "+"} if several else {}
+        group.add_argument(option(parameter.name), **settings)
+
+
+def function_options(function: Callable[..., Any]) -> list[str]:
+    """The options that :func:`add_function_options` adds."""
+    return [option(parameter.name) for parameter in _parameters(function)]
+
+
+def function_arguments(function: Callable[..., Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The parsed options of :func:`add_function_options` as keyword arguments of the function."""
+    names = [parameter.name for parameter in _parameters(function)]
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
+def option(name: str) -> str:
+    """``"top_k"`` as ``"--top-k"``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_writable(folder: str, option: str) -> None:
+    """Raises WavedilError unless files can be written to ``folder``, which need not exist yet."""
+    place = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise WavedilError(f"{option} {folder}: {place} is not a writable directory")
+
+
+def _parameters(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "progress":
+            yield parameter
+
+
+def _kind(parameter: inspect.Parameter) -> tuple[type, bool]:
+    """The type of an option's values, and whether it takes several."""
+    hint = parameter.annotation
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(each for each in typing.get_args(hint) if each is not type(None))
+    several = typing.get_origin(hint) is not None
+    kind = typing.get_args(hint)[0] if several else hint
+    if kind not in (str, int, float, bool):
+        raise TypeError(f"{parameter}: an option needs str, int, float, bool or a sequence of them")
+    return kind, several
+
+
+def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
+    """The texts in the ``Args`` section of a docstring by argument, without markup."""
+    section = re.search(r"^Args:\n((?:(?:    .*)?\n)+)", f"{inspect.getdoc(function)}\n", re.M)
+    texts: dict[str, str] = {}
+    for names, text in re.findall(
+        r"^    (\w[\w, ]*): ((?:.*\n)(?:        .*\n)*)", section[1] if section else "", re.M
+    ):
+        plain = re.sub(r":\w+:`~?([^`]*)`|``", r"\1", " ".join(text.split())).rstrip(".").replace("%", "%%")
+        texts |= dict.fromkeys(re.split(r",\s*", names), plain)
+    return texts

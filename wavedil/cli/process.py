@@ -1,0 +1,52 @@
+"""``wavedil process``."""
+
+import argparse
+import json
+
+from wavedil.cli.options import add_device_option, add_import_option
+from wavedil.errors import WavedilError
+from wavedil.progress import Bar
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model folder, e.g. runs/amp/model")
+    parser.add_argument("input", metavar="IN", help="an audio file of any length; each channel is processed separately")
+    parser.add_argument("output", metavar="OUT", help="the file to write; its suffix decides the format")
+    parser.add_argument(
+        "--knob", metavar="NAME=VALUE", action="append", default=[], help="set a knob, e.g. gain=0.5; may be repeated"
+    )
+    parser.add_argument("--resample", action="store_true", help="convert IN to the model's sample rate")
+    parser.add_argument("--subtype", help="sample format, e.g. PCM_24 or FLOAT (default: 16 bit if the format has it)")
+    add_device_option(parser)
+    add_import_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from wavedil.audio.effects.process import process_file
+    from wavedil.audio.models.effect_model import EffectModel
+    from wavedil.weights import load
+
+    model = load(arguments.model, arguments.device, expect=EffectModel)
+    with Bar("processing", model.sample_rate) as bar:
+        result = process_file(
+            model,
+            arguments.input,
+            arguments.output,
+            _knobs(arguments.knob),
+            resample=arguments.resample,
+            subtype=arguments.subtype,
+            progress=bar.update,
+        )
+    print(json.dumps(result, indent=2))
+
+
+def _knobs(settings: list[str]) -> dict[str, float]:
+    """``["gain=0.5"]`` as a dictionary."""
+    values: dict[str, float] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise WavedilError(f"--knob {setting}: expected NAME=NUMBER, e.g. gain=0.5") from None
+    return values

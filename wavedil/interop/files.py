@@ -1,0 +1,71 @@
+"""Reads and writes models in other programs' files and on the Hugging Face hub."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wavedil.errors import WavedilError
+from wavedil.interop.formats import convert
+from wavedil.interop.hub import SCHEME
+
+
+def read_model(
+    source: str, format: str | None = None, options: Mapping[str, Any] | None = None, prefix: str = ""
+) -> tuple[nn.Module, str]:
+    """Reads a model from a file or from the hub.
+
+    Args:
+        source: a file, or ``hf://OWNER/NAME``.
+        format, options, prefix: for a file; see :func:`wavedil.interop.formats.convert`.
+
+    Returns:
+        The model, and the name of the format or ``"the hub"``.
+    """
+    if not source.startswith(SCHEME):
+        return convert(source, format, options, prefix)
+    from wavedil.interop.hub import download
+
+    if format or options or prefix:
+        raise WavedilError(f"{source} is a model folder: leave out format, set and prefix")
+    return download(source.removeprefix(SCHEME)), "the hub"
+
+
+def write_model(model: nn.Module, target: str, *, streaming: bool = False, nam_version: str = "0.7.0") -> str:
+    """Writes a model to a file or to the hub.
+
+    Args:
+        target: a .nam or .onnx file, or ``hf://OWNER/NAME``.
+        streaming: .onnx: export one step, with its state as inputs and outputs.
+        nam_version: .nam: version of the file format.
+
+    Returns:
+        The file, or the address on the hub.
+
+    Raises:
+        WavedilError: the target has another suffix, or the model does not fit the format.
+    """
+    check_target(target, streaming)
+    if target.startswith(SCHEME):
+        from wavedil.interop.hub import upload
+
+        return upload(model, target.removeprefix(SCHEME))
+    if Path(target).suffix.lower() == ".nam":
+        from wavedil.interop.nam import write_nam
+
+        write_nam(model, target, nam_version)
+    else:
+        from wavedil.interop.onnx import export_onnx
+
+        export_onnx(model, target, streaming)
+    return target
+
+
+def check_target(target: str, streaming: bool = False) -> None:
+    """Raises WavedilError unless :func:`write_model` can write such a target."""
+    suffix = Path(target).suffix.lower()
+    if not target.startswith(SCHEME) and suffix not in (".nam", ".onnx"):
+        raise WavedilError(f"{target}: expected a file that ends in .nam or .onnx, or {SCHEME}OWNER/NAME")
+    if streaming and (target.startswith(SCHEME) or suffix != ".onnx"):
+        raise WavedilError(f"streaming is for .onnx files, not for {target}: leave it out")
