@@ -42,7 +42,7 @@ def register(cls: Class) -> Class:
             )
 
     @functools.wraps(init)
-    def __init__(self, *args, **kwargs):
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         config = _arguments(signature, self, args, kwargs) if type(self) is cls else None
         init(self, *args, **kwargs)
         if type(self) is cls and "config" not in vars(self):  # a constructor may set its own config
