@@ -156,6 +156,17 @@ def test_a_part_is_refused_where_the_constructor_takes_none(folder, cls, argumen
     assert "\n" not in str(error.value)
 
 
+def test_classes_without_a_constructor_are_registered_too(tmp_path):
+    @register
+    class Square(nn.Module):
+        def forward(self, x):
+            return x * x
+
+    assert load(save(Nested([Square()], anything=Square()), tmp_path / "model")).config["anything"] == part(Square)
+    with pytest.raises(TypeError):
+        Square(1)
+
+
 def test_constructors_need_named_arguments():
     class Positional(nn.Module):
         def __init__(self, *sizes):
