@@ -56,6 +56,9 @@ def edit(folder, **changes):
         (lambda f: edit(f, arguments={"channels": 16}), "does not fit"),
         (lambda f: edit(f, arguments={"channels": 10**6}), "does not fit"),
         (lambda f: edit(f, arguments={"channels": 10**9}), "does not fit.*far more weights"),
+        (lambda f: edit(f, arguments={"input_kernel_size": 2**40}), "does not fit.*far more weights"),
+        (lambda f: edit(f, arguments={"quantizer": "linear", "num_codes": 2**40}), "does not fit|cannot build"),
+        (lambda f: edit(f, **part(Segmenter, backbone=None, head=None, num_classes=2**40)), "num_classes is"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be read"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04nonsense"), "cannot be read"),
         (lambda f: save_file({"x": torch.zeros(1)}, f / "model.safetensors"), "does not fit"),
@@ -151,6 +154,17 @@ def test_a_part_is_refused_where_the_constructor_takes_none(folder, cls, argumen
     with pytest.raises(WavedilError, match=message) as error:
         load(folder)
     assert "\n" not in str(error.value)
+
+
+def test_classes_without_a_constructor_are_registered_too(tmp_path):
+    @register
+    class Square(nn.Module):
+        def forward(self, x):
+            return x * x
+
+    assert load(save(Nested([Square()], anything=Square()), tmp_path / "model")).config["anything"] == part(Square)
+    with pytest.raises(TypeError):
+        Square(1)
 
 
 def test_constructors_need_named_arguments():

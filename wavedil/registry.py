@@ -34,7 +34,9 @@ def register(cls: Class) -> Class:
     Raises:
         WavedilError: the constructor has positional-only arguments or ``*args``.
     """
-    init, signature = cls.__init__, inspect.signature(cls.__init__)
+    init = cls.__init__
+    no_arguments = init in (object.__init__, nn.Module.__init__)  # whose signatures are (*args, **kwargs)
+    signature = inspect.signature((lambda self: None) if no_arguments else init)
     for parameter in list(signature.parameters.values())[1:]:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise WavedilError(
@@ -42,7 +44,7 @@ def register(cls: Class) -> Class:
             )
 
     @functools.wraps(init)
-    def __init__(self, *args, **kwargs):
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         config = _arguments(signature, self, args, kwargs) if type(self) is cls else None
         init(self, *args, **kwargs)
         if type(self) is cls and "config" not in vars(self):  # a constructor may set its own config
@@ -121,10 +123,9 @@ def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     cls = _REGISTERED[name]
     hints = _annotations(cls)
     for key, value in arguments.items():
-        if not _allows(hints.get(key, hints.get("**", Any)), value):
-            raise TypeError(
-                f"{key} cannot be this part: the constructor takes {hints[key] if key in hints else hints['**']}"
-            )
+        hint = hints.get(key, hints.get("**", Any))
+        if not _allows(hint, value):
+            raise TypeError(f"{key} cannot be this part: the constructor takes {getattr(hint, '__name__', hint)}")
     return cls(**{key: _restored(value) for key, value in arguments.items()})
 
 
@@ -139,15 +140,15 @@ def _restored(value: Any) -> Any:
 
 
 def _annotations(cls: type) -> dict[str, Any]:
-    """The constructor's annotations by argument; ``"**"`` for further keyword arguments."""
+    """The constructor's annotations by argument, Any where there is none; ``"**"`` for further keyword arguments."""
     try:
         hints = typing.get_type_hints(cls.__init__)
     except (NameError, TypeError, AttributeError):  # names that exist for type checkers only
-        return {}
-    for parameter in inspect.signature(cls.__init__).parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            hints["**"] = hints.pop(parameter.name, Any)
-    return hints
+        hints = {}
+    return {
+        "**" if parameter.kind is parameter.VAR_KEYWORD else name: hints.get(name, Any)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+    }
 
 
 def _allows(hint: Any, value: Any) -> bool:

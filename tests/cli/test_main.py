@@ -75,13 +75,14 @@ def test_bad_input_is_refused_in_one_line(refused, tmp_path, monkeypatch, wavene
 
 
 def test_a_missing_library_is_named_with_the_extra_that_installs_it(refused, monkeypatch):
-    for package, extra in (("PIL", "vision"), ("onnx", "export"), ("librosa", "train")):
+    for package, extra in (("PIL", "vision"), ("onnx", "export"), ("librosa", "train"), ("other", "")):
 
         def fail(_, package=package):
             raise ModuleNotFoundError(name=f"{package}.part")
 
         monkeypatch.setattr("wavedil.cli.report.run", fail)
-        assert refused("report", "x") == f"error: {package}.part is not installed: pip install 'wavedil[{extra}]'\n"
+        remedy = f": pip install 'wavedil[{extra}]'" if extra else ""
+        assert refused("report", "x") == f"error: {package}.part is not installed{remedy}\n"
 
 
 def test_an_import_error_of_the_package_itself_is_not_hidden(monkeypatch):

@@ -37,8 +37,10 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
 #: Entry points of this group add commands: the name is the command's, the value is the module's.
 ENTRY_POINTS = "wavedil.commands"
 
-#: The extra that installs a package; all others are in ``train``.
+#: The extra that installs a package.
 _EXTRAS = {
+    **dict.fromkeys(("jsonargparse", "librosa", "lightning", "matplotlib", "scipy", "tensorboard"), "train"),
+    **dict.fromkeys(("torchaudio", "torchmetrics", "yaml"), "train"),
     "PIL": "vision",
     "timm": "vision",
     "onnx": "export",
@@ -76,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in ("", "wavedil"):
             raise
-        extra = _EXTRAS.get(package, "train")
-        print(f"error: {error.name} is not installed: pip install 'wavedil[{extra}]'", file=sys.stderr)
+        remedy = f": pip install 'wavedil[{_EXTRAS[package]}]'" if package in _EXTRAS else ""
+        print(f"error: {error.name} is not installed{remedy}", file=sys.stderr)
         return 2
     except (WavedilError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

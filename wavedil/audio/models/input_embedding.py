@@ -49,8 +49,10 @@ class CodeEmbedding(_InputEmbedding):
 
     def __init__(self, quantizer: Quantizer, channels: int, kernel_size: int = 1):
         super().__init__(quantizer.num_codes, kernel_size)
-        tables = [_smooth_table(quantizer, channels) for _ in range(kernel_size)]
-        self.tables = nn.Parameter(torch.stack(tables) / kernel_size**0.5)  # newest tap last
+        tables = torch.empty(kernel_size, quantizer.num_codes, channels)  # all at once: a kernel too large fails here
+        for table in tables:
+            table.copy_(_smooth_table(quantizer, channels))
+        self.tables = nn.Parameter(tables / kernel_size**0.5)  # newest tap last
 
     def _convolve(self, codes: Tensor, past: int) -> Tensor:
         time = codes.shape[1] - past

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.labels import IGNORED, LabelScheme, Value
+from wavedil.vision.data.labels import IGNORED, MAX_CLASSES, LabelScheme, Value
 from wavedil.vision.data.palette import Color
 from wavedil.vision.models.predictor import MEAN, STD, DensePredictor
 from wavedil.weights import register
@@ -58,6 +58,8 @@ class Segmenter(DensePredictor):
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ):
+        if not 1 <= num_classes <= MAX_CLASSES:
+            raise WavedilError(f"num_classes is {num_classes}: expected 1 to {MAX_CLASSES}: label maps have 8 bits")
         names = [str(label) for label in range(num_classes)] if classes is None else classes
         if len(names) != num_classes:
             raise WavedilError(f"classes has {len(names)} names: expected one for each of {num_classes} classes")
