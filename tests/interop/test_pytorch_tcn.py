@@ -68,7 +68,7 @@ def test_the_older_style_of_weight_norm():
         ({"use_norm": "batch_norm"}, {}, "norm1.weight has no place"),
         ({"embedding_shapes": [(3,)]}, {}, "embedding_projection_1"),
         ({"use_skip_connections": True}, {}, "downsample_skip_connection"),
-        ({}, {"dilations": [1, 2]}, "2 layers need 3"),
+        ({}, {"dilations": [1, 2]}, "4 widths: expected 3"),
         ({}, {"activation": "softmax"}, "softmax"),
     ],
 )
