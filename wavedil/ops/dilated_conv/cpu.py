@@ -68,6 +68,7 @@ class Taps(NamedTuple):
 
     @classmethod
     def of_size(cls, time: int, kernel: int, padding: tuple[int, int], dilation: int) -> "Taps":
+        """The taps of a convolution of ``time`` rows."""
         out_time = time + sum(padding) - (kernel - 1) * dilation
         spans = []
         for tap in range(kernel):
@@ -80,6 +81,7 @@ class Taps(NamedTuple):
         return cls(time, out_time, spans)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution of x."""
         matrices = weight.permute(2, 1, 0).contiguous()  # (kernel, in, out)
         y = x.new_empty(x.shape[0], self.out_time, weight.shape[0])
         has_values = bias is not None
@@ -101,6 +103,7 @@ class Taps(NamedTuple):
         return dx if has_values else dx.zero_()
 
     def weight_gradient(self, d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of the weight."""
         # Products sum over time in float32; the sum over the batch must not be rounded to bfloat16.
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
         total = torch.zeros(weight.shape[2], *weight.shape[:2], dtype=wide)
