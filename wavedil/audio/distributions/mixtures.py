@@ -21,7 +21,7 @@ from wavedil.audio.distributions.quantizers import Quantizer
 from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
 
-#: Uniforms are clamped to [SMALLEST, 1 - SMALLEST]: 2**-53 is half the spacing of float64 numbers just below 1.
+#: Uniforms are clamped to [SMALLEST, 1 - SMALLEST]: 2**-53 is the spacing of float64 numbers just below 1.
 SMALLEST = 2.0**-53
 _TINY = 1e-300  # keeps the logarithm of a probability that underflows finite
 
