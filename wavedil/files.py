@@ -25,6 +25,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+written_beside = atomic_write
+
+
 def matching_paths(paths: Sequence[Path], pattern: str, option: str) -> set[Path]:
     """Finds the paths that match a regular expression.
 

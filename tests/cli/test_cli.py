@@ -120,7 +120,7 @@ def test_inspect(capsys, tmp_path, model):
         (["inspect", ""], "schedule"),
         (["inspect", "1..500"], "512"),
         (["inspect", "1,2", "--plot", "picture.gif"], "png"),
-        (["report", "nowhere"], "no run folder"),
+        (["report", "nowhere"], "not a run folder"),
         (["bench", "nothing"], "conv"),
         (["train", "-c", "nothing.yaml"], "does not exist"),
         (["dance"], "dance"),

@@ -252,9 +252,9 @@ def _bench(arguments: argparse.Namespace, _: list[str]) -> None:
 
     result = run_benchmark(arguments.name, device=arguments.device, threads=arguments.threads)
     if arguments.json:
-        from wavedil.files import atomic_write
+        from wavedil.files import written_beside
 
-        with atomic_write(arguments.json) as beside:
+        with written_beside(arguments.json) as beside:
             beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(render(result))
 

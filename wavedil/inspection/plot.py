@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from wavedil.core.gridding import GriddingAudit, audit_gridding
 from wavedil.core.schedule import format_schedule
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 from wavedil.inspection.schedule import UNITS, kernel_text, ratio_text
 
 _SUFFIXES = (".png", ".svg", ".pdf")
@@ -43,7 +43,7 @@ def draw(info: dict[str, Any], path: Path) -> None:
         _draw_counts(counts, audit)
     else:
         _draw_map(counts, audit)
-    with atomic_write(path) as beside:
+    with written_beside(path) as beside:
         figure.savefig(beside, dpi=150)
 
 

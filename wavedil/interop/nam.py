@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wavedil.audio.models.nam import NAM, LayerArray
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 
 VERSIONS = ("0.7.0", "0.5.4")
 #: Longer than any amplifier remembers (3 minutes at 48 kHz); a file that asks for more would only fill memory.
@@ -99,7 +99,7 @@ def write_nam(model: nn.Module, path: str | Path, version: str = "0.7.0") -> Pat
         "sample_rate": model.sample_rate,
     }
     path = Path(path)
-    with atomic_write(path) as beside:
+    with written_beside(path) as beside:
         beside.write_text(json.dumps(content), encoding="utf-8")
     return path
 

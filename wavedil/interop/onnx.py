@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 
 OPSET = 18
 #: The name of the first input of each model that can be exported.
@@ -60,7 +60,7 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
     first, *others = inputs.values()
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     axes = [{0: batch} if key == KNOBS else {0: batch, x.ndim - 1: time} for key, x in inputs.items()]
-    with torch.no_grad(), atomic_write(path) as beside:
+    with torch.no_grad(), written_beside(path) as beside:
         start = _start(model, inputs) if streaming else {}
         keys = list(start)
         # The step's state comes in as a variable number of arguments, with what follows it.
@@ -86,7 +86,7 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
         session = onnxruntime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
         _compare(model, session, keys)
         if streaming:
-            with atomic_write(path.with_suffix(".start.npz")) as sidecar:
+            with written_beside(path.with_suffix(".start.npz")) as sidecar:
                 np.savez(sidecar, **{key: value[:1].numpy() for key, value in start.items()})
     return path
 

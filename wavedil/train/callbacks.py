@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks.progress import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 from wavedil.train.base import TrainingModule
 from wavedil.weights import save
 
@@ -50,7 +50,7 @@ class Progress(ProgressBar):
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
         self._before = float(rows[-1]["seconds"]) if rows else 0.0
-        with atomic_write(self.path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        with written_beside(self.path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, module.metric_names.columns)
             writer.writeheader()
             writer.writerows(rows)

@@ -14,7 +14,7 @@ from torch import nn
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.data.recordings import Segment
 from wavedil.audio.effects.process import run
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 from wavedil.report import spectrogram_png
 from wavedil.train.base import TrainingModule
 from wavedil.train.callbacks import Previews
@@ -54,7 +54,7 @@ class EffectPreviews(Previews):
         clip = sound[: round(self.seconds * rate)].clip(-1, 1)  # what is louder sounds clipped, and is not worth a word
         write(folder / f"{name}.wav", clip, rate)
         picture = spectrogram_png(clip, rate, title=name)
-        with atomic_write(folder / f"{name}.png") as beside:
+        with written_beside(folder / f"{name}.png") as beside:
             beside.write_bytes(picture)
         kind = name if name.startswith("target") else f"output_{name.rpartition('_')[2]}"
         for board in self.boards(trainer):

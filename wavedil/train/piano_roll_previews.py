@@ -12,7 +12,7 @@ from torch import nn
 
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.piano_rolls import collate, evaluate_rolls, play, sample_rolls
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 from wavedil.train.base import TrainingModule
 from wavedil.train.sound_previews import SoundPreviews
 
@@ -58,7 +58,7 @@ class RollSamples:
     def leave(self, network: nn.Module, data: L.LightningDataModule, folder: Path) -> str:
         """Writes them; the lines that a run ends with."""
         valid, test = (evaluate_rolls(network, rolls) for rolls in (data.rolls.valid, data.rolls.test))
-        with atomic_write(folder / "likelihood.json") as beside:
+        with written_beside(folder / "likelihood.json") as beside:
             text = json.dumps({"valid": vars(valid), "test": vars(test)}, indent=2)
             beside.write_text(text + "\n", encoding="utf-8")
         for index, roll in enumerate(continue_rolls(network, data.rolls.test[: self.num], self.length)):

@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 from wavedil.ops.memory import keep_freed_memory
 from wavedil.report import write_report
 from wavedil.train.base import TrainingModule
@@ -129,7 +129,7 @@ class _KeepConfig(Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            with atomic_write(self.path) as beside:
+            with written_beside(self.path) as beside:
                 beside.write_text(self.cli.parser.dump(self.cli.config), encoding="utf-8")
 
 

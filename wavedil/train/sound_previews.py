@@ -13,7 +13,7 @@ from torch import nn
 
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.generation.generate import generate
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 from wavedil.report import spectrogram_png
 from wavedil.train.base import TrainingModule
 from wavedil.train.callbacks import Previews
@@ -53,7 +53,7 @@ class SoundPreviews(Previews):
         folder = self.folder(trainer)
         write(folder / f"{name}.wav", clip.unsqueeze(0), rate)
         picture = spectrogram_png(clip.numpy(), rate, title=name)
-        with atomic_write(folder / f"{name}.png") as beside:
+        with written_beside(folder / f"{name}.png") as beside:
             beside.write_bytes(picture)
         for board in self.boards(trainer):
             kind = name.split("_")[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,7 +100,7 @@ def write_values(path: PathLike, values: np.ndarray, step: float) -> None:
     """
     from PIL import Image
 
-    with atomic_write(path) as beside:
+    with written_beside(path) as beside:
         if Path(path).suffix == ".npy":
             with open(beside, "wb") as file:
                 np.save(file, values)
@@ -116,7 +116,7 @@ def write_labels(path: PathLike, labels: np.ndarray, palette: Sequence[Sequence[
     picture = Image.fromarray(labels)
     # In full: with fewer colors Pillow stores fewer bits, and labels beyond them as others.
     picture.putpalette([part for color in palette for part in color] + [0, 0, 0] * (256 - len(palette)))
-    with atomic_write(path) as beside:
+    with written_beside(path) as beside:
         picture.save(beside)
 
 
@@ -124,7 +124,7 @@ def write_image(path: PathLike, image: np.ndarray) -> None:
     """``(height, width, 3)`` uint8 to a file of the kind that its suffix says."""
     from PIL import Image
 
-    with atomic_write(path) as beside:
+    with written_beside(path) as beside:
         Image.fromarray(image).save(beside)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import written_beside
 from wavedil.vision.data.images import write_image, write_labels
 
 CLASSES = (
@@ -107,6 +107,6 @@ def make_shapes(folder: str | os.PathLike[str], train: int = 400, val: int = 40,
             image, labels = draw(size, np.random.default_rng([seed, number, i]))
             write_image(folder / part / "images" / f"{i:04d}.png", image)
             write_labels(folder / part / "masks" / f"{i:04d}.png", labels, PALETTE)
-    with atomic_write(index) as beside:
+    with written_beside(index) as beside:
         beside.write_text(json.dumps({"settings": settings, "classes": CLASSES}))
     return folder
