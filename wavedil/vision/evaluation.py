@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def evaluate(
     *,
     scaled: bool = False,
     progress: Progress | None = None,
-    **options,
+    **options: Any,
 ) -> MeanIoU:
     """Mean IoU over the pixels of all images, see :class:`ConfusionMatrix`.
 
@@ -94,7 +95,7 @@ def evaluate_values(
     *,
     scaled: bool = False,
     progress: Progress | None = None,
-    **options,
+    **options: Any,
 ) -> ValueErrors:
     """Errors over the pixels of all images with a known target; arguments as for :func:`evaluate`."""
     images = RegressionDataset(pairs, model.step, model.scale if scaled else 1.0)

@@ -21,7 +21,7 @@ class Segmenter(DensePredictor):
 
     Args:
         backbone: module from image to features: one feature map, or a list from fine to coarse. Attributes
-            ``channels``, ``output_stride`` and ``receptive_field`` (None: the whole image) describe the last map.
+            ``channels``, ``output_stride`` and ``receptive_field`` (None: the full image) describe the last map.
             Optional attribute ``align``, see below.
         head: module from features to scores ``(batch, num_classes, h, w)``; see ``wavedil.vision.models.heads``.
         context: module from scores to scores of the same shape, e.g. :class:`wavedil.vision.ContextModule`; None for

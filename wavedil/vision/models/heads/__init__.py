@@ -8,7 +8,7 @@ one; the other heads read the last map and return scores at its resolution. The 
 :class:`wavedil.vision.ContextModule` can also be used as a head, with its arguments by name.
 
 ``head.receptive_field`` is the receptive field of one score on the last map, in cells along each axis. It is None for
-heads that see the whole map (image pooling, attention): images cannot be split into tiles for these.
+heads that see the full map (image pooling, attention): images cannot be split into tiles for these.
 """
 
 from wavedil.vision.models.heads.aspp import ASPP, SummedASPP
