@@ -212,13 +212,13 @@ def edit(folder, change):
     [
         (lambda a: a["head"].update({"class": "os.system"}), "names the class 'os.system'"),
         (lambda a: a["head"].update({"class": ["Conv1x1Head"]}), r"names the class \['Conv1x1Head'\]"),
-        (lambda a: a["head"]["arguments"].update(num_classes="3"), "build no Segmenter.*num_classes"),
-        (lambda a: a["head"]["arguments"].update(classes=3), "build no Segmenter.*classes"),
-        (lambda a: a["backbone"].update(arguments=[]), "build no Segmenter"),
-        (lambda a: a.update(backbone="SmallBackbone"), "build no Segmenter"),
+        (lambda a: a["head"]["arguments"].update(num_classes="3"), "cannot build a Segmenter.*num_classes"),
+        (lambda a: a["head"]["arguments"].update(classes=3), "cannot build a Segmenter.*classes"),
+        (lambda a: a["backbone"].update(arguments=[]), "cannot build a Segmenter"),
+        (lambda a: a.update(backbone="SmallBackbone"), "cannot build a Segmenter"),
         (lambda a: a["backbone"]["arguments"].update(channels=16), "does not fit"),
         (lambda a: a.update(num_classes=4), "does not fit|4"),
-        (lambda a: a.update(context=None), "context.*not there by the config"),
+        (lambda a: a.update(context=None), "context.*missing in the model"),
     ],
 )
 def test_parts_that_are_malformed_are_refused_in_one_line(tmp_path, change, message):
@@ -234,7 +234,7 @@ def test_a_missing_tensor_of_a_part_is_named(tmp_path):
     tensors = load_file(folder / "model.safetensors")
     tensors.pop("context.final.bias")
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(WavedilError, match=r"context.final.bias is not there in the file"):
+    with pytest.raises(WavedilError, match=r"context.final.bias is missing in the file"):
         load(folder)
 
 
