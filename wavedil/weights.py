@@ -123,7 +123,7 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
     mismatch = _mismatch(model.state_dict(), tensors)
     if mismatch is not None:
         key, built, found = mismatch
-        raise WavedilError(f"{weights} does not fit {path}: {key} is {found} in the file, {built} by the config")
+        raise WavedilError(f"{weights} does not fit {path}: {key} is {found} in the file and {built} in the model")
     model.load_state_dict(tensors, strict=True)
     model._rebuilds = True
     try:

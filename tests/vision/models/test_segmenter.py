@@ -219,7 +219,7 @@ def edit(folder, change):
         (lambda a: a.update(backbone="SmallBackbone"), "cannot build a Segmenter"),
         (lambda a: a["backbone"]["arguments"].update(channels=16), "does not fit"),
         (lambda a: a.update(num_classes=4), "does not fit|4"),
-        (lambda a: a.update(context=None), "context.*missing by the config"),
+        (lambda a: a.update(context=None), "context.*missing in the model"),
     ],
 )
 def test_malformed_parts_raise_one_line_errors(tmp_path, change, message):
