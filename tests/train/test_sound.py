@@ -208,7 +208,7 @@ def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
         (["--data.validation=zzz"], "zzz"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--model.network.channels=x"], "--model.network.channels: Expected a int"),
-        (["--model.network.dilations=0"], "a number is 0: expected an integer"),
+        (["--model.network.dilations=0"], "dilation is 0: expected an integer from 1"),
         (["--model.optimizer.lr=-1"], "learning rate"),
         (["--trainer.max_time=5x"], "5x"),
     ],

@@ -246,7 +246,7 @@ def _parse_group(group: str, text: str) -> tuple[int, ...]:
     dilations: list[int] = []
     for item in items:
         dilations += _parse_item(item, text)
-    return _repeated(dilations, _number(repeats[1], text, MAX_LAYERS) if repeats else 1)
+    return _repeated(dilations, _number(repeats[1], text, "repeats", MAX_LAYERS) if repeats else 1)
 
 
 def _parse_item(item: str, text: str) -> Sequence[int]:
@@ -305,12 +305,12 @@ def _split(part: str, separators: str, text: str) -> list[str]:
     return [*pieces, part[start:]]
 
 
-def _number(digits: str, text: str, limit: int = MAX_DILATION) -> int:
+def _number(digits: str, text: str, name: str = "dilation", limit: int = MAX_DILATION) -> int:
     if not re.fullmatch(r"[+-]?[0-9]+", digits):
         raise WavedilError(f"schedule {text!r}: {digits!r} is not an integer; {_NOTATION}")
     if len(digits) > 12:  # int() itself refuses some thousand digits, with a message about itself
-        raise WavedilError(f"schedule {text[:40]!r}: {digits[:12]}... is above the largest value, {limit}")
-    return _check_integer(f"schedule {text!r}: a number", int(digits), limit)
+        raise WavedilError(f"schedule {text[:40]!r}: {name} is {digits[:12]}...: expected an integer from 1 to {limit}")
+    return _check_integer(f"schedule {text!r}: {name}", int(digits), limit)
 
 
 def _doubled(start: int, end: int, name: str) -> list[int]:
