@@ -14,7 +14,7 @@ from wavedil.audio.effects.process import evaluate_pairs
 from wavedil.cli.main import main
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import read_nam
-from wavedil.train.effect_data import RandomWindows
+from wavedil.train.effect import RandomWindows
 from wavedil.train.run import train
 
 TINY = ["--model.network.channels=4", "--model.network.skip_channels=4", "--model.network.dilations=1,2,4"]
@@ -74,7 +74,7 @@ def test_windows_count_only_what_counts():
         places.add((number, start))
     assert places == {(0, s) for s in range(5, 11)} | {(1, s) for s in range(20, 31)}
     assert torch.equal(windows[7]["input"], RandomWindows(segments, network, 20, 10, 3)[7]["input"])
-    assert not windows.whole and RandomWindows(segments[:1], network, 20, 20, 3).whole
+    assert not windows.are_segments() and RandomWindows(segments[:1], network, 20, 20, 3).are_segments()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_windows_count_only_what_counts():
         (["--data.crop=0"], "crop is 0"),
         (
             ["--model.network.time_constants=[0.1]", "--model.network.charges=[1.0]"],
-            "windows of 514 samples",
+            "context \\+ crop is 514 samples, less than a segment",
         ),
     ],
 )

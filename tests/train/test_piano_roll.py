@@ -13,7 +13,7 @@ from wavedil.audio.piano_rolls import KEYS, evaluate_rolls, make_rolls
 from wavedil.cli.main import main
 from wavedil.errors import WavedilError
 from wavedil.train import MusicModule
-from wavedil.train.piano_roll_data import RollBatches
+from wavedil.train.piano_roll import RollBatches
 from wavedil.train.recipes import known_recipes, module_class
 from wavedil.train.run import train
 
@@ -74,7 +74,7 @@ def test_it_learns(tmp_path):
 
 def test_the_best_network_is_kept(tmp_path, monkeypatch):
     """From step 6 on it climbs the loss instead: what is left is the network of step 6."""
-    monkeypatch.setattr(MusicModule, "rate_factor", lambda self: 1.0 if self.trainer.global_step < 6 else -1.0)
+    monkeypatch.setattr(MusicModule, "lr_factor", lambda self: 1.0 if self.trainer.global_step < 6 else -1.0)
     folder = train("jsb", out=str(tmp_path / "run"), overrides=[*TINY, "--model.optimizer.lr=0.02"])
     seen = {int(row["step"]): float(row["valid_nll"]) for row in metrics(folder) if row["valid_nll"] != "nan"}
     assert seen[3] > seen[6] < seen[9] < seen[12]
@@ -100,7 +100,7 @@ def test_a_run_leaves_the_average_of_its_weights_resumed_or_not(tmp_path, monkey
 
     monkeypatch.setattr(MusicModule, "on_train_batch_end", keep)
     # Another rate and one validation, so that the best network is the last average.
-    options = [*TINY, "--model.average=0.6", "--model.optimizer.lr=0.01", "--trainer.val_check_interval=12"]
+    options = [*TINY, "--model.ema_decay=0.6", "--model.optimizer.lr=0.01", "--trainer.val_check_interval=12"]
     out = str(tmp_path / "run")
     folder = interrupted_at(MusicModule, 7, lambda: train("jsb", out=out, overrides=options))
     assert train(out=out, resume="auto") == folder
@@ -135,7 +135,7 @@ def test_each_epoch_has_each_piece_once_and_batches_are_of_like_length():
 
 def test_moving_pieces_fades():
     rolls = [np.eye(1, KEYS, 40, dtype=np.uint8).repeat(9, 0) for _ in range(50)]
-    batches = RollBatches(rolls, 50, semitones=6, seed=0, moving=40)
+    batches = RollBatches(rolls, 50, semitones=6, seed=0, transpose_batches=40)
 
     def moved(index):
         return float((batches[index]["roll"][:, 40, 0] == 0).float().mean())
@@ -166,9 +166,9 @@ def test_pieces_are_moved_as_a_whole():
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--data.transpose=-1"], "transpose is -1"),
         (["--data.transpose_batches=0"], "transpose_batches is 0"),
-        (["--model.average=1"], "average is 1"),
+        (["--model.ema_decay=1"], "ema_decay is 1"),
         (["--model.network.in_channels=87"], "87"),
-        (["--model.network.out_channels=87"], "out_channels is 87: expected 88"),
+        (["--model.network.out_channels=87"], "out_channels of TCN is 87: expected 88"),
         (["--model.network.dropout=1.5"], "dropout is 1.5"),
         (["--previews.seconds=3"], "seconds"),
     ],
@@ -206,7 +206,7 @@ def test_the_shell_evaluates_inspects_and_refuses(tmp_path, whole_run, capsys):
         (["evaluate", model, path, "--exclude", "x"], "--exclude is for sound"),
         (["evaluate", model, path, "--tile", "8"], "--tile is for images"),
         (["evaluate", model, str(tmp_path)], "is no file"),
-        (["sample", model], "a TCN makes no sound"),
+        (["sample", model], "holds a TCN: expected a WaveNet"),
     ):
         assert main(arguments) == 2
         line = capsys.readouterr().err

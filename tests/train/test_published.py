@@ -53,7 +53,7 @@ def test_a_name_finds_the_recordings_and_their_speakers(tmp_path, dataset):
     expected = [name for name in FILES[dataset] if "mic1" not in name]
     found = [path.relative_to(tmp_path).as_posix() for path in (*data.train.paths, *data.valid.paths)]
     assert sorted(found) == sorted(expected)
-    for names, corpus in ((data.heard, data.train), (data.heard_valid, data.valid)):
+    for names, corpus in ((data.train_conditioning, data.train), (data.valid_conditioning, data.valid)):
         if dataset in SPEAKERS:
             spoken = [SPEAKERS[dataset][number] for number in names["speakers"]]
             assert all(name in path.parts for name, path in zip(spoken, corpus.paths, strict=True))
@@ -121,5 +121,5 @@ def test_what_cannot_be_found_is_told_in_one_line(tmp_path, dataset, message):
 def test_a_name_needs_a_place(tmp_path):
     with pytest.raises(WavedilError, match="root is not given"):
         find_published("YESNO", None)
-    with pytest.raises(WavedilError, match="dataset names none"):
+    with pytest.raises(WavedilError, match="download is true, but dataset is null"):
         AudioData(str(tmp_path), download=True)

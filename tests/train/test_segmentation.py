@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from wavedil.cli.main import main
 from wavedil.errors import WavedilError
 from wavedil.train import SegmentationData, SegmentationModule
+from wavedil.train.data import evenly_spaced
 from wavedil.train.recipes import find_recipe, known_recipes
 from wavedil.train.run import train
 from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone, load, save
@@ -56,6 +58,19 @@ def whole_run(tmp_path_factory, pictures):
     return train("tiny", out=out, overrides=[*TINY, f"--data.root={pictures}"])
 
 
+def set_up(data, module=None):
+    """The data as ``Trainer.fit`` sets them up."""
+    data.trainer = SimpleNamespace(lightning_module=module, datamodule=data)
+    data.setup("fit")
+    return data
+
+
+def configure(module, data):
+    """The module as ``Trainer.fit`` configures it."""
+    module._trainer = set_up(data, module).trainer
+    module.configure_model()
+
+
 def metrics(folder):
     return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
 
@@ -79,7 +94,7 @@ def test_a_run_leaves_its_folder(whole_run):
     with Image.open(whole_run / "samples" / "image_000.png") as picture:
         assert picture.size == (3 * 40 + 2 * 4, 32)
     model = load(whole_run / "model")
-    assert (model.num_classes, model.ignore_label, model.config["context"]["model"]) == (3, 255, "ContextModule")
+    assert (model.num_classes, model.ignore_label, type(model.context).__name__) == (3, 255, "ContextModule")
 
 
 def test_it_learns(tmp_path, pictures):
@@ -163,11 +178,15 @@ def test_a_head_is_a_name_in_the_recipe(tmp_path, pictures, head, more):
 
 
 def test_groups_of_the_optimizer():
-    module = SegmentationModule(SmallBackbone(8, 4), backbone_rate=0.5)
+    module = SegmentationModule(SmallBackbone(8, 4), backbone_lr_scale=0.5)
     module.network = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3)
+    module._trainer = SimpleNamespace(
+        max_steps=10, global_step=0, callbacks=(), strategy=SimpleNamespace(broadcast=lambda factor: factor)
+    )
+    module.warmup_steps = 1
     groups = [
         (group["lr"], group["weight_decay"], sum(p.numel() for p in group["params"]))
-        for group in module.configure_optimizers().param_groups
+        for group in module.configure_optimizers()["optimizer"].param_groups
     ]
     norms = 2 * sum(m.num_features for m in module.network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     convolutions = sum(p.numel() for p in module.network.backbone.parameters()) - norms
@@ -175,9 +194,9 @@ def test_groups_of_the_optimizer():
 
 
 def test_validation_sees_pictures_from_all_over(pictures):
-    data = SegmentationData(str(pictures))
-    data.valid = range(101)
-    assert data.spread(4) == [0, 25, 50, 75] and data.spread(500) == list(range(101))
+    assert evenly_spaced(101, 4) == [0, 25, 50, 75] and evenly_spaced(101, 500) == list(range(101))
+    data = set_up(SegmentationData(str(pictures), valid_images=1))
+    assert len(data.val_dataloader()) == 1 and len(data.preview_images(5)) == 2
 
 
 @pytest.mark.parametrize(
@@ -193,9 +212,9 @@ def test_validation_sees_pictures_from_all_over(pictures):
         (["--data.scale=-1"], "scale is -1"),
         (["--model.init=/nowhere/model"], "/nowhere/model is not a model folder"),
         (["--model.frozen=[neck]"], "frozen is \\['neck'\\]"),
-        (["--model.frozen=[backbone, head, context]"], "nothing is left to learn"),
+        (["--model.frozen=[backbone, head, context]"], "no parameter is left to train"),
         (["--model.context=null", "--model.frozen=[context]"], "there is no context"),
-        (["--model.backbone=null"], "backbone is not given"),
+        (["--model.backbone=null"], "backbone and init are null"),
         (["--model.head.chanels=3"], "chanels"),
         (["--model.optimizer.lr=-1"], "learning rate"),
         (["--previews.seconds=3"], "previews.seconds|seconds"),
@@ -214,7 +233,7 @@ def test_a_backbone_given_with_init_takes_its_weights(tmp_path, pictures, whole_
     folder = train("tiny", out=str(tmp_path / "run"), overrides=[*start, "--trainer.max_steps=1"])
     taken = {key: value for key, value in weights(folder).items() if key.startswith("backbone") and "weight" in key}
     assert taken and all(torch.equal(value, weights(whole_run)[key]) for key, value in taken.items())
-    with pytest.raises(WavedilError, match="the backbone of .*model does not fit the one given") as error:
+    with pytest.raises(WavedilError, match="the backbone of .*model does not fit the one in backbone") as error:
         train("tiny", out=str(tmp_path / "other"), overrides=[*start, "--model.backbone.channels=16"])
     assert "\n" not in str(error.value)
 
@@ -223,11 +242,11 @@ def test_the_network_normalizes_as_its_weights_have_learned(tmp_path, pictures):
     taught = SmallBackbone(8, 4)
     taught.mean, taught.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     first = SegmentationModule(taught)
-    first.prepare(SegmentationData(str(pictures)), tmp_path)
+    configure(first, SegmentationData(str(pictures)))
     assert first.network.config["mean"] == [0.1, 0.2, 0.3] and first.network.config["std"] == [0.4, 0.5, 0.6]
     save(first.network, tmp_path / "model")
     second = SegmentationModule(SmallBackbone(8, 4), init=str(tmp_path / "model"))
-    second.prepare(SegmentationData(str(pictures)), tmp_path)
+    configure(second, SegmentationData(str(pictures)))
     for name in ("mean", "std"):
         assert torch.equal(getattr(second.network, name), getattr(first.network, name))
 

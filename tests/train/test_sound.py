@@ -22,7 +22,7 @@ from wavedil.errors import WavedilError
 from wavedil.train import AudioData, AudioModule
 from wavedil.train.recipes import find_recipe, known_recipes, module_class
 from wavedil.train.run import train
-from wavedil.train.sound_data import _Marked
+from wavedil.train.sound import FirstSamples
 
 TINY = [
     "--model.network.channels=8",
@@ -137,7 +137,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, interrupted_run,
     assert [int(row["step"]) for row in metrics(folder)] == rows
 
 
-def test_a_resumed_run_learns_as_it_is_told(tmp_path, interrupted_run):
+def test_a_resumed_run_follows_its_new_options(tmp_path, interrupted_run):
     folder = interrupted_run(str(tmp_path / "run"), 7)
     before = float(metrics(folder)[-1]["learning_rate"])
     train(out=str(folder), resume="auto", overrides=["--model.optimizer.lr=1e-7"])
@@ -169,7 +169,7 @@ def test_an_interrupt_in_a_preview_is_for_the_run(tmp_path, recordings, monkeypa
     def interrupted(model, samples, **options):
         return torch.zeros(1, 1, samples - 1)  # what generate returns after Ctrl-C
 
-    monkeypatch.setattr("wavedil.train.sound_previews.generate", interrupted)
+    monkeypatch.setattr("wavedil.train.previews.sound.generate", interrupted)
     folder = train(out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={recordings}"])
     assert "continue with" in capsys.readouterr().err
     assert not list((folder / "previews").glob("step_*")) and list((folder / "checkpoints").glob("interrupted.ckpt"))
@@ -177,20 +177,20 @@ def test_an_interrupt_in_a_preview_is_for_the_run(tmp_path, recordings, monkeypa
 
 def test_validation_hears_the_seconds_it_is_told(recordings):
     files = WholeFiles(Corpus([recordings / "note_0.wav", recordings / "note_1.wav"], 8000))
-    assert [len(item["codes"]) for item in islice(_Marked(files, 5000), 9)] == [5000]
-    assert [len(item["codes"]) for item in islice(_Marked(files, 8001), 9)] == [8000, 1]
-    assert [len(item["codes"]) for item in islice(_Marked(files, 10**9), 9)] == [8000, 8000]
+    assert [len(item["codes"]) for item in islice(FirstSamples(files, 5000), 9)] == [5000]
+    assert [len(item["codes"]) for item in islice(FirstSamples(files, 8001), 9)] == [8000, 1]
+    assert [len(item["codes"]) for item in islice(FirstSamples(files, 10**9), 9)] == [8000, 8000]
 
 
 def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
     class Trainer:
         max_steps, global_step, callbacks = 100, 0, ()
 
-    module = AudioModule(WaveNet(8, 8, "1"), warmup_steps=10, decay=0.5)
+    module = AudioModule(WaveNet(8, 8, "1"), warmup_steps=10, lr_decay=0.5)
     module._trainer = Trainer
     factors = []
     for Trainer.global_step in range(101):
-        factors.append(module.rate_factor())
+        factors.append(module.lr_factor())
     assert factors[0] == pytest.approx(0.1) and factors[9:51] == [1.0] * 42
     assert factors[75] == pytest.approx(0.5) and factors[100] == 0
     assert all(a >= b for a, b in zip(factors[50:], factors[51:], strict=False))
@@ -275,12 +275,12 @@ def test_conditioning_is_learned_from_a_folder(tmp_path, voices):
         train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])
     with pytest.raises(WavedilError, match="say where the files' come from"):
         train(out=str(tmp_path / "none"), overrides=[*options, "--data.speakers=null"])
-    with pytest.raises(WavedilError, match="expected a share"):
+    with pytest.raises(WavedilError, match="expected a fraction"):
         train(out=str(tmp_path / "share"), overrides=[*options, "--model.drop_condition=2"])
 
 
 def test_what_validates_and_samples_is_the_average_where_there_is_one(tmp_path, recordings):
-    options = [*TINY, f"--data.root={recordings}", "--model.average=0.9", "--model.optimizer.lr=0.02"]
+    options = [*TINY, f"--data.root={recordings}", "--model.ema_decay=0.9", "--model.optimizer.lr=0.02"]
     folder = train(out=str(tmp_path / "run"), overrides=options)
     model = load(folder / "model")
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -302,6 +302,7 @@ def test_processes_share_the_crops_out(recordings):
     for rank in range(3):
         data = AudioData(str(recordings), crop=40, batch_size=2)
         data.train, data.quantizer, data.context = Corpus([recordings / "note_0.wav"], 8000), MuLaw(256), 0
+        data.train_conditioning = {}
         data.trainer = SimpleNamespace(global_step=5, accumulate_grad_batches=2, world_size=3, global_rank=rank)
         taken += [index for batch in islice(iter(data.train_dataloader().batch_sampler), 4) for index in batch]
     assert sorted(taken) == list(range(60, 84))  # 5 steps of 2 batches of 2 crops in 3 processes were before
