@@ -227,6 +227,8 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", module="lightning", category=FutureWarning)
     # One process that crops in memory is faster than workers; recipes set num_workers where it is not.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # metrics.csv has rows whatever the interval of the loggers is.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     # The checkpoint folder of a resumed run is not empty.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     # Batches are dictionaries with fixed keys; Lightning finds the batch size in them.
