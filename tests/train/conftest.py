@@ -1,11 +1,11 @@
-"""What tests of all kinds of training have in common."""
+"""Fixtures of the training tests."""
 
 import pytest
 
 
 @pytest.fixture
 def interrupted_at(monkeypatch):
-    """Calls ``run`` with an interrupt, as by Ctrl-C, in the training step ``at`` of a kind of module."""
+    """Calls ``run`` and raises KeyboardInterrupt in training step ``at`` of a module class, as Ctrl-C does."""
 
     def interrupted_at(module, at, run):
         step = module.training_step

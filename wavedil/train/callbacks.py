@@ -36,6 +36,13 @@ class Progress(ProgressBar):
         self._losses: list[torch.Tensor] = []
         self._learning_rate = self._valid = math.nan
         self._training: tuple[float, float, float] | None = None  # loss, learning rate, items per second
+        self._summary_printed = False
+
+    def print_summary(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        """Prints the summary of the module once: before the data are read if its network exists by then."""
+        if trainer.is_global_zero and not self._summary_printed and getattr(module, "network", None) is not None:
+            print(f"{Path(trainer.default_root_dir).name}: {module.summary()}", file=sys.stderr)
+            self._summary_printed = True
 
     def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
         self._start = time.perf_counter()
@@ -44,7 +51,7 @@ class Progress(ProgressBar):
         if not trainer.is_global_zero:
             return
         self.path = Path(trainer.default_root_dir) / "metrics.csv"
-        print(f"{self.path.parent.name}: {module.summary()}", file=sys.stderr)
+        self.print_summary(trainer, module)
         if hasattr(trainer.datamodule, "summary"):
             print(trainer.datamodule.summary(), file=sys.stderr)
         rows = []
@@ -57,22 +64,24 @@ class Progress(ProgressBar):
             writer.writeheader()
             writer.writerows(rows)
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, module: TrainingModule, batch: Any, batch_idx: int) -> None:
         self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self._losses.append(outputs["loss"].detach())
         self._items = self._items + module.num_items(batch)
         first_row = trainer.global_step == 10 and self._last_step < 10
         if first_row or time.perf_counter() - self._last_time >= self.every_seconds:
             self._write_row(trainer, module)
 
-    def on_validation_end(self, trainer, module) -> None:
+    def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if module.metric_names.valid_key in trainer.callback_metrics:
             self._valid = float(trainer.callback_metrics[module.metric_names.valid_key])
             self._write_row(trainer, module)
 
-    def on_train_end(self, trainer, module) -> None:
+    def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if self.tty:
             print(file=sys.stderr)
 
@@ -123,7 +132,7 @@ class SaveModel(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
-    def on_validation_end(self, trainer, module) -> None:
+    def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if module.best_metric is not None:
             value = float(trainer.callback_metrics[module.best_metric])
             if value < self.best and self._save(trainer, module):
@@ -131,10 +140,10 @@ class SaveModel(Callback):
         else:
             self._save(trainer, module)
 
-    def on_train_end(self, trainer, module) -> None:
+    def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         self._save_latest(trainer, module)
 
-    def on_exception(self, trainer, module, exception) -> None:
+    def on_exception(self, trainer: L.Trainer, module: TrainingModule, exception: BaseException) -> None:
         if self._save_latest(trainer, module):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt")
 
@@ -159,7 +168,9 @@ class SaveModel(Callback):
 class StopOnNaN(Callback):
     """Ends a diverged run with an error, before it can replace good weights."""
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         # Every 20 steps, because reading the loss waits for the device.
         if trainer.global_step % 20 == 0 and not torch.isfinite(outputs["loss"]):
             raise WavedilError(

@@ -94,6 +94,7 @@ def train(
     trainer = cli.trainer
     checkpoint, step = _newest_readable(checkpoints)
     started, handler = time.perf_counter(), signal.getsignal(signal.SIGINT)
+    trainer.progress_bar_callback.print_summary(trainer, cli.model)
     try:
         # weights_only: loading a checkpoint never runs code from it.
         resumed = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint else {}

@@ -99,8 +99,8 @@ class SegmentationModule(TrainingModule):
         if self.network is None:
             with torch.device("cpu"):  # the initial weights are the same on all accelerators
                 self.network = self._checked_network()
-        super().configure_model()
-        self.train()  # Lightning keeps the mode of each module
+            super().configure_model()
+            self.train()  # Lightning keeps the mode of each module
 
     def _checked_network(self) -> DensePredictor:
         data, start = self.trainer.datamodule, self.initial_network

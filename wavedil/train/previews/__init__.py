@@ -52,7 +52,9 @@ class Previews(Callback):
         if self._enabled:
             self.write_targets(trainer, module)
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         step = trainer.global_step
         due = step == self.first or (step > self.first and step % self.every == 0)
         if not due or step == self._last_step or not self._enabled:  # a step may have several batches
