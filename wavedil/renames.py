@@ -71,8 +71,9 @@ TENSORS = {
     "Separator": {"front.": "input_conv."},
 }
 
-#: Classes in recipes.
+#: Classes in recipes, by name or by import path.
 RECIPE_CLASSES = {
+    "wavedil.audio.losses.Sum": "wavedil.audio.effects.losses.WeightedSum",
     "PairedModule": "EffectModule",
     "PairedData": "EffectData",
     "Score": "Conv1x1Head",
@@ -94,9 +95,17 @@ RECIPE_MODULES = {
     "wavedil.vision.heads": f"{_VISION}.heads",
     **{
         f"wavedil.train.{name}": "wavedil.train"
-        for name in ("data", "module", "music", "music_data", "paired", "paired_data")
+        for name in (
+            "data",
+            "module",
+            "music",
+            "music_data",
+            "paired",
+            "paired_data",
+            "regression_data",
+            "segmentation_data",
+        )
     },
-    **{f"wavedil.train.{name}": "wavedil.train" for name in ("regression_data", "segmentation_data")},
 }
 
 
@@ -189,9 +198,9 @@ def _upgrade_text(text: str, key: Any) -> str:
 
 def _upgrade_class(path: str) -> str:
     """A class of this package by its path of today; other texts as they are."""
+    if path in RECIPE_CLASSES:
+        return RECIPE_CLASSES[path]
     module, _, name = path.rpartition(".")
-    if not module:
-        return RECIPE_CLASSES.get(path, path)
     if not module.startswith("wavedil."):
         return path
     for old, new in RECIPE_MODULES.items():

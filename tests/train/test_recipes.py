@@ -1,4 +1,4 @@
-"""Recipes, runs and options of version 0.1: what is renamed while it is read, and what is refused."""
+"""Recipes, runs and options of version 0.1: recipes and runs are renamed while they are read, options refused."""
 
 import pytest
 import torch
@@ -87,8 +87,11 @@ def test_all_names_of_a_recipe_are_renamed_and_those_of_others_are_kept():
     assert (arguments["backbone_lr_scale"], arguments["lr_power"], arguments["align"]) == (0.3, 1.0, "center")
     assert upgraded["data"] == {"class_path": "wavedil.train.SegmentationData", "init_args": {"num_workers": 2}}
     assert len(notes) == 7
-    effects, _ = upgrade_recipe({"model": {"class_path": "wavedil.train.paired.PairedModule"}})
-    assert effects["model"]["class_path"] == "wavedil.train.EffectModule"
+    loss = {"class_path": "wavedil.audio.losses.Sum", "init_args": {"losses": ["wavedil.audio.losses.ESR"]}}
+    effects, _ = upgrade_recipe({"class_path": "wavedil.train.paired.PairedModule", "init_args": {"loss": loss}})
+    assert effects["class_path"] == "wavedil.train.EffectModule"
+    assert effects["init_args"]["loss"]["class_path"] == "wavedil.audio.effects.losses.WeightedSum"
+    assert effects["init_args"]["loss"]["init_args"]["losses"] == ["wavedil.audio.effects.losses.ESR"]
 
 
 @pytest.mark.parametrize("name", known_recipes())

@@ -180,7 +180,7 @@ class StopOnNaN(Callback):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves ``RUN/config.yaml`` when training starts: only then has a checkpoint to resume from been found to fit."""
+    """Saves ``RUN/config.yaml`` when training starts, after a checkpoint to resume from has been loaded."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         pass

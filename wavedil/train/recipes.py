@@ -14,7 +14,7 @@ from wavedil.renames import upgrade_option, upgrade_recipe
 from wavedil.train.module import TrainingModule
 
 DEFAULT = "pluck"
-#: Environment variable by which the first process of a run tells the others its folder.
+#: Environment variable with the folder of a run, for the other processes of the run.
 RUN_FOLDER_VARIABLE = "WAVEDIL_RUN_FOLDER"
 
 
@@ -42,7 +42,7 @@ def find_recipe(name: str | None) -> Path:
 
 
 def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Reads a recipe or the ``config.yaml`` of a run; renames what version 0.1 named differently.
+    """Reads a recipe or the ``config.yaml`` of a run, and renames names of version 0.1.
 
     Returns:
         The recipe, and one text ``"old -> new"`` for each renamed name.

@@ -54,7 +54,7 @@ class RecipeCLI(LightningCLI):
         parser.add_class_arguments(self.module.samples_class, "samples")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        # LightningCLI's own method warns if sys.argv has other arguments, which it always has here.
+        # The method of LightningCLI warns if sys.argv has other arguments, which it always has here.
         self.config = parser.parse_args(args)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

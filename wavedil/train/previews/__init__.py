@@ -1,4 +1,4 @@
-"""What a run shows of its network: previews during training and samples at the end."""
+"""Previews during training and samples at the end: base classes."""
 
 import sys
 from collections.abc import Sequence

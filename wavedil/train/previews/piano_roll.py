@@ -25,7 +25,7 @@ class RollPreviews(Previews):
     Args:
         first: step of the first preview.
         every: steps between later previews.
-        length: time steps of each clip, including the given beginning.
+        length: time steps of each clip, including the steps that are continued.
         num: clips per preview.
     """
 
@@ -55,7 +55,7 @@ class RollSamples(Samples):
 
     Args:
         num: number of clips: continuations of the first steps of test pieces.
-        length: time steps of each clip, including the given beginning.
+        length: time steps of each clip, including the steps that are continued.
     """
 
     def __init__(self, num: int = 4, length: int = 64):
