@@ -63,8 +63,9 @@ class TrainingModule(L.LightningModule):
 
     Attributes:
         metric_names: see :class:`MetricNames`.
-        previews_class: callback whose arguments are the recipe's ``previews``.
-        samples_class: :class:`wavedil.train.previews.Samples` whose arguments are the recipe's ``samples``.
+        previews_class: callback whose arguments are the recipe's ``previews``; None for no previews.
+        samples_class: :class:`wavedil.train.previews.Samples` whose arguments are the recipe's ``samples``; None for no
+            samples.
         best_metric: logged metric, lower is better; the run saves the model with the best value. None: the last model.
 
     Args:
@@ -76,8 +77,8 @@ class TrainingModule(L.LightningModule):
     """
 
     metric_names: MetricNames
-    previews_class: type[Callback]
-    samples_class: type
+    previews_class: type[Callback] | None = None
+    samples_class: type | None = None
     best_metric: str | None = None
     network: nn.Module
 

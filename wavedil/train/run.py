@@ -50,8 +50,10 @@ class RecipeCLI(LightningCLI):
         super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(self.module.previews_class, "previews")
-        parser.add_class_arguments(self.module.samples_class, "samples")
+        if self.module.previews_class is not None:
+            parser.add_lightning_class_args(self.module.previews_class, "previews")
+        if self.module.samples_class is not None:
+            parser.add_class_arguments(self.module.samples_class, "samples")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # The method of LightningCLI warns if sys.argv has other arguments, which it always has here.
@@ -121,15 +123,20 @@ def train(
     if is_overridden("val_dataloader", cli.datamodule, L.LightningDataModule):
         trainer.validate(cli.model, cli.datamodule, verbose=False)
     if trainer.is_global_zero:
-        if not (folder / "model").exists():
-            raise WavedilError(f"{folder}: training diverged, the weights are not finite; lower the learning rate")
-        network = load(folder / "model", str(cli.model.device))
-        samples, lines = cli.config_init["samples"], f"Report: {folder / 'report.html'}"
-        if has_methods(cli.datamodule, samples.data_methods(network), "samples"):
-            lines = samples.write(network, cli.datamodule, folder)
+        lines = _write_samples(cli, folder)
         write_report(folder)
         _print(trainer, f"{minutes:.1f} minutes of training. {lines}")
     return folder
+
+
+def _write_samples(cli: RecipeCLI, folder: Path) -> str:
+    """Writes the samples of the saved model and returns the last lines of the run."""
+    if not (folder / "model").exists():
+        raise WavedilError(f"{folder}: training diverged, the weights are not finite; lower the learning rate")
+    network, samples = load(folder / "model", str(cli.model.device)), cli.config_init.get("samples")
+    if samples is not None and has_methods(cli.datamodule, samples.data_methods(network), "samples"):
+        return samples.write(network, cli.datamodule, folder)
+    return f"Report: {folder / 'report.html'}"
 
 
 def _newest_readable(checkpoints: list[Path]) -> tuple[Path | None, int]:
