@@ -49,8 +49,14 @@ CLASSES = {
     "UNet": f"{_VISION}.heads.unet.UNet",
 }
 
-#: Arguments by the class's name today.
+_TRAINING = {"average": "ema_decay", "decay": "lr_decay", "power": "lr_power", "backbone_rate": "backbone_lr_scale"}
+
+#: Arguments by the class's name today, in model folders and recipes.
 ARGUMENTS = {
+    **dict.fromkeys(
+        ("AudioModule", "EffectModule", "MusicModule", "SegmentationModule", "RegressionModule"), _TRAINING
+    ),
+    **dict.fromkeys(("AudioData", "EffectData", "SegmentationData", "RegressionData"), {"workers": "num_workers"}),
     "WaveNet": {"codes": "num_codes", "quantiser": "quantizer", "front_kernel_size": "input_kernel_size"},
     "Features": {"hop": "hop_length"},
     "LogMel": {"hop": "hop_length"},
@@ -76,6 +82,43 @@ TENSORS = {
     "Separator": {"front.": "input_conv."},
 }
 
+#: Classes in recipes, by name or by import path.
+RECIPE_CLASSES = {
+    "wavedil.audio.losses.Sum": "wavedil.audio.effects.losses.WeightedSum",
+    "PairedModule": "EffectModule",
+    "PairedData": "EffectData",
+    "Score": "Conv1x1Head",
+    "Patches": "PixelUnshuffle",
+}
+
+#: Modules in the class paths of recipes.
+RECIPE_MODULES = {
+    "wavedil.audio.effect": f"{_AUDIO}.effect",
+    "wavedil.audio.features": "wavedil.audio.conditioning.features",
+    "wavedil.audio.losses": "wavedil.audio.effects.losses",
+    "wavedil.audio.relatives": _AUDIO,
+    "wavedil.audio.upsampling": "wavedil.audio.conditioning.upsampling",
+    "wavedil.audio.wavenet": f"{_AUDIO}.wavenet",
+    "wavedil.vision.backbone": f"{_VISION}.backbone",
+    "wavedil.vision.classifier": f"{_VISION}.timm_backbone",
+    "wavedil.vision.context": f"{_VISION}.context",
+    "wavedil.vision.frontend": f"{_VISION}.front_end",
+    "wavedil.vision.heads": f"{_VISION}.heads",
+    **{
+        f"wavedil.train.{name}": "wavedil.train"
+        for name in (
+            "data",
+            "module",
+            "music",
+            "music_data",
+            "paired",
+            "paired_data",
+            "regression_data",
+            "segmentation_data",
+        )
+    },
+}
+
 
 #: Options of the shell.
 OPTIONS = {"--resynthesise": "--resynthesize"}
@@ -98,6 +141,82 @@ def upgrade_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str
             for key in [key for key in renamed if key.startswith(prefix + old)]:
                 renamed[prefix + new + key.removeprefix(prefix + old)] = renamed.pop(key)
     return renamed
+
+
+def upgrade_recipe(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Renames the classes, arguments and values of a recipe or ``config.yaml`` of version 0.1.
+
+    Returns:
+        The recipe with the names of today, and one text ``"old -> new"`` for each renamed one.
+    """
+    notes: dict[str, None] = {}
+    return _upgrade_node(config, None, None, notes), list(notes)
+
+
+def upgrade_option(option: str, value: str, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Renames a command-line option ``--a.b.c`` of version 0.1 and its value.
+
+    Args:
+        option: with or without dashes.
+        value: text of its value.
+        config: the recipe with the names of today, which says the class that each part of the option belongs to.
+    """
+    node, names = config, []
+    for name in option.lstrip("-").split("."):
+        if name != "init_args":
+            name = _arguments_of(_class_path(node)).get(name, name)
+            arguments = node.get("init_args", node) if isinstance(node, Mapping) else {}
+            node = arguments.get(name) if isinstance(arguments, Mapping) else None
+        names.append(name)
+    return option[: len(option) - len(option.lstrip("-"))] + ".".join(names), _upgrade_text(value, names[-1])
+
+
+def _upgrade_node(node: Any, key: Any, class_path: str | None, notes: dict[str, None]) -> Any:
+    """Upgrades a part of a recipe; ``class_path`` is the class whose arguments it holds."""
+    if isinstance(node, Mapping):
+        own_class, renames, upgraded = _class_path(node), _arguments_of(class_path), {}
+        for name, value in node.items():
+            new = renames.get(name, name)
+            if new != name:
+                notes[f"{name} -> {new}"] = None
+            upgraded[new] = _upgrade_node(value, new, own_class if name == "init_args" else None, notes)
+        return upgraded
+    if isinstance(node, list):
+        return [_upgrade_node(item, key, None, notes) for item in node]
+    if isinstance(node, str):
+        new = _upgrade_text(node, key)
+        if new != node:
+            notes[f"{node} -> {new}"] = None
+        return new
+    return node
+
+
+def _class_path(node: Any) -> str | None:
+    """The class that a part of a recipe names, as a text or in ``class_path``."""
+    path = node.get("class_path") if isinstance(node, Mapping) else node
+    return _upgrade_class(path) if isinstance(path, str) else None
+
+
+def _arguments_of(class_path: str | None) -> dict[str, str]:
+    return ARGUMENTS.get(class_path.rpartition(".")[2], {}) if class_path else {}
+
+
+def _upgrade_text(text: str, key: Any) -> str:
+    return VALUES.get(key, {}).get(text) or _upgrade_class(text)
+
+
+def _upgrade_class(path: str) -> str:
+    """A class of this package by its path of today; other texts as they are."""
+    if path in RECIPE_CLASSES:
+        return RECIPE_CLASSES[path]
+    module, _, name = path.rpartition(".")
+    if not module.startswith("wavedil."):
+        return path
+    for old, new in RECIPE_MODULES.items():
+        if module == old or module.startswith(f"{old}."):
+            module = new + module.removeprefix(old) if new != "wavedil.train" else new
+            break
+    return f"{module}.{RECIPE_CLASSES.get(name, name)}"
 
 
 def _upgrade_value(value: Any) -> Any:

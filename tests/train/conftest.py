@@ -1,14 +1,14 @@
-"""What tests of all kinds of training have in common."""
+"""Fixtures of the training tests."""
 
 import pytest
 
 
 @pytest.fixture
 def interrupted_at(monkeypatch):
-    """Calls ``run`` with an interrupt, as by Ctrl-C, in the training step ``at`` of a kind of module."""
+    """Calls ``run`` and raises KeyboardInterrupt in a hook of a module class at step ``at``, as Ctrl-C does."""
 
-    def interrupted_at(module, at, run):
-        step = module.training_step
+    def interrupted_at(module, at, run, hook="training_step"):
+        step = getattr(module, hook)
 
         def interrupted(self, batch, batch_idx):
             if self.trainer.global_step == at:
@@ -16,7 +16,7 @@ def interrupted_at(monkeypatch):
             return step(self, batch, batch_idx)
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "training_step", interrupted)
+            patch.setattr(module, hook, interrupted)
             return run()
 
     return interrupted_at

@@ -1,4 +1,4 @@
-"""Training of effects: the recipe, its data and its figures."""
+"""Training of effects: the files of a run, the ESR, windows, errors."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from wavedil.audio.effects.process import evaluate_pairs
 from wavedil.cli.main import main
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import read_nam
-from wavedil.train.effect_data import RandomWindows
+from wavedil.train.effect import RandomWindows
 from wavedil.train.run import train
 
 TINY = ["--model.network.channels=4", "--model.network.skip_channels=4", "--model.network.dilations=1,2,4"]
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     return train("amp", out=str(tmp_path_factory.mktemp("amp") / "run"), overrides=TINY)
 
 
-def test_a_run_leaves_what_there_is_to_hear(run):
+def test_files_of_a_run_folder(run):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert {"config.yaml", "metrics.csv", "report.html", "model/config.json", "data/table.csv"} <= names
     assert {"previews/target_0_input.wav", "previews/target_2_target.png", "previews/step_000010_1.wav"} <= names
@@ -41,7 +41,7 @@ def test_a_run_leaves_what_there_is_to_hear(run):
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
 
 
-def test_the_figure_of_a_run_is_the_one_of_evaluate(run, capsys):
+def test_the_esr_of_a_run_is_that_of_evaluate(run, capsys):
     network = load(run / "model")
     recordings = find_recordings(run / "data" / "table.csv")
     _, held, _ = split(recordings, 4000, context=network.receptive_field - 1)
@@ -57,7 +57,7 @@ def test_the_figure_of_a_run_is_the_one_of_evaluate(run, capsys):
     assert result["count"] == sum(len(segment) - segment.skip for segment in held) and "ESR" not in result["definition"]
 
 
-def test_windows_count_only_what_counts():
+def test_windows_skip_the_start_of_segments():
     network = Effect(4, 4, "1,2", knobs={"gain": [0, 1]})
     generator = np.random.default_rng(0)
     sounds = [generator.standard_normal((2, time)).astype(np.float32) for time in (40, 60)]
@@ -74,7 +74,7 @@ def test_windows_count_only_what_counts():
         places.add((number, start))
     assert places == {(0, s) for s in range(5, 11)} | {(1, s) for s in range(20, 31)}
     assert torch.equal(windows[7]["input"], RandomWindows(segments, network, 20, 10, 3)[7]["input"])
-    assert not windows.whole and RandomWindows(segments[:1], network, 20, 20, 3).whole
+    assert not windows.are_segments() and RandomWindows(segments[:1], network, 20, 20, 3).are_segments()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_windows_count_only_what_counts():
         (["--data.crop=0"], "crop is 0"),
         (
             ["--model.network.time_constants=[0.1]", "--model.network.charges=[1.0]"],
-            "windows of 514 samples",
+            "context \\+ crop is 514 samples, less than a segment",
         ),
     ],
 )
@@ -98,7 +98,7 @@ def test_bad_runs_are_refused_in_one_line(tmp_path, options, message):
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
-def test_an_amplifier_trains_and_is_written(tmp_path, capsys):
+def test_an_amplifier_trains_and_is_exported(tmp_path, capsys):
     """The recipe nam: from the built-in pair to a .nam file."""
     arrays = [{"class_path": "wavedil.audio.models.nam.LayerArray",
                "init_args": {"in_channels": 1, "channels": 4, "head_channels": 1, "dilations": "1,2,4"}}]  # fmt: skip
@@ -116,8 +116,8 @@ def test_an_amplifier_trains_and_is_written(tmp_path, capsys):
     assert "every segment starts from zero input before it" in result["definition"]
 
 
-def test_segments_that_begin_with_switching_on(tmp_path):
-    """A start-up that dies away more slowly than the field reaches is learned from whole segments."""
+def test_segments_with_a_start_up_transient(tmp_path):
+    """A start-up transient longer than the receptive field is learned from complete segments."""
     generator = np.random.default_rng(0)
     x = 0.1 * generator.standard_normal((12, 400)).astype(np.float32)
     y = 0.5 * x - 0.4 * np.exp(-np.arange(400) / 100).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A run on piano rolls: what it leaves, that it keeps the best network and resumes exactly, and how it refuses."""
+"""Training on piano rolls: the files of a run, the best network, exact resuming, errors."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from wavedil.audio.piano_rolls import KEYS, evaluate_rolls, make_rolls
 from wavedil.cli.main import main
 from wavedil.errors import WavedilError
 from wavedil.train import MusicModule
-from wavedil.train.piano_roll_data import RollBatches
+from wavedil.train.piano_roll import RollBatches
 from wavedil.train.recipes import known_recipes, module_class
 from wavedil.train.run import train
 
@@ -34,7 +34,7 @@ TINY = [
 
 
 @pytest.fixture(scope="session")
-def whole_run(tmp_path_factory):
+def full_run(tmp_path_factory):
     return train("jsb", out=str(tmp_path_factory.mktemp("runs") / "whole"), overrides=TINY)
 
 
@@ -42,24 +42,24 @@ def metrics(folder):
     return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
 
 
-def test_a_run_leaves_its_folder(whole_run):
-    names = {path.relative_to(whole_run).as_posix() for path in whole_run.rglob("*") if path.is_file()}
+def test_files_of_a_run_folder(full_run):
+    names = {path.relative_to(full_run).as_posix() for path in full_run.rglob("*") if path.is_file()}
     expected = {"config.yaml", "metrics.csv", "report.html", "likelihood.json", "model/config.json"}
     expected |= {"samples/sample_000.wav", "previews/step_000003_0.wav", "previews/target_0.png"}
     assert expected <= names
-    rows = metrics(whole_run)
+    rows = metrics(full_run)
     assert {3, 6, 9, 12} <= {int(row["step"]) for row in rows} and "frames_per_second" in rows[0]
-    page = (whole_run / "report.html").read_text()
+    page = (full_run / "report.html").read_text()
     assert page.count("<audio") == 3 and "nats per step, validation" in page
-    left = json.loads((whole_run / "likelihood.json").read_text())
+    left = json.loads((full_run / "likelihood.json").read_text())
     rolls = make_rolls()
-    model = load(whole_run / "model")
+    model = load(full_run / "model")
     assert left["test"] == vars(evaluate_rolls(model, rolls.test))
     assert left["valid"]["nll_nats_per_step"] == pytest.approx(float(rows[-1]["valid_nll"]), abs=1e-4)
 
 
 def test_it_learns(tmp_path):
-    """Better than what the frequencies of the keys alone would give, by far: the next chord follows from the key."""
+    """Far better than the frequencies of the keys alone: the next chord follows from the key."""
     rolls = make_rolls()
     shares = torch.from_numpy(np.concatenate(rolls.train).mean(0)).clamp(1e-4, 1 - 1e-4)
     steps = torch.from_numpy(np.concatenate([roll[1:] for roll in rolls.test])).double()
@@ -72,9 +72,9 @@ def test_it_learns(tmp_path):
     assert test["nll_nats_per_step"] < 0.7 * prior
 
 
-def test_the_best_network_is_kept(tmp_path, monkeypatch):
-    """From step 6 on it climbs the loss instead: what is left is the network of step 6."""
-    monkeypatch.setattr(MusicModule, "rate_factor", lambda self: 1.0 if self.trainer.global_step < 6 else -1.0)
+def test_the_best_network_is_saved(tmp_path, monkeypatch):
+    """From step 6 on the loss increases, so the saved network is that of step 6."""
+    monkeypatch.setattr(MusicModule, "lr_factor", lambda self: 1.0 if self.trainer.global_step < 6 else -1.0)
     folder = train("jsb", out=str(tmp_path / "run"), overrides=[*TINY, "--model.optimizer.lr=0.02"])
     seen = {int(row["step"]): float(row["valid_nll"]) for row in metrics(folder) if row["valid_nll"] != "nan"}
     assert seen[3] > seen[6] < seen[9] < seen[12]
@@ -83,16 +83,29 @@ def test_the_best_network_is_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("at", [2, 8])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, whole_run, interrupted_at, at):
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, full_run, interrupted_at, at):
     out = str(tmp_path / "run")
     folder = interrupted_at(MusicModule, at, lambda: train("jsb", out=out, overrides=TINY))
     assert train(out=out, resume="auto") == folder
-    expected = load(whole_run / "model").state_dict()
+    expected = load(full_run / "model").state_dict()
     for key, value in load(folder / "model").state_dict().items():
-        torch.testing.assert_close(value, expected[key])
+        assert torch.equal(value, expected[key]), key
 
 
-def test_a_run_leaves_the_average_of_its_weights_resumed_or_not(tmp_path, monkeypatch, interrupted_at):
+def test_interrupted_in_a_validation_and_resumed_equals_uninterrupted(tmp_path, interrupted_at):
+    options = [*TINY, "--model.ema_decay=0.6", "--model.optimizer.lr=0.01"]
+    whole = train("jsb", out=str(tmp_path / "whole"), overrides=options)
+    out = str(tmp_path / "run")
+    folder = interrupted_at(MusicModule, 6, lambda: train("jsb", out=out, overrides=options), hook="validation_step")
+    assert int(metrics(folder)[-1]["step"]) < 6
+    assert train(out=out, resume="auto") == folder
+    expected = load(whole / "model").state_dict()
+    for key, value in load(folder / "model").state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    assert [row["valid_nll"] for row in metrics(folder)][-1] == metrics(whole)[-1]["valid_nll"]
+
+
+def test_the_saved_network_is_the_moving_average_after_a_resume(tmp_path, monkeypatch, interrupted_at):
     steps = []
 
     def keep(self, outputs, batch, batch_idx):
@@ -100,7 +113,7 @@ def test_a_run_leaves_the_average_of_its_weights_resumed_or_not(tmp_path, monkey
 
     monkeypatch.setattr(MusicModule, "on_train_batch_end", keep)
     # Another rate and one validation, so that the best network is the last average.
-    options = [*TINY, "--model.average=0.6", "--model.optimizer.lr=0.01", "--trainer.val_check_interval=12"]
+    options = [*TINY, "--model.ema_decay=0.6", "--model.optimizer.lr=0.01", "--trainer.val_check_interval=12"]
     out = str(tmp_path / "run")
     folder = interrupted_at(MusicModule, 7, lambda: train("jsb", out=out, overrides=options))
     assert train(out=out, resume="auto") == folder
@@ -118,7 +131,7 @@ def test_a_run_leaves_the_average_of_its_weights_resumed_or_not(tmp_path, monkey
         assert (left(roll) - load(folder / "model")(roll)).abs().max() > 1e-3
 
 
-def test_each_epoch_has_each_piece_once_and_batches_are_of_like_length():
+def test_each_epoch_has_each_piece_once_in_batches_of_similar_length():
     rolls = [np.eye(1, KEYS, index, dtype=np.uint8).repeat(2 + index % 5, 0) for index in range(50)]
     batches = RollBatches(rolls, batch_size=6, semitones=0, seed=1)
     assert batches.per_epoch == 9
@@ -133,9 +146,9 @@ def test_each_epoch_has_each_piece_once_and_batches_are_of_like_length():
     assert not torch.equal(other[13]["roll"][:, :, 0], batches[13]["roll"][:, :, 0])
 
 
-def test_moving_pieces_fades():
+def test_fewer_pieces_are_transposed_in_later_batches():
     rolls = [np.eye(1, KEYS, 40, dtype=np.uint8).repeat(9, 0) for _ in range(50)]
-    batches = RollBatches(rolls, 50, semitones=6, seed=0, moving=40)
+    batches = RollBatches(rolls, 50, semitones=6, seed=0, transpose_batches=40)
 
     def moved(index):
         return float((batches[index]["roll"][:, 40, 0] == 0).float().mean())
@@ -144,7 +157,7 @@ def test_moving_pieces_fades():
     assert moved(40) == moved(1000) == 0
 
 
-def test_pieces_are_moved_as_a_whole():
+def test_all_steps_of_a_piece_are_transposed_by_the_same_interval():
     rolls = [roll for roll in make_rolls(12).train]
     batch = RollBatches(rolls, 12, semitones=5, seed=0)[0]
     shifts = set()
@@ -166,9 +179,9 @@ def test_pieces_are_moved_as_a_whole():
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--data.transpose=-1"], "transpose is -1"),
         (["--data.transpose_batches=0"], "transpose_batches is 0"),
-        (["--model.average=1"], "average is 1"),
+        (["--model.ema_decay=1"], "ema_decay is 1"),
         (["--model.network.in_channels=87"], "87"),
-        (["--model.network.out_channels=87"], "out_channels is 87: expected 88"),
+        (["--model.network.out_channels=87"], "out_channels of TCN is 87: expected 88"),
         (["--model.network.dropout=1.5"], "dropout is 1.5"),
         (["--previews.seconds=3"], "seconds"),
     ],
@@ -187,9 +200,9 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, name):
     assert load(folder / "model").receptive_field > 8
 
 
-def test_the_shell_evaluates_inspects_and_refuses(tmp_path, whole_run, capsys):
+def test_the_shell_evaluates_inspects_and_refuses(tmp_path, full_run, capsys):
     io = pytest.importorskip("scipy.io")
-    rolls, path, model = make_rolls(5), str(tmp_path / "x.mat"), str(whole_run / "model")
+    rolls, path, model = make_rolls(5), str(tmp_path / "x.mat"), str(full_run / "model")
     cells = {}
     for name, pieces in (("traindata", rolls.train), ("validdata", rolls.valid), ("testdata", rolls.test)):
         cells[name] = np.empty((1, len(pieces)), object)

@@ -36,8 +36,8 @@ def write(root, dataset):
     (root / "waves_yesno/README.wav.txt" if dataset == "YESNO" else root / "other.wav").write_text("no sound")
 
 
-def opened(root, dataset, **options):
-    """The data as a run opens them."""
+def set_up(root, dataset, **options):
+    """The data as a run sets them up."""
     network = WaveNet(channels=8, dilations="1,2", sample_rate=8000, speakers=SPEAKERS.get(dataset, ()))
     data = AudioData(str(root), dataset=dataset, crop=40, **options)
     data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(network=network), default_root_dir=str(root))
@@ -49,11 +49,11 @@ def opened(root, dataset, **options):
 @pytest.mark.parametrize("dataset", FILES)
 def test_a_name_finds_the_recordings_and_their_speakers(tmp_path, dataset):
     write(tmp_path, dataset)
-    data = opened(tmp_path, dataset)
+    data = set_up(tmp_path, dataset)
     expected = [name for name in FILES[dataset] if "mic1" not in name]
     found = [path.relative_to(tmp_path).as_posix() for path in (*data.train.paths, *data.valid.paths)]
     assert sorted(found) == sorted(expected)
-    for names, corpus in ((data.heard, data.train), (data.heard_valid, data.valid)):
+    for names, corpus in ((data.train_conditioning, data.train), (data.valid_conditioning, data.valid)):
         if dataset in SPEAKERS:
             spoken = [SPEAKERS[dataset][number] for number in names["speakers"]]
             assert all(name in path.parts for name, path in zip(spoken, corpus.paths, strict=True))
@@ -63,7 +63,7 @@ def test_a_name_finds_the_recordings_and_their_speakers(tmp_path, dataset):
 
 def test_evaluation_holds_out_what_training_did(tmp_path, capsys):
     write(tmp_path, "VCTK_092")
-    data = opened(tmp_path, "VCTK_092")
+    data = set_up(tmp_path, "VCTK_092")
     model = save(data.trainer.lightning_module.network, tmp_path / "model")
     ask = ["evaluate", str(model), str(tmp_path), "--dataset", "VCTK_092", "--held-out", "--json"]
     assert main(ask) == 0
@@ -80,7 +80,7 @@ def test_torchaudio_finds_as_many(tmp_path):
     assert len(datasets.LIBRITTS(tmp_path, "dev-clean")) == len(find_published("LIBRITTS/dev-clean", tmp_path)[1]) == 3
 
 
-def test_what_is_not_there_is_fetched_once(tmp_path, monkeypatch):
+def test_missing_data_are_downloaded_once(tmp_path, monkeypatch):
     datasets = pytest.importorskip("torchaudio.datasets", reason="torchaudio does not import beside this torch")
     calls = []
 
@@ -90,7 +90,7 @@ def test_what_is_not_there_is_fetched_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "LIBRITTS", fetch)
     for _ in range(2):
-        data = opened(tmp_path, "LIBRITTS/dev-clean", download=True)
+        data = set_up(tmp_path, "LIBRITTS/dev-clean", download=True)
         assert len(data.train) + len(data.valid) == 3
     assert calls == [(str(tmp_path), True, {"url": "dev-clean"})]
 
@@ -99,7 +99,7 @@ def test_what_is_not_there_is_fetched_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "YESNO", fail)
     with pytest.raises(WavedilError, match="YESNO could not be downloaded to .*: <urlopen error> no route$"):
-        opened(tmp_path, "YESNO", download=True)
+        set_up(tmp_path, "YESNO", download=True)
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_what_is_not_there_is_fetched_once(tmp_path, monkeypatch):
         ("YESNO", r"waves_yesno has no files \*.wav: expected YESNO below .*; or set download to true"),
     ],
 )
-def test_what_cannot_be_found_is_told_in_one_line(tmp_path, dataset, message):
+def test_unknown_and_missing_data_sets_are_refused_in_one_line(tmp_path, dataset, message):
     with pytest.raises(WavedilError, match=message) as error:
         find_published(dataset, tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_a_name_needs_a_place(tmp_path):
+def test_a_data_set_needs_a_root(tmp_path):
     with pytest.raises(WavedilError, match="root is not set"):
         find_published("YESNO", None)
-    with pytest.raises(WavedilError, match="dataset names none"):
+    with pytest.raises(WavedilError, match="download is true, but dataset is null"):
         AudioData(str(tmp_path), download=True)

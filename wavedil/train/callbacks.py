@@ -1,6 +1,4 @@
-"""What a run shows and leaves behind while it works: progress, metrics.csv, previews, the model folder."""
-
-from __future__ import annotations
+"""Callbacks of a run: progress and metrics.csv, the model folder, the end of a diverged run."""
 
 import csv
 import math
@@ -8,173 +6,189 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.progress import ProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.cli import SaveConfigCallback
 
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
-from wavedil.train.base import TrainingModule
+from wavedil.train.module import TrainingModule
 from wavedil.weights import save
 
 
 class Progress(ProgressBar):
-    """One line that tells step, loss, speed and time left: rewritten on a terminal, printed now and then elsewhere.
+    """Progress line with step, loss, speed and remaining time: updated on a terminal, printed periodically elsewhere.
 
-    It also writes ``metrics.csv``, a row for each print and each validation. A resumed run goes on in the same file.
+    Each print and each validation is also a row of ``metrics.csv``; a resumed run appends to the file. (Lightning's
+    CSVLogger deletes the file of an interrupted run, and its bars print one line per refresh without a terminal.)
     """
 
     def __init__(self, every_seconds: float = 5.0):
         super().__init__()
         self.every_seconds = every_seconds
         self.tty = sys.stderr.isatty()
-        self._last = (0.0, 0)  # time and step of the last row
-        self._counted: int | torch.Tensor = 0
+        self._last_time, self._last_step = 0.0, 0  # of the last row
+        self._items: int | torch.Tensor = 0
         self._losses: list[torch.Tensor] = []
-        self._valid = math.nan
-        self._training: tuple[float, float, float] | None = None  # loss, learning rate, counted per second
+        self._learning_rate = self._valid = math.nan
+        self._training: tuple[float, float, float] | None = None  # loss, learning rate, items per second
+        self._summary_printed = False
+
+    def print_summary(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        """Prints the summary of the module once: before the data are read if its network exists by then."""
+        if trainer.is_global_zero and not self._summary_printed and getattr(module, "network", None) is not None:
+            print(f"{Path(trainer.default_root_dir).name}: {module.summary()}", file=sys.stderr)
+            self._summary_printed = True
 
     def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
         self._start = time.perf_counter()
         self._used_at_start = module.budget_used()
-        self._last = (self._start, trainer.global_step)
+        self._last_time, self._last_step = self._start, trainer.global_step
         if not trainer.is_global_zero:
             return
         self.path = Path(trainer.default_root_dir) / "metrics.csv"
-        print(trainer.datamodule.note, file=sys.stderr)
+        self.print_summary(trainer, module)
+        if hasattr(trainer.datamodule, "summary"):
+            print(trainer.datamodule.summary(), file=sys.stderr)
         rows = []
         if self.path.exists() and trainer.global_step:
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
-        self._before = float(rows[-1]["seconds"]) if rows else 0.0
+        self._seconds_before = float(rows[-1]["seconds"]) if rows else 0.0
         with atomic_write(self.path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, module.metric_names.columns)
             writer.writeheader()
             writer.writerows(rows)
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, module: TrainingModule, batch: Any, batch_idx: int) -> None:
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self._losses.append(outputs["loss"].detach())
-        self._counted = self._counted + module.count(batch)
-        since = time.perf_counter() - self._last[0]
-        # On a terminal the line is alive; elsewhere, a row now and then. The first row comes early either way.
-        first = trainer.global_step == 10 and self._last[1] < 10
-        if since >= self.every_seconds or first:
-            self._row(trainer, module)
+        self._items = self._items + module.num_items(batch)
+        first_row = trainer.global_step == 10 and self._last_step < 10
+        if first_row or time.perf_counter() - self._last_time >= self.every_seconds:
+            self._write_row(trainer, module)
 
-    def on_validation_end(self, trainer, module) -> None:
-        if module.metric_names.logged in trainer.callback_metrics:
-            self._valid = float(trainer.callback_metrics[module.metric_names.logged])
-            self._row(trainer, module)
+    def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        if module.metric_names.valid_key in trainer.callback_metrics:
+            self._valid = float(trainer.callback_metrics[module.metric_names.valid_key])
+            self._write_row(trainer, module)
 
-    def on_train_end(self, trainer, module) -> None:
+    def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if self.tty:
             print(file=sys.stderr)
 
-    def _row(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        now, step, figures = time.perf_counter(), trainer.global_step, module.metric_names
+    def _write_row(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        now, step, names = time.perf_counter(), trainer.global_step, module.metric_names
         if not trainer.is_global_zero or (self._training is None and not self._losses):
-            return  # another process writes, or there was no training to tell of
-        if self._losses:  # else the validation after the last step: what is known of training stands
-            loss = torch.stack(self._losses).mean().item() * figures.factor
-            rate = float(self._counted) / max(now - self._last[0], 1e-9)
-            self._training = (loss, trainer.optimizers[0].param_groups[0]["lr"], rate)
-        loss, learning_rate, rate = self._training
-        seconds = now - self._start + self._before
-        row = [step, f"{seconds:.1f}", f"{loss:.4f}", f"{self._valid:.4f}", f"{learning_rate:.3g}", f"{rate:.4g}"]
+            return
+        if self._losses:  # empty in the validation after training: the last values of training are repeated
+            loss = torch.stack(self._losses).mean().item() * names.scale
+            speed = float(self._items) / max(now - self._last_time, 1e-9)
+            self._training = (loss, self._learning_rate, speed)
+        loss, learning_rate, speed = self._training
+        seconds = now - self._start + self._seconds_before
+        row = [step, f"{seconds:.1f}", f"{loss:.4f}", f"{self._valid:.4f}", f"{learning_rate:.3g}", f"{speed:.4g}"]
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
         used = module.budget_used()
-        fresh = used - self._used_at_start
-        left = "?" if fresh <= 0 else _clock((now - self._start) * (1 - used) / fresh)
-        valid = "" if math.isnan(self._valid) else f"  {figures.valid_text.format(self._valid)}"
-        speed = f"{rate / 1000:.1f} k" if rate >= 1000 else f"{rate:.1f}"
-        line = f"step {step}  {loss:.3f} {figures.unit}{valid}  {speed} {figures.counted}/s"
-        line += f"  {_clock(seconds)} gone, {left} left"
+        used_now = used - self._used_at_start
+        left = "?" if used_now <= 0 else _clock((now - self._start) * (1 - used) / used_now)
+        valid = "" if math.isnan(self._valid) else f"  {names.valid_format.format(self._valid)}"
+        rate = f"{speed / 1000:.1f} k" if speed >= 1000 else f"{speed:.1f}"
+        line = f"step {step}  {loss:.3f} {names.unit}{valid}  {rate} {names.items}/s"
+        line += f"  {_clock(seconds)} elapsed, {left} left"
         print(f"\r{line:<110}" if self.tty else line, end="" if self.tty else "\n", file=sys.stderr, flush=True)
-        self._last, self._counted, self._losses, self._valid = (now, step), 0, [], math.nan
+        self._last_time, self._last_step = now, step
+        self._items, self._losses, self._valid = 0, [], math.nan
 
-    # Lightning's own switches; the line costs nothing worth switching off.
+    # Required by ProgressBar.
     def disable(self) -> None: ...
     def enable(self) -> None: ...
 
 
-class Previews(Callback):
-    """Shows what the network has learned: targets at the start, then at step ``first`` and every ``every`` steps.
-
-    Files go to ``RUN/previews``; with a TensorBoard logger they are there as well.
-    """
-
-    def __init__(self, first: int, every: int):
-        self.first, self.every = first, every
-
-    def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        self._done = trainer.global_step
-        if trainer.is_global_zero:
-            self.show_targets(trainer, module)
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        step = trainer.global_step
-        due = step == self.first or (step > self.first and step % self.every == 0)
-        if not due or step == self._done or not trainer.is_global_zero:  # a step may be several batches
-            return
-        self._done = step
-        module.eval()
-        self.show(trainer, module, step)
-        module.train()
-
-    def show_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        raise NotImplementedError
-
-    def show(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        raise NotImplementedError
-
-    @staticmethod
-    def folder(trainer: L.Trainer) -> Path:
-        return Path(trainer.default_root_dir) / "previews"
-
-    @staticmethod
-    def boards(trainer: L.Trainer) -> list:
-        """TensorBoard's writers."""
-        return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
 class SaveModel(Callback):
-    """Keeps ``RUN/model`` current: at each validation and when training ends; by Ctrl-C or an error, a checkpoint too.
+    """Saves ``RUN/model`` after each validation and at the end of training. On Ctrl-C or an error it also saves a
+    checkpoint.
 
-    (Lightning's OnExceptionCheckpoint would also make every fresh run look for a checkpoint to start from.)
+    If the module has a ``best_metric``, a validation replaces the model only if it improves that metric.
+    (Lightning's ModelCheckpoint saves checkpoints, not model folders. Its OnExceptionCheckpoint would also make every
+    new run look for a checkpoint to start from.)
     """
 
-    def on_validation_end(self, trainer, module) -> None:
-        self._save_model(trainer, module)
+    def __init__(self):
+        self.best = math.inf
 
-    def on_train_end(self, trainer, module) -> None:
-        self._save_model(trainer, module)
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
 
-    def on_exception(self, trainer, module, exception) -> None:
-        if self._save_model(trainer, module):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        if module.best_metric is not None:
+            value = float(trainer.callback_metrics[module.best_metric])
+            if value < self.best and self._save(trainer, module):
+                self.best = value
+        else:
+            self._save(trainer, module)
+
+    def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        self._save_latest(trainer, module)
+
+    def on_exception(self, trainer: L.Trainer, module: TrainingModule, exception: BaseException) -> None:
+        if self._save_latest(trainer, module):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt")
 
-    def _save_model(self, trainer, module) -> bool:
-        # Neither untrained nor diverged weights replace good ones.
-        good = trainer.global_step > 0 and all(bool(torch.isfinite(p).all()) for p in module.network.parameters())
+    def _save_latest(self, trainer: L.Trainer, module: TrainingModule) -> bool:
+        """Saves unless a better model is saved; returns whether the weights are trained and finite."""
+        if math.isinf(self.best):
+            return self._save(trainer, module)
+        return self._is_good(trainer, module)
+
+    def _save(self, trainer: L.Trainer, module: TrainingModule) -> bool:
+        good = self._is_good(trainer, module)
         if good and trainer.is_global_zero:
-            save(module.result, Path(trainer.default_root_dir) / "model")
+            save(module.eval_network, Path(trainer.default_root_dir) / "model")
         return good
+
+    @staticmethod
+    def _is_good(trainer: L.Trainer, module: TrainingModule) -> bool:
+        """Whether the weights are trained and finite, so that they may replace saved ones."""
+        return trainer.global_step > 0 and all(bool(torch.isfinite(p).all()) for p in module.network.parameters())
 
 
 class StopOnNaN(Callback):
-    """Ends a diverged run with the reason and the remedy, before it can replace good weights."""
+    """Ends a diverged run with an error, before it can replace good weights."""
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        # Asking costs a wait for the device, so not at each step.
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Every 20 steps, because reading the loss waits for the device.
         if trainer.global_step % 20 == 0 and not torch.isfinite(outputs["loss"]):
             raise WavedilError(
                 f"the loss is {outputs['loss'].item()} at step {trainer.global_step}: training diverged; lower the "
                 "learning rate, or set trainer.precision to 32-true"
             )
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves ``RUN/config.yaml`` when training starts, after a checkpoint to resume from has been loaded."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        pass
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            with atomic_write(Path(trainer.default_root_dir) / self.config_filename) as beside:
+                beside.write_text(self.parser.dump(self.config), encoding="utf-8")
 
 
 def _clock(seconds: float) -> str:

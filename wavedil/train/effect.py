@@ -1,39 +1,45 @@
-"""The training step of a paired model."""
+"""Training of effect models on recordings of an effect's input and output."""
 
-from __future__ import annotations
+from collections.abc import Callable, Iterable, Sequence
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
-
-import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
+from wavedil.audio.data import overdrive
+from wavedil.audio.data.recordings import Segment, find_recordings, split
 from wavedil.audio.effects.losses import ESR, compute_loss
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core.receptive_field import count_parameters
-from wavedil.train.base import MetricNames, TrainingModule
-from wavedil.train.effect_previews import EffectPreviews, EffectSamples
+from wavedil.errors import WavedilError, check_positive
+from wavedil.train.data import TrainingData, evenly_spaced
+from wavedil.train.module import MetricNames, TrainingModule
+from wavedil.train.previews.effect import EffectPreviews, EffectSamples
 from wavedil.weights import check_savable
 
 
 class EffectModule(TrainingModule):
-    """Trains a model from sound to sound on pairs of input and target; validation is ESR in percent.
+    """Trains a model that maps sound to sound on pairs of input and target. The validation metric is ESR in percent.
+
+    Batches are dictionaries with ``input`` ``(batch, 1, context + time)``, ``target`` ``(batch, 1, time)``, which
+    belongs to the end of the input, and ``knobs`` ``(batch, knobs)``.
 
     Args:
         network: e.g. :class:`wavedil.audio.Effect` or :class:`wavedil.audio.models.nam.NAM`.
-        optimizer: makes the optimizer from the parameters; in a recipe, a class and its arguments.
-        loss: of output and target, ``(batch, 1, time)`` each; default ESR. See :mod:`wavedil.audio.effects.losses`.
+        optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
+        loss: loss of output and target, ``(batch, 1, time)`` each; default ESR. See
+            :mod:`wavedil.audio.effects.losses`.
         warmup_steps: steps until the full learning rate.
-        decay: share of the budget over which the rate falls to zero.
-        power: of the decay.
-        average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
+        lr_decay: fraction of the budget over which the learning rate falls to zero.
+        lr_power: exponent of the decay.
+        ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
     """
 
     metric_names = MetricNames("train_loss", "loss", "valid_esr", "held-out ESR {:.3f} %", "samples")
-    previews, samples = EffectPreviews, EffectSamples
+    previews_class, samples_class = EffectPreviews, EffectSamples
 
     def __init__(
         self,
@@ -41,19 +47,15 @@ class EffectModule(TrainingModule):
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
         loss: nn.Module | None = None,
         warmup_steps: int = 100,
-        decay: float = 1.0,
-        power: float = 1.0,
-        average: float = 0.0,
+        lr_decay: float = 1.0,
+        lr_power: float = 1.0,
+        ema_decay: float = 0.0,
     ):
-        super().__init__(optimizer, warmup_steps, decay, power, average)
+        super().__init__(optimizer, warmup_steps, lr_decay, lr_power, ema_decay)
         check_savable(network)
         self.network, self.loss = network, ESR() if loss is None else loss
 
-    def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
-        data.open(folder, self.network)
-        super().prepare(data, folder)
-
-    def describe(self) -> str:
+    def summary(self) -> str:
         network = self.network
         field, rate = network.receptive_field, network.sample_rate
         knobs = f", knobs {', '.join(network.knobs)}" if network.knobs else ""
@@ -62,7 +64,7 @@ class EffectModule(TrainingModule):
             f"samples = {1000 * field / rate:.1f} ms at {rate} Hz{knobs}"
         )
 
-    def count(self, batch: dict[str, Tensor]) -> int:
+    def num_items(self, batch: dict[str, Tensor]) -> int:
         return batch["target"].numel()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -75,9 +77,146 @@ class EffectModule(TrainingModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         output = apply_model(self.eval_network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
-        for place, sound in enumerate((batch["target"] - output, batch["target"])):
-            self.energies[place] += sound.double().square().sum().cpu()
+        for index, sound in enumerate((batch["target"] - output, batch["target"])):
+            self.energies[index] += sound.double().square().sum().cpu()
 
     def on_validation_epoch_end(self) -> None:
         error, signal = self.trainer.strategy.reduce(self.energies, reduce_op="sum")
         self.log("valid/esr", 100 * error / signal)
+
+
+class EffectData(TrainingData):
+    """Random windows of recordings of input and target; see :func:`wavedil.audio.data.recordings.find_recordings`.
+
+    Args:
+        root: a CSV table, or a folder with ``input`` and ``target``; null for built-in overdriven strings, which are
+            written to ``RUN/data``.
+        crop: samples in each window that count in the loss.
+        context: samples of the input before them; null for the receptive field - 1. A window never starts before its
+            segment, and samples that the segment's ``skip`` leaves out do not count.
+        batch_size: windows in a batch.
+        validation: for recordings without a column ``held_out``: null or a regular expression, see
+            :func:`wavedil.audio.data.recordings.split`.
+        resample: resample recordings of another rate to the model's; otherwise they are an error.
+        built_in_seconds: length of the built-in sound.
+        seed: seed of the windows.
+        num_workers: processes that load windows.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        crop: int = 8192,
+        context: int | None = None,
+        batch_size: int = 3,
+        validation: str | None = None,
+        resample: bool = False,
+        built_in_seconds: float = 30.0,
+        seed: int = 0,
+        num_workers: int = 0,
+    ):
+        super().__init__(batch_size, seed, num_workers)
+        check_positive(crop=crop)
+        if context is not None and context < 0:
+            raise WavedilError(f"context is {context}: expected at least 0, or null for the receptive field")
+        self.root, self.crop, self.context = root, crop, context
+        self.validation, self.resample, self.built_in_seconds = validation, resample, built_in_seconds
+
+    def prepare_data(self) -> None:
+        if self.root is None and not self.ready:
+            network = self.network()
+            knob = "drive" if network.knobs else None
+            overdrive.make_recordings(self.built_in_folder(), self.built_in_seconds, network.sample_rate, knob=knob)
+
+    def setup(self, stage: str) -> None:
+        if self.ready:
+            return
+        network = self.network()
+        root = self.built_in_folder() / "table.csv" if self.root is None else self.root
+        recordings = find_recordings(root)
+        context = network.receptive_field - 1 if self.context is None else self.context
+        for recording in recordings:
+            try:
+                network.knob_values(recording.knobs)
+            except WavedilError as error:
+                raise WavedilError(f"{root}: {recording.target.name}: {error}") from None
+        self.train, self.valid, self._summary = split(
+            recordings, network.sample_rate, context=context, validation=self.validation, resample=self.resample
+        )
+        self.windows = RandomWindows(self.train, network, self.crop, context, self.seed)
+        if network.charged and not self.windows.are_segments():
+            raise WavedilError(
+                f"context + crop is {context + self.crop} samples, less than a segment, but the network has charges at "
+                "time 0, the start of a segment: set context and crop so that their sum is the length of every segment"
+            )
+        self.ready = True
+
+    def summary(self) -> str:
+        return self._summary
+
+    def train_dataloader(self) -> DataLoader:
+        return self.endless_loader(self.windows)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Segments(self.valid, self.network()))
+
+    def preview_segments(self, num: int) -> list[Segment]:
+        """``num`` held-out segments, evenly spaced."""
+        return [self.valid[index] for index in evenly_spaced(len(self.valid), num)]
+
+
+class RandomWindows(Dataset[dict[str, Tensor]]):
+    """Windows of ``context + crop`` samples at random positions; window i depends on the seed and i only.
+
+    Items are ``input`` (1, context + crop), ``target`` (1, crop), which belongs to the end of the input, and ``knobs``.
+    """
+
+    def __init__(self, segments: Sequence[Segment], network: EffectModel, crop: int, context: int, seed: int):
+        self.segments, self.crop, self.size, self.seed = segments, crop, context + crop, seed
+        self.knobs = [network.knob_values(segment.knobs) for segment in segments]
+        self.starts = []  # first and last start of a window in each segment
+        for segment in segments:
+            first, last = max(0, segment.skip - context), len(segment) - self.size
+            if last < first:
+                raise WavedilError(
+                    f"{segment.name} has {len(segment)} samples, {segment.skip} of them skipped: too few for windows "
+                    f"of {context} + {crop}; use a smaller crop or context"
+                )
+            self.starts.append((first, last))
+        self._ends = np.cumsum([last - first + 1 for first, last in self.starts])
+
+    def are_segments(self) -> bool:
+        """Whether every window is a complete segment."""
+        return all(starts == (0, 0) for starts in self.starts)
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        position = int(np.random.default_rng([self.seed, index]).integers(self._ends[-1]))
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        segment = self.segments[number]
+        stop = self.starts[number][1] - (int(self._ends[number]) - 1 - position) + self.size
+        return {
+            "input": torch.from_numpy(segment.input[stop - self.size : stop]).unsqueeze(0),
+            "target": torch.from_numpy(segment.target[stop - self.crop : stop]).unsqueeze(0),
+            "knobs": self.knobs[number],
+        }
+
+
+class Segments(Dataset[dict[str, Tensor]]):
+    """Complete segments in order; targets without the first ``skip`` samples."""
+
+    def __init__(self, segments: Sequence[Segment], network: EffectModel):
+        self.segments, self.network = segments, network
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        segment = self.segments[index]
+        return {
+            "input": torch.from_numpy(segment.input).unsqueeze(0),
+            "target": torch.from_numpy(segment.target[segment.skip :]).unsqueeze(0),
+            "knobs": self.network.knob_values(segment.knobs),
+        }

@@ -1,75 +1,71 @@
-"""The training step of a model of polyphonic music."""
+"""Training of a model of polyphonic music on piano rolls."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
-from wavedil.audio.piano_rolls import KEYS, roll_nll
+from wavedil.audio.piano_rolls import KEYS, collate, make_rolls, read_rolls, roll_nll, transpose
 from wavedil.core.receptive_field import count_parameters
-from wavedil.errors import WavedilError
-from wavedil.train.base import MetricNames, TrainingModule
-from wavedil.train.piano_roll_previews import RollPreviews, RollSamples
+from wavedil.errors import WavedilError, check_positive
+from wavedil.train.data import TrainingData
+from wavedil.train.module import MetricNames, TrainingModule
+from wavedil.train.previews.piano_roll import RollPreviews, RollSamples
 from wavedil.weights import check_savable
 
 
 class MusicModule(TrainingModule):
-    """Trains a network on piano rolls by the likelihood of each step given those before, in nats per step.
+    """Trains a network on piano rolls by the likelihood of each time step given the earlier ones, in nats per step.
 
-    The run leaves the network of the validation that was best, not the last one.
+    Batches are dictionaries with ``roll`` ``(batch, 88, time)`` and ``mask`` ``(batch, time)``. A run saves the network
+    of the best validation, not the last one.
 
     Args:
         network: ``(batch, 88, time) -> (batch, 88, time)`` logits, with ``step``: e.g.
             :class:`wavedil.audio.models.tcn.TCN`.
-        optimizer: makes the optimizer from the parameters; in a recipe, a class and its arguments.
+        optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
         warmup_steps: steps until the full learning rate.
-        decay: share of the budget over which the rate falls linearly to zero.
-        average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
+        lr_decay: fraction of the budget over which the learning rate falls linearly to zero.
+        ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
     """
 
     metric_names = MetricNames("train_nll", "nats/step", "valid_nll", "held out {:.3f}", "frames")
-    previews, samples = RollPreviews, RollSamples
+    previews_class, samples_class = RollPreviews, RollSamples
+    best_metric = "valid/nll"
 
     def __init__(
         self,
         network: nn.Module,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         warmup_steps: int = 100,
-        decay: float = 1.0,
-        average: float = 0.0,
+        lr_decay: float = 1.0,
+        ema_decay: float = 0.0,
     ):
-        super().__init__(optimizer, warmup_steps, decay, average=average)
+        super().__init__(optimizer, warmup_steps, lr_decay, ema_decay=ema_decay)
         check_savable(network)
         for name in ("in_channels", "out_channels"):
             if (found := network.config.get(name)) != KEYS:
                 raise WavedilError(
-                    f"{type(network).__name__}: {name} is {found}: expected {KEYS}, the keys, as of a TCN"
+                    f"{name} of {type(network).__name__} is {found}: expected {KEYS}, one channel for each key"
                 )
         self.network = network
-        self.best = deepcopy(network).requires_grad_(False)
-        self.register_buffer("best_nll", torch.tensor(math.inf))
 
-    @property
-    def result(self) -> nn.Module:
-        return self.eval_network if self.best_nll.isinf() else self.best
-
-    def describe(self) -> str:
+    def summary(self) -> str:
         network = self.network
         return (
             f"{count_parameters(network):,} parameters, {len(network.dilations)} dilated convolutions, "
             f"receptive field {network.receptive_field} steps"
         )
 
-    def count(self, batch: dict[str, Tensor]) -> Tensor:
+    def num_items(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["mask"].sum()
 
     def on_train_start(self) -> None:
-        if self.trainer.global_step == 0:
+        super().on_train_start()
+        if self.trainer.global_step == 0 and hasattr(self.trainer.datamodule, "key_shares"):
             self.network.set_prior(self.trainer.datamodule.key_shares())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -87,9 +83,113 @@ class MusicModule(TrainingModule):
         self.steps += int(steps)
 
     def on_validation_epoch_end(self) -> None:
-        # Every process has seen all pieces: there is nothing to add up.
-        nll = self.nats / self.steps
-        self.log("valid/nll", nll)
-        if nll < self.best_nll:
-            self.best_nll.fill_(nll)
-            self.best.load_state_dict(self.eval_network.state_dict())
+        self.log("valid/nll", self.nats / self.steps)  # not reduced: each process validates on all pieces
+
+
+class MusicData(TrainingData):
+    """Complete pieces of polyphonic music in batches of similar length; the file says which validate and test.
+
+    Args:
+        root: a ``.mat`` file of piano rolls, e.g. ``JSB_Chorales.mat``; see
+            :func:`wavedil.audio.piano_rolls.read_rolls`. null for built-in chords.
+        batch_size: pieces in a batch.
+        transpose: maximum random transposition of a training piece, in semitones up or down.
+        transpose_batches: the fraction of transposed pieces falls linearly from 1 to 0 over this number of batches, so
+            training ends on the original pieces. For files whose pieces are all in one key, as the published ones are.
+            null: all pieces are transposed throughout.
+        seed: seed of order and transposition.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 16,
+        transpose: int = 0,
+        transpose_batches: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(batch_size, seed)
+        if not 0 <= transpose < KEYS:
+            raise WavedilError(f"transpose is {transpose}: expected semitones, 0 to {KEYS - 1}")
+        if transpose_batches is not None:
+            check_positive(transpose_batches=transpose_batches)
+        self.root, self.transpose, self.transpose_batches = root, transpose, transpose_batches
+
+    def setup(self, stage: str) -> None:
+        if not self.ready:
+            self.rolls = make_rolls() if self.root is None else read_rolls(self.root)
+            self.ready = True
+
+    def summary(self) -> str:
+        return str(self.rolls)
+
+    def train_dataloader(self) -> DataLoader:
+        batches = RollBatches(self.rolls.train, self.batch_size, self.transpose, self.seed, self.transpose_batches)
+        return self.endless_loader(batches, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(sorted(self.rolls.valid, key=len), batch_size=self.batch_size, collate_fn=collate)
+
+    def valid_rolls(self) -> list[np.ndarray]:
+        """Validation pieces, ``(time, 88)`` each."""
+        return self.rolls.valid
+
+    def test_rolls(self) -> list[np.ndarray]:
+        """Test pieces, ``(time, 88)`` each."""
+        return self.rolls.test
+
+    def key_shares(self) -> Tensor:
+        """Fraction of the training steps in which each key sounds, ``(88,)``: the output before training."""
+        return torch.from_numpy(np.concatenate(self.rolls.train).mean(0))
+
+
+class RollBatches(Dataset[dict[str, Tensor]]):
+    """Batches of piano rolls without end; batch i depends on the seed and i only.
+
+    Each epoch has every piece once. Pieces of similar length share a batch to reduce padding: the shuffled pieces are
+    sorted within each ``WINDOW`` batches.
+
+    Args:
+        rolls: pieces, ``(time, 88)`` each.
+        batch_size: pieces in a batch.
+        semitones: maximum transposition.
+        seed: seed of order and transposition.
+        transpose_batches: batches until no piece is transposed; None: always transpose.
+    """
+
+    WINDOW = 8
+
+    def __init__(
+        self,
+        rolls: list[np.ndarray],
+        batch_size: int,
+        semitones: int,
+        seed: int,
+        transpose_batches: int | None = None,
+    ):
+        self.rolls, self.batch_size, self.semitones, self.seed = rolls, batch_size, semitones, seed
+        self.transpose_batches = transpose_batches
+        self.per_epoch = -(-len(rolls) // batch_size)
+        self.epoch, self.batches = -1, []
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        epoch, position = divmod(index, self.per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.batches = epoch, self._epoch(np.random.default_rng([self.seed, epoch]))
+        pieces = self.batches[position]
+        generator = np.random.default_rng([self.seed, epoch, position])
+        shifts = generator.integers(-self.semitones, self.semitones + 1, len(pieces))
+        if self.transpose_batches is not None:
+            shifts[generator.random(len(pieces)) < index / self.transpose_batches] = 0
+        return collate([transpose(self.rolls[i], shift) for i, shift in zip(pieces, shifts, strict=True)])
+
+    def _epoch(self, generator: np.random.Generator) -> list[np.ndarray]:
+        """Indices of the pieces in each batch of an epoch."""
+        lengths = np.array([len(roll) for roll in self.rolls])
+        order = generator.permutation(len(self.rolls))
+        batches = []
+        for start in range(0, len(order), self.WINDOW * self.batch_size):
+            window = order[start : start + self.WINDOW * self.batch_size]
+            window = window[np.argsort(lengths[window], kind="stable")]
+            batches += [window[i : i + self.batch_size] for i in range(0, len(window), self.batch_size)]
+        return [batches[i] for i in generator.permutation(len(batches))]

@@ -1,57 +1,51 @@
-"""The training step of dense regression."""
-
-from __future__ import annotations
+"""Training of dense regression on folders of images and targets."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 from torch import Tensor, nn
 
-from wavedil.train.base import MetricNames
-from wavedil.train.image_previews import ValuePreviews, ValueSamples
-from wavedil.train.segmentation import SegmentationModule
+from wavedil.errors import WavedilError
+from wavedil.train.module import MetricNames
+from wavedil.train.previews.images import ValuePreviews, ValueSamples
+from wavedil.train.segmentation import SegmentationData, SegmentationModule
+from wavedil.vision.data import spheres
+from wavedil.vision.data.dataset import RegressionDataset
 from wavedil.vision.losses import SmoothL1
 from wavedil.vision.metrics import RegressionMetrics
+from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.regressor import Regressor
 
 
 class RegressionModule(SegmentationModule):
-    """Trains a :class:`wavedil.vision.Regressor`, whose values start at the mean and deviation of the data's.
+    """Trains a :class:`wavedil.vision.Regressor`, whose values start at the mean and deviation of the targets.
 
     Args:
-        backbone, init, optimizer, backbone_rate, align, warmup_steps, power, average: see
+        backbone, init, optimizer, backbone_lr_scale, align, warmup_steps, lr_power, ema_decay: see
             :class:`SegmentationModule`.
-        head: makes the head from the channels of the features and the number of maps, which is 1.
-        context: makes the context module from the number of maps; None for none.
-        frozen: parts that do not learn, of ``backbone``, ``head`` and ``context``.
-        loss: of values ``(batch, 1, height, width)`` and targets ``(batch, height, width)``, NaN where unknown; default
-            :class:`wavedil.vision.SmoothL1` with beta 0, which is L1.
+        head: builds the head from the channels of the features and the number of maps, which is 1.
+        context: builds the context module from the number of maps; None for none.
+        frozen: parts that are not trained, of ``backbone``, ``head`` and ``context``.
+        loss: loss of values ``(batch, 1, height, width)`` and targets ``(batch, height, width)``, NaN where unknown;
+            default :class:`wavedil.vision.SmoothL1` with beta 0, which is L1.
     """
 
     metric_names = MetricNames("train_loss", "loss", "valid_rmse", "RMSE {:.4g}", "images")
-    previews, samples = ValuePreviews, ValueSamples
+    previews_class, samples_class = ValuePreviews, ValueSamples
+    data_attributes = ("num_outputs", "scale", "step", "target_mean", "target_std")
 
     def __init__(self, loss: nn.Module | None = None, **options: Any):
         super().__init__(refinement=None, loss=SmoothL1() if loss is None else loss, **options)
 
-    def assemble(
-        self, parts: Sequence[nn.Module | None], shared: dict[str, Any], data: L.LightningDataModule
-    ) -> Regressor:
+    def build_network(self, parts: Sequence[nn.Module | None], shared: dict[str, Any], data: Any) -> Regressor:
         backbone, head, context, _ = parts
         return Regressor(
-            backbone,
-            head,
-            context,
-            step=data.step,
-            target_mean=data.center,
-            target_std=data.deviation,
-            **shared,
+            backbone, head, context, step=data.step, target_mean=data.target_mean, target_std=data.target_std, **shared
         )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.loss(self.network(batch["image"]), batch["targets"])
-        self.log("train/loss", loss.detach())
+        self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -63,3 +57,55 @@ class RegressionModule(SegmentationModule):
     def on_validation_epoch_end(self) -> None:
         self.log("valid/rmse", self.errors.rmse)
         self.log("valid/abs_rel", self.errors.abs_rel)
+
+
+class RegressionData(SegmentationData):
+    """Random crops of a folder of images and targets; validation on complete images.
+
+    The root holds ``images`` and ``targets``, or folders ``train`` and ``val`` that each hold them. A target is a gray
+    image of 8 or 16 bits or a .npy of (height, width); values of 0 or NaN are unknown and ignored.
+
+    Args:
+        root: the folder; null for built-in spheres and their distances, which are written to ``RUN/data``.
+        step: value of one gray level of a target image, e.g. 0.001 for millimeters to meters.
+        targets, target_ending: folder of the targets, and ending of their file names' stems.
+        scales: minimum and maximum of the random scale of a crop; its values are not scaled.
+        crop, batch_size, scale, images, image_ending, validation, flip, valid_images, built_in_images, seed,
+            num_workers: see :class:`SegmentationData`.
+    """
+
+    def __init__(
+        self,
+        step: float = 1.0,
+        targets: str = "targets",
+        target_ending: str = "",
+        scales: tuple[float, float] = (1.0, 1.0),
+        built_in_images: int = 300,
+        **options: Any,
+    ):
+        super().__init__(
+            classes=None,
+            mask_values=None,
+            ignore_label=None,
+            palette=None,
+            masks=targets,
+            mask_ending=target_ending,
+            scales=scales,
+            built_in_images=built_in_images,
+            **options,
+        )
+        self.step = step
+
+    def write_built_in(self, train: int, val: int) -> None:
+        spheres.make_spheres(self.built_in_folder(), train, val)
+
+    def read(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
+        if self.root is None:
+            self.step = spheres.STEP
+        self.train, self.valid = (RegressionDataset(pairs, self.step, self.scale) for pairs in (train, valid))
+        self.num_outputs = 1
+        known, self.target_mean, deviation = self.train.target_statistics()
+        if not known:
+            raise WavedilError(f"{root}: all pixels of the {len(train)} training targets are unknown (0 or NaN)")
+        self.target_std = deviation or 1.0  # 0 if all targets are equal
+        return f"{known:,} pixels have a value: mean {self.target_mean:.4g}, deviation {deviation:.4g}"

@@ -1,20 +1,24 @@
-"""The training step of dense prediction."""
+"""Training of dense prediction on folders of images and masks."""
 
-from __future__ import annotations
-
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Subset
 
 from wavedil.core.receptive_field import count_parameters
-from wavedil.errors import WavedilError
-from wavedil.train.base import MetricNames, TrainingModule
-from wavedil.train.image_previews import ImagePreviews, ImageSamples
+from wavedil.errors import WavedilError, check_positive
+from wavedil.train.data import TrainingData, evenly_spaced
+from wavedil.train.module import MetricNames, TrainingModule
+from wavedil.train.previews.images import ImagePreviews, ImageSamples
+from wavedil.vision.data import shapes
+from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
+from wavedil.vision.data.labels import IGNORED
+from wavedil.vision.data.pairs import Layout, split_pairs
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix
 from wavedil.vision.models.heads import Conv1x1Head
@@ -23,37 +27,40 @@ from wavedil.vision.models.segmenter import Segmenter
 from wavedil.weights import check_savable
 
 PARTS = ("backbone", "head", "context", "refinement")
+DEFAULT_LABELS = {"classes": None, "mask_values": None, "ignore_label": IGNORED, "palette": None}
 
 
 class SegmentationModule(TrainingModule):
-    """Trains a :class:`wavedil.vision.Segmenter`, put together when the data have told its classes.
+    """Trains a :class:`wavedil.vision.Segmenter`, which ``configure_model`` builds for the classes of the data.
 
-    The learning rate falls as (1 - share of the budget used) ** power. Biases and normalization have no weight decay.
+    The learning rate is proportional to (1 - used fraction of the budget) ** ``lr_power``. Biases and normalization
+    have no weight decay.
 
     Args:
         backbone: image to features, e.g. :class:`wavedil.vision.SmallBackbone`.
-        head: makes the head from the channels of the features and the number of classes; in a recipe, a class and its
-            further arguments.
-        context: makes the context module from the number of classes; None for none.
-        refinement: makes what refines scores at full resolution, from the number of classes; None for none.
-        init: a model folder to start from, e.g. ``runs/frontend/model``. Its parts are used where none is given here,
-            so a stage of training names only what it adds; so are its scale and classes where the data name none. A
-            backbone that is given all the same takes the weights of
-            the model's: it may have another stride.
-        frozen: parts that do not learn, of ``backbone``, ``head``, ``context`` and ``refinement``; their
-            normalization stands still too. For the paper's second stage, context on a finished front end:
-            ``[backbone, head]``.
-        optimizer: makes the optimizer from the parameters; in a recipe, a class and its arguments.
-        loss: of scores ``(batch, num_classes, height, width)`` and labels ``(batch, height, width)``.
-        backbone_rate: the backbone's learning rate, as a multiple of the other parts'.
-        align: see :class:`wavedil.vision.Segmenter`; None: what ``init`` has, else where the backbone's cells sit.
+        head: builds the head from the channels of the features and the number of classes; in a recipe, a class and its
+            other arguments.
+        context: builds the context module from the number of classes; None for none.
+        refinement: builds the module that refines scores at full resolution, from the number of classes; None for none.
+        init: a model folder to start from, e.g. ``runs/frontend/model``. Its parts are used for those that are None
+            here, so each stage of training names only what it adds; its scale and classes if the data set none. A
+            backbone named here takes the weights of the model's backbone and may have another stride.
+        frozen: parts that are not trained, of ``backbone``, ``head``, ``context`` and ``refinement``; their
+            normalization is not updated either. ``[backbone, head]`` for the paper's second stage, context on a trained
+            front end.
+        optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
+        loss: loss of scores ``(batch, num_classes, height, width)`` and labels ``(batch, height, width)``.
+        backbone_lr_scale: factor of the backbone's learning rate.
+        align: see :class:`wavedil.vision.Segmenter`; None: that of ``init``, else the backbone's.
         warmup_steps: steps until the full learning rate.
-        power: of the decay; 0.9 is usual (Liu et al. 2016, arXiv 1506.04579).
-        average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
+        lr_power: exponent of the decay; 0.9 is usual (Liu et al. 2016, arXiv 1506.04579).
+        ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
     """
 
     metric_names = MetricNames("train_loss", "loss", "valid_mean_iou", "mean IoU {:.4f}", "images")
-    previews, samples = ImagePreviews, ImageSamples
+    previews_class, samples_class = ImagePreviews, ImageSamples
+    #: Attributes that :meth:`build_network` reads from the data module.
+    data_attributes = ("scheme", "num_outputs", "scale", "counts")
 
     def __init__(
         self,
@@ -65,50 +72,65 @@ class SegmentationModule(TrainingModule):
         frozen: Sequence[str] = (),
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         loss: nn.Module | None = None,
-        backbone_rate: float = 1.0,
+        backbone_lr_scale: float = 1.0,
         align: str | None = None,
         warmup_steps: int = 100,
-        power: float = 0.9,
-        average: float = 0.0,
+        lr_power: float = 0.9,
+        ema_decay: float = 0.0,
     ):
-        super().__init__(optimizer, warmup_steps, 1.0, power, average)
+        super().__init__(optimizer, warmup_steps, 1.0, lr_power, ema_decay)
         if init is None and backbone is None:
-            raise WavedilError("backbone is not given: name one, or a model folder to start from with init")
+            raise WavedilError("backbone and init are null: name a backbone, or a model folder to start from in init")
         if set(frozen) - set(PARTS):
             raise WavedilError(f"frozen is {list(frozen)}: expected some of {', '.join(PARTS)}")
-        # Not attributes: the network will hold them, and a part must not be in the checkpoint twice.
-        self.given = {"backbone": backbone, "head": head, "context": context, "refinement": refinement}
-        self.init, self.frozen, self.backbone_rate, self.align = init, tuple(frozen), backbone_rate, align
+        # In a dictionary: as attributes the modules would be in each checkpoint twice.
+        self.parts = {"backbone": backbone, "head": head, "context": context, "refinement": refinement}
+        self.parts["init"] = None if init is None else load_predictor(init)
+        self.init, self.frozen, self.backbone_lr_scale, self.align = init, tuple(frozen), backbone_lr_scale, align
+        self.network = None
         self.loss = CrossEntropy() if loss is None else loss
 
-    def prepare(self, data: L.LightningDataModule, folder: Path) -> None:
-        start = None if self.init is None else load_predictor(self.init)
-        data.open(folder, start)
+    @property
+    def initial_network(self) -> DensePredictor | None:
+        """The model of ``init``."""
+        return self.parts["init"]
+
+    def configure_model(self) -> None:
+        if self.network is None:
+            with torch.device("cpu"):  # the initial weights are the same on all accelerators
+                self.network = self._checked_network()
+            super().configure_model()
+            self.train()  # Lightning keeps the mode of each module
+
+    def _checked_network(self) -> DensePredictor:
+        data, start = self.trainer.datamodule, self.initial_network
+        missing = [name for name in self.data_attributes if not hasattr(data, name)]
+        if missing:
+            raise WavedilError(
+                f"{type(data).__name__} has no {' and no '.join(missing)}: {type(self).__name__} builds its network "
+                "for these; pass a SegmentationData or RegressionData, or set them in setup()"
+            )
         align = self.align or (start.align if start is not None else None)
-        shared = {"scale": data.scale, "align": align, **self._normalization(start)}
-        self.network = self.assemble(self._parts(start, data.maps), shared, data)
-        check_savable(self.network)
+        shared = {"scale": data.scale, "align": align, **self._normalization()}
+        network = self.build_network(self._build_parts(data.num_outputs), shared, data)
+        check_savable(network)
         for name in self.frozen:
-            part = getattr(self.network, name)
+            part = getattr(network, name)
             if part is None:
                 raise WavedilError(f"frozen is {list(self.frozen)}, but there is no {name}")
             part.requires_grad_(False)
-        if not any(p.requires_grad for p in self.network.parameters()):
-            raise WavedilError(f"frozen is {list(self.frozen)}: nothing is left to learn")
-        self.network.to(memory_format=torch.channels_last)
+        if not any(p.requires_grad for p in network.parameters()):
+            raise WavedilError(f"frozen is {list(self.frozen)}: no parameter is left to train")
         if hasattr(self.loss, "set_frequencies"):
             self.loss.set_frequencies(data.counts)
-        super().prepare(data, folder)
-        self.train()  # Lightning leaves modes as they are
+        return network.to(memory_format=torch.channels_last)
 
-    def assemble(
-        self, parts: Sequence[nn.Module | None], shared: dict[str, Any], data: L.LightningDataModule
-    ) -> DensePredictor:
-        """The network out of one part for each of PARTS, arguments that all networks share, and what the data say."""
+    def build_network(self, parts: Sequence[nn.Module | None], shared: dict[str, Any], data: Any) -> DensePredictor:
+        """Builds the network from one part for each of ``PARTS``, arguments of all networks, and the data module."""
         scheme = data.scheme
         return Segmenter(
             *parts,
-            num_classes=data.maps,
+            num_classes=data.num_outputs,
             classes=scheme.classes,
             mask_values=scheme.mask_values,
             ignore_label=scheme.ignore_label,
@@ -116,66 +138,72 @@ class SegmentationModule(TrainingModule):
             **shared,
         )
 
-    def _parts(self, start: DensePredictor | None, maps: int) -> list[nn.Module | None]:
-        """One for each of PARTS: those given, else those of the model to start from."""
-        backbone, head, *further = self.given.values()
-        if start is not None and start.num_outputs != maps:
-            raise WavedilError(f"{self.init} has {start.num_outputs} classes and the data {maps}: expected the same")
+    def _build_parts(self, num_outputs: int) -> list[nn.Module | None]:
+        """One part for each of ``PARTS``: that of the arguments, else that of ``init``."""
+        start, (backbone, head, *others) = self.initial_network, (self.parts[name] for name in PARTS)
+        if start is not None and start.num_outputs != num_outputs:
+            raise WavedilError(
+                f"{self.init} has {start.num_outputs} classes and the data {num_outputs}: expected the same"
+            )
         if start is not None and backbone is not None:
             try:
                 backbone.load_state_dict(start.backbone.state_dict())
             except RuntimeError as error:
                 reason = " ".join(str(error).split())[:200]
-                raise WavedilError(f"the backbone of {self.init} does not fit the one given: {reason}") from None
+                raise WavedilError(f"the backbone of {self.init} does not fit the one in backbone: {reason}") from None
         backbone = start.backbone if backbone is None else backbone
         channels = getattr(backbone, "level_channels", None) or getattr(backbone, "channels", None)
-        make_head = Conv1x1Head if head is None else head
+        if head is None and start is not None:
+            head = start.head
+        else:
+            head = (head or Conv1x1Head)(in_channels=channels, num_classes=num_outputs)
         return [
             backbone,
-            start.head if head is None and start is not None else make_head(in_channels=channels, num_classes=maps),
+            head,
             *(
-                make(maps) if make is not None else getattr(start, name, None)
-                for name, make in zip(PARTS[2:], further, strict=True)
+                build(num_outputs) if build is not None else getattr(start, name, None)
+                for name, build in zip(PARTS[2:], others, strict=True)
             ),
         ]
 
-    def _normalization(self, start: DensePredictor | None) -> dict[str, Sequence[float]]:
-        """What the weights have learned with: that of the model to start from, else what the backbone asks for."""
+    def _normalization(self) -> dict[str, Sequence[float]]:
+        """Mean and deviation that the weights were trained with: those of ``init``, else of the backbone."""
+        start = self.initial_network
         if start is not None:
             return {"mean": start.mean.flatten().tolist(), "std": start.std.flatten().tolist()}
-        asked = {name: getattr(self.given["backbone"], name, None) for name in ("mean", "std")}
-        return {name: value for name, value in asked.items() if value}
+        values = {name: getattr(self.parts["backbone"], name, None) for name in ("mean", "std")}
+        return {name: value for name, value in values.items() if value}
 
-    def describe(self) -> str:
+    def summary(self) -> str:
         network = self.network
-        found = [getattr(network, name) for name in PARTS]
-        parts = ", ".join(type(part).__name__ for part in found if part is not None)
+        parts = [getattr(network, name) for name in PARTS]
+        names = ", ".join(type(part).__name__ for part in parts if part is not None)
         field = network.receptive_field
-        sees = "sees the whole image" if field is None else f"receptive field {field} pixels"
-        still = f", {' and '.join(self.frozen)} frozen" if self.frozen else ""
-        return f"{parts}: {count_parameters(network):,} parameters, stride {network.output_stride}, {sees}{still}"
+        field = "receptive field: the complete image" if field is None else f"receptive field {field} pixels"
+        frozen = f", {' and '.join(self.frozen)} frozen" if self.frozen else ""
+        return f"{names}: {count_parameters(network):,} parameters, stride {network.output_stride}, {field}{frozen}"
 
-    def count(self, batch: dict[str, Tensor]) -> int:
+    def num_items(self, batch: dict[str, Tensor]) -> int:
         return len(batch["image"])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = []
         for name in (*PARTS[1:], PARTS[0]):
-            part, rate = getattr(self.network, name), self.backbone_rate if name == "backbone" else 1.0
-            learning = [] if part is None else [p for p in part.parameters() if p.requires_grad]
-            groups += [{"params": [p for p in learning if p.ndim > 1], "rate": rate}]
-            groups += [{"params": [p for p in learning if p.ndim <= 1], "rate": rate, "weight_decay": 0.0}]
+            part, scale = getattr(self.network, name), self.backbone_lr_scale if name == "backbone" else 1.0
+            trained = [] if part is None else [p for p in part.parameters() if p.requires_grad]
+            groups += [{"params": [p for p in trained if p.ndim > 1], "lr_scale": scale}]
+            groups += [{"params": [p for p in trained if p.ndim <= 1], "lr_scale": scale, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
-    def train(self, mode: bool = True) -> SegmentationModule:
+    def train(self, mode: bool = True) -> "SegmentationModule":
         super().train(mode)
-        for name in self.frozen:
+        for name in self.frozen if self.network is not None else ():
             getattr(self.network, name).eval()
         return self
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.loss(self.network(batch["image"]), batch["labels"])
-        self.log("train/loss", loss.detach())
+        self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -185,6 +213,129 @@ class SegmentationModule(TrainingModule):
         self.matrix.update(self.eval_network(batch["image"]).argmax(1), batch["labels"])
 
     def on_validation_epoch_end(self) -> None:
-        # Every process has seen all images: there is nothing to add up.
+        # Not reduced: each process validates on all images.
         self.log("valid/mean_iou", self.matrix.mean_iou)
         self.log("valid/accuracy", self.matrix.accuracy)
+
+
+class SegmentationData(TrainingData):
+    """Random crops of a folder of images and masks; validation on complete images.
+
+    The root holds ``images`` and ``masks``, or folders ``train`` and ``val`` that each hold them.
+
+    Args:
+        root: the folder; null for built-in shapes, which are written to ``RUN/data``.
+        crop: height and width of each crop, in pixels after ``scale``.
+        batch_size: crops in a batch.
+        scale: resizing factor of images and masks, which the model applies as well; null: that of the model that
+            training starts from, else 1.
+        classes: names of the classes, or their number; null counts them in the masks. If this and the next three have
+            their defaults, the values of the model that training starts from are used.
+        mask_values: value of each class in the masks: gray values, or colors [red, green, blue]; null: the class's
+            index.
+        ignore_label: value of ignored pixels in the masks; ``rest``: all values that are not in mask_values.
+        palette: [red, green, blue] of each class in overlays and label maps.
+        images, masks, image_ending, mask_ending: names of the folders, and endings of the file names' stems; see
+            :class:`wavedil.vision.data.pairs.Layout`.
+        validation: without a folder ``val``: null holds out every tenth of the sorted images; or a regular expression
+            on paths without suffix.
+        scales: minimum and maximum of the random scale of a crop.
+        flip: mirror half of the crops horizontally.
+        valid_images: held-out images in each validation, evenly spaced; null for all.
+        built_in_images: number of built-in training images; a tenth as many validate.
+        seed: seed of the crops.
+        num_workers: processes that read crops.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        crop: tuple[int, int] = (96, 96),
+        batch_size: int = 8,
+        scale: float | None = None,
+        classes: list[str] | int | None = None,
+        mask_values: list[int] | list[tuple[int, int, int]] | None = None,
+        ignore_label: int | tuple[int, int, int] | str | None = IGNORED,
+        palette: list[tuple[int, int, int]] | None = None,
+        images: str = "images",
+        masks: str = "masks",
+        image_ending: str = "",
+        mask_ending: str = "",
+        validation: str | None = None,
+        scales: tuple[float, float] = (0.5, 2.0),
+        flip: bool = True,
+        valid_images: int | None = None,
+        built_in_images: int = 400,
+        seed: int = 0,
+        num_workers: int = 0,
+    ):
+        super().__init__(batch_size, seed, num_workers)
+        check_positive(valid_images=1 if valid_images is None else valid_images)
+        self.root, self.crop, self.scale = root, crop, scale
+        self.labels = {"classes": classes, "mask_values": mask_values, "ignore_label": ignore_label, "palette": palette}
+        self.layout = Layout(images, masks, image_ending, mask_ending)
+        self.validation, self.scales, self.flip, self.valid_images = validation, scales, flip, valid_images
+        self.built_in_images = built_in_images
+
+    def prepare_data(self) -> None:
+        if self.root is None and not self.ready:
+            self.write_built_in(self.built_in_images, max(1, self.built_in_images // 10))
+
+    def write_built_in(self, train: int, val: int) -> None:
+        shapes.make_shapes(self.built_in_folder(), train, val)
+
+    def setup(self, stage: str) -> None:
+        if self.ready:
+            return
+        start = getattr(self.trainer.lightning_module, "initial_network", None)
+        if self.scale is None:
+            self.scale = 1.0 if start is None else start.scale
+        root = self.built_in_folder() if self.root is None else self.root
+        train, valid, note = split_pairs(root, self.layout, self.validation)
+        self._summary = f"{note}\n{self.read(root, train, valid, start)}"
+        self.crops = RandomImageCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
+        self.ready = True
+
+    def read(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
+        """Sets ``train``, ``valid`` and the attributes that the module needs; returns a line about the labels.
+
+        Args:
+            root: folder of the data, for messages.
+            train, valid: pairs of files.
+            start: the model that training starts from.
+        """
+        if start is not None and self.labels == DEFAULT_LABELS:
+            self.labels = {name: getattr(start.label_scheme, name) for name in DEFAULT_LABELS}
+        if self.root is None:
+            self.labels |= {"classes": list(shapes.CLASSES), "palette": list(shapes.PALETTE)}
+        self.scheme = find_label_scheme([*train, *valid], **self.labels)
+        self.num_outputs = len(self.scheme.classes)
+        self.train, self.valid = (SegmentationDataset(pairs, self.scheme, self.scale) for pairs in (train, valid))
+        tty = sys.stderr.isatty()
+
+        def progress(done: int) -> None:
+            if tty:
+                end = "\n" if done == len(train) else ""
+                print(f"\rreading masks {done} / {len(train)}", end=end, file=sys.stderr, flush=True)
+
+        #: Pixels of each class in each training image, (images, num_classes).
+        self.counts: Tensor = self.train.count_labels(progress)
+        total = int(self.counts.sum())
+        if not total:
+            raise WavedilError(f"{root}: all pixels of the {len(train)} training masks are ignored: check ignore_label")
+        shares = (self.counts.sum(0) / total * 100).tolist()
+        names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.scheme.classes, shares, strict=True))
+        return f"{len(shares)} classes with their shares of pixels: {names}"
+
+    def summary(self) -> str:
+        return self._summary
+
+    def train_dataloader(self) -> DataLoader:
+        return self.endless_loader(self.crops)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Subset(self.valid, evenly_spaced(len(self.valid), self.valid_images or len(self.valid))))
+
+    def preview_images(self, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """``num`` held-out images ``(height, width, 3)`` with their labels or targets, evenly spaced."""
+        return [self.valid.read(index) for index in evenly_spaced(len(self.valid), num)]

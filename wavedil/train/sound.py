@@ -1,63 +1,76 @@
-"""The training step of an audio generator."""
-
-from __future__ import annotations
+"""Training of an audio generator on folders of recordings."""
 
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
+from wavedil.audio.conditioning.speakers import speakers_of
+from wavedil.audio.data import audio_files, pluck
+from wavedil.audio.data.corpus import Corpus
+from wavedil.audio.data.crops import FeatureExcerpt, RandomCrops, WholeFiles, check_crop
+from wavedil.audio.data.feature_files import FeatureFiles
+from wavedil.audio.data.published import find_published
+from wavedil.audio.data.split import split_files
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
-from wavedil.train.base import MetricNames, TrainingModule
-from wavedil.train.sound_previews import SoundPreviews, SoundSamples
+from wavedil.train.data import TrainingData
+from wavedil.train.module import MetricNames, TrainingModule
+from wavedil.train.previews.sound import SoundPreviews, SoundSamples
 from wavedil.weights import check_savable
 
 
 class AudioModule(TrainingModule):
-    """Trains a network by its own ``loss(codes, mask)``, logged in bits per sample.
+    """Trains a WaveNet by the likelihood of codes; the loss is logged in bits per sample.
 
-    With a ``decay`` below 1 the learning rate is a trapezoid (Hägele et al. 2024, arXiv 2405.18392).
+    Training batches are dictionaries with ``codes``, int64 ``(batch, time)``; ``mask``, bool of the same shape, True
+    where a sample counts in the loss; and for a conditional network ``speaker``, int64 ``(batch,)``, and the features
+    of :class:`wavedil.audio.data.corpus.RandomCrops`. Validation batches hold one sound each.
+
+    With ``lr_decay`` below 1 the learning rate is a trapezoid (Hägele et al. 2024, arXiv 2405.18392).
 
     Args:
-        network: the model, e.g. :class:`wavedil.audio.WaveNet`.
-        optimizer: makes the optimizer from the parameters; in a recipe, a class and its arguments.
+        network: a :class:`wavedil.audio.WaveNet`.
+        optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
         warmup_steps: steps until the full learning rate.
-        decay: share of the budget over which the rate falls linearly to zero.
-        drop_condition: share of the crops that are learned without their conditioning (zeros in its place), so that
-            sampling has a guidance scale (Ho & Salimans 2022, arXiv 2207.12598); 0.1 is usual.
-        average: decay of a moving average of the weights, which the run leaves in their place, e.g. 0.999; 0 for none.
+        lr_decay: fraction of the budget over which the learning rate falls linearly to zero.
+        drop_condition: fraction of the crops that are trained without conditioning (zeros in its place), so that
+            sampling can use guidance (Ho & Salimans 2022, arXiv 2207.12598); 0.1 is usual.
+        ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
     """
 
     metric_names = MetricNames(
-        "train_bits", "bits/sample", "valid_bits", "held out {:.3f}", "samples", factor=1 / math.log(2)
+        "train_bits", "bits/sample", "valid_bits", "held out {:.3f}", "samples", scale=1 / math.log(2)
     )
-    previews, samples = SoundPreviews, SoundSamples
+    previews_class, samples_class = SoundPreviews, SoundSamples
 
     def __init__(
         self,
         network: nn.Module,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
         warmup_steps: int = 100,
-        decay: float = 1.0,
+        lr_decay: float = 1.0,
         drop_condition: float = 0.0,
-        average: float = 0.0,
+        ema_decay: float = 0.0,
     ):
-        super().__init__(optimizer, warmup_steps, decay, average=average)
+        super().__init__(optimizer, warmup_steps, lr_decay, ema_decay=ema_decay)
         check_savable(network)
         if not isinstance(network, WaveNet):
-            raise WavedilError(
-                f"network is a {type(network).__name__}: expected a WaveNet, which makes sound of its own"
-            )
+            raise WavedilError(f"network is a {type(network).__name__}: expected a WaveNet")
         if not 0 <= drop_condition <= 1:
-            raise WavedilError(f"drop_condition is {drop_condition}: expected a share of the crops, 0 to 1")
+            raise WavedilError(f"drop_condition is {drop_condition}: expected a fraction of the crops, 0 to 1")
         self.network, self.drop_condition = network, drop_condition
 
-    def describe(self) -> str:
+    def summary(self) -> str:
         network = self.network
         field, rate = network.receptive_field, network.sample_rate
         return (
@@ -65,31 +78,204 @@ class AudioModule(TrainingModule):
             f"samples = {1000 * field / rate:.1f} ms at {rate} Hz"
         )
 
-    def count(self, batch: dict[str, Tensor]) -> Tensor:
-        return batch["mask"].sum()  # a tensor: asking for its number would wait for the device
+    def num_items(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["mask"].sum()  # a tensor: .item() would wait for the device
 
     def on_train_start(self) -> None:
-        if self.trainer.global_step == 0:
+        super().on_train_start()
+        if self.trainer.global_step == 0 and hasattr(self.trainer.datamodule, "code_counts"):
             self.network.set_prior(self.trainer.datamodule.code_counts())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.network.loss(batch["codes"], batch["mask"], self.condition(batch))
-        self.log("train/bits", loss.detach() / math.log(2))
+        self.log("train/bits", loss.detach() / math.log(2), batch_size=len(batch["codes"]))
         return loss
 
     def condition(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """What the crops are conditioned on, with some left out; None for a model without conditioning."""
+        """Conditioning of the crops, zero where it is dropped; None for an unconditional network."""
         condition = self.network.conditioner.crop_condition(batch)
         if condition is None or self.drop_condition == 0:
             return condition
-        # By the step, not by the global generator: a resumed run leaves out what it would have left out.
-        draw = torch.Generator().manual_seed(self.trainer.global_step * self.trainer.world_size + self.global_rank)
-        kept = torch.rand(len(condition), 1, 1, generator=draw) >= self.drop_condition
+        # Seeded by the step, not the global generator: a resumed run drops what an uninterrupted one drops.
+        generator = torch.Generator().manual_seed(self.trainer.global_step * self.trainer.world_size + self.global_rank)
+        kept = torch.rand(len(condition), 1, 1, generator=generator) >= self.drop_condition
         return condition * kept.to(condition.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        network, codes = self.eval_network, batch["codes"]
+        if len(codes) != 1:
+            raise WavedilError(f"batch_size of the validation loader is {len(codes)}: expected 1")
         speaker = batch["speaker"].tolist() if "speaker" in batch else None
-        features = batch["features"] if "features" in batch else self.eval_network.features(batch["sound"])
-        conditioning = self.eval_network.conditioning(features, speaker)
-        nats = torch.cat(list(nll_by_chunk(self.eval_network, batch["codes"], conditioning)))
+        features = batch.get("features")
+        if features is None and network.conditioner.upsampling is not None:
+            features = network.features(batch["sound"])
+        nats = torch.cat(list(nll_by_chunk(network, codes, network.conditioning(features, speaker))))
+        if "mask" in batch:
+            nats = nats[batch["mask"][0]]
         self.log("valid/bits", nats.mean() / math.log(2), batch_size=len(nats), on_epoch=True, sync_dist=True)
+
+
+class AudioData(TrainingData):
+    """Random crops of a folder of recordings, split into training and validation by file.
+
+    Sample rate, quantizer and receptive field are the network's.
+
+    Args:
+        root: folder of sound files, searched with its subfolders; null for built-in plucked strings, which are written
+            to ``RUN/data``. If the network's features are not computed from sound, each file has a .npy beside it; see
+            :class:`wavedil.audio.data.feature_files.FeatureFiles`.
+        dataset: a published data set below ``root``, in the layout of ``torchaudio.datasets``: ``YESNO``, ``LJSPEECH``,
+            ``VCTK_092`` or e.g. ``LIBRITTS/train-clean-100``.
+        download: download ``dataset`` with torchaudio if it is missing.
+        crop: samples in each crop; must be longer than the receptive field.
+        batch_size: crops in a batch.
+        full_context: only samples whose receptive field lies in the crop count in the loss (and file starts);
+            otherwise all samples count.
+        validation: null holds out every tenth of the sorted files; or a regular expression on paths without suffix,
+            e.g. ``_[0-4]$`` for the official test split of the Free Spoken Digit Dataset.
+        exclude: regular expression of files to leave out.
+        speakers: source of the speakers' names, for a network with speakers: ``folders``, a .csv file with the columns
+            file and speaker, or a regular expression on paths without suffix whose group is the name, e.g.
+            ``_([a-z]+)_``; see :mod:`wavedil.audio.conditioning.speakers`.
+        normalize: ``peak``, ``rms`` or null; see :class:`wavedil.audio.data.corpus.Corpus`.
+        trim_db: trim silence at the ends of each file, this many dB below its loudest frame; null for no trimming.
+        valid_seconds: seconds of held-out sound in each validation, from the first file on.
+        built_in_seconds: length of the built-in sound.
+        seed: seed of the crops.
+        num_workers: processes that read crops.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        dataset: str | None = None,
+        download: bool = False,
+        crop: int = 8000,
+        batch_size: int = 4,
+        full_context: bool = False,
+        validation: str | None = None,
+        exclude: str | None = None,
+        speakers: str | None = None,
+        normalize: str | None = None,
+        trim_db: float | None = None,
+        valid_seconds: float = 20.0,
+        built_in_seconds: float = 150.0,
+        seed: int = 0,
+        num_workers: int = 0,
+    ):
+        super().__init__(batch_size, seed, num_workers)
+        if download and dataset is None:
+            raise WavedilError("download is true, but dataset is null: expected a name, e.g. YESNO")
+        self.root, self.dataset, self.download, self.speakers = root, dataset, download, speakers
+        self.crop, self.full_context = crop, full_context
+        self.validation, self.exclude, self.normalize, self.trim_db = validation, exclude, normalize, trim_db
+        self.valid_seconds, self.built_in_seconds = valid_seconds, built_in_seconds
+
+    def prepare_data(self) -> None:
+        if self.dataset is not None:
+            find_published(self.dataset, self.root, self.download)
+        elif self.root is None:
+            rate = self.network().sample_rate
+            pluck.make_corpus(self.built_in_folder(), seconds=self.built_in_seconds, sample_rate=rate)
+
+    def setup(self, stage: str) -> None:
+        if self.ready:
+            return
+        network = self.network()
+        check_crop(self.crop, network.receptive_field)
+        self.quantizer, self.context = network.quantizer, network.receptive_field if self.full_context else 0
+        folder, paths, speakers = self._find_recordings()
+        split = split_files(paths, validation=self.validation, exclude=self.exclude)
+        options = {"sample_rate": network.sample_rate, "normalize": self.normalize, "trim_db": self.trim_db}
+        self.train, self.valid = Corpus(split.train, **options), Corpus(split.validation, **options)
+        self.train_conditioning, self.valid_conditioning = (
+            self._conditioning(network, corpus, folder, speakers) for corpus in (self.train, self.valid)
+        )
+        self._summary = f"{split.note}\ntrain: {self.train}\nvalid: {self.valid}"
+        self.ready = True
+
+    def summary(self) -> str:
+        return self._summary
+
+    def _find_recordings(self) -> tuple[Path, list[Path], str | None]:
+        """Folder of the recordings, their paths, and the source of their speakers' names."""
+        if self.dataset is not None:
+            folder, paths, speakers = find_published(self.dataset, self.root)
+            return folder, paths, self.speakers or speakers
+        folder = self.built_in_folder() if self.root is None else Path(self.root)
+        return folder, audio_files.list_audio_files(folder), self.speakers
+
+    @staticmethod
+    def _conditioning(network: nn.Module, corpus: Corpus, folder: Path, speakers: str | None) -> dict[str, Any]:
+        """Arguments of the data sets for the conditioning of the network."""
+        conditioner, arguments = network.conditioner, {}
+        local = conditioner.upsampling
+        if local is not None and local.features.from_sound:
+            arguments["excerpt"] = FeatureExcerpt.of(local)
+            network.features(torch.zeros(1, 1))  # raises now if a package is missing
+        elif local is not None:
+            arguments["features"] = FeatureFiles(corpus, local)
+        if conditioner.speakers:
+            names = speakers_of(corpus.paths, folder, speakers, conditioner.speakers)
+            arguments["speakers"] = [conditioner.speakers.index(name) for name in names]
+        return arguments
+
+    def train_dataloader(self) -> DataLoader:
+        return self.endless_loader(
+            RandomCrops(
+                self.train,
+                self.crop,
+                context=self.context,
+                quantizer=self.quantizer,
+                seed=self.seed,
+                **self.train_conditioning,
+            )
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        conditioning = self.valid_conditioning
+        files = WholeFiles(self.valid, self.quantizer, conditioning.get("speakers"), conditioning.get("features"))
+        return DataLoader(FirstSamples(files, max(1, round(self.valid_seconds * self.valid.sample_rate))))
+
+    def code_counts(self) -> Tensor:
+        """Counts of the codes in 64 random crops, ``(num_codes,)``: the output distribution before training."""
+        crops = RandomCrops(self.train, self.crop, quantizer=self.quantizer, seed=self.seed + 1)
+        items = [crops[index] for index in range(64)]
+        return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.quantizer.num_codes) for item in items)
+
+    def preview_sounds(self) -> list[np.ndarray]:
+        """The first held-out sounds, float32 ``(time,)``."""
+        return [self.valid.sound(i) for i in range(min(4, len(self.valid)))]
+
+    def preview_conditioning(self, network: nn.Module, samples: int, num: int) -> dict[str, Any]:
+        """Options of ``generate`` for ``num`` clips conditioned as the held-out sounds, repeated if there are fewer."""
+        indices, options = [i % len(self.valid) for i in range(num)], {}
+        if "features" in self.valid_conditioning:
+            features = self.valid_conditioning["features"]
+            options["condition"] = torch.stack([features.first(i, samples) for i in indices])
+        elif network.conditioner.upsampling is not None:
+            device = next(network.parameters()).device
+            sounds = [torch.from_numpy(self.valid.sound(i, 0, samples)) for i in indices]
+            padded = torch.stack([F.pad(sound, (0, samples - len(sound))) for sound in sounds])
+            options["condition"] = network.features(padded.to(device))
+        if network.speakers:
+            options["speaker"] = [self.valid_conditioning["speakers"][i] for i in indices]
+        return options
+
+
+class FirstSamples(Dataset[dict[str, Tensor]]):
+    """Complete files from the first one on until ``samples`` samples; the last file is cut. All samples count."""
+
+    def __init__(self, files: WholeFiles, samples: int):
+        self.files = files
+        start = np.cumsum(files.corpus.lengths) - files.corpus.lengths
+        self.lengths = np.minimum(files.corpus.lengths, samples - start)
+        self.lengths = self.lengths[self.lengths > 0]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        item = self.files[index]
+        codes = item["codes"][: self.lengths[index]]
+        return item | {"codes": codes, "mask": torch.ones_like(codes, dtype=torch.bool)}

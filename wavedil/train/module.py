@@ -1,0 +1,202 @@
+"""The base class of all training modules: optimizer, learning-rate schedule, moving average, names of metrics."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from wavedil.errors import WavedilError
+from wavedil.renames import upgrade_tensors
+
+
+@dataclass(frozen=True)
+class MetricNames:
+    """Names of a task's metrics: the columns of ``metrics.csv`` and the labels of the progress line.
+
+    Args:
+        train: column of the training loss, times ``scale``.
+        unit: unit of that column.
+        valid: column of the validation metric. The module logs ``valid_loss`` as ``valid/loss``.
+        valid_format: text of the validation metric in the progress line, e.g. ``"mean IoU {:.4f}"``.
+        items: what :meth:`TrainingModule.num_items` counts. The last column is ``<items>_per_second``.
+        scale: factor from the loss to ``unit``.
+    """
+
+    train: str
+    unit: str
+    valid: str
+    valid_format: str
+    items: str
+    scale: float = 1.0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return "step", "seconds", self.train, self.valid, "learning_rate", f"{self.items}_per_second"
+
+    @property
+    def valid_key(self) -> str:
+        """Name under which the module logs the validation metric."""
+        return self.valid.replace("_", "/", 1)
+
+
+class TrainingModule(L.LightningModule):
+    """Base of the training modules: trains ``network`` with a learning rate that follows the budget of the run.
+
+    The learning rate warms up linearly. Over the last ``lr_decay`` of the budget it falls to zero, in proportion to the
+    remaining budget to the power ``lr_power``. The budget is ``trainer.max_steps``, ``trainer.max_epochs`` or
+    ``trainer.max_time``, whichever is closest to its end, so the decay is complete also if the clock ends the run.
+
+    With ``ema_decay`` above 0, validation, previews and the saved model use an exponential moving average of the
+    weights (Polyak & Juditsky 1992). Its decay per step is ``ema_decay``, or (1 + step) / (10 + step) if that is less.
+
+    Subclasses set the class attributes and implement ``training_step``, ``validation_step``, :meth:`summary` and
+    :meth:`num_items`. A subclass that needs the data to build its network does so in ``configure_model``.
+
+    Attributes:
+        metric_names: see :class:`MetricNames`.
+        previews_class: callback whose arguments are the recipe's ``previews``; None for no previews.
+        samples_class: :class:`wavedil.train.previews.Samples` whose arguments are the recipe's ``samples``; None for no
+            samples.
+        best_metric: logged metric, lower is better; the run saves the model with the best value. None: the last model.
+
+    Args:
+        optimizer: builds the optimizer from the parameters.
+        warmup_steps: steps until the full learning rate.
+        lr_decay: fraction of the budget over which the learning rate falls to zero.
+        lr_power: exponent of the decay.
+        ema_decay: decay of the moving average, e.g. 0.999; 0 for none.
+    """
+
+    metric_names: MetricNames
+    previews_class: type[Callback] | None = None
+    samples_class: type | None = None
+    best_metric: str | None = None
+    network: nn.Module
+
+    def __init__(
+        self,
+        optimizer: Callable[[Iterable], Optimizer],
+        warmup_steps: int,
+        lr_decay: float,
+        lr_power: float = 1.0,
+        ema_decay: float = 0.0,
+    ):
+        super().__init__()
+        if not 0 <= ema_decay < 1:
+            raise WavedilError(f"ema_decay is {ema_decay}: expected 0 <= ema_decay < 1, e.g. 0.999, or 0 for none")
+        self.make_optimizer, self.warmup_steps = optimizer, warmup_steps
+        self.lr_decay, self.lr_power = lr_decay, lr_power
+        # Lightning's WeightAveraging cannot replace this: on_train_end overwrites the weights that a longer run would
+        # continue from, and a Ctrl-C during validation saves average and weights exchanged.
+        self.ema_decay, self.averaged = ema_decay, None
+        self.seed = torch.initial_seed()  # set by seed_everything of the recipe
+
+    @property
+    def eval_network(self) -> nn.Module:
+        """The network to validate and save: the moving average if there is one, else the network in training."""
+        return self.network if self.averaged is None else self.averaged.module
+
+    def summary(self) -> str:
+        """One line about the network; printed when training starts."""
+        raise NotImplementedError
+
+    def num_items(self, batch: dict[str, Tensor]) -> int | Tensor:
+        """Number of ``metric_names.items`` in a batch, for the speed of training."""
+        raise NotImplementedError
+
+    def configure_model(self) -> None:
+        """Creates the moving average. A subclass that builds its network here calls this afterwards."""
+        if self.ema_decay and self.averaged is None:
+            self.averaged = AveragedModel(self.network, multi_avg_fn=self._update_average, use_buffers=True)
+            self.averaged.requires_grad_(False)
+
+    @torch.no_grad()
+    def _update_average(self, averages: list[Tensor], values: list[Tensor], updates: Tensor | int) -> None:
+        weight = 1 - min(self.ema_decay, (1 + int(updates)) / (10 + int(updates)))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, weight)
+            else:
+                average.copy_(value)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+
+    def parameter_groups(self) -> Iterable[Any]:
+        """Parameters or groups for the optimizer. ``lr_scale`` of a group multiplies its learning rate."""
+        return self.network.parameters()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        try:
+            optimizer = self.make_optimizer(self.parameter_groups())
+        except ValueError as error:
+            raise WavedilError(f"the optimizer rejects its settings: {error}") from None
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
+        self.optimizer_settings = [
+            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        ]
+        # Each process has its own clock; the factor of the first one holds for all.
+        scheduler = LambdaLR(optimizer, lambda step: self.trainer.strategy.broadcast(self.lr_factor()))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_factor(self) -> float:
+        """Factor of the learning rate for the next step, 0 to 1."""
+        warmup = min(1.0, (self.trainer.global_step + 1) / max(1, self.warmup_steps))
+        remaining = 1.0 - self.budget_used()
+        return warmup * (min(1.0, remaining / self.lr_decay) ** self.lr_power if self.lr_decay > 0 else 1.0)
+
+    def budget_used(self) -> float:
+        """Used fraction of the budget, 0 to 1: of steps, epochs or time, whichever is greatest."""
+        trainer, used = self.trainer, 0.0
+        if trainer.max_steps > 0:
+            used = trainer.global_step / trainer.max_steps
+        elif (trainer.max_epochs or 0) > 0:  # the number of batches is infinite for data without end
+            steps = trainer.max_epochs * trainer.num_training_batches / trainer.accumulate_grad_batches
+            used = trainer.global_step / steps if steps else 0.0
+        for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
+            remaining = timer.time_remaining()
+            if remaining is not None:
+                used = max(used, timer.time_elapsed() / (timer.time_elapsed() + remaining))
+        return min(used, 1.0)
+
+    def on_train_start(self) -> None:
+        # A checkpoint restores the optimizer settings of its run; the options of this run take precedence.
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LambdaLR):
+            scheduler.base_lrs = [settings["lr"] for settings in self.optimizer_settings]
+            factor = self.trainer.strategy.broadcast(self.lr_factor())
+            for group, settings in zip(scheduler.optimizer.param_groups, self.optimizer_settings, strict=True):
+                group.update(settings, lr=settings["lr"] * factor)
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        # Dropout depends on the seed and the step only, so a resumed run repeats that of an uninterrupted one.
+        position = [self.seed, self.trainer.global_step, batch_idx % self.trainer.accumulate_grad_batches]
+        torch.manual_seed(int(np.random.SeedSequence([*position, self.trainer.global_rank]).generate_state(1)[0]))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Renames tensors of version 0.1 and checks that all tensors fit.
+
+        Raises:
+            WavedilError: the checkpoint belongs to another network.
+        """
+        checkpoint["state_dict"] = upgrade_tensors(self, checkpoint["state_dict"])
+        try:
+            self.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise WavedilError(
+                "the checkpoint does not fit these options: resume with the options of the run, and with version 0.1 "
+                f"if that started it: {reason}"
+            ) from None

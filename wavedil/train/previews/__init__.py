@@ -1,0 +1,107 @@
+"""Previews during training and samples at the end: base classes."""
+
+import sys
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.image import imread
+from torch import nn
+
+from wavedil.audio.data.audio_files import write
+from wavedil.files import atomic_write
+from wavedil.report import spectrogram_png
+from wavedil.train.module import TrainingModule
+
+
+class Previews(Callback):
+    """Base of the previews: targets when training starts, then outputs at step ``first`` and every ``every`` steps.
+
+    Files are written to ``RUN/previews`` and, if the trainer has a TensorBoard logger, to TensorBoard. A data module
+    that lacks a method of :meth:`data_methods` gets no previews, and one line says so.
+
+    Args:
+        first: step of the first preview.
+        every: steps between later previews.
+    """
+
+    def __init__(self, first: int, every: int):
+        self.first, self.every = first, every
+
+    def data_methods(self, network: nn.Module) -> Sequence[str]:
+        """Methods of the data module that the previews of this network call."""
+        return ()
+
+    def write_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        """Writes the targets, once."""
+
+    def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        """Writes outputs of ``module.eval_network``, which is in evaluation mode."""
+        raise NotImplementedError
+
+    def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        self._last_step = trainer.global_step
+        self._enabled = trainer.is_global_zero and has_methods(
+            trainer.datamodule, self.data_methods(module.network), "previews"
+        )
+        if self._enabled:
+            self.write_targets(trainer, module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        due = step == self.first or (step > self.first and step % self.every == 0)
+        if not due or step == self._last_step or not self._enabled:  # a step may have several batches
+            return
+        self._last_step = step
+        module.eval()
+        self.write_outputs(trainer, module, step)
+        module.train()
+
+    @staticmethod
+    def folder(trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "previews"
+
+    @staticmethod
+    def tensorboards(trainer: L.Trainer) -> list[Any]:
+        """The writers of TensorBoard loggers."""
+        return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+    def write_clip(
+        self, trainer: L.Trainer, clip: torch.Tensor, sample_rate: int, name: str, tag: str, step: int
+    ) -> None:
+        """Writes a sound ``(time,)`` and its spectrogram; ``tag`` is its name in TensorBoard."""
+        folder = self.folder(trainer)
+        write(folder / f"{name}.wav", clip.unsqueeze(0), sample_rate)
+        picture = spectrogram_png(clip.numpy(), sample_rate, title=name)
+        with atomic_write(folder / f"{name}.png") as beside:
+            beside.write_bytes(picture)
+        for board in self.tensorboards(trainer):
+            board.add_audio(tag, clip, step, sample_rate=sample_rate)
+            board.add_image(tag, imread(BytesIO(picture)), step, dataformats="HWC")
+
+
+class Samples:
+    """Base of the samples that a run writes at its end."""
+
+    def data_methods(self, network: nn.Module) -> Sequence[str]:
+        """Methods of the data module that :meth:`write` calls."""
+        return ()
+
+    def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
+        """Writes the samples of a trained network to the run folder and returns the last lines of the run."""
+        raise NotImplementedError
+
+
+def has_methods(data: L.LightningDataModule | None, names: Sequence[str], purpose: str) -> bool:
+    """Whether a data module has these methods; if not, prints that ``purpose`` is skipped."""
+    missing = [name for name in names if not hasattr(data, name)]
+    if missing:
+        print(f"{purpose} skipped: {type(data).__name__} has no method {' or '.join(missing)}", file=sys.stderr)
+    return not missing

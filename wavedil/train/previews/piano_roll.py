@@ -1,0 +1,87 @@
+"""Clips of a model of piano rolls, played on plucked strings."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import nn
+
+from wavedil.audio.data.audio_files import write
+from wavedil.audio.piano_rolls import collate, evaluate_rolls, play, sample_rolls
+from wavedil.files import atomic_write
+from wavedil.train.module import TrainingModule
+from wavedil.train.previews import Previews, Samples
+
+SAMPLE_RATE = 32000  # Hz: the highest key of a piano, plucked, needs 25 kHz
+PROMPT_STEPS = 8  # time steps of a held-out piece that the model continues
+
+
+class RollPreviews(Previews):
+    """Held-out pieces and continuations of their first steps. The seed is fixed, so all steps can be compared.
+
+    Args:
+        first: step of the first preview.
+        every: steps between later previews.
+        length: time steps of each clip, including the steps that are continued.
+        num: clips per preview.
+    """
+
+    def __init__(self, first: int = 100, every: int = 1000, length: int = 40, num: int = 1):
+        super().__init__(first, every)
+        self.length, self.num = length, num
+
+    def data_methods(self, network: nn.Module) -> Sequence[str]:
+        return ["valid_rolls"]
+
+    def write_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        for index, roll in enumerate(trainer.datamodule.valid_rolls()[: self.num]):
+            self._write(trainer, roll[: self.length], f"target_{index}", 0)
+
+    def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        rolls = trainer.datamodule.valid_rolls()[: self.num]
+        for index, roll in enumerate(continue_rolls(module.eval_network, rolls, self.length)):
+            self._write(trainer, roll, f"step_{step:06d}_{index}", step)
+
+    def _write(self, trainer: L.Trainer, roll: np.ndarray, name: str, step: int) -> None:
+        clip = torch.from_numpy(play(roll, SAMPLE_RATE))
+        self.write_clip(trainer, clip, SAMPLE_RATE, name, name.split("_")[0], step)
+
+
+class RollSamples(Samples):
+    """Likelihood of validation and test pieces in ``RUN/likelihood.json``, and clips in ``RUN/samples``.
+
+    Args:
+        num: number of clips: continuations of the first steps of test pieces.
+        length: time steps of each clip, including the steps that are continued.
+    """
+
+    def __init__(self, num: int = 4, length: int = 64):
+        self.num, self.length = num, length
+
+    def data_methods(self, network: nn.Module) -> Sequence[str]:
+        return ["valid_rolls", "test_rolls"]
+
+    def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
+        valid, test = (evaluate_rolls(network, rolls) for rolls in (data.valid_rolls(), data.test_rolls()))
+        with atomic_write(folder / "likelihood.json") as beside:
+            text = json.dumps({"valid": vars(valid), "test": vars(test)}, indent=2)
+            beside.write_text(text + "\n", encoding="utf-8")
+        for index, roll in enumerate(continue_rolls(network, data.test_rolls()[: self.num], self.length)):
+            clip = torch.from_numpy(play(roll, SAMPLE_RATE))[None]
+            write(folder / "samples" / f"sample_{index:03d}.wav", clip, SAMPLE_RATE)
+        return (
+            f"Best on validation: {valid.nll_nats_per_step:.3f} nats per step; test: {test.nll_nats_per_step:.3f}\n"
+            f"Listen: {folder / 'report.html'}"
+        )
+
+
+def continue_rolls(network: nn.Module, rolls: Sequence[np.ndarray], length: int) -> Sequence[np.ndarray]:
+    """Continues the first steps of each piece up to ``length`` steps; returns ``(length, 88)`` arrays."""
+    if not rolls:
+        return []
+    prompt = collate([roll[:PROMPT_STEPS] for roll in rolls])["roll"].to(next(network.parameters()).device)
+    sampled = sample_rolls(network, prompt, max(1, length - prompt.shape[2]))
+    return torch.cat([prompt, sampled], 2).transpose(1, 2).to(torch.uint8).cpu().numpy()

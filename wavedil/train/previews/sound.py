@@ -1,0 +1,104 @@
+"""Clips of an audio generator."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import nn
+
+from wavedil.audio.data.audio_files import write
+from wavedil.audio.generation.generate import generate
+from wavedil.train.module import TrainingModule
+from wavedil.train.previews import Previews, Samples, has_methods
+
+
+class SoundPreviews(Previews):
+    """Held-out and generated clips with spectrograms. The seed is fixed, so the clips of all steps can be compared.
+
+    Args:
+        first: step of the first preview.
+        every: steps between later previews.
+        seconds: length of each clip.
+        num: clips per preview.
+    """
+
+    def __init__(self, first: int = 100, every: int = 1000, seconds: float = 1.0, num: int = 1):
+        super().__init__(first, every)
+        self.seconds, self.num = seconds, num
+
+    def data_methods(self, network: nn.Module) -> Sequence[str]:
+        return _conditioning_method(network)
+
+    def write_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        if not has_methods(trainer.datamodule, ["preview_sounds"], "previews of targets"):
+            return
+        network = module.network
+        for index, sound in enumerate(trainer.datamodule.preview_sounds()[: self.num]):
+            clip = torch.as_tensor(sound)[: round(self.seconds * network.sample_rate)]
+            clip = network.decode(network.encode(clip))
+            self.write_clip(trainer, clip, network.sample_rate, f"target_{index}", "target", 0)
+
+    def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        network = module.eval_network
+        samples = max(1, round(self.seconds * network.sample_rate))
+        conditioning = _conditioning(network, trainer.datamodule, samples, self.num)
+        sound = generate(network, samples, num=self.num, seed=0, **conditioning)
+        if sound.shape[2] < samples:
+            raise KeyboardInterrupt  # generate returns early on Ctrl-C, which was meant for the run
+        for index, clip in enumerate(sound[:, 0]):
+            self.write_clip(trainer, clip.cpu(), network.sample_rate, f"step_{step:06d}_{index}", "step", step)
+
+
+class SoundSamples(Samples):
+    """Generated clips in ``RUN/samples``.
+
+    Args:
+        num: number of clips.
+        seconds: length of each clip.
+        temperature: see :func:`wavedil.audio.generate`.
+    """
+
+    def __init__(self, num: int = 4, seconds: float = 4.0, temperature: float = 1.0):
+        self.num, self.seconds, self.temperature = num, seconds, temperature
+
+    def data_methods(self, network: nn.Module) -> Sequence[str]:
+        return _conditioning_method(network)
+
+    def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
+        total = max(1, round(self.seconds * network.sample_rate))
+        tty = sys.stderr.isatty()
+
+        def progress(done: int, total: int) -> None:
+            if tty or done == total:
+                end = "\n" if done == total else ""
+                print(f"\rsampling {done / total:.0%}", end=end, file=sys.stderr, flush=True)
+
+        options = _conditioning(network, data, total, self.num) | {"temperature": self.temperature}
+        sound = generate(network, total, num=self.num, progress=progress, **options)
+        for index, clip in enumerate(sound):
+            write(folder / "samples" / f"sample_{index:03d}.wav", clip.cpu(), network.sample_rate)
+        return (
+            f"Listen: {folder / 'report.html'}\n"
+            f"more clips: wavedil sample {folder / 'model'}{_sample_options(network)} --num 4 --seed 1 --out clips"
+        )
+
+
+def _is_conditional(network: nn.Module) -> bool:
+    return network.conditioner.upsampling is not None or bool(network.speakers)
+
+
+def _conditioning_method(network: nn.Module) -> Sequence[str]:
+    return ["preview_conditioning"] if _is_conditional(network) else []
+
+
+def _conditioning(network: nn.Module, data: L.LightningDataModule | None, samples: int, num: int) -> dict:
+    """Options of ``generate`` that condition clips as held-out recordings are."""
+    return data.preview_conditioning(network, samples, num) if _is_conditional(network) else {}
+
+
+def _sample_options(network: nn.Module) -> str:
+    """Options of ``wavedil sample`` that this network needs."""
+    length = " --condition FILE" if network.conditioner.upsampling is not None else " --seconds 4"
+    return length + (f" --speaker {network.speakers[0]}" if network.speakers else "")
