@@ -9,7 +9,7 @@ A plan holds the weights of a model as flat float tensors. They compute one samp
                      z = tanh(h[:hidden]) * sigmoid(h[hidden:])
                      x = (x + residual @ z + residual_bias) * residual_scale       (if the layer has a residual)
     y = skip_weight @ concatenated z + skip_bias
-    for weight, bias in head:  y = weight @ relu(y) + bias
+    for weight, bias in head:  y = weight @ relu(y) + bias                         (or y = head(y), a user's module)
     code = distribution.sample(y, uniform)
 
 The state of a batch of streams is a dict of tensors, batch first. Models and all engines use these keys and shapes:
@@ -25,12 +25,13 @@ The state of a batch of streams is a dict of tensors, batch first. Models and al
     random.*                     see :class:`wavedil.audio.generation.random_numbers.Uniforms`
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavedil.audio.distributions.categorical import Distribution
 from wavedil.core import GatedBlock
@@ -154,7 +155,7 @@ class GenerationPlan:
     residual_scale: float
     skip_weight: Tensor  # (skip, layers * hidden)
     skip_bias: Tensor
-    head: tuple[tuple[Tensor, Tensor], ...]
+    head: tuple[tuple[Tensor, Tensor], ...] | nn.Module
     distribution: Distribution
     condition_channels: int = 0  # of the local features, one vector per sample
     speaker_channels: int = 0  # of the speaker embedding, one vector per stream
@@ -174,6 +175,13 @@ class GenerationPlan:
     def device(self) -> torch.device:
         return self.skip_bias.device
 
+    @property
+    def head_obstacle(self) -> str | None:
+        """Why a compiled engine, which computes two products, cannot run this head; None if it can."""
+        if isinstance(self.head, nn.Module):
+            return f"the head is a {type(self.head).__name__}"
+        return None if len(self.head) == 2 else f"the head has {len(self.head)} products instead of 2"
+
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The plan with a function applied to every tensor, e.g. ``plan.map_tensors(Tensor.double)``."""
         return _map_tensors(self, function)
@@ -190,6 +198,8 @@ def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return function(value)
     if isinstance(value, tuple):
         return tuple(_map_tensors(item, function) for item in value)
+    if isinstance(value, nn.Module):
+        return copy.deepcopy(value)._apply(lambda x: function(x) if x.is_floating_point() else x)
     if is_dataclass(value):
         changed = {field.name: _map_tensors(getattr(value, field.name), function) for field in fields(value)}
         return replace(value, **changed)
@@ -202,6 +212,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple):
         for item in value:
             yield from _tensors(item)
+    elif isinstance(value, nn.Module):
+        yield from value.parameters()
     elif is_dataclass(value):
         for field in fields(value):
             yield from _tensors(getattr(value, field.name))

@@ -20,7 +20,7 @@ from wavedil.audio.generation.plan import GenerationPlan, LayerPlan
 from wavedil.audio.models.initialization import init_conv_, init_stack_
 from wavedil.audio.models.input_embedding import make_input_embedding
 from wavedil.core.stream import State, named, part
-from wavedil.errors import WavedilError, check_positive
+from wavedil.errors import WavedilError, check_positive, first_line
 from wavedil.weights import register
 
 
@@ -39,6 +39,8 @@ class WaveNet(nn.Module):
         kernel_size: taps of each dilated convolution.
         hidden_channels: width of the gated activations; default ``channels``.
         head_channels: width between the head's two layers; default ``skip_channels``.
+        head: a network of your own in place of :class:`Head`, of a registered class: ``(batch, skip_channels, time)`` to
+            ``(batch, parameters, time)``, each time step by itself. The engine ``torch`` samples from it.
         input_kernel_size: taps of the causal input convolution.
         input: ``"codes"`` embeds each code as a vector, ``"scalar"`` takes its amplitude.
         quantizer, num_codes: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 codes are 16-bit sound).
@@ -69,6 +71,7 @@ class WaveNet(nn.Module):
         *,
         hidden_channels: int | None = None,
         head_channels: int | None = None,
+        head: nn.Module | None = None,
         input_kernel_size: int = 1,
         input: str = "codes",
         quantizer: str = "mulaw",
@@ -105,12 +108,12 @@ class WaveNet(nn.Module):
             gate_order=gate_order,
             checkpoint_layers=checkpoint_layers,
         )
-        self.head = Head(
-            skip_channels,
-            head_channels or skip_channels,
-            self.distribution.num_parameters,
-            self.distribution.needs_float32,
-        )
+        if head is None:
+            parameters, needs_float32 = self.distribution.num_parameters, self.distribution.needs_float32
+            head = Head(skip_channels, head_channels or skip_channels, parameters, needs_float32)
+        else:
+            _check_head(head, skip_channels, head_channels, self.distribution.num_parameters)
+        self.head = head
         self.reset_parameters()
         if weight_norm:
             add_weight_norm(self)
@@ -123,6 +126,8 @@ class WaveNet(nn.Module):
         for layer in self.stack.layers:
             if layer.condition is not None:
                 init_conv_(layer.condition, 0.5)
+        if not isinstance(self.head, Head):
+            return
         init_conv_(self.head.hidden, 2**0.5)
         if self.distribution.needs_float32:
             init_conv_(self.head.out, 0.1)  # its outputs are amplitudes, and sound has an RMS of about 0.1
@@ -144,12 +149,12 @@ class WaveNet(nn.Module):
     def set_prior(self, counts: Tensor) -> None:
         """Sets the head's bias to the frequencies of the codes, ``(num_codes,)`` counts, to skip learning them."""
         prior = self.distribution.prior(counts)
-        if prior is not None:
+        if prior is not None and isinstance(self.head, Head):
             self.head.out.bias.copy_(prior)
 
     def start(self, batch: int) -> State:
         """The state before the first sample of ``batch`` streams."""
-        device = self.head.out.bias.device
+        device = next(self.stack.parameters()).device
         x, front = self.input_embedding.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
         channels = self.conditioner.channels
         _, stack = self.stack.step(x, condition=x.new_zeros(batch, channels, 0) if channels else None)
@@ -199,9 +204,7 @@ class WaveNet(nn.Module):
             residual_scale=self.stack.layers[0].residual_scale,
             skip_weight=skip_weight.detach().flatten(1),
             skip_bias=skip_bias.detach(),
-            head=tuple(
-                (conv.weight.detach().flatten(1), conv.bias.detach()) for conv in (self.head.hidden, self.head.out)
-            ),
+            head=self.head.plan() if isinstance(self.head, Head) else self.head,
             distribution=self.distribution,
             condition_channels=self.conditioner.feature_channels,
             speaker_channels=self.conditioner.speaker_channels,
@@ -255,12 +258,30 @@ class Head(nn.Module):
         self.out = DilatedConv(1, hidden, parameters, 1)
         self.needs_float32 = needs_float32
 
+    def plan(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Weight and bias of both layers."""
+        return tuple((conv.weight.detach().flatten(1), conv.bias.detach()) for conv in (self.hidden, self.out))
+
     def forward(self, skips: Tensor) -> Tensor:
         h = F.relu(self.hidden(F.relu(skips)))
         if not self.needs_float32:
             return self.out(h)
         with torch.autocast(h.device.type, enabled=False):
             return self.out(h.to(self.out.bias.dtype))
+
+
+@torch.no_grad()
+def _check_head(head: nn.Module, skip_channels: int, head_channels: int | None, parameters: int) -> None:
+    if head_channels is not None:
+        raise WavedilError(
+            f"head_channels is {head_channels}, but head is a {type(head).__name__}: set only one of them"
+        )
+    try:
+        found = tuple(head(torch.zeros(1, skip_channels, 1)).shape)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise WavedilError(f"head does not take (1, {skip_channels}, 1): {first_line(error)}") from None
+    if found != (1, parameters, 1):
+        raise WavedilError(f"head returns {found} for (1, {skip_channels}, 1): expected (1, {parameters}, 1)")
 
 
 def _check_codes(codes: Tensor) -> None:

@@ -41,7 +41,9 @@ class GraphSession(TorchSession):
 
     @classmethod
     def obstacle(cls, plan: GenerationPlan, batch: int) -> str | None:
-        return None if plan.device.type == "cuda" else f"the model is on {plan.device}, not on a CUDA device"
+        if plan.device.type != "cuda":
+            return f"the model is on {plan.device}, not on a CUDA device"
+        return plan.head_obstacle
 
     def setup(self, state: State) -> None:
         super().setup(state)

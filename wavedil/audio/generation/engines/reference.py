@@ -52,7 +52,8 @@ class TorchSession(Session):
         plan = self.plan = self.plan.map_tensors(Tensor.double)
         self.weights = [layer.weight.permute(0, 2, 1).flatten(0, 1).contiguous() for layer in plan.layers]
         self.residuals = [None if layer.residual is None else layer.residual.T.contiguous() for layer in plan.layers]
-        self.skip, self.head = plan.skip_weight.T.contiguous(), [(w.T.contiguous(), b) for w, b in plan.head]
+        self.skip = plan.skip_weight.T.contiguous()
+        self.head = plan.head if callable(plan.head) else [(w.T.contiguous(), b) for w, b in plan.head]
         self.embed = _embedding(plan.input_embedding)
         codes, histories = read_state(state, len(plan.layers))
         self.rings = [RingBuffer(history) for history in histories]
@@ -103,6 +104,8 @@ class TorchSession(Session):
             if plan.residual_scale != 1:
                 x = x * plan.residual_scale
         y = torch.addmm(plan.skip_bias, gates, self.skip)
+        if callable(self.head):
+            return self.head(y.unsqueeze(2)).squeeze(2)
         for weight, bias in self.head:
             y = torch.addmm(bias, y.relu_(), weight)
         return y
