@@ -39,8 +39,8 @@ class WaveNet(nn.Module):
         kernel_size: taps of each dilated convolution.
         hidden_channels: width of the gated activations; default ``channels``.
         head_channels: width between the head's two layers; default ``skip_channels``.
-        head: a network of your own in place of :class:`Head`, of a registered class: ``(batch, skip_channels, time)`` to
-            ``(batch, parameters, time)``, each time step by itself. The engine ``torch`` samples from it.
+        head: a network of your own, of a registered class, in place of :class:`Head`: ``(batch, skip_channels, time)``
+            to ``(batch, parameters, time)``, each time step by itself. Only the engine ``torch`` samples from it.
         input_kernel_size: taps of the causal input convolution.
         input: ``"codes"`` embeds each code as a vector, ``"scalar"`` takes its amplitude.
         quantizer, num_codes: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 codes are 16-bit sound).
