@@ -17,7 +17,6 @@ from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any, NoReturn
 
-from wavedil import __version__
 from wavedil.cli.options import add_import_option, import_named_modules
 from wavedil.errors import WavedilError
 
@@ -112,6 +111,8 @@ def _run(words: list[str]) -> None:
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser for a command line. Imports only the command that ``words`` name and adds its arguments."""
+    from wavedil import __version__
+
     parser = _Parser(prog="wavedil", description="Audio models and dense prediction with dilated convolutions.")
     parser.add_argument("--version", action="version", version=__version__, help="print the version and exit")
     add_import_option(parser)
