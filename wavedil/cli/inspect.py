@@ -4,7 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from wavedil.cli.options import add_import_option
 from wavedil.errors import WavedilError
 
 
@@ -18,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=int, help="sample rate in Hz, to show the receptive field in ms")
     parser.add_argument("--plot", metavar="FILE", help="write a picture: .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_import_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -123,6 +123,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         if chosen is not None and words[chosen] == name:
             module = _module(name)
             module.add_arguments(subparser)
+            add_import_option(subparser)
             if hasattr(module, "add_model_arguments"):
                 module.add_model_arguments(subparser, words[chosen + 1 :])
     return parser

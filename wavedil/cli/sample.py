@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from wavedil.cli.options import add_device_option, add_import_option, check_writable
+from wavedil.cli.options import add_device_option, check_writable
 from wavedil.progress import Bar
 
 _OPTIONS = ("seconds", "num", "seed", "temperature", "top_k", "top_p", "prime", "condition", "speaker", "guidance")
@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the numba engine: 1 or 2 (default 1)")
     add_device_option(parser)
-    add_import_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

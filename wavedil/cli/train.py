@@ -2,8 +2,6 @@
 
 import argparse
 
-from wavedil.cli.options import add_import_option
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
@@ -18,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="RUN", help="run folder (default: a new one in runs/)")
     parser.add_argument("--resume", metavar="auto", help="continue the run in --out, or the newest run of this recipe")
-    add_import_option(parser)
     parser.set_defaults(overrides=[])
 
 
