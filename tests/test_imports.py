@@ -97,7 +97,7 @@ assert not {{"lightning", "librosa", "torchaudio", "torchvision", "timm"}} & set
         ("inspection", {"core", "inspection", "errors", "files"}),
     ],
 )
-def test_each_room_imports_the_rooms_below_it_only(folder, allowed):
+def test_each_folder_imports_only_the_folders_below_it(folder, allowed):
     """Reads the source: imports inside functions count, too."""
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""Model folders: loading restores what was saved, also from format 1, and refuses everything malformed."""
+"""Model folders: loading restores what was saved, also from format 1, and refuses malformed files."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_malformed_folders_are_refused_in_one_line(folder, spoil, message):
         "subprocess.Popen",
     ],
 )
-def test_loading_imports_no_modules_but_those_of_the_two_rooms_and_builds_registered_classes_only(folder, path):
+def test_loading_imports_only_audio_and_vision_and_builds_only_registered_classes(folder, path):
     before = set(sys.modules)
     edit(folder, **{"class": path})
     for read in (load, model_class):
@@ -290,7 +290,7 @@ def test_unknown_names_of_format_1_are_refused(tmp_path):
         load(folder)
 
 
-# Saving over what is there
+# Saving over an existing folder
 
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path, folder):

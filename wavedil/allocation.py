@@ -1,4 +1,4 @@
-"""A limit on the memory that building a model may ask for."""
+"""A limit on the memory that building a model may allocate."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ class AllocationLimitError(WavedilError):
 
 
 class AllocationLimit(TorchFunctionMode):
-    """Context manager: torch may create 8 times as many numbers as ``tensors`` hold, plus ``SLACK``, and no more.
+    """Context manager that lets torch create 8 times as many numbers as ``tensors`` hold, plus ``SLACK``.
 
     The check runs before memory is allocated. (Building on the meta device would find the shapes too, but it imports
     sympy and torch._dynamo, which takes seconds.)

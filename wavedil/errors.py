@@ -1,4 +1,4 @@
-"""The one error that wavedil raises for bad input, and the check that most constructors share."""
+"""The error that wavedil raises for bad input, and checks that many modules share."""
 
 
 class WavedilError(ValueError):
@@ -6,7 +6,7 @@ class WavedilError(ValueError):
 
 
 def check_positive(**values: object) -> None:
-    """Raises WavedilError unless each value is an integer of at least 1; the keywords are the arguments' names."""
+    """Raises WavedilError unless each value is a positive integer; the keywords are the arguments' names."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise WavedilError(f"{name} is {value!r}: expected a positive integer")

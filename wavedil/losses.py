@@ -1,4 +1,4 @@
-"""Combining losses, for sound and images alike."""
+"""Weighted sums of losses, and losses with optional inputs, for sound and images."""
 
 import inspect
 from collections.abc import Callable

@@ -9,7 +9,7 @@ class Bar:
     Use it as a context manager and pass ``update`` as the argument ``progress`` of a function.
 
     Args:
-        name: what is being done, e.g. ``"sampling"``.
+        name: label of the bar, e.g. ``"sampling"``.
         sample_rate: units per second of sound; the speed is then also shown as a multiple of real time.
     """
 

@@ -18,7 +18,7 @@ Class = TypeVar("Class", bound=type)
 
 #: Registered classes by import path.
 _REGISTERED: dict[str, type] = {}
-#: Import paths whose module may be imported.
+#: Import paths whose modules :func:`find_class` may import.
 _PACKAGE_PATH = re.compile(r"wavedil\.(audio|vision)(\.[a-z]\w*)+\.[A-Z]\w*", re.ASCII)
 
 
@@ -27,8 +27,8 @@ def register(cls: Class) -> Class:
 
     Use it for your own network, backbone, head or other part that is to be saved and loaded. The constructor takes
     named arguments: plain values (numbers, strings, lists, dictionaries) or instances of registered classes. Annotate
-    an argument that takes a part with the part's class or ``nn.Module``, or not at all. Decorate a subclass as well if
-    it is to be saved. Import the module that defines your class before :func:`wavedil.weights.load` reads a folder that
+    an argument that takes a part with the part's class or ``nn.Module``, or not at all. Subclasses need the decorator
+    too. Import the module that defines your class before :func:`wavedil.weights.load` reads a folder that
     names it: loading imports no modules but those of this package.
 
     Raises:
@@ -72,7 +72,7 @@ def find_class(name: Any, path: Path) -> type:
             pass  # refused below
     if not isinstance(name, str) or name not in _REGISTERED:
         raise WavedilError(
-            f"{path} names the class {name!r}, which is not registered: import the module of your own class first "
+            f"{path} names the class {name!r}, which is not registered: import the module that defines it first "
             "(option --import of the shell)"
         )
     return _REGISTERED[name]
@@ -118,7 +118,7 @@ def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """An instance of a registered class, its parts built first.
 
     Raises:
-        TypeError: an argument is a part, which its annotation does not allow; also as the constructor raises.
+        TypeError: an argument is a part that its annotation does not allow. The constructor may raise other errors.
     """
     cls = _REGISTERED[name]
     hints = _annotations(cls)

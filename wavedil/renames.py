@@ -1,6 +1,7 @@
-"""Names that earlier versions used, and their names today. No other module knows the old ones.
+"""Names of earlier versions and their names today. No other module has the old ones.
 
-Model folders of format 1 are upgraded while they are read. Old options of the shell are refused with the new name.
+Model folders of format 1 and recipes of version 0.1 are upgraded while they are read. Old options of the shell are
+refused with the new name.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _AUDIO, _VISION = "wavedil.audio.models", "wavedil.vision.models"
 
 #: Class names in ``config.json`` of format 1, and the import paths of format 2.
 CLASSES = {
-    **{name: f"{_AUDIO}.wavenet.{name}" for name in ("WaveNet",)},
+    "WaveNet": f"{_AUDIO}.wavenet.WaveNet",
     "TCN": f"{_AUDIO}.tcn.TCN",
     "DiffWave": f"{_AUDIO}.diffwave.DiffWave",
     "LayerArray": f"{_AUDIO}.nam.LayerArray",
@@ -106,19 +107,9 @@ RECIPE_MODULES = {
     "wavedil.vision.heads": f"{_VISION}.heads",
     **{
         f"wavedil.train.{name}": "wavedil.train"
-        for name in (
-            "data",
-            "module",
-            "music",
-            "music_data",
-            "paired",
-            "paired_data",
-            "regression_data",
-            "segmentation_data",
-        )
+        for name in "data module music music_data paired paired_data regression_data segmentation_data".split()
     },
 }
-
 
 #: Options of the shell.
 OPTIONS = {"--resynthesise": "--resynthesize"}
@@ -126,10 +117,7 @@ OPTIONS = {"--resynthesise": "--resynthesize"}
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config.json`` of format 1 as format 2. Unknown names stay as they are; the caller refuses them."""
-    name = config["model"]
-    path = CLASSES.get(name, name) if isinstance(name, str) else name
-    arguments = {key: _upgrade_value(value) for key, value in config["arguments"].items()}
-    return {"format": 2, "class": path, "arguments": _renamed_arguments(path, arguments)}
+    return {"format": 2} | _upgrade_part(config)
 
 
 def upgrade_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,7 +147,7 @@ def upgrade_option(option: str, value: str, config: Mapping[str, Any]) -> tuple[
     Args:
         option: with or without dashes.
         value: text of its value.
-        config: the recipe with the names of today, which says the class that each part of the option belongs to.
+        config: the recipe with the names of today, which has the class of each part of the option.
     """
     node, names = config, []
     for name in option.lstrip("-").split("."):
@@ -206,7 +194,7 @@ def _upgrade_text(text: str, key: Any) -> str:
 
 
 def _upgrade_class(path: str) -> str:
-    """A class of this package by its path of today; other texts as they are."""
+    """The path of today of a class of this package. Other texts are returned unchanged."""
     if path in RECIPE_CLASSES:
         return RECIPE_CLASSES[path]
     module, _, name = path.rpartition(".")
@@ -219,22 +207,22 @@ def _upgrade_class(path: str) -> str:
     return f"{module}.{RECIPE_CLASSES.get(name, name)}"
 
 
-def _upgrade_value(value: Any) -> Any:
+def _upgrade_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A model or part of ``config.json``, ``{"model": ..., "arguments": ...}``, as in format 2."""
+    name = part["model"]
+    path = CLASSES.get(name, name) if isinstance(name, str) else name
+    renames = _arguments_of(path if isinstance(path, str) else None)
+    arguments = {renames.get(key, key): _upgrade_value(value, key) for key, value in part["arguments"].items()}
+    return {"class": path, "arguments": arguments}
+
+
+def _upgrade_value(value: Any, key: str | None = None) -> Any:
+    if isinstance(value, str):
+        return VALUES.get(key, {}).get(value, value)
     if isinstance(value, list):
         return [_upgrade_value(item) for item in value]
     if not isinstance(value, Mapping):
         return value
     if value.keys() == {"model", "arguments"} and isinstance(value["arguments"], Mapping):
-        upgraded = upgrade_config(value)
-        return {key: upgraded[key] for key in ("class", "arguments")}
-    return {key: _upgrade_value(item) for key, item in value.items()}
-
-
-def _renamed_arguments(path: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    names = ARGUMENTS.get(path.rpartition(".")[2], {}) if isinstance(path, str) else {}
-    renamed = {}
-    for key, value in arguments.items():
-        if isinstance(value, str):
-            value = VALUES.get(key, {}).get(value, value)
-        renamed[names.get(key, key)] = value
-    return renamed
+        return _upgrade_part(value)
+    return {name: _upgrade_value(item) for name, item in value.items()}

@@ -95,4 +95,4 @@ def test_without_import_the_class_is_not_known(words, capsys, monkeypatch):
 
     monkeypatch.delitem(registry._REGISTERED, registry.import_path(my_scale.Scale))
     assert main(words[:3]) == 2
-    assert "which is not registered: import the module of your own class first" in capsys.readouterr().err
+    assert "which is not registered: import the module that defines it first" in capsys.readouterr().err

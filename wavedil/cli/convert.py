@@ -2,8 +2,6 @@
 
 import argparse
 
-from wavedil.cli.options import add_import_option
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a .nam file, a checkpoint, or hf://OWNER/NAME")
@@ -17,7 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a setting that the tensors do not contain, e.g. stacks=2 or legacy=false; may be repeated",
     )
     parser.add_argument("--prefix", default="", help="the part of a larger model to convert, e.g. enc_q.enc")
-    add_import_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

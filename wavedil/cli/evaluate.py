@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_device_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options.add_import_option(parser)
 
 
 add_model_arguments = _EVALUATION.add_options

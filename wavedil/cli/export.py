@@ -2,21 +2,18 @@
 
 import argparse
 
-from wavedil.cli.options import add_import_option
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder")
     parser.add_argument("file", metavar="FILE", help="a .nam or .onnx file to write, or hf://OWNER/NAME")
     parser.add_argument("--streaming", action="store_true", help=".onnx: one step, with its state in and out")
     parser.add_argument("--nam-version", default="0.7.0", help=".nam: 0.7.0 (default), or 0.5.4 for older programs")
-    add_import_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.interop.files import check_target, write_model
     from wavedil.weights import load
 
-    options = {"streaming": arguments.streaming, "nam_version": arguments.nam_version}
     check_target(arguments.file, arguments.streaming)
-    print(write_model(load(arguments.model), arguments.file, **options))
+    model = load(arguments.model)
+    print(write_model(model, arguments.file, streaming=arguments.streaming, nam_version=arguments.nam_version))

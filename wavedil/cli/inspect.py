@@ -1,22 +1,22 @@
-"""``wavedil inspect``. A model's class may have its own ``inspection()``: the functions that measure and print it."""
+"""``wavedil inspect``. A class may have ``inspection()``, which returns the functions that measure and print it."""
 
 import argparse
 import json
 from pathlib import Path
 
-from wavedil.cli.options import add_import_option
 from wavedil.errors import WavedilError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("subject", metavar="SCHEDULE|MODEL", help='e.g. "1..512 x3", "1,2,5 x4", or a model folder')
-    parser.add_argument("--ndim", type=int, default=1, help="space axes, 1 to 3 (default 1)")
-    parser.add_argument("--kernel-size", type=int, help="default 2 for sound (1 axis), 3 otherwise")
-    parser.add_argument("--channels", type=int, default=64, help="of each layer, for parameters and cost (default 64)")
+    parser.add_argument("--ndim", type=int, default=1, help="number of space axes, 1 to 3 (default 1)")
+    parser.add_argument("--kernel-size", type=int, help="taps per axis (default 2 for 1 axis, 3 otherwise)")
+    parser.add_argument(
+        "--channels", type=int, default=64, help="channels of each layer, for parameters and cost (default 64)"
+    )
     parser.add_argument("--rate", type=int, help="sample rate in Hz, to show the receptive field in ms")
     parser.add_argument("--plot", metavar="FILE", help="write a picture: .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_import_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -2,9 +2,8 @@
 
 A command is a module with ``add_arguments(parser)`` and ``run(arguments)``. It may also have
 
-- ``add_model_arguments(parser, words)``: adds options that depend on the words of the command line, such as those of a
-  model's class;
-- ``take_unknown(arguments, words)``: uses, or refuses, the words that the parser does not know.
+- ``add_model_arguments(parser, words)``: adds options that depend on the model that the command line names;
+- ``take_unknown(arguments, words)``: uses or refuses the words that the parser does not know.
 
 Commands import heavy modules inside these functions: ``wavedil --help`` imports neither torch nor numpy.
 """
@@ -63,11 +62,11 @@ def register_command(name: str, module: str | ModuleType, help: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns 0, or 2 after an error in one line; 130 after Ctrl-C."""
+    """Runs a command. Returns the exit status: 0, 2 after an error in one line, or 130 after Ctrl-C."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        # GNU OpenMP reads this when torch is loaded: a waiting thread spins for about 0.1 ms before it sleeps, not for
-        # 10 ms. Where another process uses one of two cores, long spinning slows training 5 to 10 times
-        # (recipes/README.md).
+        # Read by GNU OpenMP when torch is loaded: a waiting thread spins for about 0.1 ms before it sleeps, instead of
+        # 10 ms. While another process uses one of two cores, long spinning slows training 5 to 10 times
+        # (docs/measurements.md).
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     messages, logger = _Messages(), logging.getLogger("wavedil")
     logger.addHandler(messages)
@@ -111,9 +110,11 @@ def _run(words: list[str]) -> None:
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser for a command line. Only the command that it names has its arguments, so only that one is imported."""
+    """The parser for a command line. Imports only the command that ``words`` name and adds its arguments."""
+    from wavedil import __version__
+
     parser = _Parser(prog="wavedil", description="Audio models and dense prediction with dilated convolutions.")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("--version", action="version", version=__version__, help="print the version and exit")
     add_import_option(parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     chosen = _command_index(words)
@@ -122,6 +123,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         if chosen is not None and words[chosen] == name:
             module = _module(name)
             module.add_arguments(subparser)
+            add_import_option(subparser)
             if hasattr(module, "add_model_arguments"):
                 module.add_model_arguments(subparser, words[chosen + 1 :])
     return parser
@@ -182,13 +184,3 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         help = "" if "--help" in message else f"; see {self.prog} --help"
         raise WavedilError(f"{message}{help}")
-
-
-class _Version(argparse.Action):
-    """Prints the version."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from wavedil import __version__
-
-        print(__version__)
-        parser.exit()

@@ -1,4 +1,4 @@
-"""Commands whose work and options belong to the model: its class names the Python function that does it."""
+"""Commands that call a function of the model's class, whose arguments are the command's options."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -14,18 +14,18 @@ from wavedil.errors import WavedilError
 class ModelFunction:
     """The function that a static method of the model's class returns.
 
-    Its keyword-only arguments, except ``progress``, are the options that the command has for this model.
+    Its keyword-only arguments, except ``progress``, are options of the command.
 
     Args:
         method: the name of the static method.
-        missing: why a class without it is refused, e.g. ``"has no evaluation"``.
+        missing: end of the message about a class without this method, e.g. ``"has no evaluation"``.
     """
 
     method: str
     missing: str
 
     def find(self, cls: Any, folder: str) -> Callable[..., Any]:
-        """The function of a class; raises WavedilError if the class of this ``folder`` has none."""
+        """The function of a class. Raises WavedilError, which names the model ``folder``, if the class has none."""
         from wavedil.weights import with_article
 
         if not hasattr(cls, self.method):
@@ -40,16 +40,15 @@ class ModelFunction:
         from wavedil.weights import model_class, with_article
 
         cls = model_class(folder)
-        parser.set_defaults(model_class=cls)
         if hasattr(cls, self.method):
             parser.epilog = None
             options.add_function_options(parser, self.find(cls, folder), f"options of {with_article(cls)}")
 
     def refuse_unknown(self, arguments: argparse.Namespace, words: Sequence[str]) -> NoReturn:
-        """Raises WavedilError for words that are not options of the model, naming those that are."""
+        """Raises WavedilError for words that are not options of the model; the message lists its options."""
         from wavedil.weights import model_class, with_article
 
-        cls = getattr(arguments, "model_class", None) or model_class(arguments.model)
+        cls = model_class(arguments.model)
         known = ", ".join(options.function_options(self.find(cls, arguments.model))) or "none"
         unknown = next((word.partition("=")[0] for word in words if word.startswith("--")), None)
         if unknown is None:
@@ -57,6 +56,6 @@ class ModelFunction:
         raise WavedilError(f"{unknown} is not an option of {with_article(cls)}: expected one of {known}")
 
     def __call__(self, model: Any, arguments: argparse.Namespace, *inputs: Any, **others: Any) -> Any:
-        """Calls the function of a model with ``inputs`` and the parsed options."""
+        """Calls the model's function with ``inputs``, ``others`` and the parsed options."""
         function = self.find(type(model), arguments.model)
         return function(model, *inputs, **others, **options.function_arguments(function, arguments))

@@ -23,18 +23,24 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--import",
         dest="imports",
-        action=_Import,
+        action="append",
         metavar="MODULE",
         help="import a module of yours first, e.g. one that registers classes; may be repeated",
     )
 
 
-def import_modules(names: Sequence[str]) -> None:
-    """Imports modules, also from the current folder.
+def import_named_modules(words: Sequence[str]) -> None:
+    """Imports the modules of ``--import`` in a command line that is not parsed yet, also from the current folder.
 
     Raises:
         WavedilError: a module cannot be imported.
     """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_import_option(parser)
+    try:
+        names = parser.parse_known_args(list(words))[0].imports or []
+    except argparse.ArgumentError:
+        return  # --import without a module: the command's parser reports it
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for name in names:
@@ -45,29 +51,11 @@ def import_modules(names: Sequence[str]) -> None:
             raise WavedilError(f"--import {name}: cannot import it ({type(error).__name__}: {reason})") from error
 
 
-class _Import(argparse.Action):
-    """Imports the module at once, because later options may depend on it."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any) -> None:
-        import_modules([value])
-
-
-def import_named_modules(words: Sequence[str]) -> None:
-    """Imports the modules of ``--import`` in a command line that is not parsed yet."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    add_import_option(parser)
-    try:
-        parser.parse_known_args(list(words))
-    except argparse.ArgumentError:
-        pass  # the command's parser reports it
-
-
 def add_function_options(parser: argparse.ArgumentParser, function: Callable[..., Any], title: str) -> None:
     """Adds an option for each keyword-only argument of ``function`` except ``progress``.
 
     Types are str, int, float, bool (a flag) and sequences of them. The help is the argument's text in the ``Args``
-    section of the docstring. Options that are not used are absent from the namespace, so that the function's own
-    defaults apply.
+    section of the docstring. Unused options are absent from the namespace, so the defaults of ``function`` apply.
     """
     group = parser.add_argument_group(title)
     texts = _argument_texts(function)

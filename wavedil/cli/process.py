@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from wavedil.cli.options import add_device_option, add_import_option
+from wavedil.cli.options import add_device_option
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 
@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resample", action="store_true", help="convert IN to the model's sample rate")
     parser.add_argument("--subtype", help="sample format, e.g. PCM_24 or FLOAT (default: 16 bit if the format has it)")
     add_device_option(parser)
-    add_import_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder of images")
     parser.add_argument("--out", default="labeled", help="folder for the files (default labeled)")
     options.add_device_option(parser)
-    options.add_import_option(parser)
 
 
 add_model_arguments = _PREDICTION.add_options

@@ -2,18 +2,20 @@
 
 import argparse
 
-from wavedil.cli.options import add_import_option
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Every key of the recipe is an option: --data.root DIR, --trainer.max_time 00:00:15:00, "
         "--model.network.channels 32 ... Ctrl-C saves the model and a checkpoint."
     )
-    parser.add_argument("-c", "--config", metavar="RECIPE", help="a YAML file, or the name of a built-in recipe")
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="RECIPE",
+        help="a YAML file, or a built-in recipe: pluck (default), speech, amp, tiny, ...; recipes/README.md lists all",
+    )
     parser.add_argument("--out", metavar="RUN", help="run folder (default: a new one in runs/)")
     parser.add_argument("--resume", metavar="auto", help="continue the run in --out, or the newest run of this recipe")
-    add_import_option(parser)
     parser.set_defaults(overrides=[])
 
 
