@@ -10,7 +10,7 @@ import torch
 from wavedil.audio import Effect, load
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.recordings import Segment, find_recordings, split
-from wavedil.audio.effects.process import evaluate_pairs
+from wavedil.audio.effects.evaluation import evaluate_pairs
 from wavedil.cli.main import main
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import read_nam

@@ -1,11 +1,69 @@
-"""Evaluates an effect model on a table or folder of recordings: the function behind ``wavedil evaluate``."""
+"""Error-to-signal ratio of effect models on recordings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from wavedil.audio.data.recordings import find_recordings, read_segments, split
-from wavedil.audio.effects.process import ErrorToSignal, evaluate_pairs
+import numpy as np
+import torch
+
+from wavedil.audio.data.recordings import Segment, find_recordings, read_segments, split
+from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
+
+DEFINITION = (
+    "100 * sum((target - output)^2) / sum(target^2) over all counted samples of all segments, at {rate} Hz; every "
+    "segment starts from {beginning}, and its first {skip} samples are processed but not counted"
+)
+
+
+@dataclass(frozen=True)
+class ErrorToSignal:
+    """Result of :func:`evaluate_pairs`."""
+
+    esr_percent: float
+    count: int  # number of samples
+    segments: int
+    settings: dict[str, float]  # ESR in percent at each knob setting
+    definition: str
+
+    def __str__(self) -> str:
+        lines = [f"{name:<20} {esr:.3f} %" for name, esr in self.settings.items()] if len(self.settings) > 1 else []
+        lines.append(f"ESR {self.esr_percent:.3f} % over {self.count} samples of {self.segments} segments")
+        return "\n".join([*lines, f"({self.definition})"])
+
+
+def evaluate_pairs(
+    model: EffectModel, segments: Iterable[Segment], progress: Callable[[int], None] | None = None
+) -> ErrorToSignal:
+    """Error-to-signal ratio (ESR) in percent over segments, each processed from the initial state.
+
+    ``progress`` is called with the number of samples finished.
+    """
+    energies: dict[str, np.ndarray] = {}
+    count, skips = 0, []
+    for segment in segments:
+        knobs = model.knob_values(segment.knobs).unsqueeze(0)
+        output = apply_model(model, torch.from_numpy(segment.input).view(1, 1, -1), knobs)
+        output = output[0, 0, segment.skip :].cpu().double()
+        target = torch.from_numpy(segment.target[segment.skip :]).double()
+        name = ", ".join(f"{knob} {value:g}" for knob, value in segment.knobs.items()) or "all"
+        energy = np.array([(target - output).square().sum().item(), target.square().sum().item()])
+        energies[name] = energies.get(name, 0) + energy
+        count += len(target)
+        skips.append(segment.skip)
+        if progress is not None:
+            progress(count)
+    error, signal = sum(energies.values())
+    return ErrorToSignal(
+        esr_percent=100 * error / signal,
+        count=count,
+        segments=len(skips),
+        settings={name: 100 * e / s for name, (e, s) in energies.items()},
+        definition=DEFINITION.format(
+            rate=model.sample_rate, beginning=model.start_description, skip=" or ".join(map(str, sorted(set(skips))))
+        ),
+    )
 
 
 def evaluate_effect(
@@ -21,7 +79,7 @@ def evaluate_effect(
 
     Args:
         data: a table or folder of recordings; see :func:`wavedil.audio.data.recordings.find_recordings`.
-        held_out: only what a recipe holds out: by the table, every tenth recording, or the last tenth of each.
+        held_out: only the held-out part: by the table, every tenth recording, or the last tenth of each.
         validation: only recordings whose path matches this regular expression, as in a recipe's data.
         resample: convert recordings to the model's sample rate.
         progress: called with the samples finished so far and their total.

@@ -233,7 +233,7 @@ class WaveNet(nn.Module):
     @staticmethod
     def evaluation() -> Callable[..., Any]:
         """The function behind ``wavedil evaluate``."""
-        from wavedil.audio.corpus_evaluation import evaluate_recordings
+        from wavedil.audio.evaluation import evaluate_recordings
 
         return evaluate_recordings
 
