@@ -5,8 +5,6 @@ same samples as all of them. :class:`StretchUpsampling` and :class:`SpectrogramU
 and DiffWave, which pad the ends of the features themselves.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wavedil.audio.data.recordings import Segment, find_recordings, read_segments, split
+from wavedil.audio.data.recordings import Segment, find_recordings, read_segments, split_recordings
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
 
@@ -90,7 +90,7 @@ def evaluate_effect(
     recordings, rate = find_recordings(data), model.sample_rate
     if held_out or validation:
         context = model.receptive_field - 1
-        segments = split(recordings, rate, context=context, validation=validation, resample=resample)[1]
+        segments = split_recordings(recordings, rate, context=context, validation=validation, resample=resample)[1]
     else:
         segments = [segment for recording in recordings for segment in read_segments(recording, rate, resample)]
     total = sum(len(segment) - segment.skip for segment in segments)

@@ -114,7 +114,7 @@ class Effect(EffectModel):
 
         Of the skipped samples, the stack computes only one receptive field.
         """
-        self._check(x, knobs)
+        self.check_input(x, knobs)
         if not 0 <= skip <= x.shape[2]:
             raise WavedilError(f"skip is {skip}: expected 0 to the {x.shape[2]} samples of the input")
         start = max(0, skip - self.receptive_field + 1) if skip else 0
@@ -123,7 +123,7 @@ class Effect(EffectModel):
 
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, of any length: its output and the state after it. Knobs may change between chunks."""
-        self._check(x, knobs)
+        self.check_input(x, knobs)
         x, filters = self.one_poles.step(x, part(state, "one_poles"))
         skips, stack = self.stack.step(self.input_conv(x), part(state, "stack"), self.condition(knobs))
         return self._head(skips), {**named("one_poles", filters), **named("stack", stack)}
@@ -138,14 +138,6 @@ class Effect(EffectModel):
         low, high = torch.tensor(list(self.knobs.values()), dtype=knobs.dtype, device=knobs.device).T
         centered = (2 * knobs - low - high) / (high - low)
         return (centered if self.knob_layer is None else torch.tanh(self.knob_layer(centered))).unsqueeze(2)
-
-    def _check(self, x: Tensor, knobs: Tensor | None) -> None:
-        if x.ndim != 3 or x.shape[1] != 1:
-            raise WavedilError(f"x has shape {tuple(x.shape)}: expected (batch, 1, time)")
-        shape = (x.shape[0], len(self.knobs))
-        if (knobs is None and self.knobs) or (knobs is not None and tuple(knobs.shape) != shape):
-            found = "None" if knobs is None else f"of shape {tuple(knobs.shape)}"
-            raise WavedilError(f"knobs is {found}: expected {shape}, for {', '.join(self.knobs) or 'a model without'}")
 
 
 def _ranges(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:

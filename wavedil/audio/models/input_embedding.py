@@ -5,8 +5,6 @@ holds the last codes. Before the start there is no code: the state has the index
 nothing. ``plan()`` describes the embedding to the generation engines.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
