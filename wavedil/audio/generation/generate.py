@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.conditioning.conditioner import Conditioning
-from wavedil.audio.distributions.categorical import Sampling
+from wavedil.audio.distributions.base import Sampling
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.generation.plan import CONDITION_POSITION, PREVIOUS, UNGUIDED, GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms

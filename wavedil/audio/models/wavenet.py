@@ -178,7 +178,7 @@ class WaveNet(nn.Module):
     def conditioning(
         self, condition: Tensor | None = None, speaker: Speaker | None = None, num: int = 1
     ) -> Conditioning:
-        """The :class:`Conditioning` of ``num`` streams by features and speaker; see :meth:`Conditioner.conditioning`."""
+        """The :class:`Conditioning` of ``num`` streams; see :meth:`Conditioner.conditioning`."""
         return self.conditioner.conditioning(condition, speaker, num)
 
     def encode(self, sound: Tensor) -> Tensor:
