@@ -1,6 +1,6 @@
 """Error-to-signal ratio of effect models on recordings."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +34,14 @@ class ErrorToSignal:
 
 
 def evaluate_pairs(
-    model: EffectModel, segments: Iterable[Segment], progress: Callable[[int], None] | None = None
+    model: EffectModel, segments: Sequence[Segment], progress: Callable[[int, int], None] | None = None
 ) -> ErrorToSignal:
     """Error-to-signal ratio (ESR) in percent over segments, each processed from the initial state.
 
-    ``progress`` is called with the number of samples finished.
+    ``progress`` is called with the numbers of finished and of all samples.
     """
     energies: dict[str, np.ndarray] = {}
-    count, skips = 0, []
+    count, total = 0, sum(len(segment) - segment.skip for segment in segments)
     for segment in segments:
         knobs = model.knob_values(segment.knobs).unsqueeze(0)
         output = apply_model(model, torch.from_numpy(segment.input).view(1, 1, -1), knobs)
@@ -51,17 +51,18 @@ def evaluate_pairs(
         energy = np.array([(target - output).square().sum().item(), target.square().sum().item()])
         energies[name] = energies.get(name, 0) + energy
         count += len(target)
-        skips.append(segment.skip)
         if progress is not None:
-            progress(count)
+            progress(count, total)
     error, signal = sum(energies.values())
     return ErrorToSignal(
         esr_percent=100 * error / signal,
         count=count,
-        segments=len(skips),
+        segments=len(segments),
         settings={name: 100 * e / s for name, (e, s) in energies.items()},
         definition=DEFINITION.format(
-            rate=model.sample_rate, beginning=model.start_description, skip=" or ".join(map(str, sorted(set(skips))))
+            rate=model.sample_rate,
+            beginning=model.start_description,
+            skip=" or ".join(map(str, sorted({segment.skip for segment in segments}))),
         ),
     )
 
@@ -82,7 +83,7 @@ def evaluate_effect(
         held_out: only the held-out part: by the table, every tenth recording, or the last tenth of each.
         validation: only recordings whose path matches this regular expression, as in a recipe's data.
         resample: convert recordings to the model's sample rate.
-        progress: called with the samples finished so far and their total.
+        progress: called with the numbers of finished and of all samples.
 
     Raises:
         WavedilError: the recordings cannot be read, or do not fit the model.
@@ -93,5 +94,4 @@ def evaluate_effect(
         segments = split_recordings(recordings, rate, context=context, validation=validation, resample=resample)[1]
     else:
         segments = [segment for recording in recordings for segment in read_segments(recording, rate, resample)]
-    total = sum(len(segment) - segment.skip for segment in segments)
-    return evaluate_pairs(model, segments, None if progress is None else lambda done: progress(done, total))
+    return evaluate_pairs(model, segments, progress)

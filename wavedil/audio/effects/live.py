@@ -89,7 +89,7 @@ class LiveEffect:
 
 
 class TorchEngine:
-    """The definition: the ``step`` of the model."""
+    """Runs the model's ``step``, which defines the result."""
 
     def __init__(self, model: EffectModel, channels: int):
         self.model, self.channels, self.state = model, channels, None
@@ -104,7 +104,7 @@ class TorchEngine:
 
 
 class CompiledEngine:
-    """The same in the compiled loops of ``kernels.py``, for an :class:`Effect` in float32 on a CPU."""
+    """Computes the same in the compiled loops of ``kernels.py``, for an :class:`Effect` in float32 on a CPU."""
 
     def __init__(self, model: Effect, channels: int, kernels: ModuleType):
         self.model, self.kernels = model, kernels

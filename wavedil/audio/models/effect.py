@@ -22,20 +22,20 @@ class Effect(EffectModel):
     ``forward(x, knobs)``: ``(batch, 1, time), (batch, knobs) -> (batch, 1, time)``. The output at t depends on the
     input up to and including t, not on earlier outputs, so all samples are computed at once.
 
-    At time 0 every layer's history is zero (not the history that zero input leaves) and the one-pole filters have the
-    values ``charges``: a device that is switched on at time 0, as in training segments that start there. For sound that
-    starts later, :class:`wavedil.audio.LiveEffect` and ``wavedil process`` first run ``settle`` seconds of silence.
+    At time 0 every layer's history is zero, which is not the history after zero input, and the one-pole filters have
+    the values ``charges``, as in a device that is switched on at time 0. :class:`wavedil.audio.LiveEffect` and
+    ``wavedil process`` first run ``settle`` seconds of silence, as in a device that has been on for a while.
 
     Args:
         channels, skip_channels: residual and skip channels.
         dilations: schedule of the stack, e.g. ``"1..256 x2"``.
         kernel_size: taps of each dilated convolution.
         knobs: name and range of each control, e.g. ``{"gain": [0, 1]}``: global conditioning of every layer.
-        knob_channels: width of the tanh layer between knobs and conditioning; 0 for none: the conditioning is then
-            linear in the knobs.
+        knob_channels: width of the tanh layer between knobs and conditioning; 0 makes the conditioning linear in the
+            knobs.
         head_channels: width between the head's two layers; default ``skip_channels``.
-        time_constants: in seconds, of one-pole low-pass filters whose outputs join the input (:class:`OnePoles`): for
-            effects slower than the receptive field, such as coupling capacitors.
+        time_constants: in seconds, of one-pole low-pass filters whose outputs are further input channels
+            (:class:`OnePoles`), for effects slower than the receptive field, such as coupling capacitors.
         charges: initial value of each filter; default 0.
         settle: seconds of silence to run before live sound; default: the receptive field plus at least five of the
             longest time constant, until every charge is below 1e-4.
@@ -112,7 +112,7 @@ class Effect(EffectModel):
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
         """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``, without the first ``skip`` outputs.
 
-        Of the skipped samples, the stack computes only one receptive field.
+        The stack computes at most one receptive field of the skipped samples.
         """
         self.check_input(x, knobs)
         if not 0 <= skip <= x.shape[2]:
