@@ -9,8 +9,8 @@ import torch
 
 from wavedil.audio import Effect, load
 from wavedil.audio.data import audio_files
-from wavedil.audio.data.recordings import Segment, find_recordings, split
-from wavedil.audio.effects.process import evaluate_pairs
+from wavedil.audio.data.recordings import Segment, find_recordings, split_recordings
+from wavedil.audio.effects.evaluation import evaluate_pairs
 from wavedil.cli.main import main
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import read_nam
@@ -44,7 +44,7 @@ def test_files_of_a_run_folder(run):
 def test_the_esr_of_a_run_is_that_of_evaluate(run, capsys):
     network = load(run / "model")
     recordings = find_recordings(run / "data" / "table.csv")
-    _, held, _ = split(recordings, 4000, context=network.receptive_field - 1)
+    _, held, _ = split_recordings(recordings, 4000, context=network.receptive_field - 1)
     figure = evaluate_pairs(network, held).esr_percent
     assert figure == pytest.approx(float(metrics(run)[-1]["valid_esr"]), abs=1e-3)
     assert main(["evaluate", str(run / "model"), str(run / "data" / "table.csv"), "--held-out", "--json"]) == 0

@@ -167,14 +167,14 @@ class RollLikelihood:
 
 @torch.inference_mode()
 def evaluate_rolls(
-    model: nn.Module, rolls: Sequence[np.ndarray], progress: Callable[[int], None] | None = None
+    model: nn.Module, rolls: Sequence[np.ndarray], progress: Callable[[int, int], None] | None = None
 ) -> RollLikelihood:
     """Computes the negative log-likelihood of pieces in nats per step.
 
     Args:
         model: see :func:`roll_nll`; in eval mode.
         rolls: pieces ``(time, 88)``.
-        progress: called with the number of finished pieces.
+        progress: called with the numbers of finished and of all pieces.
     """
     device = next(model.parameters()).device
     nats, count = 0.0, 0
@@ -184,7 +184,7 @@ def evaluate_rolls(
         nats += total.item()
         count += int(steps)
         if progress is not None:
-            progress(index)
+            progress(index, len(rolls))
     return RollLikelihood(nats / count if count else math.nan, count, len(rolls))
 
 
@@ -200,7 +200,7 @@ def evaluate_roll_file(
     Args:
         data: a MATLAB file of piano rolls; see :func:`read_rolls`.
         held_out: use the validation pieces instead of the test pieces.
-        progress: called with the pieces finished so far and their total.
+        progress: called with the numbers of finished and of all pieces.
 
     Raises:
         WavedilError: the file cannot be read, or the model's channels are not piano keys.
@@ -211,8 +211,7 @@ def evaluate_roll_file(
             f"in_channels is {channels[0]} and out_channels {channels[1]}: expected {KEYS} of each, for piano rolls"
         )
     rolls = read_rolls(data)
-    pieces = rolls.valid if held_out else rolls.test
-    return evaluate_rolls(model, pieces, None if progress is None else lambda done: progress(done, len(pieces)))
+    return evaluate_rolls(model, rolls.valid if held_out else rolls.test, progress)
 
 
 @torch.inference_mode()

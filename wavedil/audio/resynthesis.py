@@ -1,4 +1,4 @@
-"""Distance between a vocoder's sound and the recordings whose log-mels it was conditioned on, and Griffin-Lim's."""
+"""Evaluates a vocoder: spectral distance of clips generated from log-mels to the recordings, beside Griffin-Lim's."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ DEFINITION = (
 
 @dataclass(frozen=True)
 class Resynthesis:
-    """Mean distances of the model's clips and of Griffin-Lim's, in dB."""
+    """Mean distance in dB of the model's clips, and of Griffin-Lim's, to the recordings."""
 
     distance_db: float
     griffin_lim_db: float

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio.data import overdrive
-from wavedil.audio.data.recordings import Segment, find_recordings, split
+from wavedil.audio.data.recordings import Segment, find_recordings, split_recordings
 from wavedil.audio.effects.losses import ESR, compute_loss
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
@@ -140,7 +140,7 @@ class EffectData(TrainingData):
                 network.knob_values(recording.knobs)
             except WavedilError as error:
                 raise WavedilError(f"{root}: {recording.target.name}: {error}") from None
-        self.train, self.valid, self._summary = split(
+        self.train, self.valid, self._summary = split_recordings(
             recordings, network.sample_rate, context=context, validation=self.validation, resample=self.resample
         )
         self.windows = RandomWindows(self.train, network, self.crop, context, self.seed)

@@ -211,7 +211,7 @@ class AudioData(TrainingData):
         conditioner, arguments = network.conditioner, {}
         local = conditioner.upsampling
         if local is not None and local.features.from_sound:
-            arguments["excerpt"] = FeatureExcerpt.of(local)
+            arguments["excerpt"] = FeatureExcerpt(local)
             network.features(torch.zeros(1, 1))  # raises now if a package is missing
         elif local is not None:
             arguments["features"] = FeatureFiles(corpus, local)

@@ -5,7 +5,7 @@ import pytest
 
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.overdrive import make_recordings, overdrive
-from wavedil.audio.data.recordings import Recording, find_recordings, read_segments, split
+from wavedil.audio.data.recordings import Recording, find_recordings, read_segments, split_recordings
 from wavedil.errors import WavedilError
 
 RATE = 8000
@@ -45,7 +45,7 @@ def test_a_table_gives_segments_and_knobs(folder):
     assert recording == Recording(
         folder / "input/take_0.wav", folder / "target/take_1.wav", {"gain": 0.5}, 250, 100, held_out=1
     )
-    train, valid, note = split([recording], RATE, context=10)
+    train, valid, note = split_recordings([recording], RATE, context=10)
     assert [len(part) for part in (train, valid)] == [3, 1] and "held_out of the table" in note
     dry, wet = (audio_files.read(path)[0][0] for path in (recording.input, recording.target))
     assert (valid[0].input == dry[750:]).all() and (train[1].target == wet[250:500]).all()
@@ -54,26 +54,26 @@ def test_a_table_gives_segments_and_knobs(folder):
 
 def test_held_out_recordings(folder):
     few = find_recordings(folder)
-    train, valid, note = split(few, RATE, context=30)
+    train, valid, note = split_recordings(few, RATE, context=30)
     assert [len(s) for s in train] == [900] * 3 and [len(s) for s in valid] == [130] * 3
     assert [s.skip for s in valid] == [30] * 3 and "last tenth of each" in note
     wet = audio_files.read(few[2].target)[0][0]
     assert (valid[2].target[30:] == wet[900:]).all() and (train[2].target == wet[:900]).all()
-    train, valid, note = split(few, RATE, context=30, validation="_1$")
+    train, valid, note = split_recordings(few, RATE, context=30, validation="_1$")
     assert (len(train), len(valid), valid[0].skip) == (2, 1, 0) and "take_1" in valid[0].name
-    train, valid, note = split(few * 4, RATE, context=30)
+    train, valid, note = split_recordings(few * 4, RATE, context=30)
     assert (len(train), len(valid)) == (10, 2)
     fading = audio_files.read(few[0].target)[0][0]
     fading[850:] = 0
     audio_files.write(folder / "fading.wav", fading, RATE, "FLOAT")
     with pytest.raises(WavedilError, match="fading.wav from sample 870 is silent from sample 30 on"):
-        split([Recording(few[0].input, folder / "fading.wav")], RATE, context=30)
+        split_recordings([Recording(few[0].input, folder / "fading.wav")], RATE, context=30)
     table = [Recording(path, few[0].target) for path in (few[0].input.resolve(), few[1].input)]
-    assert len(split(table, RATE, context=30, validation="_1$")[1]) == 1
+    assert len(split_recordings(table, RATE, context=30, validation="_1$")[1]) == 1
     with pytest.raises(WavedilError, match="0 segments to train on and 3 to validate on"):
-        split(few, RATE, context=30, validation="take")
+        split_recordings(few, RATE, context=30, validation="take")
     segments = [Recording(few[0].input, few[0].target, segment=50, skip=9)]
-    train, valid, _ = split(segments, RATE, context=30)
+    train, valid, _ = split_recordings(segments, RATE, context=30)
     assert (len(train), len(valid), valid[-1].skip) == (18, 2, 9)
 
 

@@ -305,7 +305,7 @@ def test_the_prior_fits_the_counts(head, components):
         (lambda: make_quantizer("alaw", 256), "expected one of mulaw, linear"),
         (lambda: make_quantizer("linear", 65537), "expected 2 to 65536"),
         (lambda: Linear(4).encode(torch.tensor([math.nan])), "1 of 1 samples are NaN"),
-        (lambda: Linear(4).decode(torch.tensor([4])), "codes span 4..4, expected 0..3"),
+        (lambda: Linear(4).decode(torch.tensor([4])), "codes span 4..4: expected 0..3"),
         (
             lambda: MixtureOfGaussians(1).set_quantizer(MuLaw(256)).check(Sampling(top_k=5)),
             "top_k is 5: expected None, since it is for categorical",

@@ -10,6 +10,7 @@ from wavedil.audio.data.recordings import Segment
 from wavedil.audio.data.streams import read_blocks, written_blocks
 from wavedil.audio.effects import kernels as effect_kernels
 from wavedil.audio.effects import process
+from wavedil.audio.effects.evaluation import evaluate_pairs
 from wavedil.audio.effects.live import CompiledEngine, TorchEngine, make_engine
 from wavedil.errors import WavedilError
 
@@ -195,7 +196,7 @@ def test_esr_equals_its_definition(model, monkeypatch):
         Segment(str(i), x[i], y[i] + np.float32(e), {"gain": g}, skip)
         for i, (e, g, skip) in enumerate(zip(errors, (0.0, 0.0, 1.0), (100, 0, 250), strict=True))
     ]
-    result = process.evaluate_pairs(model, segments)
+    result = evaluate_pairs(model, segments)
     energy = [float(np.square(s.target[s.skip :], dtype=np.float64).sum()) for s in segments]
     errors_energy = [e * e * n for e, n in zip(errors, (300, 400, 150), strict=True)]
     assert result.esr_percent == pytest.approx(100 * sum(errors_energy) / sum(energy), rel=1e-3)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from wavedil.audio import WaveNet, generate
-from wavedil.audio.distributions.categorical import Categorical, Sampling
+from wavedil.audio.distributions.base import Sampling
+from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.distributions.mixtures import MixtureOfGaussians, MixtureOfLogistics
 from wavedil.audio.distributions.quantizers import Linear, MuLaw
 from wavedil.audio.generation.engines import choose

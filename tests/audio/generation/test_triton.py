@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from wavedil.audio import WaveNet, save
-from wavedil.audio.distributions.categorical import Sampling
+from wavedil.audio.distributions.base import Sampling
 from wavedil.audio.generation.engines import choose
 from wavedil.audio.generation.engines import triton as engine
 from wavedil.audio.generation.plan import GenerationPlan

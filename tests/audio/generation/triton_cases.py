@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load, save
 
 from wavedil.audio import WaveNet, generate, stream
-from wavedil.audio.distributions.categorical import Sampling
+from wavedil.audio.distributions.base import Sampling
 from wavedil.audio.generation.engines.reference import TorchSession
 from wavedil.audio.generation.engines.triton import TritonSession
 from wavedil.audio.generation.engines.triton_kernels import COMPILED

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from wavedil.audio.conditioning.upsampling import Upsampling
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.feature_files import read_array
-from wavedil.audio.generation.plan import check_finite
+from wavedil.audio.generation.plan import checked_weight
 from wavedil.errors import WavedilError
 
 #: Speakers as users name them: one for all streams or one per stream; or embeddings ``(num, speaker_channels)``.
@@ -97,7 +97,8 @@ class Conditioner(nn.Module):
         _check_presence("speaker", speaker, self.speaker_embedding, f"one of {', '.join(self.speakers)}")
         if self.channels == 0:
             return Conditioning()
-        check_finite(self.parameters())
+        for weight in self.parameters():
+            checked_weight(weight)
         device = self.device_tracker.device
         if features is not None:
             features = torch.as_tensor(features)

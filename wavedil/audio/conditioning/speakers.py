@@ -2,82 +2,70 @@
 
 import csv
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wavedil.errors import WavedilError
 
 
-class SpeakerSource(ABC):
-    """Finds the speaker of a file."""
+def speaker_source(text: str) -> Callable[[Path], str]:
+    """Parses the option ``speakers`` and returns a function from a path, relative to the recordings, to its speaker.
 
-    @abstractmethod
-    def name_of(self, path: Path, root: Path) -> str:
-        """Speaker of the file at ``path``, which is below the folder ``root``."""
-
-
-class SpeakersByFolder(SpeakerSource):
-    """The first folder below the root, e.g. ``anna`` for ``root/anna/001.wav``."""
-
-    def name_of(self, path: Path, root: Path) -> str:
-        parts = path.relative_to(root).parts
-        if len(parts) < 2:
-            raise WavedilError(f"{path} is directly in {root}: expected one folder for each speaker")
-        return parts[0]
+    Args:
+        text: ``folders`` takes the first folder of the path, e.g. ``anna`` for ``anna/001.wav``; a .csv file has a
+            header and the columns ``file`` (path with suffix) and ``speaker``; any other text is a regular expression
+            with one group, e.g. ``_([a-z]+)_``, searched in the path without suffix.
+    """
+    if text == "folders":
+        return _first_folder
+    return _from_table(text) if Path(text).suffix == ".csv" else _from_pattern(text)
 
 
-class SpeakersByTable(SpeakerSource):
-    """A CSV file with a header and the columns ``file`` (path below the root, with suffix) and ``speaker``."""
-
-    def __init__(self, table: str | Path):
-        self.path = Path(table)
-        try:
-            with self.path.open(newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise WavedilError(f"{table}: cannot be read as a table of speakers ({error})") from None
-        if not rows or not {"file", "speaker"} <= rows[0].keys():
-            raise WavedilError(f"{table}: expected a header with the columns file and speaker, and at least one row")
-        self.names = {row["file"]: row["speaker"] for row in rows}
-
-    def name_of(self, path: Path, root: Path) -> str:
-        file = path.relative_to(root).as_posix()
-        if not self.names.get(file):
-            raise WavedilError(f"{self.path} has no speaker for {file}: add a row, or exclude the file")
-        return self.names[file]
+def _first_folder(path: Path) -> str:
+    if len(path.parts) < 2:
+        raise WavedilError(f"{path} is directly in the folder of the recordings: expected one folder for each speaker")
+    return path.parts[0]
 
 
-class SpeakersByName(SpeakerSource):
-    """The group of a regular expression, e.g. ``_([a-z]+)_``, searched in the path below the root without suffix."""
+def _from_table(table: str) -> Callable[[Path], str]:
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise WavedilError(f"{table}: cannot be read as a table of speakers ({error})") from None
+    if not rows or not {"file", "speaker"} <= rows[0].keys():
+        raise WavedilError(f"{table}: expected a header with the columns file and speaker, and at least one row")
+    names = {row["file"]: row["speaker"] for row in rows}
 
-    def __init__(self, pattern: str):
-        try:
-            self.expression = re.compile(pattern)
-        except re.error as error:
-            raise WavedilError(f"speakers={pattern!r} is not a regular expression: {error}") from None
-        if self.expression.groups != 1:
-            raise WavedilError(
-                f"speakers={pattern!r} has {self.expression.groups} groups: expected one, which is the name, e.g. "
-                "_([a-z]+)_; or folders, or a .csv file"
-            )
+    def look_up(path: Path) -> str:
+        if not names.get(path.as_posix()):
+            raise WavedilError(f"{table} has no speaker for {path.as_posix()}: add a row, or exclude the file")
+        return names[path.as_posix()]
 
-    def name_of(self, path: Path, root: Path) -> str:
-        file = path.relative_to(root).with_suffix("").as_posix()
-        found = self.expression.search(file)
+    return look_up
+
+
+def _from_pattern(pattern: str) -> Callable[[Path], str]:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise WavedilError(f"speakers={pattern!r} is not a regular expression: {error}") from None
+    if expression.groups != 1:
+        raise WavedilError(
+            f"speakers={pattern!r} has {expression.groups} groups: expected one, which is the name, e.g. _([a-z]+)_; "
+            "or folders, or a .csv file"
+        )
+
+    def search(path: Path) -> str:
+        name = path.with_suffix("").as_posix()
+        found = expression.search(name)
         if found is None or not found[1]:
             raise WavedilError(
-                f"speakers={self.expression.pattern!r} finds no speaker in {file}: change the expression, or exclude "
-                "the file"
+                f"speakers={pattern!r} finds no speaker in {name}: change the expression, or exclude the file"
             )
         return found[1]
 
-
-def speaker_source(text: str) -> SpeakerSource:
-    """Parses the option ``speakers``: ``folders``, a .csv file, or a regular expression with one group."""
-    if text == "folders":
-        return SpeakersByFolder()
-    return SpeakersByTable(text) if Path(text).suffix == ".csv" else SpeakersByName(text)
+    return search
 
 
 def speakers_of(paths: Sequence[Path], root: Path, source: str | None, known: Sequence[str]) -> list[str]:
@@ -97,9 +85,9 @@ def speakers_of(paths: Sequence[Path], root: Path, source: str | None, known: Se
             f"speakers is not set, but the model has the speakers {', '.join(known)}: set it to folders, a .csv file, "
             "or a regular expression with one group"
         )
-    parsed, names = speaker_source(source), []
+    speaker_of, names = speaker_source(source), []
     for path in paths:
-        name = parsed.name_of(path, root)
+        name = speaker_of(path.relative_to(root))
         if name not in known:
             raise WavedilError(f"{path}: speaker {name!r} is unknown: this model knows {', '.join(known)}")
         names.append(name)

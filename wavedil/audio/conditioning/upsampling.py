@@ -5,8 +5,6 @@ same samples as all of them. :class:`StretchUpsampling` and :class:`SpectrogramU
 and DiffWave, which pad the ends of the features themselves.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 
@@ -150,11 +148,10 @@ class ImageUpsampling(Upsampling):
         super().__init__(features, None, frame_kernel_size=1, spread=0)
         self.conv = nn.Identity()  # these networks have no convolution over frames
         _check_product(factors, self.hop_length)
-        self.convs = spectrogram_convs(factors, band_kernel_size, overlap=1)
-        self.slope = slope
+        self.convs = SpectrogramConvs(factors, band_kernel_size, overlap=1, slope=slope)
 
     def upsample(self, frames: Tensor) -> Tensor:
-        return upsample_spectrogram(frames, self.convs, self.slope)
+        return self.convs(frames)
 
 
 class SpectrogramUpsampling(nn.Module):
@@ -171,11 +168,11 @@ class SpectrogramUpsampling(nn.Module):
 
     def __init__(self, factors: Sequence[int], band_kernel_size: int = 3, overlap: int = 2, slope: float = 0.4):
         super().__init__()
-        self.hop_length, self.slope = math.prod(factors), slope
-        self.convs = spectrogram_convs(factors, band_kernel_size, overlap)
+        self.hop_length = math.prod(factors)
+        self.convs = SpectrogramConvs(factors, band_kernel_size, overlap, slope)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return upsample_spectrogram(frames, self.convs, self.slope)
+        return self.convs(frames)
 
 
 class StretchUpsampling(nn.Module):
@@ -206,28 +203,29 @@ class StretchUpsampling(nn.Module):
         return x.squeeze(1)
 
 
-def spectrogram_convs(factors: Sequence[int], band_kernel_size: int, overlap: int) -> nn.ModuleList:
-    """The convolutions of :class:`SpectrogramUpsampling`."""
-    if not isinstance(band_kernel_size, int) or band_kernel_size < 1 or band_kernel_size % 2 == 0:
-        raise WavedilError(f"band_kernel_size is {band_kernel_size!r}: expected an odd number of bands")
-    return nn.ModuleList(
-        nn.ConvTranspose2d(
-            1,
-            1,
-            (band_kernel_size, overlap * factor),
-            (1, factor),
-            padding=(band_kernel_size // 2, (overlap - 1) * factor // 2),
+class SpectrogramConvs(nn.ModuleList):
+    """The convolutions of :class:`SpectrogramUpsampling`: ``(batch, bands, frames) -> (batch, bands, time)``."""
+
+    def __init__(self, factors: Sequence[int], band_kernel_size: int, overlap: int, slope: float):
+        if not isinstance(band_kernel_size, int) or band_kernel_size < 1 or band_kernel_size % 2 == 0:
+            raise WavedilError(f"band_kernel_size is {band_kernel_size!r}: expected an odd number of bands")
+        super().__init__(
+            nn.ConvTranspose2d(
+                1,
+                1,
+                (band_kernel_size, overlap * factor),
+                (1, factor),
+                padding=(band_kernel_size // 2, (overlap - 1) * factor // 2),
+            )
+            for factor in factors
         )
-        for factor in factors
-    )
+        self.slope = slope
 
-
-def upsample_spectrogram(frames: Tensor, convs: nn.ModuleList, slope: float) -> Tensor:
-    """``(batch, bands, frames) -> (batch, bands, time)``."""
-    image = frames.unsqueeze(1)
-    for conv in convs:
-        image = F.leaky_relu(conv(image), slope)
-    return image.squeeze(1)
+    def forward(self, frames: Tensor) -> Tensor:
+        image = frames.unsqueeze(1)
+        for conv in self:
+            image = F.leaky_relu(conv(image), self.slope)
+        return image.squeeze(1)
 
 
 def _check_product(factors: Sequence[int], hop_length: int) -> None:

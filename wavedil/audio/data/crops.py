@@ -14,9 +14,7 @@ An item is a dictionary of tensors:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Self
 
 import numpy as np
 import torch
@@ -40,26 +38,18 @@ def check_crop(length: int, receptive_field: int) -> None:
         )
 
 
-@dataclass(frozen=True)
 class FeatureExcerpt:
     """The excerpt of sound around a crop from which the crop's features are computed.
 
     Features of the excerpt equal the features of the complete file at the same frames.
 
     Args:
-        hop_length: samples per frame; crops start at multiples of it.
-        reach: extra context in frames on each side of a crop.
-        margin: extra context in samples on each side of a frame's hop.
+        upsampling: of the model; sets the hop length, of which crops start at multiples, and the extra context.
     """
 
-    hop_length: int
-    reach: int
-    margin: int
-
-    @classmethod
-    def of(cls, upsampling: Upsampling) -> Self:
-        """The excerpt that a model's features need."""
-        return cls(upsampling.hop_length, upsampling.reach, upsampling.features.margin)
+    def __init__(self, upsampling: Upsampling):
+        # Only numbers are kept, since data workers copy this object.
+        self.hop_length, self.reach, self.margin = upsampling.hop_length, upsampling.reach, upsampling.features.margin
 
     def cut(
         self, file_length: int, read: Callable[[int, int], np.ndarray], start: int, length: int

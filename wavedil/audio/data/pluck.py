@@ -148,10 +148,7 @@ def compose(seconds: float, generator: np.random.Generator) -> list[Note]:
     start, degree = 0.0, len(SCALE) // 2
     phrase: list[tuple[int, int]] = []  # scale degree, beats
     while start < seconds:
-        opening: list[tuple[int, int]] = []
-        if generator.integers(2):
-            opening = phrase[: len(phrase) // 2]
-        phrase = opening
+        phrase = phrase[: len(phrase) // 2] if generator.integers(2) else []
         beats = sum(length for _, length in phrase)
         while beats < 8:
             degree = phrase[-1][0] if phrase else degree
@@ -172,10 +169,7 @@ def compose(seconds: float, generator: np.random.Generator) -> list[Note]:
 
 
 def make_corpus(
-    folder: str | os.PathLike[str],
-    seconds: float = 180.0,
-    sample_rate: int = 8000,
-    seed: int = 0,
+    folder: str | os.PathLike[str], seconds: float = 180.0, sample_rate: int = 8000, seed: int = 0
 ) -> list[Path]:
     """Writes melodies of about 10 s each as 16-bit wav files, and their notes as ``notes.json``.
 
@@ -199,9 +193,7 @@ def make_corpus(
             f"seconds is {seconds} and sample_rate {sample_rate}: expected a positive duration and at least 3600 Hz"
         )
     folder = Path(folder)
-    settings = {
-        "version": _VERSION, "seconds": seconds, "sample_rate": sample_rate, "seed": seed
-    }  # fmt: skip
+    settings = {"version": _VERSION, "seconds": seconds, "sample_rate": sample_rate, "seed": seed}
     index = folder / "notes.json"
     try:
         found = json.loads(index.read_text())

@@ -108,7 +108,7 @@ def _parse(line: str, column: str, text: str, kind: type) -> float:
         raise WavedilError(f"{line}: {column} is {text!r}: expected a number") from None
 
 
-def split(
+def split_recordings(
     recordings: Sequence[Recording],
     sample_rate: int,
     *,

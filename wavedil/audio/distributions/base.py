@@ -23,7 +23,7 @@ class Distribution:
 
     #: Distribution parameters per sample; known after :meth:`set_quantizer`.
     num_parameters: int
-    #: Whether the last layer of the head stays out of autocast: in bf16 an amplitude would have 8 bits.
+    #: Whether the last layer of the head stays out of autocast: bf16 has 8 bits of precision, too few for amplitudes.
     needs_float32 = False
     quantizer: Quantizer
 

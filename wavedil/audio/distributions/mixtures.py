@@ -212,25 +212,21 @@ def make_distribution(
 
     ``components`` is for mixtures by name; None is 10 logistics or 1 Gaussian.
     """
+    names = ", ".join(DISTRIBUTIONS)
     if isinstance(distribution, str):
         if distribution not in DISTRIBUTIONS:
-            raise WavedilError(
-                f"distribution is {distribution!r}: expected one of {', '.join(DISTRIBUTIONS)}, or a Distribution"
-            )
+            raise WavedilError(f"distribution is {distribution!r}: expected one of {names}, or a Distribution")
         kind = DISTRIBUTIONS[distribution]
-        if components is None:
-            return kind().set_quantizer(quantizer)
-        if issubclass(kind, Mixture):
-            return kind(components).set_quantizer(quantizer)
-    if not isinstance(distribution, str | Distribution):
+        if components is None or issubclass(kind, Mixture):
+            return kind(*() if components is None else (components,)).set_quantizer(quantizer)
+    elif not isinstance(distribution, Distribution):
         raise WavedilError(
-            f"distribution is a {type(distribution).__name__}: expected one of {', '.join(DISTRIBUTIONS)}, or an "
-            "instance of a subclass of wavedil.audio.distributions.Distribution"
+            f"distribution is a {type(distribution).__name__}: expected one of {names}, or an instance of a subclass "
+            "of wavedil.audio.distributions.Distribution"
         )
-    if components is not None:
-        name = distribution if isinstance(distribution, str) else f"a {type(distribution).__name__}"
-        raise WavedilError(
-            f"components is {components}: expected None, since the distribution is {name}; it is for logistics and "
-            "gaussians"
-        )
-    return copy.copy(distribution).set_quantizer(quantizer)  # the same instance may be passed to several networks
+    elif components is None:
+        return copy.copy(distribution).set_quantizer(quantizer)  # the same instance may be passed to several networks
+    name = distribution if isinstance(distribution, str) else f"a {type(distribution).__name__}"
+    raise WavedilError(
+        f"components is {components}: expected None, since the distribution is {name}; only mixtures have components"
+    )

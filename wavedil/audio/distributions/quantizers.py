@@ -35,10 +35,7 @@ def mu_law_encode(sound: Tensor, num_codes: int = 256) -> Tensor:
     Raises:
         WavedilError: integer sound, NaN, or a number of codes out of range.
     """
-    mu = _mu(num_codes)
-    sound = _checked_sound(sound, "mu_law_encode").clamp(-1, 1)
-    compressed = sound.sign() * torch.log1p(mu * sound.abs()) / torch.log1p(sound.new_tensor(mu))
-    return ((compressed + 1) / 2 * mu + 0.5).to(torch.int64)
+    return MuLaw(num_codes).encode(sound)
 
 
 def mu_law_decode(code: Tensor, num_codes: int = 256) -> Tensor:
@@ -56,11 +53,7 @@ def mu_law_decode(code: Tensor, num_codes: int = 256) -> Tensor:
     Raises:
         WavedilError: codes that are not integers or are outside [0, num_codes).
     """
-    mu = _mu(num_codes)
-    _check_codes(code, num_codes, "mu_law_decode")
-    compressed = code.float() / mu * 2 - 1
-    expanded = torch.expm1(compressed.abs() * torch.log1p(compressed.new_tensor(mu))) / mu
-    return (compressed.sign() * expanded).clamp(-1, 1)  # rounding can overshoot by one ulp
+    return MuLaw(num_codes).decode(code)
 
 
 class Quantizer:
@@ -82,10 +75,35 @@ class Quantizer:
 
     def encode(self, sound: Tensor) -> Tensor:
         """Sound, clipped to [-1, 1], to int64 codes of the same shape; float64 sound is computed in float64."""
-        raise NotImplementedError
+        if not sound.is_floating_point():
+            raise WavedilError(
+                f"sound is {sound.dtype}: expected floating point in [-1, 1]; divide 16-bit integers by 32768 first"
+            )
+        # Half precision cannot distinguish neighboring codes.
+        sound = sound if sound.dtype == torch.float64 else sound.float()
+        if torch.isnan(sound).any():
+            raise WavedilError(f"sound: {int(torch.isnan(sound).sum())} of {sound.numel()} samples are NaN")
+        return self._encode(sound.clamp(-1, 1))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes to float32 amplitudes in [-1, 1] of the same shape; ``encode`` returns the same codes."""
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise WavedilError(f"codes is {codes.dtype}: expected integers")
+        if codes.numel() and not codes.is_meta:
+            low, high = (int(value) for value in codes.aminmax())
+            if low < 0 or high >= self.num_codes:
+                raise WavedilError(
+                    f"codes span {low}..{high}: expected 0..{self.num_codes - 1}; encode and decode with the same "
+                    "number of codes"
+                )
+        return self._decode(codes)
+
+    def _encode(self, sound: Tensor) -> Tensor:
+        """:meth:`encode` of float32 or float64 sound in [-1, 1]."""
+        raise NotImplementedError
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        """:meth:`decode` of codes in range."""
         raise NotImplementedError
 
     def boundary(self, index: Tensor) -> Tensor:
@@ -122,14 +140,19 @@ class MuLaw(Quantizer):
 
     text = "mu-law codes"
 
-    def encode(self, sound: Tensor) -> Tensor:
-        return mu_law_encode(sound, self.num_codes)
+    def _encode(self, sound: Tensor) -> Tensor:
+        mu = float(self.num_codes - 1)
+        compressed = sound.sign() * torch.log1p(mu * sound.abs()) / torch.log1p(sound.new_tensor(mu))
+        return ((compressed + 1) / 2 * mu + 0.5).to(torch.int64)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        return mu_law_decode(codes, self.num_codes)
+    def _decode(self, codes: Tensor) -> Tensor:
+        mu = float(self.num_codes - 1)
+        compressed = codes.float() / mu * 2 - 1
+        expanded = torch.expm1(compressed.abs() * torch.log1p(compressed.new_tensor(mu))) / mu
+        return (compressed.sign() * expanded).clamp(-1, 1)  # rounding can overshoot by one ulp
 
     def boundary(self, index: Tensor) -> Tensor:
-        mu = _mu(self.num_codes)
+        mu = float(self.num_codes - 1)
         compressed = (2 * index - self.num_codes).double() / mu  # of integers, so exact near zero too
         return compressed.sign() * torch.expm1(compressed.abs() * math.log1p(mu)) / mu
 
@@ -143,14 +166,11 @@ class Linear(Quantizer):
 
     text = "linear codes"
 
-    def encode(self, sound: Tensor) -> Tensor:
-        sound = _checked_sound(sound, "Linear.encode").clamp(-1, 1)
-        return (
-            torch.floor(sound * (self.num_codes / 2) + 0.5).to(torch.int64).add(self.zero).clamp(0, self.num_codes - 1)
-        )
+    def _encode(self, sound: Tensor) -> Tensor:
+        steps = torch.floor(sound * (self.num_codes / 2) + 0.5).to(torch.int64)
+        return steps.add(self.zero).clamp(0, self.num_codes - 1)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        _check_codes(codes, self.num_codes, "Linear.decode")
+    def _decode(self, codes: Tensor) -> Tensor:
         return (codes - self.zero).float() / (self.num_codes / 2)
 
     def boundary(self, index: Tensor) -> Tensor:
@@ -166,34 +186,3 @@ def make_quantizer(name: str, num_codes: int) -> Quantizer:
     if name not in QUANTIZERS:
         raise WavedilError(f"quantizer is {name!r}: expected one of {', '.join(QUANTIZERS)}")
     return QUANTIZERS[name](num_codes)
-
-
-def _checked_sound(sound: Tensor, where: str) -> Tensor:
-    """Sound as float32, or float64 if it is: half precision cannot distinguish neighboring codes."""
-    if not sound.is_floating_point():
-        raise WavedilError(
-            f"{where}: expected floating-point sound in [-1, 1], got {sound.dtype}; "
-            "divide 16-bit integers by 32768 first"
-        )
-    sound = sound if sound.dtype == torch.float64 else sound.float()
-    if torch.isnan(sound).any():
-        raise WavedilError(f"{where}: {int(torch.isnan(sound).sum())} of {sound.numel()} samples are NaN")
-    return sound
-
-
-def _check_codes(code: Tensor, num_codes: int, where: str) -> None:
-    if code.is_floating_point() or code.is_complex() or code.dtype == torch.bool:
-        raise WavedilError(f"{where}: expected integer codes, got {code.dtype}")
-    if code.numel() and not code.is_meta:
-        low, high = (int(value) for value in code.aminmax())
-        if low < 0 or high >= num_codes:
-            raise WavedilError(
-                f"{where}: codes span {low}..{high}, expected 0..{num_codes - 1}; "
-                "encode and decode with the same number of codes"
-            )
-
-
-def _mu(num_codes: int) -> float:
-    if not 2 <= num_codes <= _MAX_CODES:
-        raise WavedilError(f"mu-law needs 2 to {_MAX_CODES} codes, got {num_codes}; 256 is usual")
-    return float(num_codes - 1)

@@ -1,11 +1,70 @@
-"""Evaluates an effect model on a table or folder of recordings: the function behind ``wavedil evaluate``."""
+"""Error-to-signal ratio of effect models on recordings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from wavedil.audio.data.recordings import find_recordings, read_segments, split
-from wavedil.audio.effects.process import ErrorToSignal, evaluate_pairs
+import numpy as np
+import torch
+
+from wavedil.audio.data.recordings import Segment, find_recordings, read_segments, split_recordings
+from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
+
+DEFINITION = (
+    "100 * sum((target - output)^2) / sum(target^2) over all counted samples of all segments, at {rate} Hz; every "
+    "segment starts from {beginning}, and its first {skip} samples are processed but not counted"
+)
+
+
+@dataclass(frozen=True)
+class ErrorToSignal:
+    """Result of :func:`evaluate_pairs`."""
+
+    esr_percent: float
+    count: int  # number of samples
+    segments: int
+    settings: dict[str, float]  # ESR in percent at each knob setting
+    definition: str
+
+    def __str__(self) -> str:
+        lines = [f"{name:<20} {esr:.3f} %" for name, esr in self.settings.items()] if len(self.settings) > 1 else []
+        lines.append(f"ESR {self.esr_percent:.3f} % over {self.count} samples of {self.segments} segments")
+        return "\n".join([*lines, f"({self.definition})"])
+
+
+def evaluate_pairs(
+    model: EffectModel, segments: Sequence[Segment], progress: Callable[[int, int], None] | None = None
+) -> ErrorToSignal:
+    """Error-to-signal ratio (ESR) in percent over segments, each processed from the initial state.
+
+    ``progress`` is called with the numbers of finished and of all samples.
+    """
+    energies: dict[str, np.ndarray] = {}
+    count, total = 0, sum(len(segment) - segment.skip for segment in segments)
+    for segment in segments:
+        knobs = model.knob_values(segment.knobs).unsqueeze(0)
+        output = apply_model(model, torch.from_numpy(segment.input).view(1, 1, -1), knobs)
+        output = output[0, 0, segment.skip :].cpu().double()
+        target = torch.from_numpy(segment.target[segment.skip :]).double()
+        name = ", ".join(f"{knob} {value:g}" for knob, value in segment.knobs.items()) or "all"
+        energy = np.array([(target - output).square().sum().item(), target.square().sum().item()])
+        energies[name] = energies.get(name, 0) + energy
+        count += len(target)
+        if progress is not None:
+            progress(count, total)
+    error, signal = sum(energies.values())
+    return ErrorToSignal(
+        esr_percent=100 * error / signal,
+        count=count,
+        segments=len(segments),
+        settings={name: 100 * e / s for name, (e, s) in energies.items()},
+        definition=DEFINITION.format(
+            rate=model.sample_rate,
+            beginning=model.start_description,
+            skip=" or ".join(map(str, sorted({segment.skip for segment in segments}))),
+        ),
+    )
 
 
 def evaluate_effect(
@@ -21,10 +80,10 @@ def evaluate_effect(
 
     Args:
         data: a table or folder of recordings; see :func:`wavedil.audio.data.recordings.find_recordings`.
-        held_out: only what a recipe holds out: by the table, every tenth recording, or the last tenth of each.
+        held_out: only the held-out part: by the table, every tenth recording, or the last tenth of each.
         validation: only recordings whose path matches this regular expression, as in a recipe's data.
         resample: convert recordings to the model's sample rate.
-        progress: called with the samples finished so far and their total.
+        progress: called with the numbers of finished and of all samples.
 
     Raises:
         WavedilError: the recordings cannot be read, or do not fit the model.
@@ -32,8 +91,7 @@ def evaluate_effect(
     recordings, rate = find_recordings(data), model.sample_rate
     if held_out or validation:
         context = model.receptive_field - 1
-        segments = split(recordings, rate, context=context, validation=validation, resample=resample)[1]
+        segments = split_recordings(recordings, rate, context=context, validation=validation, resample=resample)[1]
     else:
         segments = [segment for recording in recordings for segment in read_segments(recording, rate, resample)]
-    total = sum(len(segment) - segment.skip for segment in segments)
-    return evaluate_pairs(model, segments, None if progress is None else lambda done: progress(done, total))
+    return evaluate_pairs(model, segments, progress)

@@ -45,8 +45,8 @@ def _fill(out, value, length):
 
 @loop(parts=(gate_kernels,))
 def apply_effect(
-    x, y, input_weight, input_bias, decay, charges, conv, bias, residual, residual_bias, skip, skip_bias, hidden,
-    hidden_bias, out, out_bias, dilations, offsets, histories, position, scratch, gates,
+    x, y, bias, charges, histories, position, input_weight, input_bias, decay, conv, residual, residual_bias, skip,
+    skip_bias, hidden, hidden_bias, out, out_bias, dilations, offsets, scratch, gates,
 ):  # fmt: skip
     """Processes one audio channel, x ``(time,)`` to y ``(time,)``, and updates its state.
 

@@ -89,7 +89,7 @@ class LiveEffect:
 
 
 class TorchEngine:
-    """The definition: the ``step`` of the model."""
+    """Runs the model's ``step``, which defines the result."""
 
     def __init__(self, model: EffectModel, channels: int):
         self.model, self.channels, self.state = model, channels, None
@@ -104,7 +104,7 @@ class TorchEngine:
 
 
 class CompiledEngine:
-    """The same in the compiled loops of ``kernels.py``, for an :class:`Effect` in float32 on a CPU."""
+    """Computes the same in the compiled loops of ``kernels.py``, for an :class:`Effect` in float32 on a CPU."""
 
     def __init__(self, model: Effect, channels: int, kernels: ModuleType):
         self.model, self.kernels = model, kernels
@@ -117,31 +117,31 @@ class CompiledEngine:
             (layer.residual.weight.flatten(1), layer.residual.bias) if layer.residual is not None else no_residual
             for layer in layers
         ]
-        self.weights = tuple(
-            _array(tensor)
-            for tensor in (
-                torch.stack([layer.conv.weight.transpose(1, 2) for layer in layers]),
-                torch.stack([weight for weight, _ in residuals]),
-                torch.stack([bias for _, bias in residuals]),
-                skip.flatten(1),
-                skip_bias,
-                model.hidden.weight.flatten(1),
-                model.hidden.bias,
-                model.out.weight.flatten(),
-            )
+        weights = (
+            model.input_conv.weight.flatten(1),
+            model.input_conv.bias,
+            model.one_poles.decay,
+            torch.stack([layer.conv.weight.transpose(1, 2) for layer in layers]),
+            torch.stack([weight for weight, _ in residuals]),
+            torch.stack([bias for _, bias in residuals]),
+            skip.flatten(1),
+            skip_bias,
+            model.hidden.weight.flatten(1),
+            model.hidden.bias,
+            model.out.weight.flatten(),
         )
-        self.input_conv = _array(model.input_conv.weight.flatten(1)), _array(model.input_conv.bias)
-        self.decay = _array(model.one_poles.decay)
-        self.out_bias = np.float32(model.out.bias.item())
-        self.dilations = np.array(model.dilations, np.int64)
-        sizes = rows * ((taps - 1) * self.dilations + kernels.ROOM)
-        self.offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        dilations = np.array(model.dilations, np.int64)
+        sizes = rows * ((taps - 1) * dilations + kernels.ROOM)
+        offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
         charges = np.array(model.one_poles.charges, np.float32)
         self.states = [
             (charges.copy(), np.zeros(sizes.sum(), np.float32), np.zeros(1, np.int64)) for _ in range(channels)
         ]
-        scratch = max(2, 1 + len(charges), len(skip) + model.hidden.out_channels) * kernels.BLOCK
-        self.scratch = np.zeros(scratch, np.float32), np.zeros(len(layers) * width * kernels.BLOCK, np.float32)
+        scratch_rows = max(2, 1 + len(charges), len(skip) + model.hidden.out_channels), len(layers) * width
+        scratch = (np.zeros(count * kernels.BLOCK, np.float32) for count in scratch_rows)
+        out_bias = np.float32(model.out.bias.item())
+        #: The kernel's arguments that are the same in every call, in its order.
+        self.constants = (*map(_array, weights), out_bias, dilations, offsets, *scratch)
         self._knobs: Tensor | None = None
 
     @torch.inference_mode()
@@ -158,15 +158,10 @@ class CompiledEngine:
         """Processes ``(channels, time)`` with settings ``(knobs,)``; the result has the same shape."""
         if self._knobs is None or not torch.equal(knobs, self._knobs):
             self._knobs, self._bias = knobs, self._biases(knobs)
-        conv, residual, residual_bias, skip, skip_bias, hidden, hidden_bias, out = self.weights
         x = np.require(x, np.float32, ["C", "W"])  # numba would compile again for another layout
         y = np.empty_like(x)
-        for channel, (charges, histories, position) in enumerate(self.states):
-            self.kernels.apply_effect(
-                x[channel], y[channel], *self.input_conv, self.decay, charges, conv, self._bias, residual,
-                residual_bias, skip, skip_bias, hidden, hidden_bias, out, self.out_bias, self.dilations, self.offsets,
-                histories, position, *self.scratch,
-            )  # fmt: skip
+        for channel, state in enumerate(self.states):
+            self.kernels.apply_effect(x[channel], y[channel], self._bias, *state, *self.constants)
         return y
 
 

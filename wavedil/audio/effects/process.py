@@ -1,16 +1,13 @@
-"""Applies effect models to tensors and to files of any length, and evaluates them against targets."""
+"""Applies effect models to tensors and to files of any length."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from wavedil.audio.data import audio_files
-from wavedil.audio.data.recordings import Segment
 from wavedil.audio.data.resampling import resampled_length
 from wavedil.audio.data.streams import read_blocks, written_blocks
 from wavedil.audio.effects.live import LiveEffect
@@ -19,11 +16,6 @@ from wavedil.errors import WavedilError
 
 #: Samples per pass, to bound memory; the state is carried from one pass to the next.
 CHUNK = 2**15
-
-DEFINITION = (
-    "100 * sum((target - output)^2) / sum(target^2) over all counted samples of all segments, at {rate} Hz; every "
-    "segment starts from {beginning}, and its first {skip} samples are processed but not counted"
-)
 
 
 @torch.inference_mode()
@@ -93,55 +85,3 @@ def process_file(
         "real_time_factor": round(effect.real_time_factor, 2),
         "clipped": clipped,
     }
-
-
-@dataclass(frozen=True)
-class ErrorToSignal:
-    """Result of :func:`evaluate_pairs`."""
-
-    esr_percent: float
-    count: int  # number of samples
-    segments: int
-    settings: dict[str, float]  # ESR in percent at each knob setting
-    definition: str
-
-    def __str__(self) -> str:
-        lines = [f"{name:<20} {esr:.3f} %" for name, esr in self.settings.items()] if len(self.settings) > 1 else []
-        lines.append(f"ESR {self.esr_percent:.3f} % over {self.count} samples of {self.segments} segments")
-        return "\n".join([*lines, f"({self.definition})"])
-
-
-def evaluate_pairs(
-    model: EffectModel, segments: Iterable[Segment], progress: Callable[[int], None] | None = None
-) -> ErrorToSignal:
-    """Error-to-signal ratio (ESR) in percent over segments, each processed from the initial state.
-
-    ``progress`` is called with the number of samples finished.
-    """
-    energies: dict[str, np.ndarray] = {}
-    count, skips = 0, []
-    for segment in segments:
-        knobs = model.knob_values(segment.knobs).unsqueeze(0)
-        output = (
-            apply_model(model, torch.from_numpy(segment.input).view(1, 1, -1), knobs)[0, 0, segment.skip :]
-            .cpu()
-            .double()
-        )
-        target = torch.from_numpy(segment.target[segment.skip :]).double()
-        name = ", ".join(f"{knob} {value:g}" for knob, value in segment.knobs.items()) or "all"
-        energy = np.array([(target - output).square().sum().item(), target.square().sum().item()])
-        energies[name] = energies.get(name, 0) + energy
-        count += len(target)
-        skips.append(segment.skip)
-        if progress is not None:
-            progress(count)
-    error, signal = sum(energies.values())
-    return ErrorToSignal(
-        esr_percent=100 * error / signal,
-        count=count,
-        segments=len(skips),
-        settings={name: 100 * e / s for name, (e, s) in energies.items()},
-        definition=DEFINITION.format(
-            rate=model.sample_rate, beginning=model.start_description, skip=" or ".join(map(str, sorted(set(skips))))
-        ),
-    )

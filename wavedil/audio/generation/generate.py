@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.conditioning.conditioner import Conditioning
-from wavedil.audio.distributions.categorical import Sampling
+from wavedil.audio.distributions.base import Sampling
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.generation.plan import CONDITION_POSITION, PREVIOUS, UNGUIDED, GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
@@ -24,11 +24,11 @@ SAMPLES = 2**16  # most samples of all streams between two calls, so that Ctrl-C
 
 
 class Stream(Iterator[Tensor]):
-    """An endless iterator over chunks of sound; what :func:`stream` returns.
+    """Endless iterator over chunks of sound, returned by :func:`stream`.
 
     Attributes:
-        engine, precision: what generates the sound.
-        position: number of samples generated so far, plus those of a prime if there is a condition.
+        engine, precision: name of the engine, and precision of its weights.
+        position: number of samples generated so far; with a condition, the samples of the prime are included.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Stream(Iterator[Tensor]):
             raise WavedilError(f"model is a {type(model).__name__}, which does not generate sound: expected a WaveNet")
         check_positive(chunk=chunk)
         if state is not None and prime is not None:
-            raise WavedilError("prime and state are both given: a state has a past already; leave one of them out")
+            raise WavedilError("prime is given, and state, which has a past already: leave one of them out")
         if num is not None:
             check_positive(num=num)
         plan = model.plan()

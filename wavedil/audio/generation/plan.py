@@ -26,14 +26,14 @@ The state of a batch of streams is a dict of tensors, batch first. Models and al
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from wavedil.audio.distributions.categorical import Distribution
+from wavedil.audio.distributions.base import Distribution
 from wavedil.core import GatedBlock
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
@@ -62,10 +62,11 @@ def make_state(codes: Tensor, histories: Sequence[Tensor]) -> State:
     return state | {layer_history(index): history for index, history in enumerate(histories)}
 
 
-def check_finite(weights: Iterable[Tensor]) -> None:
-    """Raises WavedilError if a weight is NaN or infinite."""
-    if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+def checked_weight(weight: Tensor) -> Tensor:
+    """Returns a weight unchanged; raises WavedilError if it has NaN or infinity."""
+    if not bool(torch.isfinite(weight).all()):
         raise WavedilError("the model's weights hold NaN or infinity: training diverged; use an earlier checkpoint")
+    return weight
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class GenerationPlan:
     speaker_channels: int = 0  # of the speaker embedding, one vector per stream
 
     def __post_init__(self) -> None:
-        check_finite(_tensors(self))
+        for field in fields(self):
+            _map_tensors(getattr(self, field.name), checked_weight)
 
     @property
     def channels(self) -> int:
@@ -204,16 +206,3 @@ def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         changed = {field.name: _map_tensors(getattr(value, field.name), function) for field in fields(value)}
         return replace(value, **changed)
     return value
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, nn.Module):
-        yield from value.parameters()
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))

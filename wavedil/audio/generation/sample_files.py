@@ -37,7 +37,7 @@ def sample_files(
         seconds: length of each clip; default: that of the condition, or 2.
         prime: an audio file that the clips continue.
         condition: an audio file to compute features of, or a .npy file of features ``(channels, frames)``.
-        progress: called with the samples generated so far and their total, over all clips.
+        progress: called with the numbers of generated and of all samples, over all clips.
         num, guidance, engine, precision, options: as for :func:`wavedil.audio.generate`.
 
     Returns:
@@ -59,7 +59,7 @@ def sample_files(
     if seconds is not None or length is None:
         length = max(1, round((2.0 if seconds is None else seconds) * rate))
     options |= {"num": num, "condition": features, "guidance": guidance, "engine": engine, "precision": precision}
-    generate(model, 1, **options)  # compiles or loads the engine, which the measured speed leaves out
+    generate(model, 1, **options)  # compiles or loads the engine before the speed is measured
     started = time.perf_counter()
     report = None if progress is None else lambda done, total: progress(done * num, total * num)
     sound = generate(model, length, **options, prime=start, progress=report)

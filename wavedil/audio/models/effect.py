@@ -22,20 +22,20 @@ class Effect(EffectModel):
     ``forward(x, knobs)``: ``(batch, 1, time), (batch, knobs) -> (batch, 1, time)``. The output at t depends on the
     input up to and including t, not on earlier outputs, so all samples are computed at once.
 
-    At time 0 every layer's history is zero (not the history that zero input leaves) and the one-pole filters have the
-    values ``charges``: a device that is switched on at time 0, as in training segments that start there. For sound that
-    starts later, :class:`wavedil.audio.LiveEffect` and ``wavedil process`` first run ``settle`` seconds of silence.
+    At time 0 every layer's history is zero, which is not the history after zero input, and the one-pole filters have
+    the values ``charges``, as in a device that is switched on at time 0. :class:`wavedil.audio.LiveEffect` and
+    ``wavedil process`` first run ``settle`` seconds of silence, as in a device that has been on for a while.
 
     Args:
         channels, skip_channels: residual and skip channels.
         dilations: schedule of the stack, e.g. ``"1..256 x2"``.
         kernel_size: taps of each dilated convolution.
         knobs: name and range of each control, e.g. ``{"gain": [0, 1]}``: global conditioning of every layer.
-        knob_channels: width of the tanh layer between knobs and conditioning; 0 for none: the conditioning is then
-            linear in the knobs.
+        knob_channels: width of the tanh layer between knobs and conditioning; 0 makes the conditioning linear in the
+            knobs.
         head_channels: width between the head's two layers; default ``skip_channels``.
-        time_constants: in seconds, of one-pole low-pass filters whose outputs join the input (:class:`OnePoles`): for
-            effects slower than the receptive field, such as coupling capacitors.
+        time_constants: in seconds, of one-pole low-pass filters whose outputs are further input channels
+            (:class:`OnePoles`), for effects slower than the receptive field, such as coupling capacitors.
         charges: initial value of each filter; default 0.
         settle: seconds of silence to run before live sound; default: the receptive field plus at least five of the
             longest time constant, until every charge is below 1e-4.
@@ -112,9 +112,9 @@ class Effect(EffectModel):
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
         """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``, without the first ``skip`` outputs.
 
-        Of the skipped samples, the stack computes only one receptive field.
+        The stack computes at most one receptive field of the skipped samples.
         """
-        self._check(x, knobs)
+        self.check_input(x, knobs)
         if not 0 <= skip <= x.shape[2]:
             raise WavedilError(f"skip is {skip}: expected 0 to the {x.shape[2]} samples of the input")
         start = max(0, skip - self.receptive_field + 1) if skip else 0
@@ -123,7 +123,7 @@ class Effect(EffectModel):
 
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, of any length: its output and the state after it. Knobs may change between chunks."""
-        self._check(x, knobs)
+        self.check_input(x, knobs)
         x, filters = self.one_poles.step(x, part(state, "one_poles"))
         skips, stack = self.stack.step(self.input_conv(x), part(state, "stack"), self.condition(knobs))
         return self._head(skips), {**named("one_poles", filters), **named("stack", stack)}
@@ -138,14 +138,6 @@ class Effect(EffectModel):
         low, high = torch.tensor(list(self.knobs.values()), dtype=knobs.dtype, device=knobs.device).T
         centered = (2 * knobs - low - high) / (high - low)
         return (centered if self.knob_layer is None else torch.tanh(self.knob_layer(centered))).unsqueeze(2)
-
-    def _check(self, x: Tensor, knobs: Tensor | None) -> None:
-        if x.ndim != 3 or x.shape[1] != 1:
-            raise WavedilError(f"x has shape {tuple(x.shape)}: expected (batch, 1, time)")
-        shape = (x.shape[0], len(self.knobs))
-        if (knobs is None and self.knobs) or (knobs is not None and tuple(knobs.shape) != shape):
-            found = "None" if knobs is None else f"of shape {tuple(knobs.shape)}"
-            raise WavedilError(f"knobs is {found}: expected {shape}, for {', '.join(self.knobs) or 'a model without'}")
 
 
 def _ranges(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:

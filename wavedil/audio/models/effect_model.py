@@ -24,7 +24,7 @@ class EffectModel(nn.Module):
     knobs: Mapping[str, tuple[float, float]] = {}
     #: Seconds of silence to run before live sound, after which the start-up has no effect.
     settle: float = 0.0
-    #: Whether it has a charge at time 0; an excerpt from within a recording then starts from a wrong state.
+    #: Whether filters have a charge at time 0. Crops from within a recording then start from a wrong state.
     charged: bool = False
 
     @property
@@ -46,6 +46,15 @@ class EffectModel(nn.Module):
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
         raise NotImplementedError
+
+    def check_input(self, x: Tensor, knobs: Tensor | None) -> None:
+        """Raises WavedilError unless x is ``(batch, 1, time)`` and knobs ``(batch, knobs)``, or None without knobs."""
+        if x.ndim != 3 or x.shape[1] != 1:
+            raise WavedilError(f"x has shape {tuple(x.shape)}: expected (batch, 1, time)")
+        shape = (x.shape[0], len(self.knobs))
+        if (knobs is None and self.knobs) or (knobs is not None and tuple(knobs.shape) != shape):
+            found = "None" if knobs is None else f"of shape {tuple(knobs.shape)}"
+            raise WavedilError(f"knobs is {found}: expected {shape}, for {', '.join(self.knobs) or 'a model without'}")
 
     def knob_values(self, values: Mapping[str, float] | None = None) -> Tensor:
         """Knob values by name to ``(knobs,)``, in the model's order.

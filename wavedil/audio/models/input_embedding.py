@@ -1,11 +1,9 @@
 """Input embeddings: from the previous codes to the input of the stack.
 
 ``forward``: int64 ``(batch, time) -> (batch, channels, time)``. ``step(codes, state)`` takes the next chunk; its state
-holds the last codes. Before the start there is no code: the state has the index ``num_codes`` there, which adds
-nothing. ``plan()`` describes the embedding to the generation engines.
+holds the last codes. Before the start there is no code: the state has ``num_codes`` in its place, which adds nothing.
+``plan()`` describes the embedding to the generation engines.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -19,7 +17,7 @@ from wavedil.core import DilatedConv
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, check_positive
 
-_RMS = 0.1  # of usual sound, which AmplitudeEmbedding is initialized for
+_RMS = 0.1  # of usual sound; AmplitudeEmbedding is initialized for it
 
 
 class _InputEmbedding(nn.Module):
@@ -49,14 +47,16 @@ class CodeEmbedding(_InputEmbedding):
 
     def __init__(self, quantizer: Quantizer, channels: int, kernel_size: int = 1):
         super().__init__(quantizer.num_codes, kernel_size)
-        tables = torch.empty(kernel_size, quantizer.num_codes, channels)  # all at once: a kernel too large fails here
+        tables = torch.empty(
+            kernel_size, quantizer.num_codes, channels
+        )  # at once, so that too large a kernel fails here
         for table in tables:
             table.copy_(_smooth_table(quantizer, channels))
         self.tables = nn.Parameter(tables / kernel_size**0.5)  # newest tap last
 
     def _convolve(self, codes: Tensor, past: int) -> Tensor:
         time = codes.shape[1] - past
-        # Under autocast the output must have its dtype: cast the small tables, not the long result.
+        # Under autocast the output has autocast's dtype: the small tables are cast, not the long output.
         device = self.tables.device.type
         autocast = torch.is_autocast_enabled(device)
         tables = self.tables.to(torch.get_autocast_dtype(device)) if autocast else self.tables

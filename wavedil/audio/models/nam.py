@@ -233,19 +233,17 @@ class NAM(EffectModel):
         self.head = None if head is None else PostHead(arrays[-1].head_channels, **head)
         self.head_scale, self.start_up, self.sample_rate, self.metadata = head_scale, start, sample_rate, metadata
 
-    def forward(self, x: Tensor, knobs: None = None, skip: int = 0) -> Tensor:
+    def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
         """``(batch, 1, time) -> (batch, 1, time - skip)``, without the first ``skip`` outputs."""
-        # Outputs after the receptive field do not depend on the start, which costs a receptive field of computation.
-        if knobs is None and skip >= self.receptive_field - 1 and x.ndim == 3 and x.shape[1] == 1:
-            return self._run(x, None)[0][:, :, skip:]
-        return self.step(x, None, knobs)[0][:, :, skip:]
+        if skip < self.receptive_field - 1:
+            return self.step(x, None, knobs)[0][:, :, skip:]
+        # These outputs do not depend on the start, whose state costs the computation of a receptive field.
+        self.check_input(x, knobs)
+        return self._run(x, None)[0][:, :, skip:]
 
-    def step(self, x: Tensor, state: State | None = None, knobs: None = None) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
-        if knobs is not None:
-            raise WavedilError("knobs: expected None, since a NAM has no knobs")
-        if x.ndim != 3 or x.shape[1] != 1:
-            raise WavedilError(f"x has shape {tuple(x.shape)}: expected (batch, 1, time)")
+        self.check_input(x, knobs)
         return self._run(x, self.start(x) if state is None else state)
 
     def start(self, like: Tensor) -> State | None:

@@ -1,7 +1,5 @@
 """WaveNet (van den Oord et al. 2016, arXiv 1609.03499). The file reads top-down like the paper."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,9 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm  # the core that ContextModule is built on
-
-# isort: split
 from wavedil.audio.conditioning.conditioner import Conditioner, Conditioning, Speaker
 from wavedil.audio.distributions.base import Distribution
 from wavedil.audio.distributions.mixtures import make_distribution
@@ -19,6 +14,7 @@ from wavedil.audio.distributions.quantizers import make_quantizer
 from wavedil.audio.generation.plan import GenerationPlan, LayerPlan
 from wavedil.audio.models.initialization import init_conv_, init_stack_
 from wavedil.audio.models.input_embedding import make_input_embedding
+from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm  # shared with ContextModule, for images
 from wavedil.core.stream import State, named, part
 from wavedil.errors import WavedilError, check_positive, first_line
 from wavedil.weights import register
@@ -31,7 +27,7 @@ class WaveNet(nn.Module):
     ``forward(codes, condition)``: int64 ``(batch, time)`` and ``(batch, condition channels, time)`` to distribution
     parameters ``(batch, parameters, time)``. ``parameters[..., t]`` predict ``codes[:, t]`` from the codes before t and
     the condition up to and including t. At time 0 every layer's history is zero and the previous code is that of zero
-    amplitude (128 of 256 codes), in training, evaluation, streaming and generation alike.
+    amplitude (code 128 if ``num_codes`` is 256), in training, evaluation, streaming and generation alike.
 
     Args:
         channels, skip_channels: residual and skip channels.
@@ -44,10 +40,11 @@ class WaveNet(nn.Module):
         input_kernel_size: taps of the causal input convolution.
         input: ``"codes"`` embeds each code as a vector, ``"scalar"`` takes its amplitude.
         quantizer, num_codes: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 codes are 16-bit sound).
-        distribution: of the next code: ``"categorical"`` (softmax); ``"logistics"`` or ``"gaussians"``, mixtures over
-            amplitudes, see :mod:`wavedil.audio.distributions.mixtures`; or an instance of a registered subclass of
-            :class:`wavedil.audio.distributions.Distribution`. The likelihood is always that of the codes.
-        components: of a mixture; default 10 logistics or 1 Gaussian.
+        distribution: of the next code. ``"categorical"`` is a softmax over the codes. ``"logistics"`` and
+            ``"gaussians"`` are mixtures over amplitudes (:mod:`wavedil.audio.distributions.mixtures`). Or an instance
+            of a registered subclass of :class:`wavedil.audio.distributions.Distribution`. The likelihood is a
+            probability of codes, not a density of amplitudes.
+        components: number of components of a mixture; default 10 logistics or 1 Gaussian.
         condition: local features and their upsampling, e.g. ``NearestUpsampling(LogMel())``; see
             :mod:`wavedil.audio.conditioning.upsampling`.
         speakers: names of the speakers that the model can be conditioned on.
@@ -133,8 +130,9 @@ class WaveNet(nn.Module):
             init_conv_(self.head.out, 0.1)  # its outputs are amplitudes, and sound has an RMS of about 0.1
 
     def forward(self, codes: Tensor, condition: Tensor | None = None) -> Tensor:
-        x = self.input_embedding(self._delay(codes))
+        _check_codes(codes)
         self.conditioner.check(condition, codes)
+        x = self.input_embedding(F.pad(codes, (1, 0), value=self.zero_code)[:, :-1])  # at t: the code at t - 1
         return self.head(self.stack(x, condition))
 
     def nll(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
@@ -147,7 +145,7 @@ class WaveNet(nn.Module):
 
     @torch.no_grad()
     def set_prior(self, counts: Tensor) -> None:
-        """Sets the head's bias to the frequencies of the codes, ``(num_codes,)`` counts, to skip learning them."""
+        """Sets the head's bias so that training starts from the frequencies of the codes, ``(num_codes,)`` counts."""
         prior = self.distribution.prior(counts)
         if prior is not None and isinstance(self.head, Head):
             self.head.out.bias.copy_(prior)
@@ -155,27 +153,28 @@ class WaveNet(nn.Module):
     def start(self, batch: int) -> State:
         """The state before the first sample of ``batch`` streams."""
         device = next(self.stack.parameters()).device
-        x, front = self.input_embedding.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
+        x, embedding = self.input_embedding.step(torch.zeros(batch, 0, dtype=torch.int64, device=device))
         channels = self.conditioner.channels
         _, stack = self.stack.step(x, condition=x.new_zeros(batch, channels, 0) if channels else None)
         previous = torch.full((batch, 1), self.zero_code, device=device)
-        return {"previous": previous, **named("input_embedding", front), **named("stack", stack)}
+        return {"previous": previous, **named("input_embedding", embedding), **named("stack", stack)}
 
     def step(self, codes: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, of any length: parameters as :meth:`forward` returns them, and the state after the chunk."""
         _check_codes(codes)
         self.conditioner.check(condition, codes)
         state = self.start(len(codes)) if state is None else state
-        if "previous" not in state or state["previous"].shape != (codes.shape[0], 1):
+        found = tuple(state["previous"].shape) if "previous" in state else "missing"
+        if found != (len(codes), 1):
             raise WavedilError(
-                f"state has keys {sorted(state)[:3]} …: expected that of WaveNet.start or step for "
-                f"{codes.shape[0]} streams; start again with state=None"
+                f"state has previous {found}: expected {(len(codes), 1)}, from WaveNet.start or step with {len(codes)} "
+                "streams; start with state=None"
             )
-        delayed = torch.cat([state["previous"], codes], dim=1)  # one code more than the chunk: that is the next state's
-        x, front = self.input_embedding.step(delayed[:, :-1], part(state, "input_embedding"))
+        delayed = torch.cat([state["previous"], codes], dim=1)  # its last code is the first input of the next chunk
+        x, embedding = self.input_embedding.step(delayed[:, :-1], part(state, "input_embedding"))
         skips, stack = self.stack.step(x, part(state, "stack"), condition)
-        previous = delayed[:, -1:].clone()
-        return self.head(skips), {"previous": previous, **named("input_embedding", front), **named("stack", stack)}
+        state = {"previous": delayed[:, -1:].clone()}
+        return self.head(skips), state | named("input_embedding", embedding) | named("stack", stack)
 
     def features(self, sound: Tensor) -> Tensor | None:
         """Local features ``(batch, channels, frames)`` of sound ``(batch, time)``; None if the model takes none."""
@@ -184,7 +183,7 @@ class WaveNet(nn.Module):
     def conditioning(
         self, condition: Tensor | None = None, speaker: Speaker | None = None, num: int = 1
     ) -> Conditioning:
-        """Checks the features and speakers of ``num`` streams; see :meth:`Conditioner.conditioning`."""
+        """The :class:`Conditioning` of ``num`` streams; see :meth:`Conditioner.conditioning`."""
         return self.conditioner.conditioning(condition, speaker, num)
 
     def encode(self, sound: Tensor) -> Tensor:
@@ -236,20 +235,15 @@ class WaveNet(nn.Module):
     @staticmethod
     def evaluation() -> Callable[..., Any]:
         """The function behind ``wavedil evaluate``."""
-        from wavedil.audio.corpus_evaluation import evaluate_recordings
+        from wavedil.audio.evaluation import evaluate_recordings
 
         return evaluate_recordings
-
-    def _delay(self, codes: Tensor) -> Tensor:
-        """The input at t is the code at t - 1."""
-        _check_codes(codes)
-        return F.pad(codes, (1, 0), value=self.zero_code)[:, :-1]
 
 
 class Head(nn.Module):
     """Skip sum to distribution parameters: ReLU, 1x1, ReLU, 1x1 (section 2.4, figure 4).
 
-    ``needs_float32`` keeps the last layer out of autocast: in bf16 an amplitude would have 8 bits.
+    ``needs_float32`` keeps the last layer out of autocast: bf16 has 8 bits of precision, too few for amplitudes.
     """
 
     def __init__(self, channels: int, hidden: int, parameters: int, needs_float32: bool = False):

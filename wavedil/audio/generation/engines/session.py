@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from wavedil.audio.distributions.categorical import Sampling
+from wavedil.audio.distributions.base import Sampling
 from wavedil.audio.generation.plan import PREVIOUS, UNGUIDED, GenerationPlan
 from wavedil.core.stream import State, named, part
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, check_positive
 
 
 class Session:
@@ -50,8 +50,7 @@ class Session:
     ):
         if precision not in self.precisions:
             raise WavedilError(f"precision is {precision!r}: this engine has {', '.join(self.precisions)}")
-        if not isinstance(threads, int) or threads < 1:
-            raise WavedilError(f"threads is {threads!r}: expected 1 or more")
+        check_positive(threads=threads)
         if threads > self.max_threads:
             raise WavedilError(f"threads is {threads}: this engine uses {self.max_threads} at most")
         self.plan, self.sampling = plan, sampling or Sampling()

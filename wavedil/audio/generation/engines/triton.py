@@ -195,9 +195,9 @@ def _kernels(device: torch.device) -> ModuleType:
     if device.type != "cuda" and (kernels is None or kernels.COMPILED):
         raise WavedilError(f"the model is on {device}: the triton engine needs a CUDA device; use engine='auto'")
     if kernels is None:
-        raise WavedilError("the triton engine needs the package triton: pip install triton, or take engine='graphs'")
+        raise WavedilError("the triton engine needs the package triton: pip install triton, or use engine='graphs'")
     if kernels.COMPILED and _compiler() is None:
-        raise WavedilError("the triton engine needs a C compiler: install gcc or set CC, or take engine='graphs'")
+        raise WavedilError("the triton engine needs a C compiler: install gcc or set CC, or use engine='graphs'")
     return kernels
 
 

@@ -86,8 +86,9 @@ class _StreamGroup:
     """
 
     def __init__(self, session: NumbaSession, state: State, streams: np.ndarray):
-        from wavedil.audio.generation.engines.cpu.packing import gate_bias, pack
+        from wavedil.audio.generation.engines.cpu import loop, packing
 
+        self._loop, self._packing = loop, packing  # they import numba
         plan = session.plan
         guided = session.guidance != 1
         self.plan, self.streams, self.time = plan, streams, 0
@@ -95,9 +96,9 @@ class _StreamGroup:
         self.batch = len(self.rows)
         self.threads = 2 if self.batch == 1 and session.threads == 2 and session.batch == 1 else 1
         longest_block = max(1, _ROWS // self.batch)
-        self.widths, self.weights = pack(plan, session.precision, self.batch, self.threads, longest_block)
+        self.widths, self.weights = packing.pack(plan, session.precision, self.batch, self.threads, longest_block)
         speaker = None if session.speaker is None else session.speaker[self.rows]
-        self.bias = gate_bias(plan, self.widths, speaker)
+        self.bias = packing.gate_bias(plan, self.widths, speaker)
         sampling = session.sampling
         top_p = 1.0 if sampling.top_p is None else float(sampling.top_p)
         self.settings = float(sampling.temperature), int(sampling.top_k or 0), top_p, float(session.guidance)
@@ -107,14 +108,11 @@ class _StreamGroup:
 
     def jobs(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> list[Callable]:
         """Functions that compute the next steps; each is to be called on a separate thread."""
-        from wavedil.audio.generation.engines.cpu.loop import sample_steps
-        from wavedil.audio.generation.engines.cpu.packing import to_words
-
         shape = steps, num = (uniforms if forced is None else forced).shape[1], len(self.streams)
         draws = np.zeros(shape, np.float64) if uniforms is None else _time_first(uniforms[self.streams])
         codes = np.zeros(shape, np.int64) if forced is None else _time_first(forced[self.streams])
         features = torch.zeros(steps, self.batch, 0) if condition is None else condition[self.rows].permute(2, 0, 1)
-        features = to_words(features, self.weights)
+        features = self._packing.to_words(features, self.weights)
         parameters = np.zeros((steps if forced is not None else 0, num, self.widths.num_parameters), np.float32)
         self._codes, self._parameters = codes, parameters if forced is not None else None
         time = self.time
@@ -124,7 +122,7 @@ class _StreamGroup:
             # Both threads of a stream draw the same codes, each into separate arrays.
             own_codes = codes if half == 0 else codes.copy()
             own_parameters = parameters if half == 0 else parameters.copy()
-            return lambda: sample_steps(
+            return lambda: self._loop.sample_steps(
                 self.widths, self.weights, self.buffers[half], self.bias, features, draws, own_codes,
                 forced is not None, own_parameters, self.settings, time, half, 3 - self.threads,
             )  # fmt: skip
@@ -142,12 +140,10 @@ class _StreamGroup:
         return torch.from_numpy(self._codes.T.copy())
 
     def state(self) -> State:
-        from wavedil.audio.generation.engines.cpu.packing import from_words
-
         buffers, histories = self.buffers[0], []
         for row, layer in zip(self.weights.layers, self.plan.layers, strict=True):
             oldest_first = (self.time - layer.span + np.arange(layer.span)) % row[SLOTS]
-            inputs = from_words(buffers.rings[row[RING] + oldest_first], self.plan.channels)
+            inputs = self._packing.from_words(buffers.rings[row[RING] + oldest_first], self.plan.channels)
             histories.append(torch.from_numpy(inputs).permute(1, 2, 0).contiguous())
         return make_state(torch.from_numpy(buffers.recent), histories)
 
@@ -158,13 +154,11 @@ class _StreamGroup:
         return {"sums": _aligned_zeros((2, 2, self.batch, widest)), "flags": _aligned_zeros((2, 8), np.int64)}
 
     def _buffers(self, codes: Tensor, histories: Sequence[Tensor], shared: dict[str, np.ndarray]) -> StreamBuffers:
-        from wavedil.audio.generation.engines.cpu.packing import to_words
-
         widths, layers, dtype = self.widths, self.weights.layers, self.weights.words.dtype
         per_word = 2 if dtype == np.uint32 else 1
         rings = _aligned_zeros((int(layers[:, SLOTS].sum()), self.batch, widths.channels // per_word), dtype)
         for row, layer, history in zip(layers, self.plan.layers, histories, strict=True):
-            words = to_words(history.permute(2, 0, 1), self.weights)
+            words = self._packing.to_words(history.permute(2, 0, 1), self.weights)
             slots = (np.arange(layer.span) - layer.span) % row[SLOTS]
             rings[row[RING] + slots, :, : words.shape[2]] = words
         blocks = int(layers[:, BLOCK].sum())

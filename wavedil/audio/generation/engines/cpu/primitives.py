@@ -7,6 +7,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
 from wavedil.ops.vector import PART, address, bits, float_of, inner, round_bits_inner
@@ -79,10 +80,8 @@ def _pause(typing_context):
 
     def generate(context, builder, signature, arguments):
         if x86:
-            name = "llvm.x86.sse2.pause"
-            function = builder.module.globals.get(name)
-            function = function or ir.Function(builder.module, ir.FunctionType(ir.VoidType(), []), name)
-            builder.call(function, [])
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
         return context.get_dummy_value()
 
     return types.void(), generate

@@ -13,6 +13,7 @@ import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 from numba.core import types
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 from wavedil.ops.vector import PART
@@ -38,19 +39,13 @@ def _splat(builder, value, vector):
 
 
 def _fma(builder, a, b, c):
-    name = f"llvm.fma.v{LANES}f32"
-    function = builder.module.globals.get(name)
-    if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(_floats, [_floats] * 3), name)
-    return builder.call(function, [a, b, c])
+    kind = ir.FunctionType(_floats, [_floats] * 3)
+    return builder.call(get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32"), [a, b, c])
 
 
 def _prefetch(builder, address):
-    name = "llvm.prefetch.p0"
-    function = builder.module.globals.get(name)
-    if function is None:
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _int, _int, _int])
-        function = ir.Function(builder.module, kind, name)
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _int, _int, _int])
+    function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     builder.call(function, [address, *(ir.Constant(_int, n) for n in (0, 3, 1))])  # for reading, soon, data
 
 
@@ -125,10 +120,8 @@ def _emit(builder, rows, vectors, paired, arguments):
     next_weight, next_shift = builder.add(weight, w_step), builder.add(shift, ir.Constant(_address, 4))
     builder.cbranch(builder.icmp_signed("<", following, count), body, after)
     zero = ir.Constant(_address, 0)
-    for phi, start, new in [(index, zero, following), (weight, w, next_weight), (shift, zero, next_shift)]:
-        phi.add_incoming(start, before)
-        phi.add_incoming(new, body)
-    for phi, start, new in zip(sums, starts, news, strict=True):
+    counters = [(index, zero, following), (weight, w, next_weight), (shift, zero, next_shift)]
+    for phi, start, new in [*counters, *zip(sums, starts, news, strict=True)]:
         phi.add_incoming(start, before)
         phi.add_incoming(new, body)
     builder.position_at_end(after)

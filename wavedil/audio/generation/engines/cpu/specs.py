@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavedil.audio.distributions.categorical import Categorical, Distribution
+from wavedil.audio.distributions.base import Distribution
+from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.distributions.mixtures import MixtureOfGaussians, MixtureOfLogistics
 from wavedil.errors import WavedilError
 
