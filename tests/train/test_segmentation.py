@@ -199,7 +199,7 @@ def test_number_of_validated_and_shown_images(pictures):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.root=/nowhere"], "/nowhere is no folder"),
+        (["--data.root=/nowhere"], "/nowhere is not a folder"),
         (["--data.classes=2"], "value 2 at row .* is none of the 2 classes"),
         (["--data.classes=[a, b]"], "value 2 at row"),
         (["--data.mask_values=[0, 1, 1]"], "a different value for each"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wavedil.errors import WavedilError
 from wavedil.vision.data.dataset import RegressionDataset, SegmentationDataset
-from wavedil.vision.data.pairs import Pair
+from wavedil.vision.data.pairs import ImagePair
 from wavedil.vision.metrics import DEFINITION, REGRESSION_DEFINITION, ConfusionMatrix, RegressionMetrics
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
@@ -39,7 +39,7 @@ class MeanIoU:
 
 def evaluate(
     model: Segmenter,
-    pairs: Sequence[Pair],
+    pairs: Sequence[ImagePair],
     *,
     scaled: bool = False,
     progress: Progress | None = None,
@@ -91,7 +91,7 @@ class ValueErrors:
 
 def evaluate_values(
     model: Regressor,
-    pairs: Sequence[Pair],
+    pairs: Sequence[ImagePair],
     *,
     scaled: bool = False,
     progress: Progress | None = None,
