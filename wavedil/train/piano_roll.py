@@ -115,12 +115,8 @@ class MusicData(TrainingData):
             check_positive(transpose_batches=transpose_batches)
         self.root, self.transpose, self.transpose_batches = root, transpose, transpose_batches
 
-    def setup(self, stage: str) -> None:
-        if not self.ready:
-            self.rolls = make_rolls() if self.root is None else read_rolls(self.root)
-            self.ready = True
-
-    def summary(self) -> str:
+    def read_data(self) -> str:
+        self.rolls = make_rolls() if self.root is None else read_rolls(self.root)
         return str(self.rolls)
 
     def train_dataloader(self) -> DataLoader:

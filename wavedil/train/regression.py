@@ -97,7 +97,7 @@ class RegressionData(SegmentationData):
     def write_built_in(self, train: int, val: int) -> None:
         spheres.make_spheres(self.built_in_folder(), train, val)
 
-    def read(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
+    def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
         if self.root is None:
             self.step = spheres.STEP
         self.train, self.valid = (RegressionDataset(pairs, self.step, self.scale) for pairs in (train, valid))

@@ -174,7 +174,7 @@ class SegmentationModule(TrainingModule):
         parts = [getattr(network, name) for name in PARTS]
         names = ", ".join(type(part).__name__ for part in parts if part is not None)
         field = network.receptive_field
-        field = "receptive field: the complete image" if field is None else f"receptive field {field} pixels"
+        field = "receptive field: the full image" if field is None else f"receptive field {field} pixels"
         frozen = f", {' and '.join(self.frozen)} frozen" if self.frozen else ""
         return f"{names}: {count_parameters(network):,} parameters, stride {network.output_stride}, {field}{frozen}"
 
@@ -278,19 +278,17 @@ class SegmentationData(TrainingData):
     def write_built_in(self, train: int, val: int) -> None:
         shapes.make_shapes(self.built_in_folder(), train, val)
 
-    def setup(self, stage: str) -> None:
-        if self.ready:
-            return
+    def read_data(self) -> str:
         start = getattr(self.trainer.lightning_module, "initial_network", None)
         if self.scale is None:
             self.scale = 1.0 if start is None else start.scale
         root = self.built_in_folder() if self.root is None else self.root
         train, valid, note = split_pairs(root, self.layout, self.validation)
-        self._summary = f"{note}\n{self.read(root, train, valid, start)}"
+        labels = self.read_truth(root, train, valid, start)
         self.crops = RandomImageCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
-        self.ready = True
+        return f"{note}\n{labels}"
 
-    def read(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
+    def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
         """Sets ``train``, ``valid`` and the module's ``data_attributes``; returns a line about the labels.
 
         Args:
@@ -314,9 +312,6 @@ class SegmentationData(TrainingData):
         shares = (self.counts.sum(0) / total * 100).tolist()
         names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.scheme.classes, shares, strict=True))
         return f"{len(shares)} classes with their shares of pixels: {names}"
-
-    def summary(self) -> str:
-        return self._summary
 
     def train_dataloader(self) -> DataLoader:
         return self.endless_loader(self.crops)
