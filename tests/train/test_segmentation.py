@@ -20,21 +20,10 @@ from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone, load, save
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.palette import default_palette
 
-TINY = [
-    "--model.backbone.channels=8",
-    "--model.context.variant=kitti",
-    "--data.crop=[24, 24]",
-    "--data.batch_size=2",
-    "--data.valid_images=2",
-    "--trainer.max_steps=12",
-    "--trainer.max_time=null",
-    "--trainer.val_check_interval=6",
-    "--trainer.precision=32-true",
-    "--previews.first=3",
-    "--previews.every=100",
-    "--previews.num=1",
-    "--samples.num=2",
-]
+TINY = ["--model.backbone.channels=8", "--model.context.variant=kitti", "--data.crop=[24, 24]", "--data.batch_size=2"]
+TINY += ["--data.valid_images=2", "--trainer.max_steps=12", "--trainer.max_time=null", "--trainer.val_check_interval=6"]
+TINY += ["--trainer.precision=32-true", "--previews.first=3", "--previews.every=100", "--previews.num=1"]
+TINY += ["--samples.num=2"]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Images of a dense predictor: image, ground truth and prediction side by side."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -59,12 +58,11 @@ class ImagePreviews(Previews):
         num: images per preview.
     """
 
+    needs = ["preview_images"]
+
     def __init__(self, first: int = 100, every: int = 500, num: int = 3):
         super().__init__(first, every)
         self.num = num
-
-    def data_methods(self, network: nn.Module) -> Sequence[str]:
-        return ["preview_images"]
 
     def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         for number, (image, target) in enumerate(trainer.datamodule.preview_images(self.num)):
@@ -81,11 +79,10 @@ class ImageSamples(Samples):
         num: number of images, evenly spaced over the held-out ones.
     """
 
+    needs = ["preview_images"]
+
     def __init__(self, num: int = 8):
         self.num = num
-
-    def data_methods(self, network: nn.Module) -> Sequence[str]:
-        return ["preview_images"]
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
         for number, (image, target) in enumerate(data.preview_images(self.num)):
