@@ -19,7 +19,7 @@ class TrainingData(L.LightningDataModule):
 
     Args:
         batch_size: items in a batch.
-        seed: of the random items.
+        seed: seed of the random items.
         num_workers: processes that load items.
     """
 

@@ -67,7 +67,7 @@ class EffectModule(TrainingModule):
         return compute_loss(self.loss, output.float(), batch["target"], batch["input"], knobs)
 
     def on_validation_epoch_start(self) -> None:
-        self.energies = torch.zeros(2, dtype=torch.float64)  # of the error and of the target
+        self.energies = torch.zeros(2, dtype=torch.float64)  # of error and target
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         output = apply_model(self.eval_network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
@@ -86,10 +86,10 @@ class EffectData(TrainingData):
         root: a CSV table, or a folder with ``input`` and ``target``; null for built-in overdriven strings, which are
             written to ``RUN/data``.
         crop: samples in each window that count in the loss.
-        context: samples of the input before them; null for the receptive field - 1. A window never starts before its
-            segment, and samples that the segment's ``skip`` leaves out do not count.
+        context: samples of the input before the window; null for the receptive field - 1. Windows start inside their
+            segment, and the first ``skip`` samples of a segment do not count.
         batch_size: windows in a batch.
-        validation: for recordings without a column ``held_out``: null or a regular expression, see
+        validation: null or a regular expression, for recordings without a column ``held_out``; see
             :func:`wavedil.audio.data.recordings.split`.
         resample: resample recordings of another rate to the model's; otherwise they are an error.
         built_in_seconds: length of the built-in sound.

@@ -123,8 +123,8 @@ class AudioData(TrainingData):
         download: download ``dataset`` with torchaudio if it is missing.
         crop: samples in each crop; must be longer than the receptive field.
         batch_size: crops in a batch.
-        full_context: only samples whose receptive field lies in the crop count in the loss (and file starts);
-            otherwise all samples count.
+        full_context: only samples whose full receptive field is in the crop, or at the start of a file, count in the
+            loss; otherwise all samples count.
         validation: null holds out every tenth of the sorted files; or a regular expression on paths without suffix,
             e.g. ``_[0-4]$`` for the official test split of the Free Spoken Digit Dataset.
         exclude: regular expression of files to leave out.

@@ -40,7 +40,7 @@ class DenseCRF:
     The defaults are those of DeepLab-LargeFOV; :meth:`preset` has other published ones.
 
     Args:
-        iterations: of the mean field.
+        iterations: number of mean-field iterations.
         gaussian_sxy, gaussian_weight: standard deviation and weight of the Gaussian kernel, which removes small
             regions.
         bilateral_sxy, bilateral_srgb, bilateral_weight: standard deviations and weight of the bilateral kernel, which

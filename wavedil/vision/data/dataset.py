@@ -15,8 +15,8 @@ from wavedil.vision.data.labels import IGNORED, LabelScheme, Value
 from wavedil.vision.data.pairs import ImagePair
 from wavedil.vision.data.palette import Color
 
-CACHE_BYTES = 2**30  # of decoded images kept in memory
-MEAN_COLOR = (124, 116, 104)  # of ImageNet
+CACHE_BYTES = 2**30  # maximum size of the decoded images in memory
+MEAN_COLOR = (124, 116, 104)  # mean of ImageNet
 
 
 class ImageDataset(Dataset[dict[str, Tensor]]):
@@ -212,11 +212,11 @@ def find_label_scheme(
     ignore_label: Value | str | None = IGNORED,
     palette: Sequence[Color] | None = None,
 ) -> LabelScheme:
-    """The label scheme of a dataset; counts the classes in the masks if they are not given.
+    """The label scheme of a dataset; counts the classes in the masks by default.
 
     Args:
-        classes: class names, or their number. Default: the number of ``mask_values``, else all values from 0 to the
-            largest in the masks.
+        classes: class names, or their number. Default: the number of ``mask_values``, or else of the values in the
+            masks.
         mask_values, ignore_label, palette: see :class:`LabelScheme`.
 
     Raises:
