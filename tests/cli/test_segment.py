@@ -139,7 +139,7 @@ def test_inspect(run, models):
     assert "45 x 45 pixels" in run("inspect", folder / "model").out
     pooled = json.loads(run("inspect", folder / "pooled", "--json").out)
     assert pooled["receptive_field"] is None and pooled["dilations"] is None
-    assert "the whole image" in run("inspect", folder / "pooled").out
+    assert "the full image" in run("inspect", folder / "pooled").out
 
 
 @pytest.mark.parametrize(

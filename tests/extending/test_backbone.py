@@ -33,7 +33,7 @@ class StridedBackbone(nn.Module):
 
 @register
 class DenseClassifierBackbone(nn.Module):
-    """A classifier of its own, converted by ``to_dense`` in the constructor."""
+    """A classifier defined here, converted by ``to_dense`` in the constructor."""
 
     def __init__(self, channels: int = 6, output_stride: int = 4):
         super().__init__()
@@ -79,23 +79,8 @@ def test_a_bare_dense_backbone_is_not_saved_and_the_error_says_what_to_do(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_train_by_class_path(tmp_path):
-    pytest.importorskip("lightning")
-    from wavedil.train.run import train
-
-    overrides = [
-        f"--model.backbone={__name__}.StridedBackbone",
-        "--model.backbone.channels=8",
-        "--model.context=null",
-        "--data.built_in_images=4",
-        "--data.batch_size=2",
-        "--data.valid_images=1",
-        "--trainer.max_steps=2",
-        "--trainer.val_check_interval=2",
-        "--trainer.precision=32-true",
-        "--samples.num=1",
-    ]
-    folder = train("tiny", out=str(tmp_path / "run"), overrides=overrides)
-    model = load(folder / "model")
+def test_train_by_class_path(train_tiny):
+    backbone = f"--model.backbone={__name__}.StridedBackbone"
+    model = train_tiny(backbone, "--model.backbone.channels=8", "--model.context=null")
     assert isinstance(model.backbone, StridedBackbone) and model.backbone.channels == 8
     assert predict(model, noise(24, 20)).shape == (24, 20)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -88,26 +87,14 @@ def test_the_refinement_gets_the_image_in_uint8():
     torch.testing.assert_close(difference, model.refinement.weight.view(-1, 1, 1) * brightness, atol=1e-5, rtol=1e-4)
 
 
-def test_train_by_class_path(tmp_path):
-    pytest.importorskip("lightning")
-    from wavedil.train.run import train
-
-    overrides = [
+def test_train_by_class_path(train_tiny):
+    model = train_tiny(
         "--model.backbone.channels=8",
         f"--model.head={__name__}.DilatedHead",
         "--model.head.channels=6",
         f"--model.context={__name__}.ResidualContext",
         f"--model.refinement={__name__}.BrightnessBias",
-        "--data.built_in_images=4",
-        "--data.batch_size=2",
-        "--data.valid_images=1",
-        "--trainer.max_steps=2",
-        "--trainer.val_check_interval=2",
-        "--trainer.precision=32-true",
-        "--samples.num=1",
-    ]
-    folder = train("tiny", out=str(tmp_path / "run"), overrides=overrides)
-    model = load(folder / "model")
+    )
     parts = model.head, model.context, model.refinement
     assert [type(part) for part in parts] == [DilatedHead, ResidualContext, BrightnessBias]
     assert model.head.conv.out_channels == 6 and predict(model, noise(24, 20)).shape == (24, 20)

@@ -17,20 +17,10 @@ from wavedil.train.piano_roll import RollBatches
 from wavedil.train.recipes import known_recipes, module_class
 from wavedil.train.run import train
 
-TINY = [
-    "--data.root=null",
-    "--model.network.channels=12",
-    "--model.network.dilations=1,2",
-    "--model.network.dropout=0.1",
-    "--model.warmup_steps=2",
-    "--trainer.max_steps=12",
-    "--trainer.max_time=null",
-    "--trainer.val_check_interval=3",
-    "--previews.first=3",
-    "--previews.length=10",
-    "--samples.num=1",
-    "--samples.length=10",
-]
+TINY = ["--data.root=null", "--model.network.channels=12", "--model.network.dilations=1,2"]
+TINY += ["--model.network.dropout=0.1", "--model.warmup_steps=2", "--trainer.max_steps=12", "--trainer.max_time=null"]
+TINY += ["--trainer.val_check_interval=3", "--previews.first=3", "--previews.length=10"]
+TINY += ["--samples.num=1", "--samples.length=10"]
 
 
 @pytest.fixture(scope="session")

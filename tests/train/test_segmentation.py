@@ -20,21 +20,10 @@ from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone, load, save
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.palette import default_palette
 
-TINY = [
-    "--model.backbone.channels=8",
-    "--model.context.variant=kitti",
-    "--data.crop=[24, 24]",
-    "--data.batch_size=2",
-    "--data.valid_images=2",
-    "--trainer.max_steps=12",
-    "--trainer.max_time=null",
-    "--trainer.val_check_interval=6",
-    "--trainer.precision=32-true",
-    "--previews.first=3",
-    "--previews.every=100",
-    "--previews.num=1",
-    "--samples.num=2",
-]
+TINY = ["--model.backbone.channels=8", "--model.context.variant=kitti", "--data.crop=[24, 24]", "--data.batch_size=2"]
+TINY += ["--data.valid_images=2", "--trainer.max_steps=12", "--trainer.max_time=null", "--trainer.val_check_interval=6"]
+TINY += ["--trainer.precision=32-true", "--previews.first=3", "--previews.every=100", "--previews.num=1"]
+TINY += ["--samples.num=2"]
 
 
 @pytest.fixture(scope="session")
@@ -199,7 +188,7 @@ def test_number_of_validated_and_shown_images(pictures):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.root=/nowhere"], "/nowhere is no folder"),
+        (["--data.root=/nowhere"], "/nowhere is not a folder"),
         (["--data.classes=2"], "value 2 at row .* is none of the 2 classes"),
         (["--data.classes=[a, b]"], "value 2 at row"),
         (["--data.mask_values=[0, 1, 1]"], "a different value for each"),

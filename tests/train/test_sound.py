@@ -23,24 +23,11 @@ from wavedil.train.recipes import find_recipe, known_recipes, module_class
 from wavedil.train.run import train
 from wavedil.train.sound import FirstSamples
 
-TINY = [
-    "--model.network.channels=8",
-    "--model.network.skip_channels=8",
-    "--model.network.dilations=1..16",
-    "--model.network.sample_rate=8000",
-    "--data.crop=400",
-    "--data.batch_size=2",
-    "--data.valid_seconds=1",
-    "--trainer.max_steps=12",
-    "--trainer.val_check_interval=6",
-    "--trainer.precision=32-true",
-    "--trainer.max_time=null",
-    "--previews.first=3",
-    "--previews.every=100",
-    "--previews.seconds=0.05",
-    "--samples.num=2",
-    "--samples.seconds=0.05",
-]
+TINY = ["--model.network.channels=8", "--model.network.skip_channels=8", "--model.network.dilations=1..16"]
+TINY += ["--model.network.sample_rate=8000", "--data.crop=400", "--data.batch_size=2", "--data.valid_seconds=1"]
+TINY += ["--trainer.max_steps=12", "--trainer.val_check_interval=6", "--trainer.precision=32-true"]
+TINY += ["--trainer.max_time=null", "--previews.first=3", "--previews.every=100", "--previews.seconds=0.05"]
+TINY += ["--samples.num=2", "--samples.seconds=0.05"]
 
 
 @pytest.fixture(scope="session")

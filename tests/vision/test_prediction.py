@@ -19,7 +19,7 @@ from wavedil.vision import (
     UNet,
     VGGFrontEnd,
 )
-from wavedil.vision.data.dataset import Pair
+from wavedil.vision.data.dataset import ImagePair
 from wavedil.vision.data.images import resize, write_image, write_labels
 from wavedil.vision.data.palette import default_palette
 from wavedil.vision.evaluation import evaluate
@@ -238,7 +238,7 @@ def test_evaluation_of_known_labels(tmp_path):
         hits += int((truth[7:] != 255).sum()) + int((predict(model, image)[:5] == 1).sum())
         write_image(tmp_path / f"{index}.png", image)
         write_labels(tmp_path / f"{index}_m.png", truth, default_palette(3))
-        pairs.append(Pair(tmp_path / f"{index}.png", tmp_path / f"{index}_m.png"))
+        pairs.append(ImagePair(tmp_path / f"{index}.png", tmp_path / f"{index}_m.png"))
     result = evaluate(model, pairs)
     assert result.count == 2 * 22 * 20 == hits + wrong and result.images == 2
     assert result.accuracy == pytest.approx(hits / result.count)

@@ -11,11 +11,11 @@ from wavedil.errors import WavedilError
 from wavedil.vision import Conv1x1Head, Regressor, SmallBackbone, SmoothL1, estimate, load, save
 from wavedil.vision.data.dataset import RandomImageCrops, RegressionDataset
 from wavedil.vision.data.images import read_target, write_image, write_values
-from wavedil.vision.data.pairs import Layout, find_pairs
+from wavedil.vision.data.pairs import FolderLayout, find_pairs
 from wavedil.vision.data.spheres import STEP, draw, make_spheres
-from wavedil.vision.folder_evaluation import evaluate_regression
+from wavedil.vision.folder_evaluation import evaluate_folder
 from wavedil.vision.metrics import RegressionMetrics
-from wavedil.vision.prediction_files import write_value_maps
+from wavedil.vision.prediction_files import write_predictions
 
 NAN = float("nan")
 
@@ -130,7 +130,7 @@ def folder(tmp_path):
 
 
 def test_crops_keep_targets_aligned_with_pixels(folder):
-    images = RegressionDataset(find_pairs(folder, Layout(masks="targets")), 0.05)
+    images = RegressionDataset(find_pairs(folder, FolderLayout(masks="targets")), 0.05)
     count, mean, deviation = images.target_statistics()
     values = np.concatenate([images.read(i)[1].ravel() for i in range(2)]).astype(np.float64)
     assert count == (~np.isnan(values)).sum() < 30 * (17 + 18) + 1
@@ -146,8 +146,8 @@ def test_crops_keep_targets_aligned_with_pixels(folder):
 def test_evaluation_and_predicted_files_agree(folder, tmp_path):
     model = load(save(small(step=0.01, target_mean=1270.0, target_std=700.0), tmp_path / "model"))
     assert (model.step, model.target_mean, model.target_std) == (0.01, 1270.0, 700.0)
-    result = evaluate_regression(model, folder)
-    written = write_value_maps(model, [folder / "images"], tmp_path / "out")
+    result = evaluate_folder(model, folder)
+    written = write_predictions(model, [folder / "images"], tmp_path / "out")
     errors = []
     for file, target in zip(written["files"], sorted((folder / "targets").iterdir()), strict=True):
         values, truth = np.load(file["values"]), read_target(target, model.step)
@@ -159,7 +159,7 @@ def test_evaluation_and_predicted_files_agree(folder, tmp_path):
 
 
 def test_invalid_arguments_raise(folder):
-    pairs = find_pairs(folder, Layout(masks="targets"))
+    pairs = find_pairs(folder, FolderLayout(masks="targets"))
     for make, message in (
         (lambda: small(target_std=0.0), "target_std is 0.0: expected both above 0"),
         (lambda: SmoothL1(-1.0), "beta is -1.0"),

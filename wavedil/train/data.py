@@ -15,12 +15,11 @@ from wavedil.errors import check_positive
 class TrainingData(L.LightningDataModule):
     """Base of the data modules: random items without end, in an order that a resumed run continues.
 
-    Subclasses write or download files in ``prepare_data``, read them in ``setup`` and set ``ready`` there, so that the
-    validation after training does not repeat it.
+    Subclasses write or download files in ``prepare_data`` and read them in :meth:`read_data`.
 
     Args:
         batch_size: items in a batch.
-        seed: of the random items.
+        seed: seed of the random items.
         num_workers: processes that load items.
     """
 
@@ -28,11 +27,20 @@ class TrainingData(L.LightningDataModule):
         super().__init__()
         check_positive(batch_size=batch_size)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self.ready = False
+        self.ready, self._summary = False, ""
+
+    def setup(self, stage: str) -> None:
+        if not self.ready:  # the validation after training calls this again
+            self._summary = self.read_data()
+            self.ready = True
+
+    def read_data(self) -> str:
+        """Makes the data sets and returns lines about them; called once."""
+        return ""
 
     def summary(self) -> str:
         """Lines about the data; printed when training starts."""
-        raise NotImplementedError
+        return self._summary
 
     def built_in_folder(self) -> Path:
         """Folder of the built-in data: ``data`` in the trainer's ``default_root_dir``, which is RUN in a run."""

@@ -13,10 +13,9 @@ from wavedil.audio.data.recordings import Segment, find_recordings, split_record
 from wavedil.audio.effects.losses import ESR, compute_loss
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
-from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError, check_positive
 from wavedil.train.data import TrainingData, evenly_spaced
-from wavedil.train.module import MetricNames, TrainingModule
+from wavedil.train.module import MetricNames, TrainingModule, describe_network
 from wavedil.train.previews.effect import EffectPreviews, EffectSamples
 from wavedil.weights import check_savable
 
@@ -56,13 +55,8 @@ class EffectModule(TrainingModule):
         self.network, self.loss = network, ESR() if loss is None else loss
 
     def summary(self) -> str:
-        network = self.network
-        field, rate = network.receptive_field, network.sample_rate
-        knobs = f", knobs {', '.join(network.knobs)}" if network.knobs else ""
-        return (
-            f"{count_parameters(network):,} parameters, {len(network.dilations)} layers, receptive field {field} "
-            f"samples = {1000 * field / rate:.1f} ms at {rate} Hz{knobs}"
-        )
+        knobs = self.network.knobs
+        return describe_network(self.network) + (f", knobs {', '.join(knobs)}" if knobs else "")
 
     def num_items(self, batch: dict[str, Tensor]) -> int:
         return batch["target"].numel()
@@ -73,7 +67,7 @@ class EffectModule(TrainingModule):
         return compute_loss(self.loss, output.float(), batch["target"], batch["input"], knobs)
 
     def on_validation_epoch_start(self) -> None:
-        self.energies = torch.zeros(2, dtype=torch.float64)  # of the error and of the target
+        self.energies = torch.zeros(2, dtype=torch.float64)  # of error and target
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         output = apply_model(self.eval_network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
@@ -92,10 +86,10 @@ class EffectData(TrainingData):
         root: a CSV table, or a folder with ``input`` and ``target``; null for built-in overdriven strings, which are
             written to ``RUN/data``.
         crop: samples in each window that count in the loss.
-        context: samples of the input before them; null for the receptive field - 1. A window never starts before its
-            segment, and samples that the segment's ``skip`` leaves out do not count.
+        context: samples of the input before the window; null for the receptive field - 1. Windows start inside their
+            segment, and the first ``skip`` samples of a segment do not count.
         batch_size: windows in a batch.
-        validation: for recordings without a column ``held_out``: null or a regular expression, see
+        validation: null or a regular expression, for recordings without a column ``held_out``; see
             :func:`wavedil.audio.data.recordings.split`.
         resample: resample recordings of another rate to the model's; otherwise they are an error.
         built_in_seconds: length of the built-in sound.
@@ -128,9 +122,7 @@ class EffectData(TrainingData):
             knob = "drive" if network.knobs else None
             overdrive.make_recordings(self.built_in_folder(), self.built_in_seconds, network.sample_rate, knob=knob)
 
-    def setup(self, stage: str) -> None:
-        if self.ready:
-            return
+    def read_data(self) -> str:
         network = self.network()
         root = self.built_in_folder() / "table.csv" if self.root is None else self.root
         recordings = find_recordings(root)
@@ -140,7 +132,7 @@ class EffectData(TrainingData):
                 network.knob_values(recording.knobs)
             except WavedilError as error:
                 raise WavedilError(f"{root}: {recording.target.name}: {error}") from None
-        self.train, self.valid, self._summary = split_recordings(
+        self.train, self.valid, summary = split_recordings(
             recordings, network.sample_rate, context=context, validation=self.validation, resample=self.resample
         )
         self.windows = RandomWindows(self.train, network, self.crop, context, self.seed)
@@ -149,10 +141,7 @@ class EffectData(TrainingData):
                 f"context + crop is {context + self.crop} samples, less than a segment, but the network has charges at "
                 "time 0, the start of a segment: set context and crop so that their sum is the length of every segment"
             )
-        self.ready = True
-
-    def summary(self) -> str:
-        return self._summary
+        return summary
 
     def train_dataloader(self) -> DataLoader:
         return self.endless_loader(self.windows)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
 from wavedil.renames import upgrade_tensors
 
@@ -200,3 +201,12 @@ class TrainingModule(L.LightningModule):
                 "the checkpoint does not fit these options: resume with the options of the run, and with version 0.1 "
                 f"if that started it: {reason}"
             ) from None
+
+
+def describe_network(network: nn.Module) -> str:
+    """Size, depth and receptive field of a network for sound."""
+    field, rate = network.receptive_field, network.sample_rate
+    return (
+        f"{count_parameters(network):,} parameters, {len(network.dilations)} layers, receptive field {field} samples = "
+        f"{1000 * field / rate:.1f} ms at {rate} Hz"
+    )

@@ -87,7 +87,7 @@ class MusicModule(TrainingModule):
 
 
 class MusicData(TrainingData):
-    """Complete pieces of polyphonic music in batches of similar length; the file says which validate and test.
+    """Complete pieces of polyphonic music in batches of similar length; the file defines validation and test set.
 
     Args:
         root: a ``.mat`` file of piano rolls, e.g. ``JSB_Chorales.mat``; see
@@ -95,8 +95,8 @@ class MusicData(TrainingData):
         batch_size: pieces in a batch.
         transpose: maximum random transposition of a training piece, in semitones up or down.
         transpose_batches: the fraction of transposed pieces falls linearly from 1 to 0 over this number of batches, so
-            training ends on the original pieces. For files whose pieces are all in one key, as the published ones are.
-            null: all pieces are transposed throughout.
+            that training ends on the original pieces: for files whose pieces are all in one key, as the published
+            ones. null: all pieces are transposed in all batches.
         seed: seed of order and transposition.
     """
 
@@ -115,12 +115,8 @@ class MusicData(TrainingData):
             check_positive(transpose_batches=transpose_batches)
         self.root, self.transpose, self.transpose_batches = root, transpose, transpose_batches
 
-    def setup(self, stage: str) -> None:
-        if not self.ready:
-            self.rolls = make_rolls() if self.root is None else read_rolls(self.root)
-            self.ready = True
-
-    def summary(self) -> str:
+    def read_data(self) -> str:
+        self.rolls = make_rolls() if self.root is None else read_rolls(self.root)
         return str(self.rolls)
 
     def train_dataloader(self) -> DataLoader:

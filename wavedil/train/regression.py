@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
 from wavedil.train.module import MetricNames
-from wavedil.train.previews.images import ValuePreviews, ValueSamples
 from wavedil.train.segmentation import SegmentationData, SegmentationModule
 from wavedil.vision.data import spheres
 from wavedil.vision.data.dataset import RegressionDataset
@@ -18,7 +17,7 @@ from wavedil.vision.models.regressor import Regressor
 
 
 class RegressionModule(SegmentationModule):
-    """Trains a :class:`wavedil.vision.Regressor`, whose values start at the mean and deviation of the targets.
+    """Trains a :class:`wavedil.vision.Regressor` with the mean and standard deviation of the training targets.
 
     Args:
         backbone, init, optimizer, backbone_lr_scale, align, warmup_steps, lr_power, ema_decay: see
@@ -31,7 +30,6 @@ class RegressionModule(SegmentationModule):
     """
 
     metric_names = MetricNames("train_loss", "loss", "valid_rmse", "RMSE {:.4g}", "images")
-    previews_class, samples_class = ValuePreviews, ValueSamples
     data_attributes = ("num_outputs", "scale", "step", "target_mean", "target_std")
 
     def __init__(self, loss: nn.Module | None = None, **options: Any):
@@ -68,8 +66,8 @@ class RegressionData(SegmentationData):
     Args:
         root: the folder; null for built-in spheres and their distances, which are written to ``RUN/data``.
         step: value of one gray level of a target image, e.g. 0.001 for millimeters to meters.
-        targets, target_ending: folder of the targets, and ending of their file names' stems.
-        scales: minimum and maximum of the random scale of a crop; its values are not scaled.
+        targets, target_ending: folder of the targets, and ending of their file names, without suffix.
+        scales: minimum and maximum of the random scale of a crop; its target values are not changed.
         crop, batch_size, scale, images, image_ending, validation, flip, valid_images, built_in_images, seed,
             num_workers: see :class:`SegmentationData`.
     """
@@ -99,7 +97,7 @@ class RegressionData(SegmentationData):
     def write_built_in(self, train: int, val: int) -> None:
         spheres.make_spheres(self.built_in_folder(), train, val)
 
-    def read(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
+    def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
         if self.root is None:
             self.step = spheres.STEP
         self.train, self.valid = (RegressionDataset(pairs, self.step, self.scale) for pairs in (train, valid))

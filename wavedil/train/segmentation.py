@@ -1,6 +1,5 @@
 """Training of dense prediction on folders of images and masks."""
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,13 +11,14 @@ from torch.utils.data import DataLoader, Subset
 
 from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError, check_positive
+from wavedil.progress import Bar
 from wavedil.train.data import TrainingData, evenly_spaced
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.train.previews.images import ImagePreviews, ImageSamples
 from wavedil.vision.data import shapes
 from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
 from wavedil.vision.data.labels import IGNORED
-from wavedil.vision.data.pairs import Layout, split_pairs
+from wavedil.vision.data.pairs import FolderLayout, split_pairs
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix
 from wavedil.vision.models.heads import Conv1x1Head
@@ -42,12 +42,12 @@ class SegmentationModule(TrainingModule):
             other arguments.
         context: builds the context module from the number of classes; None for none.
         refinement: builds the module that refines scores at full resolution, from the number of classes; None for none.
-        init: a model folder to start from, e.g. ``runs/frontend/model``. Its parts are used for those that are None
-            here, so each stage of training names only what it adds; its scale and classes if the data set none. A
-            backbone named here takes the weights of the model's backbone and may have another stride.
+        init: a model folder to start from, e.g. ``runs/frontend/model``. Its parts replace those that are None here, so
+            each stage of training names only the parts that it adds. Its scale and classes apply if the data set none.
+            If ``backbone`` is also set, it loads the weights of the model's backbone and may have another stride.
         frozen: parts that are not trained, of ``backbone``, ``head``, ``context`` and ``refinement``; their
-            normalization is not updated either. ``[backbone, head]`` for the paper's second stage, context on a trained
-            front end.
+            normalization is not updated either. ``[backbone, head]`` for the second stage of Yu & Koltun, which trains
+            the context module on a trained front end.
         optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
         loss: loss of scores ``(batch, num_classes, height, width)`` and labels ``(batch, height, width)``.
         backbone_lr_scale: factor of the backbone's learning rate.
@@ -140,34 +140,29 @@ class SegmentationModule(TrainingModule):
 
     def _build_parts(self, num_outputs: int) -> list[nn.Module | None]:
         """One part for each of ``PARTS``: that of the arguments, else that of ``init``."""
-        start, (backbone, head, *others) = self.initial_network, (self.parts[name] for name in PARTS)
+        start, backbone, head = self.initial_network, self.parts["backbone"], self.parts["head"]
         if start is not None and start.num_outputs != num_outputs:
             raise WavedilError(
                 f"{self.init} has {start.num_outputs} classes and the data {num_outputs}: expected the same"
             )
-        if start is not None and backbone is not None:
+        if backbone is None:
+            backbone = start.backbone
+        elif start is not None:
             try:
                 backbone.load_state_dict(start.backbone.state_dict())
             except RuntimeError as error:
                 reason = " ".join(str(error).split())[:200]
                 raise WavedilError(f"the backbone of {self.init} does not fit the one in backbone: {reason}") from None
-        backbone = start.backbone if backbone is None else backbone
-        channels = getattr(backbone, "level_channels", None) or getattr(backbone, "channels", None)
         if head is None and start is not None:
             head = start.head
         else:
+            channels = getattr(backbone, "level_channels", None) or getattr(backbone, "channels", None)
             head = (head or Conv1x1Head)(in_channels=channels, num_classes=num_outputs)
-        return [
-            backbone,
-            head,
-            *(
-                build(num_outputs) if build is not None else getattr(start, name, None)
-                for name, build in zip(PARTS[2:], others, strict=True)
-            ),
-        ]
+        others = ((self.parts[name], getattr(start, name, None)) for name in PARTS[2:])
+        return [backbone, head, *(part if build is None else build(num_outputs) for build, part in others)]
 
     def _normalization(self) -> dict[str, Sequence[float]]:
-        """Mean and deviation that the weights were trained with: those of ``init``, else of the backbone."""
+        """Mean and standard deviation for the input: those of ``init``, else of the backbone."""
         start = self.initial_network
         if start is not None:
             return {"mean": start.mean.flatten().tolist(), "std": start.std.flatten().tolist()}
@@ -179,7 +174,7 @@ class SegmentationModule(TrainingModule):
         parts = [getattr(network, name) for name in PARTS]
         names = ", ".join(type(part).__name__ for part in parts if part is not None)
         field = network.receptive_field
-        field = "receptive field: the complete image" if field is None else f"receptive field {field} pixels"
+        field = "receptive field: the full image" if field is None else f"receptive field {field} pixels"
         frozen = f", {' and '.join(self.frozen)} frozen" if self.frozen else ""
         return f"{names}: {count_parameters(network):,} parameters, stride {network.output_stride}, {field}{frozen}"
 
@@ -191,8 +186,8 @@ class SegmentationModule(TrainingModule):
         for name in (*PARTS[1:], PARTS[0]):
             part, scale = getattr(self.network, name), self.backbone_lr_scale if name == "backbone" else 1.0
             trained = [] if part is None else [p for p in part.parameters() if p.requires_grad]
-            groups += [{"params": [p for p in trained if p.ndim > 1], "lr_scale": scale}]
-            groups += [{"params": [p for p in trained if p.ndim <= 1], "lr_scale": scale, "weight_decay": 0.0}]
+            groups.append({"params": [p for p in trained if p.ndim > 1], "lr_scale": scale})
+            groups.append({"params": [p for p in trained if p.ndim <= 1], "lr_scale": scale, "weight_decay": 0.0})
         return [group for group in groups if group["params"]]
 
     def train(self, mode: bool = True) -> "SegmentationModule":
@@ -227,18 +222,17 @@ class SegmentationData(TrainingData):
         root: the folder; null for built-in shapes, which are written to ``RUN/data``.
         crop: height and width of each crop, in pixels after ``scale``.
         batch_size: crops in a batch.
-        scale: resizing factor of images and masks, which the model applies as well; null: that of the model that
-            training starts from, else 1.
+        scale: factor by which images and masks are resized, in prediction as well; null: that of the module's ``init``,
+            else 1.
         classes: names of the classes, or their number; null counts them in the masks. If this and the next three have
-            their defaults, the values of the model that training starts from are used.
-        mask_values: value of each class in the masks: gray values, or colors [red, green, blue]; null: the class's
-            index.
+            their defaults, those of the module's ``init`` are used.
+        mask_values: value of each class in the masks: gray values, or colors [red, green, blue]; null: 0, 1, 2 ...
         ignore_label: value of ignored pixels in the masks; ``rest``: all values that are not in mask_values.
         palette: [red, green, blue] of each class in overlays and label maps.
         images, masks, image_ending, mask_ending: names of the folders, and endings of the file names' stems; see
-            :class:`wavedil.vision.data.pairs.Layout`.
-        validation: without a folder ``val``: null holds out every tenth of the sorted images; or a regular expression
-            on paths without suffix.
+            :class:`wavedil.vision.data.pairs.FolderLayout`.
+        validation: only without a folder ``val``: a regular expression on the paths, without suffix, of the images to
+            hold out; null: every tenth of the sorted images.
         scales: minimum and maximum of the random scale of a crop.
         flip: mirror half of the crops horizontally.
         valid_images: held-out images in each validation, evenly spaced; null for all.
@@ -273,7 +267,7 @@ class SegmentationData(TrainingData):
         check_positive(valid_images=1 if valid_images is None else valid_images)
         self.root, self.crop, self.scale = root, crop, scale
         self.labels = {"classes": classes, "mask_values": mask_values, "ignore_label": ignore_label, "palette": palette}
-        self.layout = Layout(images, masks, image_ending, mask_ending)
+        self.layout = FolderLayout(images, masks, image_ending, mask_ending)
         self.validation, self.scales, self.flip, self.valid_images = validation, scales, flip, valid_images
         self.built_in_images = built_in_images
 
@@ -284,25 +278,23 @@ class SegmentationData(TrainingData):
     def write_built_in(self, train: int, val: int) -> None:
         shapes.make_shapes(self.built_in_folder(), train, val)
 
-    def setup(self, stage: str) -> None:
-        if self.ready:
-            return
+    def read_data(self) -> str:
         start = getattr(self.trainer.lightning_module, "initial_network", None)
         if self.scale is None:
             self.scale = 1.0 if start is None else start.scale
         root = self.built_in_folder() if self.root is None else self.root
         train, valid, note = split_pairs(root, self.layout, self.validation)
-        self._summary = f"{note}\n{self.read(root, train, valid, start)}"
+        labels = self.read_truth(root, train, valid, start)
         self.crops = RandomImageCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
-        self.ready = True
+        return f"{note}\n{labels}"
 
-    def read(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
-        """Sets ``train``, ``valid`` and the attributes that the module needs; returns a line about the labels.
+    def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
+        """Sets ``train``, ``valid`` and the module's ``data_attributes``; returns a line about the labels.
 
         Args:
             root: folder of the data, for messages.
             train, valid: pairs of files.
-            start: the model that training starts from.
+            start: the model of the module's ``init``.
         """
         if start is not None and self.labels == DEFAULT_LABELS:
             self.labels = {name: getattr(start.label_scheme, name) for name in DEFAULT_LABELS}
@@ -311,24 +303,15 @@ class SegmentationData(TrainingData):
         self.scheme = find_label_scheme([*train, *valid], **self.labels)
         self.num_outputs = len(self.scheme.classes)
         self.train, self.valid = (SegmentationDataset(pairs, self.scheme, self.scale) for pairs in (train, valid))
-        tty = sys.stderr.isatty()
-
-        def progress(done: int) -> None:
-            if tty:
-                end = "\n" if done == len(train) else ""
-                print(f"\rreading masks {done} / {len(train)}", end=end, file=sys.stderr, flush=True)
-
-        #: Pixels of each class in each training image, (images, num_classes).
-        self.counts: Tensor = self.train.count_labels(progress)
+        with Bar("reading masks") as bar:
+            #: Pixels of each class in each training image, (images, num_classes).
+            self.counts: Tensor = self.train.count_labels(bar.update)
         total = int(self.counts.sum())
         if not total:
             raise WavedilError(f"{root}: all pixels of the {len(train)} training masks are ignored: check ignore_label")
         shares = (self.counts.sum(0) / total * 100).tolist()
         names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.scheme.classes, shares, strict=True))
         return f"{len(shares)} classes with their shares of pixels: {names}"
-
-    def summary(self) -> str:
-        return self._summary
 
     def train_dataloader(self) -> DataLoader:
         return self.endless_loader(self.crops)

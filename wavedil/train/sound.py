@@ -21,10 +21,9 @@ from wavedil.audio.data.published import find_published
 from wavedil.audio.data.split import split_files
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
-from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError
 from wavedil.train.data import TrainingData
-from wavedil.train.module import MetricNames, TrainingModule
+from wavedil.train.module import MetricNames, TrainingModule, describe_network
 from wavedil.train.previews.sound import SoundPreviews, SoundSamples
 from wavedil.weights import check_savable
 
@@ -71,12 +70,7 @@ class AudioModule(TrainingModule):
         self.network, self.drop_condition = network, drop_condition
 
     def summary(self) -> str:
-        network = self.network
-        field, rate = network.receptive_field, network.sample_rate
-        return (
-            f"{count_parameters(network):,} parameters, {len(network.dilations)} layers, receptive field {field} "
-            f"samples = {1000 * field / rate:.1f} ms at {rate} Hz"
-        )
+        return describe_network(self.network)
 
     def num_items(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["mask"].sum()  # a tensor: .item() would wait for the device
@@ -129,8 +123,8 @@ class AudioData(TrainingData):
         download: download ``dataset`` with torchaudio if it is missing.
         crop: samples in each crop; must be longer than the receptive field.
         batch_size: crops in a batch.
-        full_context: only samples whose receptive field lies in the crop count in the loss (and file starts);
-            otherwise all samples count.
+        full_context: only samples whose full receptive field is in the crop, or at the start of a file, count in the
+            loss; otherwise all samples count.
         validation: null holds out every tenth of the sorted files; or a regular expression on paths without suffix,
             e.g. ``_[0-4]$`` for the official test split of the Free Spoken Digit Dataset.
         exclude: regular expression of files to leave out.
@@ -178,9 +172,7 @@ class AudioData(TrainingData):
             rate = self.network().sample_rate
             pluck.make_corpus(self.built_in_folder(), seconds=self.built_in_seconds, sample_rate=rate)
 
-    def setup(self, stage: str) -> None:
-        if self.ready:
-            return
+    def read_data(self) -> str:
         network = self.network()
         check_crop(self.crop, network.receptive_field)
         self.quantizer, self.context = network.quantizer, network.receptive_field if self.full_context else 0
@@ -191,11 +183,7 @@ class AudioData(TrainingData):
         self.train_conditioning, self.valid_conditioning = (
             self._conditioning(network, corpus, folder, speakers) for corpus in (self.train, self.valid)
         )
-        self._summary = f"{split.note}\ntrain: {self.train}\nvalid: {self.valid}"
-        self.ready = True
-
-    def summary(self) -> str:
-        return self._summary
+        return f"{split.note}\ntrain: {self.train}\nvalid: {self.valid}"
 
     def _find_recordings(self) -> tuple[Path, list[Path], str | None]:
         """Folder of the recordings, their paths, and the source of their speakers' names."""

@@ -11,7 +11,6 @@ j = i, and each kernel is divided by the square roots of its sums at i and at j.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -41,7 +40,7 @@ class DenseCRF:
     The defaults are those of DeepLab-LargeFOV; :meth:`preset` has other published ones.
 
     Args:
-        iterations: of the mean field.
+        iterations: number of mean-field iterations.
         gaussian_sxy, gaussian_weight: standard deviation and weight of the Gaussian kernel, which removes small
             regions.
         bilateral_sxy, bilateral_srgb, bilateral_weight: standard deviations and weight of the bilateral kernel, which
@@ -64,7 +63,10 @@ class DenseCRF:
     def __post_init__(self):
         check_positive(iterations=self.iterations)
         for name in _KERNELS:
-            _check_number(name, getattr(self, name), zero=name.endswith("weight"))
+            value, zero = getattr(self, name), name.endswith("weight")
+            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+                limit = "of at least 0" if zero else "above 0"
+                raise WavedilError(f"{name} is {value!r}: expected a finite number {limit}")
         if isinstance(self.compatibility, str) and self.compatibility == "potts":
             return
         matrix = _to_tensor("compatibility", self.compatibility).detach().float().cpu()
@@ -98,24 +100,31 @@ class DenseCRF:
             WavedilError: invalid shapes or types, different sizes, fewer than two labels, numbers that are not finite,
                 or nonnegative scores with sums close to 1 but not 1.
         """
-        return self._infer(image, scores, _lattice_mean_field)
+        return self._infer(image, scores, exact=False)
 
     def exact(self, image: Any, scores: Any) -> Tensor:
         """As calling the CRF, but with exact sums over all pairs of pixels, for up to 10,000 pixels."""
-        return self._infer(image, scores, _exact_mean_field)
+        return self._infer(image, scores, exact=True)
 
-    def _infer(self, image: Any, scores: Any, infer: Callable[..., Tensor]) -> Tensor:
+    def _infer(self, image: Any, scores: Any, exact: bool) -> Tensor:
         images, batch, is_single = _to_batch(image, scores)
         penalty = None if isinstance(self.compatibility, str) else self.compatibility
         if penalty is not None and len(penalty) != batch.shape[1]:
             raise WavedilError(
                 f"compatibility has {len(penalty)} labels and scores have {batch.shape[1]}: expected the same number"
             )
+        count = batch.shape[2] * batch.shape[3]
+        if exact and count > _MAX_EXACT_PIXELS:
+            raise WavedilError(
+                f"image has {count} pixels: expected at most {_MAX_EXACT_PIXELS} for exact sums; call the CRF"
+            )
         results = []
         for colors, logits in zip(images, batch.detach().float().cpu(), strict=True):
             features = _kernel_features(colors, self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb)
+            kernels = features if exact else [build_lattice(f) for f in features]
+            infer = exact_mean_field if exact else mean_field
             weights = self.gaussian_weight, self.bilateral_weight
-            q = infer(_log_probabilities(logits).flatten(1), features, weights, penalty, self.iterations)
+            q = infer(_log_probabilities(logits).flatten(1), kernels, weights, penalty, self.iterations)
             results.append(q.view_as(logits))
         return (results[0] if is_single else torch.stack(results)).to(batch.device)
 
@@ -155,13 +164,10 @@ class CRFRNN(nn.Module):
         super().__init__()
         if not isinstance(num_classes, int) or num_classes < 2:
             raise WavedilError(f"num_classes is {num_classes!r}: expected an integer of at least 2")
-        check_positive(iterations=iterations)
-        deviations = {"gaussian_sxy": gaussian_sxy, "bilateral_sxy": bilateral_sxy, "bilateral_srgb": bilateral_srgb}
-        for name, value in deviations.items():
-            _check_number(name, value, zero=False)
-        for name, value in (("gaussian_weight", gaussian_weight), ("bilateral_weight", bilateral_weight)):
-            _check_number(name, value, zero=True)
-        self.num_classes, self.iterations, self.deviations = num_classes, iterations, tuple(deviations.values())
+        # Checks the numbers.
+        DenseCRF(iterations, gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight)
+        self.num_classes, self.iterations = num_classes, iterations
+        self.deviations = gaussian_sxy, bilateral_sxy, bilateral_srgb
         self.gaussian_weight = nn.Parameter(torch.full((num_classes,), float(gaussian_weight)))
         self.bilateral_weight = nn.Parameter(torch.full((num_classes,), float(bilateral_weight)))
         self.compatibility = nn.Parameter(1 - torch.eye(num_classes))
@@ -196,18 +202,6 @@ class CRFRNN(nn.Module):
         return refined
 
 
-def _lattice_mean_field(scores: Tensor, features: list[Tensor], *options: Any) -> Tensor:
-    return mean_field(scores, [build_lattice(f) for f in features], *options)
-
-
-def _exact_mean_field(scores: Tensor, features: list[Tensor], *options: Any) -> Tensor:
-    if scores.shape[1] > _MAX_EXACT_PIXELS:
-        raise WavedilError(
-            f"image has {scores.shape[1]} pixels: expected at most {_MAX_EXACT_PIXELS} for exact sums; call the CRF"
-        )
-    return exact_mean_field(scores, features, *options)
-
-
 def _kernel_features(colors: Tensor, gaussian_sxy: float, bilateral_sxy: float, bilateral_srgb: float) -> list[Tensor]:
     """Features of both kernels in standard deviations: (x, y), (2, points), and (x, y, r, g, b), (5, points)."""
     height, width = colors.shape[1:]
@@ -235,9 +229,8 @@ def _to_batch(image: Any, scores: Any) -> tuple[Tensor, Tensor, bool]:
     """Checks and converts the inputs.
 
     Returns:
-        Images (batch, 3, height, width) on the CPU, scores (batch, labels, height, width), and whether the inputs were
-            a
-        single image without batch axis.
+        Images (batch, 3, height, width) on the CPU, scores (batch, labels, height, width), and whether the inputs have
+        no batch axis.
     """
     image, scores = _to_tensor("image", image), _to_tensor("scores", scores)
     if image.dtype != torch.uint8:
@@ -277,8 +270,3 @@ def _to_tensor(name: str, value: Any) -> Tensor:
 
 def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _check_number(name: str, value: Any, *, zero: bool) -> None:
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise WavedilError(f"{name} is {value!r}: expected a finite number {'of at least 0' if zero else 'above 0'}")

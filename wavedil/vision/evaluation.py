@@ -1,6 +1,6 @@
 """Evaluation on files: mean IoU of segmentation, errors of regression."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.dataset import RegressionDataset, SegmentationDataset
-from wavedil.vision.data.pairs import Pair
+from wavedil.vision.data.dataset import ImageDataset, RegressionDataset, SegmentationDataset
+from wavedil.vision.data.pairs import ImagePair
 from wavedil.vision.metrics import DEFINITION, REGRESSION_DEFINITION, ConfusionMatrix, RegressionMetrics
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
-from wavedil.vision.prediction import estimate, predict
-
-Progress = Callable[[int, int], None]
+from wavedil.vision.prediction import Progress, estimate, predict
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class MeanIoU:
 
 def evaluate(
     model: Segmenter,
-    pairs: Sequence[Pair],
+    pairs: Sequence[ImagePair],
     *,
     scaled: bool = False,
     progress: Progress | None = None,
@@ -48,12 +46,12 @@ def evaluate(
     """Mean IoU over the pixels of all images, see :class:`ConfusionMatrix`.
 
     Args:
-        pairs: images and masks, e.g. from :func:`wavedil.vision.data.pairs.find_pairs`. Masks are encoded as the
-            model's ``mask_values`` and ``ignore_label`` say.
+        pairs: images and masks, e.g. from :func:`wavedil.vision.data.pairs.find_pairs`. The model's label scheme
+            decodes the masks.
         scaled: compare at the resolution of the network, with images and masks resized by the model's ``scale`` as in
-            training; default at the size of the masks.
+            training; default: at the size of the masks.
         progress: called with the number of finished images and the number of all images.
-        options: of :func:`wavedil.vision.predict`: ``tile``, ``scales``, ``flip``, ``refine``.
+        options: options of :func:`wavedil.vision.predict`: ``tile``, ``scales``, ``flip``, ``refine``.
     """
     images = SegmentationDataset(pairs, model.label_scheme, model.scale if scaled else 1.0)
     matrix = ConfusionMatrix(model.num_classes)
@@ -78,7 +76,7 @@ class ValueErrors:
     """Result of :func:`evaluate_values`."""
 
     rmse: float  # in the unit of the targets
-    abs_rel: float  # as a fraction
+    abs_rel: float  # mean relative error, as a fraction
     count: int  # pixels with a known target
     images: int
     definition: str
@@ -91,7 +89,7 @@ class ValueErrors:
 
 def evaluate_values(
     model: Regressor,
-    pairs: Sequence[Pair],
+    pairs: Sequence[ImagePair],
     *,
     scaled: bool = False,
     progress: Progress | None = None,
@@ -107,7 +105,7 @@ def evaluate_values(
     return ValueErrors(errors.rmse, errors.abs_rel, errors.count, len(pairs), REGRESSION_DEFINITION)
 
 
-def _read_all(images: SegmentationDataset, progress: Progress | None) -> Iterator[tuple[np.ndarray, Tensor]]:
+def _read_all(images: ImageDataset, progress: Progress | None) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Each image with its labels or targets, read without caching."""
     for index in range(len(images)):
         image, truth = images.read(index, cache=False)

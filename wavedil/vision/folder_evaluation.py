@@ -1,24 +1,24 @@
-"""Evaluates dense predictors on a folder of images: the functions behind ``wavedil evaluate``."""
+"""Evaluates dense predictors on a folder of images: the function behind ``wavedil evaluate``."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from wavedil.vision.data.pairs import Layout, Pair, find_pairs, held_out_pairs
+from wavedil.vision.data.pairs import FolderLayout, find_pairs, held_out_pairs
 from wavedil.vision.evaluation import MeanIoU, ValueErrors, evaluate, evaluate_values
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import Progress
-from wavedil.vision.prediction_files import dense_crf
+from wavedil.vision.prediction_files import prediction_options
 
 
-def evaluate_segmentation(
-    model: Segmenter,
+def evaluate_folder(
+    model: Segmenter | Regressor,
     data: str | Path,
     *,
     held_out: bool = False,
     validation: str | None = None,
     images: str = "images",
-    masks: str = "masks",
+    masks: str | None = None,
     image_ending: str = "",
     mask_ending: str = "",
     scaled: bool = False,
@@ -28,71 +28,31 @@ def evaluate_segmentation(
     crf: bool = False,
     crf_preset: str | None = None,
     progress: Progress | None = None,
-) -> MeanIoU:
-    """Mean intersection over union on a folder of images and masks.
+) -> MeanIoU | ValueErrors:
+    """Mean IoU of a Segmenter on images and masks, or errors of a Regressor on images and targets.
 
     Args:
         data: a folder with ``images`` and ``masks``, or with ``train`` and ``val`` that have them.
-        held_out: only what a recipe holds out: the images of val, or every tenth of the sorted files.
+        held_out: only the images that a recipe holds out: those of val, or every tenth of the sorted files.
         validation: only images whose path matches this regular expression, as in a recipe's data.
         images: folder of the images in DATA (default images).
-        masks: folder of the masks in DATA (default masks).
-        image_ending: what image names have at the end that mask names have not.
-        mask_ending: what mask names have at the end that image names have not.
-        scaled: compare at the size that the model works at, not at the size of the masks.
+        masks: folder of the masks or targets in DATA (default masks; targets for a Regressor).
+        image_ending: ending of image names that mask names do not have.
+        mask_ending: ending of mask names that image names do not have.
+        scaled: compare at the model's image size instead of the size of the masks.
         tile: predict in tiles of this many pixels a side.
         scales: average over these image sizes, e.g. 0.75 1 1.25.
         flip: average with the mirror image.
-        crf: refine with a dense CRF.
-        crf_preset: refine with a dense CRF of other published parameters, by name.
-        progress: called with the images finished so far and their total.
+        crf: refine with a dense CRF (Segmenter only).
+        crf_preset: refine with a dense CRF of other published parameters, by name (Segmenter only).
+        progress: called with the number of finished images and the number of all images.
 
     Raises:
         WavedilError: images or masks cannot be read or matched, or do not fit the model.
     """
-    pairs = _pairs(data, Layout(images, masks, image_ending, mask_ending), held_out, validation)
-    options = {"tile": tile, "scales": scales, "flip": flip, "refine": dense_crf(crf, crf_preset)}
-    return evaluate(model, pairs, scaled=scaled, progress=progress, **options)
-
-
-def evaluate_regression(
-    model: Regressor,
-    data: str | Path,
-    *,
-    held_out: bool = False,
-    validation: str | None = None,
-    images: str = "images",
-    masks: str = "targets",
-    image_ending: str = "",
-    mask_ending: str = "",
-    scaled: bool = False,
-    tile: int | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    progress: Progress | None = None,
-) -> ValueErrors:
-    """Root mean square error and relative error on a folder of images and targets.
-
-    Args:
-        data: a folder with ``images`` and ``targets``, or with ``train`` and ``val`` that have them.
-        held_out: only what a recipe holds out: the images of val, or every tenth of the sorted files.
-        validation: only images whose path matches this regular expression, as in a recipe's data.
-        images: folder of the images in DATA (default images).
-        masks: folder of the targets in DATA (default targets).
-        image_ending: what image names have at the end that target names have not.
-        mask_ending: what target names have at the end that image names have not.
-        scaled: compare at the size that the model works at, not at the size of the targets.
-        tile: predict in tiles of this many pixels a side.
-        scales: average over these image sizes, e.g. 0.75 1 1.25.
-        flip: average with the mirror image.
-        progress: called with the images finished so far and their total.
-
-    Raises:
-        WavedilError: images or targets cannot be read or matched, or do not fit the model.
-    """
-    pairs = _pairs(data, Layout(images, masks, image_ending, mask_ending), held_out, validation)
-    return evaluate_values(model, pairs, scaled=scaled, progress=progress, tile=tile, scales=scales, flip=flip)
-
-
-def _pairs(data: str | Path, layout: Layout, held_out: bool, validation: str | None) -> Sequence[Pair]:
-    return held_out_pairs(data, layout, validation) if held_out or validation else find_pairs(data, layout)
+    options = prediction_options(model, tile, scales, flip, crf, crf_preset)
+    masks = masks or ("targets" if isinstance(model, Regressor) else "masks")
+    layout = FolderLayout(images, masks, image_ending, mask_ending)
+    pairs = held_out_pairs(data, layout, validation) if held_out or validation else find_pairs(data, layout)
+    evaluate_model = evaluate_values if isinstance(model, Regressor) else evaluate
+    return evaluate_model(model, pairs, scaled=scaled, progress=progress, **options)

@@ -1,6 +1,4 @@
-"""A dense predictor in numbers: its parts, its receptive field in pixels, and the gridding of its context module."""
-
-from __future__ import annotations
+"""Numbers of a dense predictor: parameters, receptive field in pixels, and gridding of the context module."""
 
 from typing import Any
 
@@ -12,14 +10,13 @@ from wavedil.core.receptive_field import count_multiply_adds, count_parameters
 
 
 def inspect_predictor(model: nn.Module) -> dict[str, Any]:
-    """The numbers of a :class:`wavedil.vision.Segmenter` or ``Regressor``, as a dictionary for JSON.
+    """Numbers of a :class:`wavedil.vision.Segmenter` or ``Regressor``, as a dictionary for JSON.
 
     ``classes`` is empty for a regressor. ``parameters`` counts all parts, ``multiply_adds`` is per pixel of the image,
     ``receptive_field`` is in pixels along one axis (None: the entire image). ``dilations``, ``holes``, ``path_ratio``
-    and ``hdc_m2`` describe the context module, in its cells; they are None without one.
+    and ``hdc_m2`` describe the context module, in cells of the feature map; they are None without one.
     """
-    names = ("backbone", "head", "context", "refinement")
-    parts = {name: getattr(model, name) for name in names}
+    parts = {name: getattr(model, name) for name in ("backbone", "head", "context", "refinement")}
     side = 16 * model.output_stride
     like = model.mean
     image = torch.zeros(1, 3, side, side, dtype=like.dtype, device=like.device)
@@ -38,9 +35,7 @@ def inspect_predictor(model: nn.Module) -> dict[str, Any]:
         "output_stride": model.output_stride,
         "scale": model.scale,
         "dilations": None if audit is None else list(audit.dilations),
-        "holes": None if audit is None else audit.holes,
-        "path_ratio": None if audit is None else audit.path_ratio,
-        "hdc_m2": None if audit is None else audit.hdc_m2,
+        **{name: getattr(audit, name, None) for name in ("holes", "path_ratio", "hdc_m2")},
     }
 
 
@@ -53,7 +48,7 @@ def render_predictor(info: dict[str, Any]) -> str:
     facts += [
         ("parameters", f"{info['parameters']:,}"),
         ("multiply-adds", f"{info['multiply_adds']:,} per pixel"),
-        ("receptive field", "the whole image" if field is None else f"{field} x {field} pixels"),
+        ("receptive field", "the full image" if field is None else f"{field} x {field} pixels"),
         ("output stride", f"{info['output_stride']} pixels, of images at {info['scale']:.0%} of their size"),
     ]
     if info["dilations"] is not None:

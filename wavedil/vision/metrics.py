@@ -21,7 +21,7 @@ class ConfusionMatrix:
 
     Args:
         num_classes: labels are 0 to num_classes - 1, or 255 for ignored pixels.
-        device: of the counts.
+        device: device of the counts.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
@@ -66,7 +66,7 @@ class RegressionMetrics:
     """Squared and relative errors, summed over images in float64.
 
     Args:
-        device: of the sums.
+        device: device of the sums.
     """
 
     def __init__(self, device: torch.device | str = "cpu"):

@@ -41,8 +41,8 @@ def predict(
     Args:
         image: ``(height, width, 3)`` uint8, e.g. from :func:`wavedil.vision.read_image`.
         scaled: the image is already resized by the model's ``scale``.
-        tile: side in pixels of the tiles that the network runs on one after the other, each with its receptive field
-            around it: the result is the same up to rounding, in bounded memory. Default: no tiles for images up to four
+        tile: side in pixels of the tiles that are predicted one at a time, each with a margin of half the receptive
+            field. The result is the same up to rounding, and memory is bounded. Default: no tiles for images up to four
             million pixels, and tiles of 1024 for larger ones if the receptive field is finite.
         scales: image sizes, relative to the model's ``scale``, over which probabilities are averaged.
         flip: also average over the mirror image.
@@ -57,21 +57,18 @@ def predict(
     if refine is not None:
         full = probabilities(model, image, **options).astype(np.float32, copy=False)
         return np.asarray(refine(image, full)).argmax(0).astype(np.uint8)
-    views = _score_views(model, image, **options)
-    bands = _average(views, image.shape[:2], _softmax)
+    bands = _average(model, image, _softmax, **options)
     return np.concatenate([band.argmax(0).to(torch.uint8).cpu().numpy() for band in bands])
 
 
 def probabilities(model: Segmenter, image: np.ndarray, **options: Any) -> np.ndarray:
     """Class probabilities at every pixel, ``(num_classes, height, width)``; options as for :func:`predict`."""
-    views = _score_views(model, image, **options)
-    return torch.cat(list(_average(views, image.shape[:2], _softmax)), dim=1).cpu().numpy()
+    return torch.cat(list(_average(model, image, _softmax, **options)), dim=1).cpu().numpy()
 
 
 def estimate(model: Regressor, image: np.ndarray, **options: Any) -> np.ndarray:
     """The value at every pixel, float32 ``(height, width)``; options as for :func:`predict`."""
-    views = _score_views(model, image, **options)
-    bands = _average(views, image.shape[:2], lambda scores: model.to_values(scores[0]))
+    bands = _average(model, image, lambda scores: model.to_values(scores[0]), **options)
     return torch.cat(list(bands)).float().cpu().numpy()
 
 
@@ -92,7 +89,7 @@ class _ScoreView:
         return _interpolate(_interpolate(self.scores, 1, rows), 2, columns)
 
     def _positions(self, axis: int, pixels: Tensor, count: int) -> Tensor:
-        """Positions in cells of this view of pixels of an image with ``count`` pixels along the axis."""
+        """Positions, in cells of this view, of pixels of an image with ``count`` pixels along the axis."""
         pixels = (pixels.double() + 0.5) * self.size[axis] / count - 0.5
         if axis == 1 and self.mirrored:
             pixels = self.size[1] - 1 - pixels
@@ -137,9 +134,10 @@ def _score_views(
 
 @torch.inference_mode()
 def _average(
-    views: Sequence[_ScoreView], size: tuple[int, int], activation: Callable[[Tensor], Tensor]
+    model: DensePredictor, image: np.ndarray, activation: Callable[[Tensor], Tensor], **options: Any
 ) -> Iterator[Tensor]:
     """Yields the mean over the views of ``activation(scores)`` at full resolution, in bands of rows to bound memory."""
+    views, size = _score_views(model, image, **options), image.shape[:2]
     rows = max(1, MAX_UPSAMPLED // (len(views[0].scores) * size[1]))
     for start in range(0, size[0], rows):
         stop = min(start + rows, size[0])

@@ -16,7 +16,7 @@ from wavedil.vision.models.predictor import DensePredictor
 
 
 def tile_margin(model: DensePredictor) -> int:
-    """Pixels to add on each side of a tile: half the receptive field, rounded up to the stride.
+    """Width in pixels of the margin on each side of a tile: half the receptive field, rounded up to the stride.
 
     Raises:
         WavedilError: the receptive field is the full image.

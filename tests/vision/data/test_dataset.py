@@ -9,7 +9,7 @@ from wavedil.errors import WavedilError
 from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.labels import LabelScheme
-from wavedil.vision.data.pairs import Layout, Pair, find_pairs, held_out_pairs, split_pairs
+from wavedil.vision.data.pairs import FolderLayout, ImagePair, find_pairs, held_out_pairs, split_pairs
 from wavedil.vision.data.palette import default_palette
 from wavedil.vision.data.shapes import CLASSES, MIN_DISTANCE, draw, make_shapes
 
@@ -135,7 +135,7 @@ def test_pairs_whose_names_end_differently(tmp_path):
     for path in (tmp_path / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}_labelIds.png"))
         (path.with_name(f"{path.stem}_color.png")).write_bytes(b"not looked at")
-    pairs = find_pairs(tmp_path, Layout(mask_ending="_labelIds"))
+    pairs = find_pairs(tmp_path, FolderLayout(mask_ending="_labelIds"))
     assert [pair.mask.stem for pair in pairs] == ["00_labelIds", "01_labelIds", "02_labelIds"]
 
 
@@ -171,7 +171,7 @@ def test_splits(tmp_path):
     assert names(held_out_pairs(tmp_path / "both")) == names(held)
     with pytest.raises(WavedilError, match="leave it out"):
         split_pairs(tmp_path / "both", validation="0")
-    with pytest.raises(WavedilError, match="nowhere is no folder"):
+    with pytest.raises(WavedilError, match="nowhere is not a folder"):
         split_pairs(tmp_path / "nowhere")
 
 
@@ -228,7 +228,7 @@ def test_each_image_is_used_once_per_epoch(tmp_path):
     for index in range(7):
         write_image(tmp_path / f"{index}.png", np.full((4, 4, 3), index, np.uint8))
         write_labels(tmp_path / f"{index}_m.png", np.zeros((4, 4), np.uint8), default_palette(2))
-        pairs.append(Pair(tmp_path / f"{index}.png", tmp_path / f"{index}_m.png"))
+        pairs.append(ImagePair(tmp_path / f"{index}.png", tmp_path / f"{index}_m.png"))
     crops = RandomImageCrops(SegmentationDataset(pairs, LabelScheme(["a", "b"])), (4, 4), scales=(1, 1))
     seen = [round(float(crops[index]["image"][0, 0, 0]) * 255) for index in range(28)]
     epochs = [seen[start : start + 7] for start in range(0, 28, 7)]

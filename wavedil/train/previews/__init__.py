@@ -23,19 +23,22 @@ class Previews(Callback):
     """Base of the previews: targets when training starts, then outputs at step ``first`` and every ``every`` steps.
 
     Files are written to ``RUN/previews`` and, if the trainer has a TensorBoard logger, to TensorBoard. A data module
-    that lacks a method of :meth:`data_methods` gets no previews, and one line says so.
+    that lacks a method of ``needs`` gets no previews, and a message is printed.
 
     Args:
         first: step of the first preview.
         every: steps between later previews.
     """
 
+    #: Methods of the data module that the previews call.
+    needs: Sequence[str] = ()
+
     def __init__(self, first: int, every: int):
         self.first, self.every = first, every
 
     def data_methods(self, network: nn.Module) -> Sequence[str]:
-        """Methods of the data module that the previews of this network call."""
-        return ()
+        """Methods of the data module that the previews of this network call; default ``needs``."""
+        return self.needs
 
     def write_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Writes the targets, once."""
@@ -88,11 +91,10 @@ class Previews(Callback):
 
 
 class Samples:
-    """Base of the samples that a run writes at its end."""
+    """Base of the samples that a run writes at its end; ``needs`` and ``data_methods`` as in :class:`Previews`."""
 
-    def data_methods(self, network: nn.Module) -> Sequence[str]:
-        """Methods of the data module that :meth:`write` calls."""
-        return ()
+    needs: Sequence[str] = ()
+    data_methods = Previews.data_methods
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
         """Writes the samples of a trained network to the run folder and returns the last lines of the run."""

@@ -1,6 +1,5 @@
 """Clips of an effect model: input, target and output."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -36,12 +35,11 @@ class EffectPreviews(Previews):
         num: segments per preview, evenly spaced over the held-out ones.
     """
 
+    needs = ["preview_segments"]
+
     def __init__(self, first: int = 100, every: int = 1000, seconds: float = 3.0, num: int = 1):
         super().__init__(first, every)
         self.seconds, self.num = seconds, num
-
-    def data_methods(self, network: nn.Module) -> Sequence[str]:
-        return ["preview_segments"]
 
     def write_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
         for index, segment in enumerate(trainer.datamodule.preview_segments(self.num)):
@@ -70,11 +68,10 @@ class EffectSamples(Samples):
         seconds: maximum length of each clip.
     """
 
+    needs = ["preview_segments"]
+
     def __init__(self, num: int = 3, seconds: float = 10.0):
         self.num, self.seconds = num, seconds
-
-    def data_methods(self, network: nn.Module) -> Sequence[str]:
-        return ["preview_segments"]
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
         for index, segment in enumerate(data.preview_segments(self.num)):

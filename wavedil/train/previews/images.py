@@ -1,6 +1,5 @@
 """Images of a dense predictor: image, ground truth and prediction side by side."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -13,6 +12,8 @@ from wavedil.train.previews import Previews, Samples
 from wavedil.vision.data.images import write_image
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.palette import overlay
+from wavedil.vision.models.predictor import DensePredictor
+from wavedil.vision.models.segmenter import Segmenter
 
 GAP = 4  # pixels between images
 
@@ -29,20 +30,23 @@ def _side_by_side(*images: np.ndarray) -> np.ndarray:
     return np.concatenate([part for image in images for part in (gap, image)][1:], axis=1)
 
 
-def label_panel(network: nn.Module, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Image, ground truth and prediction as overlays. Ignored pixels have no color in both."""
-    predicted = _predict(network, image).argmax(0).to(torch.uint8).cpu().numpy()
-    predicted[labels == IGNORED] = IGNORED
-    return _side_by_side(image, *(overlay(image, each, network.palette) for each in (labels, predicted)))
+def panel(network: DensePredictor, image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Image, ground truth and prediction side by side, ``(height, 3 * width + 2 * GAP, 3)`` uint8.
 
-
-def value_panel(network: nn.Module, image: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Image, targets and predicted values; black is the minimum of the targets and white their maximum."""
-    values = _predict(network, image)[0].cpu().numpy()
-    known = targets[~np.isnan(targets)]
+    Classes are overlays, without color where pixels are ignored. Values are gray: black is the minimum of the targets
+    and white their maximum.
+    """
+    output = _predict(network, image)
+    if isinstance(network, Segmenter):
+        predicted = output.argmax(0).to(torch.uint8).cpu().numpy()
+        predicted[truth == IGNORED] = IGNORED
+        return _side_by_side(image, *(overlay(image, each, network.palette) for each in (truth, predicted)))
+    known = truth[~np.isnan(truth)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    gray = [np.nan_to_num((each - low) / max(high - low, 1e-12)).clip(0, 1) * 255 for each in (targets, values)]
-    return _side_by_side(image, *(np.repeat(each[..., None], 3, axis=2).astype(np.uint8) for each in gray))
+    gray = (
+        np.nan_to_num((each - low) / max(high - low, 1e-12)).clip(0, 1) for each in (truth, output[0].cpu().numpy())
+    )
+    return _side_by_side(image, *(np.repeat(each[..., None] * 255, 3, axis=2).astype(np.uint8) for each in gray))
 
 
 class ImagePreviews(Previews):
@@ -54,21 +58,18 @@ class ImagePreviews(Previews):
         num: images per preview.
     """
 
-    panel = staticmethod(label_panel)
+    needs = ["preview_images"]
 
     def __init__(self, first: int = 100, every: int = 500, num: int = 3):
         super().__init__(first, every)
         self.num = num
 
-    def data_methods(self, network: nn.Module) -> Sequence[str]:
-        return ["preview_images"]
-
     def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         for number, (image, target) in enumerate(trainer.datamodule.preview_images(self.num)):
-            panel = self.panel(module.eval_network, image, target)
-            write_image(self.folder(trainer) / f"step_{step:06d}_{number}.png", panel)
+            picture = panel(module.eval_network, image, target)
+            write_image(self.folder(trainer) / f"step_{step:06d}_{number}.png", picture)
             for board in self.tensorboards(trainer):
-                board.add_image(f"image_{number}", panel, step, dataformats="HWC")
+                board.add_image(f"image_{number}", picture, step, dataformats="HWC")
 
 
 class ImageSamples(Samples):
@@ -78,37 +79,12 @@ class ImageSamples(Samples):
         num: number of images, evenly spaced over the held-out ones.
     """
 
-    panel = staticmethod(label_panel)
+    needs = ["preview_images"]
 
     def __init__(self, num: int = 8):
         self.num = num
 
-    def data_methods(self, network: nn.Module) -> Sequence[str]:
-        return ["preview_images"]
-
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
         for number, (image, target) in enumerate(data.preview_images(self.num)):
-            write_image(folder / "samples" / f"image_{number:03d}.png", self.panel(network, image, target))
+            write_image(folder / "samples" / f"image_{number:03d}.png", panel(network, image, target))
         return f"Look: {folder / 'report.html'}\nmore images: wavedil segment {folder / 'model'} IMAGE... --out labeled"
-
-
-class ValuePreviews(ImagePreviews):
-    """Held-out images, the same at every step: image, targets and predicted values side by side.
-
-    Args:
-        first: step of the first preview.
-        every: steps between later previews.
-        num: images per preview.
-    """
-
-    panel = staticmethod(value_panel)
-
-
-class ValueSamples(ImageSamples):
-    """Held-out images in ``RUN/samples``: image, targets and predicted values side by side.
-
-    Args:
-        num: number of images, evenly spaced over the held-out ones.
-    """
-
-    panel = staticmethod(value_panel)

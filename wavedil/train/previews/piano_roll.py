@@ -29,12 +29,11 @@ class RollPreviews(Previews):
         num: clips per preview.
     """
 
+    needs = ["valid_rolls"]
+
     def __init__(self, first: int = 100, every: int = 1000, length: int = 40, num: int = 1):
         super().__init__(first, every)
         self.length, self.num = length, num
-
-    def data_methods(self, network: nn.Module) -> Sequence[str]:
-        return ["valid_rolls"]
 
     def write_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
         for index, roll in enumerate(trainer.datamodule.valid_rolls()[: self.num]):
@@ -58,11 +57,10 @@ class RollSamples(Samples):
         length: time steps of each clip, including the steps that are continued.
     """
 
+    needs = ["valid_rolls", "test_rolls"]
+
     def __init__(self, num: int = 4, length: int = 64):
         self.num, self.length = num, length
-
-    def data_methods(self, network: nn.Module) -> Sequence[str]:
-        return ["valid_rolls", "test_rolls"]
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
         valid, test = (evaluate_rolls(network, rolls) for rolls in (data.valid_rolls(), data.test_rolls()))

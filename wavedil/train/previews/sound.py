@@ -1,6 +1,5 @@
 """Clips of an audio generator."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.generation.generate import generate
+from wavedil.progress import Bar
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples, has_methods
 
@@ -68,15 +68,9 @@ class SoundSamples(Samples):
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
         total = max(1, round(self.seconds * network.sample_rate))
-        tty = sys.stderr.isatty()
-
-        def progress(done: int, total: int) -> None:
-            if tty or done == total:
-                end = "\n" if done == total else ""
-                print(f"\rsampling {done / total:.0%}", end=end, file=sys.stderr, flush=True)
-
         options = _conditioning(network, data, total, self.num) | {"temperature": self.temperature}
-        sound = generate(network, total, num=self.num, progress=progress, **options)
+        with Bar("sampling", network.sample_rate) as bar:
+            sound = generate(network, total, num=self.num, progress=bar.update, **options)
         for index, clip in enumerate(sound):
             write(folder / "samples" / f"sample_{index:03d}.wav", clip.cpu(), network.sample_rate)
         return (
@@ -94,7 +88,7 @@ def _conditioning_method(network: nn.Module) -> Sequence[str]:
 
 
 def _conditioning(network: nn.Module, data: L.LightningDataModule | None, samples: int, num: int) -> dict:
-    """Options of ``generate`` that condition clips as held-out recordings are."""
+    """Options of ``generate``: the conditioning of held-out recordings."""
     return data.preview_conditioning(network, samples, num) if _is_conditional(network) else {}
 
 

@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from wavedil.errors import WavedilError
 from wavedil.vision.data.images import read_image, read_mask, read_target, resize, resize_mask, scaled_size
 from wavedil.vision.data.labels import IGNORED, LabelScheme, Value
-from wavedil.vision.data.pairs import Pair
+from wavedil.vision.data.pairs import ImagePair
 from wavedil.vision.data.palette import Color
 
-CACHE_BYTES = 2**30  # of decoded images kept in memory
-MEAN_COLOR = (124, 116, 104)  # of ImageNet
+CACHE_BYTES = 2**30  # maximum size of the decoded images in memory
+MEAN_COLOR = (124, 116, 104)  # mean of ImageNet
 
 
 class ImageDataset(Dataset[dict[str, Tensor]]):
@@ -32,7 +32,7 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
     #: Ground truth outside the image in random crops.
     fill_value: float
 
-    def __init__(self, pairs: Sequence[Pair], scale: float = 1.0):
+    def __init__(self, pairs: Sequence[ImagePair], scale: float = 1.0):
         if not 0 < scale <= 16:
             raise WavedilError(f"scale is {scale}: expected a resize factor above 0 and at most 16")
         self.pairs, self.scale = list(pairs), scale
@@ -84,7 +84,7 @@ class SegmentationDataset(ImageDataset):
 
     fill_value = IGNORED
 
-    def __init__(self, pairs: Sequence[Pair], label_scheme: LabelScheme, scale: float = 1.0):
+    def __init__(self, pairs: Sequence[ImagePair], label_scheme: LabelScheme, scale: float = 1.0):
         super().__init__(pairs, scale)
         self.label_scheme = label_scheme
 
@@ -97,7 +97,7 @@ class SegmentationDataset(ImageDataset):
     def make_item(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
         return {"image": image, "labels": truth.long()}
 
-    def count_labels(self, progress: Callable[[int], None] | None = None) -> Tensor:
+    def count_labels(self, progress: Callable[[int, int], None] | None = None) -> Tensor:
         """Number of pixels of each class in each image, int64 ``(images, num_classes)``."""
         rows = []
         for index in range(len(self)):
@@ -105,7 +105,7 @@ class SegmentationDataset(ImageDataset):
             counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)
             rows.append(counts[: len(self.label_scheme.classes)])
             if progress is not None:
-                progress(index + 1)
+                progress(index + 1, len(self))
         return torch.from_numpy(np.stack(rows))
 
 
@@ -123,7 +123,7 @@ class RegressionDataset(ImageDataset):
 
     fill_value = float("nan")
 
-    def __init__(self, pairs: Sequence[Pair], step: float = 1.0, scale: float = 1.0):
+    def __init__(self, pairs: Sequence[ImagePair], step: float = 1.0, scale: float = 1.0):
         super().__init__(pairs, scale)
         if step <= 0:
             raise WavedilError(f"step is {step}: expected the value of one gray level of a target, above 0")
@@ -206,17 +206,17 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
 
 
 def find_label_scheme(
-    pairs: Sequence[Pair],
+    pairs: Sequence[ImagePair],
     classes: Sequence[str] | int | None = None,
     mask_values: Sequence[Value] | None = None,
     ignore_label: Value | str | None = IGNORED,
     palette: Sequence[Color] | None = None,
 ) -> LabelScheme:
-    """The label scheme of a dataset; counts the classes in the masks if they are not given.
+    """The label scheme of a dataset; counts the classes in the masks by default.
 
     Args:
-        classes: class names, or their number. Default: the number of ``mask_values``, else all values from 0 to the
-            largest in the masks.
+        classes: class names, or their number. Default: the number of ``mask_values``, or else of the values in the
+            masks.
         mask_values, ignore_label, palette: see :class:`LabelScheme`.
 
     Raises:
@@ -242,7 +242,7 @@ def find_label_scheme(
     return LabelScheme(names, mask_values, ignore_label, palette)
 
 
-def count_values(pairs: Sequence[Pair]) -> np.ndarray:
+def count_values(pairs: Sequence[ImagePair]) -> np.ndarray:
     """Number of pixels of each gray value over all masks, ``(largest value + 1,)``.
 
     Raises:

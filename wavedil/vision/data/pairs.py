@@ -1,14 +1,12 @@
 """Pairs of images and masks in a folder, and their split into training and validation set."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError
 from wavedil.files import pair_by_name, unique_names
-from wavedil.splits import EVERY, describe_split, hold_out
+from wavedil.splits import describe_split, hold_out
 from wavedil.vision.data.images import image_size, list_images
 
 PathLike = str | os.PathLike[str]
@@ -16,7 +14,7 @@ TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation")
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """Folder names of images and masks, relative to the root or to its ``train`` and ``val`` folders.
 
     An image and a mask belong together if their paths below ``images`` and ``masks`` are equal without suffix and
@@ -30,21 +28,21 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImagePair:
     """An image file and its mask (or target) file."""
 
     image: Path
     mask: Path
 
 
-def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
+def find_pairs(root: PathLike, layout: FolderLayout | None = None) -> list[ImagePair]:
     """All images below ``root`` with their masks, sorted by name.
 
     Raises:
-        WavedilError: naming the first file concerned: a folder that is missing or empty, an image without mask or mask
-            without image, two files of the same name, or a mask whose size differs from its image's.
+        WavedilError: a folder is missing or empty, an image has no mask or a mask no image, two files have the same
+            name, or a mask has another size than its image. The message names the file.
     """
-    layout = layout or Layout()
+    layout = layout or FolderLayout()
     root = Path(root)
     found = []
     for kind, folder, ending in (
@@ -60,8 +58,8 @@ def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
             f"{root}: no image stem ends with image_ending {layout.image_ending!r} and no mask stem with mask_ending "
             f"{layout.mask_ending!r}"
         )
-    remedy = "add it, take the file away, or say how names end (image_ending, mask_ending)"
-    pairs = [Pair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
+    remedy = "add it, remove the file, or set image_ending and mask_ending to the endings of the names"
+    pairs = [ImagePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
     for pair in pairs:
         (height, width), mask = image_size(pair.image), image_size(pair.mask)
         if (height, width) != mask:
@@ -73,37 +71,39 @@ def find_pairs(root: PathLike, layout: Layout | None = None) -> list[Pair]:
 
 
 def split_pairs(
-    root: PathLike, layout: Layout | None = None, validation: str | None = None, every: int = EVERY
-) -> tuple[list[Pair], list[Pair], str]:
-    """Pairs for training, pairs for validation, and how they were chosen.
+    root: PathLike, layout: FolderLayout | None = None, validation: str | None = None
+) -> tuple[list[ImagePair], list[ImagePair], str]:
+    """Pairs for training, pairs for validation, and a text about the split.
 
-    By the folders ``train`` and ``val`` of the root where it has them; else every tenth of the sorted pairs validates,
-    or those whose image's path, without suffix, a regular expression is found in.
+    If the root has folders ``train`` and ``val``, they are the two sets. Otherwise every tenth of the sorted pairs
+    validates, or the pairs whose image path, without suffix, matches the regular expression ``validation``.
 
     Raises:
-        WavedilError: as :func:`find_pairs`; or nothing left for one of the two.
+        WavedilError: as :func:`find_pairs`; or no pair is left to train or to validate on.
     """
     root = Path(root)
     if not root.is_dir():
-        raise WavedilError(f"{root} is no folder: expected one with images and masks")
+        raise WavedilError(f"{root} is not a folder: expected a folder of images and masks")
     parts = _parts(root)
     if parts:
         if validation is not None:
             raise WavedilError(f"validation is {validation!r}, but {root} has the folder {parts[1].name}: leave it out")
-        train, held = (find_pairs(part, layout) for part in parts)
-        return train, held, f"folders {parts[0].name} and {parts[1].name}: {len(train)} train, {len(held)} validate"
-    pairs = find_pairs(root, layout)
-    held, rule = hold_out([pair.image for pair in pairs], validation, every, "images")
-    train = [pair for pair, out in zip(pairs, held, strict=True) if not out]
-    valid = [pair for pair, out in zip(pairs, held, strict=True) if out]
+        train, valid = (find_pairs(part, layout) for part in parts)
+        rule = f"folders {parts[0].name} and {parts[1].name}"
+    else:
+        pairs = find_pairs(root, layout)
+        held, rule = hold_out([pair.image for pair in pairs], validation, kind="images")
+        train, valid = ([pair for pair, out in zip(pairs, held, strict=True) if out == side] for side in (False, True))
     return train, valid, describe_split(rule, len(train), len(valid), "images")
 
 
-def held_out_pairs(root: PathLike, layout: Layout | None = None, validation: str | None = None) -> list[Pair]:
-    """The pairs that :func:`split_pairs` validates on, whether or not others are there to train on.
+def held_out_pairs(
+    root: PathLike, layout: FolderLayout | None = None, validation: str | None = None
+) -> list[ImagePair]:
+    """The validation pairs of :func:`split_pairs`. Training images are not read and may be missing.
 
     Raises:
-        WavedilError: as :func:`find_pairs`; or there are none.
+        WavedilError: as :func:`find_pairs`; or no pair validates.
     """
     parts = _parts(Path(root))
     if parts and validation is None:

@@ -28,7 +28,7 @@ PALETTE = (
     (40, 40, 40), (255, 120, 120), (120, 150, 255), (220, 40, 40), (40, 70, 220), (240, 200, 60), (80, 190, 110)
 )  # fmt: skip
 MIN_DISTANCE = 24  # pixels from the mark to the edge of a disc
-_VERSION = 1  # of the images; folders written by another version are written again
+_VERSION = 1  # changes with the images, so that folders of another version are written again
 
 
 def draw(size: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

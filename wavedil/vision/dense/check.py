@@ -13,7 +13,7 @@ from wavedil.vision.dense.convert import ConversionPlan, DenseBackbone, extract_
 from wavedil.vision.dense.grid import Grid, NonMap
 from wavedil.vision.dense.trace import copy_module, describe_node
 
-_TOLERANCE = 1e-6  # of the mean absolute value; rounding in float64 gives 1e-14, and 1e-7 in the deepest networks
+_TOLERANCE = 1e-6  # of the mean absolute value; float64 rounding gives 1e-14, in the deepest networks 1e-7
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class DenseReport:
         error: mean absolute difference at these cells, relative to the mean absolute feature.
         layer: the first layer whose output differs; None if there is none, or if ``dense`` is not from ``to_dense``.
         reason: why it differs.
-        output_stride, stride: of the dense network and of the classifier.
+        output_stride, stride: strides of the dense network and of the classifier.
         size: (height, width) of the test image.
     """
 
@@ -56,7 +56,7 @@ def check_dense(
         dense: result of ``to_dense(classifier, ...)``; or any module with the same parameter names that returns the
             features of the classifier at a smaller stride.
         size: (height, width) of the image. Default: 3 and 4 cells of the classifier.
-        seed: of weights and image.
+        seed: seed of the weights and the image.
 
     Raises:
         WavedilError: ``dense`` has parameters that the classifier does not have, or feature maps of another size.

@@ -28,13 +28,13 @@ class DenseBackbone(fx.GraphModule):
     as Inception, lose some cells at the border). With ``levels`` the result is a list of feature maps from fine to
     coarse.
 
-    Parameters have the names they have in the classifier.
+    Parameters have the same names as in the classifier.
 
     Attributes:
         output_stride: pixels between cells.
-        stride: the same in the classifier; every ``stride // output_stride``-th cell is one of the classifier's.
-        channels: of the features.
-        level_strides, level_channels: of all returned maps, the features last.
+        stride: stride of the classifier; every ``stride // output_stride``-th cell is one of the classifier's.
+        channels: channels of the features.
+        level_strides, level_channels: strides and channels of all returned maps, the features last.
         receptive_field: in pixels, an int if the axes agree, else (height, width); None for the full image
             (squeeze-and-excitation, attention, norms over the map).
         center: (y, x) of the center of the receptive field of cell (0, 0), in pixels. Upsampling with
@@ -169,7 +169,7 @@ def extract_outputs(plan: ConversionPlan) -> fx.Graph:
 
 
 def _find_features(trace: Trace, analysis: GridAnalysis, until: str | None) -> fx.Node:
-    """The node of the feature map. Raises the error of any operation without dense form that it depends on."""
+    """The node of the feature map. Raises WavedilError if it depends on an operation without a dense form."""
     nodes = list(trace.graph.nodes)
     if until is not None:
         ends = [call.output for call in trace.calls if call.name == until]

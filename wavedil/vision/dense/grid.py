@@ -19,7 +19,7 @@ class Grid:
     Attributes:
         stride, dense_stride: pixels between cells in the classifier and in the dense network.
         size, dense_size: (height, width) of the map in both, for an image of SAMPLE_SIZE.
-        field: for each axis the first and last pixel that cell 0 of the dense network depends on.
+        field: first and last pixel, along each axis, in the receptive field of cell 0 of the dense network.
         sees_image: whether the cells depend on the full image as well.
     """
 
@@ -45,7 +45,7 @@ class NonMap:
     """A value that was computed from a feature map but is not one, e.g. after pooling or flattening.
 
     Attributes:
-        grid: of the feature map.
+        grid: grid of the feature map.
         error: why the operation has no dense form; None if it needs none.
     """
 

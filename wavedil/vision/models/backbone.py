@@ -1,4 +1,4 @@
-"""Small backbones without pretrained weights. :mod:`wavedil.vision.dense` makes backbones of image classifiers."""
+"""Small backbones without pretrained weights. :mod:`wavedil.vision.dense` converts image classifiers to backbones."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ class SmallBackbone(nn.Module):
     Each downsampling by 2 is a convolution of stride 2 and one of stride 1; the width doubles up to ``channels``.
 
     Args:
-        channels: of the features; a multiple of ``output_stride``.
+        channels: channels of the features; a multiple of ``output_stride``.
         output_stride: stride of the features in pixels, a power of two.
     """
 
@@ -54,7 +54,7 @@ class SmallBackbone(nn.Module):
 class PixelUnshuffle(nn.Module):
     """Each cell holds one image patch: ``(batch, 3, h, w) -> (batch, 3 s^2, h / s, w / s)``. Has no weights.
 
-    Patches do not overlap, so only the layers after the backbone can use the neighbors of a cell.
+    Patches do not overlap, so only the layers after the backbone combine neighboring cells.
 
     Args:
         output_stride: s, the side of a patch in pixels.

@@ -32,9 +32,9 @@ class ContextModule(nn.Module):
         num_classes: C, the number of output channels.
         variant: ``"basic"`` or ``"large"`` (both with dilations 1,1,2,4,8,16,1 and receptive field 67),
             ``"cityscapes"`` (dilations up to 64; 259) or ``"kitti"`` (up to 8; 35).
-        in_channels: channels of the input. If not num_classes, a 1x1 convolution ``score`` comes first. A list stands
-            for feature maps from fine to coarse, of which the last is read.
-        dilations: any other schedule; the default of ``widths`` is then num_classes for each layer.
+        in_channels: channels of the input. If not num_classes, a 1x1 convolution ``score`` comes first. A list: the
+            input is a list of feature maps from fine to coarse, and the module reads the last one.
+        dilations: any schedule, in place of the variant; ``widths`` then defaults to num_classes for each layer.
         widths: channels of each dilated layer.
         ndim: number of space axes.
         padding: ``"layer"``: each layer pads its input, as in the released CamVid, Cityscapes and KITTI nets.
@@ -42,8 +42,8 @@ class ContextModule(nn.Module):
             in the VOC net. The two differ only where the receptive field extends beyond the map.
         pad_mode: ``"zeros"`` or ``"reflect"``; the paper found no difference.
         init: ``"identity"`` (equations 4 and 5; see :func:`identity_`) or ``"random"``, the default of torch.
-        sigma: of equation 5, in multiples of the identity's weight C / c_out. Default 0 if all widths are C (equation
-            4), else 0.01, since channels with equal initial weights would stay equal.
+        sigma: standard deviation of equation 5, in multiples of the identity's weight C / c_out. Default 0 if all
+            widths are C (equation 4), else 0.01, since channels with equal initial weights would stay equal.
 
     Raises:
         WavedilError: arguments that do not fit together, e.g. a width below C with the identity initialization, which
@@ -101,7 +101,7 @@ class ContextModule(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initializes the layers after ``score`` as argument ``init`` says."""
+        """Initializes the layers after ``score`` according to ``init``."""
         for conv in [*(layer.conv for layer in self.stack.layers), self.final]:
             if self.init == "identity":
                 identity_(conv, self.num_classes, self.sigma)

@@ -38,8 +38,8 @@ class VGGFrontEnd(nn.Module):
             Caffe, the last pooling windows are cut off at the border if the sizes do not divide. ``"same"``: each layer
             pads with zeros, as in VGG; h = ceil(height / stride).
         widths: channels of the five stages.
-        hidden_channels: of fc6 and fc7.
-        dropout: after fc6 and fc7.
+        hidden_channels: channels of fc6 and fc7.
+        dropout: dropout probability after fc6 and fc7.
         levels: return the list of feature maps of :meth:`features` instead of the last one, for
             :class:`wavedil.vision.FCN8s` and other heads that need several maps. Needs num_classes=None and padding
             ``"same"``.

@@ -82,6 +82,20 @@ class DensePredictor(nn.Module):
 
         return inspect_predictor, render_predictor
 
+    @staticmethod
+    def evaluation() -> Callable[..., Any]:
+        """The function behind ``wavedil evaluate``."""
+        from wavedil.vision.folder_evaluation import evaluate_folder
+
+        return evaluate_folder
+
+    @staticmethod
+    def prediction() -> Callable[..., Any]:
+        """The function behind ``wavedil segment``."""
+        from wavedil.vision.prediction_files import write_predictions
+
+        return write_predictions
+
     def forward(self, image: Tensor) -> Tensor:
         scores, stride = self.coarse_scores(image)
         return self.upsample_scores(image, scores, stride)

@@ -1,7 +1,6 @@
 """Dense regression: one value per pixel, such as depth or height."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -50,17 +49,3 @@ class Regressor(DensePredictor):
     def to_values(self, output: Tensor) -> Tensor:
         """Values in the unit of the targets, float32, from the output of the network."""
         return self.target_mean + self.target_std * output.float()
-
-    @staticmethod
-    def evaluation() -> Callable[..., Any]:
-        """The function behind ``wavedil evaluate``."""
-        from wavedil.vision.folder_evaluation import evaluate_regression
-
-        return evaluate_regression
-
-    @staticmethod
-    def prediction() -> Callable[..., Any]:
-        """The function behind ``wavedil segment``."""
-        from wavedil.vision.prediction_files import write_value_maps
-
-        return write_value_maps

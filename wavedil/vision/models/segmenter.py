@@ -1,7 +1,6 @@
 """Semantic segmentation: backbone, head, optional context module and optional refinement."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -30,12 +29,12 @@ class Segmenter(DensePredictor):
             :class:`wavedil.vision.CRFRNN`; None for none. It sees the full image even if the network runs on tiles.
         num_classes: number of classes.
         classes: class names; default ``"0"``, ``"1"``, ...
-        mask_values, ignore_label, palette: encoding of the masks for this model, and colors of overlays; see
-            :class:`wavedil.vision.LabelScheme`.
+        mask_values, ignore_label, palette: how mask files encode the classes, and the color of each class in overlays;
+            see :class:`wavedil.vision.LabelScheme`.
         scale: images are resized by this factor before they enter the network, in training and in prediction.
         align: pixel alignment of feature-map cells, ``"center"`` or ``"corner"``, see :func:`wavedil.vision.upsample`.
             Default: the backbone's attribute ``align`` if it has one, else ``"center"``.
-        mean, std: of red, green and blue; the network receives (image - mean) / std.
+        mean, std: mean and standard deviation of red, green and blue; the backbone gets (image - mean) / std.
 
     Raises:
         WavedilError: parts that do not fit together.
@@ -81,17 +80,3 @@ class Segmenter(DensePredictor):
     def ignore_label(self) -> Value | str | None:
         """The value of ignored pixels in mask files. In tensors the ignore label is always 255."""
         return self.label_scheme.ignore_label
-
-    @staticmethod
-    def evaluation() -> Callable[..., Any]:
-        """The function behind ``wavedil evaluate``."""
-        from wavedil.vision.folder_evaluation import evaluate_segmentation
-
-        return evaluate_segmentation
-
-    @staticmethod
-    def prediction() -> Callable[..., Any]:
-        """The function behind ``wavedil segment``."""
-        from wavedil.vision.prediction_files import write_label_maps
-
-        return write_label_maps

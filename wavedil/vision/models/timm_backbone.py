@@ -27,7 +27,7 @@ class TimmBackbone(nn.Module):
     downloads nothing.
 
     Args:
-        name: of the network in timm, e.g. ``"efficientnet_lite0"`` or ``"resnet50d"``.
+        name: name of the network in timm, e.g. ``"efficientnet_lite0"`` or ``"resnet50d"``.
         output_stride: stride of the features in pixels.
         levels: smaller strides whose feature maps are returned too, e.g. [2, 4].
         weights: initial weights. None: random. ``"imagenet"``: those of the package
@@ -36,9 +36,9 @@ class TimmBackbone(nn.Module):
         norm_eps: epsilon of the batch norms; default that of the weights.
 
     Attributes:
-        channels, receptive_field, align: of the features; see :class:`wavedil.vision.dense.DenseBackbone`.
+        channels, receptive_field, align: properties of the features; see :class:`wavedil.vision.dense.DenseBackbone`.
         level_channels: channels of all feature maps, from fine to coarse; None without ``levels``.
-        mean, std: normalization that the weights expect, for red, green and blue in [0, 1].
+        mean, std: mean and standard deviation of red, green and blue in [0, 1], with which the weights were trained.
 
     Raises:
         WavedilError: a name that timm does not have, a network that cannot be converted, or missing weights.

@@ -22,8 +22,8 @@ class ASPP(nn.Sequential):
     ``state_dict`` loads without changes. A batch of one image can be trained on, where torchvision's head raises.
 
     Args:
-        dilations: of the 3x3 branches: (12, 24, 36) for features of stride 8, (6, 12, 18) for stride 16.
-        channels: of each branch and of the layers after them.
+        dilations: dilations of the 3x3 branches: (12, 24, 36) for features of stride 8, (6, 12, 18) for stride 16.
+        channels: channels of each branch and of the layers after them.
         image_pooling: adds the branch with the mean of the feature map. Without it the receptive field is finite.
     """
 
@@ -83,7 +83,7 @@ class SummedASPP(nn.Module):
     """The head of DeepLab v2: the sum of one score map per dilation (Chen et al. 2016, arXiv 1606.00915, section 3.2).
 
     Args:
-        dilations: of the branches.
+        dilations: one branch each.
         hidden_channels: 0 for branches of one 3x3 convolution, as on ResNet-101; 1024 for branches that are a
             :class:`LargeFOV` each, as on VGG-16.
     """

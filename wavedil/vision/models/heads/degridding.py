@@ -18,7 +18,7 @@ class Degridding(nn.Module):
     Args:
         dilations: decreasing to 1. ``"2,1"`` is DRN-D, for a backbone that ends at dilation 4; ``"2,2,1,1"`` is DRN-C,
             which has blocks of two layers.
-        channels: of each layer.
+        channels: channels of each layer.
     """
 
     def __init__(

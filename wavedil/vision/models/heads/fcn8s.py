@@ -19,7 +19,7 @@ class FCN8s(nn.Module):
     every map keeps its size.
 
     Args:
-        in_channels: of the feature maps; the last three are used.
+        in_channels: channels of the feature maps; the last three are used.
     """
 
     receptive_field = 3  # cells of the last map: two upsamplings by 2, each reads two cells

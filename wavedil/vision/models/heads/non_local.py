@@ -20,8 +20,8 @@ class NonLocal(nn.Module):
     the identity.
 
     Args:
-        channels: of the block.
-        inner_channels: of queries, keys and values; default half of ``channels``.
+        channels: channels of the block.
+        inner_channels: channels of queries, keys and values; default half of ``channels``.
         subsample: factor of the max pooling of keys and values. 2 saves three quarters of the cost of the attention,
             which is quadratic in the number of cells.
     """

@@ -22,7 +22,7 @@ class ParallelDilations(nn.Module):
 
     Args:
         dilations: increasing, one per branch.
-        channels: of all branches together, a multiple of the number of branches.
+        channels: total channels of all branches, a multiple of the number of branches.
     """
 
     def __init__(

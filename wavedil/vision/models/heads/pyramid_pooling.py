@@ -20,10 +20,10 @@ class PyramidPooling(nn.Module):
 
     Args:
         bins: number of bins along each axis, one branch each, of in_channels / len(bins) channels.
-        channels, kernel_size: of the convolution that joins the branches (3x3 in the paper; 1x1 in
+        channels, kernel_size: parameters of the convolution that joins the branches (3x3 in the paper; 1x1 in
             segmentation_models.pytorch).
-        align_corners: of the interpolation of the bins. False places each bin at the center of the cells it averages;
-            segmentation_models.pytorch uses True, so its weights need it.
+        align_corners: argument of the interpolation of the bins. False places each bin at the center of the cells it
+            averages; segmentation_models.pytorch uses True, so its weights need it.
     """
 
     receptive_field = None

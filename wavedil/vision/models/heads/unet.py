@@ -15,14 +15,14 @@ from wavedil.weights import register
 class UNet(nn.Module):
     """From coarse to fine: upsample, concatenate with the next finer map, two 3x3 convolutions.
 
-    After Ronneberger et al. 2015, arXiv 1505.04597. Reads a list of feature maps, each as fine as the next (dilated
-    backbones) or twice as fine. Scores have the resolution of the first map. Odd sizes stay aligned, see
-    :func:`wavedil.vision.upsample`. The blocks are those of the decoder of segmentation_models.pytorch, with bilinear
-    upsampling.
+    After Ronneberger et al. 2015, arXiv 1505.04597. Reads a list of feature maps, each with the resolution of the next
+    (dilated backbones) or twice that resolution. Scores have the resolution of the first map. Odd sizes stay aligned,
+    see :func:`wavedil.vision.upsample`. The blocks are those of the decoder of segmentation_models.pytorch, with
+    bilinear upsampling.
 
     Args:
-        in_channels: of the feature maps, from fine to coarse, two or more.
-        channels: of each step, from coarse to fine; default 256, halved at each step, at least 32.
+        in_channels: channels of two or more feature maps, from fine to coarse.
+        channels: channels of each step, from coarse to fine; default 256, halved at each step, at least 32.
     """
 
     def __init__(self, in_channels: Sequence[int], num_classes: int, channels: Sequence[int] | None = None):
