@@ -26,15 +26,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def check_regular_file(path: str | os.PathLike[str], expected: str) -> None:
-    """Raises WavedilError unless ``path`` is a regular file: reading a named pipe would wait forever.
+    """Raises WavedilError for a folder, named pipe or device, of which reading could wait forever.
 
     Args:
-        path: of the file; links are followed.
+        path: of the file; links are followed, and it may be missing.
         expected: noun for the message, e.g. ``"an image"``.
     """
-    if not os.path.isfile(path):
-        problem = "is not a regular file" if os.path.lexists(path) else "does not exist (no such file)"
-        raise WavedilError(f"{path} {problem}: expected {expected}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise WavedilError(f"{path} is not a regular file: expected {expected}")
 
 
 def check_replaceable(folder: Path, pattern: str, index: str | None = None, subfolders: Iterable[str] = ()) -> None:
