@@ -1,4 +1,4 @@
-"""Atomic writing of files, and finding files that belong together by name."""
+"""Atomic writing of files, checks before reading and writing, and finding files that belong together by name."""
 
 import os
 import re
@@ -23,6 +23,37 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_regular_file(path: str | os.PathLike[str], expected: str) -> None:
+    """Raises WavedilError for a folder, named pipe or device, of which reading could wait forever.
+
+    Args:
+        path: of the file; links are followed, and it may be missing.
+        expected: noun for the message, e.g. ``"an image"``.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise WavedilError(f"{path} is not a regular file: expected {expected}")
+
+
+def check_replaceable(folder: Path, pattern: str, index: str | None = None, subfolders: Iterable[str] = ()) -> None:
+    """Raises WavedilError if writing built-in data to a folder could replace files of the user.
+
+    Args:
+        folder: of the data; it may be missing, and may be a link.
+        pattern: regular expression for the names of the data's files, relative to the folder.
+        index: name of a file that only folders with this data have; other files may then be in the folder, too.
+        subfolders: to write to; they must not be links.
+    """
+    for name in subfolders:
+        if (folder / name).is_symlink():
+            raise WavedilError(f"{folder / name} is a link: built-in data is not written through links; remove it")
+    if index is not None and (folder / index).is_file():
+        return
+    for path in folder.rglob("*"):
+        hidden = path.name.startswith(".")  # temporary files of an interrupted run
+        if not (hidden or path.is_dir() or re.fullmatch(pattern, path.relative_to(folder).as_posix())):
+            raise WavedilError(f"{path} is not a file of the built-in data: choose another folder, or move the file")
 
 
 def matching_paths(paths: Sequence[Path], pattern: str, option: str) -> set[Path]:

@@ -6,13 +6,15 @@ bfloat16 numbers are uint16, the upper half of a float32; rounding is to nearest
 
 import hashlib
 import logging
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numba
 import numpy as np
-from numba.core import event, types
+from numba.core import caching, event, types
 from numba.extending import intrinsic, overload
 
 _f = np.float32
@@ -50,6 +52,52 @@ _log = _CompilationLog()
 event.register("numba:compile", _log)
 
 
+_cache_failed = False  # whether the warning was given
+
+
+class _CheckedResults(caching.CompileResultCacheImpl):
+    """Stores compiled code with its checksum: running damaged code could crash, or compute wrong results."""
+
+    def reduce(self, result: Any) -> tuple[bytes, bytes]:
+        code = pickle.dumps(super().reduce(result))
+        return hashlib.sha256(code).digest(), code
+
+    def rebuild(self, target_context: Any, stored: tuple[bytes, bytes]) -> Any:
+        checksum, code = stored
+        if hashlib.sha256(code).digest() != checksum:
+            raise ValueError("a file is damaged")
+        return super().rebuild(target_context, pickle.loads(code))
+
+
+class _Cache(caching.FunctionCache):
+    """A kernel's cache on disk. If it is damaged or cannot be written, one warning is logged and it is not used."""
+
+    _impl_class = _CheckedResults
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        return self._try(super().load_overload, signature, target_context)
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        self._try(super().save_overload, signature, result)
+
+    def _try(self, function: Callable, *args: Any) -> Any:
+        global _cache_failed
+        try:
+            return function(*args)
+        except Exception as error:  # of the disk, of pickle, or of LLVM
+            if not _cache_failed:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                logging.getLogger("wavedil").warning(
+                    "the cache of compiled code in %s cannot be used (%s): compiling again", self.cache_path, reason
+                )
+            _cache_failed = True
+            try:
+                self.flush()  # an empty index replaces a damaged one
+            except Exception:
+                self.disable()
+            return None
+
+
 def loop(
     function: Callable | None = None, *, parts: Sequence[ModuleType] = (), announce: str | None = None, **options
 ) -> Callable:
@@ -68,11 +116,12 @@ def loop(
     files = [__file__, function.__code__.co_filename, *(part.__file__ for part in parts)]
     text = b"".join(Path(file).read_bytes() for file in files)
     function.__qualname__ += "_" + hashlib.sha256(text).hexdigest()[:12]
-    options = {"nogil": True, **_OPTIONS, **options}
+    compiled = numba.njit(nogil=True, **(_OPTIONS | options))(function)
     try:
-        compiled, cache = numba.njit(cache=True, **options)(function), "the result is cached for later runs"
-    except RuntimeError:
-        compiled, cache = numba.njit(**options)(function), "set NUMBA_CACHE_DIR to a writable folder to cache it"
+        compiled._cache = _Cache(function)
+        cache = "the result is cached for later runs"
+    except (RuntimeError, OSError):
+        cache = "set NUMBA_CACHE_DIR to a writable folder to cache it"
     if announce is not None:
         _log.messages[compiled] = f"compiling {announce}; {cache}"
     return compiled

@@ -10,6 +10,7 @@ from torch import Tensor
 from wavedil.audio.conditioning.upsampling import Upsampling
 from wavedil.audio.data.corpus import Corpus
 from wavedil.errors import WavedilError
+from wavedil.files import check_regular_file
 
 
 class FeatureFiles:
@@ -79,6 +80,7 @@ def read_array(path: str | Path) -> np.ndarray:
     Raises:
         WavedilError: the file is missing, or is not such an array.
     """
+    check_regular_file(path, "the features of a recording")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

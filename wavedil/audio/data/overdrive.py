@@ -8,7 +8,7 @@ import numpy as np
 
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.pluck import compose, render_melody
-from wavedil.files import atomic_write
+from wavedil.files import atomic_write, check_replaceable
 
 SETTINGS = (0.0, 0.5, 1.0)  # settings of the drive knob that are recorded
 
@@ -56,8 +56,12 @@ def make_recordings(
 
     Returns:
         Path of the table.
+
+    Raises:
+        WavedilError: the folder has files of other names.
     """
     folder = Path(folder)
+    check_replaceable(folder, r"input\.wav|drive_[\d.]+\.wav|table\.csv")
     sound = render_melody(compose(seconds, np.random.default_rng(seed)), sample_rate)
     audio_files.write(folder / "input.wav", sound, sample_rate, "FLOAT")
     table = folder / "table.csv"

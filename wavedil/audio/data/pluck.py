@@ -10,6 +10,7 @@ notes and strokes, and almost all of it can be predicted.
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 
 from wavedil.audio.data import audio_files
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import atomic_write, check_replaceable
 
 #: MIDI notes of the melodies: E minor pentatonic, E3 (164.8 Hz) to D5 (587.3 Hz).
 SCALE = (52, 55, 57, 59, 62, 64, 67, 69, 71, 74)
@@ -30,6 +31,7 @@ _PICK = 0.23  # position of the pick, as a fraction of the string's length
 _RELEASE = 0.012  # seconds of fade-out at the end of each note
 _STEPS = (-2, -1, -1, -1, 1, 1, 1, 2)  # scale degrees from one note to the next, drawn with equal probability
 _FINALS = tuple(degree for degree, note in enumerate(SCALE) if note % 12 in (4, 7, 11))  # E, G, B end a phrase
+_NAMES = re.compile(r"melody_\d{3,}\.wav")
 _VERSION = 1  # of the synthesis; a corpus of another version is written again
 
 
@@ -174,7 +176,7 @@ def make_corpus(
     """Writes melodies of about 10 s each as 16-bit wav files, and their notes as ``notes.json``.
 
     The same arguments give the same files on each machine. A complete folder with the same arguments is not written
-    again; files of other arguments are replaced.
+    again; files of other arguments are replaced. Files of other names stay.
 
     Args:
         folder: created if missing.
@@ -186,7 +188,8 @@ def make_corpus(
         The files, sorted.
 
     Raises:
-        WavedilError: ``seconds`` is not positive, or ``sample_rate`` is too low for the notes.
+        WavedilError: ``seconds`` is not positive, ``sample_rate`` is too low for the notes, or the folder has files of
+            other names but no index.
     """
     if not 0 < seconds < math.inf or sample_rate < 3600:
         raise WavedilError(
@@ -195,17 +198,20 @@ def make_corpus(
     folder = Path(folder)
     settings = {"version": _VERSION, "seconds": seconds, "sample_rate": sample_rate, "seed": seed}
     index = folder / "notes.json"
+    check_replaceable(folder, _NAMES.pattern, index.name)
+    # Names in the index are not trusted, since the folder may be from elsewhere.
+    old = {path.name: path for path in sorted(folder.glob("*")) if _NAMES.fullmatch(path.name)}
+    old = {name: path for name, path in old.items() if path.is_file() and not path.is_symlink()}
     try:
-        found = json.loads(index.read_text())
-        old = [folder / name for name in found["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        found, old = {}, []
-    if found.get("settings") == settings and all(path.is_file() for path in old):
-        return old
+        found = json.loads(index.read_text(encoding="utf-8"))
+        if found["settings"] == settings and found["files"] and found["files"].keys() <= old.keys():
+            return [old[name] for name in found["files"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
     # The index is removed first and written last, so it exists only for a complete corpus.
     index.unlink(missing_ok=True)
-    for path in old:
-        path.unlink(missing_ok=True)
+    for path in old.values():
+        path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, list[dict[str, float]]] = {}
     written = 0.0

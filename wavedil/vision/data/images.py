@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import atomic_write, check_regular_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _TILES = "wavedil tiles"  # key in Pillow's ``info`` for a copy of ``tile``, the pixel format of the file
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"
+)  # fmt: skip
+#: All that Pillow may open. For some others it starts a program, e.g. Ghostscript, whatever the file's suffix is.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 PathLike = str | os.PathLike[str]
 
 
@@ -34,7 +38,7 @@ def read_image(path: PathLike) -> np.ndarray:
     from PIL import ImageOps
 
     with _open(path) as picture:
-        if picture.mode[0] in "IF" or _has_16_bit_colors(picture):
+        if picture.mode[0] in "IF" or _has_deep_colors(picture):
             raise WavedilError(
                 f"{path} has more than 8 bits per channel: convert it to 8 bits, scaled to the range of its values"
             )
@@ -49,6 +53,9 @@ def read_image(path: PathLike) -> np.ndarray:
 def read_mask(path: PathLike, colors: bool) -> np.ndarray:
     """Reads a mask: ``(height, width)`` gray values or palette indices, or ``(height, width, 3)`` colors.
 
+    Values are those stored in the file: gray values of fewer than 8 bits and those of PBM, PGM and PPM files with
+    another maximum than 255 are not scaled.
+
     Args:
         colors: return colors. Otherwise a color image is accepted only if its three channels are equal.
 
@@ -56,13 +63,15 @@ def read_mask(path: PathLike, colors: bool) -> np.ndarray:
         WavedilError: naming the file, if it cannot be read, has lossy compression, transparent pixels, or colors where
             gray values are expected.
     """
-    with _open(path) as picture:
-        if picture.format in ("JPEG", "MPO"):
-            raise WavedilError(f"{path} is a JPEG: expected lossless compression for masks, e.g. PNG")
+    with _open(path, load=False) as picture:
+        if picture.format in ("JPEG", "MPO") or _is_lossy(picture, path):
+            kind = "has lossy compression" if picture.format in ("TIFF", "WEBP") else "is a JPEG"
+            raise WavedilError(f"{path} {kind}: expected lossless compression for masks, e.g. PNG")
+        if (colors and picture.mode[0] in "IF") or _has_deep_colors(picture):
+            raise WavedilError(f"{path} has more than 8 bits per channel: expected 8, as in mask_values")
+        picture = _load_stored(picture, path)
         if picture.mode in ("RGBA", "LA", "PA") and picture.getextrema()[-1][0] < 255:
             raise WavedilError(f"{path} has transparent pixels: mark ignored pixels with the ignore_label instead")
-        if colors and (picture.mode[0] in "IF" or _has_16_bit_colors(picture)):
-            raise WavedilError(f"{path} has more than 8 bits per channel: expected 8, as in mask_values")
         if colors:
             return np.array(picture.convert("RGB"))
         if picture.mode in ("RGB", "RGBA"):
@@ -165,10 +174,13 @@ def image_size(path: PathLike) -> tuple[int, int]:
 
 
 def _open_npy(path: PathLike) -> np.ndarray:
+    check_regular_file(path, "target values")
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise WavedilError(f"{path} cannot be read: {error}") from None
+    if not isinstance(values, np.ndarray):
+        raise WavedilError(f"{path} has several arrays: expected one, of numbers (height, width)")
     if values.ndim != 2 or values.dtype.kind not in "fiu" or 0 in values.shape:
         raise WavedilError(f"{path} has {values.dtype} of shape {values.shape}: expected numbers (height, width)")
     return values
@@ -178,10 +190,11 @@ def _open_npy(path: PathLike) -> np.ndarray:
 def _open(path: PathLike, load: bool = True) -> Iterator[Image]:
     from PIL import Image, UnidentifiedImageError
 
+    check_regular_file(path, "an image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are processed in tiles
-            with Image.open(path) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 # MPO: a JPEG from a phone, followed by more views of the same scene.
                 if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
                     raise WavedilError(f"{path} has {picture.n_frames} images: expected one; split the file")
@@ -192,7 +205,7 @@ def _open(path: PathLike, load: bool = True) -> Iterator[Image]:
     except FileNotFoundError:
         raise WavedilError(f"{path} does not exist: expected an image") from None
     except UnidentifiedImageError:
-        raise WavedilError(f"{path} is not an image that Pillow can read") from None
+        raise WavedilError(f"{path} is not an image: expected {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise WavedilError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels by its header") from None
     except WavedilError:
@@ -201,9 +214,52 @@ def _open(path: PathLike, load: bool = True) -> Iterator[Image]:
         raise WavedilError(f"{path} cannot be read: {error}") from None
 
 
-def _has_16_bit_colors(picture: Image) -> bool:
-    """Whether the file has colors of 16 bits; Pillow reads only their upper 8 bits."""
-    return any(";16" in str(arguments) for *_, arguments in picture.info.get(_TILES, ()))
+def _arguments(picture: Image) -> tuple:
+    """The arguments of Pillow's decoder: first the pixel format in the file, e.g. ``"L;2"`` for gray of 2 bits."""
+    for *_, arguments in picture.info.get(_TILES, ()):
+        return arguments if isinstance(arguments, tuple) else (arguments,)
+    return ("",)
+
+
+def _has_deep_colors(picture: Image) -> bool:
+    """Whether the file has colors of more than 8 bits; Pillow reads only their upper 8 bits."""
+    raw, *rest = _arguments(picture)
+    if picture.format == "PPM" and picture.mode == "RGB":
+        return rest[:1] > [255]
+    return ";16" in str(raw) and picture.mode[0] != "I"
+
+
+def _is_lossy(picture: Image, path: PathLike) -> bool:
+    """Whether a WebP or TIFF file has lossy compression."""
+    if picture.format == "WEBP":
+        with open(path, "rb") as file:
+            file.seek(12)
+            while chunk := file.read(8):
+                if chunk[:4] == b"VP8 ":
+                    return True
+                size = int.from_bytes(chunk[4:], "little")
+                file.seek(size + size % 2, os.SEEK_CUR)
+    return picture.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
+
+
+def _load_stored(picture: Image, path: PathLike) -> Image:
+    """Loads a mask without the scaling of its values to 8 or 16 bits, which Pillow does for some formats."""
+    from PIL import ImageChops
+
+    raw, *rest = _arguments(picture)
+    if picture.format == "PPM" and picture.mode in ("L", "I", "RGB") and rest:
+        # Tell the decoder that values are up to the maximum of their type, so it does not change them.
+        full = 65535 if picture.mode == "I" else 255
+        picture.tile = [(*tile[:3], (raw, full)) for tile in picture.tile]
+        maximum = np.max(picture)  # loads the picture
+        if maximum > rest[0]:
+            raise WavedilError(f"{path} cannot be read: it has the value {maximum}, but its maximum is {rest[0]}")
+    elif picture.format == "PPM" and picture.mode == "1":
+        picture = ImageChops.invert(picture)  # in a PBM file 1 is black
+    elif picture.mode == "L" and raw[:3] in ("L;2", "L;4"):
+        step = 85 if raw[2] == "2" else 17
+        picture = picture.point([value // step for value in range(256)])
+    return picture
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:

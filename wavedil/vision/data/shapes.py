@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import atomic_write, check_replaceable
 from wavedil.vision.data.images import write_image, write_labels
 
 CLASSES = (
@@ -80,20 +80,22 @@ def make_shapes(folder: str | os.PathLike[str], train: int = 400, val: int = 40,
         seed: image i of a set depends only on the seed and i.
 
     Raises:
-        WavedilError: numbers out of range.
+        WavedilError: numbers out of range, or the folder has links or files of other names.
     """
     if min(train, val) < 1 or size < 80:
         raise WavedilError(
             f"train is {train}, val is {val}, size is {size}: expected at least 1 image each, size at least 80"
         )
     folder = Path(folder)
+    subfolders = ("train", "val", "train/images", "train/masks", "val/images", "val/masks")
+    check_replaceable(folder, r"(train|val)/(images|masks)/\d{4,}\.png", "shapes.json", subfolders)
     settings = {"version": _VERSION, "train": train, "val": val, "size": size, "seed": seed}
     index = folder / "shapes.json"
     names = [f"{part}/{kind}/{i:04d}.png" for part, count in (("train", train), ("val", val)) for i in range(count)
              for kind in ("images", "masks")]  # fmt: skip
     try:
-        found = json.loads(index.read_text())["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(index.read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         found = None
     if found == settings and all((folder / name).is_file() for name in names):
         return folder

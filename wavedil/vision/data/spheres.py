@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.errors import WavedilError
+from wavedil.files import check_replaceable
 from wavedil.vision.data.images import write_image, write_values
 
 STEP = 0.001  # meters per gray level
@@ -49,13 +50,15 @@ def make_spheres(
         seed: image i of a set depends only on the seed and i.
 
     Raises:
-        WavedilError: numbers out of range.
+        WavedilError: numbers out of range, or the folder has links or files of other names.
     """
     if min(train, val) < 1 or size < 16:
         raise WavedilError(
             f"train is {train}, val is {val}, size is {size}: expected at least 1 image each, size at least 16"
         )
     folder = Path(folder)
+    subfolders = ("train", "val", "train/images", "train/targets", "val/images", "val/targets")
+    check_replaceable(folder, r"(train|val)/(images|targets)/\d{4,}\.png", subfolders=subfolders)
     for part_number, (part, count) in enumerate((("train", train), ("val", val))):
         for i in range(count):
             image, depth = draw(size, np.random.default_rng([seed, part_number, i]))

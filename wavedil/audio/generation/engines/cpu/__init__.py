@@ -1,5 +1,6 @@
 """The numba engine: compiled loops for CPUs, for one stream or many."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -48,16 +49,18 @@ class NumbaSession(Session):
             raise WavedilError(f"engine numba cannot run this model, since {obstacle}: use engine='torch'")
         groups = np.array_split(np.arange(self.batch), min(self.threads, self.batch))
         self._groups = [_StreamGroup(self, state, streams) for streams in groups]
-        self._pool = ThreadPoolExecutor(self.threads, "wavedil-sampling") if self.threads > 1 else None
-        self._compiled = False
+        self._compiled = self.threads == 1
+        self._pool, self._process = None, None
 
     def advance(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> Tensor:
-        if self._pool is not None and not self._compiled:
+        if not self._compiled:
             # With zero steps: else one thread could wait at a barrier while the other still compiles.
             for job in self._jobs(*(None if x is None else x[..., :0] for x in (uniforms, condition, forced))):
                 job()
             self._compiled = True
         jobs = self._jobs(uniforms, condition, forced)
+        if len(jobs) > 1 and self._process != os.getpid():  # threads do not survive a fork
+            self._pool, self._process = ThreadPoolExecutor(self.threads, "wavedil-sampling"), os.getpid()
         others = [self._pool.submit(job) for job in jobs[1:]]
         try:
             jobs[0]()
