@@ -50,16 +50,17 @@ class _Import(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: Any) -> None:
         import_modules([value])
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), value])
 
 
-def import_named_modules(words: Sequence[str]) -> None:
-    """Imports the modules of ``--import`` in a command line that is not parsed yet."""
+def import_named_modules(words: Sequence[str]) -> list[str]:
+    """Imports the modules of ``--import`` in a command line that is not parsed yet, and returns their names."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     add_import_option(parser)
     try:
-        parser.parse_known_args(list(words))
+        return parser.parse_known_args(list(words))[0].imports or []
     except argparse.ArgumentError:
-        pass  # the command's parser reports it
+        return []  # the command's parser reports it
 
 
 def add_function_options(parser: argparse.ArgumentParser, function: Callable[..., Any], title: str) -> None:
