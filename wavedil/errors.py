@@ -5,6 +5,14 @@ class WavedilError(ValueError):
     """Bad input, in one line: what is wrong, where, and what to do. The shell prints it and exits with status 2."""
 
 
+class Interrupted(WavedilError):
+    """A signal ended a command that has no result yet; ``status`` is the exit status of the shell."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
 def check_positive(**values: object) -> None:
     """Raises WavedilError unless each value is a positive integer; the keywords are the arguments' names."""
     for name, value in values.items():

@@ -1,7 +1,6 @@
 """The HTML report of a run: one self-contained page with curves, audio players and spectrograms, or images."""
 
 import base64
-import csv
 import html
 import io
 import math
@@ -12,6 +11,7 @@ import numpy as np
 
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
+from wavedil.metrics import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,10 @@ def write_report(run: str | Path) -> Path:
             files = [file for file in files if not file.with_suffix(".wav").exists()]
         if files:
             parts.append(f"<h2>{title}</h2><div class={show.__name__[1:]}s>{''.join(map(show, files))}</div>")
-    config = html.escape((run / "config.yaml").read_text(encoding="utf-8"))
+    try:
+        config = html.escape((run / "config.yaml").read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise WavedilError(f"{run / 'config.yaml'} is damaged, it is not UTF-8 text: {error}") from None
     parts.append(f"<details><summary>config.yaml</summary><pre>{config}</pre></details>")
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(run.name)}</title>"
@@ -110,10 +113,7 @@ def write_report(run: str | Path) -> Path:
 
 def _metrics(path: Path) -> list[dict[str, float]]:
     """Rows of metrics.csv; empty if there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [{key: float(value) for key, value in row.items()} for row in read_metrics(path)]
 
 
 #: Labels of the columns of metrics.csv: quantity, data.

@@ -93,4 +93,4 @@ def test_it_resumes_exactly(tmp_path, recipe, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LineModule, "training_step", interrupted)
         train(recipe, out=out)
-    assert torch.equal(load(train(out=out, resume="auto") / "model").slope, expected)
+    assert torch.equal(load(train(out=out, resume="auto", imports=["my_task"]) / "model").slope, expected)

@@ -1,6 +1,7 @@
 """The ``wavedil`` command: finds the command's module, parses its arguments and runs it.
 
-A command is a module with ``add_arguments(parser)`` and ``run(arguments)``. It may also have
+A command is a module with ``add_arguments(parser)`` and ``run(arguments)``, which may return an exit status. It may
+also have
 
 - ``add_model_arguments(parser, words)``: adds options that depend on the model that the command line names;
 - ``take_unknown(arguments, words)``: uses or refuses the words that the parser does not know.
@@ -62,7 +63,7 @@ def register_command(name: str, module: str | ModuleType, help: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns the exit status: 0, 2 after an error in one line, or 130 after Ctrl-C."""
+    """Runs a command. Returns 0, or what the command returns; 2 after an error in one line; 130 after Ctrl-C."""
     if "OMP_WAIT_POLICY" not in os.environ:
         # Read by GNU OpenMP when torch is loaded: a waiting thread spins for about 0.1 ms before it sleeps, instead of
         # 10 ms. While another process uses one of two cores, long spinning slows training 5 to 10 times
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.addHandler(messages)
     logger.setLevel(logging.INFO)
     try:
-        _run(sys.argv[1:] if argv is None else list(argv))
+        return _run(sys.argv[1:] if argv is None else list(argv))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "wavedil"):
@@ -82,31 +83,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except (WavedilError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return getattr(error, "status", 2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
     finally:
         logger.removeHandler(messages)
-    return 0
 
 
-def _run(words: list[str]) -> None:
-    import_named_modules(words)  # they may register commands, and classes whose options the parser needs
+def _run(words: list[str]) -> int:
+    imports = import_named_modules(words)  # they may register commands, and classes whose options the parser needs
     parser = build_parser(words)
     arguments, unknown = parser.parse_known_args(words)
     if arguments.command is None:
         if unknown:
             parser.error(f"unknown arguments: {' '.join(unknown)}")
         parser.print_help()
-        return
+        return 0
     module = _module(arguments.command)
     if unknown:
         _refuse_renamed(unknown)
         if not hasattr(module, "take_unknown"):
             parser.error(f"unknown arguments: {' '.join(unknown)}; see wavedil {arguments.command} --help")
         module.take_unknown(arguments, unknown)
-    module.run(arguments)
+    arguments.imports = imports
+    status = module.run(arguments)
+    return status if isinstance(status, int) else 0
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:

@@ -29,8 +29,10 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def import_named_modules(words: Sequence[str]) -> None:
-    """Imports the modules of ``--import`` in a command line that is not parsed yet, also from the current folder.
+def import_named_modules(words: Sequence[str]) -> list[str]:
+    """Imports the modules of ``--import`` in a command line that is not parsed yet, and returns their names.
+
+    The current folder is searched, too.
 
     Raises:
         WavedilError: a module cannot be imported.
@@ -40,7 +42,7 @@ def import_named_modules(words: Sequence[str]) -> None:
     try:
         names = parser.parse_known_args(list(words))[0].imports or []
     except argparse.ArgumentError:
-        return  # --import without a module: the command's parser reports it
+        return []  # --import without a module: the command's parser reports it
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for name in names:
@@ -49,6 +51,7 @@ def import_named_modules(words: Sequence[str]) -> None:
         except Exception as error:
             reason = " ".join(str(error).split())
             raise WavedilError(f"--import {name}: cannot import it ({type(error).__name__}: {reason})") from error
+    return names
 
 
 def add_function_options(parser: argparse.ArgumentParser, function: Callable[..., Any], title: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Every key of the recipe is an option: --data.root DIR, --trainer.max_time 00:00:15:00, "
-        "--model.network.channels 32 ... Ctrl-C saves the model and a checkpoint."
+        "--model.network.channels 32 ... Ctrl-C, SIGTERM and SIGHUP save the model and a checkpoint."
     )
     parser.add_argument(
         "-c",
@@ -24,7 +24,9 @@ def take_unknown(arguments: argparse.Namespace, words: list[str]) -> None:
     arguments.overrides = words
 
 
-def run(arguments: argparse.Namespace) -> None:
-    from wavedil.train.run import train
+def run(arguments: argparse.Namespace) -> int:
+    """Returns 0 if the training is finished, 130 after Ctrl-C, and 128 + its number after another signal."""
+    from wavedil.train.run import run_recipe
 
-    train(arguments.config, arguments.out, arguments.resume, arguments.overrides)
+    _, status = run_recipe(arguments.config, arguments.out, arguments.resume, arguments.overrides, arguments.imports)
+    return status

@@ -13,9 +13,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.progress import ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
+from wavedil.metrics import read_metrics
 from wavedil.train.module import TrainingModule
 from wavedil.weights import save
 
@@ -56,11 +58,10 @@ class Progress(ProgressBar):
             print(trainer.datamodule.summary(), file=sys.stderr)
         rows = []
         if self.path.exists() and trainer.global_step:
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+            rows = [row for row in read_metrics(self.path) if int(row["step"]) <= trainer.global_step]
         self._seconds_before = float(rows[-1]["seconds"]) if rows else 0.0
         with atomic_write(self.path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, module.metric_names.columns)
+            writer = csv.DictWriter(file, module.metric_names.columns, restval="nan", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
 
@@ -141,13 +142,14 @@ class SaveModel(Callback):
             self._save(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        self._save_latest(trainer, module)
+        self.save_latest(trainer, module)
 
     def on_exception(self, trainer: L.Trainer, module: TrainingModule, exception: BaseException) -> None:
-        if self._save_latest(trainer, module):
+        # In a later validation or sampling the last checkpoint is saved already, and the trainer has no optimizer.
+        if trainer.state.fn == TrainerFn.FITTING and self.save_latest(trainer, module):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt")
 
-    def _save_latest(self, trainer: L.Trainer, module: TrainingModule) -> bool:
+    def save_latest(self, trainer: L.Trainer, module: TrainingModule) -> bool:
         """Saves unless a better model is saved; returns whether the weights are trained and finite."""
         if math.isinf(self.best):
             return self._save(trainer, module)
@@ -177,6 +179,20 @@ class StopOnNaN(Callback):
                 f"the loss is {outputs['loss'].item()} at step {trainer.global_step}: training diverged; lower the "
                 "learning rate, or set trainer.precision to 32-true"
             )
+
+
+class CheckMonitors(Callback):
+    """Ends a run with an error if a callback monitors a metric that nothing logs."""
+
+    def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        known = sorted(trainer.callback_metrics)
+        names = {type(callback).__name__: getattr(callback, "monitor", None) for callback in trainer.callbacks}
+        names |= {f"{type(module).__name__}.best_metric": module.best_metric}
+        for place, name in names.items():
+            if name is not None and name not in known:
+                raise WavedilError(
+                    f"{place} monitors {name!r}, which is not logged: expected one of {', '.join(known)}"
+                )
 
 
 class SaveConfig(SaveConfigCallback):

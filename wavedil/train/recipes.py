@@ -1,21 +1,39 @@
-"""Finds recipes and the folders of their runs."""
+"""Finds, reads and checks recipes."""
 
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import jsonargparse._common as jsonargparse_settings
 import yaml
+from jsonargparse import set_parsing_settings
 
 from wavedil.errors import WavedilError
 from wavedil.renames import upgrade_option, upgrade_recipe
 from wavedil.train.module import TrainingModule
 
 DEFAULT = "pluck"
-#: Environment variable with the folder of a run, for the other processes of the run.
-RUN_FOLDER_VARIABLE = "WAVEDIL_RUN_FOLDER"
+#: A resumed run, whose ``config.yaml`` may be somebody else's, may name only what these packages define.
+SAFE_PACKAGES = (
+    "wavedil",
+    "torch.nn",
+    "torch.optim",
+    *(f"lightning.{part}" for part in ("fabric.plugins", "fabric.strategies", "fabric.accelerators", "fabric.loggers")),
+    *(
+        f"lightning.pytorch.{part}"
+        for part in ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
+    ),
+)
+#: Parts of them that start programs, run commands, or read and write files of any name.
+_UNSAFE_PARTS = (
+    *(f"wavedil.{part}" for part in ("bench", "cli", "files", "interop", "report", "train.run", "weights")),
+    "lightning.pytorch.callbacks.LambdaCallback",
+    "lightning.pytorch.callbacks.lambda_function",
+)
+_MAX_BYTES, _MAX_NODES = 1_000_000, 100_000  # of a recipe; those of the package have about 100 nodes
 
 
 def recipe_folder() -> Path:
@@ -48,8 +66,14 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
         The recipe, and one text ``"old -> new"`` for each renamed name.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            raise WavedilError(f"{path} is not a recipe: expected a text file of at most {_MAX_BYTES // 1000} kB")
+        text = path.read_text(encoding="utf-8")
+        _check_size(path, text)
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, OSError, RecursionError, ValueError) as error:
+        if isinstance(error, WavedilError):
+            raise
         raise WavedilError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise WavedilError(f"{path} is not a recipe: expected a mapping with model, data and trainer")
@@ -75,49 +99,61 @@ def check_options(options: Sequence[str], recipe: dict[str, Any]) -> None:
             raise WavedilError(f"{option} is {value}, a name of version 0.1: it is now {new_value}")
 
 
-def module_class(path: Path) -> type[TrainingModule]:
-    """The training module that a recipe names. Its class decides the other keys of the recipe."""
+def _check_size(path: Path, text: str) -> None:
+    """Checks that the aliases of a YAML text, also within its strings, do not expand to more than a recipe needs."""
+    nodes, count = [yaml.compose(text, Loader=yaml.SafeLoader)], 0
+    while nodes:
+        node, count = nodes.pop(), count + 1
+        if count > _MAX_NODES:
+            raise WavedilError(f"{path} is not a recipe: its aliases expand to more than {_MAX_NODES} values")
+        if isinstance(node, yaml.MappingNode):
+            nodes += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.ScalarNode) and "&" in node.value and "*" in node.value:
+            with suppress(yaml.YAMLError):
+                nodes.append(yaml.compose(node.value, Loader=yaml.SafeLoader))
+
+
+@contextmanager
+def safe_classes_only(imports: Sequence[str]) -> Iterator[None]:
+    """While it is active, jsonargparse refuses to import anything but :data:`SAFE_PACKAGES` and ``imports``.
+
+    It checks each text where a class or function is expected, also in nested files and strings, and the module that
+    defines the object, so ``wavedil.files.os.system`` is refused as ``os.system`` is.
+    """
+    with patch.dict(jsonargparse_settings.parsing_settings):  # the settings are of the process
+        set_parsing_settings(
+            import_path_denylist=["*", *_UNSAFE_PARTS], import_path_allowlist=[*SAFE_PACKAGES, *imports]
+        )
+        yield
+
+
+def unsafe_class(path: Path, name: str) -> WavedilError:
+    """The error for a class that a resumed run may not name."""
+    return WavedilError(
+        f"{path} names {name}: a resumed run may use only wavedil, torch.nn, torch.optim and parts of Lightning; if "
+        f"you trust this run, add --import {name.rpartition('.')[0] or name}"
+    )
+
+
+def module_class(path: Path, allowed: Sequence[str] | None = None) -> type[TrainingModule]:
+    """The training module that a recipe names. Its class decides the other keys of the recipe.
+
+    Args:
+        path: the recipe.
+        allowed: packages that the class may be in; None for all.
+    """
     recipe, _ = read_recipe(path)
     try:
         name = recipe["model"]["class_path"]
+        if allowed is not None and not any(name.startswith(f"{package}.") for package in allowed):
+            raise unsafe_class(path, name)
         found = getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
+    except WavedilError:
+        raise
     except (ImportError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise WavedilError(f"{path}: model.class_path names no training module ({error!r})") from None
     if not (isinstance(found, type) and issubclass(found, TrainingModule)):
         raise WavedilError(f"{path}: model.class_path is {name}: expected a subclass of {TrainingModule.__name__}")
     return found
-
-
-def run_folder(recipe: Path, out: str | None, resume: str | None) -> tuple[Path, list[Path]]:
-    """The folder of a run and, if it is resumed, its checkpoints, newest first.
-
-    Args:
-        recipe: its file, which names the default folder.
-        out: ``--out`` of the shell.
-        resume: ``--resume`` of the shell.
-    """
-    base = Path(out) if out else Path("runs") / recipe.stem
-    if resume is None:
-        # Lightning starts the other processes of a run with the same command.
-        if int(os.environ.get("LOCAL_RANK", 0)) and RUN_FOLDER_VARIABLE in os.environ:
-            return Path(os.environ[RUN_FOLDER_VARIABLE]), []
-        if out and (base / "config.yaml").exists():
-            raise WavedilError(f"{base} holds a run: continue it with --resume auto, or choose another --out")
-        if out and base.exists() and not base.is_dir():
-            raise WavedilError(f"--out {base} is a file: expected a folder")
-        number = 2
-        folder = base
-        while folder.exists() and not out:
-            folder = base.with_name(f"{base.name}-{number}")
-            number += 1
-        return folder, []
-    if resume != "auto":
-        raise WavedilError(f"--resume is {resume!r}: expected auto; name the run with --out, or its recipe with -c")
-    numbered = re.compile(re.escape(base.name) + r"-\d+")
-    runs = [base] if out else [base, *(path for path in base.parent.glob("*") if numbered.fullmatch(path.name))]
-    checkpoints = [path for run in runs for path in (run / "checkpoints").glob("*.ckpt")]
-    if not checkpoints:
-        raise WavedilError(f"--resume auto found no checkpoint in {', '.join(map(str, runs))}: start without --resume")
-    checkpoints.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    folder = checkpoints[0].parents[1]
-    return folder, [path for path in checkpoints if path.parents[1] == folder]

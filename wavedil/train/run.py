@@ -3,12 +3,13 @@
 import logging
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,30 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from wavedil.errors import WavedilError
+from wavedil.errors import Interrupted, WavedilError
 from wavedil.ops.memory import keep_freed_memory
 from wavedil.report import write_report
-from wavedil.train.callbacks import Progress, SaveConfig, SaveModel, StopOnNaN
+from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveModel, StopOnNaN
+from wavedil.train.checkpoints import SafeCheckpointIO, newest_readable
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import has_methods
 from wavedil.train.recipes import (
-    RUN_FOLDER_VARIABLE,
+    SAFE_PACKAGES,
     check_options,
     find_recipe,
     module_class,
     read_recipe,
-    run_folder,
+    safe_classes_only,
+    unsafe_class,
 )
+from wavedil.train.run_folder import RUN_FOLDER_VARIABLE, claim_folder, is_finished, record_finished
 from wavedil.weights import load
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
@@ -68,65 +73,130 @@ class RecipeCLI(LightningCLI):
             kwargs["precision"] = fast_precision(kwargs.get("accelerator", settings.accelerator))
         if settings.logger is None:
             kwargs["logger"] = TensorBoardLogger(settings.default_root_dir, name="", version="tensorboard")
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.insert(0, CheckMonitors())  # before the callbacks that look for their metric
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of a strategy or a plugin
+            trainer.strategy.checkpoint_io = SafeCheckpointIO()
+        return trainer
 
 
 def train(
-    recipe: str | None = None, out: str | None = None, resume: str | None = None, overrides: list[str] | None = None
+    recipe: str | None = None,
+    out: str | None = None,
+    resume: str | None = None,
+    overrides: Sequence[str] = (),
+    imports: Sequence[str] = (),
 ) -> Path:
-    """Trains by a recipe and returns the run folder.
+    """Trains by a recipe and returns the run folder, also after Ctrl-C, SIGTERM or SIGHUP.
 
     Args:
         recipe: a YAML file or the name of a recipe of the package; None for the default recipe.
         out: run folder; default ``runs/<recipe>``, with a number if that exists.
         resume: ``"auto"`` continues the run in ``out``, or the newest of this recipe, with its ``config.yaml``.
         overrides: further options of LightningCLI, e.g. ``["--data.root", "speech/"]``.
+        imports: modules and packages of yours that the ``config.yaml`` of a resumed run may name.
 
     Raises:
         WavedilError: a recipe, option, folder or data set that cannot be used.
     """
+    return run_recipe(recipe, out, resume, overrides, imports)[0]
+
+
+def run_recipe(
+    recipe: str | None, out: str | None, resume: str | None, overrides: Sequence[str], imports: Sequence[str]
+) -> tuple[Path, int]:
+    """:func:`train` with an exit status: 0 if the run is finished, else 128 and the number of the signal."""
     path = find_recipe(recipe)
-    folder, checkpoints = run_folder(path, out, resume)
-    new = not folder.exists()
-    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
     _silence_lightning()
-    keep_freed_memory()
-    config = folder / "config.yaml" if checkpoints else path
-    cli = _build(config, folder, overrides or [])
-    trainer = cli.trainer
-    checkpoint, step = _newest_readable(checkpoints)
-    started, handler = time.perf_counter(), signal.getsignal(signal.SIGINT)
-    trainer.progress_bar_callback.print_summary(trainer, cli.model)
-    try:
-        # weights_only: loading a checkpoint never runs code from it.
-        resumed = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint else {}
-        trainer.fit(cli.model, cli.datamodule, **resumed)
-    except SystemExit:  # raised by Lightning on Ctrl-C, after its callbacks have saved model and checkpoint
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
-        if not (folder / "model").exists():
-            if new and trainer.is_global_zero:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise WavedilError(f"{folder}: interrupted before the first step, there is no model yet") from None
-        write_report(folder)
-        _print(trainer, f"\ninterrupted; continue with: wavedil train --out {folder} --resume auto")
-        return folder
-    except WavedilError:
-        if new and trainer.global_step == 0 and trainer.is_global_zero:
-            shutil.rmtree(folder, ignore_errors=True)  # nothing was trained
-        raise
-    if checkpoint and trainer.global_step == step:
-        _print(trainer, f"{folder} is finished: extend it with --trainer.max_steps or --trainer.max_time")
-        return folder
-    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    with claim_folder(path, out, resume) as (folder, checkpoints), _signals_interrupt() as received:
+        os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+        handler = signal.getsignal(signal.SIGINT)
+        cli = None
+        try:
+            keep_freed_memory()
+            checkpoint, step = newest_readable(checkpoints)
+            if checkpoint:
+                cli = _build(folder / "config.yaml", folder, overrides, imports)
+            else:
+                cli = _build(path, folder, overrides)
+            _fit_and_sample(cli, folder, checkpoint, step)
+            return folder, 0
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl-C into SystemExit
+            if cli is None and isinstance(error, SystemExit):  # an option such as --trainer.help
+                raise
+            status = 128 + (received[0] if received else signal.SIGINT)
+            if cli is None or not (folder / "model").exists():
+                text = f"{folder}: interrupted before the first step, there is no model yet"
+                raise Interrupted(text, status) from None
+            if cli.trainer.is_global_zero:
+                write_report(folder)
+            modules = "".join(f" --import {name}" for name in imports)
+            _print(cli.trainer, f"\ninterrupted; continue with: wavedil train --out {folder} --resume auto{modules}")
+            return folder, status
+        finally:
+            if threading.current_thread() is threading.main_thread() and handler is not None:
+                signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+
+
+def _fit_and_sample(cli: RecipeCLI, folder: Path, checkpoint: Path | None, step: int) -> None:
+    """Trains, validates, and writes samples and report. Completes what an earlier process has not done."""
+    trainer, model, started = cli.trainer, cli.model, time.perf_counter()
+    if 0 in (trainer.max_steps, trainer.max_epochs):
+        raise WavedilError(
+            "trainer.max_steps or trainer.max_epochs is 0: expected a positive integer, or -1 for no limit"
+        )
+    trainer.progress_bar_callback.print_summary(trainer, model)
+    # weights_only: loading a checkpoint never runs code from it.
+    resumed = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint else {}
+    trainer.fit(model, cli.datamodule, **resumed)
+    if trainer.global_step == 0:
+        raise WavedilError("no step was trained: check trainer.max_time, trainer.limit_train_batches and the data")
+    if trainer.global_step == step:  # the checkpoint is that of the last step
+        if is_finished(folder, step):
+            _print(trainer, f"{folder} is finished: extend it with --trainer.max_steps or --trainer.max_time")
+            return
+        _print(trainer, f"{folder}: all steps are trained; completing its model, samples and report")
+        next(each for each in trainer.callbacks if isinstance(each, SaveModel)).save_latest(trainer, model)
+    else:
+        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     minutes = (time.perf_counter() - started) / 60
     if is_overridden("val_dataloader", cli.datamodule, L.LightningDataModule):
-        trainer.validate(cli.model, cli.datamodule, verbose=False)
+        trainer.validate(model, cli.datamodule, verbose=False)
     if trainer.is_global_zero:
         lines = _write_samples(cli, folder)
         write_report(folder)
+        record_finished(folder, trainer.global_step)
         _print(trainer, f"{minutes:.1f} minutes of training. {lines}")
-    return folder
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[list[int]]:
+    """Makes SIGTERM and SIGHUP raise KeyboardInterrupt once, as Ctrl-C does; yields the list of received signals."""
+    received: list[int] = []
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (*numbers, signal.SIGINT)}
+    process = os.getpid()
+
+    def interrupt(number: int, frame: Any) -> None:
+        if os.getpid() != process:  # a forked child, which ends as if there was no handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        ending = signal.getsignal(signal.SIGINT) is signal.SIG_IGN is not before[signal.SIGINT]  # after Ctrl-C
+        if not received and not ending:
+            received.append(number)
+            raise KeyboardInterrupt
+
+    numbers = [number for number in numbers if before[number] is not signal.SIG_IGN]  # nohup ignores SIGHUP
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield received
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 def _write_samples(cli: RecipeCLI, folder: Path) -> str:
@@ -137,20 +207,6 @@ def _write_samples(cli: RecipeCLI, folder: Path) -> str:
     if samples is not None and has_methods(cli.datamodule, samples.data_methods(network), "samples"):
         return samples.write(network, cli.datamodule, folder)
     return f"Report: {folder / 'report.html'}"
-
-
-def _newest_readable(checkpoints: list[Path]) -> tuple[Path | None, int]:
-    """The newest checkpoint that can be read, and its step; None and 0 without checkpoints."""
-    for path in checkpoints:
-        try:
-            return path, torch.load(path, weights_only=True, map_location="cpu")["global_step"]
-        except Exception as error:  # torch.load raises many kinds of errors for a truncated file
-            print(f"{path} cannot be read ({type(error).__name__}): trying an older checkpoint", file=sys.stderr)
-    if checkpoints:
-        raise WavedilError(
-            f"none of the {len(checkpoints)} checkpoints of {checkpoints[0].parents[1]} can be read: start a new run"
-        )
-    return None, 0
 
 
 def _print(trainer: L.Trainer, text: str) -> None:
@@ -169,10 +225,19 @@ def fast_precision(accelerator: str) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
-def _build(config: Path, folder: Path, overrides: list[str]) -> RecipeCLI:
-    """Module, data module and trainer of a recipe and of command-line options."""
+def _build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequence[str] | None = None) -> RecipeCLI:
+    """Module, data module and trainer of a recipe and of command-line options.
+
+    Args:
+        config: the recipe.
+        folder: the run folder.
+        overrides: command-line options.
+        imports: packages that may be named besides :data:`SAFE_PACKAGES`; None for all.
+    """
     recipe, renamed = read_recipe(config)
     check_options(overrides, recipe)
+    if any(option.partition("=")[0] == "--trainer.default_root_dir" for option in overrides):
+        raise WavedilError("--trainer.default_root_dir is the run folder: name it with --out")
     text = str(config)
     if renamed:
         print(f"{config} has names of version 0.1, read as: {', '.join(renamed)}", file=sys.stderr)
@@ -185,28 +250,31 @@ def _build(config: Path, folder: Path, overrides: list[str]) -> RecipeCLI:
             folder / "checkpoints", filename="last", train_time_interval=CHECKPOINT_EVERY, enable_version_counter=False
         ),
     ]
+    restricted = nullcontext() if imports is None else safe_classes_only(imports)
     try:
-        return RecipeCLI(
-            module_class(config),
-            args=["-c", text, *overrides, "--trainer.default_root_dir", str(folder)],
-            run=False,
-            model_class=TrainingModule,
-            datamodule_class=L.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveConfig,
-            seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-            trainer_defaults={
-                "callbacks": callbacks,
-                "check_val_every_n_epoch": None,  # validation is by steps: the first epoch is infinite
-                "enable_model_summary": False,
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,  # EndlessSampler distributes the items
-            },
-        )
+        with restricted:
+            return RecipeCLI(
+                module_class(config, None if imports is None else [*SAFE_PACKAGES, *imports]),
+                args=["-c", text, *overrides, "--trainer.default_root_dir", str(folder)],
+                run=False,
+                model_class=TrainingModule,
+                datamodule_class=L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                seed_everything_default=0,
+                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+                trainer_defaults={
+                    "callbacks": callbacks,
+                    "check_val_every_n_epoch": None,  # validation is by steps: the first epoch is infinite
+                    "enable_model_summary": False,
+                    "num_sanity_val_steps": 0,
+                    "use_distributed_sampler": False,  # EndlessSampler distributes the items
+                },
+            )
     except (ArgumentError, MisconfigurationException, ValueError, TypeError) as error:
-        raise WavedilError(_reason(error)) from None
+        denied = re.search(r"Importing '([^']+)' is not allowed", str(error))
+        raise (unsafe_class(config, denied[1]) if denied else WavedilError(_reason(error))) from None
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,165 @@
+"""The folder of a run: claimed and locked by one process, with a record of what a finished run holds."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from wavedil.errors import WavedilError
+from wavedil.files import atomic_write
+from wavedil.metrics import read_metrics
+
+#: Environment variable with the folder of a run, for the other processes of the run.
+RUN_FOLDER_VARIABLE = "WAVEDIL_RUN_FOLDER"
+METRICS = "metrics.csv"
+#: What a run writes before its first checkpoint; all that is removed when it fails before that.
+_FILES = ("config.yaml", METRICS, "report.html", ".lock")
+_FOLDERS = ("checkpoints", "data", "previews", "tensorboard")
+
+
+@contextmanager
+def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[tuple[Path, list[Path]]]:
+    """Locks the folder of a run and yields it and, if it is resumed, its checkpoints, newest first.
+
+    The system releases the lock when the process ends, also if it is killed. A folder that this process created is
+    removed after an error or interrupt before the first checkpoint.
+
+    Args:
+        recipe: its file, which names the default folder.
+        out: ``--out`` of the shell.
+        resume: ``--resume`` of the shell.
+
+    Raises:
+        WavedilError: the folder cannot be used, or another process trains in it.
+    """
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    first = not any(int(os.environ.get(name) or 0) for name in ranks)
+    if resume is not None:
+        folder, created = _folder_to_resume(recipe, out, resume), False
+    elif not first:  # the first process claims the folder
+        if out is None and RUN_FOLDER_VARIABLE not in os.environ:
+            raise WavedilError("--out is missing: processes that a launcher starts need the same run folder")
+        folder, created = Path(out or os.environ[RUN_FOLDER_VARIABLE]), False
+    else:
+        folder, created = _new_folder(recipe, out)
+    lock = _lock(folder) if first else None
+    try:
+        yield folder, _checkpoints(folder) if resume is not None else []
+    except BaseException:
+        if created and not (_checkpoints(folder) or (folder / "model").exists() or read_metrics(folder / METRICS)):
+            _remove(folder)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def record_finished(folder: Path, step: int) -> None:
+    """Records that a run is finished at ``step``, with the files that it has by then."""
+    files = [folder / "report.html", *(path for part in ("model", "samples") for path in (folder / part).rglob("*"))]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files if path.is_file()}
+    with atomic_write(folder / ".finished") as beside:
+        beside.write_text(json.dumps({"step": step, "files": sizes}), encoding="utf-8")
+
+
+def is_finished(folder: Path, step: int) -> bool:
+    """Whether a run is finished at ``step`` and still has its model, samples and report."""
+    try:
+        record = json.loads((folder / ".finished").read_text(encoding="utf-8"))
+        sizes = record["files"].items()
+        # The report may be written again, by wavedil report.
+        return record["step"] == step and all(
+            (folder / name).stat().st_size == size or name == "report.html" for name, size in sizes
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no record, or a damaged one
+        return False
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    paths = [
+        path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file() and not path.name.startswith(".")
+    ]
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _folder_to_resume(recipe: Path, out: str | None, resume: str) -> Path:
+    if resume != "auto":
+        raise WavedilError(f"--resume is {resume!r}: expected auto; name the run with --out, or its recipe with -c")
+    base = Path(out) if out else Path("runs") / recipe.stem
+    numbered = re.compile(re.escape(base.name) + r"-\d+")
+    runs = [base] if out else [base, *(path for path in base.parent.glob("*") if numbered.fullmatch(path.name))]
+    newest = {run: _checkpoints(run)[0].stat().st_mtime for run in runs if _checkpoints(run)}
+    if not newest:
+        raise WavedilError(f"--resume auto found no checkpoint in {', '.join(map(str, runs))}: start without --resume")
+    return max(newest, key=newest.__getitem__)
+
+
+def _new_folder(recipe: Path, out: str | None) -> tuple[Path, bool]:
+    """A folder for a new run, and whether it was created. Without ``out``, one that no other run has."""
+    base = Path(out) if out else Path("runs") / recipe.stem
+    base.parent.mkdir(parents=True, exist_ok=True)
+    folder, number = base, 2
+    while True:
+        try:
+            folder.mkdir()
+            return folder, True
+        except FileExistsError:
+            if out:
+                break
+        folder = base.with_name(f"{base.name}-{number}")
+        number += 1
+    if not base.is_dir():
+        raise WavedilError(f"--out {base} is a file: expected a folder")
+    if any((base / name).exists() for name in ("config.yaml", "checkpoints", "model")):
+        raise WavedilError(f"{base} holds a run: continue it with --resume auto, or choose another --out")
+    return base, False
+
+
+def _lock(folder: Path) -> int:
+    """Locks a folder until the returned file handle is closed."""
+    path = folder / ".lock"
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT)
+        if not _lock_file(handle):
+            os.close(handle)
+            raise WavedilError(f"{folder} is in use by another training: wait for its end, or choose another --out")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)  # the other process removed the file just before it released the lock
+
+
+def _lock_file(handle: int) -> bool:
+    """Locks an open file; returns False if another process has locked it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """Removes what a run writes before its first checkpoint, and the folder if nothing else is in it."""
+    for name in _FOLDERS:
+        if not (folder / name).is_symlink():
+            shutil.rmtree(folder / name, ignore_errors=True)
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
