@@ -67,6 +67,7 @@ def test_evaluate(run, folder):
         (["evaluate", "{0}/model", "{0}/loud.csv"], "knob 'gain' is 2"),
         (["evaluate", "{0}/model", "{0}/knobless.csv"], "knob 'gain' is not set"),
         (["evaluate", "{0}/model", "{1}"], "expected input/ and target/"),
+        (["evaluate", "{0}/model", "{0}/none.csv"], "none.csv does not exist: expected a CSV table, or a folder"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(refused, folder, tmp_path, words, message):

@@ -12,12 +12,10 @@ _OPTIONS += ("engine", "precision", "threads")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, e.g. RUN/model")
-    parser.add_argument(
-        "--seconds", type=float, help="length of each clip (default: the length of the condition, or 2)"
-    )
+    parser.add_argument("--seconds", type=float, help="length of each clip (default: that of the condition, or 2)")
     parser.add_argument("--num", type=int, default=1, help="number of clips (default 1)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the random numbers; clip i depends only on it and i (default 0)"
+        "--seed", type=int, default=0, help="random seed; clip i depends only on the seed and i (default 0)"
     )
     parser.add_argument("--out", default="samples", help="folder for the files (default samples)")
     parser.add_argument(
@@ -34,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--guidance", type=float, default=1.0, help="above 1 strengthens condition and speaker (default 1)"
     )
     parser.add_argument("--engine", default="auto", help="auto, torch, graphs, numba or triton (default auto)")
-    parser.add_argument(
-        "--precision", default="fp32", help="of the weights: fp32 (default), or bf16 with numba or triton"
-    )
+    parser.add_argument("--precision", default="fp32", help="of the weights: fp32 (default), or bf16 (numba, triton)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the numba engine: 1 or 2 (default 1)")
     add_device_option(parser)
 

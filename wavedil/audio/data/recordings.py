@@ -66,6 +66,8 @@ def find_recordings(root: str | Path) -> list[Recording]:
     root = Path(root)
     if root.is_file():
         return _read_table(root)
+    if not root.is_dir():
+        raise WavedilError(f"{root} does not exist: expected a CSV table, or a folder with input/ and target/")
     found = []
     for folder in (root / "input", root / "target"):
         if not folder.is_dir():
