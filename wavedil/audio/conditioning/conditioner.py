@@ -93,7 +93,7 @@ class Conditioner(nn.Module):
         Raises:
             WavedilError: an input is missing, is not one of this model's, has another shape, or contains NaN.
         """
-        _check_presence("condition", features, self.upsampling, "features of the sound to make")
+        _check_presence("condition", features, self.upsampling, "features of the sound to generate")
         _check_presence("speaker", speaker, self.speaker_embedding, f"one of {', '.join(self.speakers)}")
         if self.channels == 0:
             return Conditioning()

@@ -24,7 +24,7 @@ _AUTO = ["triton", "numba", "graphs", "torch"]
 
 
 def register_engine(name: str, session: type[Session] | str, *, auto: bool = False) -> None:
-    """Adds an engine: ``generate(engine=name)`` and ``wavedil sample --engine name`` know it from then on.
+    """Adds an engine: ``generate(engine=name)`` and ``wavedil sample --engine name`` accept it from then on.
 
     Args:
         name: of the engine; an engine of this name is replaced.
