@@ -175,13 +175,9 @@ def evaluate_recordings(
     drawing = {"temperature": temperature, "guidance": guidance}
     drawing = {name: value for name, value in drawing.items() if value is not None}
     if resynthesize is None and drawing:
-        raise WavedilError(
-            f"{next(iter(drawing))} applies to generated clips, not to bits per sample: add resynthesize"
-        )
+        raise WavedilError(f"{next(iter(drawing))} is for generated clips, not for bits per sample: add resynthesize")
     if resynthesize is not None and precision is not None:
-        raise WavedilError(
-            f"precision {precision} applies to bits per sample, not to resynthesize: leave one of them out"
-        )
+        raise WavedilError(f"precision {precision} is for bits per sample, not for resynthesize: leave one of them out")
     if resynthesize is not None and resynthesize < 1:
         raise WavedilError(f"resynthesize is {resynthesize}: expected a number of files, at least 1")
     data = Path(data)

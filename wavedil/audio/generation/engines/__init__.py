@@ -69,9 +69,7 @@ def choose(name: str, plan: GenerationPlan, batch: int, guidance: float = 1.0, p
     suitable = [candidate for candidate, kind in classes.items() if precision in kind.precisions]
     if not suitable:
         precisions = sorted({known for kind in classes.values() for known in kind.precisions}, reverse=True)
-        raise WavedilError(
-            f"precision is {precision!r}: the engines that can run this model here have {', '.join(precisions)}"
-        )
+        raise WavedilError(f"precision is {precision!r}: engines that can run this model have {', '.join(precisions)}")
     return suitable[0]
 
 
