@@ -54,8 +54,8 @@ def test_speakers_and_resynthesis(run, refused, tmp_path, sounds):
 
 
 def test_temperature_needs_resynthesize(refused, wavenet, sounds):
-    assert "temperature applies to generated clips" in refused("evaluate", wavenet, sounds, "--temperature", 0)
-    assert "guidance applies to generated clips" in refused("evaluate", wavenet, sounds, "--guidance", 0)
+    assert "temperature is for generated clips" in refused("evaluate", wavenet, sounds, "--temperature", 0)
+    assert "guidance is for generated clips" in refused("evaluate", wavenet, sounds, "--guidance", 0)
 
 
 @pytest.fixture(scope="module")
@@ -106,4 +106,4 @@ def test_help_shows_the_options_of_the_model(capsys, folders):
 
 def test_piano_keys_are_checked(refused, tmp_path):
     save(TCN(1, 2, 4, "1"), tmp_path / "tcn")
-    assert "in_channels is 1 and out_channels 2: expected 88" in refused("evaluate", tmp_path / "tcn", "rolls.mat")
+    assert "in_channels and out_channels are (1, 2): expected 88" in refused("evaluate", tmp_path / "tcn", "rolls.mat")

@@ -109,7 +109,7 @@ def test_missing_data_are_downloaded_once(tmp_path, monkeypatch):
         ("LIBRITTS", "'LIBRITTS': expected LIBRITTS/ and one of dev-clean"),
         ("LIBRITTS/clean", "'LIBRITTS/clean': expected LIBRITTS/ and one of dev-clean"),
         ("YESNO/test", "'YESNO/test': expected YESNO alone"),
-        ("YESNO", r"waves_yesno has no files \*.wav: expected YESNO below .*; or set download to true"),
+        ("YESNO", r"waves_yesno has no \*.wav: expected YESNO below .*; or set download"),
     ],
 )
 def test_unknown_and_missing_data_sets_are_refused_in_one_line(tmp_path, dataset, message):

@@ -156,14 +156,14 @@ def evaluate_recordings(
 
     Args:
         data: an audio file, or a folder that is searched for them.
-        held_out: only every tenth of the sorted files, those that a recipe holds out.
+        held_out: only every tenth of the sorted files, which recipes hold out.
         validation: only files whose path matches this regular expression, as in a recipe's data.
         exclude: leave out files whose path matches this regular expression, as in a recipe's data.
         dataset: name of a published dataset in DATA, as in a recipe's data.
         speakers: source of the speakers' names: folders, a .csv file, or a regular expression with one group.
         normalize: peak or rms, as in the recipe's data.
-        trim_db: remove silence at this many dB below the peak, as in the recipe's data.
-        precision: evaluate the engine that samples, with weights in fp32 or bf16.
+        trim_db: remove silence more than this many dB below the loudest frame, as in the recipe's data.
+        precision: evaluate with the sampling engine, with its weights in fp32 or bf16.
         resynthesize: vocoders: spectral distance of clips generated from the mels of N files, and of Griffin-Lim's.
         temperature: of the clips of resynthesize (default 1).
         guidance: of the clips of resynthesize (default 1).
@@ -175,13 +175,9 @@ def evaluate_recordings(
     drawing = {"temperature": temperature, "guidance": guidance}
     drawing = {name: value for name, value in drawing.items() if value is not None}
     if resynthesize is None and drawing:
-        raise WavedilError(
-            f"{next(iter(drawing))} applies to generated clips, not to bits per sample: add resynthesize"
-        )
+        raise WavedilError(f"{next(iter(drawing))} is for generated clips, not for bits per sample: add resynthesize")
     if resynthesize is not None and precision is not None:
-        raise WavedilError(
-            f"precision {precision} applies to bits per sample, not to resynthesize: leave one of them out"
-        )
+        raise WavedilError(f"precision {precision} is for bits per sample, not for resynthesize: leave one of them out")
     if resynthesize is not None and resynthesize < 1:
         raise WavedilError(f"resynthesize is {resynthesize}: expected a number of files, at least 1")
     data = Path(data)

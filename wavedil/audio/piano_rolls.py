@@ -207,9 +207,7 @@ def evaluate_roll_file(
     """
     channels = model.config["in_channels"], model.config["out_channels"]
     if channels != (KEYS, KEYS):
-        raise WavedilError(
-            f"in_channels is {channels[0]} and out_channels {channels[1]}: expected {KEYS} of each, for piano rolls"
-        )
+        raise WavedilError(f"in_channels and out_channels are {channels}: expected {KEYS} of each, the keys")
     rolls = read_rolls(data)
     return evaluate_rolls(model, rolls.valid if held_out else rolls.test, progress)
 

@@ -109,9 +109,7 @@ def resynthesize(
     local = model.conditioner.upsampling
     features = getattr(local, "features", None)
     if not isinstance(features, LogMel):
-        raise WavedilError(
-            "model is not conditioned on log-mels: expected a vocoder, e.g. trained by the recipe vocoder"
-        )
+        raise WavedilError("model is not conditioned on log-mels: expected a vocoder, e.g. of the recipe vocoder")
     hop = features.hop_length
     longest = round(seconds * model.sample_rate)
     clips = []

@@ -365,7 +365,7 @@ NAN = torch.full((1, 5, 9), math.nan)
         (lambda m, f: make(lambda: LogMel(**MEL)), "condition is a LogMel: expected a network that brings features"),
         (
             lambda m, f: make(lambda: NearestUpsampling(LogMel(16000))),
-            "condition has features for 16000 Hz, the model for 8000 Hz",
+            "condition has sample_rate=16000, the model 8000",
         ),
         (lambda m, f: make(speakers=("a", "a")), "a name occurs twice"),
         (lambda m, f: TransposedUpsampling(LogMel(**MEL), [3, 5]), "product is 15: expected hop_length, 12"),

@@ -121,9 +121,9 @@ def test_an_interrupted_corpus_is_not_complete(tmp_path, monkeypatch):
     [
         (lambda: render_melody([], 8000), "at least one note"),
         (lambda: render_melody([Note(60, 1, 1, 1), Note(60, 0, 1, 1)], 8000), "sorted by start"),
-        (lambda: pluck.pluck(100, 1, 1, 8000), "midi is 100 .*: too high for 8000 Hz"),
-        (lambda: make_corpus("unused", seconds=0), "positive duration"),
-        (lambda: make_corpus("unused", sample_rate=2000), "at least 3600 Hz"),
+        (lambda: pluck.pluck(100, 1, 1, 8000), "midi is 100 .*: expected below a sixth of the rate, 8000 Hz"),
+        (lambda: make_corpus("unused", seconds=0), "seconds is 0, .*: expected > 0"),
+        (lambda: make_corpus("unused", sample_rate=2000), "sample_rate 2000: expected > 0 and >= 3600"),
     ],
 )
 def test_bad_arguments_raise(call, words):

@@ -102,7 +102,7 @@ def test_bad_recordings_raise(folder):
         ),
         (Recording(start, folder / "silent.wav", segment=250), r"silent.wav, segment 2 is silent from sample 0 on"),
         (Recording(start, start, segment=300), "expected a multiple of segment 300"),
-        (Recording(start, start, skip=1000), "skip is 1000: expected less than the 1000"),
+        (Recording(start, start, skip=1000), "skip is 1000: expected less than a segment, 1000"),
         (Recording(start, folder / "none.wav"), "none.wav: no such file"),
     ):
         with pytest.raises(WavedilError, match=message):

@@ -137,7 +137,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, model, monkeypatch):
 def test_another_rate_is_refused_or_resampled(tmp_path, model):
     sound = np.sin(np.arange(4410) / 30)[None].astype(np.float32) * 0.2
     audio_files.write(tmp_path / "in.wav", sound, 11025, "FLOAT")
-    with pytest.raises(WavedilError, match="has 11025 Hz and the model 8000 Hz: pass resample=True"):
+    with pytest.raises(WavedilError, match="has 11025 Hz and the model 8000 Hz: set resample"):
         process_file(model, tmp_path / "in.wav", tmp_path / "out.wav", {"gain": 0.6})
     assert not (tmp_path / "out.wav").exists()
     process_file(model, tmp_path / "in.wav", tmp_path / "out.wav", {"gain": 0.6}, resample=True, subtype="FLOAT")

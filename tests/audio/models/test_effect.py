@@ -113,7 +113,7 @@ def test_knob_values_by_name():
         ({"skip_channels": 0}, "skip_channels is 0"),
         ({"sample_rate": 0}, "sample_rate is 0"),
         ({"settle": -1}, "settle is -1"),
-        ({"time_constants": [0.1], "charges": [1, 2]}, "charges has 2 numbers"),
+        ({"time_constants": [0.1], "charges": [1, 2]}, "charges has 2 values"),
         ({"time_constants": [0.0]}, "time_constants is"),
     ],
 )

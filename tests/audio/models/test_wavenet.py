@@ -259,7 +259,7 @@ def test_evaluate_does_not_depend_on_the_chunk_size(monkeypatch):
     assert engine.definition == f"{result.definition}; evaluated by the sampling engine with weights in fp32"
     rounded = evaluate(model, sounds, precision="bf16").bits_per_sample
     assert 1e-9 < abs(rounded - result.bits_per_sample) < 0.05
-    with pytest.raises(WavedilError, match="the engines that can run this model here have fp32, bf16"):
+    with pytest.raises(WavedilError, match="engines that can run this model have fp32, bf16"):
         evaluate(model, sounds, precision="int8")
 
 

@@ -50,9 +50,7 @@ class Conditioner(nn.Module):
             )
         rate = getattr(getattr(upsampling, "features", None), "sample_rate", sample_rate)
         if rate != sample_rate:
-            raise WavedilError(
-                f"condition has features for {rate} Hz, the model for {sample_rate} Hz: give both one sample_rate"
-            )
+            raise WavedilError(f"condition has sample_rate={rate}, the model {sample_rate}: expected the same for both")
         if isinstance(speakers, str) or not all(isinstance(name, str) for name in speakers):
             raise WavedilError(f"speakers is {speakers!r}: expected a list of names")
         if len(set(speakers)) != len(speakers):
@@ -93,7 +91,7 @@ class Conditioner(nn.Module):
         Raises:
             WavedilError: an input is missing, is not one of this model's, has another shape, or contains NaN.
         """
-        _check_presence("condition", features, self.upsampling, "features of the sound to make")
+        _check_presence("condition", features, self.upsampling, "features of the sound to generate")
         _check_presence("speaker", speaker, self.speaker_embedding, f"one of {', '.join(self.speakers)}")
         if self.channels == 0:
             return Conditioning()
@@ -105,10 +103,9 @@ class Conditioner(nn.Module):
             self.upsampling.check(features, num)
             features = features.to(device).expand(num, -1, -1)
         if isinstance(speaker, Tensor):
-            if tuple(speaker.shape) != (num, self.speaker_channels):
-                raise WavedilError(
-                    f"speaker has shape {tuple(speaker.shape)}: expected ({num}, {self.speaker_channels}), or names"
-                )
+            shape = num, self.speaker_channels
+            if tuple(speaker.shape) != shape:
+                raise WavedilError(f"speaker is {tuple(speaker.shape)}: expected {shape}, or names")
             if not bool(torch.isfinite(speaker).all()):
                 raise WavedilError("speaker has NaN or infinity: check how the vectors were made")
             speaker = speaker.to(device).float()

@@ -81,9 +81,7 @@ class LogMel(Features):
         if n_fft % 2:
             raise WavedilError(f"n_fft is {n_fft}: expected an even number; torchaudio's bands are wrong for odd ones")
         if n_fft < hop_length:
-            raise WavedilError(
-                f"n_fft is {n_fft}: expected at least hop_length, {hop_length}; shorter windows would skip samples"
-            )
+            raise WavedilError(f"n_fft is {n_fft}: expected at least hop_length, {hop_length}, or samples are skipped")
         top = sample_rate / 2 if fmax is None else fmax
         if not 0 <= fmin < top <= sample_rate / 2:
             raise WavedilError(f"fmin is {fmin} and fmax is {top} Hz: expected 0 <= fmin < fmax <= {sample_rate / 2}")

@@ -60,9 +60,7 @@ def _from_pattern(pattern: str) -> Callable[[Path], str]:
         name = path.with_suffix("").as_posix()
         found = expression.search(name)
         if found is None or not found[1]:
-            raise WavedilError(
-                f"speakers={pattern!r} finds no speaker in {name}: change the expression, or exclude the file"
-            )
+            raise WavedilError(f"speakers={pattern!r} finds no speaker in {name}: change it, or exclude the file")
         return found[1]
 
     return search

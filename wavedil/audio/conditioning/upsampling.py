@@ -58,8 +58,8 @@ class Upsampling(nn.Module):
     def crop_features(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Features ``(batch, channels, reach + frames + reach)`` of a batch of crops.
 
-        They are in ``batch["features"]``, or computed from ``batch["sound"]``; then ``batch["frames"]`` holds the index
-        of each frame, in which the file's first or last frame replaces those outside the file.
+        Either ``batch["features"]``, or computed from ``batch["sound"]`` and indexed by ``batch["frames"]``, which
+        repeats the file's first or last frame outside the file.
         """
         if "features" in batch:
             return batch["features"]

@@ -63,9 +63,7 @@ def pluck(midi: float, seconds: float, velocity: float, sample_rate: int) -> np.
     f0 = 440.0 * 2 ** ((midi - 69) / 12)
     period = sample_rate / f0
     if not 0 < f0 < sample_rate / 6:
-        raise WavedilError(
-            f"midi is {midi} ({f0:.0f} Hz): too high for {sample_rate} Hz, expected below a sixth of the rate"
-        )
+        raise WavedilError(f"midi is {midi} ({f0:.0f} Hz): expected below a sixth of the rate, {sample_rate} Hz")
     loop = _loop_filter(f0, period, sample_rate)
     shortest = math.floor(period) - 2  # delay of the loop filter's first tap
     history = shortest + len(loop) - 1
@@ -192,9 +190,7 @@ def make_corpus(
             other names but no index.
     """
     if not 0 < seconds < math.inf or sample_rate < 3600:
-        raise WavedilError(
-            f"seconds is {seconds} and sample_rate {sample_rate}: expected a positive duration and at least 3600 Hz"
-        )
+        raise WavedilError(f"seconds is {seconds}, sample_rate {sample_rate}: expected > 0 and >= 3600")
     folder = Path(folder)
     settings = {"version": _VERSION, "seconds": seconds, "sample_rate": sample_rate, "seed": seed}
     index = folder / "notes.json"

@@ -52,9 +52,7 @@ def find_published(
     """
     name, _, part = dataset.partition("/")
     if name not in PUBLISHED:
-        raise WavedilError(
-            f"dataset is {dataset!r}: expected one of {', '.join(PUBLISHED)}; for a folder, set only root"
-        )
+        raise WavedilError(f"dataset is {dataset!r}: expected one of {', '.join(PUBLISHED)}; or set only root")
     layout = PUBLISHED[name]
     if (part or layout.parts) and part not in layout.parts:
         parts = f"{name}/ and one of {', '.join(layout.parts)}" if layout.parts else f"{name} alone"
@@ -66,9 +64,7 @@ def find_published(
         _download(name, Path(root), {"url": part} if part else {})
     paths = sorted(folder.glob(layout.pattern))
     if not paths:
-        raise WavedilError(
-            f"{folder} has no files {layout.pattern}: expected {dataset} below {root}; or set download to true"
-        )
+        raise WavedilError(f"{folder} has no {layout.pattern}: expected {dataset} below {root}; or set download")
     return folder, paths, layout.speakers
 
 

@@ -200,9 +200,7 @@ def read_segments(recording: Recording, sample_rate: int, resample: bool = False
     if len(dry) % size:
         raise WavedilError(f"{recording.target} has {len(dry)} samples: expected a multiple of segment {size}")
     if recording.skip >= size:
-        raise WavedilError(
-            f"{recording.target}: skip is {recording.skip}: expected less than the {size} samples of a segment"
-        )
+        raise WavedilError(f"{recording.target}: skip is {recording.skip}: expected less than a segment, {size}")
     segments = []
     for start in range(0, len(dry), size):
         name = str(recording.target) if size == len(dry) else f"{recording.target}, segment {start // size}"

@@ -31,7 +31,7 @@ class Distribution:
         """Without options; a subclass with options defines its own."""
 
     def set_quantizer(self, quantizer: Quantizer) -> Self:
-        """Sets the quantizer of the codes; extend it to compute what depends on the codes. Returns ``self``."""
+        """Sets the quantizer and returns ``self``; extend it to compute values that depend on the codes."""
         self.quantizer = quantizer
         return self
 

@@ -68,17 +68,13 @@ class Quantizer:
 
     def __init__(self, num_codes: int):
         if not isinstance(num_codes, int) or not 2 <= num_codes <= _MAX_CODES:
-            raise WavedilError(
-                f"num_codes is {num_codes!r}: expected 2 to {_MAX_CODES}; 256 is usual for mu-law, 65536 for linear"
-            )
+            raise WavedilError(f"num_codes is {num_codes!r}: expected 2 to {_MAX_CODES}, e.g. 256 for mu-law")
         self.num_codes = num_codes
 
     def encode(self, sound: Tensor) -> Tensor:
         """Sound, clipped to [-1, 1], to int64 codes of the same shape; float64 sound is computed in float64."""
         if not sound.is_floating_point():
-            raise WavedilError(
-                f"sound is {sound.dtype}: expected floating point in [-1, 1]; divide 16-bit integers by 32768 first"
-            )
+            raise WavedilError(f"sound is {sound.dtype}: expected floating point; divide 16-bit integers by 32768")
         # Half precision cannot distinguish neighboring codes.
         sound = sound if sound.dtype == torch.float64 else sound.float()
         if torch.isnan(sound).any():

@@ -63,9 +63,7 @@ def process_file(
     info = audio_files.info(source)
     rate = model.sample_rate
     if info.sample_rate != rate and not resample:
-        raise WavedilError(
-            f"{source}: the file has {info.sample_rate} Hz and the model {rate} Hz: pass resample=True (--resample)"
-        )
+        raise WavedilError(f"{source} has {info.sample_rate} Hz and the model {rate} Hz: set resample (--resample)")
     if Path(target).resolve() == Path(source).resolve():
         raise WavedilError(f"target {target} is the input file: choose another name")
     effect = LiveEffect(model, knobs, info.channels)

@@ -254,9 +254,7 @@ def _checked_state(state: Mapping[str, Tensor], plan: GenerationPlan, num: int) 
 def _prime(model: WaveNet, prime: Tensor, num: int, conditioning: Conditioning) -> State:
     """The state after a recording, computed in parallel over time."""
     if prime.ndim != 3 or prime.shape[1] != 1 or prime.shape[0] not in (1, num) or prime.shape[2] == 0:
-        raise WavedilError(
-            f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time) with at least one sample"
-        )
+        raise WavedilError(f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time), time >= 1")
     conditioning.check(prime.shape[2])
     rows = model.encode(prime[:, 0].to(next(model.parameters()).device))
     if len(rows) < num and (conditioning.samples is not None or conditioning.speaker is not None):

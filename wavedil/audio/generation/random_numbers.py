@@ -48,9 +48,7 @@ class Uniforms:
         """Continues where :meth:`state` was called."""
         columns = part(state, RANDOM)
         if {"seed", "number", "position"} - columns.keys():
-            raise WavedilError(
-                "state has no random numbers (random.seed, …): pass what Stream.state() returned, or give a seed"
-            )
+            raise WavedilError("state has no random.seed: pass the result of Stream.state(), or give a seed")
         seeds, numbers = columns["seed"].tolist(), columns["number"].tolist()
         uniforms = cls(0, 0)
         uniforms._keys = [(seed % 2**64, number) for seed, number in zip(seeds, numbers, strict=True)]

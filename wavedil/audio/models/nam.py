@@ -21,7 +21,7 @@ STARTS = ("zero_input", "zero_history")
 
 
 class NAMLayer(nn.Module):
-    """One layer of an array. ::
+    """One layer of an array::
 
     a = activation(conv(x) + mixin(condition))    # conv is causal and dilated, mixin 1x1
     x = x + layer1x1(a)                           # x + a without layer1x1

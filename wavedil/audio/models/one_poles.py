@@ -31,7 +31,7 @@ class OnePoles(nn.Module):
         charges = [0.0] * len(time_constants) if charges is None else list(charges)
         if len(charges) != len(time_constants):
             raise WavedilError(
-                f"charges has {len(charges)} numbers: expected one per time constant, {len(time_constants)}"
+                f"charges has {len(charges)} values: expected one per time constant, {len(time_constants)}"
             )
         if any(not 0 < t < math.inf for t in time_constants):
             raise WavedilError(f"time_constants is {list(time_constants)}: expected seconds above 0")
@@ -63,9 +63,7 @@ class OnePoles(nn.Module):
         batch, _, time = x.shape
         last = x.new_tensor(self.charges).expand(batch, -1) if state is None else state["held"]
         if last.shape != (batch, len(self)):
-            raise WavedilError(
-                f"state has shape {tuple(last.shape)}: expected {(batch, len(self))}; start with state=None"
-            )
+            raise WavedilError(f"state has shape {tuple(last.shape)}: expected {(batch, len(self))}; or use state=None")
         if not time:
             return torch.cat([x, x.new_zeros(batch, len(self), 0)], dim=1), {"held": last.clone()}
         blocks = F.pad(x[:, 0], (0, -time % BLOCK)).view(batch, -1, BLOCK)

@@ -78,12 +78,10 @@ class TCN(nn.Module):
 
     @torch.no_grad()
     def set_prior(self, frequencies: Tensor) -> None:
-        """Sets the head's bias to how often each output is 1, ``(out_channels,)`` frequencies, to skip learning it."""
+        """Sets the head's bias so that training starts from the frequency of each output, ``(out_channels,)``."""
         outputs = 0 if self.head is None else self.head.out_channels
         if frequencies.shape != (outputs,):
-            raise WavedilError(
-                f"out_channels is {outputs or None}: expected {len(frequencies)}, the number of outputs in the data"
-            )
+            raise WavedilError(f"out_channels is {outputs or None}: expected {len(frequencies)}, as in the data")
         self.head.bias.copy_(frequencies.clamp(1e-4, 1 - 1e-4).logit())
 
     @property

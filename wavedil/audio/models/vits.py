@@ -39,9 +39,7 @@ class WN(nn.Module):
     ):
         super().__init__()
         if not isinstance(kernel_size, int) or kernel_size % 2 == 0:
-            raise WavedilError(
-                f"kernel_size is {kernel_size!r}: expected an odd number, since the convolutions are centered"
-            )
+            raise WavedilError(f"kernel_size is {kernel_size!r}: expected an odd number, for centered convolutions")
         self.stack = DilatedStack(
             ndim=1,
             channels=channels,

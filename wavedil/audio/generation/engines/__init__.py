@@ -24,7 +24,7 @@ _AUTO = ["triton", "numba", "graphs", "torch"]
 
 
 def register_engine(name: str, session: type[Session] | str, *, auto: bool = False) -> None:
-    """Adds an engine: ``generate(engine=name)`` and ``wavedil sample --engine name`` know it from then on.
+    """Adds an engine: ``generate(engine=name)`` and ``wavedil sample --engine name`` accept it from then on.
 
     Args:
         name: of the engine; an engine of this name is replaced.
@@ -69,9 +69,7 @@ def choose(name: str, plan: GenerationPlan, batch: int, guidance: float = 1.0, p
     suitable = [candidate for candidate, kind in classes.items() if precision in kind.precisions]
     if not suitable:
         precisions = sorted({known for kind in classes.values() for known in kind.precisions}, reverse=True)
-        raise WavedilError(
-            f"precision is {precision!r}: the engines that can run this model here have {', '.join(precisions)}"
-        )
+        raise WavedilError(f"precision is {precision!r}: engines that can run this model have {', '.join(precisions)}")
     return suitable[0]
 
 

@@ -131,7 +131,7 @@ class GraphSession(TorchSession):
         with torch.cuda.device(device), self._restored():
             side_stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side_stream):
-                for _ in range(2):  # what libraries set up on first use must not be captured
+                for _ in range(2):  # libraries initialize on first use, which must not be captured
                     step()
             torch.cuda.current_stream().wait_stream(side_stream)
             with torch.cuda.graph(graph):

@@ -126,9 +126,7 @@ class Session:
         if not self.plan.condition_channels and not self.plan.speaker_channels:
             raise WavedilError(f"guidance is {self.guidance}, but the model has no conditioning: leave it out")
         if not self.supports_guidance:
-            raise WavedilError(
-                f"guidance is {self.guidance}, but this engine does not support it: use engine='torch' or 'numba'"
-            )
+            raise WavedilError(f"guidance is {self.guidance}: this engine has none; use engine='torch' or 'numba'")
 
     def _check_conditioning(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
         """The value on the plan's device; with guidance, zeros for the unconditioned copies are appended."""

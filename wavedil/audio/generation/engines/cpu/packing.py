@@ -16,21 +16,6 @@ def padded_width(width: int) -> int:
     return -(-width // LANES) * LANES
 
 
-def padded_widths(plan: GenerationPlan) -> Widths:
-    """The widths of a plan, padded."""
-    (hidden_weight, _), (out_weight, _) = plan.head
-    return Widths(
-        channels=padded_width(plan.channels),
-        hidden=padded_width(-(-plan.hidden // 2)),
-        skip=padded_width(len(plan.skip_bias)),
-        head=padded_width(-(-len(hidden_weight) // 2)),
-        outputs=padded_width(len(out_weight)),
-        num_parameters=len(out_weight),
-        condition=plan.condition_channels + plan.condition_channels % 2,
-        layers=len(plan.layers),
-    )
-
-
 def pack(
     plan: GenerationPlan, precision: str, batch: int, threads: int, longest_block: int
 ) -> tuple[Widths, PackedWeights]:
@@ -41,7 +26,17 @@ def pack(
         threads: that share a stream, 1 or 2.
         longest_block: most steps for which the products with past inputs are computed at once.
     """
-    widths = padded_widths(plan)
+    (hidden_weight, hidden_bias), (out_weight, out_bias) = plan.head
+    widths = Widths(
+        channels=padded_width(plan.channels),
+        hidden=padded_width(-(-plan.hidden // 2)),
+        skip=padded_width(len(plan.skip_bias)),
+        head=padded_width(-(-len(hidden_weight) // 2)),
+        outputs=padded_width(len(out_weight)),
+        num_parameters=len(out_weight),
+        condition=plan.condition_channels + plan.condition_channels % 2,
+        layers=len(plan.layers),
+    )
     # Pairs of bfloat16 halve the memory traffic of weights. But when several streams share each load, unpacking pairs
     # costs more than that, so then float32 words hold the rounded weights.
     paired = precision == "bf16" and batch == 1
@@ -88,8 +83,7 @@ def pack(
         matrix = np.zeros((len(plan.layers), widths.hidden, skip_weight.shape[2]), np.float32)
         matrix[:, : len(half)] = skip_weight[:, half]
         matrix = matrix.reshape(-1, matrix.shape[2])
-        skip.append(writer.add([_columns(matrix, range(matrix.shape[1]), widths.skip)], None))
-    (hidden_weight, hidden_bias), (out_weight, out_bias) = plan.head
+        skip.append(writer.add([_columns(matrix, range(matrix.shape[1]), widths.skip)], len(matrix)))
     head_halves = _halves(len(hidden_weight))
     weight = _numpy(hidden_weight).T
     head = writer.add_halves([[_columns(weight, half, widths.head)] for half in head_halves], widths.skip, threads)
@@ -141,7 +135,7 @@ def gate_bias(plan: GenerationPlan, widths: Widths, speaker: Tensor | None) -> n
 
 
 def to_words(values: Tensor, like: PackedWeights) -> np.ndarray:
-    """Inputs of products ``(..., k)`` as words, rounded as the loop itself does."""
+    """Inputs of products ``(..., k)`` as words, rounded as in the loop."""
     rows = np.ascontiguousarray(_numpy(values))
     if rows.shape[-1] % 2:
         rows = np.concatenate([rows, np.zeros_like(rows[..., :1])], axis=-1)
@@ -188,10 +182,9 @@ class _Writer:
         self.panels: list[np.ndarray] = []
         self.length = 0
 
-    def add(self, parts: list[np.ndarray], count: int | None) -> int:
+    def add(self, parts: list[np.ndarray], count: int) -> int:
         """Adds the matrix of column blocks ``(k, columns)``, k padded to ``count``; returns where it begins."""
         matrix = np.concatenate(parts, axis=1)
-        count = len(matrix) if count is None else count
         matrix = np.concatenate([matrix, np.zeros((count - len(matrix), matrix.shape[1]), np.float32)])
         words = _to_pairs(matrix) if self.paired else _rounded(matrix) if self.precision == "bf16" else matrix
         start = self.length
