@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from wavedil.audio import WaveNet
+from wavedil.audio import LogMel, NearestUpsampling, WaveNet
 from wavedil.audio.generation.generate import stream
 
 
@@ -31,12 +31,17 @@ def run_forked(function, seconds: float = 30.0) -> str:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("num", [1, 2])
-def test_a_stream_of_two_threads_continues_in_a_forked_process(num):
+@pytest.mark.parametrize(("num", "engine", "torch_threads"), [(1, "numba", 1), (2, "numba", 2), (1, "torch", 2)])
+def test_a_stream_continues_in_a_forked_process(num, engine, torch_threads):
     pytest.importorskip("numba")
     torch.manual_seed(0)
-    model = WaveNet(8, 8, "1,2", input_kernel_size=2, num_codes=16, sample_rate=8000)
-    chunks = stream(model, num=num, seed=1, engine="numba", threads=2, chunk=20)
+    mel = NearestUpsampling(LogMel(8000, n_mels=4, n_fft=64, hop_length=20))
+    model = WaveNet(8, 8, "1,2", input_kernel_size=2, num_codes=16, sample_rate=8000, condition=mel)
+    condition = torch.randn(num, 4, 100)
+    threads = 2 if engine == "numba" else 1
+    chunks = stream(model, condition=condition, num=num, seed=1, engine=engine, threads=threads, chunk=20)
+    torch.set_num_threads(torch_threads)
+    torch.zeros(10**6).sum()  # starts the threads of torch
     next(chunks)
 
     def following():

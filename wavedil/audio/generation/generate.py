@@ -1,6 +1,7 @@
 """Generation of sound: ``generate`` returns clips, ``stream`` yields chunks without end. Both run on any engine."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ class Stream(Iterator[Tensor]):
         sampling = Sampling(temperature, top_k, top_p)
         speaker = self.conditioning.speaker
         self._session = session_class(self.engine)(plan, state, sampling, speaker, **self._options)
-        self._interrupted = False
+        self._interrupted, self._process = False, os.getpid()
 
     def __next__(self) -> Tensor:
         """The next chunk: float32 ``(num, 1, chunk)`` in [-1, 1]. The last chunk of a condition may be shorter."""
@@ -101,6 +102,9 @@ class Stream(Iterator[Tensor]):
         """The next codes, int64 ``(num, time)``."""
         self._check_not_interrupted()
         self._interrupted = True  # until the chunk is finished
+        if self._process != os.getpid():  # a forked process has no other threads, and torch would wait for its own
+            torch.set_num_threads(1)
+            self._process = os.getpid()
         uniforms = self._uniforms.draw(time).to(self._session.plan.device)
         condition = self.conditioning.upsampled_features(self.position, self.position + time)
         self.position += time
