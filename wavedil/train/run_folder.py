@@ -47,6 +47,12 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
         folder, created = _new_folder(recipe, out)
     lock = _lock(folder) if first else None
     try:
+        if (
+            first
+            and resume is None
+            and any((folder / name).exists() for name in ("config.yaml", "checkpoints", "model"))
+        ):
+            raise WavedilError(f"{folder} holds a run: continue it with --resume auto, or choose another --out")
         yield folder, _checkpoints(folder) if resume is not None else []
     except BaseException:
         if created and not (_checkpoints(folder) or (folder / "model").exists() or read_metrics(folder / METRICS)):
@@ -114,8 +120,6 @@ def _new_folder(recipe: Path, out: str | None) -> tuple[Path, bool]:
         number += 1
     if not base.is_dir():
         raise WavedilError(f"--out {base} is a file: expected a folder")
-    if any((base / name).exists() for name in ("config.yaml", "checkpoints", "model")):
-        raise WavedilError(f"{base} holds a run: continue it with --resume auto, or choose another --out")
     return base, False
 
 
