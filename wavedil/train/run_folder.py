@@ -89,7 +89,8 @@ def _checkpoints(folder: Path) -> list[Path]:
     paths = [
         path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file() and not path.name.startswith(".")
     ]
-    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+    # A copied run may have equal times.
+    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, ".previous." not in path.name), reverse=True)
 
 
 def _folder_to_resume(recipe: Path, out: str | None, resume: str) -> Path:
