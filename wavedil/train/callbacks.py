@@ -1,6 +1,7 @@
 """Callbacks of a run: progress and metrics.csv, the model folder, the end of a diverged run."""
 
 import csv
+import json
 import math
 import sys
 import time
@@ -19,7 +20,7 @@ from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
 from wavedil.metrics import read_metrics
 from wavedil.train.module import TrainingModule
-from wavedil.weights import save
+from wavedil.weights import CONFIG, WEIGHTS, save
 
 
 class Progress(ProgressBar):
@@ -158,7 +159,9 @@ class SaveModel(Callback):
     def _save(self, trainer: L.Trainer, module: TrainingModule) -> bool:
         good = self._is_good(trainer, module)
         if good and trainer.is_global_zero:
-            save(module.eval_network, Path(trainer.default_root_dir) / "model")
+            folder = Path(trainer.default_root_dir) / "model"
+            _clear_damaged(folder)
+            save(module.eval_network, folder)
         return good
 
     @staticmethod
@@ -186,9 +189,8 @@ class CheckMonitors(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         known = sorted(trainer.callback_metrics)
-        names = {type(callback).__name__: getattr(callback, "monitor", None) for callback in trainer.callbacks}
-        names |= {f"{type(module).__name__}.best_metric": module.best_metric}
-        for place, name in names.items():
+        names = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in trainer.callbacks]
+        for place, name in (*names, (type(module).__name__, module.best_metric)):
             if name is not None and name not in known:
                 raise WavedilError(
                     f"{place} monitors {name!r}, which is not logged: expected one of {', '.join(known)}"
@@ -205,6 +207,17 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             with atomic_write(Path(trainer.default_root_dir) / self.config_filename) as beside:
                 beside.write_text(self.parser.dump(self.config), encoding="utf-8")
+
+
+def _clear_damaged(folder: Path) -> None:
+    """Removes the two files of a model folder whose config a power cut left empty or cut: ``save`` refuses such one."""
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    if {path.name for path in paths} <= {CONFIG, WEIGHTS}:
+        try:
+            json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            for path in paths:
+                path.unlink()
 
 
 def _clock(seconds: float) -> str:

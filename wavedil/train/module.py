@@ -169,7 +169,8 @@ class TrainingModule(L.LightningModule):
         for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
             remaining = timer.time_remaining()
             if remaining is not None:
-                used = max(used, timer.time_elapsed() / (timer.time_elapsed() + remaining))
+                elapsed = timer.time_elapsed()
+                used = max(used, elapsed / (elapsed + remaining) if remaining > 0 else 1.0)
         return min(used, 1.0)
 
     def on_train_start(self) -> None:

@@ -11,7 +11,7 @@ import jsonargparse._common as jsonargparse_settings
 import yaml
 from jsonargparse import set_parsing_settings
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, first_line
 from wavedil.renames import upgrade_option, upgrade_recipe
 from wavedil.train.module import TrainingModule
 
@@ -33,7 +33,7 @@ _UNSAFE_PARTS = (
     "lightning.pytorch.callbacks.LambdaCallback",
     "lightning.pytorch.callbacks.lambda_function",
 )
-_MAX_BYTES, _MAX_NODES = 1_000_000, 100_000  # of a recipe; those of the package have about 100 nodes
+_MAX_BYTES, _MAX_NODES = 1_000_000, 50_000  # of a recipe; those of the package have about 100 nodes
 
 
 def recipe_folder() -> Path:
@@ -100,8 +100,11 @@ def check_options(options: Sequence[str], recipe: dict[str, Any]) -> None:
 
 
 def _check_size(path: Path, text: str) -> None:
-    """Checks that the aliases of a YAML text, also within its strings, do not expand to more than a recipe needs."""
-    nodes, count = [yaml.compose(text, Loader=yaml.SafeLoader)], 0
+    """Checks that the aliases of a YAML text do not expand to more than a recipe needs.
+
+    Texts in its strings, and in files that they name, count too, since jsonargparse reads both as YAML.
+    """
+    nodes, count, files = [yaml.compose(text, Loader=yaml.SafeLoader)], 0, set()
     while nodes:
         node, count = nodes.pop(), count + 1
         if count > _MAX_NODES:
@@ -110,9 +113,20 @@ def _check_size(path: Path, text: str) -> None:
             nodes += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             nodes += node.value
-        elif isinstance(node, yaml.ScalarNode) and "&" in node.value and "*" in node.value:
-            with suppress(yaml.YAMLError):
-                nodes.append(yaml.compose(node.value, Loader=yaml.SafeLoader))
+        elif isinstance(node, yaml.ScalarNode):
+            for inner in (node.value, *_texts_of_file(path.parent, node.value, files)):
+                if "&" in inner and "*" in inner:
+                    with suppress(yaml.YAMLError):
+                        nodes.append(yaml.compose(inner, Loader=yaml.SafeLoader))
+
+
+def _texts_of_file(folder: Path, name: str, seen: set[Path]) -> Iterator[str]:
+    """The text of a file that a recipe in ``folder`` names, once, if it may be YAML."""
+    for path in {Path(name), folder / name} - seen if len(name) < 255 else ():
+        with suppress(OSError, ValueError):  # no name of a file, or no text
+            if path.is_file() and path.stat().st_size <= _MAX_BYTES:
+                seen.add(path)
+                yield path.read_text(encoding="utf-8")
 
 
 @contextmanager
@@ -153,7 +167,7 @@ def module_class(path: Path, allowed: Sequence[str] | None = None) -> type[Train
     except WavedilError:
         raise
     except (ImportError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise WavedilError(f"{path}: model.class_path names no training module ({error!r})") from None
+        raise WavedilError(f"{path}: model.class_path names no training module: {first_line(error)}") from None
     if not (isinstance(found, type) and issubclass(found, TrainingModule)):
         raise WavedilError(f"{path}: model.class_path is {name}: expected a subclass of {TrainingModule.__name__}")
     return found

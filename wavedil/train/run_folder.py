@@ -47,6 +47,12 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
         folder, created = _new_folder(recipe, out)
     lock = _lock(folder) if first else None
     try:
+        if (
+            first
+            and resume is None
+            and any((folder / name).exists() for name in ("config.yaml", "checkpoints", "model"))
+        ):
+            raise WavedilError(f"{folder} holds a run: continue it with --resume auto, or choose another --out")
         yield folder, _checkpoints(folder) if resume is not None else []
     except BaseException:
         if created and not (_checkpoints(folder) or (folder / "model").exists() or read_metrics(folder / METRICS)):
@@ -83,7 +89,8 @@ def _checkpoints(folder: Path) -> list[Path]:
     paths = [
         path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file() and not path.name.startswith(".")
     ]
-    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+    # A copied run may have equal times.
+    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, ".previous." not in path.name), reverse=True)
 
 
 def _folder_to_resume(recipe: Path, out: str | None, resume: str) -> Path:
@@ -114,8 +121,6 @@ def _new_folder(recipe: Path, out: str | None) -> tuple[Path, bool]:
         number += 1
     if not base.is_dir():
         raise WavedilError(f"--out {base} is a file: expected a folder")
-    if any((base / name).exists() for name in ("config.yaml", "checkpoints", "model")):
-        raise WavedilError(f"{base} holds a run: continue it with --resume auto, or choose another --out")
     return base, False
 
 
