@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core.conv import DilatedConv, PerAxis, axes_value, has_no_hooks, paddings, per_axis
-from wavedil.core.stream import State, named, part
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
 from wavedil.ops.gate import GATE_ORDERS, gate
 from wavedil.ops.gated_residual import gated_residual
@@ -121,8 +121,8 @@ class GatedBlock(nn.Module):
         self, x: Tensor, state: State | None = None, condition: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], State]:
         """:meth:`forward_gated` of the next chunk; returns ``((x, z), state)``."""
-        h, history = self.conv.step(x, part(state, "conv"))
-        return self._combine(x, h, condition), named("conv", history)
+        h, history = self.conv.step(x, substate(state, "conv"))
+        return self._combine(x, h, condition), add_prefix("conv", history)
 
     def _bias(self, condition: Tensor | None) -> tuple[Tensor | None, bool]:
         """The convolution's bias, and whether it includes the condition completely.
@@ -224,8 +224,8 @@ class ConvBlock(nn.Module):
     def step(self, x: Tensor, state: State | None = None, condition: None = None) -> tuple[Tensor, State]:
         """Processes the next chunk along the causal axis; see :meth:`DilatedConv.step`."""
         self._check_no_condition(condition)
-        y, history = self.conv.step(x, part(state, "conv"))
-        return self.activation(y), named("conv", history)
+        y, history = self.conv.step(x, substate(state, "conv"))
+        return self.activation(y), add_prefix("conv", history)
 
     @staticmethod
     def _check_no_condition(condition: Tensor | None) -> None:
@@ -233,7 +233,7 @@ class ConvBlock(nn.Module):
             raise WavedilError("condition is a tensor: expected None; use GatedBlock with condition_channels")
 
 
-def field_of(modules: Sequence[nn.Module], ndim: int) -> int | tuple[int, ...]:
+def sequential_receptive_field(modules: Sequence[nn.Module], ndim: int) -> int | tuple[int, ...]:
     """Receptive field of modules of stride 1 in sequence: 1 + the sum of (field - 1) over the modules, per axis."""
     fields = [per_axis("receptive_field", module.receptive_field, ndim) for module in modules]
     return axes_value([1 + sum(size - 1 for size in sizes) for sizes in zip(*fields, strict=True)] or (1,) * ndim)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wavedil.core.block import GatedBlock, field_of
+from wavedil.core.block import GatedBlock, sequential_receptive_field
 from wavedil.core.conv import PerAxis, add_weight_norm, has_no_hooks
 from wavedil.core.schedule import Schedule, parse_schedule
-from wavedil.core.stream import State, named, part
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
 from wavedil.ops.skip_sum import skip_sum
 
@@ -113,7 +113,7 @@ class DilatedStack(nn.Module):
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
         """1 + the sum of (k - 1) * d: an int if the axes are equal, else one per axis."""
-        return field_of(self.layers, self.ndim)
+        return sequential_receptive_field(self.layers, self.ndim)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         layers = list(self.layers)
@@ -135,13 +135,13 @@ class DilatedStack(nn.Module):
         new: State = {}
         gates = []
         for index, layer in enumerate(self.layers):
-            past = part(state, f"layers.{index}")
+            past = substate(state, f"layers.{index}")
             if isinstance(layer, GatedBlock):
                 (x, z), history = layer.step_gated(x, past, condition)
                 gates.append(z)
             else:
                 x, history = layer.step(x, past) if condition is None else layer.step(x, past, condition)
-            new |= named(f"layers.{index}", history)
+            new |= add_prefix(f"layers.{index}", history)
         return (self._sum_skips(list(self.layers), gates) if self._sums_skips else x), new
 
     def skip_product(self, layers: Sequence[GatedBlock] | None = None) -> tuple[Tensor, Tensor | None]:

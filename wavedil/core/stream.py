@@ -42,7 +42,7 @@ def take_history(state: Mapping[str, Tensor] | None, x: Tensor, axis: int, lengt
     return history.to(x.dtype)
 
 
-def part(state: Mapping[str, Tensor] | None, name: str) -> State | None:
+def substate(state: Mapping[str, Tensor] | None, name: str) -> State | None:
     """The state of the submodule ``name``, from that of its parent; None at the start."""
     if state is None:
         return None
@@ -50,7 +50,7 @@ def part(state: Mapping[str, Tensor] | None, name: str) -> State | None:
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
-def named(name: str, state: State) -> State:
+def add_prefix(name: str, state: State) -> State:
     """The state of the submodule ``name`` with the keys that it has in its parent's state."""
     return {f"{name}.{key}": value for key, value in state.items()}
 

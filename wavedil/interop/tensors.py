@@ -144,11 +144,6 @@ class ForeignTensors:
         return model.eval()
 
 
-def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with ``prefix`` and a dot before their names."""
-    return {f"{prefix}.{name}": value for name, value in tensors.items()}
-
-
 def doubling_dilations(layers: int, stacks: int) -> list[int]:
     """Dilations 1, 2, 4 … of ``layers`` layers, starting again at 1 in each of ``stacks`` stacks."""
     if not isinstance(stacks, int) or stacks < 1 or layers % stacks:

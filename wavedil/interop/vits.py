@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from wavedil.audio.models.vits import WN
-from wavedil.interop.tensors import ForeignTensors, with_prefix
+from wavedil.core.stream import add_prefix
+from wavedil.interop.tensors import ForeignTensors
 
 
 def from_vits_wn(tensors: Mapping[str, Tensor], *, dilation_rate: int = 1) -> WN:
@@ -35,9 +36,9 @@ def from_vits_wn(tensors: Mapping[str, Tensor], *, dilation_rate: int = 1) -> WN
             rows = slice(layer * doubled, (layer + 1) * doubled)
             values[f"{prefix}.condition.weight"] = condition["weight"][rows]
             conv["bias"] = conv["bias"] + condition["bias"][rows]
-        values |= with_prefix(f"{prefix}.conv", conv)
+        values |= add_prefix(f"{prefix}.conv", conv)
         if layer < layers - 1:
-            values |= with_prefix(f"{prefix}.residual", {part: value[:channels] for part, value in both.items()})
+            values |= add_prefix(f"{prefix}.residual", {part: value[:channels] for part, value in both.items()})
             both = {part: value[channels:] for part, value in both.items()}
-        values |= with_prefix(f"{prefix}.skip", both)
+        values |= add_prefix(f"{prefix}.skip", both)
     return source.load_into(model, values)

@@ -19,7 +19,7 @@ from wavedil.audio.distributions.quantizers import make_quantizer
 from wavedil.audio.generation.plan import GenerationPlan, LayerPlan
 from wavedil.audio.models.initialization import init_conv_, init_stack_
 from wavedil.audio.models.input_embedding import make_input_embedding
-from wavedil.core.stream import State, named, part
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
 
@@ -154,7 +154,7 @@ class WaveNet(nn.Module):
         channels = self.conditioner.channels
         _, stack = self.stack.step(x, condition=x.new_zeros(batch, channels, 0) if channels else None)
         previous = torch.full((batch, 1), self.zero_code, device=device)
-        return {"previous": previous, **named("input_embedding", front), **named("stack", stack)}
+        return {"previous": previous, **add_prefix("input_embedding", front), **add_prefix("stack", stack)}
 
     def step(self, codes: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, of any length: parameters as :meth:`forward` returns them, and the state after the chunk."""
@@ -167,10 +167,14 @@ class WaveNet(nn.Module):
                 f"{codes.shape[0]} streams; start again with state=None"
             )
         delayed = torch.cat([state["previous"], codes], dim=1)  # one code more than the chunk: that is the next state's
-        x, front = self.input_embedding.step(delayed[:, :-1], part(state, "input_embedding"))
-        skips, stack = self.stack.step(x, part(state, "stack"), condition)
+        x, front = self.input_embedding.step(delayed[:, :-1], substate(state, "input_embedding"))
+        skips, stack = self.stack.step(x, substate(state, "stack"), condition)
         previous = delayed[:, -1:].clone()
-        return self.head(skips), {"previous": previous, **named("input_embedding", front), **named("stack", stack)}
+        return self.head(skips), {
+            "previous": previous,
+            **add_prefix("input_embedding", front),
+            **add_prefix("stack", stack),
+        }
 
     def features(self, sound: Tensor) -> Tensor | None:
         """Local features ``(batch, channels, frames)`` of sound ``(batch, time)``; None if the model takes none."""
