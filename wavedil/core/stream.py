@@ -43,16 +43,16 @@ def take_history(state: Mapping[str, Tensor] | None, x: Tensor, axis: int, lengt
 
 
 def substate(state: Mapping[str, Tensor] | None, name: str) -> State | None:
-    """The state of the submodule ``name``, from that of its parent; None at the start."""
+    """The part of a module's state that belongs to its submodule ``name``; None at the start."""
     if state is None:
         return None
     prefix = name + "."
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
-def add_prefix(name: str, state: State) -> State:
-    """The state of the submodule ``name`` with the keys that it has in its parent's state."""
-    return {f"{name}.{key}": value for key, value in state.items()}
+def add_prefix(name: str, tensors: Mapping[str, Tensor]) -> State:
+    """The tensors of the submodule ``name`` with their keys in its parent: ``name`` and a dot before each."""
+    return {f"{name}.{key}": value for key, value in tensors.items()}
 
 
 def to(state: Mapping[str, Tensor], *args, **kwargs) -> State:
