@@ -1,4 +1,4 @@
-"""Classifiers made dense by wavedil and by other packages: do they keep the classifier's features?
+"""Compares classifiers that wavedil and other packages made dense with the original classifiers.
 
 The error is the mean absolute difference at the classifier's cells, relative to the mean absolute feature, in float64
 with random weights and statistics; see :func:`wavedil.vision.check_dense`.
@@ -69,7 +69,7 @@ def classifier(network: str) -> nn.Module:
 def bench_dense(device: str, *, networks: Sequence[str] = NETWORKS) -> dict[str, Any]:
     """One row for each network, stride and package, with the error as ``median``; the notes are a Markdown table.
 
-    It always runs on the CPU, in float64.
+    Runs on the CPU, in float64.
     """
     rows: list[dict[str, Any]] = []
     head = [f"{package}, stride {stride}" for package in ("wavedil", "others") for stride in _STRIDES]

@@ -1,4 +1,4 @@
-"""Shared by all benchmarks: measuring in turns, describing the machine, printing the table."""
+"""Functions of all benchmarks: timing candidates in turns, describing the machine, rendering the table."""
 
 import os
 import platform
@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 import wavedil
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, first_line
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio", "torchvision", "segmentation-models-pytorch")
 _LONG_ENOUGH = 0.05  # seconds that the clock measures precisely
 
@@ -113,8 +114,7 @@ def describe(name: str, device: str) -> dict[str, Any]:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise WavedilError(f"device {device!r} is not available here ({reason}): use cpu") from None
+        raise WavedilError(f"device {device!r} is not available here ({first_line(error)}): use cpu") from None
     machine = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -150,14 +150,10 @@ def render(result: dict[str, Any]) -> str:
             lines.append(f"{row['name']:{width}}  {row['note']}")
             continue
         ratio = "" if row["ratio"] is None else f"{row['ratio']:7.2f}"
-        measured = f"{_format(row['median'])}  {row['iqr']:9.2g}"
+        median = f"{row['median']:10,.0f}" if row["median"] >= 1e4 else f"{row['median']:10.4g}"
+        measured = f"{median}  {row['iqr']:9.2g}"
         lines.append(f"{row['name']:{width}}  {measured}  {row['unit']:9}  {ratio:7}  {row.get('note', '')}".rstrip())
     return "\n".join([*lines, "", *result.get("notes", [])]).rstrip()
-
-
-def _format(value: float) -> str:
-    """Four digits; large numbers without an exponent."""
-    return f"{value:10,.0f}" if value >= 1e4 else f"{value:10.4g}"
 
 
 @contextmanager
@@ -176,16 +172,12 @@ def torch_threads(threads: int | None) -> Iterator[None]:
 
 def _seconds(call: Callable[[], Any], device: str) -> float:
     """The duration of one call."""
-    _synchronize(device)
+    synchronize = torch.accelerator.synchronize if device != "cpu" else lambda: None
+    synchronize()
     started = time.perf_counter()
     call()
-    _synchronize(device)
+    synchronize()
     return time.perf_counter() - started
-
-
-def _synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize()
 
 
 def _cpu_model() -> str:
