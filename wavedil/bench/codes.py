@@ -31,7 +31,7 @@ _HOP = 200
 def bench_codes(
     device: str, *, samples: int = 16000, channels: int = 64, dilations: dict[int, str] = DILATIONS
 ) -> dict[str, Any]:
-    """Counts how many of ``samples`` codes are equal, and measures how far the others are from a tie. Runs on the CPU."""
+    """Counts equal codes among ``samples``, and measures how far the others are from a tie. Runs on the CPU."""
     rows = []
     for (kernel, schedule), (title, head), conditioned in itertools.product(
         dilations.items(), HEADS.items(), (False, True)

@@ -15,7 +15,7 @@ from wavedil.core.gridding import GriddingAudit, audit_gridding
 from wavedil.core.schedule import format_schedule
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
-from wavedil.inspection.text import count_text, field_text, kernel_text, ratio_text
+from wavedil.inspection.text import count_text, field_text, kernel_text, ratio_text, shorten
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _MAX_TREE_WIDTH = 33  # positions; more cannot be distinguished
@@ -58,10 +58,8 @@ def plot(info: dict[str, Any], path: str | Path) -> None:
 
 
 def _title(info: dict[str, Any]) -> str:
-    text = format_schedule(info["dilations"])
-    if info["layers"] <= 7:
-        text = ", ".join(map(str, info["dilations"]))
-    text = text if len(text) <= 60 else f"{text[:57]}..."
+    dilations = info["dilations"]
+    text = shorten(", ".join(map(str, dilations)) if len(dilations) <= 7 else format_schedule(dilations), 60)
     return f"Dilations {text}   ({count_text(info['layers'], 'layer')}, kernel {kernel_text(info, ' × ')})"
 
 

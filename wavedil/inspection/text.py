@@ -13,7 +13,7 @@ _MAX_ROWS = 40  # of the growth table; rows in the middle of a longer one are om
 def render_text(info: dict[str, Any]) -> str:
     """A growth table and facts, at most 100 columns wide."""
     ndim = info["ndim"]
-    schedule = _shorten(format_schedule(info["dilations"]), 50)
+    schedule = shorten(format_schedule(info["dilations"]), 50)
     channels = f", {info['channels']} channels" if info["channels"] else ""
     title = f"{schedule}: {count_text(info['layers'], 'layer')}, kernel {kernel_text(info)}, {ndim}-D{channels}"
     lines = [title, "", *_growth_table(info), ""]
@@ -57,7 +57,8 @@ def count_text(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
+    """The text, cut to ``length`` characters if it is longer."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 

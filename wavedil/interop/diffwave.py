@@ -6,7 +6,7 @@ from torch import Tensor
 
 from wavedil.audio.models.diffwave import DiffWave
 from wavedil.core.stream import add_prefix
-from wavedil.interop.tensors import ForeignTensors
+from wavedil.interop.tensors import ForeignTensors, split_conv
 
 
 def from_diffwave(
@@ -45,11 +45,12 @@ def from_diffwave(
     for layer in range(layers):
         theirs, ours = f"residual_layers.{layer}", f"stack.layers.{layer}"
         conv, step = source.pop_conv(f"{theirs}.dilated_conv"), source.pop_conv(f"{theirs}.diffusion_projection")
-        mel, both = source.pop_conv(f"{theirs}.conditioner_projection"), source.pop_conv(f"{theirs}.output_projection")
+        mel = source.pop_conv(f"{theirs}.conditioner_projection")
+        residual, skip = split_conv(source.pop_conv(f"{theirs}.output_projection"), channels)
         values |= add_prefix(f"{ours}.conv", {"weight": conv["weight"], "bias": conv["bias"] + mel["bias"]})
         values[f"{ours}.condition.weight"] = mel["weight"]
         values |= add_prefix(f"{ours}.step_projection", {"weight": step["weight"].unsqueeze(2), "bias": step["bias"]})
-        values |= add_prefix(f"{ours}.skip", {part: value[channels:] for part, value in both.items()})
+        values |= add_prefix(f"{ours}.skip", skip)
         if layer < layers - 1:
-            values |= add_prefix(f"{ours}.residual", {part: value[:channels] for part, value in both.items()})
+            values |= add_prefix(f"{ours}.residual", residual)
     return source.load_into(model, values)

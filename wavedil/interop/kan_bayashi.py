@@ -14,10 +14,11 @@ from wavedil.interop.wavenet_vocoder import image_upsampling
 def from_kan_bayashi(tensors: Mapping[str, Tensor], *, stacks: int, sample_rate: int = 16000) -> WaveNet:
     """Converts a state_dict to a :class:`WaveNet`.
 
-    Its tanh and sigmoid convolutions become the two halves of ours; the biases of its feature layers are added to
-    theirs. Features are at the sample rate, or upsampled by its transposed convolution.
+    The tanh and sigmoid convolutions of a layer become the two halves of one, with the biases of the feature layers
+    added. Features are at the sample rate, or upsampled by the network's transposed convolution.
 
-    Our prediction at t is its output at t - 1, with its features at t; ours is ``(batch, codes, time)``.
+    The prediction of our model at t is the original's output at t - 1, with the features at t; its shape is
+    ``(batch, codes, time)``.
 
     Args:
         stacks: how often the dilations start again at 1 (``dilation_repeat``).

@@ -7,7 +7,7 @@ from torch import Tensor
 from wavedil.audio.models.parallel_wavegan import ParallelWaveGANGenerator
 from wavedil.core.stream import add_prefix
 from wavedil.errors import WavedilError
-from wavedil.interop.tensors import ForeignTensors, doubling_dilations
+from wavedil.interop.tensors import ForeignTensors, doubling_dilations, split_conv
 
 
 def from_parallel_wavegan(
@@ -60,8 +60,7 @@ def from_parallel_wavegan(
         if f"{theirs}.conv1x1_skip.weight" in source:
             skip = source.pop_conv(f"{theirs}.conv1x1_skip")
         else:
-            skip = {part: value[channels:] for part, value in residual.items()}
-            residual = {part: value[:channels] for part, value in residual.items()}
+            residual, skip = split_conv(residual, channels)
         values |= add_prefix(f"{ours}.skip", skip)
         if layer < layers - 1:
             values |= add_prefix(f"{ours}.residual", residual)

@@ -1,8 +1,9 @@
-"""Tensors of other programs: read without running code, weight norm folded, every tensor used exactly once."""
+"""Reads tensors of other programs: without running code, with weight norm folded, each tensor used exactly once."""
 
 import pickle
 import warnings
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def _unpickled(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unknown pickle protocols; failures are reported below
+        with warnings.catch_warnings(action="ignore"):  # of unknown pickle protocols; failures are reported below
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        # Without torch's message, which suggests to let the file run code.
+        # Without torch's message, which suggests that the user lets the file run code.
         raise WavedilError(
             f"{path} cannot be read as tensors alone ({type(error).__name__}): save its state_dict with torch.save or "
             "safetensors in the program that wrote it"
@@ -88,7 +88,7 @@ class ForeignTensors:
 
     Args:
         tensors: by name; weight norm is folded.
-        origin: the program or network that they should be from, for messages.
+        origin: name of the program or network, for messages.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], origin: str):
@@ -98,8 +98,7 @@ class ForeignTensors:
         return name in self.remaining
 
     def pop(self, name: str) -> Tensor:
-        if name not in self.remaining:
-            raise WavedilError(f"{name} is missing: expected the tensors of {self.origin}")
+        self.shape(name)  # checks that it exists
         value = self.remaining.pop(name)
         if not bool(torch.isfinite(value).all()):
             raise WavedilError(f"{name} holds NaN or infinity: expected the weights of a training that converged")
@@ -117,13 +116,9 @@ class ForeignTensors:
         return {"weight": self.pop(f"{name}.weight"), **bias}
 
     def count_layers(self, name: str) -> int:
-        """The number of layers, by names such as ``in_layers.{}.bias``."""
-        number = 0
-        while name.format(number) in self:
-            number += 1
-        if not number:
-            raise WavedilError(f"{name.format(0)} is missing: expected the tensors of {self.origin}")
-        return number
+        """The number of layers, by names such as ``in_layers.{}.bias``; there must be one."""
+        self.shape(name.format(0))
+        return next(number for number in count(1) if name.format(number) not in self)
 
     def load_into(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
         """Loads ``values``, by the names of ``model``; checks that all of them fit and that no tensor remains."""
@@ -142,6 +137,11 @@ class ForeignTensors:
             )
         model.load_state_dict({name: value.to(wanted[name].dtype) for name, value in values.items()}, strict=True)
         return model.eval()
+
+
+def split_conv(conv: Mapping[str, Tensor], channels: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The convolutions of the first ``channels`` outputs and of the others."""
+    return ({key: x[:channels] for key, x in conv.items()}, {key: x[channels:] for key, x in conv.items()})
 
 
 def doubling_dilations(layers: int, stacks: int) -> list[int]:

@@ -27,8 +27,8 @@ def from_wavenet_vocoder(
     or amplitudes (then the output is a mixture of logistics). The biases of condition layers are added to those of the
     convolutions.
 
-    Our prediction at t is its output at t - 1, with its features at t, as in its generation. It starts to generate from
-    code 127, ours from 128, the code of zero.
+    The prediction of our model at t is the output of the package's at t - 1, with the features at t, as in its
+    generation. The package starts to generate from code 127, wavedil from 128, the code of amplitude zero.
 
     Args:
         stacks: how often the dilations start again at 1.

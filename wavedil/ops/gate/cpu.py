@@ -4,7 +4,7 @@ Plain PyTorch makes six passes over memory forward and ten backward, its bfloat1
 ``chunk`` fills and copies. The kernels read and write each number once.
 """
 
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 
 import torch
@@ -61,13 +61,8 @@ def forward(kernels: ModuleType, h: Tensor, order: str) -> Tensor:
     """Rows ``(..., 2 * channels) -> (..., channels)``."""
     channels = h.shape[-1] // 2
     g = h.new_empty(*h.shape[:-1], channels)
-    flat_h, flat_g = flat_numpy(h), flat_numpy(g)
-    halves = _halves(channels, order)
-
-    def run_rows(first: int, last: int) -> None:
-        kernels.forward(flat_h, flat_g, channels, *halves, first, last)
-
-    run_in_threads(run_rows, g.numel() // channels, channels)
+    arguments = flat_numpy(h), flat_numpy(g), channels, *_halves(channels, order)
+    run_in_threads(partial(kernels.forward, *arguments), g.numel() // channels, channels)
     return g
 
 
