@@ -21,12 +21,12 @@ from wavedil.errors import WavedilError, first_line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio", "torchvision", "segmentation-models-pytorch")
-_LONG_ENOUGH = 0.05  # seconds that the clock measures precisely
+_LONG_ENOUGH = 0.05  # seconds; shorter times are measured less precisely
 
 
 @dataclass
 class Candidate:
-    """A function to time. ``call`` is None if its package is not installed. Ratios are within a group."""
+    """A function to time. ``call`` is None if its package is missing. Ratios are relative to the first of a group."""
 
     name: str
     call: Callable[[], Any] | None
@@ -86,8 +86,8 @@ def missing_row(name: str, unit: str, note: str) -> dict[str, Any]:
 def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> float:
     """GFLOP/s of a large square matrix product in torch, best of five.
 
-    The size is doubled up to ``size`` until a product takes 0.05 s, since a machine without fast products in this dtype
-    may need a minute for the largest.
+    The size starts at 256 and is doubled until a product takes 0.05 s, or up to ``size``: without hardware support for
+    this dtype, the largest product can take a minute.
     """
     width = min(256, size)
     while True:
@@ -101,12 +101,12 @@ def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> f
     return 2 * width**3 / best / 1e9
 
 
-def memory_limit(device: str, size: int = 2**30) -> float:
-    """GB/s read plus written by a copy of ``size`` bytes, best of five."""
-    source = torch.empty(size, dtype=torch.uint8, device=device)
+def memory_limit(device: str) -> float:
+    """GB/s read plus written by a copy of 1 GiB, best of five."""
+    source = torch.empty(2**30, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     # The first of six warms up and is never the best.
-    return 2 * size / min(_seconds(partial(target.copy_, source), device) for _ in range(6)) / 1e9
+    return 2 * len(source) / min(_seconds(partial(target.copy_, source), device) for _ in range(6)) / 1e9
 
 
 def describe(name: str, device: str) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def render(result: dict[str, Any]) -> str:
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """Sets torch's number of threads within the context; None leaves it as it is."""
+    """Sets torch's number of threads within the context; None does not change it."""
     before = torch.get_num_threads()
     if threads is not None:
         if threads < 1:

@@ -51,8 +51,8 @@ def bench_sample(
 ) -> dict[str, Any]:
     """Samples per second, of all streams together. The first of ``sizes`` is measured in more ways than the others.
 
-    Streams continue from call to call, so the length of a call does not matter. On a CPU, wavedil uses as many threads
-    as the rows state, all others one.
+    Streams continue from call to call, so the rate does not depend on the length of a call. On a CPU, wavedil uses as
+    many threads as the row's name says (default one), and the other packages use one.
     """
     samples = SAMPLES | (samples or {})
     if device == "cpu":

@@ -1,4 +1,4 @@
-"""The samplers that ``wavedil bench sample`` compares: wavedil's engines and other packages, as functions to time."""
+"""The samplers that ``wavedil bench sample`` times: wavedil's engines and other packages."""
 
 import warnings
 from collections.abc import Callable
@@ -54,9 +54,9 @@ def multiply_adds(plan: GenerationPlan) -> int:
 def ours(
     size: Size, engine: str, batch: int, steps: int, *, precision: str = "fp32", threads: int = 1, device: str = "cpu"
 ) -> Callable[[], Tensor]:
-    """A function that draws the next ``steps`` samples of a batch of streams with an engine.
+    """Samples ``steps`` more steps of a batch of streams with an engine in each call.
 
-    The streams continue from call to call. torch uses one thread, the engine ``threads``.
+    torch uses one thread, the engine ``threads``.
     """
     model = size.model(device)
     session = session_class(engine)(model.plan(), model.start(batch), precision=precision, threads=threads)

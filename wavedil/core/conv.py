@@ -23,18 +23,14 @@ PAD_MODES = ("zeros", "reflect")
 PerAxis = int | Sequence[int]
 
 
-def per_axis(name: str, value: PerAxis, ndim: int, minimum: int = 1) -> tuple[int, ...]:
-    """One int per space axis, from an int or a sequence of ints."""
+def per_axis(name: str, value: PerAxis, ndim: int) -> tuple[int, ...]:
+    """One positive int per space axis, from an int or a sequence of ints."""
     try:
-        values = (
-            tuple(operator.index(v) for v in value) if hasattr(value, "__iter__") else (operator.index(value),) * ndim
-        )
+        values = tuple(map(operator.index, value if hasattr(value, "__iter__") else (value,) * ndim))
     except TypeError:  # floats, None; NumPy integers pass
         values = ()
-    if len(values) != ndim or min(values) < minimum:
-        raise WavedilError(
-            f"{name} is {value!r}: expected an integer of at least {minimum}, or one for each of {ndim} axes"
-        )
+    if len(values) != ndim or min(values) < 1:
+        raise WavedilError(f"{name} is {value!r}: expected a positive integer, or one for each of {ndim} axes")
     return values
 
 

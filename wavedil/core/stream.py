@@ -1,8 +1,8 @@
 """Explicit streaming state: ``step(x, state) -> (y, state)``.
 
 A state is a ``dict[str, Tensor]`` with one history per causal convolution, keyed like the module's parameters
-(``"layers.3.conv.history"``). It can be saved with safetensors or ``torch.save``, moved, copied and branched. A step
-returns a new state and never modifies the one it receives.
+(``"layers.3.conv.history"``). It can be saved with safetensors or ``torch.save``, moved (:func:`to`) and branched
+(:func:`select`). A step returns a new state and never modifies its argument.
 """
 
 from collections.abc import Mapping
@@ -58,11 +58,6 @@ def add_prefix(name: str, tensors: Mapping[str, Tensor]) -> State:
 def to(state: Mapping[str, Tensor], *args, **kwargs) -> State:
     """The state on another device or in another dtype; arguments of ``Tensor.to``."""
     return {key: value.to(*args, **kwargs) for key, value in state.items()}
-
-
-def clone(state: Mapping[str, Tensor]) -> State:
-    """An independent copy."""
-    return {key: value.clone() for key, value in state.items()}
 
 
 def select(state: Mapping[str, Tensor], streams: Tensor | list[int]) -> State:

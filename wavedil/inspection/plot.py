@@ -81,13 +81,13 @@ def _draw_tree(axes: Axes, audit: GriddingAudit) -> None:
     layers = 1  # as many as fit
     while layers < audit.layers and 1 + (kernel - 1) * sum(audit.dilations[: layers + 1]) <= _MAX_TREE_WIDTH:
         layers += 1
-    rates = audit.dilations[:layers]
-    field = 1 + (kernel - 1) * sum(rates)
+    dilations = audit.dilations[:layers]
+    field = 1 + (kernel - 1) * sum(dilations)
     causal = kernel % 2 == 0
     active = [{field - 1 if causal else field // 2}]  # used units per row, from the output downwards
     edges: list[list[tuple[float, float]]] = []
-    for row, rate in zip(range(layers, 0, -1), reversed(rates), strict=True):
-        taps = [(tap - (kernel - 1 if causal else kernel // 2)) * rate for tap in range(kernel)]
+    for row, dilation in zip(range(layers, 0, -1), reversed(dilations), strict=True):
+        taps = [(tap - (kernel - 1 if causal else kernel // 2)) * dilation for tap in range(kernel)]
         edges += [[(x, row), (x + tap, row - 1)] for x in sorted(active[-1]) for tap in taps]
         active.append({x + tap for x in active[-1] for tap in taps})
     active.reverse()
@@ -101,7 +101,7 @@ def _draw_tree(axes: Axes, audit: GriddingAudit) -> None:
         style = {"edgecolors": _RED if row == 0 else _FAINT, "facecolors": "white", "zorder": 2}
         axes.scatter(idle, [row] * len(idle), s=size, linewidths=1.2, **style)
         axes.scatter(sorted(used), [row] * len(used), s=size, color=[color], zorder=3)
-    labels = ["input", *(f"dilation {rate}" for rate in rates)]
+    labels = ["input", *(f"dilation {dilation}" for dilation in dilations)]
     axes.set_yticks(range(layers + 1), labels, fontsize=10, color=_INK)
     axes.tick_params(axis="both", length=0)
     axes.set_xticks([])

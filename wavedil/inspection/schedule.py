@@ -86,7 +86,7 @@ def audit_info(
             {
                 "kind": suggestion.kind,
                 "text": suggestion.text,
-                "branches": [list(rates) for rates in suggestion.audit.branches],
+                "branches": [list(branch) for branch in suggestion.audit.branches],
                 "layers": suggestion.audit.layers,
                 "receptive_field": suggestion.audit.receptive_field,
                 "path_ratio": suggestion.audit.path_ratio,

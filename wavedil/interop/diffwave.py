@@ -18,12 +18,12 @@ def from_diffwave(
 ) -> DiffWave:
     """Converts a state_dict to a :class:`DiffWave`.
 
-    The bias of a layer's mel projection is added to that of its convolution. The residual half of the last layer is
-    dropped: nothing uses it.
+    The bias of a layer's mel projection is added to that of its convolution. The unused residual half of the last layer
+    is dropped.
 
     Args:
         cycle: number of layers after which the dilations start again at 1 (``dilation_cycle_length``).
-        noise: its ``noise_schedule``; default that of the package.
+        noise: ``noise_schedule`` of the training; default the package's.
         sample_rate: in Hz.
     """
     source = ForeignTensors(tensors, "diffwave")

@@ -50,7 +50,7 @@ def convert(
         raise WavedilError(f"format is {name!r}: expected one of {', '.join(NAMES)}")
     if name == "nam" or (name is None and path.suffix == ".nam"):
         if options or prefix:
-            raise WavedilError(f"{[*options, prefix][0]!r} is not an option of .nam files: leave it out")
+            raise WavedilError(f"{[*options, prefix][0]!r} is not an option of .nam files: omit it")
         return read_nam(path), "nam"
     tensors = read_tensors(path)
     if prefix:

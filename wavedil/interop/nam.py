@@ -199,9 +199,7 @@ def _parse_head(head: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if head is None:
         return None
     names = ("channels", "kernel_sizes", "activation", "out_channels")
-    unknown = head.keys() - {*names, "in_channels"}
-    if unknown:
-        raise WavedilError(f"{sorted(unknown)[0]} of head is not supported: expected {', '.join(names)}")
+    _check_keys(head, {*names, "in_channels"}, "head.")
     return {name: head[name] for name in names}
 
 

@@ -15,8 +15,8 @@ def from_parallel_wavegan(
 ) -> ParallelWaveGANGenerator:
     """Converts a state_dict to a :class:`ParallelWaveGANGenerator`; weight norm is folded.
 
-    Residual and skip may be two layers (the original) or one with the residual first (espnet). The residual of the last
-    layer is dropped: nothing uses it.
+    Residual and skip may be two layers (the original) or one with the residual first (espnet). The unused residual of
+    the last layer is dropped.
 
     Args:
         stacks: how often the dilations start again at 1.

@@ -9,7 +9,7 @@ from wavedil.audio.models.tcn import TCN
 from wavedil.core import Schedule
 from wavedil.errors import WavedilError
 
-#: Name endings there and here. Weight norm in torch's new form (parametrizations) and old form (weight_g, weight_v).
+#: Name endings there and here; weight norm has torch's new form (parametrizations) or old form (weight_g, weight_v).
 _ENDS = {
     "weight": "weight",
     "bias": "bias",
@@ -44,11 +44,11 @@ def from_pytorch_tcn(
 
     Args:
         state_dict: ``pytorch_tcn.TCN(…).state_dict()``, of a network without skip connections and output activation.
-        dilations, activation, dropout, causal: with that package's names and defaults; ``dilations=None`` is 1, 2, 4 …
+        dilations, activation, dropout, causal: as in that package, with its defaults; ``dilations=None`` is 1, 2, 4 …
 
     Raises:
-        WavedilError: the tensors are of another network, or of parts that TCN does not have: embeddings, batch or layer
-            normalization, skip connections.
+        WavedilError: the tensors are of another network, or the network has layers that TCN does not have: embeddings,
+            batch or layer normalization, skip connections.
     """
     if activation not in _ACTIVATIONS:
         raise WavedilError(f"activation is {activation!r}: expected one of {', '.join(_ACTIVATIONS)}")

@@ -24,8 +24,8 @@ STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "generator")
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Reads the tensors of a ``.safetensors`` file or of a ``torch.save`` checkpoint (with ``weights_only``).
 
-    Takes the dictionary at one of ``STATE_DICT_KEYS``, if there is one, and removes a common ``module.`` prefix (of
-    data-parallel training).
+    Looks for the state_dict at ``STATE_DICT_KEYS``, up to three levels deep, and removes the prefix ``module.`` of
+    data-parallel training.
 
     Raises:
         WavedilError: the file cannot be read, or holds no named tensors.
@@ -41,12 +41,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise WavedilError(f"{path} is not a complete safetensors file: {error}") from None
     for _ in range(3):
-        if not isinstance(content, Mapping):
-            break
-        nested = next((name for name in STATE_DICT_KEYS if isinstance(content.get(name), Mapping)), None)
-        if nested is None:
-            break
-        content = content[nested]
+        if isinstance(content, Mapping):
+            content = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
         raise WavedilError(f"{path} holds a {type(content).__name__}: expected a dictionary of tensors")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
@@ -105,7 +101,7 @@ class ForeignTensors:
         return value
 
     def shape(self, name: str) -> torch.Size:
-        """The shape of a tensor, which is not popped."""
+        """The shape of a tensor, without popping it."""
         if name not in self.remaining:
             raise WavedilError(f"{name} is missing: expected the tensors of {self.origin}")
         return self.remaining[name].shape

@@ -12,7 +12,7 @@ from wavedil.interop.tensors import ForeignTensors, split_conv
 def from_vits_wn(tensors: Mapping[str, Tensor], *, dilation_rate: int = 1) -> WN:
     """Converts a state_dict to a :class:`WN`; weight norm is folded.
 
-    The bias of the condition layer is added to those of the convolutions.
+    The bias of the condition layer is added to the biases of the convolutions.
 
     Args:
         dilation_rate: see :class:`WN`.

@@ -42,11 +42,6 @@ def supports(h: Tensor) -> bool:
     )
 
 
-def gate(h: Tensor, order: str) -> Tensor:
-    """The gate of a tensor for which :func:`supports` is true; the result has channels innermost in memory."""
-    return _Gate.apply(h, order)
-
-
 def _rows(x: Tensor) -> Tensor:
     """``(batch, channels, *space)`` as a view ``(batch, *space, channels)``."""
     return x.movedim(1, -1)
@@ -86,8 +81,11 @@ def backward(kernels: ModuleType, h: Tensor, d: Tensor, order: str) -> tuple[Ten
     return dh, torch.stack(sums).sum(0)
 
 
-class _Gate(torch.autograd.Function):
-    """Saves only h: recomputing two exponentials is cheaper than writing and reading both halves."""
+class Gate(torch.autograd.Function):
+    """The gate of ``(h, order)``; the result has channels innermost in memory.
+
+    Saves only h: recomputing two exponentials is cheaper than writing and reading both halves.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, h: Tensor, order: str) -> Tensor:
