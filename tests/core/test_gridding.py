@@ -158,7 +158,7 @@ def test_suggestions_for_even_rates():
     [
         ({"ndim": 4}, "ndim is 4: expected 1, 2 or 3"),
         ({"kernel_size": 0}, "kernel_size is 0: expected a positive integer"),
-        ({"kernel_size": (3, 3)}, r"kernel_size is \(3, 3\): expected an integer"),
+        ({"kernel_size": (3, 3)}, r"kernel_size is \(3, 3\): expected a positive integer"),
         ({"kernel_size": 3, "dilations": 2**24}, "has 33554433 positions: expected at most 16777216"),
         ({"kernel_size": 3, "dilations": "8192 x100"}, "audit one period"),
     ],
