@@ -120,7 +120,7 @@ def measure_receptive_field(
         energy += gradient.square() / seeds
     energy = energy[tuple(slice(low, high + 1) for low, high in box)]
     extent = _extent(box)
-    axes = set(range(ndim))
+    axes = set(range(ndim))  # below, the energy along each axis is summed over the others
     lines = [energy.sum(tuple(axes - {axis})) if ndim > 1 else energy for axis in axes]
     return MeasuredField(
         extent=extent,

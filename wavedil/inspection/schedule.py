@@ -1,4 +1,4 @@
-"""A dilation schedule in numbers: cost, receptive field and gridding."""
+"""Cost, receptive field and gridding of a dilation schedule."""
 
 import math
 from collections.abc import Sequence
