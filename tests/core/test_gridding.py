@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from wavedil.core.gridding import audit_branches, audit_gridding, hdc_distances, suggest_schedules
-from wavedil.core.receptive_field import measure_receptive_field
+from wavedil.core.measured_field import measure_receptive_field
 from wavedil.errors import WavedilError
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -89,7 +89,7 @@ def test_counts_above_64_bits_are_exact():
 def test_large_three_dimensional_field():
     audit = audit_gridding("2..256", 3, ndim=3)
     assert audit.holes == 1021**3 - 511**3
-    with pytest.raises(WavedilError, match="too large for a map"):
+    with pytest.raises(WavedilError, match="a map has at most 16777216"):
         audit.count_map()
 
 
@@ -157,8 +157,8 @@ def test_suggestions_for_even_rates():
     ("kwargs", "message"),
     [
         ({"ndim": 4}, "ndim is 4: expected 1, 2 or 3"),
-        ({"kernel_size": 0}, "kernel_size is 0: expected an integer of at least 1"),
-        ({"kernel_size": (3, 3)}, r"kernel_size is \(3, 3\): expected an integer"),
+        ({"kernel_size": 0}, "kernel_size is 0: expected a positive integer"),
+        ({"kernel_size": (3, 3)}, r"kernel_size is \(3, 3\): expected a positive integer"),
         ({"kernel_size": 3, "dilations": 2**24}, "has 33554433 positions: expected at most 16777216"),
         ({"kernel_size": 3, "dilations": "8192 x100"}, "audit one period"),
     ],

@@ -5,13 +5,8 @@ import torch
 from torch import nn
 
 from wavedil.core import DilatedConv, DilatedConv1d, DilatedStack, add_weight_norm
-from wavedil.core.receptive_field import (
-    count_multiply_adds,
-    count_parameters,
-    growth,
-    measure_receptive_field,
-    receptive_field,
-)
+from wavedil.core.measured_field import measure_receptive_field
+from wavedil.core.receptive_field import count_multiply_adds, count_parameters, growth, receptive_field
 from wavedil.errors import WavedilError
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -142,7 +142,7 @@ def test_subclasses_per_dimension_and_receptive_fields():
     [
         (lambda: DilatedConv(4, 1, 1, 3), "expected 1, 2 or 3"),
         (lambda: DilatedConv(2, 1, 1, (3, 3, 3)), "one for each of 2 axes"),
-        (lambda: DilatedConv(1, 1, 1, 0), "at least 1"),
+        (lambda: DilatedConv(1, 1, 1, 0), "kernel_size is 0: expected a positive integer"),
         (lambda: DilatedConv(1, 3, 4, 2, groups=2), "divisor"),
         (lambda: DilatedConv(1, 1, 1, 2, padding="full"), "same, causal, valid"),
         (lambda: DilatedConv(1, 1, 1, 2, pad_mode="circular"), "zeros, reflect"),

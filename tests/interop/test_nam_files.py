@@ -155,7 +155,7 @@ def change(content, *keys, to):
         (["version"], "0.9.0", "version is 0.9.0: expected 0.7 or older"),
         (["version"], "new", "incomplete or malformed"),
         (["config", "condition_dsp"], {"name": "WaveNet"}, "condition_dsp"),
-        (["config", "head"], {"shape": 1}, "shape of head is not supported"),
+        (["config", "head"], {"shape": 1}, "head.shape is not supported"),
         (["weights"], [0.5] * 146, "weights has 146 numbers: expected 147"),
         (["weights"], [0.5] * 146 + [float("nan")], "NaN or infinity"),
         (["weights"], ["0.5"] * 147, "not a list of numbers"),

@@ -51,17 +51,17 @@ def inputs(model, batch, time):
     return {"codes": torch.randint(32, (batch, time)), "condition": torch.randn(batch, 3, time)}
 
 
-def stream(path, given, chunk):
+def stream(path, feed, chunk):
     """The streaming loop in onnxruntime alone: the state is read from the .npz file and passed on by name."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
     start = np.load(path.with_suffix(".start.npz"))
-    batch, time = len(next(iter(given.values()))), next(iter(given.values())).shape[-1]
+    batch, time = len(next(iter(feed.values()))), next(iter(feed.values())).shape[-1]
     state = {name: start[name].repeat(batch, axis=0) for name in start.files}
-    assert {i.name for i in session.get_inputs()} == {*given, *state}
+    assert {i.name for i in session.get_inputs()} == {*feed, *state}
     parts = []
     for begin in range(0, time, chunk):
-        chunks = {name: (x if name == "knobs" else x[..., begin : begin + chunk]).numpy() for name, x in given.items()}
+        chunks = {name: (x if name == "knobs" else x[..., begin : begin + chunk]).numpy() for name, x in feed.items()}
         found = dict(zip(outputs, session.run(None, chunks | state), strict=True))
         parts.append(found.pop("output"))
         state = {name.removeprefix("next."): value for name, value in found.items()}
@@ -73,10 +73,10 @@ def stream(path, given, chunk):
 def test_streaming_over_two_seconds(make, tmp_path):
     model = make()
     path = interop.export_onnx(model, tmp_path / "step.onnx", streaming=True)
-    given = inputs(model, 1, 2 * getattr(model, "sample_rate", 500))
-    expected = model(*given.values()).numpy()
+    feed = inputs(model, 1, 2 * getattr(model, "sample_rate", 500))
+    expected = model(*feed.values()).numpy()
     assert expected.std() > 0.01
-    np.testing.assert_allclose(stream(path, given, 1999), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(stream(path, feed, 1999), expected, rtol=0, atol=2e-6)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step.onnx", "step.start.npz"]
     if make is amp:  # its start is not zero history
         assert any(np.abs(value).max() > 0.01 for value in np.load(tmp_path / "step.start.npz").values())
@@ -88,9 +88,9 @@ def test_model_at_any_batch_size_and_length(tmp_path, monkeypatch):
     path = interop.export_onnx(model, tmp_path / "sub" / "whole.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for shape in ((1, 1), (4, 333)):  # one-pole filters run in blocks of 128
-        given = inputs(model, *shape)
-        (found,) = session.run(None, {name: x.numpy() for name, x in given.items()})
-        np.testing.assert_allclose(found, model(*given.values()).numpy(), rtol=0, atol=2e-6)
+        feed = inputs(model, *shape)
+        (found,) = session.run(None, {name: x.numpy() for name, x in feed.items()})
+        np.testing.assert_allclose(found, model(*feed.values()).numpy(), rtol=0, atol=2e-6)
     assert [p.name for p in (tmp_path / "sub").iterdir()] == ["whole.onnx"]
 
     class Written:

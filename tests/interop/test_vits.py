@@ -63,9 +63,9 @@ def check(peer: nn.Module, rate: int, condition_channels: int) -> None:
     expected = peer(x, mask, condition)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(ours(x, mask, condition), expected, rtol=0, atol=1e-6)
-    whole = peer(x, torch.ones_like(mask), condition)
-    torch.testing.assert_close(ours(x, condition=condition), whole, rtol=0, atol=1e-6)
-    assert not torch.allclose(whole, expected)
+    unmasked = peer(x, torch.ones_like(mask), condition)
+    torch.testing.assert_close(ours(x, condition=condition), unmasked, rtol=0, atol=1e-6)
+    assert not torch.allclose(unmasked, expected)
 
 
 @pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm, lambda layer: layer])

@@ -35,16 +35,15 @@ def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None)
     Args:
         name: a key of ``BENCHMARKS``.
         device: a torch device; some benchmarks run on the CPU only.
-        threads: number of torch's threads; None leaves it as it is.
+        threads: number of torch's threads; None does not change it.
 
     Returns:
         A dict of ``machine``, ``versions``, ``commit`` (None outside a git checkout), ``rows`` and ``notes`` (sentences
-        that summarize the rows). Each row has ``name``, ``unit``, ``median``, ``iqr`` and ``ratio``: how many times as
-        fast it is as the first row of its group. They are None if a package is not installed. Some rows have a
-        ``note``.
+        that summarize the rows). Each row has ``name``, ``unit``, ``median``, ``iqr`` and ``ratio``, the speed relative
+        to the first row of its group. The numbers are None if a package is not installed. Some rows have a ``note``.
 
     Raises:
-        WavedilError: for an unknown name, a device that is not available, or threads below 1.
+        WavedilError: an unknown name, a device that is not available, or fewer than 1 thread.
     """
     if name not in BENCHMARKS:
         raise WavedilError(f"benchmark {name!r} is unknown: expected one of {', '.join(BENCHMARKS)}")

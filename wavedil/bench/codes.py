@@ -1,8 +1,8 @@
-"""Does the numba engine draw the codes of the definition? For each head, conditioning and kernel size.
+"""Compares the codes of the numba engine with those of the definition, for each head, conditioning and kernel size.
 
-The codes are compared with those that the teacher-forced pass in float64 picks with the same random numbers. If all are
-equal, the torch engine would have drawn the same codes, since each code follows from those before it. If some differ,
-the row tells how close to a tie they are.
+The definition is the teacher-forced pass in float64 with the same random numbers. If all codes are equal, the torch
+engine would have drawn the same ones, since each code follows from those before it. If some differ, the row says how
+close to a tie they are.
 """
 
 import itertools
@@ -14,15 +14,15 @@ from wavedil.audio import Features, NearestUpsampling, WaveNet, generate
 from wavedil.audio.distributions import Categorical, Sampling
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.bench.runner import summary_row
+from wavedil.bench.samplers import LINEAR_16_BIT
 
-_LINEAR = {"quantizer": "linear", "num_codes": 65536, "input": "scalar"}
 HEADS: dict[str, dict[str, Any]] = {
     "softmax, mu-law 256": {},
     "softmax, mu-law 256, amplitudes in": {"input": "scalar"},
     "10 logistics, mu-law 256": {"distribution": "logistics", "components": 10},
-    "10 logistics, linear 65536": {"distribution": "logistics", "components": 10, **_LINEAR},
-    "1 Gaussian, linear 65536": {"distribution": "gaussians", **_LINEAR},
-    "5 Gaussians, linear 65536": {"distribution": "gaussians", "components": 5, **_LINEAR},
+    "10 logistics, linear 65536": {"distribution": "logistics", "components": 10, **LINEAR_16_BIT},
+    "1 Gaussian, linear 65536": {"distribution": "gaussians", **LINEAR_16_BIT},
+    "5 Gaussians, linear 65536": {"distribution": "gaussians", "components": 5, **LINEAR_16_BIT},
 }
 DILATIONS = {1: "1..512 x2", 2: "1..512 x2", 3: "1..128 x2"}  # by kernel size
 _HOP = 200
@@ -31,10 +31,7 @@ _HOP = 200
 def bench_codes(
     device: str, *, samples: int = 16000, channels: int = 64, dilations: dict[int, str] = DILATIONS
 ) -> dict[str, Any]:
-    """Counts how many of ``samples`` codes are equal, and measures how far the others are from a tie.
-
-    It always runs on the CPU.
-    """
+    """Counts equal codes among ``samples``, and measures how far the others are from a tie. Runs on the CPU."""
     rows = []
     for (kernel, schedule), (title, head), conditioned in itertools.product(
         dilations.items(), HEADS.items(), (False, True)

@@ -7,11 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavedil.bench.runner import Candidate, measure
+from wavedil.bench.runner import DTYPES, Candidate, measure
 from wavedil.ops.dilated_conv import dilated_conv
 from wavedil.ops.memory import keep_freed_memory
-
-_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def bench_conv(
@@ -32,15 +30,16 @@ def bench_conv(
     if device == "cpu":
         keep_freed_memory()
     candidates = []
-    for dtype in _DTYPES:
+    for precision in DTYPES:
         for dilation in dilations:
-            candidates += _one_axis(device, dtype, batch, channels, time, dilation)
+            candidates += _one_axis(device, precision, batch, channels, time, dilation)
         for dilation in dilations_2d:
-            candidates += _two_axes(device, dtype, batch, channels, size, dilation)
+            candidates += _two_axes(device, precision, batch, channels, size, dilation)
     return {"rows": measure(candidates, rounds=rounds, device=device)}
 
 
-def _one_axis(device: str, dtype: torch.dtype, batch: int, channels: int, time: int, dilation: int) -> list[Candidate]:
+def _one_axis(device: str, precision: str, batch: int, channels: int, time: int, dilation: int) -> list[Candidate]:
+    dtype = DTYPES[precision]
     x = torch.randn(batch, channels, time, device=device).to(dtype)
     weight = torch.randn(2 * channels, channels, 2, device=device).to(dtype)
     bias = torch.randn(2 * channels, device=device).to(dtype)
@@ -54,10 +53,11 @@ def _one_axis(device: str, dtype: torch.dtype, batch: int, channels: int, time: 
 
     rows = x.transpose(1, 2).contiguous().transpose(1, 2)  # channels innermost in memory
     variants = {"conv1d": (plain, x), "ours": (ours, rows)}
-    return _candidates(f"1-D k2 d{dilation} {_name(dtype)}", variants, (weight, bias))
+    return _candidates(f"1-D k2 d{dilation} {precision}", variants, (weight, bias))
 
 
-def _two_axes(device: str, dtype: torch.dtype, batch: int, channels: int, size: int, dilation: int) -> list[Candidate]:
+def _two_axes(device: str, precision: str, batch: int, channels: int, size: int, dilation: int) -> list[Candidate]:
+    dtype = DTYPES[precision]
     x = torch.randn(batch, channels, size, size, device=device).to(dtype)
     weight = torch.randn(channels, channels, 3, 3, device=device).to(dtype)
     bias = torch.randn(channels, device=device).to(dtype)
@@ -69,7 +69,7 @@ def _two_axes(device: str, dtype: torch.dtype, batch: int, channels: int, size: 
         "NCHW": (convolve, x),
         "channels_last": (convolve, x.contiguous(memory_format=torch.channels_last)),
     }
-    return _candidates(f"2-D 3x3 d{dilation} {_name(dtype)}", variants, (weight, bias))
+    return _candidates(f"2-D 3x3 d{dilation} {precision}", variants, (weight, bias))
 
 
 def _candidates(
@@ -102,7 +102,3 @@ def _training(function: Callable[[Tensor], Tensor], x: Tensor, parameters: tuple
         torch.autograd.grad(function(x), (x, *parameters), d)
 
     return call
-
-
-def _name(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]

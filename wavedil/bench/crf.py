@@ -1,6 +1,7 @@
 """Mean-field inference of a dense CRF: wavedil and pydensecrf2."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def bench_crf(
     presets: tuple[str, ...] = tuple(PRESETS),
     rounds: int = 7,
 ) -> dict[str, Any]:
-    """Times both from image and class probabilities to refined probabilities, on a synthetic scene.
+    """Times the refinement of class probabilities by each package, on a synthetic scene.
 
     The image has patches with shading, texture and noise; the probabilities are blurred and partly wrong. Both packages
     run on the CPU; pydensecrf2 uses one thread.
@@ -37,7 +38,7 @@ def bench_crf(
     for preset in presets:
         crf = DenseCRF.preset(preset, iterations=iterations)
         peer = _pydensecrf2(crf, image, probabilities)
-        ours = _ours(crf, image, probabilities)
+        ours = partial(crf, image, probabilities)
         candidates += [
             Candidate(f"{preset} {width}x{height}x{labels}, pydensecrf2", peer, preset),
             Candidate(f"{preset} {width}x{height}x{labels}, ours", ours, preset),
@@ -46,10 +47,6 @@ def bench_crf(
             agreement = (ours().argmax(0) == peer().argmax(0)).double().mean().item()
             notes.append(f"{preset}: {agreement:.2%} of labels agree")
     return {"rows": measure(candidates, rounds=rounds, device=device, warm=1), "notes": notes}
-
-
-def _ours(crf: DenseCRF, image: Tensor, probabilities: Tensor) -> Callable[[], Tensor]:
-    return lambda: crf(image, probabilities)
 
 
 def _pydensecrf2(crf: DenseCRF, image: Tensor, probabilities: Tensor) -> Callable[[], Tensor] | None:

@@ -1,4 +1,4 @@
-"""Classifiers made dense by wavedil and by other packages: do they keep the classifier's features?
+"""Compares classifiers that wavedil and other packages made dense with the original classifiers.
 
 The error is the mean absolute difference at the classifier's cells, relative to the mean absolute feature, in float64
 with random weights and statistics; see :func:`wavedil.vision.check_dense`.
@@ -13,43 +13,16 @@ from wavedil.bench.runner import missing_row, summary_row
 from wavedil.errors import WavedilError
 from wavedil.vision.dense import DenseReport, check_dense, to_dense
 
-NETWORKS = (
-    "torchvision resnet18",
-    "torchvision resnet50",
-    "torchvision regnet_x_400mf",
-    "torchvision vgg16_bn",
-    "torchvision densenet121",
-    "torchvision mobilenet_v2",
-    "torchvision mnasnet0_5",
-    "torchvision shufflenet_v2_x0_5",
-    "torchvision googlenet",
-    "torchvision inception_v3",
-    "torchvision convnext_tiny",
-    "timm resnet18d",
-    "timm resnet50d",
-    "timm resnext50_32x4d",
-    "timm res2net50_26w_4s",
-    "timm resnetblur18",
-    "timm regnetx_002",
-    "timm efficientnet_lite0",
-    "timm tf_efficientnet_lite0",
-    "timm mobilenetv4_conv_small",
-    "timm convnext_atto",
-    "timm xception41",
-    "timm densenet121",
-    "timm vgg16_bn",
-    "timm dla34",
-    "timm dpn48b",
-    "timm hgnetv2_b0",
-    "torchvision efficientnet_b0",
-    "torchvision mobilenet_v3_small",
-    "timm mobilenetv3_small_100",
-    "timm resnest14d",
-    "timm skresnet18",
-    "timm regnety_002",
-    "timm ghostnet_050",
-    "timm convnextv2_atto",
+_NAMES = (
+    ("torchvision", "resnet18 resnet50 regnet_x_400mf vgg16_bn densenet121 mobilenet_v2 mnasnet0_5"),
+    ("torchvision", "shufflenet_v2_x0_5 googlenet inception_v3 convnext_tiny"),
+    ("timm", "resnet18d resnet50d resnext50_32x4d res2net50_26w_4s resnetblur18 regnetx_002 efficientnet_lite0"),
+    ("timm", "tf_efficientnet_lite0 mobilenetv4_conv_small convnext_atto xception41 densenet121 vgg16_bn dla34 dpn48b"),
+    ("timm", "hgnetv2_b0"),
+    ("torchvision", "efficientnet_b0 mobilenet_v3_small"),
+    ("timm", "mobilenetv3_small_100 resnest14d skresnet18 regnety_002 ghostnet_050 convnextv2_atto"),
 )
+NETWORKS = tuple(f"{package} {name}" for package, names in _NAMES for name in names.split())
 _STRIDES = (16, 8)
 
 
@@ -69,7 +42,7 @@ def classifier(network: str) -> nn.Module:
 def bench_dense(device: str, *, networks: Sequence[str] = NETWORKS) -> dict[str, Any]:
     """One row for each network, stride and package, with the error as ``median``; the notes are a Markdown table.
 
-    It always runs on the CPU, in float64.
+    Runs on the CPU, in float64.
     """
     rows: list[dict[str, Any]] = []
     head = [f"{package}, stride {stride}" for package in ("wavedil", "others") for stride in _STRIDES]

@@ -1,8 +1,8 @@
-"""Which convolutions are computed wrongly on this machine? Each case of torch and wavedil is compared with float64.
+"""Finds convolutions that torch or wavedil computes wrongly on this machine, by comparison with float64.
 
 In some cases torch itself writes past the end of memory (see ``wavedil.ops.dilated_conv``). So the cases run in
-separate processes, one for torch and one for wavedil at a time. If a process dies, that is the recorded result of its
-case, and a new process continues with the next one.
+separate processes, one for torch and one for wavedil at a time. If a process dies, that is recorded as the result of
+its case, and a new process continues with the next case.
 """
 
 import itertools
@@ -22,9 +22,9 @@ from torch import Tensor
 from wavedil.bench.runner import missing_row, summary_row
 from wavedil.ops.dilated_conv import dilated_conv
 
-# Largest error relative to the norm of the exact result. Inputs are rounded to the dtype first, so a correct result has
-# one rounding only: a fifth of these bounds or less. On CUDA, float32 convolutions use TF32 by default, which has the
-# precision of float16.
+# Largest error relative to the norm of the exact result. The inputs of both are rounded to the dtype, so a correct
+# result has only the rounding of the output: a fifth of these bounds or less. On CUDA, float32 convolutions use TF32 by
+# default, which has the precision of float16.
 BOUNDS = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
 _CUDA_FLOAT32_BOUND = 2e-3
 _CHANNELS = 24

@@ -1,4 +1,4 @@
-"""Shared by all benchmarks: measuring in turns, describing the machine, printing the table."""
+"""Functions of all benchmarks: timing candidates in turns, describing the machine, rendering the table."""
 
 import os
 import platform
@@ -17,15 +17,16 @@ from typing import Any
 import torch
 
 import wavedil
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, first_line
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio", "torchvision", "segmentation-models-pytorch")
-_LONG_ENOUGH = 0.05  # seconds that the clock measures precisely
+_LONG_ENOUGH = 0.05  # seconds; shorter times are measured less precisely
 
 
 @dataclass
 class Candidate:
-    """A function to time. ``call`` is None if its package is not installed. Ratios are within a group."""
+    """A function to time. ``call`` is None if its package is missing. Ratios are relative to the first of a group."""
 
     name: str
     call: Callable[[], Any] | None
@@ -85,8 +86,8 @@ def missing_row(name: str, unit: str, note: str) -> dict[str, Any]:
 def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> float:
     """GFLOP/s of a large square matrix product in torch, best of five.
 
-    The size is doubled up to ``size`` until a product takes 0.05 s, since a machine without fast products in this dtype
-    may need a minute for the largest.
+    The size starts at 256 and is doubled until a product takes 0.05 s, or up to ``size``: without hardware support for
+    this dtype, the largest product can take a minute.
     """
     width = min(256, size)
     while True:
@@ -100,12 +101,12 @@ def matrix_product_limit(dtype: torch.dtype, device: str, size: int = 2048) -> f
     return 2 * width**3 / best / 1e9
 
 
-def memory_limit(device: str, size: int = 2**30) -> float:
-    """GB/s read plus written by a copy of ``size`` bytes, best of five."""
-    source = torch.empty(size, dtype=torch.uint8, device=device)
+def memory_limit(device: str) -> float:
+    """GB/s read plus written by a copy of 1 GiB, best of five."""
+    source = torch.empty(2**30, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     # The first of six warms up and is never the best.
-    return 2 * size / min(_seconds(partial(target.copy_, source), device) for _ in range(6)) / 1e9
+    return 2 * len(source) / min(_seconds(partial(target.copy_, source), device) for _ in range(6)) / 1e9
 
 
 def describe(name: str, device: str) -> dict[str, Any]:
@@ -113,8 +114,7 @@ def describe(name: str, device: str) -> dict[str, Any]:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise WavedilError(f"device {device!r} is not available here ({reason}): use cpu") from None
+        raise WavedilError(f"device {device!r} is not available here ({first_line(error)}): use cpu") from None
     machine = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -150,19 +150,15 @@ def render(result: dict[str, Any]) -> str:
             lines.append(f"{row['name']:{width}}  {row['note']}")
             continue
         ratio = "" if row["ratio"] is None else f"{row['ratio']:7.2f}"
-        measured = f"{_format(row['median'])}  {row['iqr']:9.2g}"
+        median = f"{row['median']:10,.0f}" if row["median"] >= 1e4 else f"{row['median']:10.4g}"
+        measured = f"{median}  {row['iqr']:9.2g}"
         lines.append(f"{row['name']:{width}}  {measured}  {row['unit']:9}  {ratio:7}  {row.get('note', '')}".rstrip())
     return "\n".join([*lines, "", *result.get("notes", [])]).rstrip()
 
 
-def _format(value: float) -> str:
-    """Four digits; large numbers without an exponent."""
-    return f"{value:10,.0f}" if value >= 1e4 else f"{value:10.4g}"
-
-
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """Sets torch's number of threads within the context; None leaves it as it is."""
+    """Sets torch's number of threads within the context; None does not change it."""
     before = torch.get_num_threads()
     if threads is not None:
         if threads < 1:
@@ -176,16 +172,12 @@ def torch_threads(threads: int | None) -> Iterator[None]:
 
 def _seconds(call: Callable[[], Any], device: str) -> float:
     """The duration of one call."""
-    _synchronize(device)
+    synchronize = torch.accelerator.synchronize if device != "cpu" else lambda: None
+    synchronize()
     started = time.perf_counter()
     call()
-    _synchronize(device)
+    synchronize()
     return time.perf_counter() - started
-
-
-def _synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize()
 
 
 def _cpu_model() -> str:

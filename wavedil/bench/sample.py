@@ -12,11 +12,18 @@ import torch
 
 from wavedil.audio.generation.engines import ENGINES, session_class
 from wavedil.audio.generation.generate import Stream
-from wavedil.bench.runner import Candidate, matrix_product_limit, measure, memory_limit, summary_row, torch_threads
+from wavedil.bench.runner import (
+    DTYPES,
+    Candidate,
+    matrix_product_limit,
+    measure,
+    memory_limit,
+    summary_row,
+    torch_threads,
+)
 from wavedil.bench.samplers import Size, multiply_adds, ours, wavenet_vocoder, wavernn
 from wavedil.errors import WavedilError
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 #: The first of SIZES with other heads, and with 16-bit amplitudes as input and output.
 HEADS = (
     Size("10 logistics", 64, 128, "1..512 x2", distribution="logistics", components=10),
@@ -44,8 +51,8 @@ def bench_sample(
 ) -> dict[str, Any]:
     """Samples per second, of all streams together. The first of ``sizes`` is measured in more ways than the others.
 
-    Streams continue from call to call, so the length of a call does not matter. On a CPU, wavedil uses as many threads
-    as the rows state, all others one.
+    Streams continue from call to call, so the rate does not depend on the length of a call. On a CPU, wavedil uses as
+    many threads as the row's name says (default one), and the other packages use one.
     """
     samples = SAMPLES | (samples or {})
     if device == "cpu":
@@ -60,22 +67,22 @@ def _on_cpu(sizes: tuple[Size, ...], heads: tuple[Size, ...], samples: dict[str,
     limits = {}
     for count in range(1, threads + 1):
         with torch_threads(count):
-            limits[count] = {name: matrix_product_limit(dtype, "cpu") for name, dtype in _DTYPES.items()}
+            limits[count] = {name: matrix_product_limit(dtype, "cpu") for name, dtype in DTYPES.items()}
     first, *others = sizes
     table = _Table(limits)
-    table.add_peers(first, samples)
+    table.add_wavenet_vocoder(first, samples["wavenet-vocoder"])
+    table.add_wavernn(first, 1, samples["WaveRNN"])
+    table.add_engine(first, "torch", 1, samples["torch"], 1)
     for count in limits:
         table.add_engine(first, "numba", 1, samples["numba"], count)
-    table.add(first, 16, "WaveRNN, another model", wavernn(16, samples["WaveRNN"] // 2), 16 * (samples["WaveRNN"] // 2))
+    table.add_wavernn(first, 16, samples["WaveRNN"] // 2)
     table.add_engine(first, "torch", 16, samples["torch"] * 4, 1)
     table.add_engine(first, "numba", 16, samples["numba"], 1)
     table.add_engine(first, "torch", 64, samples["torch"] * 16, 1)
     for count in limits:
         table.add_engine(first, "numba", 64, samples["numba"], count)
     for size in others:
-        table.add(
-            size, 1, "wavenet-vocoder", wavenet_vocoder(size, samples["wavenet-vocoder"]), samples["wavenet-vocoder"]
-        )
+        table.add_wavenet_vocoder(size, samples["wavenet-vocoder"])
         table.add_engine(size, "numba", 1, samples["numba"] // 4, 1)
         table.add_engine(size, "numba", 16, samples["numba"] // 4, 1)
     for size in heads:
@@ -89,7 +96,7 @@ def _on_cpu(sizes: tuple[Size, ...], heads: tuple[Size, ...], samples: dict[str,
 
 def _on_gpu(device: str, size: Size, batches: tuple[int, ...], samples: int, rounds: int) -> dict[str, Any]:
     """Every engine that can run on this device, by batch. ``memory_share`` counts the weights once per step."""
-    limit = {name: matrix_product_limit(dtype, device, 8192) for name, dtype in _DTYPES.items()}
+    limit = {name: matrix_product_limit(dtype, device, 8192) for name, dtype in DTYPES.items()}
     bandwidth = memory_limit(device)
     table = _Table({1: limit}, bandwidth)
     plan = size.model(device).plan()
@@ -114,16 +121,15 @@ class _Table:
 
     def add(self, size: Size, batch: int, name: str, call: Callable[[], Any] | None, amount: int) -> str:
         """Adds a candidate and returns the name of its row."""
-        group = f"{size.name}, {_streams(batch)}"
+        group = f"{size.name}, {batch} stream{'s' * (batch > 1)}"
         self.candidates.append(Candidate(f"{group}: {name}", call, group, amount))
         return self.candidates[-1].name
 
-    def add_peers(self, size: Size, samples: dict[str, int]) -> None:
-        """Adds the other packages, then the torch engine, each with one stream."""
-        count = samples["wavenet-vocoder"]
-        self.add(size, 1, "wavenet-vocoder", wavenet_vocoder(size, count), count)
-        self.add(size, 1, "WaveRNN, another model", wavernn(1, samples["WaveRNN"]), samples["WaveRNN"])
-        self.add_engine(size, "torch", 1, samples["torch"], 1)
+    def add_wavenet_vocoder(self, size: Size, steps: int) -> None:
+        self.add(size, 1, "wavenet-vocoder", wavenet_vocoder(size, steps), steps)
+
+    def add_wavernn(self, size: Size, batch: int, steps: int) -> None:
+        self.add(size, batch, "WaveRNN, another model", wavernn(batch, steps), steps * batch)
 
     def add_engine(self, size: Size, engine: str, batch: int, samples: int, threads: int, device: str = "cpu") -> None:
         """Adds a row for each precision of an engine."""
@@ -162,10 +168,6 @@ class _Table:
         ]
 
 
-def _streams(batch: int) -> str:
-    return "1 stream" if batch == 1 else f"{batch} streams"
-
-
 def _starts(size: Size, rounds: int) -> list[dict[str, Any]]:
     """Seconds from the construction of a stream to its first sample, with the engine compiled before."""
     model = size.model("cpu")
@@ -190,12 +192,12 @@ def _compilations() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as cache:
         cold = {precision: _process_seconds(precision, cache) for precision in ("fp32", "bf16")}
         warm = _process_seconds("fp32", cache)
-    rows = [
-        summary_row(f"first sample, nothing compiled before: numba {p}", "s", [first]) for p, (first, _) in cold.items()
+    return [
+        summary_row("first sample, nothing compiled before: numba fp32", "s", [cold["fp32"][0]]),
+        summary_row("first sample, nothing compiled before: numba bf16", "s", [cold["bf16"][0]]),
+        summary_row("first sample of the next process: numba fp32", "s", [warm[0]]),
+        summary_row("the next process from its start to the sample: numba fp32", "s", [warm[1]]),
     ]
-    rows.append(summary_row("first sample of the next process: numba fp32", "s", [warm[0]]))
-    rows.append(summary_row("the next process from its start to the sample: numba fp32", "s", [warm[1]]))
-    return rows
 
 
 def _process_seconds(precision: str, cache: str) -> tuple[float, float]:

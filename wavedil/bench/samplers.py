@@ -1,13 +1,13 @@
-"""The samplers that ``wavedil bench sample`` compares: wavedil's engines and other packages, as functions to time."""
+"""The samplers that ``wavedil bench sample`` times: wavedil's engines and other packages."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavedil.audio import Features, NearestUpsampling, WaveNet
 from wavedil.audio.generation.engines import session_class
@@ -15,7 +15,11 @@ from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.bench.runner import torch_threads
 
+#: Options of a WaveNet whose input and output are 16-bit amplitudes.
+LINEAR_16_BIT = {"input": "scalar", "quantizer": "linear", "num_codes": 65536}
 _HOP = 200  # hop length of features in samples: 80 frames per second at 16 kHz
+#: A context that ignores warnings, since old packages use deprecated parts of torch.
+_quiet = partial(warnings.catch_warnings, action="ignore")
 
 
 @dataclass(frozen=True)
@@ -35,28 +39,24 @@ class Size:
         condition = NearestUpsampling(Features(self.features, _HOP)) if self.features else None
         options = {"condition": condition}
         if self.components:
-            options |= {"distribution": self.distribution, "components": self.components}
-            options |= {"input": "scalar", "quantizer": "linear", "num_codes": 65536}
+            options |= {"distribution": self.distribution, "components": self.components, **LINEAR_16_BIT}
         return WaveNet(self.channels, self.skip_channels, self.dilations, **options).to(device).eval()
 
 
 def multiply_adds(plan: GenerationPlan) -> int:
     """Multiply-adds of the products for one sample."""
-    layers = [(layer.weight, layer.condition, layer.residual) for layer in plan.layers]
-    weights = [
-        plan.skip_weight,
-        *(weight for weight, _ in plan.head),
-        *(weight for layer in layers for weight in layer),
-    ]
+    weights = [plan.skip_weight, *(weight for weight, _ in plan.head)]
+    for layer in plan.layers:
+        weights += [layer.weight, layer.condition, layer.residual]
     return sum(weight.numel() for weight in weights if weight is not None)
 
 
 def ours(
     size: Size, engine: str, batch: int, steps: int, *, precision: str = "fp32", threads: int = 1, device: str = "cpu"
 ) -> Callable[[], Tensor]:
-    """A function that draws the next ``steps`` samples of a batch of streams with an engine.
+    """Samples ``steps`` more steps of a batch of streams with an engine in each call.
 
-    The streams continue from call to call. torch uses one thread, the engine ``threads``.
+    torch uses one thread, the engine ``threads``.
     """
     model = size.model(device)
     session = session_class(engine)(model.plan(), model.start(batch), precision=precision, threads=threads)
@@ -66,31 +66,37 @@ def ours(
     return _single_threaded(lambda: session.sample(uniforms, features))
 
 
-def wavenet_vocoder(size: Size, steps: int) -> Callable[[], Tensor] | None:
-    """The same architecture in the package wavenet-vocoder, after ``make_generation_fast_()``; None if not installed.
-
-    It takes codes one-hot and samples one stream at a time.
-    """
-    try:
-        with _quiet():
-            from wavenet_vocoder import WaveNet as Peer
-    except ImportError:
-        return None
-    dilations = size.model("cpu").dilations
+def wavenet_vocoder_network(
+    channels: int, skip_channels: int, dilations: tuple[int, ...], features: int = 0
+) -> nn.Module | None:
+    """The same architecture in the package wavenet-vocoder, which takes codes one-hot; None if it is not installed."""
     with _quiet():
-        model = Peer(
+        try:
+            from wavenet_vocoder import WaveNet as Peer
+        except ImportError:
+            return None
+        return Peer(
             out_channels=256,
             layers=len(dilations),
             stacks=dilations.count(1),
-            residual_channels=size.channels,
-            gate_channels=2 * size.channels,
-            skip_out_channels=size.skip_channels,
+            residual_channels=channels,
+            gate_channels=2 * channels,
+            skip_out_channels=skip_channels,
             kernel_size=2,
             dropout=0,
-            cin_channels=size.features or -1,
+            cin_channels=features or -1,
             gin_channels=-1,
-        ).eval()
-        model.make_generation_fast_()
+        )
+
+
+def wavenet_vocoder(size: Size, steps: int) -> Callable[[], Tensor] | None:
+    """Samples one stream with wavenet-vocoder, after ``make_generation_fast_()``; None if it is not installed."""
+    dilations = size.model("cpu").dilations
+    model = wavenet_vocoder_network(size.channels, size.skip_channels, dilations, size.features)
+    if model is None:
+        return None
+    with _quiet():
+        model.eval().make_generation_fast_()
     features = torch.randn(1, size.features, steps) if size.features else None
     return _single_threaded(lambda: model.incremental_forward(c=features, T=steps))
 
@@ -115,11 +121,3 @@ def _single_threaded(call: Callable[[], Any]) -> Callable[[], Any]:
             return call()
 
     return single_threaded
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ignores warnings: old packages use deprecated parts of torch."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

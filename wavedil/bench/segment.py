@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavedil.bench.runner import Candidate, measure
+from wavedil.bench.runner import DTYPES, Candidate, measure
 from wavedil.errors import WavedilError
 from wavedil.ops.memory import keep_freed_memory
-
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -35,16 +33,16 @@ def bench_segment(
     precisions: tuple[str, ...] | None = None,
     rounds: int = 5,
 ) -> dict[str, Any]:
-    """Times ResNet-50 at stride 8 with each head; and its first half with pyramid pooling, as smp's PSPNet has it.
+    """Times ResNet-50 at stride 8 with each head, and its first half with pyramid pooling, as in smp's PSPNet.
 
-    Rows "inference" compute the scores of every pixel of one image. Rows "training" take ``batch`` images and run
-    forward, cross entropy, backward and SGD. bf16 uses autocast; by default it is left out on CPUs, where a step takes
+    Rows "inference" compute the scores of every pixel of one image. Rows "training" run forward, cross entropy,
+    backward and SGD on ``batch`` images. bf16 uses autocast; by default it is omitted on CPUs, where a step takes
     minutes without hardware support. wavedil's networks are in channels_last, as in ``wavedil train``; torchvision's is
     measured in both layouts. All weights are random.
     """
     if device == "cpu":
         keep_freed_memory()
-    precisions = precisions or (("fp32",) if device == "cpu" else tuple(_PRECISIONS))
+    precisions = precisions or (("fp32",) if device == "cpu" else tuple(DTYPES))
     try:
         from torchvision.models import resnet50
     except ImportError:
@@ -65,7 +63,7 @@ def bench_segment(
                     if network.channels_last:
                         made = made.to(memory_format=torch.channels_last)
                         inputs = images.contiguous(memory_format=torch.channels_last)
-                    autocast = _autocast(device, precision)
+                    autocast = torch.autocast(device.split(":")[0], DTYPES[precision], enabled=precision != "fp32")
                     if work == "inference":
                         call = _inference(made, inputs, autocast)
                     else:
@@ -148,34 +146,26 @@ def _segmenter(resnet: nn.Module, head: nn.Module, context: nn.Module | None, nu
 
 def _smp() -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             import segmentation_models_pytorch
     except ImportError:
         return None
     return segmentation_models_pytorch
 
 
-def _autocast(device: str, precision: str) -> Callable[[], torch.autocast]:
-    kind = device.split(":")[0]
-    return lambda: torch.autocast(kind, _PRECISIONS[precision], enabled=precision != "fp32")
-
-
-def _inference(network: nn.Module, images: Tensor, autocast: Callable[[], torch.autocast]) -> Callable[[], Tensor]:
+def _inference(network: nn.Module, images: Tensor, autocast: torch.autocast) -> Callable[[], Tensor]:
     def call() -> Tensor:
-        with torch.inference_mode(), autocast():
+        with torch.inference_mode(), autocast:
             return network.eval()(images[:1])
 
     return call
 
 
-def _step(
-    network: nn.Module, images: Tensor, labels: Tensor, autocast: Callable[[], torch.autocast]
-) -> Callable[[], None]:
+def _step(network: nn.Module, images: Tensor, labels: Tensor, autocast: torch.autocast) -> Callable[[], None]:
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
 
     def call() -> None:
-        with autocast():
+        with autocast:
             scores = network.train()(images)
         optimizer.zero_grad()
         F.cross_entropy(scores.float(), labels).backward()

@@ -2,14 +2,16 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wavedil.bench.runner import Candidate, matrix_product_limit, measure, summary_row
-from wavedil.core.schedule import format_schedule
+from wavedil.audio import WaveNet
+from wavedil.bench.runner import DTYPES, Candidate, matrix_product_limit, measure, summary_row
+from wavedil.bench.samplers import wavenet_vocoder_network
 from wavedil.ops.memory import keep_freed_memory
 
 _CODES = 256
@@ -34,20 +36,20 @@ def bench_train(
     codes = torch.randint(0, _CODES, (batch, time), device=device)
     sizes = (channels, skip_channels, dilations)
     models = {
-        "plain torch": _plain(*sizes),
+        "plain torch": lambda: _Loss(_Plain(*sizes)),
         "wavenet-vocoder": _wavenet_vocoder(*sizes),
-        "wavedil": _ours(*sizes),
+        "wavedil": partial(_Ours, *sizes),
     }
     candidates = [
         Candidate(f"{name} {precision}", loss and _step(loss, codes, device, precision), "step")
         for name, loss in models.items()
-        for precision in ("fp32", "bf16")
+        for precision in DTYPES
     ]
     rows = measure(candidates, rounds=rounds, device=device, unit="s", warm=1)
     medians = {row["name"]: row["median"] for row in rows}
     gflop = _multiply_adds(*sizes) * batch * time * 2 * 3 / 1e9  # 3: backward costs twice the forward pass
     notes = [f"{gflop:.1f} GFLOP a step, {batch} x {time} samples"]
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for precision, dtype in DTYPES.items():
         limit = matrix_product_limit(dtype, device)
         rows.append(summary_row(f"limit: matrix product {precision}", "GFLOP/s", [limit]))
         ours = gflop / medians[f"wavedil {precision}"]
@@ -98,55 +100,30 @@ class _Plain(nn.Module):
         return self.head(total)
 
 
-def _plain(channels: int, skip_channels: int, dilations: tuple[int, ...]) -> Callable[[], nn.Module]:
-    return lambda: _Loss(_Plain(channels, skip_channels, dilations))
+class _Ours(nn.Module):
+    """wavedil's network with the loss as output."""
 
+    def __init__(self, *sizes: Any):
+        super().__init__()
+        self.net = WaveNet(*sizes)
 
-def _ours(channels: int, skip_channels: int, dilations: tuple[int, ...]) -> Callable[[], nn.Module]:
-    from wavedil.audio import WaveNet
-
-    class Loss(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = WaveNet(channels, skip_channels, format_schedule(dilations))
-
-        def forward(self, codes: Tensor) -> Tensor:
-            return self.net.loss(codes)
-
-    return Loss
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.net.loss(codes)
 
 
 def _wavenet_vocoder(channels: int, skip_channels: int, dilations: tuple[int, ...]) -> Callable[[], nn.Module] | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from wavenet_vocoder import WaveNet
-    except ImportError:
+    sizes = channels, skip_channels, dilations
+    if wavenet_vocoder_network(*sizes) is None:
         return None
-    net = {
-        "out_channels": _CODES,
-        "layers": len(dilations),
-        "stacks": dilations.count(1),
-        "residual_channels": channels,
-        "gate_channels": 2 * channels,
-        "skip_out_channels": skip_channels,
-        "kernel_size": 2,
-        "dropout": 0,
-        "cin_channels": -1,
-        "gin_channels": -1,
-    }
-    return lambda: _Loss(WaveNet(**net), one_hot=True)
+    return lambda: _Loss(wavenet_vocoder_network(*sizes), one_hot=True)
 
 
 def _step(make: Callable[[], nn.Module], codes: Tensor, device: str, precision: str) -> Callable[[], None]:
-    with warnings.catch_warnings():  # old packages use deprecated parts of torch
-        warnings.simplefilter("ignore")
-        model = make().to(device)
+    model = make().to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
     def call() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):  # old packages use deprecated parts of torch
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16"):
                 loss = model(codes)
             optimizer.zero_grad()

@@ -10,7 +10,8 @@ from wavedil.core.conv import (
     fold_weight_norm,
 )
 from wavedil.core.gridding import audit_gridding
-from wavedil.core.receptive_field import measure_receptive_field, receptive_field
+from wavedil.core.measured_field import measure_receptive_field
+from wavedil.core.receptive_field import receptive_field
 from wavedil.core.schedule import (
     Schedule,
     doubling,

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.conv import DilatedConv, PerAxis, axes_value, has_no_hooks, paddings, per_axis
-from wavedil.core.stream import State, named, part
+from wavedil.core.conv import DilatedConv, PerAxis, axes_value, has_hooks, paddings, per_axis
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
 from wavedil.ops.gate import GATE_ORDERS, gate
 from wavedil.ops.gated_residual import gated_residual
@@ -30,15 +30,15 @@ class GatedBlock(nn.Module):
         skip_channels: width of the skip path; default ``channels``; 0 for none.
         condition_channels: width of the conditioning input; 0 for none.
         causal: one flag, or one per axis. Axes that are not causal are padded to the same size.
-        residual: False omits the residual convolution and returns x unchanged apart from ``residual_scale``, as in a
-            last layer of which only the skip is used.
-        residual_scale, skip_scale: scale factors, which differ between published models, e.g. √½.
+        residual: False omits the residual convolution and returns x times ``residual_scale``, for a last layer whose
+            residual output is unused.
+        residual_scale, skip_scale: scale factors of the outputs; published models differ, e.g. √½.
         gate_order: ``"tanh_first"`` (WaveNet) or ``"sigmoid_first"`` (DiffWave).
 
     Shapes:
         x: ``(batch, channels, *space)``, as input and output.
-        condition: ``(batch, condition_channels, *space)``, with size 1 along axes where it is constant (a speaker
-            embedding).
+        condition: ``(batch, condition_channels, *space)``; size 1 along an axis where it is constant, e.g. a speaker
+            embedding.
         skip: ``(batch, skip_channels, *space)``, or None if ``skip_channels`` is 0.
     """
 
@@ -73,14 +73,14 @@ class GatedBlock(nn.Module):
         self.conv = DilatedConv(
             ndim, channels, 2 * hidden, kernel_size, dilation=dilation, padding=paddings(ndim, causal=causal), bias=bias
         )
-        # No bias: it would be added to that of the convolution.
+        # Without a bias, since the convolution has one.
         self.condition = pointwise(condition_channels, 2 * hidden, bias=False) if condition_channels else None
         self.residual = pointwise(hidden, channels) if residual else None
         self.skip = pointwise(hidden, skips) if skips else None
 
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
-        """Receptive field of the convolution: an int if the axes are equal, else one per axis."""
+        """Receptive field of the convolution: an int if all axes have the same value, else one per axis."""
         return self.conv.receptive_field
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -101,8 +101,8 @@ class GatedBlock(nn.Module):
         Subclasses may override this method.
         """
         bias, is_complete = self._bias(condition)
-        has_plain_layers = self.residual is not None and has_no_hooks(self.conv, self.residual)
-        if is_complete and has_plain_layers and torch.is_grad_enabled():
+        can_fuse = is_complete and self.residual is not None and not has_hooks(self.conv, self.residual)
+        if can_fuse and torch.is_grad_enabled():
             # One fused operation in training; without gradients it is not faster than the separate ones.
             x, z = gated_residual(
                 self.conv.check(x),
@@ -121,13 +121,13 @@ class GatedBlock(nn.Module):
         self, x: Tensor, state: State | None = None, condition: Tensor | None = None
     ) -> tuple[tuple[Tensor, Tensor], State]:
         """:meth:`forward_gated` of the next chunk; returns ``((x, z), state)``."""
-        h, history = self.conv.step(x, part(state, "conv"))
-        return self._combine(x, h, condition), named("conv", history)
+        h, history = self.conv.step(x, substate(state, "conv"))
+        return self._combine(x, h, condition), add_prefix("conv", history)
 
     def _bias(self, condition: Tensor | None) -> tuple[Tensor | None, bool]:
-        """The convolution's bias, and whether it includes the condition completely.
+        """Returns the bias of the convolution, and whether the projected condition is already in it.
 
-        A condition that is the same at every position and for the batch is only an offset of the bias.
+        That is possible if the condition has one position and one batch entry.
         """
         if condition is None or self.condition is None:
             return self.conv.bias, condition is None and self.condition is None
@@ -152,8 +152,8 @@ class GatedBlock(nn.Module):
             h = h + self.condition(condition)
         z = gate(h, order=self.gate_order)
         if self.residual is not None:
-            # x takes the dtype of the product: under autocast it stays bf16. Converting it back to float32 in each
-            # layer takes a fifth of the step's time on a CPU.
+            # Under autocast x stays in bf16, as the product: converting it back to float32 in each layer takes a fifth
+            # of the step's time on a CPU.
             out = self.residual(z)
             x = x.to(out.dtype) + out
         return self._scaled(x), z
@@ -170,7 +170,7 @@ class GatedBlock(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Dilated convolution and activation: ``(batch, channels, *space) -> (batch, out_channels, *space')``.
+    """Dilated convolution with activation: ``(batch, channels, *space) -> (batch, out_channels, *space')``.
 
     Args:
         ndim: number of space axes.
@@ -178,7 +178,7 @@ class ConvBlock(nn.Module):
         out_channels: output channels; default ``channels``.
         kernel_size, dilation, pad_mode, groups, bias: as in :class:`DilatedConv`.
         activation: class or function that returns the activation module, e.g. ``torch.nn.ReLU``; None for none.
-        padding: mode, or one per axis, as in :class:`DilatedConv`; or set ``causal``.
+        padding: one mode, or one per axis, as in :class:`DilatedConv`; default from ``causal``.
         causal: one flag, or one per axis. Axes that are not causal are padded to the same size.
     """
 
@@ -214,7 +214,7 @@ class ConvBlock(nn.Module):
 
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
-        """Receptive field of the convolution: an int if the axes are equal, else one per axis."""
+        """Receptive field of the convolution: an int if all axes have the same value, else one per axis."""
         return self.conv.receptive_field
 
     def forward(self, x: Tensor, condition: None = None) -> Tensor:
@@ -224,8 +224,8 @@ class ConvBlock(nn.Module):
     def step(self, x: Tensor, state: State | None = None, condition: None = None) -> tuple[Tensor, State]:
         """Processes the next chunk along the causal axis; see :meth:`DilatedConv.step`."""
         self._check_no_condition(condition)
-        y, history = self.conv.step(x, part(state, "conv"))
-        return self.activation(y), named("conv", history)
+        y, history = self.conv.step(x, substate(state, "conv"))
+        return self.activation(y), add_prefix("conv", history)
 
     @staticmethod
     def _check_no_condition(condition: Tensor | None) -> None:
@@ -233,7 +233,7 @@ class ConvBlock(nn.Module):
             raise WavedilError("condition is a tensor: expected None; use GatedBlock with condition_channels")
 
 
-def field_of(modules: Sequence[nn.Module], ndim: int) -> int | tuple[int, ...]:
-    """Receptive field of modules of stride 1 in sequence: 1 + the sum of (field - 1) over the modules, per axis."""
+def sequential_receptive_field(modules: Sequence[nn.Module], ndim: int) -> int | tuple[int, ...]:
+    """Receptive field of modules in sequence, all with stride 1: 1 + the sum of (field - 1), per axis."""
     fields = [per_axis("receptive_field", module.receptive_field, ndim) for module in modules]
     return axes_value([1 + sum(size - 1 for size in sizes) for sizes in zip(*fields, strict=True)] or (1,) * ndim)

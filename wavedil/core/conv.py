@@ -23,25 +23,21 @@ PAD_MODES = ("zeros", "reflect")
 PerAxis = int | Sequence[int]
 
 
-def per_axis(name: str, value: PerAxis, ndim: int, minimum: int = 1) -> tuple[int, ...]:
-    """One int per space axis, from an int or a sequence of ints."""
+def per_axis(name: str, value: PerAxis, ndim: int) -> tuple[int, ...]:
+    """One positive int per space axis, from an int or a sequence of ints."""
     try:
-        values = (
-            tuple(operator.index(v) for v in value) if hasattr(value, "__iter__") else (operator.index(value),) * ndim
-        )
+        values = tuple(map(operator.index, value if hasattr(value, "__iter__") else (value,) * ndim))
     except TypeError:  # floats, None; NumPy integers pass
         values = ()
-    if len(values) != ndim or min(values) < minimum:
-        raise WavedilError(
-            f"{name} is {value!r}: expected an integer of at least {minimum}, or one for each of {ndim} axes"
-        )
+    if len(values) != ndim or min(values) < 1:
+        raise WavedilError(f"{name} is {value!r}: expected a positive integer, or one for each of {ndim} axes")
     return values
 
 
 def paddings(
     ndim: int, padding: str | Sequence[str] | None = None, causal: bool | Sequence[bool] = False
 ) -> tuple[str, ...]:
-    """The padding mode of each axis, from ``padding`` or from ``causal``; setting both is an error."""
+    """The padding mode of each axis, from ``padding`` or ``causal``, of which only one may be set."""
     if padding is None:
         flags = (causal,) * ndim if isinstance(causal, bool) else tuple(causal)
         if len(flags) != ndim:
@@ -65,8 +61,9 @@ def axes_value(values: Sequence[int]) -> int | tuple[int, ...]:
 class DilatedConv(nn.Module):
     """Dilated convolution over ``ndim`` space axes: ``(batch, in_channels, *space) -> (batch, out_channels, *space')``.
 
-    As in every deep-learning library this is a cross-correlation: output p reads inputs p + dilation * s, where the
-    padding determines the range of s (Yu & Koltun 2015, arXiv 1511.07122, eq. 2, up to the sign of s).
+    As in every deep-learning library this is a cross-correlation: output p is the sum over taps s of weight[s] times
+    input p + dilation * s, where the padding determines the first s. Yu & Koltun 2015 (arXiv 1511.07122, eq. 2) write
+    p - dilation * s.
 
     Args:
         ndim: number of space axes, 1 to 3.
@@ -136,7 +133,7 @@ class DilatedConv(nn.Module):
 
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
-        """1 + (k - 1) * d input positions: an int if the axes are equal, else one per axis."""
+        """1 + (k - 1) * d input positions: an int if all axes have the same value, else one per axis."""
         return axes_value([1 + span for span in self.span])
 
     @property
@@ -182,13 +179,11 @@ class DilatedConv(nn.Module):
         if self.stride[axis] != 1:
             raise WavedilError(f"stride is {self.stride[axis]} along axis {axis}: streaming needs 1")
         span = self.span[axis]
-        past = take_history(state, x, axis, span)
-        joined = torch.cat([past, x], dim=axis + 2)
+        joined = torch.cat([take_history(state, x, axis, span), x], dim=axis + 2)
         pads = self.pads
         pads[axis] = (0, 0)
-        size = joined.shape[axis + 2]
-        # A copy, since a view would keep the whole chunk in memory as long as the state.
-        history = joined.narrow(axis + 2, size - span, span).clone()
+        # A copy, since a view would keep the complete chunk in memory as long as the state.
+        history = joined.narrow(axis + 2, joined.shape[axis + 2] - span, span).clone()
         return self._convolve(joined, pads), {"history": history}
 
     def _convolve(self, x: Tensor, pads: list[tuple[int, int]]) -> Tensor:
@@ -224,20 +219,16 @@ class DilatedConv(nn.Module):
         return x
 
     def extra_repr(self) -> str:
-        parts = [f"{self.ndim}-D, {self.in_channels} -> {self.out_channels}", f"kernel {self.kernel_size}"]
-        parts += [
-            f"{name} {value}"
-            for name, value in (("dilation", self.dilation), ("stride", self.stride))
-            if set(value) != {1}
-        ]
-        parts += [f"padding {axes_value(self.padding)}"]
-        return ", ".join(parts + [f"groups {self.groups}"] * (self.groups > 1))
+        text = f"{self.ndim}-D, {self.in_channels} -> {self.out_channels}, kernel {self.kernel_size}"
+        for name, value in (("dilation", self.dilation), ("stride", self.stride)):
+            text += f", {name} {value}" if max(value) > 1 else ""
+        return f"{text}, padding {axes_value(self.padding)}" + (f", groups {self.groups}" if self.groups > 1 else "")
 
 
-def has_no_hooks(*modules: nn.Module | None) -> bool:
-    """Whether no module has forward or backward hooks, so that fused operations may use its weights directly."""
+def has_hooks(*modules: nn.Module) -> bool:
+    """Whether a module has forward or backward hooks, which a fused operation on its weights would skip."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return not any(getattr(module, name) for module in modules if module is not None for name in hooks)
+    return any(getattr(module, name) for module in modules for name in hooks)
 
 
 class DilatedConv1d(DilatedConv):
@@ -270,7 +261,7 @@ def add_weight_norm(module: nn.Module) -> nn.Module:
 
 
 def fold_weight_norm(module: nn.Module) -> nn.Module:
-    """Replaces each normalized weight by its value, in place: the same outputs without recomputing it per call."""
+    """Replaces each normalized weight by its value, in place. The outputs stay the same and each call is faster."""
     for conv in _convolutions(module):
         if parametrize.is_parametrized(conv, "weight"):
             parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)

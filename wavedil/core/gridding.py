@@ -1,13 +1,13 @@
-"""Gridding: the inputs inside a receptive field that a stack of dilated convolutions does not use, or uses unevenly.
+"""Gridding: inputs inside the receptive field that a stack of dilated convolutions does not use, or uses unevenly.
 
 The paths from every input to one output are counted exactly. Along one axis, a layer with kernel k and dilation d is a
-comb of k ones, d apart; the path counts of a stack are the convolution of its layers' combs, and in several dimensions
-the outer product of the counts along the axes. The order of the layers does not matter. An input inside the field
-without a path is a hole; a large ratio of path counts is a milder form of gridding.
+comb of k ones at distance d; the path counts of a stack are the convolution of the combs of all layers, in any order.
+In several dimensions they are the outer product of the counts along the axes. An input inside the field without a path
+is a hole; a large ratio of path counts is a milder form of gridding.
 
-An audit also contains the rule of hybrid dilated convolution (HDC, Wang et al., arXiv 1702.08502, section 3.2), which
-is neither sufficient nor necessary: for a kernel of 3, (2, 2, 2) passes it with holes, and (1, 2, 5, 1, 2, 5) fails it
-without holes.
+An audit also has the result of the rule of hybrid dilated convolution (HDC, Wang et al., arXiv 1702.08502, section
+3.2), which is neither sufficient nor necessary: for a kernel of 3, (2, 2, 2) passes it with holes, and (1, 2, 5, 1, 2,
+5) fails it without holes.
 """
 
 import math
@@ -35,7 +35,7 @@ class GriddingAudit:
 
     Attributes:
         branches: dilations of each parallel stack; one entry for a single stack.
-        kernel_size: kernel along each axis.
+        kernel_size: along each axis.
         ndim: number of space axes.
         receptive_field: positions along the longest axis.
         extent: receptive field along each axis, whose product is the number of positions.
@@ -44,7 +44,7 @@ class GriddingAudit:
         path_counts: for each branch, one array per axis: the number of paths by position, first to last. The count at a
             position is the product over the axes, summed over the branches.
         path_ratio: largest count over smallest count, among the reached positions.
-        hdc_m: M_1, ..., M_n of the HDC rule (M_n = r_n); empty for parallel branches.
+        hdc_m: M_1, ..., M_n of the HDC rule, see :func:`hdc_distances`; empty for parallel branches.
     """
 
     branches: tuple[tuple[int, ...], ...]
@@ -75,7 +75,7 @@ class GriddingAudit:
 
     @property
     def hdc_passes(self) -> bool | None:
-        """Whether M_2 is at most the kernel size (the smallest above 1); None as for ``hdc_m2``."""
+        """Whether M_2 is at most the smallest kernel size above 1; None if M_2 is None or all kernels are 1."""
         widths = [k for k in self.kernel_size if k > 1]
         return None if self.hdc_m2 is None or not widths else self.hdc_m2 <= min(widths)
 
@@ -91,8 +91,8 @@ class GriddingAudit:
         """
         if math.prod(self.extent) > _MAX_POSITIONS:
             raise WavedilError(
-                f"the field has {' x '.join(map(str, self.extent))} positions: too large for a map of more than "
-                f"{_MAX_POSITIONS}; use the outer product of path_counts"
+                f"the field has {' x '.join(map(str, self.extent))} positions: a map has at most {_MAX_POSITIONS}; "
+                "use the outer product of path_counts"
             )
         return _count_map(self.path_counts)
 
@@ -156,12 +156,12 @@ def audit_branches(
     kernel = per_axis("kernel_size", default_kernel_size(ndim) if kernel_size is None else kernel_size, ndim)
     if causal is None:
         causal = ndim == 1 and kernel[0] % 2 == 0
-    extent = tuple(max(1 + (k - 1) * sum(rates) for rates in branches) for k in kernel)
+    extent = tuple(max(1 + (k - 1) * sum(dilations) for dilations in branches) for k in kernel)
     if max(extent) > _MAX_POSITIONS:
         raise WavedilError(f"the field has {max(extent)} positions: expected at most {_MAX_POSITIONS}")
     counts = []
-    for rates in branches:
-        by_kernel = {k: _count_paths(rates, k) for k in set(kernel)}
+    for dilations in branches:
+        by_kernel = {k: _count_paths(dilations, k) for k in set(kernel)}
         counts.append(tuple(_pad(by_kernel[k], size, causal) for k, size in zip(kernel, extent, strict=True)))
     reached = _count_reached(counts)
     return GriddingAudit(
@@ -181,16 +181,16 @@ def audit_branches(
 def hdc_distances(dilations: Schedule) -> tuple[int, ...]:
     """M_1, ..., M_n of the HDC rule: M_n = r_n, M_i = max(M_{i+1} - 2 r_i, 2 r_i - M_{i+1}, r_i).
 
-    M_i is the largest distance between two inputs that the layers from i on use; the rule demands that M_2 is at most
-    the kernel size (Wang et al., arXiv 1702.08502, equation 2; stated for kernels of 3).
+    r_i is the dilation of layer i, and M_i the largest distance between neighboring inputs that layers i to n use. The
+    rule is that M_2 is at most the kernel size (Wang et al., arXiv 1702.08502, equation 2; stated for kernels of 3).
 
     >>> hdc_distances([1, 2, 9])
     (3, 5, 9)
     """
-    rates = parse_schedule(dilations)
-    distances = [rates[-1]]
-    for rate in rates[-2::-1]:
-        distances.append(max(abs(distances[-1] - 2 * rate), rate))
+    *others, last = parse_schedule(dilations)
+    distances = [last]
+    for dilation in reversed(others):
+        distances.append(max(abs(distances[-1] - 2 * dilation), dilation))
     return tuple(reversed(distances))
 
 
@@ -199,10 +199,11 @@ def suggest_schedules(
 ) -> list[Suggestion]:
     """Changes that remove the holes of a schedule, verified by an audit; an empty list if it has none.
 
-    - Return to 1: append layers of falling rates (as in DRN, arXiv 1705.09914, section 4).
-    - Hybrid rates: :func:`wavedil.core.hybrid` with the same field, and the same number of layers or the fewest more.
-    - Parallel branches: sum with a second stack that has smaller first rates (branches fused against gridding: ESPNet,
-      arXiv 1803.06815, section 3.2).
+    - Return to 1: append layers of falling dilations (as in DRN, arXiv 1705.09914, section 4).
+    - Hybrid rates: :func:`wavedil.core.hybrid` with the same field, and as few layers as have no holes, but not fewer
+      than the schedule.
+    - Parallel branches: sum the output with that of a second stack, whose first dilations are smaller (as ESPNet does
+      against gridding, arXiv 1803.06815, section 3.2).
 
     Raises:
         WavedilError: as :func:`audit_gridding`.
@@ -215,11 +216,11 @@ def suggest_schedules(
 
 
 def _return_to_one(original: GriddingAudit) -> Suggestion | None:
-    rates = original.dilations
+    dilations = original.dilations
     tail: tuple[int, ...] = ()
-    while not tail or tail[0] < max(rates):
+    while not tail or tail[0] < max(dilations):
         tail = (2 * tail[0] if tail else 1, *tail)
-        audit = audit_gridding(rates + tail, original.kernel_size, original.ndim)
+        audit = audit_gridding(dilations + tail, original.kernel_size, original.ndim)
         if not audit.holes:
             text = f"append {'layers' if len(tail) > 1 else 'a layer'} of dilation {_list(tail)}"
             return Suggestion("return to 1", text, audit)
@@ -231,46 +232,46 @@ def _hybrid_rates(original: GriddingAudit) -> Suggestion | None:
     field = 1 + (kernel - 1) * sum(original.dilations)
     for layers in range(original.layers, sum(original.dilations) + 1):
         try:
-            rates = hybrid(layers, field, kernel)
+            dilations = hybrid(layers, field, kernel)
         except WavedilError:
             continue  # too few layers for this field without holes
-        audit = audit_gridding(rates, original.kernel_size, original.ndim)
+        audit = audit_gridding(dilations, original.kernel_size, original.ndim)
         more = layers - original.layers
-        cost = f"with {more} more {'layers' if more > 1 else 'layer'}" if more else "as many layers"
-        return Suggestion("hybrid rates", f"use dilations {_list(rates)}: same field, {cost}", audit)
+        cost = f"with {more} more layer{'s' * (more > 1)}" if more else "as many layers"
+        return Suggestion("hybrid rates", f"use dilations {_list(dilations)}: same field, {cost}", audit)
     return None
 
 
 def _parallel_branches(original: GriddingAudit) -> Suggestion | None:
-    """A second branch with the first rates reduced to 1, 2, 4, ..."""
-    rates = original.dilations
-    for changed in range(1, len(rates) + 1):
-        second = tuple(min(2**i, rate) for i, rate in enumerate(rates[:changed])) + rates[changed:]
-        audit = audit_branches([rates, second], original.kernel_size, original.ndim)
+    """A second branch with the first dilations reduced to 1, 2, 4, ..."""
+    dilations = original.dilations
+    for changed in range(1, len(dilations) + 1):
+        second = tuple(min(2**i, dilation) for i, dilation in enumerate(dilations[:changed])) + dilations[changed:]
+        audit = audit_branches([dilations, second], original.kernel_size, original.ndim)
         if not audit.holes:
             text = f"sum it with a parallel stack of dilations {_list(second)}"
             return Suggestion("parallel branches", text, audit)
     return None
 
 
-def _list(rates: tuple[int, ...]) -> str:
-    return ", ".join(map(str, rates)) if len(rates) <= 8 else format_schedule(rates)
+def _list(dilations: tuple[int, ...]) -> str:
+    return ", ".join(map(str, dilations)) if len(dilations) <= 8 else format_schedule(dilations)
 
 
-def _count_paths(rates: tuple[int, ...], kernel: int) -> NDArray:
+def _count_paths(dilations: tuple[int, ...], kernel: int) -> NDArray:
     """Number of paths by position along one axis: int64, or Python integers where counts can exceed 64 bits."""
-    field = 1 + (kernel - 1) * sum(rates)
-    fits = kernel ** len(rates) < 2**63  # the sum of all counts
-    if not fits and len(rates) * field > _MAX_BIG_INTEGER_WORK:
+    field = 1 + (kernel - 1) * sum(dilations)
+    fits = kernel ** len(dilations) < 2**63  # the sum of all counts
+    if not fits and len(dilations) * field > _MAX_BIG_INTEGER_WORK:
         raise WavedilError(
-            f"the path counts of {len(rates)} layers over {field} positions are too large; audit one period of the "
+            f"the path counts of {len(dilations)} layers over {field} positions are too large; audit one period of the "
             "schedule instead"
         )
     counts = np.ones(1, dtype=np.int64 if fits else object)
-    for rate in rates:
-        wider = np.zeros(len(counts) + (kernel - 1) * rate, dtype=counts.dtype)
+    for dilation in dilations:
+        wider = np.zeros(len(counts) + (kernel - 1) * dilation, dtype=counts.dtype)
         for tap in range(kernel):
-            wider[tap * rate : tap * rate + len(counts)] += counts
+            wider[tap * dilation : tap * dilation + len(counts)] += counts
         counts = wider
     return counts
 

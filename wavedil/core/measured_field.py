@@ -30,12 +30,12 @@ class MeasuredField:
     Attributes:
         extent: size of the smallest box that contains all inputs on which the output depends.
         left, right: distance from the output's position to the first and the last position of the box. For strided or
-            unpadded modules the output's position is mapped to the input in proportion to the sizes. ``right`` is 0
-            along a causal axis; both can be negative if the box does not contain the position.
+            unpadded modules the output's position is scaled by the ratio of the sizes. ``right`` is 0 along a causal
+            axis; one of them is negative if the box does not contain the position.
         reached: number of positions in the box on which the output depends.
         holes: number of positions in the box on which it does not depend (gridding).
         effective: length of the shortest interval that contains the fraction ``coverage`` of the gradient's energy; 0
-            if the module's weights let no gradient through (an output layer of zeros).
+            if the gradient is zero, e.g. with an output layer of zeros.
         std: standard deviation of the distribution of the energy, in positions.
         energy: mean squared gradient in the box, of shape ``extent``, with the module's weights.
         coverage: fraction of the energy for ``effective``.
@@ -113,14 +113,15 @@ def measure_receptive_field(
             raise WavedilError(f"size is {size!r}: expected an integer, or one for each of {ndim} axes")
         box, reached = _footprint(positive, channels, shape, seeds)
         if touched := _touched_axes(box, shape):
-            raise WavedilError(_too_small(shape, touched))
+            raise _too_small(shape, touched)
     energy = torch.zeros(shape, dtype=torch.float64)
     for seed in range(seeds):
         gradient, position = _gradient(original, channels, shape, seed, positive=False)
         energy += gradient.square() / seeds
     energy = energy[tuple(slice(low, high + 1) for low, high in box)]
     extent = _extent(box)
-    lines = _marginals(energy)
+    axes = set(range(ndim))  # below, the energy along each axis is summed over the others
+    lines = [energy.sum(tuple(axes - {axis})) if ndim > 1 else energy for axis in axes]
     return MeasuredField(
         extent=extent,
         left=tuple(at - low for (low, _), at in zip(box, position, strict=True)),
@@ -139,7 +140,7 @@ Box = list[tuple[int, int]]  # first and last position per axis
 
 
 def _grow(module: nn.Module, channels: int, ndim: int, seeds: int) -> tuple[tuple[int, ...], Box, int]:
-    """Doubles the input size axis by axis until the field fits; returns the size, the box and its reached positions."""
+    """Doubles the input size axis by axis until the field fits; returns the size, and the footprint in it."""
     shape, largest = (_FIRST_SIZE[ndim],) * ndim, _LARGEST_SIZE[ndim]
     while True:
         try:
@@ -155,7 +156,7 @@ def _grow(module: nn.Module, channels: int, ndim: int, seeds: int) -> tuple[tupl
                 touched = _touched_axes(box, shape)
             if not touched:
                 return shape, box, reached
-            error = WavedilError(_too_small(shape, touched))
+            error: WavedilError = _too_small(shape, touched)
         except _ForwardError as failure:
             # Unpadded modules need a minimum size; any other cause persists up to the largest size.
             error, touched = failure, list(range(ndim))
@@ -165,10 +166,10 @@ def _grow(module: nn.Module, channels: int, ndim: int, seeds: int) -> tuple[tupl
 
 
 def _safe_shape(module: nn.Module, channels: int, shape: tuple[int, ...], largest: int) -> tuple[int, ...]:
-    """An input size, at most ``largest``, that is large enough for every path of the module.
+    """An input size, at most ``largest``, in which the receptive field certainly fits.
 
-    A smaller input can hide a part of the field although its border is not reached: the taps of a large dilation, in
-    parallel or in sequence with others, can all be in the padding. The sum of all kernels' spans bounds every path.
+    In a smaller input the field can be incomplete without reaching the border: of a layer with a large dilation, all
+    taps but one can be in the padding. No path is longer than the sum of all kernels' spans.
     """
     spans = torch.zeros(len(shape))
 
@@ -229,11 +230,10 @@ def _gradient(
         cotangent.uniform_(1e100, 2e100, generator=generator)
     else:
         cotangent.normal_(generator=generator)
-    gradient = None
+    gradient = torch.zeros_like(x)
     if y.requires_grad:
-        (gradient,) = torch.autograd.grad(at_output, x, cotangent.to(y.device, y.dtype), allow_unused=True)
-    if gradient is None:
-        raise WavedilError("the module's output does not depend on its input: nothing to measure")
+        options = {"allow_unused": True, "materialize_grads": True}
+        (gradient,) = torch.autograd.grad(at_output, x, cotangent.to(y.device, y.dtype), **options)
     # The input position in proportion to the sizes, symmetric in both ends (exact for equal sizes).
     position = tuple(((2 * at + 1) * n - m) // (2 * m) for at, n, m in zip(middle, shape, y.shape[2:], strict=True))
     size = gradient[0].abs().amax(0) if positive else gradient[0].square().sum(0).sqrt()
@@ -258,10 +258,10 @@ def _touched_axes(box: Box, shape: tuple[int, ...]) -> list[int]:
     return [axis for axis, ((low, high), n) in sides if low == 0 or high == n - 1]
 
 
-def _too_small(shape: tuple[int, ...], touched: list[int]) -> str:
+def _too_small(shape: tuple[int, ...], touched: list[int]) -> WavedilError:
     axes = " and ".join(f"{axis} (size {shape[axis]})" for axis in touched)
     sizes = tuple(2 * n if axis in touched else n for axis, n in enumerate(shape))
-    return (
+    return WavedilError(
         f"the receptive field reaches the border of the input along space axis {axes}; set size={sizes} or more. A "
         "module with a global operation (attention, global pooling, group norm) never fits"
     )
@@ -295,12 +295,6 @@ def _redraw_positive(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
             part.reset_running_stats()
-
-
-def _marginals(energy: Tensor) -> list[Tensor]:
-    """The energy summed over all axes but one, for each axis."""
-    axes = range(energy.dim())
-    return [energy.sum([a for a in axes if a != axis]) if len(axes) > 1 else energy for axis in axes]
 
 
 def _shortest_interval(line: Tensor, share: float) -> int:

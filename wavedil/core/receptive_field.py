@@ -10,26 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.measured_field import MeasuredField, measure_receptive_field
 from wavedil.core.schedule import Schedule, parse_schedule
 from wavedil.errors import WavedilError, check_positive
 
-__all__ = [
-    "GrowthRow",
-    "MeasuredField",
-    "count_multiply_adds",
-    "count_parameters",
-    "growth",
-    "measure_receptive_field",
-    "receptive_field",
-]
-
 
 class GrowthRow(NamedTuple):
-    """One layer of a growth table: its settings, and the receptive field of its outputs.
+    """One layer, counted from 1: its settings, and the receptive field of its outputs.
 
-    ``layer`` counts from 1. ``receptive_field`` and ``jump`` (the distance between neighboring outputs) are in
-    positions of the stack's input.
+    ``receptive_field`` and ``jump``, the distance between neighboring outputs, are in positions of the stack's input.
     """
 
     layer: int
@@ -57,14 +45,16 @@ def growth(
     Raises:
         WavedilError: an invalid schedule, or kernel sizes or strides that are not positive integers.
     """
-    rates = parse_schedule(dilations)
-    kernels = _per_layer("kernel_size", default_kernel_size(ndim) if kernel_size is None else kernel_size, rates)
-    strides = _per_layer("strides", strides, rates)
+    dilations = parse_schedule(dilations)
+    kernels = _per_layer(
+        "kernel_size", default_kernel_size(ndim) if kernel_size is None else kernel_size, len(dilations)
+    )
+    strides = _per_layer("strides", strides, len(dilations))
     rows, field, jump = [], 1, 1
-    for layer, (rate, kernel, stride) in enumerate(zip(rates, kernels, strides, strict=True), 1):
-        field += (kernel - 1) * rate * jump
+    for layer, (dilation, kernel, stride) in enumerate(zip(dilations, kernels, strides, strict=True), 1):
+        field += (kernel - 1) * dilation * jump
         jump *= stride
-        rows.append(GrowthRow(layer, rate, kernel, stride, field, jump))
+        rows.append(GrowthRow(layer, dilation, kernel, stride, field, jump))
     return rows
 
 
@@ -92,9 +82,8 @@ def count_parameters(module: nn.Module) -> int:
 def count_multiply_adds(module: nn.Module, *example_inputs: Tensor) -> int:
     """Multiply-adds of one forward pass of ``module`` over ``example_inputs``, for the complete batch.
 
-    Counts all convolutions and matrix products, as output positions times weight elements; element-wise operations do
-    not count. Divide by the number of positions for the cost per position. The module runs in evaluation mode without
-    gradients; its training flags are restored.
+    Counts convolutions and matrix products, but no element-wise operations. Divide by the number of positions for the
+    cost per position. The module runs in evaluation mode without gradients; its training flags are restored.
     """
     from torch.autograd.forward_ad import dual_level
     from torch.utils.flop_counter import FlopCounterMode  # takes 0.1 s to import
@@ -116,10 +105,10 @@ def default_kernel_size(ndim: int) -> int:
     return 2 if ndim == 1 else 3
 
 
-def _per_layer(name: str, value: int | Sequence[int], rates: tuple[int, ...]) -> tuple[int, ...]:
-    values = (value,) * len(rates) if isinstance(value, int) else tuple(value)
-    if len(values) != len(rates):
-        raise WavedilError(f"{name} is {value!r}: expected a positive integer, or one for each of {len(rates)} layers")
+def _per_layer(name: str, value: int | Sequence[int], layers: int) -> tuple[int, ...]:
+    values = (value,) * layers if isinstance(value, int) else tuple(value)
+    if len(values) != layers:
+        raise WavedilError(f"{name} is {value!r}: expected a positive integer, or one for each of {layers} layers")
     for item in values:
         check_positive(**{name: item})
     return values

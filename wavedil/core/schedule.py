@@ -32,12 +32,12 @@ _FUNCTIONS: dict[str, Callable[..., Schedule]] = {}
 def register_schedule(name: str, function: Callable[..., Schedule]) -> None:
     """Makes a schedule function available in schedule texts, e.g. in recipes: ``"name(arguments)"``.
 
-    A saved model may keep the text, so register the function before the model is loaded as well.
+    Register it before loading a model too: a saved model can contain the text.
 
     Args:
         name: letters, digits and underscores.
-        function: returns a schedule. In a text its arguments are integers, or schedules, which it receives as tuples;
-            each may be preceded by ``keyword=``.
+        function: returns a schedule. Its arguments in a text are integers or schedules, passed as ints and tuples; each
+            may be preceded by ``keyword=``.
 
     Example::
 
@@ -55,7 +55,7 @@ def register_schedule(name: str, function: Callable[..., Schedule]) -> None:
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise WavedilError(f"name is {name!r}: expected letters, digits and underscores")
-    # A notebook cell that runs again defines the same function again, which replaces the first.
+    # A notebook cell that runs twice defines the same function twice: the second replaces the first.
     if name in _FUNCTIONS and _definition(_FUNCTIONS[name]) != _definition(function):
         raise WavedilError(f"name is {name!r}: another schedule has this name; choose a different one")
     _FUNCTIONS[name] = function
@@ -88,23 +88,23 @@ def sawtooth(dilations: Schedule, repeats: int) -> tuple[int, ...]:
 
 
 def hybrid(layers: int, field: int, kernel_size: int = 3) -> tuple[int, ...]:
-    """Hybrid dilated convolution (HDC): rates that rise from 1 and leave no holes in the receptive field.
+    """Hybrid dilated convolution (HDC): dilations that rise from 1 and leave no holes in the receptive field.
 
-    Wang et al. (arXiv 1702.08502, section 3.2) choose the rates of a group so that the largest distance between two
-    inputs that the group uses stays within the kernel, e.g. 1, 2, 5 for a kernel of 3. Here the rates grow nearly
-    geometrically; no rate exceeds the field of the layers before it (so coverage has no gap), nor three times the
-    previous rate (so the paper's M_2 stays at r_2).
+    Wang et al. (arXiv 1702.08502, section 3.2) choose the dilations of a group so that the largest distance between two
+    inputs that the group uses is at most the kernel size, e.g. 1, 2, 5 for a kernel of 3. Here the dilations grow
+    nearly geometrically. None exceeds the receptive field of the layers before it, which would leave a hole, nor three
+    times the previous dilation, which would increase the paper's distance (see ``gridding.hdc_distances``).
 
     Args:
         layers: number of layers in the group.
-        field: receptive field in input positions; the nearest reachable value is used.
+        field: receptive field in input positions; rounded to the nearest possible value.
         kernel_size: kernel along one axis, at least 2.
 
     >>> hybrid(3, field=17)
     (1, 2, 5)
 
     Raises:
-        WavedilError: this number of layers cannot have this field without holes; the message gives the range.
+        WavedilError: this number of layers cannot have this field without holes; the message has the possible range.
     """
     layers = _check_integer("layers", layers, MAX_LAYERS)
     field = _check_integer("field", field, MAX_DILATION * MAX_LAYERS)
@@ -126,16 +126,16 @@ def hybrid(layers: int, field: int, kernel_size: int = 3) -> tuple[int, ...]:
             low = middle
         else:
             high = middle
-    rates = _geometric(low, layers, kernel_size)
-    # Rounding leaves a small remainder: add it to the last layers, each up to its bound. Raising an earlier rate only
-    # loosens the bounds of the later ones, so the loop ends.
-    while remainder := total - sum(rates):
+    dilations = _geometric(low, layers, kernel_size)
+    # Rounding leaves a small remainder: add it to the last layers, each up to its bound. A larger dilation only raises
+    # the bounds of the layers after it, so the loop ends.
+    while remainder := total - sum(dilations):
         for i in range(layers - 1, 0, -1):
-            step = min(remainder, _bound(rates[:i], kernel_size) - rates[i])
+            step = min(remainder, _bound(dilations[:i], kernel_size) - dilations[i])
             if step > 0:
-                rates[i] += step
+                dilations[i] += step
                 break
-    return tuple(rates)
+    return tuple(dilations)
 
 
 for _function in (doubling, sawtooth, hybrid):
@@ -160,7 +160,7 @@ def parse_schedule(schedule: Schedule) -> tuple[int, ...]:
             dilations += _parse_group(group, schedule)
             _check_length(len(dilations))
         return tuple(dilations)
-    items = schedule.tolist() if hasattr(schedule, "tolist") else schedule  # arrays and tensors
+    items = schedule.tolist() if hasattr(schedule, "tolist") else schedule  # of NumPy arrays and tensors
     if not isinstance(items, Sequence) or isinstance(items, bytes):
         if not hasattr(items, "__index__"):
             raise WavedilError(f"schedule is {items!r}: expected integers or text; {_NOTATION}")
@@ -180,39 +180,39 @@ def format_schedule(dilations: Schedule) -> str:
     Raises:
         WavedilError: ``dilations`` is not a schedule.
     """
-    rates = parse_schedule(dilations)
-    layers = len(rates)
-    period = next(n for n in range(1, layers + 1) if layers % n == 0 and rates[n:] == rates[:-n])
-    return min(_list_text(rates), f"{_list_text(rates[:period])} x{layers // period}", key=len)
+    dilations = parse_schedule(dilations)
+    layers = len(dilations)
+    period = next(n for n in range(1, layers + 1) if layers % n == 0 and dilations[n:] == dilations[:-n])
+    return min(_list_text(dilations), f"{_list_text(dilations[:period])} x{layers // period}", key=len)
 
 
-def _list_text(rates: tuple[int, ...]) -> str:
-    """Comma-separated rates, with doubling runs of three or more as ranges."""
+def _list_text(dilations: tuple[int, ...]) -> str:
+    """Comma-separated dilations, with doubling runs of three or more as ranges."""
     items, start = [], 0
-    while start < len(rates):
+    while start < len(dilations):
         end = start + 1
-        while end < len(rates) and rates[end] == 2 * rates[end - 1]:
+        while end < len(dilations) and dilations[end] == 2 * dilations[end - 1]:
             end += 1
         if end - start < 3:
             end = start + 1
-            items.append(str(rates[start]))
+            items.append(str(dilations[start]))
         else:
-            items.append(f"{rates[start]}..{rates[end - 1]}")
+            items.append(f"{dilations[start]}..{dilations[end - 1]}")
         start = end
     return ",".join(items)
 
 
 def _geometric(ratio: float, layers: int, kernel_size: int) -> list[int]:
-    """Rates near 1, ratio, ratio**2, ..., each limited to the bound from the rates before it."""
-    rates = [1]
-    while len(rates) < layers:
-        wanted = round(min(ratio ** len(rates), MAX_DILATION))
-        rates.append(min(max(wanted, rates[-1]), _bound(rates, kernel_size)))
-    return rates
+    """Dilations near 1, ratio, ratio**2, ..., each limited to the bound from the layers before it."""
+    dilations = [1]
+    while len(dilations) < layers:
+        wanted = round(min(ratio ** len(dilations), MAX_DILATION))
+        dilations.append(min(max(wanted, dilations[-1]), _bound(dilations, kernel_size)))
+    return dilations
 
 
 def _bound(before: list[int], kernel_size: int) -> int:
-    """The largest rate after ``before`` that leaves no gap and keeps M_i = r_i in the HDC rule."""
+    """The largest dilation after ``before`` without holes and without a larger distance in the HDC rule."""
     return min(1 + (kernel_size - 1) * sum(before), 3 * before[-1], MAX_DILATION)
 
 
@@ -308,21 +308,21 @@ def _split(part: str, separators: str, text: str) -> list[str]:
 def _number(digits: str, text: str, name: str = "dilation", limit: int = MAX_DILATION) -> int:
     if not re.fullmatch(r"[+-]?[0-9]+", digits):
         raise WavedilError(f"schedule {text!r}: {digits!r} is not an integer; {_NOTATION}")
-    if len(digits) > 12:  # int() itself refuses some thousand digits, with a message about itself
+    if len(digits) > 12:  # int() rejects very long numbers with an unrelated message
         raise WavedilError(f"schedule {text[:40]!r}: {name} is {digits[:12]}...: expected an integer from 1 to {limit}")
     return _check_integer(f"schedule {text!r}: {name}", int(digits), limit)
 
 
 def _doubled(start: int, end: int, name: str) -> list[int]:
     """start, 2 start, 4 start, ..., end."""
-    rates = [start]
-    while rates[-1] < end:
-        rates.append(2 * rates[-1])
     if end < start:
         raise WavedilError(f"{name}: a range doubles upwards, and {end} is below {start}; list falling dilations")
-    if rates[-1] != end:
-        nearest = [f"{start}..{rate}" for rate in rates[-2:]]
+    dilations = [start]
+    while dilations[-1] < end:
+        dilations.append(2 * dilations[-1])
+    if dilations[-1] != end:
+        nearest = [f"{start}..{last}" for last in dilations[-2:]]
         raise WavedilError(
             f"{name}: a range doubles, and {end} is not {start} times a power of two; use {' or '.join(nearest)}"
         )
-    return rates
+    return dilations

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wavedil.core.block import GatedBlock, field_of
-from wavedil.core.conv import PerAxis, add_weight_norm, has_no_hooks
+from wavedil.core.block import GatedBlock, sequential_receptive_field
+from wavedil.core.conv import PerAxis, add_weight_norm, has_hooks
 from wavedil.core.schedule import Schedule, parse_schedule
-from wavedil.core.stream import State, named, part
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
 from wavedil.ops.skip_sum import skip_sum
 
@@ -22,13 +22,13 @@ class DilatedStack(nn.Module):
     With :class:`GatedBlock` the output is the sum of all layers' skips, or with ``skip_channels=0`` the residual output
     of the last layer. With blocks that return one tensor it is the output of the last block.
 
-    The skips are computed and summed in **one product** over the concatenated gated activations. It equals the sum of
-    one product per layer, and moves layers x hidden instead of layers x skip channels through memory.
+    The skips are computed and summed in **one product** over the concatenated gated activations, which writes the sum
+    once instead of the skips of every layer.
 
     Args:
         ndim: number of space axes.
-        channels: residual channels. For blocks that can change the width (:class:`ConvBlock`) alternatively the widths
-            of the input and of each layer's output: ``len(dilations) + 1`` integers.
+        channels: channels of the input and of every layer. For blocks that can change the width (:class:`ConvBlock`)
+            it may be ``len(dilations) + 1`` integers: the width of the input, then of each layer's output.
         dilations: a schedule, e.g. ``doubling(512, repeats=3)``, ``"1..512 x3"`` or ``[1, 2, 5]``.
         kernel_size: an int, or one per axis.
         block: a class or function that is called once per layer with ``(ndim, channels)`` (or
@@ -36,8 +36,8 @@ class DilatedStack(nn.Module):
             blocks: :class:`GatedBlock`, a subclass, or a ``functools.partial`` of one.
         causal: one flag, or one per axis.
         skip_channels: width of the skip path of gated blocks; default ``channels``; 0 for none.
-        last_residual: whether the last gated block has a residual convolution; default only if ``skip_channels`` is 0,
-            since the sum of skips does not use it.
+        last_residual: whether the last gated block has a residual convolution. Default: only if ``skip_channels`` is
+            0, since its output is unused otherwise.
         skip_scale: one factor, or one per layer.
         weight_norm: applies :func:`add_weight_norm`.
         checkpoint_layers: recomputes activations during backward, in segments of this number of layers; 0 keeps all.
@@ -112,8 +112,8 @@ class DilatedStack(nn.Module):
 
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
-        """1 + the sum of (k - 1) * d: an int if the axes are equal, else one per axis."""
-        return field_of(self.layers, self.ndim)
+        """1 + the sum of (k - 1) * d: an int if all axes have the same value, else one per axis."""
+        return sequential_receptive_field(self.layers, self.ndim)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         layers = list(self.layers)
@@ -135,13 +135,13 @@ class DilatedStack(nn.Module):
         new: State = {}
         gates = []
         for index, layer in enumerate(self.layers):
-            past = part(state, f"layers.{index}")
+            past = substate(state, f"layers.{index}")
             if isinstance(layer, GatedBlock):
                 (x, z), history = layer.step_gated(x, past, condition)
                 gates.append(z)
             else:
                 x, history = layer.step(x, past) if condition is None else layer.step(x, past, condition)
-            new |= named(f"layers.{index}", history)
+            new |= add_prefix(f"layers.{index}", history)
         return (self._sum_skips(list(self.layers), gates) if self._sums_skips else x), new
 
     def skip_product(self, layers: Sequence[GatedBlock] | None = None) -> tuple[Tensor, Tensor | None]:
@@ -165,7 +165,7 @@ class DilatedStack(nn.Module):
         return x, (self._sum_skips(layers, gates) if self._sums_skips else None)
 
     def _sum_skips(self, layers: Sequence[GatedBlock], gates: list[Tensor]) -> Tensor:
-        if not has_no_hooks(*(layer.skip for layer in layers)):
+        if has_hooks(*(layer.skip for layer in layers)):
             return sum(layer.project_skip(z) for layer, z in zip(layers, gates, strict=True))
         weight, bias = self.skip_product(layers)
         return skip_sum(gates, weight, bias)

@@ -1,8 +1,8 @@
 """Explicit streaming state: ``step(x, state) -> (y, state)``.
 
 A state is a ``dict[str, Tensor]`` with one history per causal convolution, keyed like the module's parameters
-(``"layers.3.conv.history"``). It can be saved with safetensors or ``torch.save``, moved, copied and branched. A step
-returns a new state and never modifies the one it receives.
+(``"layers.3.conv.history"``). It can be saved with safetensors or ``torch.save``, moved (:func:`to`) and branched
+(:func:`select`). A step returns a new state and never modifies its argument.
 """
 
 from collections.abc import Mapping
@@ -42,27 +42,22 @@ def take_history(state: Mapping[str, Tensor] | None, x: Tensor, axis: int, lengt
     return history.to(x.dtype)
 
 
-def part(state: Mapping[str, Tensor] | None, name: str) -> State | None:
-    """The state of the submodule ``name``, from that of its parent; None at the start."""
+def substate(state: Mapping[str, Tensor] | None, name: str) -> State | None:
+    """The part of a module's state that belongs to its submodule ``name``; None at the start."""
     if state is None:
         return None
     prefix = name + "."
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
-def named(name: str, state: State) -> State:
-    """The state of the submodule ``name`` with the keys that it has in its parent's state."""
-    return {f"{name}.{key}": value for key, value in state.items()}
+def add_prefix(name: str, tensors: Mapping[str, Tensor]) -> State:
+    """The tensors of the submodule ``name`` with their keys in its parent: ``name`` and a dot before each."""
+    return {f"{name}.{key}": value for key, value in tensors.items()}
 
 
 def to(state: Mapping[str, Tensor], *args, **kwargs) -> State:
     """The state on another device or in another dtype; arguments of ``Tensor.to``."""
     return {key: value.to(*args, **kwargs) for key, value in state.items()}
-
-
-def clone(state: Mapping[str, Tensor]) -> State:
-    """An independent copy."""
-    return {key: value.clone() for key, value in state.items()}
 
 
 def select(state: Mapping[str, Tensor], streams: Tensor | list[int]) -> State:

@@ -1,4 +1,4 @@
-"""A model in numbers: cost, receptive field, and the gridding of its schedule."""
+"""Cost and receptive field of a model, and gridding of its schedule."""
 
 import math
 from typing import Any

@@ -15,7 +15,7 @@ from wavedil.core.gridding import GriddingAudit, audit_gridding
 from wavedil.core.schedule import format_schedule
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
-from wavedil.inspection.text import count_text, field_text, kernel_text, ratio_text
+from wavedil.inspection.text import count_text, field_text, kernel_text, ratio_text, shorten
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _MAX_TREE_WIDTH = 33  # positions; more cannot be distinguished
@@ -58,10 +58,8 @@ def plot(info: dict[str, Any], path: str | Path) -> None:
 
 
 def _title(info: dict[str, Any]) -> str:
-    text = format_schedule(info["dilations"])
-    if info["layers"] <= 7:
-        text = ", ".join(map(str, info["dilations"]))
-    text = text if len(text) <= 60 else f"{text[:57]}..."
+    dilations = info["dilations"]
+    text = shorten(", ".join(map(str, dilations)) if len(dilations) <= 7 else format_schedule(dilations), 60)
     return f"Dilations {text}   ({count_text(info['layers'], 'layer')}, kernel {kernel_text(info, ' × ')})"
 
 
@@ -83,13 +81,13 @@ def _draw_tree(axes: Axes, audit: GriddingAudit) -> None:
     layers = 1  # as many as fit
     while layers < audit.layers and 1 + (kernel - 1) * sum(audit.dilations[: layers + 1]) <= _MAX_TREE_WIDTH:
         layers += 1
-    rates = audit.dilations[:layers]
-    field = 1 + (kernel - 1) * sum(rates)
+    dilations = audit.dilations[:layers]
+    field = 1 + (kernel - 1) * sum(dilations)
     causal = kernel % 2 == 0
     active = [{field - 1 if causal else field // 2}]  # used units per row, from the output downwards
     edges: list[list[tuple[float, float]]] = []
-    for row, rate in zip(range(layers, 0, -1), reversed(rates), strict=True):
-        taps = [(tap - (kernel - 1 if causal else kernel // 2)) * rate for tap in range(kernel)]
+    for row, dilation in zip(range(layers, 0, -1), reversed(dilations), strict=True):
+        taps = [(tap - (kernel - 1 if causal else kernel // 2)) * dilation for tap in range(kernel)]
         edges += [[(x, row), (x + tap, row - 1)] for x in sorted(active[-1]) for tap in taps]
         active.append({x + tap for x in active[-1] for tap in taps})
     active.reverse()
@@ -103,7 +101,7 @@ def _draw_tree(axes: Axes, audit: GriddingAudit) -> None:
         style = {"edgecolors": _RED if row == 0 else _FAINT, "facecolors": "white", "zorder": 2}
         axes.scatter(idle, [row] * len(idle), s=size, linewidths=1.2, **style)
         axes.scatter(sorted(used), [row] * len(used), s=size, color=[color], zorder=3)
-    labels = ["input", *(f"dilation {rate}" for rate in rates)]
+    labels = ["input", *(f"dilation {dilation}" for dilation in dilations)]
     axes.set_yticks(range(layers + 1), labels, fontsize=10, color=_INK)
     axes.tick_params(axis="both", length=0)
     axes.set_xticks([])

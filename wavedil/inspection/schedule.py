@@ -1,4 +1,4 @@
-"""A dilation schedule in numbers: cost, receptive field and gridding."""
+"""Cost, receptive field and gridding of a dilation schedule."""
 
 import math
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ def audit_info(
             {
                 "kind": suggestion.kind,
                 "text": suggestion.text,
-                "branches": [list(rates) for rates in suggestion.audit.branches],
+                "branches": [list(branch) for branch in suggestion.audit.branches],
                 "layers": suggestion.audit.layers,
                 "receptive_field": suggestion.audit.receptive_field,
                 "path_ratio": suggestion.audit.path_ratio,

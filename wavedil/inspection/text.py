@@ -13,7 +13,7 @@ _MAX_ROWS = 40  # of the growth table; rows in the middle of a longer one are om
 def render_text(info: dict[str, Any]) -> str:
     """A growth table and facts, at most 100 columns wide."""
     ndim = info["ndim"]
-    schedule = _shorten(format_schedule(info["dilations"]), 50)
+    schedule = shorten(format_schedule(info["dilations"]), 50)
     channels = f", {info['channels']} channels" if info["channels"] else ""
     title = f"{schedule}: {count_text(info['layers'], 'layer')}, kernel {kernel_text(info)}, {ndim}-D{channels}"
     lines = [title, "", *_growth_table(info), ""]
@@ -57,7 +57,8 @@ def count_text(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
+    """The text, cut to ``length`` characters if it is longer."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
@@ -66,8 +67,8 @@ def _by_axes(size: int, ndim: int, times: str = " x ") -> str:
 
 
 def _growth_table(info: dict[str, Any]) -> list[str]:
-    rows, rate = info["growth"], info["sample_rate"] if info["ndim"] == 1 else None
-    header = f"{'layer':>5} {'dilation':>9} {'field':>9}" + (f" {'ms':>9}" if rate else "")
+    rows, sample_rate = info["growth"], info["sample_rate"] if info["ndim"] == 1 else None
+    header = f"{'layer':>5} {'dilation':>9} {'field':>9}" + (f" {'ms':>9}" if sample_rate else "")
     lines = [f"{header}  (bars: field, logarithmic)"]
     longest = math.log2(max(rows[-1]["receptive_field"], 2))
     for row in rows if len(rows) <= _MAX_ROWS else [*rows[: _MAX_ROWS - 6], None, *rows[-5:]]:
@@ -75,7 +76,7 @@ def _growth_table(info: dict[str, Any]) -> list[str]:
             lines.append(f"{'...':>5}")
             continue
         field = row["receptive_field"]
-        ms = f" {1000 * field / rate:>9.2f}" if rate else ""
+        ms = f" {1000 * field / sample_rate:>9.2f}" if sample_rate else ""
         bar = "█" * max(1, round(_MAX_BAR * math.log2(max(field, 1)) / longest))
         lines.append(f"{row['layer']:>5} {row['dilation']:>9} {field:>9}{ms}  {bar}")
     return lines

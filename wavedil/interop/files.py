@@ -28,7 +28,7 @@ def read_model(
     from wavedil.interop.hub import download
 
     if format or options or prefix:
-        raise WavedilError(f"{source} is a model folder: leave out format, set and prefix")
+        raise WavedilError(f"{source} is a model folder: omit format, set and prefix")
     return download(source.removeprefix(SCHEME)), "the hub"
 
 
@@ -63,9 +63,9 @@ def write_model(model: nn.Module, target: str, *, streaming: bool = False, nam_v
 
 
 def check_target(target: str, streaming: bool = False) -> None:
-    """Raises WavedilError unless :func:`write_model` can write such a target."""
+    """Raises WavedilError unless :func:`write_model` supports this target."""
     suffix = Path(target).suffix.lower()
     if not target.startswith(SCHEME) and suffix not in (".nam", ".onnx"):
         raise WavedilError(f"{target}: expected a file that ends in .nam or .onnx, or {SCHEME}OWNER/NAME")
     if streaming and (target.startswith(SCHEME) or suffix != ".onnx"):
-        raise WavedilError(f"streaming is for .onnx files, not for {target}: leave it out")
+        raise WavedilError(f"streaming is for .onnx files, not for {target}: omit it")

@@ -3,41 +3,30 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from wavedil.errors import WavedilError
+from wavedil.interop.diffwave import from_diffwave
+from wavedil.interop.kan_bayashi import from_kan_bayashi
+from wavedil.interop.nam import read_nam
+from wavedil.interop.parallel_wavegan import from_parallel_wavegan
+from wavedil.interop.pytorch_tcn import from_pytorch_tcn
 from wavedil.interop.tensors import read_tensors
+from wavedil.interop.vits import from_vits_wn
+from wavedil.interop.wavenet_vocoder import from_wavenet_vocoder
 
-
-@dataclass(frozen=True)
-class Format:
-    """A program's tensors: the function that converts them, and name prefixes that all its models have."""
-
-    module: str
-    function: str
-    prefixes: tuple[str, ...]
-
-    def reader(self) -> Callable[..., nn.Module]:
-        return getattr(import_module(f"wavedil.interop.{self.module}"), self.function)
-
-
-#: By name, as in the option ``--format``. A file has the first format whose prefixes all occur.
-FORMATS = {
-    "parallel-wavegan": Format(
-        "parallel_wavegan", "from_parallel_wavegan", ("upsample_net.conv_in", "conv_layers.0.conv1x1_out")
-    ),
-    "wavenet-vocoder": Format(
-        "wavenet_vocoder", "from_wavenet_vocoder", ("conv_layers.0.conv1x1_skip", "last_conv_layers.1")
-    ),
-    "kan-bayashi": Format("kan_bayashi", "from_kan_bayashi", ("dil_tanh.0", "skip_1x1.0")),
-    "vits-wn": Format("vits", "from_vits_wn", ("in_layers.0", "res_skip_layers.0")),
-    "diffwave": Format("diffwave", "from_diffwave", ("residual_layers.0.diffusion_projection",)),
-    "pytorch-tcn": Format("pytorch_tcn", "from_pytorch_tcn", ("network.0.conv1",)),
+#: By name, as in the option ``--format``: the function that converts the tensors, and prefixes of names in all models.
+#: A file has the first format whose prefixes all occur.
+FORMATS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
+    "parallel-wavegan": (from_parallel_wavegan, ("upsample_net.conv_in", "conv_layers.0.conv1x1_out")),
+    "wavenet-vocoder": (from_wavenet_vocoder, ("conv_layers.0.conv1x1_skip", "last_conv_layers.1")),
+    "kan-bayashi": (from_kan_bayashi, ("dil_tanh.0", "skip_1x1.0")),
+    "vits-wn": (from_vits_wn, ("in_layers.0", "res_skip_layers.0")),
+    "diffwave": (from_diffwave, ("residual_layers.0.diffusion_projection",)),
+    "pytorch-tcn": (from_pytorch_tcn, ("network.0.conv1",)),
 }
 NAMES = ("nam", *FORMATS)
 
@@ -50,8 +39,8 @@ def convert(
     Args:
         path: a ``.nam`` file or a checkpoint.
         name: of the format, one of ``NAMES``; None detects it.
-        options: arguments that the format's reader cannot infer from the tensors, e.g. ``{"stacks": 2}``.
-        prefix: of the tensors to convert in a larger model, e.g. ``"enc_q.enc"``; all others are ignored.
+        options: keyword arguments of the format's function, e.g. ``{"stacks": 2}``.
+        prefix: converts only the tensors of this submodule of a larger model, e.g. ``"enc_q.enc"``.
 
     Raises:
         WavedilError: the file cannot be read or has no known format, or an option is missing or unknown.
@@ -60,10 +49,8 @@ def convert(
     if name not in (None, *NAMES):
         raise WavedilError(f"format is {name!r}: expected one of {', '.join(NAMES)}")
     if name == "nam" or (name is None and path.suffix == ".nam"):
-        from wavedil.interop.nam import read_nam
-
         if options or prefix:
-            raise WavedilError(f"{[*options, prefix][0]!r} is not an option of .nam files: leave it out")
+            raise WavedilError(f"{[*options, prefix][0]!r} is not an option of .nam files: omit it")
         return read_nam(path), "nam"
     tensors = read_tensors(path)
     if prefix:
@@ -74,7 +61,7 @@ def convert(
                 f"prefix is {prefix!r}: no tensor of {path} starts with it; give the name of a part of the model"
             )
     name = name or _detect(tensors, path)
-    read = FORMATS[name].reader()
+    read = FORMATS[name][0]
     _check_options(name, read, options)
     try:
         return read(tensors, **options), name
@@ -101,8 +88,8 @@ def parse_options(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _detect(tensors: Mapping[str, Any], path: Path) -> str:
-    for name, known in FORMATS.items():
-        if all(any(key.startswith(f"{prefix}.") for key in tensors) for prefix in known.prefixes):
+    for name, (_, prefixes) in FORMATS.items():
+        if all(any(key.startswith(f"{prefix}.") for key in tensors) for prefix in prefixes):
             return name
     names = sorted(tensors)
     raise WavedilError(
@@ -112,9 +99,7 @@ def _detect(tensors: Mapping[str, Any], path: Path) -> str:
 
 
 def _check_options(name: str, read: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
-    known = {
-        key: value for key, value in inspect.signature(read).parameters.items() if value.kind == value.KEYWORD_ONLY
-    }
+    known = {key: p for key, p in inspect.signature(read).parameters.items() if p.kind == p.KEYWORD_ONLY}
     unknown = [key for key in options if key not in known]
     missing = [key for key, value in known.items() if value.default is value.empty and key not in options]
     if unknown:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, first_line
 from wavedil.weights import load, save
 
-#: Prefix of ``OWNER/NAME``, where a file name is possible too.
+#: Prefix of a repository ``OWNER/NAME``, which distinguishes it from a file name.
 SCHEME = "hf://"
 FILES = ["config.json", "model.safetensors"]
 
@@ -22,21 +22,16 @@ def upload(model: nn.Module, repository: str, private: bool = False) -> str:
         try:
             HfApi().create_repo(repository, private=private, exist_ok=True)
             return str(HfApi().upload_folder(repo_id=repository, folder_path=saved, allow_patterns=FILES))
-        except Exception as error:
-            raise WavedilError(f"cannot upload to {repository}: {_reason(error)}") from None
+        except Exception as error:  # of the client, of Python, or of the client's HTTP library
+            raise WavedilError(f"cannot upload to {repository}: {first_line(error)}") from None
 
 
 def download(repository: str) -> nn.Module:
-    """Loads a model from the repository ``OWNER/NAME``. Fetches config and weights only, and runs no code of it."""
+    """Loads a model from the repository ``OWNER/NAME``: downloads only config and weights, and runs no code from it."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = snapshot_download(repository, allow_patterns=FILES)
     except Exception as error:
-        raise WavedilError(f"cannot download {repository}: {_reason(error)}") from None
+        raise WavedilError(f"cannot download {repository}: {first_line(error)}") from None
     return load(folder)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of the message. (The client raises its own errors, Python's, and those of its HTTP library.)"""
-    return (str(error).splitlines() or [type(error).__name__])[0]

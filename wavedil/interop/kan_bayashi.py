@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.models.wavenet import WaveNet
-from wavedil.interop.tensors import ForeignTensors, doubling_dilations, with_prefix
+from wavedil.core.stream import add_prefix
+from wavedil.interop.tensors import ForeignTensors, doubling_dilations
 from wavedil.interop.wavenet_vocoder import image_upsampling
 
 
 def from_kan_bayashi(tensors: Mapping[str, Tensor], *, stacks: int, sample_rate: int = 16000) -> WaveNet:
     """Converts a state_dict to a :class:`WaveNet`.
 
-    Its tanh and sigmoid convolutions become the two halves of ours; the biases of its feature layers are added to
-    theirs. Features are at the sample rate, or upsampled by its transposed convolution.
+    The tanh and sigmoid convolutions of a layer become the two halves of one, with the biases of the feature layers
+    added. Features are at the sample rate, or upsampled by the network's transposed convolution.
 
-    Our prediction at t is its output at t - 1, with its features at t; ours is ``(batch, codes, time)``.
+    The prediction of our model at t is the original's output at t - 1, with the features at t; its shape is
+    ``(batch, codes, time)``.
 
     Args:
         stacks: how often the dilations start again at 1 (``dilation_repeat``).
@@ -45,8 +47,8 @@ def from_kan_bayashi(tensors: Mapping[str, Tensor], *, stacks: int, sample_rate:
     tables = front["weight"].permute(2, 1, 0).clone()  # (taps, codes, channels), newest last
     tables[-1] += front["bias"]  # the newest tap always sees a code
     values["input_embedding.tables"] = tables
-    values |= with_prefix("head.hidden", source.pop_conv("conv_post_1"))
-    values |= with_prefix("head.out", source.pop_conv("conv_post_2"))
+    values |= add_prefix("head.hidden", source.pop_conv("conv_post_1"))
+    values |= add_prefix("head.out", source.pop_conv("conv_post_2"))
     for layer in range(layers):
         ours = f"stack.layers.{layer}"
         halves = [source.pop_conv(f"dil_{half}.{layer}.conv") for half in ("tanh", "sigmoid")]
@@ -54,8 +56,8 @@ def from_kan_bayashi(tensors: Mapping[str, Tensor], *, stacks: int, sample_rate:
         values[f"{ours}.conv.weight"] = torch.cat([half["weight"] for half in halves])
         values[f"{ours}.conv.bias"] = torch.cat([half["bias"] for half in halves + feature_halves]).view(2, -1).sum(0)
         values[f"{ours}.condition.weight"] = torch.cat([half["weight"] for half in feature_halves])
-        values |= with_prefix(f"{ours}.skip", source.pop_conv(f"skip_1x1.{layer}"))
+        values |= add_prefix(f"{ours}.skip", source.pop_conv(f"skip_1x1.{layer}"))
         residual = source.pop_conv(f"res_1x1.{layer}")
         if layer < layers - 1:  # nothing uses the last one
-            values |= with_prefix(f"{ours}.residual", residual)
+            values |= add_prefix(f"{ours}.residual", residual)
     return source.load_into(model, values)

@@ -1,7 +1,7 @@
 """``.nam`` files of Neural Amp Modeler: JSON with a config and one flat list of weights.
 
 Reads the architecture ``WaveNet`` of file versions 0.5.x to 0.7.0. Writes 0.7.0, which NAM 0.13 loads, or 0.5.4 for
-older programs. NAM defines the start by zero *input*, so the models have ``start="zero_input"``.
+older programs. NAM starts from zero *input* rather than zero history, so the models have ``start="zero_input"``.
 """
 
 import json
@@ -47,8 +47,8 @@ def read_nam(path: str | Path) -> NAM:
     """Reads a ``.nam`` file as a model in evaluation mode.
 
     Raises:
-        WavedilError: the file is malformed or incomplete, or uses what is not supported: other architectures than
-            WaveNet, FiLM, groups, ``condition_dsp``, slimmable layers and unknown keys.
+        WavedilError: the file is malformed or incomplete, or uses an unsupported feature: another architecture than
+            WaveNet, FiLM, groups, ``condition_dsp``, slimmable layers or an unknown key.
     """
     path = Path(path)
     try:
@@ -199,9 +199,7 @@ def _parse_head(head: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if head is None:
         return None
     names = ("channels", "kernel_sizes", "activation", "out_channels")
-    unknown = head.keys() - {*names, "in_channels"}
-    if unknown:
-        raise WavedilError(f"{sorted(unknown)[0]} of head is not supported: expected {', '.join(names)}")
+    _check_keys(head, {*names, "in_channels"}, "head.")
     return {name: head[name] for name in names}
 
 

@@ -16,7 +16,7 @@ from wavedil.files import atomic_write
 OPSET = 18
 #: The models that can be exported, and the names of their first input.
 INPUTS = {"WaveNet": "codes", "Effect": "sound", "NAM": "sound", "TCN": "features"}
-#: The input without a time axis: it is constant in a chunk.
+#: The only input without a time axis: it is constant in a chunk.
 KNOBS = "knobs"
 #: Largest difference of onnxruntime's output from torch's, relative to the largest output: float32 rounding.
 TOLERANCE = 1e-4
@@ -38,11 +38,11 @@ class _Step(nn.Module):
 def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> Path:
     """Writes ``model`` as an ONNX file and compares onnxruntime with torch, at another batch size and length.
 
-    The inputs are ``codes`` of a WaveNet or ``sound`` of an effect, of any batch size and length, and, if the model
-    takes them, the ``condition`` at the sample rate or the ``knobs``; the output is ``output``, as of ``model(…)``.
-    With ``streaming`` the input is a chunk of at least one step, and each tensor of the state is an input, and an
-    output with the prefix ``next.``: pass it to the next call. ``FILE.start.npz`` holds the state before the first
-    chunk, for one stream; repeat it for more.
+    The first input is named as in ``INPUTS``, e.g. ``codes`` of a WaveNet, with any batch size and length. If the model
+    has them, ``condition`` (at the sample rate) or ``knobs`` follow. ``output`` is the result of ``model(…)``. With
+    ``streaming`` the input is a chunk of at least one step. Each tensor of the state is an input, and its new value is
+    the output with the prefix ``next.``, which is the input of the next call. ``FILE.start.npz`` holds the state before
+    the first chunk of one stream; repeat it along the batch for more.
 
     Raises:
         WavedilError: the model is of another class, cannot stream, cannot be exported by torch, or its outputs differ.
@@ -63,9 +63,8 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
         keys = list(start)
         # The state and what follows it are variable arguments of _Step.
         states = [{0: batch} for _ in keys]
-        with warnings.catch_warnings():
-            # The exporter warns of axes that share a name and of its own use of deprecated functions.
-            warnings.simplefilter("ignore")
+        # The exporter warns of axes that share a name and that it uses deprecated functions.
+        with warnings.catch_warnings(action="ignore"):
             try:
                 program = torch.onnx.export(
                     _Step(model, keys).eval() if streaming else model,
@@ -105,7 +104,7 @@ def _example(model: nn.Module, batch: int, time: int) -> dict[str, Tensor]:
 
 
 def _start(model: nn.Module, inputs: Mapping[str, Tensor]) -> State:
-    """The state before the first chunk: that after a chunk of length 0."""
+    """The state before the first chunk, which a chunk of length 0 returns."""
     first, *others = _part(inputs, slice(0, 0)).values()
     return model.step(first, None, *others)[1]
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from wavedil.audio.models.parallel_wavegan import ParallelWaveGANGenerator
+from wavedil.core.stream import add_prefix
 from wavedil.errors import WavedilError
-from wavedil.interop.tensors import ForeignTensors, doubling_dilations, with_prefix
+from wavedil.interop.tensors import ForeignTensors, doubling_dilations, split_conv
 
 
 def from_parallel_wavegan(
@@ -14,8 +15,8 @@ def from_parallel_wavegan(
 ) -> ParallelWaveGANGenerator:
     """Converts a state_dict to a :class:`ParallelWaveGANGenerator`; weight norm is folded.
 
-    Residual and skip may be two layers (the original) or one with the residual first (espnet). The residual of the last
-    layer is dropped: nothing uses it.
+    Residual and skip may be two layers (the original) or one with the residual first (espnet). The unused residual of
+    the last layer is dropped.
 
     Args:
         stacks: how often the dilations start again at 1.
@@ -47,21 +48,20 @@ def from_parallel_wavegan(
     values = {
         **upsampling,
         **{f"upsampling.filters.{index}.weight": value for index, value in enumerate(filters)},
-        **with_prefix("input_conv", source.pop_conv("first_conv")),
-        **with_prefix("hidden", source.pop_conv("last_conv_layers.1")),
-        **with_prefix("out", source.pop_conv("last_conv_layers.3")),
+        **add_prefix("input_conv", source.pop_conv("first_conv")),
+        **add_prefix("hidden", source.pop_conv("last_conv_layers.1")),
+        **add_prefix("out", source.pop_conv("last_conv_layers.3")),
     }
     for layer in range(layers):
         theirs, ours = f"conv_layers.{layer}", f"stack.layers.{layer}"
-        values |= with_prefix(f"{ours}.conv", source.pop_conv(f"{theirs}.conv"))
-        values |= with_prefix(f"{ours}.condition", source.pop_conv(f"{theirs}.conv1x1_aux"))
+        values |= add_prefix(f"{ours}.conv", source.pop_conv(f"{theirs}.conv"))
+        values |= add_prefix(f"{ours}.condition", source.pop_conv(f"{theirs}.conv1x1_aux"))
         residual = source.pop_conv(f"{theirs}.conv1x1_out")
         if f"{theirs}.conv1x1_skip.weight" in source:
             skip = source.pop_conv(f"{theirs}.conv1x1_skip")
         else:
-            skip = {part: value[channels:] for part, value in residual.items()}
-            residual = {part: value[:channels] for part, value in residual.items()}
-        values |= with_prefix(f"{ours}.skip", skip)
+            residual, skip = split_conv(residual, channels)
+        values |= add_prefix(f"{ours}.skip", skip)
         if layer < layers - 1:
-            values |= with_prefix(f"{ours}.residual", residual)
+            values |= add_prefix(f"{ours}.residual", residual)
     return source.load_into(model, values)

@@ -9,7 +9,7 @@ from wavedil.audio.models.tcn import TCN
 from wavedil.core import Schedule
 from wavedil.errors import WavedilError
 
-#: Name endings there and here. Weight norm in torch's new form (parametrizations) and old form (weight_g, weight_v).
+#: Name endings there and here; weight norm has torch's new form (parametrizations) or old form (weight_g, weight_v).
 _ENDS = {
     "weight": "weight",
     "bias": "bias",
@@ -18,15 +18,8 @@ _ENDS = {
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
 }
-_ACTIVATIONS = {
-    "relu": "ReLU",
-    "leaky_relu": "LeakyReLU",
-    "elu": "ELU",
-    "gelu": "GELU",
-    "selu": "SELU",
-    "sigmoid": "Sigmoid",
-    "tanh": "Tanh",
-}
+_ACTIVATIONS = {"relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "gelu": "GELU", "selu": "SELU"}
+_ACTIVATIONS |= {"sigmoid": "Sigmoid", "tanh": "Tanh"}
 _MODULES = {"conv1": "first.conv", "conv2": "second.conv", "downsample": "shortcut"}
 
 
@@ -44,11 +37,11 @@ def from_pytorch_tcn(
 
     Args:
         state_dict: ``pytorch_tcn.TCN(…).state_dict()``, of a network without skip connections and output activation.
-        dilations, activation, dropout, causal: with that package's names and defaults; ``dilations=None`` is 1, 2, 4 …
+        dilations, activation, dropout, causal: as in that package, with its defaults; ``dilations=None`` is 1, 2, 4 …
 
     Raises:
-        WavedilError: the tensors are of another network, or of parts that TCN does not have: embeddings, batch or layer
-            normalization, skip connections.
+        WavedilError: the tensors are of another network, or the network has layers that TCN does not have: embeddings,
+            batch or layer normalization, skip connections.
     """
     if activation not in _ACTIVATIONS:
         raise WavedilError(f"activation is {activation!r}: expected one of {', '.join(_ACTIVATIONS)}")
@@ -57,8 +50,11 @@ def from_pytorch_tcn(
         if not re.search(r"(^|\.)buffer$", key):  # streaming state of the package
             tensors[_renamed(key)] = value
     try:
-        seconds = [tensors[f"stack.layers.{index}.second.conv.bias"] for index in range(_depth(tensors))]
-        first = _weight(tensors, "stack.layers.0.first.conv")
+        depth = 1 + max((int(key.split(".")[2]) for key in tensors if key.startswith("stack.")), default=-1)
+        seconds = [tensors[f"stack.layers.{index}.second.conv.bias"] for index in range(depth)]
+        direction = "stack.layers.0.first.conv.parametrizations.weight.original1"
+        has_weight_norm = direction in tensors
+        first = tensors[direction if has_weight_norm else "stack.layers.0.first.conv.weight"]
         model = TCN(
             in_channels=first.shape[1],
             out_channels=len(tensors["head.bias"]) if "head.bias" in tensors else None,
@@ -68,7 +64,7 @@ def from_pytorch_tcn(
             dropout=dropout,
             activation=_ACTIVATIONS[activation],
             gated=len(first) == 2 * len(seconds[0]),
-            weight_norm="stack.layers.0.first.conv.parametrizations.weight.original0" in tensors,
+            weight_norm=has_weight_norm,
             causal=causal,
         )
         model.load_state_dict(tensors)
@@ -88,13 +84,3 @@ def _renamed(key: str) -> str:
         f"{key} is not a tensor of a TCN: expected a pytorch_tcn.TCN without embeddings, skip connections and "
         "batch or layer normalization"
     )
-
-
-def _depth(tensors: Mapping[str, Tensor]) -> int:
-    return 1 + max((int(key.split(".")[2]) for key in tensors if key.startswith("stack.")), default=-1)
-
-
-def _weight(tensors: Mapping[str, Tensor], conv: str) -> Tensor:
-    """A tensor with the shape of a convolution's weight."""
-    key = f"{conv}.parametrizations.weight.original1"
-    return tensors[key] if key in tensors else tensors[f"{conv}.weight"]

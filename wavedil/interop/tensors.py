@@ -1,8 +1,9 @@
-"""Tensors of other programs: read without running code, weight norm folded, every tensor used exactly once."""
+"""Reads tensors of other programs: without running code, with weight norm folded, each tensor used exactly once."""
 
 import pickle
 import warnings
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "generator")
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Reads the tensors of a ``.safetensors`` file or of a ``torch.save`` checkpoint (with ``weights_only``).
 
-    Takes the dictionary at one of ``STATE_DICT_KEYS``, if there is one, and removes a common ``module.`` prefix (of
-    data-parallel training).
+    Looks for the state_dict at ``STATE_DICT_KEYS``, up to three levels deep, and removes the prefix ``module.`` of
+    data-parallel training.
 
     Raises:
         WavedilError: the file cannot be read, or holds no named tensors.
@@ -40,12 +41,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise WavedilError(f"{path} is not a complete safetensors file: {error}") from None
     for _ in range(3):
-        if not isinstance(content, Mapping):
-            break
-        nested = next((name for name in STATE_DICT_KEYS if isinstance(content.get(name), Mapping)), None)
-        if nested is None:
-            break
-        content = content[nested]
+        if isinstance(content, Mapping):
+            content = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
         raise WavedilError(f"{path} holds a {type(content).__name__}: expected a dictionary of tensors")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
@@ -58,11 +55,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def _unpickled(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unknown pickle protocols; failures are reported below
+        with warnings.catch_warnings(action="ignore"):  # of unknown pickle protocols; failures are reported below
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        # Without torch's message, which suggests to let the file run code.
+        # Without torch's message, which suggests that the user lets the file run code.
         raise WavedilError(
             f"{path} cannot be read as tensors alone ({type(error).__name__}): save its state_dict with torch.save or "
             "safetensors in the program that wrote it"
@@ -88,7 +84,7 @@ class ForeignTensors:
 
     Args:
         tensors: by name; weight norm is folded.
-        origin: the program or network that they should be from, for messages.
+        origin: name of the program or network, for messages.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], origin: str):
@@ -98,15 +94,14 @@ class ForeignTensors:
         return name in self.remaining
 
     def pop(self, name: str) -> Tensor:
-        if name not in self.remaining:
-            raise WavedilError(f"{name} is missing: expected the tensors of {self.origin}")
+        self.shape(name)  # checks that it exists
         value = self.remaining.pop(name)
         if not bool(torch.isfinite(value).all()):
             raise WavedilError(f"{name} holds NaN or infinity: expected the weights of a training that converged")
         return value
 
     def shape(self, name: str) -> torch.Size:
-        """The shape of a tensor, which is not popped."""
+        """The shape of a tensor, without popping it."""
         if name not in self.remaining:
             raise WavedilError(f"{name} is missing: expected the tensors of {self.origin}")
         return self.remaining[name].shape
@@ -117,13 +112,9 @@ class ForeignTensors:
         return {"weight": self.pop(f"{name}.weight"), **bias}
 
     def count_layers(self, name: str) -> int:
-        """The number of layers, by names such as ``in_layers.{}.bias``."""
-        number = 0
-        while name.format(number) in self:
-            number += 1
-        if not number:
-            raise WavedilError(f"{name.format(0)} is missing: expected the tensors of {self.origin}")
-        return number
+        """The number of layers, by names such as ``in_layers.{}.bias``; there must be one."""
+        self.shape(name.format(0))
+        return next(number for number in count(1) if name.format(number) not in self)
 
     def load_into(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
         """Loads ``values``, by the names of ``model``; checks that all of them fit and that no tensor remains."""
@@ -144,9 +135,9 @@ class ForeignTensors:
         return model.eval()
 
 
-def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with ``prefix`` and a dot before their names."""
-    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+def split_conv(conv: Mapping[str, Tensor], channels: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The convolutions of the first ``channels`` outputs and of the others."""
+    return ({key: x[:channels] for key, x in conv.items()}, {key: x[channels:] for key, x in conv.items()})
 
 
 def doubling_dilations(layers: int, stacks: int) -> list[int]:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from wavedil.audio.models.vits import WN
-from wavedil.interop.tensors import ForeignTensors, with_prefix
+from wavedil.core.stream import add_prefix
+from wavedil.interop.tensors import ForeignTensors, split_conv
 
 
 def from_vits_wn(tensors: Mapping[str, Tensor], *, dilation_rate: int = 1) -> WN:
     """Converts a state_dict to a :class:`WN`; weight norm is folded.
 
-    The bias of the condition layer is added to those of the convolutions.
+    The bias of the condition layer is added to the biases of the convolutions.
 
     Args:
         dilation_rate: see :class:`WN`.
@@ -30,14 +31,14 @@ def from_vits_wn(tensors: Mapping[str, Tensor], *, dilation_rate: int = 1) -> WN
     values: dict[str, Tensor] = {}
     for layer in range(layers):
         prefix = f"stack.layers.{layer}"
-        conv, both = source.pop_conv(f"in_layers.{layer}"), source.pop_conv(f"res_skip_layers.{layer}")
+        conv, skip = source.pop_conv(f"in_layers.{layer}"), source.pop_conv(f"res_skip_layers.{layer}")
         if condition is not None:
             rows = slice(layer * doubled, (layer + 1) * doubled)
             values[f"{prefix}.condition.weight"] = condition["weight"][rows]
             conv["bias"] = conv["bias"] + condition["bias"][rows]
-        values |= with_prefix(f"{prefix}.conv", conv)
+        values |= add_prefix(f"{prefix}.conv", conv)
         if layer < layers - 1:
-            values |= with_prefix(f"{prefix}.residual", {part: value[:channels] for part, value in both.items()})
-            both = {part: value[channels:] for part, value in both.items()}
-        values |= with_prefix(f"{prefix}.skip", both)
+            residual, skip = split_conv(skip, channels)
+            values |= add_prefix(f"{prefix}.residual", residual)
+        values |= add_prefix(f"{prefix}.skip", skip)
     return source.load_into(model, values)

@@ -8,8 +8,9 @@ from torch import Tensor
 from wavedil.audio.conditioning.features import Features
 from wavedil.audio.conditioning.upsampling import ImageUpsampling
 from wavedil.audio.models.wavenet import WaveNet
+from wavedil.core.stream import add_prefix
 from wavedil.errors import WavedilError
-from wavedil.interop.tensors import ForeignTensors, doubling_dilations, with_prefix
+from wavedil.interop.tensors import ForeignTensors, doubling_dilations
 
 
 def from_wavenet_vocoder(
@@ -26,8 +27,8 @@ def from_wavenet_vocoder(
     or amplitudes (then the output is a mixture of logistics). The biases of condition layers are added to those of the
     convolutions.
 
-    Our prediction at t is its output at t - 1, with its features at t, as in its generation. It starts to generate from
-    code 127, ours from 128, the code of zero.
+    The prediction of our model at t is the output of the package's at t - 1, with the features at t, as in its
+    generation. The package starts to generate from code 127, wavedil from 128, the code of amplitude zero.
 
     Args:
         stacks: how often the dilations start again at 1.
@@ -60,13 +61,13 @@ def from_wavenet_vocoder(
     )
     first = source.pop_conv("first_conv")
     if inputs == 1:
-        values |= with_prefix("input_embedding.conv", first)
+        values |= add_prefix("input_embedding.conv", first)
     else:
         values["input_embedding.tables"] = (first["weight"][:, :, 0] + first["bias"].unsqueeze(1)).T.unsqueeze(0)
     if speaker_table is not None:
         values["conditioner.speaker_embedding.weight"] = speaker_table
-    values |= with_prefix("head.hidden", source.pop_conv("last_conv_layers.1"))
-    values |= with_prefix("head.out", source.pop_conv("last_conv_layers.3"))
+    values |= add_prefix("head.hidden", source.pop_conv("last_conv_layers.1"))
+    values |= add_prefix("head.out", source.pop_conv("last_conv_layers.3"))
     for layer in range(layers):
         theirs, ours = f"conv_layers.{layer}", f"stack.layers.{layer}"
         conv = source.pop_conv(f"{theirs}.conv")
@@ -78,11 +79,11 @@ def from_wavenet_vocoder(
         if condition_layers:
             values[f"{ours}.condition.weight"] = torch.cat([one["weight"] for one in condition_layers], dim=1)
             conv["bias"] = conv["bias"] + sum(one["bias"] for one in condition_layers)
-        values |= with_prefix(f"{ours}.conv", conv)
-        values |= with_prefix(f"{ours}.skip", source.pop_conv(f"{theirs}.conv1x1_skip"))
+        values |= add_prefix(f"{ours}.conv", conv)
+        values |= add_prefix(f"{ours}.skip", source.pop_conv(f"{theirs}.conv1x1_skip"))
         residual = source.pop_conv(f"{theirs}.conv1x1_out")
         if layer < layers - 1:  # nothing uses the last one
-            values |= with_prefix(f"{ours}.residual", residual)
+            values |= add_prefix(f"{ours}.residual", residual)
     return source.load_into(model, values)
 
 
@@ -110,7 +111,7 @@ def image_upsampling(
     )
     values: dict[str, Tensor] = {}
     for index, conv in enumerate(convs):
-        values |= with_prefix(f"conditioner.upsampling.convs.{index}", conv)
+        values |= add_prefix(f"conditioner.upsampling.convs.{index}", conv)
     return upsampling, values
 
 

@@ -111,8 +111,8 @@ def loop(
     """
     if function is None:
         return lambda function: loop(function, parts=parts, announce=announce, **options)
-    # numba identifies a cached kernel by its name and by the time and size of its own file, not of others, and
-    # installers may set the same time for all files. So a hash of all files becomes part of the name.
+    # numba's cache checks a kernel's name and the time and size of its file, but not other files, and installers may
+    # set the same time for all files. So the hash of all files becomes part of the name.
     files = [__file__, function.__code__.co_filename, *(part.__file__ for part in parts)]
     text = b"".join(Path(file).read_bytes() for file in files)
     function.__qualname__ += "_" + hashlib.sha256(text).hexdigest()[:12]
@@ -203,7 +203,7 @@ def split_exp(x, stored):
     """``scale`` and ``rest`` of ``exp(x) = scale * (1 + rest)``, for |x| <= 80.
 
     ``scale`` is a power of two and |rest| < 0.42. The result is exact to the last digit of float32, or to 5e-5 if
-    ``stored`` is bfloat16, whose own precision is 4e-3.
+    ``stored`` is bfloat16, which has a precision of 4e-3.
     """
     raise NotImplementedError
 

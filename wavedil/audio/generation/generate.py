@@ -77,7 +77,7 @@ class Stream(Iterator[Tensor]):
                 state = model.start(num) if prime is None else _prime(model, prime, num, self.conditioning)
                 if prime is not None and guidance != 1:  # the unconditioned copies of the streams have another past
                     unguided = _prime(model, prime, num, self.conditioning.unconditional())
-                    state |= streaming.named(UNGUIDED, unguided)
+                    state |= streaming.add_prefix(UNGUIDED, unguided)
         if prime is not None and self.conditioning.samples is not None:
             self.position = prime.shape[2]  # the condition covers the prime too
         self.conditioning.check(self.position + 1)  # at least one sample is left to generate
@@ -233,7 +233,7 @@ def _checked_state(state: Mapping[str, Tensor], plan: GenerationPlan, num: int) 
     """A copy of a user's state on the model's device; raises WavedilError if it is not a state of this model."""
     expected, num_codes = plan.state_template(num), plan.input_embedding.num_codes
     if any(key.startswith(f"{UNGUIDED}.") for key in state):
-        expected |= streaming.named(UNGUIDED, expected)
+        expected |= streaming.add_prefix(UNGUIDED, expected)
     for key, template in expected.items():
         shape = tuple(state[key].shape) if key in state else "missing"
         if shape != tuple(template.shape):

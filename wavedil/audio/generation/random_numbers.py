@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.generation.plan import RANDOM
-from wavedil.core.stream import State, named, part
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
 
 
@@ -41,12 +41,12 @@ class Uniforms:
             "number": [number for _, number in self._keys],
             "position": self._positions,
         }
-        return named(RANDOM, {name: torch.tensor(values) for name, values in columns.items()})
+        return add_prefix(RANDOM, {name: torch.tensor(values) for name, values in columns.items()})
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Self:
         """Continues where :meth:`state` was called."""
-        columns = part(state, RANDOM)
+        columns = substate(state, RANDOM)
         if {"seed", "number", "position"} - columns.keys():
             raise WavedilError("state has no random.seed: pass the result of Stream.state(), or give a seed")
         seeds, numbers = columns["seed"].tolist(), columns["number"].tolist()

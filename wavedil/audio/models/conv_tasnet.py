@@ -6,7 +6,7 @@ The non-causal network, equal to that of torchaudio's ``models.conv_tasnet``.
 from torch import Tensor, nn
 
 from wavedil.core import DilatedConv, Schedule, parse_schedule
-from wavedil.core.block import field_of
+from wavedil.core.block import sequential_receptive_field
 from wavedil.weights import register
 
 _EPSILON = 1e-8  # of the norms' variance
@@ -90,7 +90,7 @@ class Separator(nn.Module):
     @property
     def receptive_field(self) -> int:
         """In frames, of the convolutions; the norms see all of the input."""
-        return field_of(list(self.blocks), 1)
+        return sequential_receptive_field(list(self.blocks), 1)
 
     def forward(self, mixture: Tensor) -> Tensor:
         x, total = self.input_conv(self.norm(mixture)), 0

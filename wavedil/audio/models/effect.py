@@ -10,7 +10,7 @@ from wavedil.audio.models.effect_model import EffectModel
 from wavedil.audio.models.initialization import init_stack_
 from wavedil.audio.models.one_poles import OnePoles
 from wavedil.core import DilatedConv, DilatedStack, Schedule
-from wavedil.core.stream import State, named, part
+from wavedil.core.stream import State
 from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wavedil.audio.models.activations import ActivationSpec, Gated, make_activation, make_gated_activation
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core import DilatedConv, Schedule, parse_schedule
-from wavedil.core.stream import State, named, part
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
 
@@ -50,10 +50,10 @@ class NAMLayer(nn.Module):
 
     def step(self, x: Tensor, condition: Tensor, state: State | None) -> tuple[tuple[Tensor, Tensor], State]:
         """The next chunk: ``((x, head term), state)``."""
-        h, history = self.conv.step(x, part(state, "conv"))
+        h, history = self.conv.step(x, substate(state, "conv"))
         a = self.activation(h + self.mixin(condition))
         x = x + (a if self.layer1x1 is None else self.layer1x1(a))
-        return (x, a if self.head1x1 is None else self.head1x1(a)), named("conv", history)
+        return (x, a if self.head1x1 is None else self.head1x1(a)), add_prefix("conv", history)
 
 
 @register
@@ -148,11 +148,11 @@ class LayerArray(nn.Module):
         new: State = {}
         x = self.rechannel(x)
         for index, layer in enumerate(self.layers):
-            (x, term), history = layer.step(x, condition, part(state, f"layers.{index}"))
+            (x, term), history = layer.step(x, condition, substate(state, f"layers.{index}"))
             head = term if head is None else head + term
-            new |= named(f"layers.{index}", history)
-        head, history = self.head_rechannel.step(head, part(state, "head_rechannel"))
-        return (x, head), new | named("head_rechannel", history)
+            new |= add_prefix(f"layers.{index}", history)
+        head, history = self.head_rechannel.step(head, substate(state, "head_rechannel"))
+        return (x, head), new | add_prefix("head_rechannel", history)
 
 
 class PostHead(nn.Module):
@@ -183,8 +183,8 @@ class PostHead(nn.Module):
     def step(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         new: State = {}
         for index, conv in enumerate(self.convs):
-            x, history = conv.step(self.activation(x), part(state, f"convs.{index}"))
-            new |= named(f"convs.{index}", history)
+            x, history = conv.step(self.activation(x), substate(state, f"convs.{index}"))
+            new |= add_prefix(f"convs.{index}", history)
         return x, new
 
 
@@ -256,12 +256,12 @@ class NAM(EffectModel):
         new: State = {}
         h, head = x, None
         for index, array in enumerate(self.arrays):
-            (h, head), history = array.step(h, x, head, part(state, f"arrays.{index}"))
-            new |= named(f"arrays.{index}", history)
+            (h, head), history = array.step(h, x, head, substate(state, f"arrays.{index}"))
+            new |= add_prefix(f"arrays.{index}", history)
         y = self.head_scale * head
         if self.head is not None:
-            y, history = self.head.step(y, part(state, "head"))
-            new |= named("head", history)
+            y, history = self.head.step(y, substate(state, "head"))
+            new |= add_prefix("head", history)
         return y, new
 
     @property

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from wavedil.audio.models.activations import ActivationSpec, make_activation
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule, add_weight_norm, parse_schedule
-from wavedil.core.block import field_of
-from wavedil.core.stream import State, named, part
+from wavedil.core.block import sequential_receptive_field
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
 from wavedil.weights import register
 
@@ -111,8 +111,8 @@ class TCN(nn.Module):
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The next chunk, of any length: its output and the state after it. ``state=None`` starts."""
-        y, history = self.stack.step(self.dropout(x), part(state, "stack"))
-        return y if self.head is None else self.head(y), named("stack", history)
+        y, history = self.stack.step(self.dropout(x), substate(state, "stack"))
+        return y if self.head is None else self.head(y), add_prefix("stack", history)
 
 
 class ResidualBlock(nn.Module):
@@ -161,16 +161,16 @@ class ResidualBlock(nn.Module):
 
     @property
     def receptive_field(self) -> int | tuple[int, ...]:
-        return field_of([self.first, self.second], self.ndim)
+        return sequential_receptive_field([self.first, self.second], self.ndim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._add_shortcut(x, self.second(self.first(x)))
 
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """The next chunk along the causal axis: its output and the state after it."""
-        h, first = self.first.step(x, part(state, "first"))
-        h, second = self.second.step(h, part(state, "second"))
-        return self._add_shortcut(x, h), named("first", first) | named("second", second)
+        h, first = self.first.step(x, substate(state, "first"))
+        h, second = self.second.step(h, substate(state, "second"))
+        return self._add_shortcut(x, h), add_prefix("first", first) | add_prefix("second", second)
 
     def _add_shortcut(self, x: Tensor, h: Tensor) -> Tensor:
         return self.activation(h + (x if self.shortcut is None else self.shortcut(x)))

@@ -19,6 +19,4 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         ``(rows,)``, in float32 also for half-precision logits.
     """
-    if cpu.supports(logits, targets):
-        return cpu.cross_entropy(logits, targets)
-    return reference(logits, targets)
+    return cpu.CrossEntropy.apply(logits, targets) if cpu.supports(logits, targets) else reference(logits, targets)

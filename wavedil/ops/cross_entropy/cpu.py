@@ -46,11 +46,6 @@ def supports(logits: Tensor, targets: Tensor) -> bool:
     )
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Arguments as in :func:`wavedil.ops.cross_entropy.cross_entropy`."""
-    return _CrossEntropy.apply(logits, targets)
-
-
 def forward(kernels: ModuleType, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The cross entropy in nats and ``log(sum(exp(logits)))``, ``(rows,)`` each."""
     rows, num_classes = logits.shape
@@ -69,7 +64,9 @@ def backward(kernels: ModuleType, logits: Tensor, targets: Tensor, log_sums: Ten
     return gradient
 
 
-class _CrossEntropy(torch.autograd.Function):
+class CrossEntropy(torch.autograd.Function):
+    """Arguments as in :func:`wavedil.ops.cross_entropy.cross_entropy`."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor) -> Tensor:
         nats, log_sums = forward(compiled_kernels(logits.dtype), logits, targets)

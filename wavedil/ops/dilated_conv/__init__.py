@@ -22,11 +22,11 @@ def dilated_conv(
 ) -> Tensor:
     """The result of ``F.conv1d``, ``F.conv2d`` or ``F.conv3d`` with zero padding that may differ on the two sides.
 
-    Over one axis on the CPU, dense and with stride 1, it is one matrix product per tap (``cpu.py``) and the result has
-    channels innermost in memory. In depthwise training over two axes on the CPU it is an undilated convolution of
-    interleaved maps (``phases.py``). A case with a wrong result in torch is computed in float32
-    (``_is_wrong_in_torch``). All other cases use torch's convolution. Under autocast it computes in the autocast dtype,
-    as torch's convolutions do.
+    On the CPU, a dense convolution over one axis with stride 1 is one matrix product per tap (``cpu.py``), and the
+    result has channels innermost in memory; a depthwise convolution over two axes in training is an undilated
+    convolution of interleaved maps (``phases.py``). The case in which torch's result is wrong is computed in float32
+    (``_is_wrong_in_torch``). All others use torch's convolution. Under autocast the result has the autocast dtype, as
+    in torch.
 
     Args:
         x: ``(batch, in_channels, *space)``.
@@ -42,16 +42,16 @@ def dilated_conv(
     x, weight, bias = as_autocast(x, weight, bias)
     pad = [side for pair in reversed(padding) for side in pair]
     if cpu.supports(x, weight, bias, stride, groups):
-        return cpu.dilated_conv(x, weight, bias, (pad[0], pad[1]), dilation[0])
+        return cpu.DilatedConv.apply(x, weight, bias, (pad[0], pad[1]), dilation[0])
     spans = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
     sizes = [n + sum(sides) for n, sides in zip(x.shape[2:], padding, strict=True)]
     out = [-(-(n - span) // s) for n, span, s in zip(sizes, spans, stride, strict=True)]
-    if 0 in out:  # an empty chunk of a stream, which torch refuses
+    if 0 in out:  # an empty chunk of a stream, which torch rejects
         return x.new_zeros(x.shape[0], weight.shape[0], *out)
     if phases.supports(x, weight, bias, stride, dilation, groups):
         return phases.dilated_conv(x, weight, bias, padding, dilation, groups)
-    # The convolution itself pads the amount that both sides have in common, without storing the zeros, which would be
-    # most of the input for large dilations on small maps.
+    # The convolution itself pads both sides by the smaller amount, without storing the zeros: for large dilations on
+    # small maps they would be most of the input.
     common = [min(pair) for pair in padding]
     if any(before != after for before, after in padding):
         x = F.pad(x, [side - both for both, pair in zip(common[::-1], reversed(padding), strict=True) for side in pair])

@@ -51,11 +51,6 @@ def supports_shapes(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def dilated_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], dilation: int) -> Tensor:
-    """``(batch, in, time) -> (batch, out, time')``; the result has channels innermost in memory."""
-    return _DilatedConv.apply(x, weight, bias, padding, dilation)
-
-
 class Taps(NamedTuple):
     """The rows of input and output that each tap of a convolution connects, and the products over them.
 
@@ -133,7 +128,9 @@ def _multiply(out: Tensor, rows: slice, a: Tensor, b: Tensor, add: bool) -> None
         target_n.addmm_(a_n, b)
 
 
-class _DilatedConv(torch.autograd.Function):
+class DilatedConv(torch.autograd.Function):
+    """``(batch, in, time) -> (batch, out, time')``; the result has channels innermost in memory."""
+
     @staticmethod
     def forward(
         ctx: FunctionCtx,

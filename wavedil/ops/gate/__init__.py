@@ -32,4 +32,4 @@ def gate(h: Tensor, order: str = "tanh_first") -> Tensor:
         raise WavedilError(
             f"h has shape {tuple(h.shape)}: expected (batch, 2 * channels, *space) with an even number of channels"
         )
-    return cpu.gate(h, order) if cpu.supports(h) else reference(h, order)
+    return cpu.Gate.apply(h, order) if cpu.supports(h) else reference(h, order)

@@ -4,7 +4,7 @@ Plain PyTorch makes six passes over memory forward and ten backward, its bfloat1
 ``chunk`` fills and copies. The kernels read and write each number once.
 """
 
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 
 import torch
@@ -42,11 +42,6 @@ def supports(h: Tensor) -> bool:
     )
 
 
-def gate(h: Tensor, order: str) -> Tensor:
-    """The gate of a tensor for which :func:`supports` is true; the result has channels innermost in memory."""
-    return _Gate.apply(h, order)
-
-
 def _rows(x: Tensor) -> Tensor:
     """``(batch, channels, *space)`` as a view ``(batch, *space, channels)``."""
     return x.movedim(1, -1)
@@ -61,13 +56,8 @@ def forward(kernels: ModuleType, h: Tensor, order: str) -> Tensor:
     """Rows ``(..., 2 * channels) -> (..., channels)``."""
     channels = h.shape[-1] // 2
     g = h.new_empty(*h.shape[:-1], channels)
-    flat_h, flat_g = flat_numpy(h), flat_numpy(g)
-    halves = _halves(channels, order)
-
-    def run_rows(first: int, last: int) -> None:
-        kernels.forward(flat_h, flat_g, channels, *halves, first, last)
-
-    run_in_threads(run_rows, g.numel() // channels, channels)
+    arguments = flat_numpy(h), flat_numpy(g), channels, *_halves(channels, order)
+    run_in_threads(partial(kernels.forward, *arguments), g.numel() // channels, channels)
     return g
 
 
@@ -91,8 +81,11 @@ def backward(kernels: ModuleType, h: Tensor, d: Tensor, order: str) -> tuple[Ten
     return dh, torch.stack(sums).sum(0)
 
 
-class _Gate(torch.autograd.Function):
-    """Saves only h: recomputing two exponentials is cheaper than writing and reading both halves."""
+class Gate(torch.autograd.Function):
+    """The gate of ``(h, order)``; the result has channels innermost in memory.
+
+    Saves only h: recomputing two exponentials is cheaper than writing and reading both halves.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, h: Tensor, order: str) -> Tensor:

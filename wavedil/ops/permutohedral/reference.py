@@ -21,8 +21,8 @@ class Lattice:
     """Points in a lattice, each in a simplex with ``corners = dims + 1`` vertices.
 
     Attributes:
-        index: ``(points, corners)`` int32, the vertices around each point, numbered from 1. Vertex 0 stands for all
-            vertices that no point touches, whose values are 0.
+        index: ``(points, corners)`` int32, the vertices around each point, numbered from 1. All vertices that no point
+            touches are vertex 0, whose value is 0.
         weights: ``(points, corners)`` float32, barycentric weights times a factor per point.
         neighbors: ``(corners, vertices + 1, 2)`` int32, the next vertices up and down along each axis.
     """

@@ -12,7 +12,7 @@ from wavedil.ops.skip_sum.reference import skip_sum as reference
 def skip_sum(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The sum over layers of ``weight_i @ gates_i``, plus the bias.
 
-    Moves layers x hidden instead of layers x skip channels through memory, unlike one product per layer.
+    One product for all layers writes the sum once, where one product per layer writes the skips of every layer.
 
     Args:
         gates: gated activations of each layer, ``(batch, hidden_i, *space)``.
@@ -24,5 +24,5 @@ def skip_sum(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None = None
     """
     *gates, weight, bias = as_autocast(*gates, weight, bias)
     if cpu.supports(gates, weight, bias):
-        return cpu.skip_sum(gates, weight, bias)
+        return cpu.SkipSum.apply(weight, bias, *gates)
     return reference(gates, weight, bias)

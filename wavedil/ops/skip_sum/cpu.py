@@ -30,17 +30,14 @@ def supports(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> bo
     )
 
 
-def skip_sum(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Arguments as in :func:`wavedil.ops.skip_sum.skip_sum`."""
-    return _SkipSum.apply(weight, bias, *gates)
-
-
 def _rows(x: Tensor) -> Tensor:
     """``(batch, channels, time) -> (batch * time, channels)``."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
-class _SkipSum(torch.autograd.Function):
+class SkipSum(torch.autograd.Function):
+    """The sum for ``(weight, bias, *gates)``; shapes as in :func:`wavedil.ops.skip_sum.skip_sum`."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, weight: Tensor, bias: Tensor | None, *gates: Tensor) -> Tensor:
         ctx.save_for_backward(weight, bias, *gates)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core import ConvBlock, DilatedConv
-from wavedil.core.block import field_of
+from wavedil.core.block import sequential_receptive_field
 from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
 
@@ -42,7 +42,7 @@ class SmallBackbone(nn.Module):
         """Pixels along each axis."""
         field, stride = 1, 1
         for block in self.blocks:
-            field += (field_of([block], 2) - 1) * stride
+            field += (sequential_receptive_field([block], 2) - 1) * stride
             stride *= block.stride if isinstance(block, _DownsamplingBlock) else 1
         return field
 

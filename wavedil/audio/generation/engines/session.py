@@ -5,7 +5,7 @@ from torch import Tensor
 
 from wavedil.audio.distributions.base import Sampling
 from wavedil.audio.generation.plan import PREVIOUS, UNGUIDED, GenerationPlan
-from wavedil.core.stream import State, named, part
+from wavedil.core.stream import State
 from wavedil.errors import WavedilError, check_positive
 
 
@@ -62,7 +62,7 @@ class Session:
             self._check_guidance()
             self.rows = 2 * self.batch
             guided = {key: value for key, value in state.items() if not key.startswith(f"{UNGUIDED}.")}
-            unguided = part(state, UNGUIDED) or guided
+            unguided = substate(state, UNGUIDED) or guided
             state = {key: torch.cat([guided[key], value]) for key, value in unguided.items()}
         self.speaker = self._check_conditioning("speaker", speaker, (self.batch, plan.speaker_channels))
         self.setup(state)
@@ -97,7 +97,7 @@ class Session:
         if self.guidance == 1:
             return state
         guided = {key: value[: self.batch] for key, value in state.items()}
-        return guided | named(UNGUIDED, {key: value[self.batch :] for key, value in state.items()})
+        return guided | add_prefix(UNGUIDED, {key: value[self.batch :] for key, value in state.items()})
 
     def setup(self, state: State) -> None:
         """Prepares the weights and copies the state; called once, with all attributes set.
