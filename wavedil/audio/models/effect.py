@@ -10,7 +10,7 @@ from wavedil.audio.models.effect_model import EffectModel
 from wavedil.audio.models.initialization import init_stack_
 from wavedil.audio.models.one_poles import OnePoles
 from wavedil.core import DilatedConv, DilatedStack, Schedule
-from wavedil.core.stream import State
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
 
@@ -124,9 +124,9 @@ class Effect(EffectModel):
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, of any length: its output and the state after it. Knobs may change between chunks."""
         self.check_input(x, knobs)
-        x, filters = self.one_poles.step(x, part(state, "one_poles"))
-        skips, stack = self.stack.step(self.input_conv(x), part(state, "stack"), self.condition(knobs))
-        return self._head(skips), {**named("one_poles", filters), **named("stack", stack)}
+        x, filters = self.one_poles.step(x, substate(state, "one_poles"))
+        skips, stack = self.stack.step(self.input_conv(x), substate(state, "stack"), self.condition(knobs))
+        return self._head(skips), {**add_prefix("one_poles", filters), **add_prefix("stack", stack)}
 
     def _head(self, skips: Tensor) -> Tensor:
         return self.out(torch.tanh(self.hidden(skips)))

@@ -15,7 +15,7 @@ from wavedil.audio.generation.plan import GenerationPlan, LayerPlan
 from wavedil.audio.models.initialization import init_conv_, init_stack_
 from wavedil.audio.models.input_embedding import make_input_embedding
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm  # shared with ContextModule, for images
-from wavedil.core.stream import State, named, part
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError, check_positive, first_line
 from wavedil.weights import register
 
@@ -157,7 +157,7 @@ class WaveNet(nn.Module):
         channels = self.conditioner.channels
         _, stack = self.stack.step(x, condition=x.new_zeros(batch, channels, 0) if channels else None)
         previous = torch.full((batch, 1), self.zero_code, device=device)
-        return {"previous": previous, **named("input_embedding", embedding), **named("stack", stack)}
+        return {"previous": previous, **add_prefix("input_embedding", embedding), **add_prefix("stack", stack)}
 
     def step(self, codes: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, of any length: parameters as :meth:`forward` returns them, and the state after the chunk."""
@@ -171,10 +171,10 @@ class WaveNet(nn.Module):
                 "streams; start with state=None"
             )
         delayed = torch.cat([state["previous"], codes], dim=1)  # its last code is the first input of the next chunk
-        x, embedding = self.input_embedding.step(delayed[:, :-1], part(state, "input_embedding"))
-        skips, stack = self.stack.step(x, part(state, "stack"), condition)
+        x, embedding = self.input_embedding.step(delayed[:, :-1], substate(state, "input_embedding"))
+        skips, stack = self.stack.step(x, substate(state, "stack"), condition)
         state = {"previous": delayed[:, -1:].clone()}
-        return self.head(skips), state | named("input_embedding", embedding) | named("stack", stack)
+        return self.head(skips), state | add_prefix("input_embedding", embedding) | add_prefix("stack", stack)
 
     def features(self, sound: Tensor) -> Tensor | None:
         """Local features ``(batch, channels, frames)`` of sound ``(batch, time)``; None if the model takes none."""

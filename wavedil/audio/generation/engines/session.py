@@ -5,7 +5,7 @@ from torch import Tensor
 
 from wavedil.audio.distributions.base import Sampling
 from wavedil.audio.generation.plan import PREVIOUS, UNGUIDED, GenerationPlan
-from wavedil.core.stream import State
+from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError, check_positive
 
 
