@@ -71,8 +71,7 @@ class Upsampling(nn.Module):
         shape, channels = tuple(features.shape), self.features.channels
         if len(shape) != 3 or shape[0] not in (1, batch) or shape[1] != channels or shape[2] == 0:
             raise WavedilError(
-                f"condition has shape {shape}: expected (1 or {batch}, {channels}, frames), a frame every "
-                f"{self.hop_length} samples"
+                f"condition is {shape}: expected (1 or {batch}, {channels}, frames), one per {self.hop_length} samples"
             )
         if not bool(torch.isfinite(features).all()):
             count = int((~torch.isfinite(features)).sum())

@@ -73,8 +73,7 @@ def _download(name: str, root: Path, options: dict[str, str]) -> None:
         from torchaudio import datasets
     except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch version
         raise WavedilError(
-            f"download needs torchaudio for {name}, but it cannot be imported ({type(error).__name__}): pip install "
-            "'wavedil[train]'"
+            f"download of {name} needs torchaudio, which fails ({type(error).__name__}): pip install 'wavedil[train]'"
         ) from None
     root.mkdir(parents=True, exist_ok=True)
     try:

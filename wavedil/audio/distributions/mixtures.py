@@ -128,8 +128,7 @@ class Mixture(Distribution):
     def check(self, settings: Sampling) -> None:
         if settings.top_k is not None:
             raise WavedilError(
-                f"top_k is {settings.top_k}: expected None, since it is for categorical distributions and this model's "
-                "is a mixture; use top_p"
+                f"top_k is {settings.top_k}: expected None, since it is for categorical distributions; use top_p"
             )
 
     def prior(self, counts: Tensor) -> Tensor:

@@ -89,8 +89,7 @@ class Quantizer:
             low, high = (int(value) for value in codes.aminmax())
             if low < 0 or high >= self.num_codes:
                 raise WavedilError(
-                    f"codes span {low}..{high}: expected 0..{self.num_codes - 1}; encode and decode with the same "
-                    "number of codes"
+                    f"codes span {low}..{high}: expected 0..{self.num_codes - 1}; encode and decode with one num_codes"
                 )
         return self._decode(codes)
 

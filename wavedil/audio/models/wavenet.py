@@ -166,10 +166,8 @@ class WaveNet(nn.Module):
         state = self.start(len(codes)) if state is None else state
         found = tuple(state["previous"].shape) if "previous" in state else "missing"
         if found != (len(codes), 1):
-            raise WavedilError(
-                f"state has previous {found}: expected {(len(codes), 1)}, from WaveNet.start or step with {len(codes)} "
-                "streams; start with state=None"
-            )
+            expected = f"expected {(len(codes), 1)}, as from WaveNet.start or step"
+            raise WavedilError(f"state has previous {found}: {expected}; start with state=None")
         delayed = torch.cat([state["previous"], codes], dim=1)  # its last code is the first input of the next chunk
         x, embedding = self.input_embedding.step(delayed[:, :-1], substate(state, "input_embedding"))
         skips, stack = self.stack.step(x, substate(state, "stack"), condition)
