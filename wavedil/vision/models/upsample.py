@@ -77,7 +77,7 @@ class LearnedUpsample(nn.Module):
         channels: C.
         stride: s, even.
 
-    ``forward(x, size=None)`` crops the result to ``size`` if given.
+    ``forward(x, size)`` crops the result to ``size``, if it is not None.
     """
 
     def __init__(self, channels: int, stride: int = 8):
