@@ -236,7 +236,7 @@ class AudioData(TrainingData):
         return [self.valid.sound(i) for i in range(min(4, len(self.valid)))]
 
     def preview_conditioning(self, network: nn.Module, samples: int, num: int) -> dict[str, Any]:
-        """Options of ``generate`` for ``num`` clips: the conditioning of held-out sounds, repeated if there are fewer."""
+        """Options of ``generate`` for ``num`` clips with the conditioning of held-out sounds, repeated if too few."""
         indices, options = [i % len(self.valid) for i in range(num)], {}
         if "features" in self.valid_conditioning:
             features = self.valid_conditioning["features"]
