@@ -7,7 +7,6 @@ direction. The images therefore need both a large receptive field and one withou
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,28 +89,21 @@ def make_shapes(folder: str | os.PathLike[str], train: int = 400, val: int = 40,
     folder = Path(folder)
     settings = {"version": _VERSION, "train": train, "val": val, "size": size, "seed": seed}
     index = folder / "shapes.json"
-    files = [part / kind / name for part, name, _ in numbered_files(folder, train, val) for kind in ("images", "masks")]
+    names = [f"{part}/{kind}/{i:04d}.png" for part, count in (("train", train), ("val", val)) for i in range(count)
+             for kind in ("images", "masks")]  # fmt: skip
     try:
         found = json.loads(index.read_text())["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         found = None
-    if found == settings and all(file.is_file() for file in files):
+    if found == settings and all((folder / name).is_file() for name in names):
         return folder
     # Removed first and written last, so the index exists only in complete folders.
     index.unlink(missing_ok=True)
-    for part, name, generator in numbered_files(folder, train, val, seed):
-        image, labels = draw(size, generator)
-        write_image(part / "images" / name, image)
-        write_labels(part / "masks" / name, labels, PALETTE)
+    for part_number, (part, count) in enumerate((("train", train), ("val", val))):
+        for i in range(count):
+            image, labels = draw(size, np.random.default_rng([seed, part_number, i]))
+            write_image(folder / part / "images" / f"{i:04d}.png", image)
+            write_labels(folder / part / "masks" / f"{i:04d}.png", labels, PALETTE)
     with atomic_write(index) as beside:
         beside.write_text(json.dumps({"settings": settings, "classes": CLASSES}))
     return folder
-
-
-def numbered_files(
-    folder: Path, train: int, val: int, seed: int = 0
-) -> Iterator[tuple[Path, str, np.random.Generator]]:
-    """For each image: its folder ``train`` or ``val``, its file name, and a generator of random numbers."""
-    for number, (part, count) in enumerate((("train", train), ("val", val))):
-        for i in range(count):
-            yield folder / part, f"{i:04d}.png", np.random.default_rng([seed, number, i])

@@ -7,7 +7,6 @@ import numpy as np
 
 from wavedil.errors import WavedilError
 from wavedil.vision.data.images import write_image, write_values
-from wavedil.vision.data.shapes import numbered_files
 
 STEP = 0.001  # meters per gray level
 UNKNOWN = 0.16  # side of the square without depth values, as a fraction of the image's side
@@ -57,8 +56,9 @@ def make_spheres(
             f"train is {train}, val is {val}, size is {size}: expected at least 1 image each, size at least 16"
         )
     folder = Path(folder)
-    for part, name, generator in numbered_files(folder, train, val, seed):
-        image, depth = draw(size, generator)
-        write_image(part / "images" / name, image)
-        write_values(part / "targets" / name, depth, STEP)
+    for part_number, (part, count) in enumerate((("train", train), ("val", val))):
+        for i in range(count):
+            image, depth = draw(size, np.random.default_rng([seed, part_number, i]))
+            write_image(folder / part / "images" / f"{i:04d}.png", image)
+            write_values(folder / part / "targets" / f"{i:04d}.png", depth, STEP)
     return folder
