@@ -1,4 +1,4 @@
-"""A data module of a user's own, a plain LightningDataModule, trains an audio generator by script and by recipe."""
+"""A user-defined data module, a plain LightningDataModule, trains an audio generator by script and by recipe."""
 
 import csv
 import sys
@@ -17,7 +17,7 @@ TIME = 300
 
 
 class Sines(L.LightningDataModule):
-    """Sines as batches of codes and masks, in as few lines as a user would write."""
+    """Sines as batches of codes and masks, in few lines."""
 
     def __init__(self, batch_size: int = 2):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A task of a user's own: a network, a TrainingModule and a TrainingData train by recipe, and resume exactly."""
+"""A user-defined task: a network, a TrainingModule and a TrainingData train by recipe and resume exactly."""
 
 import sys
 from functools import partial
@@ -81,7 +81,7 @@ def test_it_trains_without_previews_and_samples(tmp_path, recipe, capsys):
 
 
 def test_it_resumes_exactly(tmp_path, recipe, monkeypatch):
-    expected = load(train(recipe, out=str(tmp_path / "whole")) / "model").slope
+    expected = load(train(recipe, out=str(tmp_path / "full")) / "model").slope
     step = LineModule.training_step
 
     def interrupted(self, batch, batch_idx):

@@ -25,7 +25,7 @@ TINY += ["--samples.num=1", "--samples.length=10"]
 
 @pytest.fixture(scope="session")
 def full_run(tmp_path_factory):
-    return train("jsb", out=str(tmp_path_factory.mktemp("runs") / "whole"), overrides=TINY)
+    return train("jsb", out=str(tmp_path_factory.mktemp("runs") / "full"), overrides=TINY)
 
 
 def metrics(folder):
@@ -84,15 +84,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, full_run, interr
 
 def test_interrupted_in_a_validation_and_resumed_equals_uninterrupted(tmp_path, interrupted_at):
     options = [*TINY, "--model.ema_decay=0.6", "--model.optimizer.lr=0.01"]
-    whole = train("jsb", out=str(tmp_path / "whole"), overrides=options)
+    full = train("jsb", out=str(tmp_path / "full"), overrides=options)
     out = str(tmp_path / "run")
     folder = interrupted_at(MusicModule, 6, lambda: train("jsb", out=out, overrides=options), hook="validation_step")
     assert int(metrics(folder)[-1]["step"]) < 6
     assert train(out=out, resume="auto") == folder
-    expected = load(whole / "model").state_dict()
+    expected = load(full / "model").state_dict()
     for key, value in load(folder / "model").state_dict().items():
         assert torch.equal(value, expected[key]), key
-    assert [row["valid_nll"] for row in metrics(folder)][-1] == metrics(whole)[-1]["valid_nll"]
+    assert [row["valid_nll"] for row in metrics(folder)][-1] == metrics(full)[-1]["valid_nll"]
 
 
 def test_the_saved_network_is_the_moving_average_after_a_resume(tmp_path, monkeypatch, interrupted_at):

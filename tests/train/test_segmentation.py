@@ -43,7 +43,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def full_run(tmp_path_factory, pictures):
-    out = str(tmp_path_factory.mktemp("runs") / "whole")
+    out = str(tmp_path_factory.mktemp("runs") / "full")
     return train("tiny", out=out, overrides=[*TINY, f"--data.root={pictures}"])
 
 
@@ -141,8 +141,8 @@ def test_a_stage_uses_scale_and_classes_of_its_initial_network_by_default(tmp_pa
     common += [f"--model.init={save(start.eval(), tmp_path / 'start')}"]
     context = load(train("context", out=str(tmp_path / "as_it_is"), overrides=common) / "model")
     assert (context.scale, context.label_scheme, context.align) == (0.5, start.label_scheme, "corner")
-    given = ["--data.scale=1", "--data.classes=[x, y, z]"]
-    context = load(train("context", out=str(tmp_path / "other"), overrides=[*common, *given]) / "model")
+    settings = ["--data.scale=1", "--data.classes=[x, y, z]"]
+    context = load(train("context", out=str(tmp_path / "other"), overrides=[*common, *settings]) / "model")
     assert context.scale == 1 and list(context.classes) == ["x", "y", "z"] and context.palette != start.palette
 
 

@@ -53,7 +53,7 @@ def voices(tmp_path_factory, recordings):
 
 @pytest.fixture(scope="session")
 def full_run(tmp_path_factory, recordings):
-    return train(out=str(tmp_path_factory.mktemp("runs") / "whole"), overrides=[*TINY, f"--data.root={recordings}"])
+    return train(out=str(tmp_path_factory.mktemp("runs") / "full"), overrides=[*TINY, f"--data.root={recordings}"])
 
 
 def metrics(folder):
@@ -240,10 +240,10 @@ def test_training_with_features_and_speakers(tmp_path, voices):
         f"--model.network.condition={json.dumps(local)}",
         "--model.drop_condition=0.5",
     ]
-    whole = train(out=str(tmp_path / "whole"), overrides=options)
-    model = load(whole / "model")
+    full = train(out=str(tmp_path / "full"), overrides=options)
+    model = load(full / "model")
     assert model.speakers == ("en", "es", "fr") and model.conditioner.feature_channels == 4
-    assert float(metrics(whole)[-1]["valid_bits"]) > 0
+    assert float(metrics(full)[-1]["valid_bits"]) > 0
     with pytest.raises(WavedilError, match="'es' is unknown: this model knows ann"):
         train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])
     with pytest.raises(WavedilError, match="speakers is not set"):

@@ -100,12 +100,12 @@ def test_tiles_give_the_scores_of_the_full_image(name):
     model = MODELS[name]()
     size = {"front end": (230, 217), "front end and context": (220, 600)}.get(name, (141, 118))
     image = torch.from_numpy(noise(*size)).permute(2, 0, 1)
-    whole, stride = score_map(model, image)
-    assert float(whole.std()) > 1e-3
+    full, stride = score_map(model, image)
+    assert float(full.std()) > 1e-3
     for tile in (200,) if "front end" in name else (7, 64):
         tiled, cells = score_map(model, image, tile)
         assert cells == stride
-        torch.testing.assert_close(tiled, whole, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(tiled, full, rtol=1e-9, atol=1e-12)
 
 
 def test_tiles_with_a_refinement():
@@ -115,9 +115,9 @@ def test_tiles_with_a_refinement():
     model = Segmenter(**plain.config | parts | {"refinement": crf}).double().eval()
     image = noise(96, 118)
     pixels = torch.from_numpy(resize(image, (48, 59))).permute(2, 0, 1)
-    whole = probabilities(model, resize(image, (48, 59)), scaled=True)
-    np.testing.assert_allclose(whole, model(pixels[None] / 255).softmax(1)[0].detach().numpy(), rtol=1e-6)
-    assert (whole.argmax(0) != predict(plain, resize(image, (48, 59)), scaled=True)).mean() > 0.01
+    full = probabilities(model, resize(image, (48, 59)), scaled=True)
+    np.testing.assert_allclose(full, model(pixels[None] / 255).softmax(1)[0].detach().numpy(), rtol=1e-6)
+    assert (full.argmax(0) != predict(plain, resize(image, (48, 59)), scaled=True)).mean() > 0.01
     np.testing.assert_allclose(probabilities(model, image, tile=16), probabilities(model, image), rtol=1e-6)
 
 
@@ -125,10 +125,10 @@ def test_a_smaller_tile_margin_changes_the_scores(monkeypatch):
     """So the tests of tiles can fail."""
     model = small()
     image = torch.from_numpy(noise(141, 118)).permute(2, 0, 1)
-    whole, _ = score_map(model, image)
+    full, _ = score_map(model, image)
     enough = tile_margin(model)
     monkeypatch.setattr("wavedil.vision.tiles.tile_margin", lambda model: enough - 8)
-    assert not torch.allclose(score_map(model, image, 32)[0], whole, rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(score_map(model, image, 32)[0], full, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(40, 32), (37, 26), (3, 5)])
@@ -168,11 +168,11 @@ def test_scales_are_aligned_before_averaging():
 
 
 def test_the_scale_of_the_model():
-    half, whole, image = small(scale=0.5), small(), noise(32, 48)
+    half, full, image = small(scale=0.5), small(), noise(32, 48)
     assert probabilities(half, image).shape == (3, 32, 48)
     small_image = resize(image, (16, 24))
     np.testing.assert_allclose(
-        probabilities(half, small_image, scaled=True), probabilities(whole, small_image), rtol=1e-9
+        probabilities(half, small_image, scaled=True), probabilities(full, small_image), rtol=1e-9
     )
     # The larger map is the smaller one, upsampled.
     at_centers = probabilities(half, image)[:, 1::2, 1::2]
@@ -194,10 +194,10 @@ def test_refine_gets_image_and_probabilities():
 
 def test_large_images_are_tiled_by_default(monkeypatch):
     model, image, done = small(), noise(60, 50), []
-    whole = predict(model, image)
+    full = predict(model, image)
     monkeypatch.setattr("wavedil.vision.prediction.MAX_UNTILED_PIXELS", 2000)
     monkeypatch.setattr("wavedil.vision.prediction.DEFAULT_TILE", 16)
-    assert (predict(model, image, progress=lambda *n: done.append(n)) == whole).all() and len(done) == 16
+    assert (predict(model, image, progress=lambda *n: done.append(n)) == full).all() and len(done) == 16
     pooled = randomized(Segmenter(SmallBackbone(8, 4), ASPP(8, 3, (1, 2), 4), num_classes=3))
     predict(pooled, image, progress=lambda *n: done.append(n))
     assert len(done) == 17  # not tiled: that would change the result

@@ -51,11 +51,12 @@ class TrainingData(L.LightningDataModule):
         return self.trainer.lightning_module.network
 
     def endless_loader(self, dataset: Dataset, **options: Any) -> DataLoader:
-        """Loads training items in order from the first one that training has not seen."""
-        options = {"batch_size": self.batch_size} | options
+        """Loads training items in order from the first one that training has not seen. Processes take turns."""
+        options, trainer = {"batch_size": self.batch_size} | options, self.trainer
+        seen = trainer.global_step * trainer.accumulate_grad_batches * (options["batch_size"] or 1)
         return DataLoader(
             dataset,
-            sampler=EndlessSampler.unseen(self.trainer, options["batch_size"] or 1),
+            sampler=EndlessSampler(seen * trainer.world_size + trainer.global_rank, trainer.world_size),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             **options,
@@ -67,12 +68,6 @@ class EndlessSampler(Sampler[int]):
 
     def __init__(self, first: int, step: int):
         self.first, self.step = first, step
-
-    @classmethod
-    def unseen(cls, trainer: L.Trainer, batch_size: int) -> "EndlessSampler":
-        """Indices of this process that training has not seen. Processes take turns, index by index."""
-        seen = trainer.global_step * trainer.accumulate_grad_batches * batch_size
-        return cls(seen * trainer.world_size + trainer.global_rank, trainer.world_size)
 
     def __iter__(self) -> Iterator[int]:
         return itertools.count(self.first, self.step)

@@ -21,7 +21,7 @@ from wavedil.weights import check_savable
 
 
 class EffectModule(TrainingModule):
-    """Trains a model that maps sound to sound on pairs of input and target. The validation metric is ESR in percent.
+    """Trains an effect model on pairs of input and target. The validation metric is ESR in percent.
 
     Batches are dictionaries with ``input`` ``(batch, 1, context + time)``, ``target`` ``(batch, 1, time)``, which
     belongs to the end of the input, and ``knobs`` ``(batch, knobs)``.
@@ -155,7 +155,7 @@ class EffectData(TrainingData):
 
 
 class RandomWindows(Dataset[dict[str, Tensor]]):
-    """Windows of ``context + crop`` samples at random positions; window i depends on the seed and i only.
+    """Windows of ``context + crop`` samples at random positions; window i depends only on the seed and i.
 
     Items are ``input`` (1, context + crop), ``target`` (1, crop), which belongs to the end of the input, and ``knobs``.
     """

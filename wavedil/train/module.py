@@ -28,7 +28,8 @@ class MetricNames:
         unit: unit of that column.
         valid: column of the validation metric. The module logs ``valid_loss`` as ``valid/loss``.
         valid_format: text of the validation metric in the progress line, e.g. ``"mean IoU {:.4f}"``.
-        items: what :meth:`TrainingModule.num_items` counts. The last column is ``<items>_per_second``.
+        items: plural noun for the units that :meth:`TrainingModule.num_items` counts. The last column is
+            ``<items>_per_second``.
         scale: factor from the loss to ``unit``.
     """
 
@@ -148,7 +149,7 @@ class TrainingModule(L.LightningModule):
         self.optimizer_settings = [
             {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
         ]
-        # Each process has its own clock; the factor of the first one holds for all.
+        # The clocks of the processes differ: all use the factor of the first process.
         scheduler = LambdaLR(optimizer, lambda step: self.trainer.strategy.broadcast(self.lr_factor()))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

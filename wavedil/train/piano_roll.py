@@ -18,7 +18,7 @@ from wavedil.weights import check_savable
 
 
 class MusicModule(TrainingModule):
-    """Trains a network on piano rolls by the likelihood of each time step given the earlier ones, in nats per step.
+    """Trains a network on piano rolls by maximum likelihood of each time step; the loss is in nats per step.
 
     Batches are dictionaries with ``roll`` ``(batch, 88, time)`` and ``mask`` ``(batch, time)``. A run saves the network
     of the best validation, not the last one.
@@ -135,7 +135,7 @@ class MusicData(TrainingData):
         return self.rolls.test
 
     def key_shares(self) -> Tensor:
-        """Fraction of the training steps in which each key sounds, ``(88,)``: the output before training."""
+        """Fraction of the training steps in which each key sounds, ``(88,)``, to initialize the output."""
         return torch.from_numpy(np.concatenate(self.rolls.train).mean(0))
 
 

@@ -31,6 +31,7 @@ class RegressionModule(SegmentationModule):
 
     metric_names = MetricNames("train_loss", "loss", "valid_rmse", "RMSE {:.4g}", "images")
     data_attributes = ("num_outputs", "scale", "step", "target_mean", "target_std")
+    truth = "targets"
 
     def __init__(self, loss: nn.Module | None = None, **options: Any):
         super().__init__(refinement=None, loss=SmoothL1() if loss is None else loss, **options)
@@ -40,11 +41,6 @@ class RegressionModule(SegmentationModule):
         return Regressor(
             backbone, head, context, step=data.step, target_mean=data.target_mean, target_std=data.target_std, **shared
         )
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self.network(batch["image"]), batch["targets"])
-        self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))
-        return loss
 
     def on_validation_epoch_start(self) -> None:
         self.errors = RegressionMetrics(self.device)

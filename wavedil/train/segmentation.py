@@ -22,9 +22,9 @@ from wavedil.vision.data.pairs import FolderLayout, split_pairs
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix
 from wavedil.vision.models.heads import Conv1x1Head
-from wavedil.vision.models.predictor import DensePredictor, load_predictor
+from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.segmenter import Segmenter
-from wavedil.weights import check_savable
+from wavedil.weights import check_savable, load
 
 PARTS = ("backbone", "head", "context", "refinement")
 DEFAULT_LABELS = {"classes": None, "mask_values": None, "ignore_label": IGNORED, "palette": None}
@@ -61,6 +61,8 @@ class SegmentationModule(TrainingModule):
     previews_class, samples_class = ImagePreviews, ImageSamples
     #: Attributes that :meth:`build_network` reads from the data module.
     data_attributes = ("scheme", "num_outputs", "scale", "counts")
+    #: Key of the ground truth in a batch.
+    truth = "labels"
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class SegmentationModule(TrainingModule):
             raise WavedilError(f"frozen is {list(frozen)}: expected some of {', '.join(PARTS)}")
         # In a dictionary: as attributes the modules would be in each checkpoint twice.
         self.parts = {"backbone": backbone, "head": head, "context": context, "refinement": refinement}
-        self.parts["init"] = None if init is None else load_predictor(init)
+        self.parts["init"] = None if init is None else load(init, expect=DensePredictor)
         self.init, self.frozen, self.backbone_lr_scale, self.align = init, tuple(frozen), backbone_lr_scale, align
         self.network = None
         self.loss = CrossEntropy() if loss is None else loss
@@ -197,7 +199,7 @@ class SegmentationModule(TrainingModule):
         return self
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self.network(batch["image"]), batch["labels"])
+        loss = self.loss(self.network(batch["image"]), batch[self.truth])
         self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))
         return loss
 

@@ -29,7 +29,7 @@ from wavedil.weights import check_savable
 
 
 class AudioModule(TrainingModule):
-    """Trains a WaveNet by the likelihood of codes; the loss is logged in bits per sample.
+    """Trains a WaveNet by maximum likelihood of the codes; the loss is logged in bits per sample.
 
     Training batches are dictionaries with ``codes``, int64 ``(batch, time)``; ``mask``, bool of the same shape, True
     where a sample counts in the loss; and for a conditional network ``speaker``, int64 ``(batch,)``, and the features
@@ -42,8 +42,8 @@ class AudioModule(TrainingModule):
         optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
         warmup_steps: steps until the full learning rate.
         lr_decay: fraction of the budget over which the learning rate falls linearly to zero.
-        drop_condition: fraction of the crops that are trained without conditioning (zeros in its place), so that
-            sampling can use guidance (Ho & Salimans 2022, arXiv 2207.12598); 0.1 is usual.
+        drop_condition: fraction of the crops whose conditioning is replaced by zeros, so that sampling can use guidance
+            (Ho & Salimans 2022, arXiv 2207.12598); 0.1 is usual.
         ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
     """
 
@@ -226,7 +226,7 @@ class AudioData(TrainingData):
         return DataLoader(FirstSamples(files, max(1, round(self.valid_seconds * self.valid.sample_rate))))
 
     def code_counts(self) -> Tensor:
-        """Counts of the codes in 64 random crops, ``(num_codes,)``: the output distribution before training."""
+        """Counts of the codes in 64 random crops, ``(num_codes,)``, to initialize the output distribution."""
         crops = RandomCrops(self.train, self.crop, quantizer=self.quantizer, seed=self.seed + 1)
         items = [crops[index] for index in range(64)]
         return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.quantizer.num_codes) for item in items)
@@ -236,7 +236,7 @@ class AudioData(TrainingData):
         return [self.valid.sound(i) for i in range(min(4, len(self.valid)))]
 
     def preview_conditioning(self, network: nn.Module, samples: int, num: int) -> dict[str, Any]:
-        """Options of ``generate`` for ``num`` clips conditioned as the held-out sounds, repeated if there are fewer."""
+        """Options of ``generate`` for ``num`` clips with the conditioning of held-out sounds, repeated if too few."""
         indices, options = [i % len(self.valid) for i in range(num)], {}
         if "features" in self.valid_conditioning:
             features = self.valid_conditioning["features"]
@@ -252,7 +252,7 @@ class AudioData(TrainingData):
 
 
 class FirstSamples(Dataset[dict[str, Tensor]]):
-    """Complete files from the first one on until ``samples`` samples; the last file is cut. All samples count."""
+    """The first ``samples`` samples of the files, one item per file; the last one is cut. All masks are True."""
 
     def __init__(self, files: WholeFiles, samples: int):
         self.files = files

@@ -1,9 +1,8 @@
 """Scores of large images, computed tile by tile with the same result as for the full image.
 
-A score depends on the pixels in its receptive field. A tile that is cut out with half a receptive field of margin gives
-the scores of the full image for its own pixels. No margin is added at the edges of the image: there the padding of the
-layers acts as it does for the full image. (The released code of Yu & Koltun pads tiles by reflection instead:
-fyu/dilation, predict.py.)
+A score depends on the pixels in its receptive field, so a tile that is cut out with a margin of half a receptive field
+has the scores of the full image at its pixels. No margin is added at the edges of the image, where the layers pad as
+for the full image. (The released code of Yu & Koltun pads tiles by reflection instead: fyu/dilation, predict.py.)
 """
 
 from collections.abc import Callable

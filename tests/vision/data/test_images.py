@@ -98,9 +98,9 @@ def test_transparent_palettes_and_multi_image_files_raise(tmp_path):
 
 def test_broken_files_raise(tmp_path):
     path = saved(tmp_path, np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8))
-    whole = path.read_bytes()
+    full = path.read_bytes()
     for content, message in (
-        (whole[: len(whole) // 2], "cannot be read"),
+        (full[: len(full) // 2], "cannot be read"),
         (b"not an image", "not an image"),
         (b"", "not an image"),
     ):

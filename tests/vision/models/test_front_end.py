@@ -98,11 +98,11 @@ def test_valid_padding_is_exact_in_tiles_and_reflect_image_pads_the_image():
     net, reflecting = narrow(padding="valid"), narrow()
     x = image(200, 216)
     padded = F.pad(x, [186] * 4, mode="reflect")
-    whole = net(padded)
-    torch.testing.assert_close(reflecting(x), whole)
+    full = net(padded)
+    torch.testing.assert_close(reflecting(x), full)
     rows, columns = slice(3, 9), slice(10, 27)
     tile = padded[..., 8 * rows.start : 8 * rows.stop + 372, 8 * columns.start : 8 * columns.stop + 372]
-    torch.testing.assert_close(net(tile), whole[..., rows, columns])
+    torch.testing.assert_close(net(tile), full[..., rows, columns])
     odd = image(61, 38)  # smaller than the margin, and padded to a multiple of 8 at the end
     again = np.pad(odd, [(0, 0), (0, 0), (186, 186 + 3), (186, 186 + 2)], mode="reflect")
     torch.testing.assert_close(reflecting(odd), net(torch.as_tensor(again)))

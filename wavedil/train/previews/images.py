@@ -18,13 +18,6 @@ from wavedil.vision.models.segmenter import Segmenter
 GAP = 4  # pixels between images
 
 
-def _predict(network: nn.Module, image: np.ndarray) -> torch.Tensor:
-    """Output ``(num_outputs, height, width)`` for a uint8 image ``(height, width, 3)``."""
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        return network(torch.from_numpy(image).to(device).permute(2, 0, 1).unsqueeze(0) / 255)[0]
-
-
 def _side_by_side(*images: np.ndarray) -> np.ndarray:
     gap = np.full((images[0].shape[0], GAP, 3), 255, np.uint8)
     return np.concatenate([part for image in images for part in (gap, image)][1:], axis=1)
@@ -36,7 +29,8 @@ def panel(network: DensePredictor, image: np.ndarray, truth: np.ndarray) -> np.n
     Classes are overlays, without color where pixels are ignored. Values are gray: black is the minimum of the targets
     and white their maximum.
     """
-    output = _predict(network, image)
+    with torch.inference_mode():
+        output = network(torch.from_numpy(image).to(network.mean.device).permute(2, 0, 1).unsqueeze(0) / 255)[0]
     if isinstance(network, Segmenter):
         predicted = output.argmax(0).to(torch.uint8).cpu().numpy()
         predicted[truth == IGNORED] = IGNORED

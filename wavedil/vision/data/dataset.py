@@ -161,7 +161,6 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
         scales: smallest and largest scale factor; its logarithm is uniformly distributed between them.
         flip: mirror half of the crops left to right.
         seed: any non-negative integer.
-        length: number of crops in the dataset.
     """
 
     def __init__(
@@ -172,21 +171,20 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
         scales: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         seed: int = 0,
-        length: int = 2**31,
     ):
         if len(size) != 2 or min(size) < 1:
             raise WavedilError(f"crop is {list(size)}: expected [height, width] in pixels")
         if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
             raise WavedilError(f"scales is {list(scales)}: expected [smallest, largest] scale factor, above 0")
         self.images, self.size, self.scales, self.flip = images, tuple(size), tuple(scales), flip
-        self.seed, self.length = seed, length
+        self.seed = seed
 
     def __len__(self) -> int:
-        return self.length
+        return 2**31
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < self.length:
-            raise IndexError(f"crop {index} of {self.length}")
+        if not 0 <= index < len(self):
+            raise IndexError(f"crop {index} of {len(self)}")
         epoch, position = divmod(index, len(self.images))
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.images))
         image, truth = self.images.read(int(order[position]))

@@ -1,7 +1,7 @@
 """Built-in segmentation images: gray discs whose class depends on a distant mark, and squares with fine stripes.
 
-All discs are gray; their class is given by the color of the only mark in the image, which is further from every disc
-than a network without context sees. Stripes are two pixels wide, so a network that skips pixels cannot detect their
+All discs are gray. Their class depends on the color of the only mark in the image, which is outside the receptive field
+of a network without context. Stripes are two pixels wide, so a network that skips pixels cannot detect their
 direction. The images therefore need both a large receptive field and one without gridding.
 """
 

@@ -142,7 +142,8 @@ class DenseAvgPool2d(nn.Module):
         for axis in range(2):
             k, d, s = self.window.kernel[axis], self.window.dilation[axis], self.window.stride[axis]
             length = (out[axis] - 1) * s + 1
-            total = sum(_slice_axis(total, axis, slice(tap * d, tap * d + length, s)) for tap in range(k))
+            taps = [slice(tap * d, tap * d + length, s) for tap in range(k)]
+            total = sum(total[:, :, taken] if axis == 0 else total[..., taken] for taken in taps)
         if self.divisor is not None:
             return (total / self.divisor).to(x.dtype)
         rows, columns = (self._count(axis, size[axis], out[axis], pads[axis][0], total) for axis in range(2))
@@ -154,10 +155,6 @@ class DenseAvgPool2d(nn.Module):
         position = torch.arange(out, device=like.device)[:, None] * self.window.stride[axis] - before
         position = position + torch.arange(self.window.kernel[axis], device=like.device) * self.window.dilation[axis]
         return ((position >= -first) & (position < size + last)).sum(1).clamp(min=1).to(like.dtype)
-
-
-def _slice_axis(x: Tensor, axis: int, part: slice) -> Tensor:
-    return x[:, :, part] if axis == 0 else x[:, :, :, part]
 
 
 class DensePad2d(nn.Module):

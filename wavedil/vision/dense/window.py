@@ -57,7 +57,7 @@ class Window:
         return Window(self.kernel, self.stride, self.dilation, padding)
 
     def dilated(self, spacing: int, stride: int, size: IntPair, target: tuple[int | None, int | None]) -> Self:
-        """The window in the dense network: taps ``spacing`` times as far apart, at the given stride.
+        """The window in the dense network: taps ``spacing`` times as far apart, and this stride.
 
         Position ``spacing * i`` of the dense input is position i of the classifier's input, so multiples of ``spacing``
         read multiples of ``spacing``, and padding where the classifier reads padding. The padding before is therefore

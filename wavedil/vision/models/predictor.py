@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
 from wavedil.vision.models.upsample import ALIGNMENTS, upsample
-from wavedil.weights import load
 
 #: Mean and standard deviation of ImageNet, red, green and blue in [0, 1]; networks trained on it expect these.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -130,8 +128,3 @@ class DensePredictor(nn.Module):
         if self.refinement is None:
             return scores
         return self.refinement((image * 255).round().clamp(0, 255).byte(), scores)
-
-
-def load_predictor(folder: str | Path, device: str = "cpu") -> DensePredictor:
-    """Loads a Segmenter or Regressor; raises as :func:`wavedil.weights.load`, and for models of any other class."""
-    return load(folder, device, expect=DensePredictor)

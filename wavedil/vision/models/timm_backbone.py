@@ -86,7 +86,7 @@ def _create_classifier(name: str, pretrained: bool) -> nn.Module:
         import timm
     except ImportError:
         raise WavedilError("TimmBackbone needs timm: pip install 'wavedil[vision]'") from None
-    # Names such as hf-hub:... download from anyone's repository; a model folder must not be able to trigger that.
+    # Names such as hf-hub:... download from any repository; a model folder must not be able to trigger that.
     if not timm.is_model(name):
         similar = timm.list_models(f"*{name.split('_')[0]}*")[:4]
         raise WavedilError(f"name is {name!r}: expected a network of timm, e.g. {', '.join(similar) or 'resnet50d'}")

@@ -62,10 +62,7 @@ def upsample(x: Tensor, size: Sequence[int], stride: int | None = None, align: s
     extra = [corner + (p > stride * c) for p, c in zip(size, cells, strict=True)]
     if any(extra):
         x = F.pad(x, [side for e in reversed(extra) for side in (0, int(e))], mode="replicate")
-    if corner:
-        full = [(c - 1) * stride + 1 for c in x.shape[2:]]
-    else:
-        full = [c * stride for c in x.shape[2:]]
+    full = [(c - 1) * stride + 1 if corner else c * stride for c in x.shape[2:]]
     y = F.interpolate(x, size=full, mode=mode, align_corners=corner)
     return y[(..., *(slice(p) for p in size))]
 
@@ -80,7 +77,7 @@ class LearnedUpsample(nn.Module):
         channels: C.
         stride: s, even.
 
-    ``forward(x, size=None)`` crops the result to ``size`` if given.
+    ``forward(x, size)`` crops the result to ``size``, if it is not None.
     """
 
     def __init__(self, channels: int, stride: int = 8):
