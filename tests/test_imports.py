@@ -65,13 +65,13 @@ def test_the_package_imports_the_core_only():
 
 def test_help_imports_nothing_heavy_and_sampling_no_lightning(tmp_path):
     for words in ([], ["sample"], ["train"], ["evaluate"]):
-        code = f"from wavedil.cli.main import build_parser; build_parser({words}).format_help()"
+        code = f"from wavedil.cli import build_parser; build_parser({words}).format_help()"
         seen = python(f"import sys; {code}; print(*sys.modules)").split()
         assert not {"torch", "numpy", "lightning"} & set(seen)
     code = f"""
 import sys
 from wavedil.audio import WaveNet, save
-from wavedil.cli.main import main
+from wavedil.cli import main
 save(WaveNet(8, 8, "1,2"), {str(tmp_path / "model")!r})
 assert main(["sample", {str(tmp_path / "model")!r}, "--seconds", "0.001", "--out", {str(tmp_path)!r}]) == 0
 from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone

@@ -8,7 +8,7 @@ import pytest
 
 from wavedil.audio import Effect, WaveNet, save
 from wavedil.audio.models.tcn import TCN
-from wavedil.cli.main import build_parser
+from wavedil.cli import build_parser
 from wavedil.vision import Conv1x1Head, PixelUnshuffle, Segmenter
 
 ROOT = Path(__file__).parents[1]

@@ -84,7 +84,7 @@ def test_malformed_folders_are_refused_in_one_line(folder, spoil, message):
         "wavedil.audio.data...os",
         "wavedil.audio.models.wavenet.torch",
         "wavedil.audio.models.wavenet.Head",
-        "wavedil.cli.main.Main",
+        "wavedil.cli.parser.Main",
         "wavedil.bench.train.Train",
         "this.Zen",
         "subprocess.Popen",

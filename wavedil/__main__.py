@@ -2,6 +2,6 @@
 
 import sys
 
-from wavedil.cli.main import main
+from wavedil.cli import main
 
 sys.exit(main())

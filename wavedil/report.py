@@ -136,13 +136,19 @@ def _summary(rows: list[dict[str, float]]) -> str:
     values = {"steps": f"{rows[-1]['step']:.0f}", "minutes": f"{rows[-1]['seconds'] / 60:.1f}"}
     for column in _columns(rows):
         known = [row[column] for row in rows if not math.isnan(row[column])]
-        values[LABELS[column]] = f"{known[-1]:.3f}" if known else "none yet"
+        values[_label(column)] = f"{known[-1]:.3f}" if known else "none yet"
     return "<table>" + "".join(f"<tr><td>{key}<td>{value}" for key, value in values.items()) + "</table>"
 
 
 def _columns(rows: list[dict[str, float]]) -> list[str]:
-    """The columns of metrics.csv that are plotted: one of training and one of validation."""
-    return [column for column in rows[0] if column in LABELS]
+    """The columns of metrics.csv that are plotted: those of training and of validation."""
+    return [column for column in rows[0] if column.startswith(("train_", "valid_"))]
+
+
+def _label(column: str) -> str:
+    """Quantity and data of a column, also of a task that is not in :data:`LABELS`."""
+    part, _, quantity = column.partition("_")
+    return LABELS.get(column, f"{quantity.replace('_', ' ')}, {'training' if part == 'train' else 'validation'}")
 
 
 def _curves(rows: list[dict[str, float]]) -> bytes:
@@ -151,14 +157,15 @@ def _curves(rows: list[dict[str, float]]) -> bytes:
 
     figure = Figure(figsize=(8, 3), layout="constrained")
     columns = _columns(rows)
-    units = [LABELS[column].rpartition(", ")[0] for column in columns]
+    units = [_label(column).rpartition(", ")[0] for column in columns]
     panels = figure.subplots(1, len(set(units)), squeeze=False)[0]
-    styles = ({"color": "#9db4c0", "linewidth": 1}, {"color": "#9e2a2b", "marker": "o", "markersize": 3})
-    for column, unit, style in zip(columns, units, styles, strict=True):
+    train, valid = {"color": "#9db4c0", "linewidth": 1}, {"color": "#9e2a2b", "marker": "o", "markersize": 3}
+    for column, unit in zip(columns, units, strict=True):
         axes = panels[sorted(set(units), key=units.index).index(unit)]
         points = [(row["step"], row[column]) for row in rows if not math.isnan(row[column])]
         if points:
-            axes.plot(*zip(*points, strict=True), label=LABELS[column].rpartition(", ")[2], **style)
+            style = train if column.startswith("train_") else valid
+            axes.plot(*zip(*points, strict=True), label=_label(column).rpartition(", ")[2], **style)
         axes.set(xlabel="step", ylabel=unit)
     for axes in panels:
         if axes.has_data():

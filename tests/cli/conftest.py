@@ -5,7 +5,7 @@ import torch
 
 from wavedil.audio import WaveNet, save
 from wavedil.audio.data import audio_files
-from wavedil.cli.main import main
+from wavedil.cli import main
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from wavedil.audio import Effect, LogMel, NearestUpsampling, WaveNet, save
 from wavedil.audio.data import audio_files
 from wavedil.audio.models.tcn import TCN
 from wavedil.audio.models.vits import WN
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.vision import Conv1x1Head, Regressor, Segmenter, SmallBackbone
 
 

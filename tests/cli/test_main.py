@@ -8,8 +8,8 @@ import pytest
 
 import wavedil
 from wavedil.bench import BENCHMARKS
-from wavedil.cli import bench
-from wavedil.cli.main import COMMANDS, build_parser, main
+from wavedil.cli import bench, build_parser, main
+from wavedil.cli.parser import COMMANDS
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from wavedil.cli import main as shell
-from wavedil.cli.main import main, register_command
+from wavedil.cli import main, register_command
+from wavedil.cli import parser as shell
 from wavedil.errors import WavedilError
 
 
@@ -52,7 +52,7 @@ def test_a_registered_command_runs(capsys, module, by_path):
 def test_an_imported_module_registers_its_command(capsys, module, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_commands.py").write_text(
-        "from wavedil.cli.main import register_command\nregister_command('double', 'double', 'Double a number.')\n"
+        "from wavedil.cli import register_command\nregister_command('double', 'double', 'Double a number.')\n"
     )
     assert main(["--import", "my_commands", "double", "4"]) == 0 and capsys.readouterr().out == "8\n"
 

@@ -10,7 +10,7 @@ import yaml
 from torch.utils.data import DataLoader
 
 from wavedil.audio import WaveNet, load
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.train import AudioModule
 
 TIME = 300

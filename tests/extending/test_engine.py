@@ -11,7 +11,7 @@ from wavedil.audio.generation.engines import Session, choose, register_engine
 from wavedil.audio.generation.engines.reference import TorchSession
 from wavedil.audio.generation.plan import CodeEmbeddingPlan, make_state, read_state
 from wavedil.audio.generation.random_numbers import Uniforms
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 
 

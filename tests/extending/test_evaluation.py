@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from wavedil.cli.main import main
+from wavedil.cli import main
 
 MODULE = '''
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ import pytest
 
 from wavedil import DilatedStack, WavedilError
 from wavedil.audio import WaveNet, load, save
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.core import parse_schedule, register_schedule, schedule
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.train.checkpoints import SafeCheckpointIO, is_intact, newest_readable
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.train.recipes import read_recipe
 
@@ -80,7 +80,7 @@ def test_code_that_a_run_names_does_not_run(task, received, tmp_path, place, val
         "wavedil.files.os.system",
         "torch.optim.swa_utils.deepcopy",
         "nested.yaml",
-        {"class_path": "wavedil.cli.main.main", "init_args": {"argv": ["--version"]}},
+        {"class_path": "wavedil.cli.parser.main", "init_args": {"argv": ["--version"]}},
     ],
 )
 def test_callables_that_a_run_names_do_not_run(tmp_path, monkeypatch, value):

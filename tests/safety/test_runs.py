@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.report import write_report
 from wavedil.train import run_folder

@@ -11,7 +11,7 @@ from wavedil.audio import Effect, load
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.recordings import Segment, find_recordings, split_recordings
 from wavedil.audio.effects.evaluation import evaluate_pairs
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import read_nam
 from wavedil.train.effect import RandomWindows

@@ -10,7 +10,7 @@ import torch
 from wavedil.audio import load, save
 from wavedil.audio.models.tcn import TCN
 from wavedil.audio.piano_rolls import KEYS, evaluate_rolls, make_rolls
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.train import MusicModule
 from wavedil.train.piano_roll import RollBatches

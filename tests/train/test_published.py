@@ -9,7 +9,7 @@ import torch
 from wavedil.audio import WaveNet, save
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.published import find_published
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.train import AudioData
 

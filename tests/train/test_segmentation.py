@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.train import SegmentationData, SegmentationModule
 from wavedil.train.recipes import find_recipe, known_recipes

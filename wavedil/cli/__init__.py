@@ -1,1 +1,5 @@
-"""The command line: the parser in ``main``, and one module per command."""
+"""The command line: a parser, and one file per command."""
+
+from wavedil.cli.parser import build_parser, main, register_command
+
+__all__ = ["build_parser", "main", "register_command"]

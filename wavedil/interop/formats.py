@@ -79,7 +79,7 @@ def parse_options(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         key, sign, text = setting.partition("=")
         if not sign:
-            raise WavedilError(f"{setting!r} is not an option: expected NAME=VALUE, e.g. stacks=2")
+            raise WavedilError(f"--set is {setting!r}: expected NAME=VALUE, e.g. stacks=2")
         try:
             options[key.replace("-", "_")] = json.loads(text)
         except ValueError:

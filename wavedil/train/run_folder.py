@@ -168,3 +168,5 @@ def _remove(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+        if folder.parent.name == "runs":
+            folder.parent.rmdir()

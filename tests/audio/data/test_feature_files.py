@@ -12,7 +12,7 @@ from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import RandomCrops, WholeFiles
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.evaluation import evaluate
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.train.run import train
 

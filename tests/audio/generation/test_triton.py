@@ -18,7 +18,7 @@ from wavedil.audio.generation.engines import choose
 from wavedil.audio.generation.engines import triton as engine
 from wavedil.audio.generation.plan import GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
-from wavedil.cli.main import main
+from wavedil.cli import main
 from wavedil.errors import WavedilError
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (torch for CPUs alone)")

@@ -159,7 +159,7 @@ def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
     if root.is_file():
         return [root]
     if not root.is_dir():
-        raise WavedilError(f"{root}: no such folder; expected a folder with sound files")
+        raise WavedilError(f"{root}: no such folder; expected a folder with sound files (in a recipe: data.root)")
     found, seen = [], set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(folder))
