@@ -106,5 +106,5 @@ def test_options_are_json_or_text():
     assert parse_options(["stacks=2", "legacy=false", "activation=relu", "noise=[0.1, 0.2]", "a-b=1"]) == {
         "stacks": 2, "legacy": False, "activation": "relu", "noise": [0.1, 0.2], "a_b": 1,
     }  # fmt: skip
-    with pytest.raises(WavedilError, match="'stacks' is not an option: expected NAME=VALUE"):
+    with pytest.raises(WavedilError, match="--set is 'stacks': expected NAME=VALUE"):
         parse_options(["stacks"])
