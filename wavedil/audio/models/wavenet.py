@@ -164,10 +164,11 @@ class WaveNet(nn.Module):
         _check_codes(codes)
         self.conditioner.check(condition, codes)
         state = self.start(len(codes)) if state is None else state
-        found = tuple(state["previous"].shape) if "previous" in state else "missing"
-        if found != (len(codes), 1):
-            expected = f"expected {(len(codes), 1)}, as from WaveNet.start or step"
-            raise WavedilError(f"state has previous {found}: {expected}; start with state=None")
+        expected = codes.shape[0], 1  # not len(codes), which an exporter would take as a constant
+        if "previous" not in state or state["previous"].shape != expected:
+            found = tuple(state["previous"].shape) if "previous" in state else "missing"
+            text = f"state has previous {found}: expected {expected}, as from WaveNet.start or step"
+            raise WavedilError(f"{text}; start with state=None")
         delayed = torch.cat([state["previous"], codes], dim=1)  # its last code is the first input of the next chunk
         x, embedding = self.input_embedding.step(delayed[:, :-1], substate(state, "input_embedding"))
         skips, stack = self.stack.step(x, substate(state, "stack"), condition)
