@@ -52,7 +52,8 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
             and resume is None
             and any((folder / name).exists() for name in ("config.yaml", "checkpoints", "model"))
         ):
-            raise WavedilError(f"{folder} holds a run: continue it with --resume auto, or choose another --out")
+            remedy = "continue it with --resume auto" if _checkpoints(folder) else "it has no checkpoint, so remove it"
+            raise WavedilError(f"{folder} holds a run: {remedy}, or choose another --out")
         yield folder, _checkpoints(folder) if resume is not None else []
     except BaseException:
         if created and not (_checkpoints(folder) or (folder / "model").exists() or read_metrics(folder / METRICS)):
