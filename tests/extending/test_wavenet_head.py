@@ -59,7 +59,7 @@ def test_generated_codes_are_those_of_the_teacher_forced_pass():
 def test_compiled_engines_refuse_it():
     model = make()
     assert choose("auto", model.plan(), 1) == "torch"
-    with pytest.raises(WavedilError, match="the head is a GLUHead"):
+    with pytest.raises(WavedilError, match="no support for a GLUHead as head"):
         generate(model, 5, engine="numba")
 
 

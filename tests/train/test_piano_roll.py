@@ -205,7 +205,7 @@ def test_the_shell_evaluates_inspects_and_refuses(tmp_path, full_run, capsys):
     assert "receptive field" in capsys.readouterr().out
     other = str(save(TCN(3, 2, 4, "1"), tmp_path / "other"))
     for arguments, message in (
-        (["evaluate", other, path], "in_channels is 3 and out_channels 2"),
+        (["evaluate", other, path], "in_channels and out_channels are (3, 2)"),
         (["evaluate", model, path, "--exclude", "x"], "--exclude is not an option of a TCN"),
         (["evaluate", model, path, "--tile", "8"], "--tile is not an option of a TCN"),
         (["evaluate", model, str(tmp_path)], "is not a file"),

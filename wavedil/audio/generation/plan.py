@@ -178,11 +178,11 @@ class GenerationPlan:
         return self.skip_bias.device
 
     @property
-    def head_obstacle(self) -> str | None:
-        """Why a compiled engine, which computes two products, cannot run this head; None if it can."""
+    def unusual_head(self) -> str | None:
+        """The head, for messages, unless it is the two products that compiled engines compute."""
         if isinstance(self.head, nn.Module):
-            return f"the head is a {type(self.head).__name__}"
-        return None if len(self.head) == 2 else f"the head has {len(self.head)} products instead of 2"
+            return f"a {type(self.head).__name__} as head"
+        return None if len(self.head) == 2 else f"a head of {len(self.head)} products instead of 2"
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The plan with a function applied to every tensor, e.g. ``plan.map_tensors(Tensor.double)``."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.generation.engines.reference import RingBuffer, TorchSession
@@ -43,7 +43,7 @@ class GraphSession(TorchSession):
     def obstacle(cls, plan: GenerationPlan, batch: int) -> str | None:
         if plan.device.type != "cuda":
             return f"the model is on {plan.device}, not on a CUDA device"
-        return plan.head_obstacle
+        return f"no support for {plan.unusual_head}" if isinstance(plan.head, nn.Module) else None
 
     def setup(self, state: State) -> None:
         super().setup(state)

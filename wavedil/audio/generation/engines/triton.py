@@ -180,8 +180,8 @@ def _unsupported_feature(plan: GenerationPlan) -> str | None:
     """A part of a plan that the kernel cannot compute, for messages; None if there is none."""
     if type(plan.distribution) is not Categorical:
         return f"the distribution {type(plan.distribution).__name__}"
-    if plan.head_obstacle:
-        return plan.head_obstacle
+    if plan.unusual_head:
+        return plan.unusual_head
     kernel_sizes = {len(layer.weight) for layer in plan.layers}
     if len(kernel_sizes) > 1:
         return f"layers of different kernel sizes, {sorted(kernel_sizes)}"

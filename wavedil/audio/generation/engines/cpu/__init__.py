@@ -32,8 +32,8 @@ class NumbaSession(Session):
     def obstacle(cls, plan: GenerationPlan, batch: int) -> str | None:
         if plan.device.type != "cpu":
             return f"the model is on {plan.device}, not on the CPU"
-        if plan.head_obstacle:
-            return plan.head_obstacle
+        if plan.unusual_head:
+            return f"no support for {plan.unusual_head}"
         if type(plan.distribution) not in SUPPORTED:
             known = ", ".join(kind.__name__ for kind in SUPPORTED)
             return f"the distribution is {type(plan.distribution).__name__}, not one of {known}"
