@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -256,10 +257,11 @@ def _check_replaceable(place: Path, folder: str | Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Removes a folder if it holds nothing but a model folder's two files."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {CONFIG, WEIGHTS}:
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+    with suppress(FileNotFoundError):  # after the exchange, another saver may remove it as well
+        if {path.name for path in folder.iterdir()} <= {CONFIG, WEIGHTS}:
+            for name in (CONFIG, WEIGHTS):
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _check_plain(value: Any, where: str) -> None:
