@@ -63,11 +63,9 @@ def save(model: nn.Module, folder: str | Path) -> Path:
             for written in (beside / WEIGHTS, beside / CONFIG, beside):
                 flush_to_disk(written)
             replace_folder(place, beside)
-            try:
-                _check_replaceable(beside, folder)  # again: a file may have been added since
-            except WavedilError:
+            if beside.is_dir() and not _has_only_a_model(beside):  # a file was added since the check above
                 replace_folder(place, beside)
-                raise
+                _check_replaceable(place, folder)
             flush_to_disk(place.parent)
         finally:
             _remove(beside)
@@ -255,10 +253,17 @@ def _check_replaceable(place: Path, folder: str | Path) -> None:
     _read_one_version(place, check)
 
 
+def _has_only_a_model(folder: Path) -> bool:
+    try:
+        return set(os.listdir(folder)) <= {CONFIG, WEIGHTS}
+    except FileNotFoundError:  # another saver has removed it
+        return True
+
+
 def _remove(folder: Path) -> None:
     """Removes a folder if it holds nothing but a model folder's two files."""
     with suppress(FileNotFoundError):  # after the exchange, another saver may remove it as well
-        if {path.name for path in folder.iterdir()} <= {CONFIG, WEIGHTS}:
+        if _has_only_a_model(folder):
             for name in (CONFIG, WEIGHTS):
                 (folder / name).unlink(missing_ok=True)
             folder.rmdir()
