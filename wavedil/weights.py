@@ -8,6 +8,7 @@ instance of a registered class is stored as ``{"class": ..., "arguments": ...}``
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -263,8 +264,10 @@ def _has_only_a_model(folder: Path) -> bool:
 def _remove(folder: Path) -> None:
     """Removes a folder if it holds nothing but a model folder's two files."""
     with suppress(FileNotFoundError):  # after the exchange, another saver may remove it as well
-        if _has_only_a_model(folder):
-            for name in (CONFIG, WEIGHTS):
+        names = os.listdir(folder)
+        # safetensors writes to .tmpXXXXXX first
+        if all(name in (CONFIG, WEIGHTS) or re.fullmatch(r"\.tmp\w{6}", name) for name in names):
+            for name in names:
                 (folder / name).unlink(missing_ok=True)
             folder.rmdir()
 
