@@ -1,12 +1,23 @@
 """Atomic writing of files, checks before reading and writing, and finding files that belong together by name."""
 
+import ctypes
+import glob
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from wavedil.errors import WavedilError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+_cleaned: set[Path] = set()  # folders in which this process has removed leftovers of atomic_write
 
 
 @contextmanager
@@ -17,12 +28,132 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    if path.parent not in _cleaned:
+        _cleaned.add(path.parent)
+        for leftover in leftovers(path.parent, r".*", r"(\.\w+)?"):
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
+    with temporary_beside(path) as temporary:
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_beside(path: Path, is_folder: bool = False) -> Iterator[Path]:
+    """Creates an empty file or folder ``.NAME.saving-XXXXXXXX.SUFFIX`` beside ``path`` and locks it for this process.
+
+    The caller moves or removes it. If the process ends before, :func:`leftovers` finds it.
+    """
+    suffix = "" if is_folder else path.suffix
+    while True:
+        temporary = path.with_name(f".{_short(path, suffix)}.saving-{secrets.token_hex(4)}{suffix}")
+        if is_folder:
+            temporary.mkdir()
+        else:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        lock = _lock(temporary)
+        if temporary.exists():  # else another process took it for a leftover before it was locked
+            break
+        _unlock(lock)
     try:
         yield temporary
-        os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        _unlock(lock)
+
+
+def leftovers(folder: Path, name: str, suffix: str = "") -> Iterator[Path]:
+    """Yields what :func:`temporary_beside` created in a folder and no running process uses, locked meanwhile.
+
+    Args:
+        folder: to search, without subfolders.
+        name, suffix: regular expressions for the two parts of the name.
+    """
+    for path in folder.iterdir():
+        if re.fullmatch(rf"\.{name}\.saving-[0-9a-f]{{8}}{suffix}", path.name) and not path.is_symlink():
+            lock = _lock(path, wait=False)
+            if lock is not None:
+                yield path
+                _unlock(lock)
+
+
+def folder_leftovers(place: Path) -> Iterator[Path]:
+    """The :func:`leftovers` of folders that were to be moved to ``place``, or away from it."""
+    return leftovers(place.parent, re.escape(_short(place, "")), r"(\.old)?")
+
+
+def is_being_replaced(place: Path) -> bool:
+    """Whether a process, running or not, has a temporary folder for ``place``."""
+    return any(place.parent.glob(f".{glob.escape(_short(place, ''))}.saving-*"))
+
+
+def _short(path: Path, suffix: str) -> str:
+    """The beginning of a name, short enough for the additions of a temporary name."""
+    return path.name.removesuffix(suffix)[:50]
+
+
+def _lock(path: Path, wait: bool = True) -> int | None:
+    """Descriptor of a file or folder with a lock that ends with the process; None if it cannot be locked."""
+    if fcntl is None:
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # in use, or a file system without locks
+        _unlock(descriptor)
+        return None
+    return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def replace_folder(place: Path, new: Path) -> None:
+    """Moves the folder ``new`` to ``place``; an old folder there is then at ``new``.
+
+    On Linux that is one step. Elsewhere there is a moment without a folder at ``place``.
+    """
+    try:
+        new.rename(place)  # if there is none, or an empty one
+        return
+    except OSError:
+        if not place.is_dir():
+            raise
+    if not _exchange(new, place):
+        old = new.with_name(new.name + ".old")
+        place.rename(old)
+        try:
+            new.rename(place)
+        except BaseException:
+            old.rename(place)
+            raise
+        old.rename(new)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two paths by Linux' renameat2; False where the system or the file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def flush_to_disk(path: Path) -> None:
+    """Waits until a file, or the list of a folder's files, is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_regular_file(path: str | os.PathLike[str], expected: str) -> None:

@@ -81,9 +81,16 @@ def find_class(name: Any, path: Path) -> type:
 def check_registered(value: Any, path: Path) -> None:
     """Raises WavedilError if a part anywhere in ``value`` names a class that is not registered."""
     if _is_part(value):
-        find_class(value["class"], path)
+        check_stored(find_class(value["class"], path), value["arguments"], path)
     for item in _items(value):
         check_registered(item, path)
+
+
+def check_stored(cls: type, arguments: Any, path: Path) -> None:
+    """Raises WavedilError for an argument in ``cls.never_stored``, e.g. one that makes the constructor download."""
+    for name in getattr(cls, "never_stored", ()):
+        if isinstance(arguments, Mapping) and arguments.get(name) is not None:
+            raise WavedilError(f"{path} sets {name} of {cls.__name__}: a model folder must not, remove it")
 
 
 def _arguments(signature: inspect.Signature, self: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:

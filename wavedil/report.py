@@ -76,12 +76,12 @@ def write_report(run: str | Path) -> Path:
         WavedilError: the folder is not a run folder.
     """
     run = Path(run)
-    if not (run / "config.yaml").is_file():
+    if not _is_own(run / "config.yaml", run):
         raise WavedilError(
             f"{run} is not a run folder (no config.yaml): expected the folder that `wavedil train` printed"
         )
     rows = _metrics(run / "metrics.csv")
-    parts = [f"<h1>{html.escape(run.name)}</h1>", _summary(rows)]
+    parts = [f"<h1>{_text(run.name)}</h1>", _summary(rows)]
     if len(rows) > 1:
         parts.append("<h2>Training curves</h2>" + _image(_curves(rows)))
     for title, folder, pattern, show in (
@@ -91,18 +91,17 @@ def write_report(run: str | Path) -> Path:
         ("Held-out images: image, ground truth, prediction", "samples", "image_*.png", _panel),
         ("Predictions during training", "previews", "step_*_[0-9].png", _panel),
     ):
-        files = sorted((run / folder).glob(pattern))
+        found = sorted((run / folder).glob(pattern))
+        files = [file for file in found if _is_own(file, run)]
+        parts += [f"<p>skipped: {_text(file.name)}" for file in found if file not in files]
         if show is _panel:  # the spectrogram of a clip, which _clip draws with its player
             files = [file for file in files if not file.with_suffix(".wav").exists()]
         if files:
             parts.append(f"<h2>{title}</h2><div class={show.__name__[1:]}s>{''.join(map(show, files))}</div>")
-    try:
-        config = html.escape((run / "config.yaml").read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise WavedilError(f"{run / 'config.yaml'} is damaged, it is not UTF-8 text: {error}") from None
+    config = html.escape((run / "config.yaml").read_text(encoding="utf-8", errors="replace"))
     parts.append(f"<details><summary>config.yaml</summary><pre>{config}</pre></details>")
     page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(run.name)}</title>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(run.name)}</title>"
         f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>{''.join(parts)}</html>"
     )
     path = run / "report.html"
@@ -111,8 +110,24 @@ def write_report(run: str | Path) -> Path:
     return path
 
 
+MAX_BYTES = 2**26  # of a file in the page
+
+
+def _is_own(path: Path, run: Path) -> bool:
+    """Whether a file may be embedded: a regular file of up to 64 MiB in the run folder, not where a link leads to."""
+    is_inside = path.resolve().is_relative_to(run.resolve())
+    return is_inside and path.is_file() and path.stat().st_size <= MAX_BYTES
+
+
+def _text(name: str) -> str:
+    """A file name as HTML, also if it is not UTF-8."""
+    return html.escape(name.encode("utf-8", "replace").decode())
+
+
 def _metrics(path: Path) -> list[dict[str, float]]:
     """Rows of metrics.csv; empty if there is no such file."""
+    if not _is_own(path, path.parent):
+        return []
     return [{key: float(value) for key, value in row.items()} for row in read_metrics(path)]
 
 
@@ -185,10 +200,10 @@ def _clip(path: Path) -> str:
     sound, rate = read(path)
     data = base64.b64encode(path.read_bytes()).decode()
     player = f"<audio controls preload=none src='data:audio/wav;base64,{data}'></audio>"
-    picture, name = _image(spectrogram_png(sound[0], rate)), html.escape(path.stem)
+    picture, name = _image(spectrogram_png(sound[0], rate)), _text(path.stem)
     return f"<figure>{picture}{player}<figcaption>{name}</figcaption></figure>"
 
 
 def _panel(path: Path) -> str:
     """An image file and its name."""
-    return f"<figure>{_image(path.read_bytes())}<figcaption>{html.escape(path.stem)}</figcaption></figure>"
+    return f"<figure>{_image(path.read_bytes())}<figcaption>{_text(path.stem)}</figcaption></figure>"

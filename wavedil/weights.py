@@ -8,19 +8,31 @@ instance of a registered class is stored as ``{"class": ..., "arguments": ...}``
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from wavedil.allocation import AllocationLimit, AllocationLimitError
 from wavedil.errors import WavedilError
-from wavedil.registry import build, check_registered, find_class, import_path, is_registered, register
+from wavedil.files import (
+    check_regular_file,
+    flush_to_disk,
+    folder_leftovers,
+    is_being_replaced,
+    replace_folder,
+    temporary_beside,
+)
+from wavedil.registry import build, check_registered, check_stored, find_class, import_path, is_registered, register
 from wavedil.renames import upgrade_config, upgrade_tensors
 
 __all__ = ["check_savable", "load", "model_class", "register", "save", "with_article"]
+
+T = TypeVar("T")
 
 FORMAT = 2
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -29,7 +41,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 def save(model: nn.Module, folder: str | Path) -> Path:
     """Saves a model folder. The files are written next to it and moved into place, so no reader sees half a folder.
 
-    An existing folder is replaced only if it is empty or holds a model folder's two files and nothing else.
+    An existing folder is replaced only if it is empty or holds a model folder's two files and nothing else. On Linux
+    that is one step: a model is in place at each moment, also if the process or the machine stops.
 
     Raises:
         WavedilError: the class or a part is not registered, or the folder holds something else.
@@ -40,19 +53,25 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     place = Path(os.path.realpath(folder))  # a link stays, and its target is replaced
     _check_replaceable(place, folder)
     place.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    try:
-        # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
-        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-        save_file(tensors, beside / WEIGHTS)
-        text = json.dumps({"format": FORMAT, "class": path, "arguments": model.config}, indent=2)
-        (beside / CONFIG).write_text(text + "\n", encoding="utf-8")
-        os.chmod(beside, 0o755)  # mkdtemp makes the folder private, and safetensors the file
-        os.chmod(beside / WEIGHTS, 0o644)
-        _replace(place, beside)
-    finally:
-        if beside.exists():
+    with temporary_beside(place, is_folder=True) as beside:
+        try:
+            # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+            save_file(tensors, beside / WEIGHTS)
+            text = json.dumps({"format": FORMAT, "class": path, "arguments": model.config}, indent=2)
+            (beside / CONFIG).write_text(text + "\n", encoding="utf-8")
+            os.chmod(beside / WEIGHTS, 0o644)  # safetensors makes it private
+            for written in (beside / WEIGHTS, beside / CONFIG, beside):
+                flush_to_disk(written)
+            replace_folder(place, beside)
+            if beside.is_dir() and not _has_only_a_model(beside):  # a file was added since the check above
+                replace_folder(place, beside)
+                _check_replaceable(place, folder)
+            flush_to_disk(place.parent)
+        finally:
             _remove(beside)
+    for leftover in folder_leftovers(place):
+        _remove(leftover)
     return Path(folder)
 
 
@@ -99,17 +118,27 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
 
     folder = Path(folder)
     path, weights = folder / CONFIG, folder / WEIGHTS
-    name, arguments, old = _read_config(path)
+
+    def read() -> tuple[Any, dict[str, Any], bool, dict[str, Tensor]]:
+        config = _read_config(path)
+        check_regular_file(weights, "the weights of a model")
+        try:
+            return *config, load_file(weights)
+        except (OSError, SafetensorError) as error:
+            raise WavedilError(f"{weights} cannot be read: {error}") from None
+
+    name, arguments, old, tensors = _read_one_version(folder, read)
     cls = find_class(name, path)
     if expect is not None and not issubclass(cls, expect):
         raise WavedilError(f"{folder} holds {with_article(cls)}: expected {getattr(expect, 'title', expect.__name__)}")
     if not issubclass(cls, nn.Module):
         raise WavedilError(f"{folder} holds {with_article(cls)}: expected a torch.nn.Module")
+    check_stored(cls, arguments, path)
     check_registered(arguments, path)
-    try:
-        tensors = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise WavedilError(f"{weights} cannot be read: {error}") from None
+    if old:
+        logging.getLogger("wavedil").warning(
+            "%s has format 1: old names were replaced while loading; save the model to update the file", path
+        )
     try:
         with AllocationLimit(tensors):
             model = build(name, arguments)
@@ -139,7 +168,7 @@ def model_class(folder: str | Path) -> type[nn.Module]:
         WavedilError: the folder has no readable ``config.json``, or the class is not registered.
     """
     path = Path(folder) / CONFIG
-    return find_class(_read_config(path, warn=False)[0], path)
+    return find_class(_read_one_version(path.parent, lambda: _read_config(path))[0], path)
 
 
 def with_article(cls: type) -> str:
@@ -147,17 +176,47 @@ def with_article(cls: type) -> str:
     return f"{'an' if cls.__name__[0] in 'AEIO' else 'a'} {cls.__name__}"
 
 
-def _read_config(path: Path, warn: bool = True) -> tuple[Any, dict[str, Any], bool]:
+def _read_one_version(folder: Path, read: Callable[[], T]) -> T:
+    """Returns what ``read`` returns, called again while another process replaces the folder."""
+    place = Path(os.path.realpath(folder))
+    for attempt in range(200):
+        before = _version(folder)
+        try:
+            result, error = read(), None
+        except WavedilError as raised:
+            result, error = None, raised
+        # Where folders cannot be exchanged in one step, there is a moment without one.
+        is_moving = None in before and attempt < 20 and is_being_replaced(place)
+        if _version(folder) == before and not is_moving:
+            break
+        time.sleep(0.005)
+    else:
+        error = WavedilError(f"{folder} changes all the time: wait for the process that writes it")
+    if error is not None:
+        raise error
+    return result
+
+
+def _version(folder: Path) -> list[tuple[int, ...] | None]:
+    """Identity of a folder's two files: it changes when the folder is replaced or a file is written."""
+    found: list[tuple[int, ...] | None] = []
+    for name in (CONFIG, WEIGHTS):
+        try:
+            stat = os.stat(folder / name)
+            found.append((stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        except (OSError, ValueError):
+            found.append(None)
+    return found
+
+
+def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
     """The import path and arguments in a ``config.json``, and whether it has format 1."""
+    check_regular_file(path, "the config of a model")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         version = config["format"]
         if version == 1:
             config = upgrade_config(config)
-            if warn:
-                logging.getLogger("wavedil").warning(
-                    "%s has format 1: old names were replaced while loading; save the model to update the file", path
-                )
         elif version != FORMAT:
             raise WavedilError(
                 f"{path} has format {version!r}, this version reads up to {FORMAT}: use the version that wrote it"
@@ -175,43 +234,42 @@ def _read_config(path: Path, warn: bool = True) -> tuple[Any, dict[str, Any], bo
 
 def _check_replaceable(place: Path, folder: str | Path) -> None:
     """Raises WavedilError unless ``place`` is free, an empty folder, or a model folder without other files."""
-    if not place.exists():
-        return
-    names = {path.name for path in place.iterdir()} if place.is_dir() else None
-    if names == set():
-        return
-    try:
-        if names is None or not names <= {CONFIG, WEIGHTS}:
-            raise WavedilError("other files")
-        _read_config(place / CONFIG, warn=False)
-    except WavedilError:
+
+    def check() -> None:
+        try:
+            names = set(os.listdir(place))
+            if names:
+                _read_config(place / CONFIG)
+            if names <= {CONFIG, WEIGHTS}:
+                return
+        except FileNotFoundError:
+            return
+        except (OSError, WavedilError):
+            pass
         raise WavedilError(
             f"{folder} exists and is not a model folder with {CONFIG} and {WEIGHTS} only: choose another name; nothing "
             "was written"
-        ) from None
+        )
+
+    _read_one_version(place, check)
 
 
-def _replace(place: Path, beside: Path) -> None:
-    """Moves the folder ``beside`` to ``place``, whose old files are removed."""
-    if not place.exists():
-        beside.rename(place)
-        return
-    # A folder cannot be replaced in one step: move the old one away, then the new one in.
-    old = beside.with_name(beside.name + ".old")
-    place.rename(old)
+def _has_only_a_model(folder: Path) -> bool:
     try:
-        beside.rename(place)
-    except BaseException:
-        old.rename(place)
-        raise
-    _remove(old)
+        return set(os.listdir(folder)) <= {CONFIG, WEIGHTS}
+    except FileNotFoundError:  # another saver has removed it
+        return True
 
 
 def _remove(folder: Path) -> None:
-    """Removes a model folder: its two files and the folder, never anything else."""
-    for name in (CONFIG, WEIGHTS):
-        (folder / name).unlink(missing_ok=True)
-    folder.rmdir()
+    """Removes a folder if it holds nothing but a model folder's two files."""
+    with suppress(FileNotFoundError):  # after the exchange, another saver may remove it as well
+        names = os.listdir(folder)
+        # safetensors writes to .tmpXXXXXX first
+        if all(name in (CONFIG, WEIGHTS) or re.fullmatch(r"\.tmp\w{6}", name) for name in names):
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _check_plain(value: Any, where: str) -> None:

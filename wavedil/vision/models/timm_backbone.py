@@ -44,6 +44,8 @@ class TimmBackbone(nn.Module):
         WavedilError: a name that timm does not have, a network that cannot be converted, or missing weights.
     """
 
+    never_stored = ("weights",)  # loading a model folder must not download
+
     def __init__(
         self,
         name: str,
