@@ -108,6 +108,6 @@ def test_model_at_any_batch_size_and_length(tmp_path, monkeypatch):
 
 def test_other_models_are_refused(tmp_path):
     with pytest.raises(
-        WavedilError, match="a DilatedStack cannot be exported to ONNX: expected one of WaveNet, Effect, NAM"
+        WavedilError, match="a DilatedStack cannot be exported to ONNX: expected a WaveNet, Effect, NAM"
     ):
         interop.export_onnx(DilatedStack(1, 2, [1]), tmp_path / "a.onnx")

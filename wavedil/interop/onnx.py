@@ -14,8 +14,6 @@ from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
 
 OPSET = 18
-#: The models that can be exported, and the names of their first input.
-INPUTS = {"WaveNet": "codes", "Effect": "sound", "NAM": "sound", "TCN": "features"}
 #: The only input without a time axis: it is constant in a chunk.
 KNOBS = "knobs"
 #: Largest difference of onnxruntime's output from torch's, relative to the largest output: float32 rounding.
@@ -38,20 +36,23 @@ class _Step(nn.Module):
 def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> Path:
     """Writes ``model`` as an ONNX file and compares onnxruntime with torch, at another batch size and length.
 
-    The first input is named as in ``INPUTS``, e.g. ``codes`` of a WaveNet, with any batch size and length. If the model
-    has them, ``condition`` (at the sample rate) or ``knobs`` follow. ``output`` is the result of ``model(…)``. With
-    ``streaming`` the input is a chunk of at least one step. Each tensor of the state is an input, and its new value is
-    the output with the prefix ``next.``, which is the input of the next call. ``FILE.start.npz`` holds the state before
-    the first chunk of one stream; repeat it along the batch for more.
+    The first input is named by the class attribute ``input_name``, e.g. ``codes`` for a WaveNet, and has any batch size
+    and length. If the model has them, ``condition`` (at the sample rate) or ``knobs`` follow. ``output`` is the result
+    of ``model(…)``. With ``streaming`` the input is a chunk of at least one step. Each tensor of the state is an input,
+    and its new value is the output with the prefix ``next.``, which is the input of the next call. ``FILE.start.npz``
+    holds the state before the first chunk of one stream; repeat it along the batch for more.
 
     Raises:
         WavedilError: the model is of another class, cannot stream, cannot be exported by torch, or its outputs differ.
     """
     import onnxruntime
 
-    name = INPUTS.get(type(model).__name__)
+    name = getattr(model, "input_name", None)
     if name is None:
-        raise WavedilError(f"a {type(model).__name__} cannot be exported to ONNX: expected one of {', '.join(INPUTS)}")
+        raise WavedilError(
+            f"a {type(model).__name__} cannot be exported to ONNX: expected a WaveNet, Effect, NAM or TCN, or a class "
+            "with input_name"
+        )
     path, model = Path(path), model.eval()
     # Long enough that no length inside is 1, which the exporter would treat as a constant.
     inputs = _example(model, batch=2, time=300)
@@ -91,12 +92,12 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
 def _example(model: nn.Module, batch: int, time: int) -> dict[str, Tensor]:
     """Random inputs by name: codes or sound first, then condition or knobs."""
     generator = torch.Generator().manual_seed(0)
-    if type(model).__name__ == "WaveNet":
+    if model.input_name == "codes":
         inputs = {"codes": torch.randint(model.num_codes, (batch, time), generator=generator)}
         channels = model.conditioner.channels
         return inputs | ({"condition": torch.randn(batch, channels, time, generator=generator)} if channels else {})
     channels, knobs = model.config.get("in_channels", 1), list(getattr(model, "knobs", {}).values())
-    inputs = {INPUTS[type(model).__name__]: torch.randn(batch, channels, time, generator=generator)}
+    inputs = {model.input_name: torch.randn(batch, channels, time, generator=generator)}
     if knobs:
         low, high = torch.tensor(knobs).T
         inputs[KNOBS] = low + (high - low) * torch.rand(batch, len(knobs), generator=generator)

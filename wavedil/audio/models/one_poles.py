@@ -68,18 +68,18 @@ class OnePoles(nn.Module):
             return torch.cat([x, x.new_zeros(batch, len(self), 0)], dim=1), {"held": last.clone()}
         blocks = F.pad(x[:, 0], (0, -time % BLOCK)).view(batch, -1, BLOCK)
         num = blocks.shape[1]
-        rate = torch.exp(-self.log_samples)[:, None, None]  # -log a
+        inverse_time = torch.exp(-self.log_samples)[:, None, None]  # -log a
         # Two small matrix products: within each block from zero, then the contribution of the blocks before.
-        inner = -torch.expm1(-rate) * blocks.unsqueeze(1) @ _powers(BLOCK, rate)
+        inner = -torch.expm1(-inverse_time) * blocks.unsqueeze(1) @ _powers(BLOCK, inverse_time)
         ends = torch.cat([last.to(x.dtype).unsqueeze(2), inner[:, :, :-1, -1]], dim=2)
-        carried = (ends.unsqueeze(2) @ _powers(num, rate * BLOCK)).squeeze(2)  # at the start of each block
-        decay = torch.exp(-rate * torch.arange(1, BLOCK + 1, device=x.device))
+        carried = (ends.unsqueeze(2) @ _powers(num, inverse_time * BLOCK)).squeeze(2)  # at the start of each block
+        decay = torch.exp(-inverse_time * torch.arange(1, BLOCK + 1, device=x.device))
         filtered = (inner + carried.unsqueeze(3) * decay).flatten(2)[:, :, :time]
         return torch.cat([x, filtered], dim=1), {"held": filtered[:, :, -1].detach().clone()}
 
 
-def _powers(size: int, rate: Tensor) -> Tensor:
-    """``(filters, size, size)`` matrices exp(-rate * (column - row)), zero below the diagonal."""
-    steps = torch.arange(size, device=rate.device)
+def _powers(size: int, inverse_time: Tensor) -> Tensor:
+    """``(filters, size, size)`` matrices exp(-inverse_time * (column - row)), zero below the diagonal."""
+    steps = torch.arange(size, device=inverse_time.device)
     distance = steps - steps.unsqueeze(1)
-    return torch.where(distance >= 0, torch.exp(-rate * distance.clamp(min=0)), 0.0)
+    return torch.where(distance >= 0, torch.exp(-inverse_time * distance.clamp(min=0)), 0.0)

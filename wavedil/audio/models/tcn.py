@@ -37,6 +37,9 @@ class TCN(nn.Module):
         causal: False centers the convolutions; the network then cannot stream.
     """
 
+    #: Name of the first input in an ONNX file.
+    input_name = "features"
+
     def __init__(
         self,
         in_channels: int,

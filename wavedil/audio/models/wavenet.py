@@ -58,6 +58,8 @@ class WaveNet(nn.Module):
 
     #: Name of this kind of model in messages.
     title = "a WaveNet"
+    #: Name of the first input in an ONNX file.
+    input_name = "codes"
 
     def __init__(
         self,
