@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from wavedil.errors import WavedilError
+from wavedil.renames import check_arguments
 
 Class = TypeVar("Class", bound=type)
 
@@ -45,6 +46,7 @@ def register(cls: Class) -> Class:
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        check_arguments(cls, kwargs)
         config = _arguments(signature, self, args, kwargs) if type(self) is cls else None
         init(self, *args, **kwargs)
         if type(self) is cls and "config" not in vars(self):  # a constructor may set its own config

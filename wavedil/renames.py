@@ -6,8 +6,12 @@ refused with the new name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from wavedil.errors import WavedilError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,6 +71,12 @@ ARGUMENTS = {
     "WeightedSum": {"factors": "weights"},
 }
 
+#: Public classes by the module that has them.
+NAMES = {
+    "wavedil.train": {"PairedModule": "EffectModule", "PairedData": "EffectData"},
+    "wavedil.vision": {"Score": "Conv1x1Head", "Patches": "PixelUnshuffle"},
+}
+
 #: Values of arguments.
 VALUES = {"align": {"centre": "center"}}
 
@@ -113,6 +123,22 @@ RECIPE_MODULES = {
 
 #: Options of the shell.
 OPTIONS = {"--resynthesise": "--resynthesize"}
+
+
+def renamed_attribute(module: str, name: str) -> Any:
+    """The public class that ``name`` of version 0.1 is now, with a FutureWarning: a module's ``__getattr__``."""
+    new = NAMES[module].get(name)
+    if new is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warnings.warn(f"{module}.{name} is now {module}.{new}", FutureWarning, stacklevel=3)
+    return getattr(sys.modules[module], new)
+
+
+def check_arguments(cls: type, names: Iterable[str]) -> None:
+    """Raises WavedilError if a class of this package gets an argument by its name of version 0.1."""
+    renamed = ARGUMENTS.get(cls.__name__, {}) if cls.__module__.startswith("wavedil.") else {}
+    for name in renamed.keys() & set(names):
+        raise WavedilError(f"{cls.__name__} has no argument {name}: it is now {renamed[name]}")
 
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Training with Lightning: the modules and data modules of the recipes. Only this package imports Lightning."""
 
+from typing import Any
+
+from wavedil.renames import renamed_attribute
 from wavedil.train.data import TrainingData
 from wavedil.train.effect import EffectData, EffectModule
 from wavedil.train.module import MetricNames, TrainingModule
@@ -23,3 +26,7 @@ __all__ = [
     "TrainingData",
     "TrainingModule",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return renamed_attribute(__name__, name)

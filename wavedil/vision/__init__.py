@@ -1,5 +1,8 @@
 """Dense prediction on images, on the 2-D core: backbones, heads, context module, upsampling, and CRF."""
 
+from typing import Any
+
+from wavedil.renames import renamed_attribute
 from wavedil.vision.crf import CRFRNN, DenseCRF
 from wavedil.vision.data.images import read_image
 from wavedil.vision.data.labels import LabelScheme
@@ -68,3 +71,7 @@ __all__ = [
     "upsample",
     "vgg16_front_end",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return renamed_attribute(__name__, name)

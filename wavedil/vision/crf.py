@@ -60,7 +60,7 @@ class DenseCRF:
     bilateral_weight: float = 4.0
     compatibility: Any = "potts"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(iterations=self.iterations)
         for name in _KERNELS:
             value, zero = getattr(self, name), name.endswith("weight")

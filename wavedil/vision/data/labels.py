@@ -40,7 +40,7 @@ class LabelScheme:
     ignore_label: Value | str | None = IGNORED
     palette: Sequence[Color] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         count = len(self.classes)
         if not 1 <= count <= MAX_CLASSES:
             raise WavedilError(
