@@ -79,8 +79,8 @@ def check_savable(model: nn.Module) -> str:
     """Returns the import path of the model's class if :func:`load` could rebuild this model.
 
     Raises:
-        WavedilError: the class or a part is not registered, or the recorded arguments build other weights than the
-            model has (because a part was replaced after construction).
+        WavedilError: the class or a part is not registered, or the recorded arguments build other modules or weights
+            than the model has (because a part was replaced after construction).
     """
     path = import_path(type(model))
     if not is_registered(type(model)):
@@ -88,17 +88,18 @@ def check_savable(model: nn.Module) -> str:
             f"cannot save a {path}: its class is not registered; decorate it with wavedil.weights.register"
         )
     _check_plain(model.config, type(model).__name__)
-    if not getattr(model, "_rebuilds", False):
-        tensors = model.state_dict()
-        with AllocationLimit(tensors):
-            mismatch = _mismatch(build(path, model.config).state_dict(), tensors)
-        if mismatch is not None:
-            key, built, found = mismatch
+    structure = _structure(model)
+    if getattr(model, "_savable_structure", None) != structure:  # building it again takes time
+        with AllocationLimit(model.state_dict()):
+            built = _structure(build(path, model.config))
+        if built != structure:
+            key = next(key for key in sorted(built.keys() | structure.keys()) if built.get(key) != structure.get(key))
+            built, found = (each.get(key, "missing") for each in (built, structure))
             raise WavedilError(
                 f"cannot save this {type(model).__name__}: {key} is {found} in the model and {built} in one that is "
                 "built from its arguments; pass your own parts as arguments of a registered class"
             )
-        model._rebuilds = True
+        model._savable_structure = structure
     return path
 
 
@@ -154,7 +155,7 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
         key, built, found = mismatch
         raise WavedilError(f"{weights} does not fit {path}: {key} is {found} in the file and {built} in the model")
     model.load_state_dict(tensors, strict=True)
-    model._rebuilds = True
+    model._savable_structure = _structure(model)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
@@ -285,6 +286,12 @@ def _check_plain(value: Any, where: str) -> None:
             "wavedil.weights.register"
         )
         raise WavedilError(f"cannot save {where}: {reason}")
+
+
+def _structure(model: nn.Module) -> dict[str, str | tuple[int, ...]]:
+    """The class of each module and the shape of each tensor, by name."""
+    modules = {f"module {name}": type(module).__qualname__ for name, module in model.named_modules()}
+    return modules | {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def _mismatch(built: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[str, Any, Any] | None:

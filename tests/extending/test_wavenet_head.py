@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from wavedil.audio import WaveNet, generate, load, save, stream
 from wavedil.audio.generation.engines import choose
+from wavedil.audio.models.wavenet import Head
 from wavedil.errors import WavedilError
 from wavedil.weights import check_savable, register
 
@@ -76,8 +77,19 @@ def test_heads_that_do_not_fit_are_refused(options, message):
         WaveNet(8, 12, "1..8", num_codes=31, **options)
 
 
-def test_a_replaced_head_is_refused_before_it_is_trained():
+class LouderHead(Head):
+    """Has the tensors of the built-in head, but computes something else."""
+
+    def forward(self, skips: Tensor) -> Tensor:
+        return 2 * super().forward(skips)
+
+
+@pytest.mark.parametrize("head", [GLUHead(12, 31), LouderHead(12, 12, 31)])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_replaced_head_is_refused_before_it_is_trained(tmp_path, head, loaded):
     model = WaveNet(8, 12, "1..8", num_codes=31)
-    model.head = GLUHead(12, 31)
+    model = load(save(model, tmp_path / "model")) if loaded else model
+    check_savable(model)
+    model.head = head
     with pytest.raises(WavedilError, match="pass your own parts as arguments"):
         check_savable(model)
