@@ -102,8 +102,8 @@ def measure_receptive_field(
         channels, size = example.shape[1], tuple(example.shape[2:]) if size is None else size
     else:
         channels = example
-    original = _float64_copy(module)
-    positive = _float64_copy(module)
+    original = float64_copy(module)
+    positive = float64_copy(module)
     _redraw_positive(positive)
     if size is None:
         shape, box, reached = _grow(positive, channels, ndim, seeds)
@@ -267,7 +267,8 @@ def _too_small(shape: tuple[int, ...], touched: list[int]) -> WavedilError:
     )
 
 
-def _float64_copy(module: nn.Module) -> nn.Module:
+def float64_copy(module: nn.Module) -> nn.Module:
+    """A copy in float64 and in evaluation mode, without gradients."""
     # Hook-based weight norm stores computed weights, which deepcopy refuses: replace them by detached copies.
     computed: dict[int, object] = {
         id(value): value.detach().clone()

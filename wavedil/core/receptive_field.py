@@ -5,8 +5,9 @@ Receptive Fields of Convolutional Neural Networks", Distill 2019.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,10 +47,12 @@ def growth(
         WavedilError: an invalid schedule, or kernel sizes or strides that are not positive integers.
     """
     dilations = parse_schedule(dilations)
-    kernels = _per_layer(
+    kernels = per_layer(
         "kernel_size", default_kernel_size(ndim) if kernel_size is None else kernel_size, len(dilations)
     )
-    strides = _per_layer("strides", strides, len(dilations))
+    strides = per_layer("strides", strides, len(dilations))
+    for kernel, stride in zip(kernels, strides, strict=True):
+        check_positive(kernel_size=kernel, strides=stride)
     rows, field, jump = [], 1, 1
     for layer, (dilation, kernel, stride) in enumerate(zip(dilations, kernels, strides, strict=True), 1):
         field += (kernel - 1) * dilation * jump
@@ -105,10 +108,10 @@ def default_kernel_size(ndim: int) -> int:
     return 2 if ndim == 1 else 3
 
 
-def _per_layer(name: str, value: int | Sequence[int], layers: int) -> tuple[int, ...]:
-    values = (value,) * layers if isinstance(value, int) else tuple(value)
+def per_layer(name: str, value: Any, layers: int) -> tuple:
+    """One value per layer, from one value for all or a sequence of them."""
+    sequence = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+    values = tuple(value) if sequence else (value,) * layers
     if len(values) != layers:
-        raise WavedilError(f"{name} is {value!r}: expected a positive integer, or one for each of {layers} layers")
-    for item in values:
-        check_positive(**{name: item})
+        raise WavedilError(f"{name} has {len(values)} values: expected one, or one for each of {layers} layers")
     return values

@@ -24,6 +24,11 @@ def is_eager_cpu(*tensors: Tensor | None) -> bool:
     return all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu") for t in tensors)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """``(batch, channels, *space)`` as a view ``(batch, *space, channels)``."""
+    return x.movedim(1, -1)
+
+
 def flat_numpy(x: Tensor) -> Any:
     """A contiguous tensor as a flat NumPy array that shares its memory; bfloat16 as uint16."""
     x = x.detach().reshape(-1)

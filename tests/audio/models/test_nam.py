@@ -120,7 +120,7 @@ def test_bad_arguments_are_refused():
         LayerArray(1, 2, 1, activation="Swoosh")
     with pytest.raises(WavedilError, match="activation is .*unexpected keyword"):
         LayerArray(1, 2, 1, activation={"type": "Tanh", "slope": 1})
-    with pytest.raises(WavedilError, match="kernel_size has 2 values: expected one, or one per layer, 3"):
+    with pytest.raises(WavedilError, match="kernel_size has 2 values: expected one, or one for each of 3 layers"):
         LayerArray(1, 2, 1, [1, 2, 4], [3, 3])
     with pytest.raises(WavedilError, match="without layer1x1"):
         LayerArray(1, 2, 1, bottleneck=3, layer1x1=False)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wavedil.audio.models.activations import ActivationSpec, Gated, make_activation, make_gated_activation
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core import DilatedConv, Schedule, parse_schedule
+from wavedil.core.receptive_field import per_layer
 from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError, check_positive
 from wavedil.weights import register
@@ -107,10 +108,10 @@ class LayerArray(nn.Module):
                 f"bottleneck is {bottleneck}: expected channels, {channels}, since without layer1x1 the activations "
                 "are added to x"
             )
-        self.kernel_sizes = _per_layer("kernel_size", kernel_size, depth)
-        self.activations = _per_layer("activation", activation, depth)
-        self.gatings = _per_layer("gating", gating, depth)
-        self.secondaries = _per_layer("secondary", secondary, depth)
+        self.kernel_sizes = list(per_layer("kernel_size", kernel_size, depth))
+        self.activations = list(per_layer("activation", activation, depth))
+        self.gatings = list(per_layer("gating", gating, depth))
+        self.secondaries = list(per_layer("secondary", secondary, depth))
         self.rechannel = DilatedConv(1, in_channels, channels, 1, bias=False)
         self.layers = nn.ModuleList(
             NAMLayer(
@@ -290,13 +291,6 @@ class NAM(EffectModel):
         """Input samples that an output sample depends on."""
         parts = [*self.arrays, *([] if self.head is None else [self.head])]
         return 1 + sum(module.receptive_field - 1 for module in parts)
-
-
-def _per_layer(name: str, value: Any, depth: int) -> list:
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * depth
-    if len(values) != depth:
-        raise WavedilError(f"{name} has {len(values)} values: expected one, or one per layer, {depth}")
-    return values
 
 
 def _check_widths(arrays: Sequence[LayerArray], out_channels: int | None) -> None:

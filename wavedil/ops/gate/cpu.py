@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from wavedil.ops.fallback import differentiable_backward, flat_numpy, is_eager_cpu, load_kernels
+from wavedil.ops.fallback import channels_last, differentiable_backward, flat_numpy, is_eager_cpu, load_kernels
 from wavedil.ops.gate.reference import gate as reference
 from wavedil.ops.threads import run_in_threads
 
@@ -37,14 +37,9 @@ def supports(h: Tensor) -> bool:
         is_eager_cpu(h)
         and h.dtype in DTYPES
         and h.numel() >= _MIN_ELEMENTS
-        and _rows(h).is_contiguous()
+        and channels_last(h).is_contiguous()
         and compiled_kernels(h.dtype) is not None
     )
-
-
-def _rows(x: Tensor) -> Tensor:
-    """``(batch, channels, *space)`` as a view ``(batch, *space, channels)``."""
-    return x.movedim(1, -1)
 
 
 def _halves(channels: int, order: str) -> tuple[int, int]:
@@ -91,7 +86,7 @@ class Gate(torch.autograd.Function):
     def forward(ctx: FunctionCtx, h: Tensor, order: str) -> Tensor:
         ctx.save_for_backward(h)
         ctx.order = order
-        return forward(compiled_kernels(h.dtype), _rows(h), order).movedim(-1, 1)
+        return forward(compiled_kernels(h.dtype), channels_last(h), order).movedim(-1, 1)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, None]:
@@ -99,5 +94,5 @@ class Gate(torch.autograd.Function):
         if torch.is_grad_enabled():
             (gradient,) = differentiable_backward(ctx, lambda h: reference(h, ctx.order), (h,), (grad,))
             return gradient, None
-        d = _rows(grad).contiguous()
-        return backward(compiled_kernels(h.dtype), _rows(h), d, ctx.order)[0].movedim(-1, 1), None
+        d = channels_last(grad).contiguous()
+        return backward(compiled_kernels(h.dtype), channels_last(h), d, ctx.order)[0].movedim(-1, 1), None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from wavedil.ops.dilated_conv import cpu as conv
-from wavedil.ops.fallback import differentiable_backward, is_eager_cpu
+from wavedil.ops.fallback import channels_last, differentiable_backward, is_eager_cpu
 from wavedil.ops.gate import cpu as gate
 from wavedil.ops.gated_residual.reference import gated_residual as reference
 
@@ -37,11 +37,6 @@ def supports(
     )
 
 
-def _rows(x: Tensor) -> Tensor:
-    """``(batch, channels, time) -> (batch, time, channels)``, contiguous."""
-    return x.transpose(1, 2).contiguous()
-
-
 class GatedResidual(torch.autograd.Function):
     """``(x + residual(z), z)`` with z the gated activations; see :func:`wavedil.ops.gated_residual.gated_residual`."""
 
@@ -58,7 +53,7 @@ class GatedResidual(torch.autograd.Function):
         order: str,
     ) -> tuple[Tensor, Tensor]:
         ctx.options = padding, dilation, order
-        rows = _rows(x)
+        rows = channels_last(x).contiguous()
         parameters = (weight, bias, residual_weight, residual_bias)
         # Cast here, and the gradients cast back in backward: as nodes of the graph the casts would take longer.
         w, b, r_w, r_b = (None if t is None else t.to(x.dtype) for t in parameters)
@@ -84,7 +79,7 @@ class GatedResidual(torch.autograd.Function):
             grads = (grad_out, grad_z)
             return *differentiable_backward(ctx, plain, tuple(inputs), grads), None, None, None
         need_x, need_weight, need_bias, need_residual, need_residual_bias = ctx.needs_input_grad[:5]
-        d_out = _rows(grad_out)
+        d_out = channels_last(grad_out).contiguous()
         d_rows = d_out.flatten(0, 1)
         dx = dweight = dbias = dresidual = dresidual_bias = None
         if need_residual:
@@ -96,7 +91,7 @@ class GatedResidual(torch.autograd.Function):
             dh, sums = gate.backward(gate.compiled_kernels(h.dtype), h, d_z, ctx.options[2])
             dbias = sums.to(bias.dtype) if need_bias else None
             if need_weight:
-                dweight = ctx.taps.weight_gradient(dh, _rows(x), weight)
+                dweight = ctx.taps.weight_gradient(dh, channels_last(x).contiguous(), weight)
             if need_x:
                 dx = ctx.taps.input_gradient(dh, w, initial=d_out.clone()).transpose(1, 2)
         return dx, dweight, dbias, dresidual, dresidual_bias, None, None, None

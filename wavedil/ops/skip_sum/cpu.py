@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from wavedil.ops.dilated_conv import cpu as conv
-from wavedil.ops.fallback import differentiable_backward, is_eager_cpu
+from wavedil.ops.fallback import channels_last, differentiable_backward, is_eager_cpu
 from wavedil.ops.skip_sum.reference import skip_sum as reference
 
 _PIECE_BYTES = 2**20  # of the concatenation; at most half of a core's L2 cache
@@ -30,18 +30,13 @@ def supports(gates: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> bo
     )
 
 
-def _rows(x: Tensor) -> Tensor:
-    """``(batch, channels, time) -> (batch * time, channels)``."""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
 class SkipSum(torch.autograd.Function):
     """The sum for ``(weight, bias, *gates)``; shapes as in :func:`wavedil.ops.skip_sum.skip_sum`."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, weight: Tensor, bias: Tensor | None, *gates: Tensor) -> Tensor:
         ctx.save_for_backward(weight, bias, *gates)
-        rows = [_rows(g) for g in gates]
+        rows = [channels_last(g).flatten(0, 1) for g in gates]
         batch, _, time = gates[0].shape
         matrix = weight[:, :, 0].t()
         y = rows[0].new_empty(batch * time, weight.shape[0])
@@ -69,7 +64,7 @@ class SkipSum(torch.autograd.Function):
         widths = [g.shape[1] for g in gates]
         dweight = dbias = None
         if ctx.needs_input_grad[0]:
-            products = [d_rows.t() @ _rows(g) for g in gates]
+            products = [d_rows.t() @ channels_last(g).flatten(0, 1) for g in gates]
             dweight = torch.cat(products, dim=1).unsqueeze(2)
         if ctx.needs_input_grad[1]:
             dbias = d_rows.sum(0)

@@ -1,6 +1,5 @@
 """Compares a dense network with its classifier, node by node, in float64, with random weights."""
 
-import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from wavedil.core.measured_field import float64_copy
 from wavedil.errors import WavedilError
 from wavedil.vision.dense.convert import ConversionPlan, DenseBackbone, extract_outputs, plan_conversion
 from wavedil.vision.dense.grid import Grid, NonMap
@@ -71,9 +71,9 @@ def check_dense(
     image = torch.randn(1, plan.trace.channels, *size, generator=generator, dtype=torch.float64)
     _check_trace(classifier, plan, image)
 
-    reference = _to_float64(fx.GraphModule(classifier, extract_outputs(plan)))
+    reference = float64_copy(fx.GraphModule(classifier, extract_outputs(plan))).cpu()
     _randomize(reference, generator, image)
-    dense64 = _to_float64(dense)
+    dense64 = float64_copy(dense).cpu()
     _load_weights(classifier, reference, dense64)
     maps = {node.name: node for node in plan.trace.graph.nodes if isinstance(plan.analysis.grids.get(node), Grid)}
     with torch.no_grad():
@@ -115,11 +115,6 @@ def _check_trace(classifier: nn.Module, plan: ConversionPlan, image: Tensor) -> 
             f"{type(classifier).__name__} computes something else for an image of {tuple(image.shape)} than its trace: "
             "expected a network without control flow that depends on values or sizes"
         )
-
-
-def _to_float64(module: nn.Module) -> nn.Module:
-    """A copy on the CPU in evaluation mode."""
-    return copy.deepcopy(module).cpu().double().eval()
 
 
 def _randomize(module: nn.Module, generator: torch.Generator, image: Tensor) -> None:
