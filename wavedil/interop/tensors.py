@@ -112,7 +112,7 @@ class ForeignTensors:
         return {"weight": self.pop(f"{name}.weight"), **bias}
 
     def count_layers(self, name: str) -> int:
-        """The number of layers, by names such as ``in_layers.{}.bias``; there must be one."""
+        """The number of layers, by names such as ``in_layers.{}.bias``; at least one is required."""
         self.shape(name.format(0))
         return next(number for number in count(1) if name.format(number) not in self)
 

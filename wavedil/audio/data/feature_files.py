@@ -78,7 +78,7 @@ def read_array(path: str | Path) -> np.ndarray:
     """Opens a .npy file of ``(channels, frames)`` numbers as a memory map.
 
     Raises:
-        WavedilError: the file is missing, or is not such an array.
+        WavedilError: the file is missing, or does not hold such an array.
     """
     check_regular_file(path, "the features of a recording")
     try:

@@ -28,7 +28,7 @@ class Distribution:
     quantizer: Quantizer
 
     def __init__(self) -> None:
-        """Without options; a subclass with options defines its own."""
+        """Takes no options. A subclass that has options defines its own constructor."""
 
     def set_quantizer(self, quantizer: Quantizer) -> Self:
         """Sets the quantizer and returns ``self``; extend it to compute values that depend on the codes."""

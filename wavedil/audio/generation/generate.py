@@ -102,7 +102,7 @@ class Stream(Iterator[Tensor]):
         """The next codes, int64 ``(num, time)``."""
         self._check_not_interrupted()
         self._interrupted = True  # until the chunk is finished
-        if self._process != os.getpid():  # a forked process has no other threads, and torch would wait for its own
+        if self._process != os.getpid():  # after a fork, torch would wait forever for threads of the parent
             torch.set_num_threads(1)
             self._process = os.getpid()
         uniforms = self._uniforms.draw(time).to(self._session.plan.device)
