@@ -5,11 +5,12 @@ import glob
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, printable
 
 try:
     import fcntl
@@ -185,6 +186,53 @@ def check_replaceable(folder: Path, pattern: str, index: str | None = None, subf
         hidden = path.name.startswith(".")  # temporary files of an interrupted run
         if not (hidden or path.is_dir() or re.fullmatch(pattern, path.relative_to(folder).as_posix())):
             raise WavedilError(f"{path} is not a file of the built-in data: choose another folder, or move the file")
+
+
+def walk_files(root: str | os.PathLike[str], suffixes: Collection[str]) -> list[Path]:
+    """Lists the files with one of the suffixes in a folder and its subfolders, sorted by their path below it.
+
+    Hidden files and folders (a leading dot) are skipped. Links to folders are followed, but each folder is listed once:
+    under its own path if it is in ``root``, else under the first link to it. Broken links, and named pipes and devices
+    with one of the suffixes, are skipped with one warning.
+
+    Args:
+        suffixes: in lower case, with the dot; those of files may be in upper case.
+
+    Raises:
+        WavedilError: a folder cannot be listed.
+    """
+    root = Path(root)
+    found, skipped, seen = [], [], set()
+    folders, links = [root], []  # links wait until all real folders are listed
+    while folders or links:
+        folder = Path(folders.pop() if folders else links.pop(0))
+        try:
+            status = folder.stat()
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise WavedilError(f"{folder}: the folder cannot be listed: {error.strerror}") from None
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            suits, link = os.path.splitext(entry.name)[1].lower() in suffixes, entry.is_symlink()
+            if os.path.isdir(entry.path) if link else entry.is_dir():
+                (links if link else folders).append(entry.path)
+            elif suits and os.path.isfile(entry.path):
+                found.append(Path(entry.path))
+            elif suits or (link and not os.path.exists(entry.path)):
+                skipped.append(entry.path)
+    if skipped:
+        warnings.warn(
+            printable(
+                f"{root}: {len(skipped)} broken links, pipes or devices are skipped, the first is {min(skipped)}: "
+                "repair or remove them"
+            ),
+            stacklevel=2,
+        )
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
 def matching_paths(paths: Sequence[Path], pattern: str, option: str) -> set[Path]:

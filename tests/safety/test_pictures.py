@@ -72,15 +72,16 @@ def test_what_is_no_file_is_refused(tmp_path, kind):
         assert "\n" not in str(error.value)
 
 
-def test_a_folder_with_a_picture_name_among_pictures_is_refused(tmp_path):
+def test_a_folder_with_a_picture_name_is_a_folder(tmp_path):
     for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-        Image.new("L", (8, 8)).save(tmp_path / kind / "a.png")
-    (tmp_path / "images" / "b.png").mkdir()
-    (tmp_path / "masks" / "b.png").mkdir()
+        (tmp_path / kind / "b.png").mkdir(parents=True)
+        for name in ("a.png", "b.png/c.png"):
+            Image.new("L", (8, 8)).save(tmp_path / kind / name)
+    assert [pair.image for pair in find_pairs(tmp_path)] == list_images(tmp_path / "images")
     assert len(list_images(tmp_path / "images")) == 2
-    with pytest.raises(WavedilError, match=r"b.png is not a regular file"):
-        find_pairs(tmp_path)
+    for read in READERS.values():
+        with pytest.raises(WavedilError, match=r"b.png is not a regular file"):
+            read(tmp_path / "images" / "b.png")
 
 
 def test_an_archive_of_arrays_is_refused_as_a_target(tmp_path):

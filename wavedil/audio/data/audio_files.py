@@ -18,6 +18,7 @@ import numpy as np
 from wavedil.audio.data.resampling import check_rates, resample_crop
 from wavedil.audio.data.streams import FORMATS, SUFFIXES, decoded_blocks, open_sound, unchecked_blocks, written_blocks
 from wavedil.errors import WavedilError
+from wavedil.files import walk_files
 
 if TYPE_CHECKING:
     import soundfile
@@ -150,27 +151,20 @@ def write(
 def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
     """Lists all sound files below a folder, sorted by their path within it; for a file, the file alone.
 
-    Hidden files and folders (a leading dot) are skipped; links to folders are followed once.
+    Links and hidden files are treated as :func:`wavedil.files.walk_files` describes.
 
     Raises:
-        WavedilError: the folder is missing or has no sound file.
+        WavedilError: the folder is missing, cannot be listed or has no sound file.
     """
     root = Path(root)
     if root.is_file():
         return [root]
     if not root.is_dir():
         raise WavedilError(f"{root}: no such folder; expected a folder with sound files (in a recipe: data.root)")
-    found, seen = [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        seen.add(os.path.realpath(folder))
-        subfolders[:] = [
-            name for name in subfolders if name[0] != "." and os.path.realpath(os.path.join(folder, name)) not in seen
-        ]
-        paths = (Path(folder, name) for name in names if name[0] != ".")
-        found += [path for path in paths if path.suffix.lower() in FORMATS and path.is_file()]
+    found = walk_files(root, FORMATS)
     if not found:
         raise WavedilError(f"{root}: no sound files in this folder: expected files that end in {SUFFIXES}")
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    return found
 
 
 def _has_frames(file: soundfile.SoundFile, frames: int) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError
+from wavedil.files import walk_files
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def find_published(
     folder = Path(root) / layout.folder / part
     if download and not folder.is_dir():
         _download(name, Path(root), {"url": part} if part else {})
-    paths = sorted(folder.glob(layout.pattern))
+    depth = layout.pattern.count("/") + 1
+    listed = walk_files(folder, (Path(layout.pattern).suffix,)) if folder.is_dir() else []
+    paths = [path for path in listed if path.match(layout.pattern) and len(path.relative_to(folder).parts) == depth]
     if not paths:
         raise WavedilError(f"{folder} has no {layout.pattern}: expected {dataset} below {root}; or set download")
     return folder, paths, layout.speakers

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write, check_regular_file
+from wavedil.files import atomic_write, check_regular_file, walk_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -142,26 +142,23 @@ def write_image(path: PathLike, image: np.ndarray) -> None:
 
 
 def list_images(folder: PathLike, also: Sequence[str] = ()) -> list[Path]:
-    """Image files in a folder and its subfolders, sorted, without hidden files.
+    """Image files in a folder and its subfolders, sorted by their path within it.
+
+    Links and hidden files are treated as :func:`wavedil.files.walk_files` describes.
 
     Args:
         also: further suffixes to include.
 
     Raises:
-        WavedilError: the folder does not exist or has no images.
+        WavedilError: the folder does not exist, cannot be listed or has no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise WavedilError(f"{folder} is not a folder: expected a folder of images")
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in (*SUFFIXES, *also)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    found = walk_files(folder, (*SUFFIXES, *also))
     if not found:
         raise WavedilError(f"{folder} has no images ({', '.join(SUFFIXES)})")
-    return sorted(found, key=Path.as_posix)
+    return found
 
 
 def image_size(path: PathLike) -> tuple[int, int]:
