@@ -19,6 +19,8 @@ from wavedil.errors import WavedilError
 from wavedil.vision import Conv1x1Head, PixelUnshuffle, Regressor, Segmenter, SmallBackbone
 from wavedil.weights import model_class, register, with_article
 
+PATCHES = {"class": "wavedil.vision.models.backbone.PixelUnshuffle", "arguments": {}}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -54,11 +56,15 @@ def edit(folder, **changes):
         (lambda f: edit(f, arguments={"chanels": 8}), "cannot build a WaveNet.*chanels"),
         (lambda f: edit(f, **{"class": []}), "names the class"),
         (lambda f: edit(f, arguments={"channels": 16}), "does not fit"),
-        (lambda f: edit(f, arguments={"channels": 10**6}), "does not fit"),
-        (lambda f: edit(f, arguments={"channels": 10**9}), "does not fit.*far more weights"),
-        (lambda f: edit(f, arguments={"input_kernel_size": 2**40}), "does not fit.*far more weights"),
+        (
+            lambda f: edit(f, arguments={"channels": 10**6}),
+            "channels is 1000000: expected a positive",
+        ),
+        (lambda f: edit(f, arguments={"channels": 2000}), "does not fit"),
+        (lambda f: edit(f, arguments={"channels": 2**14}), "does not fit.*far more weights"),
+        (lambda f: edit(f, arguments={"input_kernel_size": 2**20}), "does not fit.*far more weights"),
         (lambda f: edit(f, arguments={"quantizer": "linear", "num_codes": 2**40}), "does not fit|cannot build"),
-        (lambda f: edit(f, **part(Segmenter, backbone=None, head=None, num_classes=2**40)), "num_classes is"),
+        (lambda f: edit(f, **part(Segmenter, backbone=PATCHES, head=PATCHES, num_classes=2**40)), "num_classes is"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot be read"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04nonsense"), "cannot be read"),
         (lambda f: save_file({"x": torch.zeros(1)}, f / "model.safetensors"), "does not fit"),
@@ -137,16 +143,32 @@ HEAD = part(Conv1x1Head, in_channels=2, num_classes=3)
 @pytest.mark.parametrize(
     ("cls", "arguments", "message"),
     [
-        (TCN, {"in_channels": 1, "out_channels": 1, "gated": part(SmallBackbone, channels=8)}, "gated cannot be"),
-        (TCN, {"in_channels": 1, "out_channels": 1, "activation": HEAD}, "activation cannot be"),
-        (TCN, {"in_channels": 1, "out_channels": 1, "dilations": [1, HEAD]}, "dilations cannot be"),
-        (WaveNet, {"speakers": [HEAD]}, "speakers cannot be"),
-        (NearestUpsampling, {"features": HEAD}, "features cannot be"),
-        (Nested, {"width": [HEAD]}, "width cannot be"),
-        (Nested, {"width": HEAD}, "width cannot be"),
-        (Nested, {"parts": HEAD}, "parts cannot be"),
-        (Nested, {"more": HEAD}, "more cannot be"),
-        (Nested, {"parts": [part(TCN, in_channels=1, out_channels=1, gated=HEAD)]}, "gated cannot be"),
+        (
+            TCN,
+            {"in_channels": 1, "out_channels": 1, "gated": part(SmallBackbone, channels=8)},
+            "gated is a SmallBackbone",
+        ),
+        (
+            TCN,
+            {"in_channels": 1, "out_channels": 1, "activation": HEAD},
+            "activation is a Conv1x1Head",
+        ),
+        (
+            TCN,
+            {"in_channels": 1, "out_channels": 1, "dilations": [1, HEAD]},
+            r"dilations is \[1, a Conv1x1Head\]",
+        ),
+        (WaveNet, {"speakers": [HEAD]}, r"speakers is \[a Conv1x1Head\]: expected a list of texts"),
+        (NearestUpsampling, {"features": HEAD}, "features is a Conv1x1Head: expected a Features"),
+        (Nested, {"width": [HEAD]}, r"width is \[a Conv1x1Head\]: expected an integer"),
+        (Nested, {"width": HEAD}, "width is a Conv1x1Head: expected an integer"),
+        (Nested, {"parts": HEAD}, "parts is a Conv1x1Head: expected a list"),
+        (Nested, {"more": HEAD}, "more is a Conv1x1Head: expected an integer"),
+        (
+            Nested,
+            {"parts": [part(TCN, in_channels=1, out_channels=1, gated=HEAD)]},
+            "parts: gated is a Conv",
+        ),
     ],
 )
 def test_a_part_is_refused_where_the_constructor_takes_none(folder, cls, arguments, message):

@@ -15,6 +15,9 @@ class Interrupted(WavedilError):
         super().__init__(message)
         self.status = status
 
+    def __reduce__(self) -> tuple:  # exceptions are pickled with the message alone
+        return type(self), (str(self), self.status)
+
 
 def printable(text: object) -> str:
     r"""The text with escapes (``\\n``, ``\\x1b``, ``\\udcff``) for characters that no terminal or log should get.
@@ -31,6 +34,30 @@ def check_positive(**values: object) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise WavedilError(f"{name} is {value!r}: expected a positive integer")
+
+
+_ITEMS = 20  # of a list in a message
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """``value`` for a message: one line of at most ``limit`` characters, with objects by their class."""
+    text = _shown(value, limit, 0)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _shown(value: object, limit: int, depth: int) -> str:
+    if isinstance(value, list | tuple | dict) and depth < 3:
+        if isinstance(value, dict):
+            text = ", ".join(f"{key!r}: {_shown(value[key], limit, depth + 1)}" for key in list(value)[:_ITEMS])
+            return f"{{{text}}}"
+        text = ", ".join(_shown(item, limit, depth + 1) for item in value[:_ITEMS])
+        return f"[{text}]" if isinstance(value, list) else f"({text}{',' * (len(value) == 1)})"
+    if isinstance(value, int) and abs(value) >= 10**limit:
+        return f"an integer of more than {limit} digits"
+    if value is None or isinstance(value, str | int | float):
+        return repr(value[:limit] if isinstance(value, str) else value)
+    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    return f"the class {name}" if isinstance(value, type) else f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def first_line(error: BaseException) -> str:

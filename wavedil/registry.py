@@ -3,15 +3,15 @@
 import functools
 import inspect
 import re
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
+from wavedil.allocation import model_limit
+from wavedil.core.schema import Arguments
 from wavedil.errors import WavedilError
 from wavedil.renames import check_arguments
 
@@ -22,23 +22,26 @@ _REGISTERED: dict[str, type] = {}
 #: Import paths whose modules :func:`find_class` may import.
 _PACKAGE_PATH = re.compile(r"wavedil\.(audio|vision)(\.[a-z]\w*)+\.[A-Z]\w*", re.ASCII)
 
+MAX_NESTING = 64  # a part of a part of a part takes 6
+
 
 def register(cls: Class) -> Class:
     """Class decorator: model folders may name this class, and its instances record their arguments in ``config``.
 
     Use it for your own network, backbone, head or other part that is to be saved and loaded. The constructor takes
     named arguments: plain values (numbers, strings, lists, dictionaries) or instances of registered classes. Annotate
-    an argument that takes a part with the part's class or ``nn.Module``, or not at all. Subclasses need the decorator
-    too. Import the module that defines your class before :func:`wavedil.weights.load` reads a folder that
-    names it: loading imports no modules but those of this package.
+    an argument that takes a part with the part's class or ``nn.Module``, or not at all. Annotated arguments are checked
+    in each call, see :mod:`wavedil.core.schema`. Subclasses need the decorator too. Import the module that defines your
+    class before :func:`wavedil.weights.load` reads a folder that names it: loading imports no modules but those of this
+    package.
 
     Raises:
         WavedilError: the constructor has positional-only arguments or ``*args``.
     """
     init = cls.__init__
     no_arguments = init in (object.__init__, nn.Module.__init__)  # whose signatures are (*args, **kwargs)
-    signature = inspect.signature((lambda self: None) if no_arguments else init)
-    for parameter in list(signature.parameters.values())[1:]:
+    arguments = Arguments((lambda self: None) if no_arguments else init)
+    for parameter in list(arguments.signature.parameters.values())[1:]:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise WavedilError(
                 f"cannot register {import_path(cls)}: {parameter} has no name; give its constructor named ones"
@@ -47,8 +50,12 @@ def register(cls: Class) -> Class:
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         check_arguments(cls, kwargs)
-        config = _arguments(signature, self, args, kwargs) if type(self) is cls else None
-        init(self, *args, **kwargs)
+        bound = arguments.bind((self, *args), kwargs)
+        if bound is None:
+            return init(self, *args, **kwargs)  # raises its own error
+        config = _config(bound) if type(self) is cls else None
+        with model_limit(cls.__name__):
+            init(*bound.args, **bound.kwargs)
         if type(self) is cls and "config" not in vars(self):  # a constructor may set its own config
             self.config = config
 
@@ -80,12 +87,19 @@ def find_class(name: Any, path: Path) -> type:
     return _REGISTERED[name]
 
 
-def check_registered(value: Any, path: Path) -> None:
+def check_nesting(depth: int, where: object) -> None:
+    """Raises WavedilError for lists and dictionaries in each other deeper than ``MAX_NESTING``."""
+    if depth > MAX_NESTING:
+        raise WavedilError(f"{where}: the arguments are nested deeper than {MAX_NESTING} lists and dictionaries")
+
+
+def check_registered(value: Any, path: Path, depth: int = 0) -> None:
     """Raises WavedilError if a part anywhere in ``value`` names a class that is not registered."""
+    check_nesting(depth, path)
     if _is_part(value):
         check_stored(find_class(value["class"], path), value["arguments"], path)
     for item in _items(value):
-        check_registered(item, path)
+        check_registered(item, path, depth + 1)
 
 
 def check_stored(cls: type, arguments: Any, path: Path) -> None:
@@ -95,27 +109,25 @@ def check_stored(cls: type, arguments: Any, path: Path) -> None:
             raise WavedilError(f"{path} sets {name} of {cls.__name__}: a model folder must not, remove it")
 
 
-def _arguments(signature: inspect.Signature, self: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments of a constructor call by name, defaults included; None if they do not fit the signature."""
-    try:
-        bound = signature.bind(self, *args, **kwargs)
-    except TypeError:
-        return None  # the constructor raises its own error
+def _config(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """The arguments of a constructor call by name, defaults included."""
     bound.apply_defaults()
     values: dict[str, Any] = {}
     for name, value in list(bound.arguments.items())[1:]:
-        values |= value if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+        further = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        values |= value if further else {name: value}
     return _plain(values)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """A copy of ``value`` as JSON values. Other objects stay: :func:`wavedil.weights.check_savable` refuses them."""
+    check_nesting(depth, "config")
     if is_registered(type(value)):
         return {"class": import_path(type(value)), "arguments": value.config}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, depth + 1) for key, item in value.items()}
     return value
 
 
@@ -124,18 +136,18 @@ def _is_part(value: Any) -> bool:
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """An instance of a registered class, its parts built first.
+    """An instance of a registered class, its parts built first. The constructor may raise other errors.
 
     Raises:
-        TypeError: an argument is a part that its annotation does not allow. The constructor may raise other errors.
+        WavedilError: an argument is not what its annotation says.
     """
-    cls = _REGISTERED[name]
-    hints = _annotations(cls)
+    values = {}
     for key, value in arguments.items():
-        hint = hints.get(key, hints.get("**", Any))
-        if not _allows(hint, value):
-            raise TypeError(f"{key} cannot be this part: the constructor takes {getattr(hint, '__name__', hint)}")
-    return cls(**{key: _restored(value) for key, value in arguments.items()})
+        try:
+            values[key] = _restored(value)
+        except WavedilError as error:
+            raise type(error)(f"{key}: {error}") from None
+    return _REGISTERED[name](**values)
 
 
 def _restored(value: Any) -> Any:
@@ -148,50 +160,5 @@ def _restored(value: Any) -> Any:
     return value
 
 
-def _annotations(cls: type) -> dict[str, Any]:
-    """The constructor's annotations by argument, Any where there is none; ``"**"`` for further keyword arguments."""
-    try:
-        hints = typing.get_type_hints(cls.__init__)
-    except (NameError, TypeError, AttributeError):  # names that exist for type checkers only
-        hints = {}
-    return {
-        "**" if parameter.kind is parameter.VAR_KEYWORD else name: hints.get(name, Any)
-        for name, parameter in inspect.signature(cls.__init__).parameters.items()
-    }
-
-
-def _allows(hint: Any, value: Any) -> bool:
-    """Whether an annotation allows the parts in ``value``. The constructor itself checks plain values."""
-    if not _holds_part(value):
-        return True
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_allows(option, value) for option in options)
-    kind = origin or hint
-    if kind is Literal:
-        return False
-    if kind in (Any, object) or not isinstance(kind, type):
-        return True
-    if _is_part(value):
-        return _is_subclass(_REGISTERED[value["class"]], kind)
-    if kind is str or not _is_subclass(kind, Iterable):
-        return False
-    options = [option for option in options if option is not Ellipsis] or [Any]
-    if isinstance(value, Mapping):
-        return all(_allows(options[-1], item) for item in value.values())
-    return all(any(_allows(option, item) for option in options) for item in value)
-
-
-def _holds_part(value: Any) -> bool:
-    return _is_part(value) or any(map(_holds_part, _items(value)))
-
-
 def _items(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-
-
-def _is_subclass(cls: type, kind: type) -> bool:
-    try:
-        return issubclass(cls, kind)
-    except TypeError:  # a protocol that is not for run time
-        return True

@@ -27,7 +27,16 @@ from wavedil.files import (
     replace_folder,
     temporary_beside,
 )
-from wavedil.registry import build, check_registered, check_stored, find_class, import_path, is_registered, register
+from wavedil.registry import (
+    build,
+    check_nesting,
+    check_registered,
+    check_stored,
+    find_class,
+    import_path,
+    is_registered,
+    register,
+)
 from wavedil.renames import upgrade_config, upgrade_tensors
 
 __all__ = ["check_savable", "load", "model_class", "register", "save", "with_article"]
@@ -36,6 +45,7 @@ T = TypeVar("T")
 
 FORMAT = 2
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MAX_CONFIG = 2**22  # characters
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
@@ -59,6 +69,11 @@ def save(model: nn.Module, folder: str | Path) -> Path:
             tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
             save_file(tensors, beside / WEIGHTS)
             text = json.dumps({"format": FORMAT, "class": path, "arguments": model.config}, indent=2)
+            if len(text) > MAX_CONFIG:
+                raise WavedilError(
+                    f"cannot save {with_article(type(model))}: its arguments have {len(text)} characters, "
+                    f"expected at most {MAX_CONFIG}"
+                )
             (beside / CONFIG).write_text(text + "\n", encoding="utf-8")
             os.chmod(beside / WEIGHTS, 0o644)  # safetensors makes it private
             for written in (beside / WEIGHTS, beside / CONFIG, beside):
@@ -145,6 +160,8 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
             model = build(name, arguments)
     except AllocationLimitError:
         raise WavedilError(f"{weights} does not fit {path}: the arguments ask for far more weights") from None
+    except WavedilError as error:
+        raise WavedilError(f"{path}: cannot build {with_article(cls)}: {error}") from None
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise WavedilError(f"{path}: cannot build {with_article(cls)} ({type(error).__name__}: {reason})") from None
@@ -214,7 +231,11 @@ def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
     """The import path and arguments in a ``config.json``, and whether it has format 1."""
     check_regular_file(path, "the config of a model")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_CONFIG + 1)
+        if len(text) > MAX_CONFIG:
+            raise WavedilError(f"{path} is longer than {MAX_CONFIG} characters: expected the config of a model")
+        config = json.loads(text)
         version = config["format"]
         if version == 1:
             config = upgrade_config(config)
@@ -273,13 +294,14 @@ def _remove(folder: Path) -> None:
             folder.rmdir()
 
 
-def _check_plain(value: Any, where: str) -> None:
+def _check_plain(value: Any, where: str, depth: int = 0) -> None:
+    check_nesting(depth, f"cannot save {where.partition('.')[0]}")
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _check_plain(item, f"{where}.{key}")
+            _check_plain(item, f"{where}.{key}", depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check_plain(item, where)
+            _check_plain(item, where, depth + 1)
     elif not (value is None or isinstance(value, str | int | float)):
         reason = getattr(value, "save_error", None) or (
             f"a {import_path(type(value))} is neither a plain value nor of a registered class; decorate its class with "

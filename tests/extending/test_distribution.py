@@ -143,7 +143,7 @@ def test_a_distribution_without_a_prior_keeps_the_initial_bias():
     [
         ({"components": 3}, "components is 3: expected None, since the distribution is a StudentT"),
         ({"distribution": "student"}, "distribution is 'student': expected one of categorical, logistics, gaussians"),
-        ({"distribution": 3}, "distribution is a int: expected one of"),
+        ({"distribution": 3}, "distribution is 3: expected a text or a Distribution"),
     ],
 )
 def test_errors(options, message):

@@ -96,7 +96,7 @@ def test_bad_arguments_are_refused():
         model(torch.zeros(1, 256), torch.zeros(1, 3, 1), torch.zeros(1))
     with pytest.raises(WavedilError, match="numbers from 0 to 49"):
         model(torch.zeros(1, 1, 256), torch.zeros(1, 3, 1), torch.tensor([50]))
-    with pytest.raises(WavedilError, match=r"noise is \[0.1, 1.0\]: expected the variance"):
+    with pytest.raises(WavedilError, match=r"noise is \[0.1, 1.0\]: expected a list of numbers above 0 and below 1"):
         DiffWave(noise=[0.1, 1.0])
     with pytest.raises(WavedilError, match="expected the tensors of diffwave"):
         from_diffwave({"a": torch.zeros(1)})

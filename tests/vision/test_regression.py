@@ -161,7 +161,7 @@ def test_evaluation_and_predicted_files_agree(folder, tmp_path):
 def test_invalid_arguments_raise(folder):
     pairs = find_pairs(folder, FolderLayout(masks="targets"))
     for make, message in (
-        (lambda: small(target_std=0.0), "target_std is 0.0: expected both above 0"),
+        (lambda: small(target_std=0.0), "target_std is 0.0: expected a number above 0"),
         (lambda: SmoothL1(-1.0), "beta is -1.0"),
         (lambda: RegressionDataset(pairs, 0.0), "step is 0.0"),
         (lambda: make_spheres("x", size=8), "size is 8: expected"),

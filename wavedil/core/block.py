@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core.conv import DilatedConv, PerAxis, axes_value, has_hooks, paddings, per_axis
+from wavedil.core.schema import Channels, Dimensions, OptionalChannels, Scale, Width, checked
 from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
 from wavedil.ops.gate import GATE_ORDERS, gate
@@ -42,20 +43,21 @@ class GatedBlock(nn.Module):
         skip: ``(batch, skip_channels, *space)``, or None if ``skip_channels`` is 0.
     """
 
+    @checked
     def __init__(
         self,
-        ndim: int,
-        channels: int,
+        ndim: Dimensions,
+        channels: Channels,
         *,
         kernel_size: PerAxis = 2,
         dilation: PerAxis = 1,
-        hidden_channels: int | None = None,
-        skip_channels: int | None = None,
-        condition_channels: int = 0,
+        hidden_channels: Channels | None = None,
+        skip_channels: OptionalChannels | None = None,
+        condition_channels: OptionalChannels = 0,
         causal: bool | Sequence[bool] = False,
         residual: bool = True,
-        residual_scale: float = 1.0,
-        skip_scale: float = 1.0,
+        residual_scale: Scale = 1.0,
+        skip_scale: Scale = 1.0,
         gate_order: str = "tanh_first",
         bias: bool = True,
     ):
@@ -182,11 +184,12 @@ class ConvBlock(nn.Module):
         causal: one flag, or one per axis. Axes that are not causal are padded to the same size.
     """
 
+    @checked
     def __init__(
         self,
-        ndim: int,
-        channels: int,
-        out_channels: int | None = None,
+        ndim: Dimensions,
+        channels: Width,
+        out_channels: Width | None = None,
         *,
         kernel_size: PerAxis = 3,
         dilation: PerAxis = 1,
@@ -194,7 +197,7 @@ class ConvBlock(nn.Module):
         padding: str | Sequence[str] | None = None,
         causal: bool | Sequence[bool] = False,
         pad_mode: str = "zeros",
-        groups: int = 1,
+        groups: Width = 1,
         bias: bool = True,
     ):
         super().__init__()

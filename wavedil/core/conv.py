@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
+from wavedil.core.schema import Dilation, Dimensions, Width, checked
 from wavedil.core.stream import State, take_history
-from wavedil.errors import WavedilError, check_positive
+from wavedil.errors import WavedilError
 from wavedil.ops.dilated_conv import dilated_conv
 
 PADDINGS = ("same", "causal", "valid")
 PAD_MODES = ("zeros", "reflect")
 
-PerAxis = int | Sequence[int]
+PerAxis = Dilation | Sequence[Dilation]  # also of kernels, which are limited by their number of weights
+
+MAX_WEIGHTS = 2**32  # of one convolution
 
 
 def per_axis(name: str, value: PerAxis, ndim: int) -> tuple[int, ...]:
@@ -81,24 +84,22 @@ class DilatedConv(nn.Module):
         WavedilError: invalid arguments, or an input of the wrong rank, number of channels or size.
     """
 
+    @checked
     def __init__(
         self,
-        ndim: int,
-        in_channels: int,
-        out_channels: int,
+        ndim: Dimensions,
+        in_channels: Width,
+        out_channels: Width,
         kernel_size: PerAxis,
         *,
         dilation: PerAxis = 1,
         stride: PerAxis = 1,
         padding: str | Sequence[str] = "same",
         pad_mode: str = "zeros",
-        groups: int = 1,
+        groups: Width = 1,
         bias: bool = True,
     ):
         super().__init__()
-        if ndim not in (1, 2, 3):
-            raise WavedilError(f"ndim is {ndim!r}: expected 1, 2 or 3 space axes")
-        check_positive(in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
             raise WavedilError(
                 f"groups is {groups}: expected a divisor of in_channels={in_channels} and out_channels={out_channels}"
@@ -115,6 +116,12 @@ class DilatedConv(nn.Module):
                 "pad_mode is 'reflect' with causal padding: outputs would depend on the future; use pad_mode='zeros'"
             )
         self.pad_mode = pad_mode
+        weights = out_channels * (in_channels // groups) * math.prod(self.kernel_size)
+        if weights > MAX_WEIGHTS:
+            raise WavedilError(
+                f"kernel_size is {kernel_size!r} for {in_channels} to {out_channels} channels: {weights} weights, "
+                f"expected at most {MAX_WEIGHTS}"
+            )
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()

@@ -15,13 +15,35 @@ import inspect
 import operator
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from wavedil.errors import WavedilError
 
-Schedule = Sequence[int] | str | int
-
 MAX_DILATION = 2**24
 MAX_LAYERS = 10_000
+
+
+@dataclass(frozen=True)
+class LayerLimit:
+    """The schedules of a module: each layer of it is built, which takes a millisecond."""
+
+    limit: int
+
+    def allows(self, schedule: Any) -> bool:
+        if (layers := len(parse_schedule(schedule))) > self.limit:
+            raise WavedilError(f"the schedule has {layers} layers: expected at most {self.limit} in a network")
+        return True
+
+    def describe(self, kind: Any, plural: bool = False) -> str:
+        return f"dilations; {_NOTATION}"
+
+    def __repr__(self) -> str:  # in the help of recipes
+        return f"1..{self.limit} layers"
+
+
+Schedule = Annotated[Sequence[int] | str | int, LayerLimit(1000)]
+
 _MAX_NESTING = 8
 
 _NOTATION = 'write for example "1..512 x3", "1,2,5 x4", "hybrid(3, 17)", [1, 2, 5] or 4'

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from wavedil.core.block import GatedBlock, sequential_receptive_field
 from wavedil.core.conv import PerAxis, add_weight_norm, has_hooks
 from wavedil.core.schedule import Schedule, parse_schedule
+from wavedil.core.schema import Channels, Dimensions, LayersPerSegment, OptionalChannels, Scale, checked
 from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
 from wavedil.ops.skip_sum import skip_sum
@@ -50,25 +51,24 @@ class DilatedStack(nn.Module):
         output: ``(batch, skip_channels, *space)``, or ``(batch, channels, *space)`` without skips.
     """
 
+    @checked
     def __init__(
         self,
-        ndim: int,
-        channels: int | Sequence[int],
+        ndim: Dimensions,
+        channels: Channels | Sequence[Channels],
         dilations: Schedule,
         kernel_size: PerAxis = 2,
         *,
         block: Callable[..., nn.Module] = GatedBlock,
         causal: bool | Sequence[bool] = False,
-        skip_channels: int | None = None,
+        skip_channels: OptionalChannels | None = None,
         last_residual: bool | None = None,
-        skip_scale: float | Sequence[float] = 1.0,
+        skip_scale: Scale | Sequence[Scale] = 1.0,
         weight_norm: bool = False,
-        checkpoint_layers: int = 0,
+        checkpoint_layers: LayersPerSegment = 0,
         **options,
     ):
         super().__init__()
-        if checkpoint_layers < 0:
-            raise WavedilError(f"checkpoint_layers is {checkpoint_layers}: expected layers per segment, or 0")
         self.ndim = ndim
         self.dilations = parse_schedule(dilations)
         self.kernel_size = kernel_size

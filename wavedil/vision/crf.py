@@ -10,15 +10,15 @@ a Gaussian and a bilateral kernel, summed on a permutohedral lattice. As in the 
 j = i, and each kernel is divided by the square roots of its sums at i and at j.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavedil.errors import WavedilError, check_positive
+from wavedil.core.schema import Positive, Range, check
+from wavedil.errors import WavedilError
 from wavedil.ops.permutohedral import build_lattice, exact_mean_field, lattice_filter, mean_field
 from wavedil.weights import register
 
@@ -31,6 +31,10 @@ PRESETS = {
 }
 _MIN_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax: a label with probability 0 would stay at 0
 _MAX_EXACT_PIXELS = 10_000  # the matrix of one kernel then has 400 MB
+
+Iterations = Annotated[int, Range(1, 1000)]
+Weight = Annotated[float, Range(0, 1e6)]
+LabelCount = Annotated[int, Range(2, 2**10)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,21 +56,17 @@ class DenseCRF:
         WavedilError: numbers out of range, or an invalid compatibility.
     """
 
-    iterations: int = 10
-    gaussian_sxy: float = 3.0
-    gaussian_weight: float = 3.0
-    bilateral_sxy: float = 49.0
-    bilateral_srgb: float = 5.0
-    bilateral_weight: float = 4.0
+    iterations: Iterations = 10
+    gaussian_sxy: Positive = 3.0
+    gaussian_weight: Weight = 3.0
+    bilateral_sxy: Positive = 49.0
+    bilateral_srgb: Positive = 5.0
+    bilateral_weight: Weight = 4.0
     compatibility: Any = "potts"
 
     def __post_init__(self) -> None:
-        check_positive(iterations=self.iterations)
-        for name in _KERNELS:
-            value, zero = getattr(self, name), name.endswith("weight")
-            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-                limit = "of at least 0" if zero else "above 0"
-                raise WavedilError(f"{name} is {value!r}: expected a finite number {limit}")
+        for name in ("iterations", *_KERNELS):
+            check(name, getattr(self, name), get_type_hints(DenseCRF, include_extras=True)[name])
         if isinstance(self.compatibility, str) and self.compatibility == "potts":
             return
         matrix = _to_tensor("compatibility", self.compatibility).detach().float().cpu()
@@ -152,20 +152,16 @@ class CRFRNN(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
-        iterations: int = 5,
+        num_classes: LabelCount,
+        iterations: Iterations = 5,
         *,
-        gaussian_sxy: float = 3.0,
-        gaussian_weight: float = 3.0,
-        bilateral_sxy: float = 160.0,
-        bilateral_srgb: float = 3.0,
-        bilateral_weight: float = 5.0,
+        gaussian_sxy: Positive = 3.0,
+        gaussian_weight: Weight = 3.0,
+        bilateral_sxy: Positive = 160.0,
+        bilateral_srgb: Positive = 3.0,
+        bilateral_weight: Weight = 5.0,
     ):
         super().__init__()
-        if not isinstance(num_classes, int) or num_classes < 2:
-            raise WavedilError(f"num_classes is {num_classes!r}: expected an integer of at least 2")
-        # Checks the numbers.
-        DenseCRF(iterations, gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight)
         self.num_classes, self.iterations = num_classes, iterations
         self.deviations = gaussian_sxy, bilateral_sxy, bilateral_srgb
         self.gaussian_weight = nn.Parameter(torch.full((num_classes,), float(gaussian_weight)))

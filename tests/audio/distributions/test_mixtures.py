@@ -303,7 +303,7 @@ def test_the_prior_fits_the_counts(head, components):
         (lambda: make_distribution("categorical", MuLaw(256), 3), "since the distribution is categorical"),
         (lambda: make_distribution("logistics", MuLaw(256), 0), "components is 0"),
         (lambda: make_quantizer("alaw", 256), "expected one of mulaw, linear"),
-        (lambda: make_quantizer("linear", 65537), "expected 2 to 65536"),
+        (lambda: make_quantizer("linear", 65537), "expected an integer from 2 to 65536"),
         (lambda: Linear(4).encode(torch.tensor([math.nan])), "1 of 1 samples are NaN"),
         (lambda: Linear(4).decode(torch.tensor([4])), "codes span 4..4: expected 0..3"),
         (

@@ -68,7 +68,7 @@ def test_codes_do_not_depend_on_the_dtype_of_the_sound(dtype, sound):
     [
         (lambda: mu_law_encode(torch.tensor([0.0, float("nan")])), "1 of 2 samples are NaN"),
         (lambda: mu_law_encode(torch.zeros(3, dtype=torch.int16)), "divide 16-bit integers"),
-        (lambda: mu_law_encode(torch.zeros(3), num_codes=1), "num_codes is 1: expected 2 to 65536"),
+        (lambda: mu_law_encode(torch.zeros(3), num_codes=1), "num_codes is 1: expected an integer from 2 to 65536"),
         (lambda: mu_law_decode(torch.zeros(3, dtype=torch.int64), num_codes=65537), "num_codes is 65537"),
         (lambda: mu_law_decode(torch.tensor([3, 256])), r"span 3\.\.256: expected 0\.\.255"),
         (lambda: mu_law_decode(torch.tensor([-1])), r"span -1\.\.-1"),

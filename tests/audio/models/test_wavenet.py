@@ -332,7 +332,7 @@ def test_truncation_equals_a_sort_in_plain_python(temperature, top_k, top_p):
         (lambda m: WaveNet(dilations="0,1"), "0"),
         (lambda m: WaveNet(input="sound"), "expected one of codes, scalar"),
         (lambda m: WaveNet(components=3), "since the distribution is categorical"),
-        (lambda m: WaveNet(quantizer="linear", num_codes=1), "expected 2 to 65536"),
+        (lambda m: WaveNet(quantizer="linear", num_codes=1), "expected an integer from 2 to 65536"),
         (
             lambda m: generate(make(distribution="gaussians"), 5, top_k=3),
             "top_k is 3: expected None, since it is for categorical",

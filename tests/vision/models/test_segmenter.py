@@ -157,7 +157,7 @@ def test_a_trained_refinement_is_saved_and_loaded(tmp_path):
         ),
         (lambda: small(classes=["a"]), "classes has 1 names: expected one for each of 3"),
         (lambda: small(align="left"), "align is 'left'"),
-        (lambda: small(std=(1, 1, 0)), "std above 0"),
+        (lambda: small(std=(1, 1, 0)), "std is .*: expected a list of numbers above 0"),
         (lambda: small()(torch.rand(3, 8, 8)), "image is torch.float32 of shape"),
         (lambda: small()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), "image is torch.uint8"),
         (lambda: small()(torch.rand(1, 1, 8, 8)), "expected floats"),

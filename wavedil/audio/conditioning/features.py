@@ -3,16 +3,21 @@
 Frame f covers the samples from ``f * hop_length`` to ``(f + 1) * hop_length``, with any upsampling network.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.audio.spectrogram import hann_stft
-from wavedil.errors import WavedilError, check_positive
+from wavedil.core.schema import Channels, Range, SampleRate, Taps
+from wavedil.errors import WavedilError
 from wavedil.weights import register
 
 _FLOOR = 1e-5  # smallest magnitude: -100 dB of full scale, below 16-bit sound
 _OFFSET = 2.5  # log10 of a mel band of speech is about -2.5, with a deviation of about 1
+
+Frequency = Annotated[float, Range(0, 1e7)]
 
 
 @register
@@ -32,9 +37,8 @@ class Features(nn.Module):
     #: Whether the features are computed from sound.
     from_sound = False
 
-    def __init__(self, channels: int, hop_length: int):
+    def __init__(self, channels: Channels, hop_length: Taps):
         super().__init__()
-        check_positive(channels=channels, hop_length=hop_length)
         self.channels, self.hop_length = channels, hop_length
 
     def forward(self, sound: Tensor) -> Tensor:
@@ -69,15 +73,14 @@ class LogMel(Features):
 
     def __init__(
         self,
-        sample_rate: int = 16000,
-        n_mels: int = 80,
-        n_fft: int = 1024,
-        hop_length: int = 256,
-        fmin: float = 0.0,
-        fmax: float | None = None,
+        sample_rate: SampleRate = 16000,
+        n_mels: Channels = 80,
+        n_fft: Taps = 1024,
+        hop_length: Taps = 256,
+        fmin: Frequency = 0.0,
+        fmax: Frequency | None = None,
     ):
         super().__init__(n_mels, hop_length)
-        check_positive(sample_rate=sample_rate, n_fft=n_fft)
         if n_fft % 2:
             raise WavedilError(f"n_fft is {n_fft}: expected an even number; torchaudio's bands are wrong for odd ones")
         if n_fft < hop_length:

@@ -7,6 +7,7 @@ and DiffWave, which pad the ends of the features themselves.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,13 @@ from torch.nn import functional as F
 
 from wavedil.audio.conditioning.features import Features
 from wavedil.core import DilatedConv
+from wavedil.core.schema import Channels, Range, Stride, Taps, checked
 from wavedil.errors import WavedilError
 from wavedil.weights import register
+
+Context = Annotated[int, Range(0, 2**10)]  # frames
+Factor = Annotated[int, Range(2, 2**16)]
+Slope = Annotated[float, Range(0, 1)]
 
 
 class Upsampling(nn.Module):
@@ -33,11 +39,9 @@ class Upsampling(nn.Module):
         spread: frames on each side that :meth:`upsample` sees.
     """
 
-    def __init__(self, features: Features, channels: int | None, frame_kernel_size: int, spread: int):
+    def __init__(self, features: Features, channels: Channels | None, frame_kernel_size: Taps, spread: int):
         super().__init__()
-        if not isinstance(features, Features):
-            raise WavedilError(f"features is a {type(features).__name__}: expected LogMel, or Features for any other")
-        if not isinstance(frame_kernel_size, int) or frame_kernel_size < 1 or frame_kernel_size % 2 == 0:
+        if frame_kernel_size % 2 == 0:
             raise WavedilError(f"frame_kernel_size is {frame_kernel_size!r}: expected an odd number of frames")
         self.features, self.hop_length = features, features.hop_length
         self.channels = features.channels if channels is None else channels
@@ -89,7 +93,7 @@ class NearestUpsampling(Upsampling):
     gives the same result at a hundredth of the cost.
     """
 
-    def __init__(self, features: Features, channels: int | None = None, frame_kernel_size: int = 3):
+    def __init__(self, features: Features, channels: Channels | None = None, frame_kernel_size: Taps = 3):
         super().__init__(features, channels, frame_kernel_size, spread=1)
         self.taps = nn.Parameter(torch.ones(2 * self.hop_length + 1))
 
@@ -113,11 +117,15 @@ class TransposedUpsampling(Upsampling):
     """
 
     def __init__(
-        self, features: Features, factors: Sequence[int], channels: int | None = None, frame_kernel_size: int = 3
+        self,
+        features: Features,
+        factors: Sequence[Factor],
+        channels: Channels | None = None,
+        frame_kernel_size: Taps = 3,
     ):
         super().__init__(features, channels, frame_kernel_size, spread=1 if len(factors) == 1 else 2)
-        if not factors or any(not isinstance(factor, int) or factor < 2 for factor in factors):
-            raise WavedilError(f"factors is {list(factors)}: expected integers of 2 or more")
+        if not factors:
+            raise WavedilError("factors is empty: expected one or more, whose product is hop_length")
         _check_product(factors, self.hop_length)
         # Twice the stride, so that every output sees two inputs; an odd stride needs one more tap to stay centered.
         self.convs = nn.ModuleList(
@@ -143,7 +151,9 @@ class ImageUpsampling(Upsampling):
         factors, band_kernel_size, slope: see :class:`SpectrogramUpsampling`; slope 0 is a ReLU, 1 is no activation.
     """
 
-    def __init__(self, features: Features, factors: Sequence[int] = (), band_kernel_size: int = 3, slope: float = 0.0):
+    def __init__(
+        self, features: Features, factors: Sequence[Stride] = (), band_kernel_size: Taps = 3, slope: Slope = 0.0
+    ):
         super().__init__(features, None, frame_kernel_size=1, spread=0)
         self.conv = nn.Identity()  # these networks have no convolution over frames
         _check_product(factors, self.hop_length)
@@ -165,7 +175,8 @@ class SpectrogramUpsampling(nn.Module):
         slope: of the leaky ReLUs.
     """
 
-    def __init__(self, factors: Sequence[int], band_kernel_size: int = 3, overlap: int = 2, slope: float = 0.4):
+    @checked
+    def __init__(self, factors: Sequence[Stride], band_kernel_size: Taps = 3, overlap: Stride = 2, slope: Slope = 0.4):
         super().__init__()
         self.hop_length = math.prod(factors)
         self.convs = SpectrogramConvs(factors, band_kernel_size, overlap, slope)
@@ -186,7 +197,8 @@ class StretchUpsampling(nn.Module):
         context: frames on each side that the convolution sees.
     """
 
-    def __init__(self, channels: int, factors: Sequence[int], context: int):
+    @checked
+    def __init__(self, channels: Channels, factors: Sequence[Stride], context: Context):
         super().__init__()
         self.factors, self.context, self.hop_length = tuple(factors), context, math.prod(factors)
         self.conv = DilatedConv(1, channels, channels, 2 * context + 1, padding="valid", bias=False)
@@ -206,7 +218,7 @@ class SpectrogramConvs(nn.ModuleList):
     """The convolutions of :class:`SpectrogramUpsampling`: ``(batch, bands, frames) -> (batch, bands, time)``."""
 
     def __init__(self, factors: Sequence[int], band_kernel_size: int, overlap: int, slope: float):
-        if not isinstance(band_kernel_size, int) or band_kernel_size < 1 or band_kernel_size % 2 == 0:
+        if band_kernel_size % 2 == 0:
             raise WavedilError(f"band_kernel_size is {band_kernel_size!r}: expected an odd number of bands")
         super().__init__(
             nn.ConvTranspose2d(

@@ -9,7 +9,7 @@ The parameters of a sample are ``[logits, means, log scales]``, K each for K com
 
 import copy
 import math
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ from torch.nn import functional as F
 from wavedil.audio.distributions.base import Distribution, Sampling, flatten_time
 from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.distributions.quantizers import Quantizer
-from wavedil.errors import WavedilError, check_positive
+from wavedil.core.schema import Range, checked
+from wavedil.errors import WavedilError
 from wavedil.weights import register
 
 #: Uniforms are clamped to [SMALLEST, 1 - SMALLEST]: 2**-53 is the spacing of float64 numbers just below 1.
 SMALLEST = 2.0**-53
+Components = Annotated[int, Range(1, 1000)]
 _TINY = 1e-300  # keeps the logarithm of a probability that underflows finite
 
 
@@ -58,8 +60,8 @@ class Mixture(Distribution):
     #: Standard deviation of a component of scale 1.
     deviation: float
 
-    def __init__(self, components: int):
-        check_positive(components=components)
+    @checked
+    def __init__(self, components: Components):
         self.components = components
         self.num_parameters = 2 if components == 1 else 3 * components
 
@@ -149,7 +151,7 @@ class MixtureOfLogistics(Mixture):
 
     deviation = math.pi / math.sqrt(3)
 
-    def __init__(self, components: int = 10):
+    def __init__(self, components: Components = 10):
         super().__init__(components)
 
     def quantile(self, v: Tensor) -> Tensor:
@@ -173,7 +175,7 @@ class MixtureOfGaussians(Mixture):
 
     deviation = 1.0
 
-    def __init__(self, components: int = 1):
+    def __init__(self, components: Components = 1):
         super().__init__(components)
 
     def quantile(self, v: Tensor) -> Tensor:

@@ -11,13 +11,16 @@ instead of to nearest, so its codes (plus ``num_codes // 2``) differ by at most 
 """
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError
 
 _MAX_CODES = 65536  # with more, neighboring mu-law codes would decode to the same float32 value
+Codes = Annotated[int, Range(2, _MAX_CODES)]
 
 
 def mu_law_encode(sound: Tensor, num_codes: int = 256) -> Tensor:
@@ -66,9 +69,8 @@ class Quantizer:
     #: Name of the codes in messages and definitions.
     text: str
 
-    def __init__(self, num_codes: int):
-        if not isinstance(num_codes, int) or not 2 <= num_codes <= _MAX_CODES:
-            raise WavedilError(f"num_codes is {num_codes!r}: expected 2 to {_MAX_CODES}, e.g. 256 for mu-law")
+    @checked
+    def __init__(self, num_codes: Codes):
         self.num_codes = num_codes
 
     def encode(self, sound: Tensor) -> Tensor:

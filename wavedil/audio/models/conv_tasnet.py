@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.core.block import sequential_receptive_field
+from wavedil.core.schema import Channels, Dilation, Taps, checked
 from wavedil.weights import register
 
 _EPSILON = 1e-8  # of the norms' variance
@@ -28,8 +29,15 @@ class SeparatorBlock(nn.Module):
         kernel_size, dilation: of the depthwise convolution (P).
     """
 
+    @checked
     def __init__(
-        self, channels: int, hidden_channels: int, kernel_size: int = 3, dilation: int = 1, *, residual: bool = True
+        self,
+        channels: Channels,
+        hidden_channels: Channels,
+        kernel_size: Taps = 3,
+        dilation: Dilation = 1,
+        *,
+        residual: bool = True,
     ):
         super().__init__()
         self.expand = DilatedConv(1, channels, hidden_channels, 1)
@@ -68,12 +76,12 @@ class Separator(nn.Module):
 
     def __init__(
         self,
-        features: int = 512,
-        sources: int = 2,
-        channels: int = 128,
-        hidden_channels: int = 512,
+        features: Channels = 512,
+        sources: Channels = 2,
+        channels: Channels = 128,
+        hidden_channels: Channels = 512,
         dilations: Schedule = "1..128 x3",
-        kernel_size: int = 3,
+        kernel_size: Taps = 3,
     ):
         super().__init__()
         self.dilations, self.sources = parse_schedule(dilations), sources

@@ -5,6 +5,7 @@ The network is that of lmnt-com's ``diffwave`` 0.1.7, the reference; ``wavedil.i
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from torch.nn import functional as F
 
 from wavedil.audio.conditioning.upsampling import SpectrogramUpsampling
 from wavedil.core import DilatedConv, DilatedStack, GatedBlock, Schedule
+from wavedil.core.schema import Channels, Range, SampleRate
 from wavedil.errors import WavedilError
 from wavedil.weights import register
 
+Variance = Annotated[float, Range(0, 1, exclude_low=True, exclude_high=True)]
 Condition = tuple[Tensor, Tensor]  # (upsampled mels, step embedding)
 
 
@@ -72,16 +75,16 @@ class DiffWave(nn.Module):
 
     def __init__(
         self,
-        channels: int = 64,
+        channels: Channels = 64,
         dilations: Schedule = "1..512 x3",
         *,
-        mels: int = 80,
-        noise: Sequence[float] | None = None,
-        sample_rate: int = 22050,
+        mels: Channels = 80,
+        noise: Sequence[Variance] | None = None,
+        sample_rate: SampleRate = 22050,
     ):
         super().__init__()
         betas = np.linspace(1e-4, 0.05, 50).tolist() if noise is None else list(noise)
-        if not betas or not all(0 < beta < 1 for beta in betas):
+        if not betas:
             raise WavedilError(f"noise is {noise!r}: expected the variance that each step adds, between 0 and 1")
         self.noise, self.sample_rate, self.mels = betas, sample_rate, mels
         self.input_conv = DilatedConv(1, 1, channels, 1)

@@ -1,7 +1,7 @@
 """Feed-forward WaveNet for audio effects (amplifiers, pedals, denoising): dry sound to processed sound."""
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,12 @@ from wavedil.audio.models.effect_model import EffectModel
 from wavedil.audio.models.initialization import init_stack_
 from wavedil.audio.models.one_poles import OnePoles
 from wavedil.core import DilatedConv, DilatedStack, Schedule
+from wavedil.core.schema import Channels, OptionalChannels, Range, SampleRate, Scale, Seconds, Taps
 from wavedil.core.stream import State, add_prefix, substate
-from wavedil.errors import WavedilError, check_positive
+from wavedil.errors import WavedilError
 from wavedil.weights import register
+
+Settle = Annotated[float, Range(0, 1e6)]  # seconds
 
 
 @register
@@ -44,23 +47,20 @@ class Effect(EffectModel):
 
     def __init__(
         self,
-        channels: int = 16,
-        skip_channels: int = 16,
+        channels: Channels = 16,
+        skip_channels: Channels = 16,
         dilations: Schedule = "1..512",
-        kernel_size: int = 3,
+        kernel_size: Taps = 3,
         *,
-        knobs: Mapping[str, Sequence[float]] | None = None,
-        knob_channels: int = 8,
-        head_channels: int | None = None,
-        time_constants: Sequence[float] = (),
-        charges: Sequence[float] | None = None,
-        settle: float | None = None,
-        sample_rate: int = 48000,
+        knobs: Mapping[str, Sequence[Scale]] | None = None,
+        knob_channels: OptionalChannels = 8,
+        head_channels: Channels | None = None,
+        time_constants: Sequence[Seconds] = (),
+        charges: Sequence[Scale] | None = None,
+        settle: Settle | None = None,
+        sample_rate: SampleRate = 48000,
     ):
         super().__init__()
-        check_positive(skip_channels=skip_channels, sample_rate=sample_rate)
-        if settle is not None and not 0 <= settle < math.inf:
-            raise WavedilError(f"settle is {settle!r}: expected seconds of silence, 0 or more")
         self.sample_rate, self.knobs = sample_rate, _ranges(knobs or {})
         self.one_poles = OnePoles(time_constants, charges, sample_rate)
         self.knob_layer = nn.Linear(len(self.knobs), knob_channels) if self.knobs and knob_channels else None
@@ -142,6 +142,6 @@ class Effect(EffectModel):
 
 def _ranges(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
     for name, ends in knobs.items():
-        if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+        if len(ends) != 2 or not ends[0] < ends[1]:
             raise WavedilError(f"knob {name!r} has the range {list(ends)}: expected [lowest, highest]")
     return {name: (float(low), float(high)) for name, (low, high) in knobs.items()}

@@ -15,7 +15,7 @@ from wavedil.audio.distributions.quantizers import Quantizer
 from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan, CodeEmbeddingPlan
 from wavedil.core import DilatedConv
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError, check_positive
+from wavedil.errors import WavedilError
 
 _RMS = 0.1  # of usual sound; AmplitudeEmbedding is initialized for it
 
@@ -25,7 +25,6 @@ class _InputEmbedding(nn.Module):
 
     def __init__(self, num_codes: int, kernel_size: int):
         super().__init__()
-        check_positive(input_kernel_size=kernel_size)
         self.num_codes, self.receptive_field = num_codes, kernel_size
 
     def forward(self, codes: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from wavedil.audio.models.activations import ActivationSpec, Gated, make_activat
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.core.receptive_field import per_layer
+from wavedil.core.schema import Channels, Dilation, OptionalChannels, SampleRate, Scale, Taps, checked
 from wavedil.core.stream import State, add_prefix, substate
-from wavedil.errors import WavedilError, check_positive
+from wavedil.errors import WavedilError
 from wavedil.weights import register
 
 STARTS = ("zero_input", "zero_history")
@@ -29,17 +30,18 @@ class NAMLayer(nn.Module):
     head term = head1x1(a)                        # a without head1x1
     """
 
+    @checked
     def __init__(
         self,
-        channels: int,
-        kernel_size: int,
-        dilation: int,
+        channels: Channels,
+        kernel_size: Taps,
+        dilation: Dilation,
         activation: nn.Module,
         *,
-        bottleneck: int,
-        condition_channels: int,
+        bottleneck: Channels,
+        condition_channels: Channels,
         layer1x1: bool,
-        head1x1_channels: int,
+        head1x1_channels: OptionalChannels,
     ):
         super().__init__()
         width = 2 * bottleneck if isinstance(activation, Gated) else bottleneck
@@ -81,21 +83,21 @@ class LayerArray(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int,
-        head_channels: int,
+        in_channels: Channels,
+        channels: Channels,
+        head_channels: Channels,
         dilations: Schedule = "1..512",
-        kernel_size: int | Sequence[int] = 3,
+        kernel_size: Taps | Sequence[Taps] = 3,
         *,
         activation: ActivationSpec | Sequence[ActivationSpec] = "Tanh",
         gating: str | Sequence[str] = "none",
         secondary: ActivationSpec | Sequence[ActivationSpec | None] | None = "Sigmoid",
-        bottleneck: int | None = None,
-        condition_channels: int = 1,
-        head_kernel_size: int = 1,
+        bottleneck: Channels | None = None,
+        condition_channels: Channels = 1,
+        head_kernel_size: Taps = 1,
         head_bias: bool = False,
         layer1x1: bool = True,
-        head1x1_channels: int = 0,
+        head1x1_channels: OptionalChannels = 0,
     ):
         super().__init__()
         self.dilations = parse_schedule(dilations)
@@ -159,13 +161,14 @@ class LayerArray(nn.Module):
 class PostHead(nn.Module):
     """Optional convolutions after the last array's head signal: activation and causal convolution per kernel size."""
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        channels: int,
-        kernel_sizes: Sequence[int],
+        in_channels: Channels,
+        channels: Channels,
+        kernel_sizes: Sequence[Taps],
         activation: ActivationSpec = "ReLU",
-        out_channels: int = 1,
+        out_channels: Channels = 1,
     ):
         super().__init__()
         if not kernel_sizes:
@@ -217,10 +220,10 @@ class NAM(EffectModel):
         self,
         arrays: Sequence[LayerArray] | None = None,
         *,
-        head_scale: float = 0.02,
+        head_scale: Scale = 0.02,
         head: Mapping[str, Any] | None = None,
         start: str = "zero_input",
-        sample_rate: int = 48000,
+        sample_rate: SampleRate = 48000,
         metadata: Mapping[str, Any] | None = None,
     ):
         super().__init__()
@@ -228,7 +231,6 @@ class NAM(EffectModel):
             arrays = [LayerArray(1, 16, 8), LayerArray(16, 8, 1, head_bias=True)]
         if start not in STARTS:
             raise WavedilError(f"start is {start!r}: expected one of {', '.join(STARTS)}")
-        check_positive(sample_rate=sample_rate)
         _check_widths(arrays, 1 if head is None else None)
         self.arrays = nn.ModuleList(arrays)
         self.head = None if head is None else PostHead(arrays[-1].head_channels, **head)

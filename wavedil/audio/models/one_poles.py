@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.core.schema import SampleRate, Scale, Seconds, checked
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
@@ -26,15 +27,14 @@ class OnePoles(nn.Module):
         sample_rate: in Hz.
     """
 
-    def __init__(self, time_constants: Sequence[float], charges: Sequence[float] | None, sample_rate: int):
+    @checked
+    def __init__(self, time_constants: Sequence[Seconds], charges: Sequence[Scale] | None, sample_rate: SampleRate):
         super().__init__()
         charges = [0.0] * len(time_constants) if charges is None else list(charges)
         if len(charges) != len(time_constants):
             raise WavedilError(
                 f"charges has {len(charges)} values: expected one per time constant, {len(time_constants)}"
             )
-        if any(not 0 < t < math.inf for t in time_constants):
-            raise WavedilError(f"time_constants is {list(time_constants)}: expected seconds above 0")
         self.time_constants, self.charges = tuple(time_constants), tuple(charges)
         samples = torch.tensor([t * sample_rate for t in time_constants])
         self.log_samples = nn.Parameter(samples.log()) if len(charges) else None

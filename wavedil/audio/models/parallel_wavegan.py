@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavedil.audio.conditioning.upsampling import StretchUpsampling
+from wavedil.audio.conditioning.upsampling import Context, StretchUpsampling
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm
+from wavedil.core.schema import Channels, SampleRate, Stride, Taps
 from wavedil.errors import WavedilError
 from wavedil.weights import register
 
@@ -35,17 +36,17 @@ class ParallelWaveGANGenerator(nn.Module):
 
     def __init__(
         self,
-        channels: int = 64,
-        skip_channels: int = 64,
+        channels: Channels = 64,
+        skip_channels: Channels = 64,
         dilations: Schedule = "1..512 x3",
-        kernel_size: int = 3,
+        kernel_size: Taps = 3,
         *,
-        hidden_channels: int = 64,
-        mels: int = 80,
-        scales: Sequence[int] = (4, 4, 4, 4),
-        context: int = 2,
+        hidden_channels: Channels = 64,
+        mels: Channels = 80,
+        scales: Sequence[Stride] = (4, 4, 4, 4),
+        context: Context = 2,
         weight_norm: bool = False,
-        sample_rate: int = 24000,
+        sample_rate: SampleRate = 24000,
     ):
         super().__init__()
         self.mels, self.sample_rate = mels, sample_rate

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wavedil.audio.models.activations import ActivationSpec, make_activation
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule, add_weight_norm, parse_schedule
 from wavedil.core.block import sequential_receptive_field
+from wavedil.core.schema import Channels, Dimensions, Dropout, Taps, checked
 from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
 from wavedil.weights import register
@@ -42,23 +43,20 @@ class TCN(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int | None,
-        channels: int | list[int] = 150,
+        in_channels: Channels,
+        out_channels: Channels | None,
+        channels: Channels | list[Channels] = 150,
         dilations: Schedule = "1..8",
-        kernel_size: int = 3,
+        kernel_size: Taps = 3,
         *,
-        dropout: float = 0.0,
-        input_dropout: float = 0.0,
+        dropout: Dropout = 0.0,
+        input_dropout: Dropout = 0.0,
         activation: ActivationSpec = "ReLU",
         gated: bool = False,
         weight_norm: bool = True,
         causal: bool = True,
     ):
         super().__init__()
-        for name, probability in (("dropout", dropout), ("input_dropout", input_dropout)):
-            if not 0 <= probability < 1:
-                raise WavedilError(f"{name} is {probability!r}: expected a probability of at least 0 and below 1")
         depth = len(parse_schedule(dilations))
         widths = [channels] * depth if isinstance(channels, int) else list(channels)
         self.dropout = nn.Dropout(input_dropout)
@@ -133,14 +131,15 @@ class ResidualBlock(nn.Module):
         kernel_size, dilation, causal: of both convolutions; see :class:`wavedil.ConvBlock`.
     """
 
+    @checked
     def __init__(
         self,
-        ndim: int,
-        channels: int,
-        out_channels: int | None = None,
+        ndim: Dimensions,
+        channels: Channels,
+        out_channels: Channels | None = None,
         *,
         activation: Callable[[], nn.Module] = nn.ReLU,
-        dropout: float = 0.0,
+        dropout: Dropout = 0.0,
         gated: bool = False,
         **options,
     ):

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from wavedil.core import DilatedStack
+from wavedil.core.schema import Channels, Layers, OptionalChannels, Stride, Taps
 from wavedil.errors import WavedilError
 from wavedil.weights import register
 
@@ -29,16 +30,16 @@ class WN(nn.Module):
 
     def __init__(
         self,
-        channels: int = 192,
-        kernel_size: int = 5,
-        dilation_rate: int = 1,
-        layers: int = 16,
+        channels: Channels = 192,
+        kernel_size: Taps = 5,
+        dilation_rate: Stride = 1,
+        layers: Layers = 16,
         *,
-        condition_channels: int = 0,
+        condition_channels: OptionalChannels = 0,
         weight_norm: bool = False,
     ):
         super().__init__()
-        if not isinstance(kernel_size, int) or kernel_size % 2 == 0:
+        if kernel_size % 2 == 0:
             raise WavedilError(f"kernel_size is {kernel_size!r}: expected an odd number, for centered convolutions")
         self.stack = DilatedStack(
             ndim=1,

@@ -9,14 +9,15 @@ from torch.nn import functional as F
 
 from wavedil.audio.conditioning.conditioner import Conditioner, Conditioning, Speaker
 from wavedil.audio.distributions.base import Distribution
-from wavedil.audio.distributions.mixtures import make_distribution
-from wavedil.audio.distributions.quantizers import make_quantizer
+from wavedil.audio.distributions.mixtures import Components, make_distribution
+from wavedil.audio.distributions.quantizers import Codes, make_quantizer
 from wavedil.audio.generation.plan import GenerationPlan, LayerPlan
 from wavedil.audio.models.initialization import init_conv_, init_stack_
 from wavedil.audio.models.input_embedding import make_input_embedding
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm  # shared with ContextModule, for images
+from wavedil.core.schema import Channels, LayersPerSegment, SampleRate, Scale, Taps
 from wavedil.core.stream import State, add_prefix, substate
-from wavedil.errors import WavedilError, check_positive, first_line
+from wavedil.errors import WavedilError, first_line
 from wavedil.weights import register
 
 
@@ -63,32 +64,31 @@ class WaveNet(nn.Module):
 
     def __init__(
         self,
-        channels: int = 64,
-        skip_channels: int = 128,
+        channels: Channels = 64,
+        skip_channels: Channels = 128,
         dilations: Schedule = "1..512 x2",
-        kernel_size: int = 2,
+        kernel_size: Taps = 2,
         *,
-        hidden_channels: int | None = None,
-        head_channels: int | None = None,
+        hidden_channels: Channels | None = None,
+        head_channels: Channels | None = None,
         head: nn.Module | None = None,
-        input_kernel_size: int = 1,
+        input_kernel_size: Taps = 1,
         input: str = "codes",
         quantizer: str = "mulaw",
-        num_codes: int = 256,
+        num_codes: Codes = 256,
         distribution: str | Distribution = "categorical",
-        components: int | None = None,
+        components: Components | None = None,
         condition: nn.Module | None = None,
         speakers: Sequence[str] = (),
-        speaker_channels: int = 16,
-        sample_rate: int = 16000,
-        residual_scale: float = 1.0,
-        skip_scale: float | Sequence[float] = 1.0,
+        speaker_channels: Channels = 16,
+        sample_rate: SampleRate = 16000,
+        residual_scale: Scale = 1.0,
+        skip_scale: Scale | Sequence[Scale] = 1.0,
         gate_order: str = "tanh_first",
         weight_norm: bool = False,
-        checkpoint_layers: int = 0,
+        checkpoint_layers: LayersPerSegment = 0,
     ):
         super().__init__()
-        check_positive(skip_channels=skip_channels, sample_rate=sample_rate)
         self.quantizer = make_quantizer(quantizer, num_codes)
         self.distribution = make_distribution(distribution, self.quantizer, components)
         self.input_embedding = make_input_embedding(input, self.quantizer, channels, input_kernel_size)

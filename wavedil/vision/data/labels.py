@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from wavedil.core.schema import Range
 from wavedil.errors import WavedilError
 from wavedil.vision.data.palette import Color, default_palette
 
@@ -16,7 +18,7 @@ MAX_CLASSES = IGNORED
 #: An ``ignore_label`` for masks in which all values that are not listed are ignored.
 REST = "rest"
 
-Value = int | Color
+Value = Annotated[int, Range(0, 2**16 - 1)] | Color
 
 
 @dataclass(frozen=True)

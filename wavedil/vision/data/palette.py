@@ -1,10 +1,14 @@
 """Class colors, and color images of label maps."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
-Color = tuple[int, int, int]
+from wavedil.core.schema import Range
+
+Byte = Annotated[int, Range(0, 255)]
+Color = tuple[Byte, Byte, Byte]
 
 
 def default_palette(count: int) -> tuple[Color, ...]:

@@ -1,14 +1,18 @@
 """Small backbones without pretrained weights. :mod:`wavedil.vision.dense` converts image classifiers to backbones."""
 
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core import ConvBlock, DilatedConv
 from wavedil.core.block import sequential_receptive_field
-from wavedil.errors import WavedilError, check_positive
+from wavedil.core.schema import Channels, Range, Stride
+from wavedil.errors import WavedilError
 from wavedil.weights import register
+
+PatchSize = Annotated[int, Range(1, 2**7)]  # 49152 channels
 
 
 @register
@@ -22,9 +26,9 @@ class SmallBackbone(nn.Module):
         output_stride: stride of the features in pixels, a power of two.
     """
 
-    def __init__(self, channels: int = 48, output_stride: int = 4):
+    def __init__(self, channels: Channels = 48, output_stride: Stride = 4):
         super().__init__()
-        if output_stride < 1 or output_stride & (output_stride - 1):
+        if output_stride & (output_stride - 1):
             raise WavedilError(f"output_stride is {output_stride}: expected a power of two")
         if channels < output_stride or channels % output_stride:
             raise WavedilError(f"channels is {channels}: expected a multiple of output_stride {output_stride}")
@@ -60,9 +64,8 @@ class PixelUnshuffle(nn.Module):
         output_stride: s, the side of a patch in pixels.
     """
 
-    def __init__(self, output_stride: int = 2):
+    def __init__(self, output_stride: PatchSize = 2):
         super().__init__()
-        check_positive(output_stride=output_stride)
         self.channels, self.output_stride = 3 * output_stride**2, output_stride
         self.receptive_field = output_stride
 

@@ -1,13 +1,15 @@
 """The context module (Yu & Koltun 2016, arXiv 1511.07122, section 3): a stack of the core and a 1x1 convolution."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule, parse_schedule
-from wavedil.errors import WavedilError, check_positive
+from wavedil.core.schema import Channels, Classes, Dimensions, Range
+from wavedil.errors import WavedilError
 from wavedil.vision.models.heads.parts import Features, last_channels, last_map
 from wavedil.vision.models.padding import reflect
 from wavedil.weights import register
@@ -19,6 +21,8 @@ VARIANTS: dict[str, tuple[str, tuple[int, ...]]] = {
     "cityscapes": ("1,1,2,4,8,16,32,64,1", (1,) * 9),
     "kitti": ("1,1,2,4,8,1", (1,) * 6),
 }
+
+Deviation = Annotated[float, Range(0, 1e3)]
 
 
 @register
@@ -52,17 +56,17 @@ class ContextModule(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: Classes,
         variant: str = "basic",
         *,
-        in_channels: int | Sequence[int] | None = None,
+        in_channels: Channels | Sequence[Channels] | None = None,
         dilations: Schedule | None = None,
-        widths: Sequence[int] | None = None,
-        ndim: int = 2,
+        widths: Sequence[Channels] | None = None,
+        ndim: Dimensions = 2,
         padding: str = "layer",
         pad_mode: str = "zeros",
         init: str = "identity",
-        sigma: float | None = None,
+        sigma: Deviation | None = None,
     ):
         super().__init__()
         if variant not in VARIANTS:
@@ -73,7 +77,6 @@ class ContextModule(nn.Module):
             raise WavedilError(f"init is {init!r}: expected 'identity' or 'random'")
         if dilations is not None and variant != "basic":
             raise WavedilError(f"variant is {variant!r} and dilations is {dilations!r}: expected only one of the two")
-        check_positive(num_classes=num_classes)
         schedule, multiples = VARIANTS[variant]
         default_widths = [m * num_classes for m in multiples]
         if dilations is not None:

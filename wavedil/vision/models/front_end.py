@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, receptive_field
+from wavedil.core.schema import Channels, Classes, Dropout, Stride
 from wavedil.errors import WavedilError, first_line
 from wavedil.vision.models.heads.parts import score_layer
 from wavedil.vision.models.padding import reflect
@@ -50,14 +51,14 @@ class VGGFrontEnd(nn.Module):
 
     def __init__(
         self,
-        num_classes: int | None,
+        num_classes: Classes | None,
         *,
-        in_channels: int = 3,
-        stride: int = 8,
+        in_channels: Channels = 3,
+        stride: Stride = 8,
         padding: str = "reflect_image",
-        widths: Sequence[int] = (64, 128, 256, 512, 512),
-        hidden_channels: int = 4096,
-        dropout: float = 0.5,
+        widths: Sequence[Channels] = (64, 128, 256, 512, 512),
+        hidden_channels: Channels = 4096,
+        dropout: Dropout = 0.5,
         levels: bool = False,
     ):
         super().__init__()

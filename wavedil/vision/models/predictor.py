@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.core.schema import Positive, Range, Scale
 from wavedil.errors import WavedilError
 from wavedil.vision.models.upsample import ALIGNMENTS, upsample
 
 #: Mean and standard deviation of ImageNet, red, green and blue in [0, 1]; networks trained on it expect these.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Resize = Annotated[float, Range(2**-8, 2**8)]
+#: Of red, green and blue.
+Mean = Sequence[Scale]
+Std = Sequence[Positive]
 
 
 class DensePredictor(nn.Module):
@@ -51,8 +57,8 @@ class DensePredictor(nn.Module):
         align = align or getattr(backbone, "align", "center")
         if align not in ALIGNMENTS:
             raise WavedilError(f"align is {align!r}: expected one of {', '.join(ALIGNMENTS)}")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise WavedilError(f"mean is {mean} and std is {std}: expected three numbers each, std above 0")
+        if len(mean) != 3 or len(std) != 3:
+            raise WavedilError(f"mean is {mean} and std is {std}: expected three numbers each")
         self.backbone, self.head, self.context, self.refinement = backbone, head, context, refinement
         self.num_outputs, self.scale, self.align = num_outputs, scale, align
         # Not persistent: both are in config.json already.

@@ -1,11 +1,9 @@
 """Dense regression: one value per pixel, such as depth or height."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from wavedil.errors import WavedilError
-from wavedil.vision.models.predictor import MEAN, STD, DensePredictor
+from wavedil.core.schema import Positive, Scale
+from wavedil.vision.models.predictor import MEAN, STD, DensePredictor, Mean, Resize, Std
 from wavedil.weights import register
 
 
@@ -30,16 +28,14 @@ class Regressor(DensePredictor):
         head: nn.Module,
         context: nn.Module | None = None,
         *,
-        step: float = 1.0,
-        target_mean: float = 0.0,
-        target_std: float = 1.0,
-        scale: float = 1.0,
+        step: Positive = 1.0,
+        target_mean: Scale = 0.0,
+        target_std: Positive = 1.0,
+        scale: Resize = 1.0,
         align: str | None = None,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
+        mean: Mean = MEAN,
+        std: Std = STD,
     ):
-        if min(step, target_std) <= 0:
-            raise WavedilError(f"step is {step} and target_std is {target_std}: expected both above 0")
         super().__init__(backbone, head, context, None, 1, scale, align, mean, std)
         self.step, self.target_mean, self.target_std = step, target_mean, target_std
 

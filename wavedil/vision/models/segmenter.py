@@ -1,14 +1,18 @@
 """Semantic segmentation: backbone, head, optional context module and optional refinement."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import nn
 
+from wavedil.core.schema import Range
 from wavedil.errors import WavedilError
 from wavedil.vision.data.labels import IGNORED, MAX_CLASSES, LabelScheme, Value
 from wavedil.vision.data.palette import Color
-from wavedil.vision.models.predictor import MEAN, STD, DensePredictor
+from wavedil.vision.models.predictor import MEAN, STD, DensePredictor, Mean, Resize, Std
 from wavedil.weights import register
+
+LabelCount = Annotated[int, Range(1, MAX_CLASSES)]  # label maps have 8 bits
 
 
 @register
@@ -47,18 +51,16 @@ class Segmenter(DensePredictor):
         context: nn.Module | None = None,
         refinement: nn.Module | None = None,
         *,
-        num_classes: int,
+        num_classes: LabelCount,
         classes: Sequence[str] | None = None,
         mask_values: Sequence[Value] | None = None,
         ignore_label: Value | str | None = IGNORED,
         palette: Sequence[Color] | None = None,
-        scale: float = 1.0,
+        scale: Resize = 1.0,
         align: str | None = None,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
+        mean: Mean = MEAN,
+        std: Std = STD,
     ):
-        if not 1 <= num_classes <= MAX_CLASSES:
-            raise WavedilError(f"num_classes is {num_classes}: expected 1 to {MAX_CLASSES}: label maps have 8 bits")
         names = [str(label) for label in range(num_classes)] if classes is None else classes
         if len(names) != num_classes:
             raise WavedilError(f"classes has {len(names)} names: expected one for each of {num_classes} classes")

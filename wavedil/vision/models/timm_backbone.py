@@ -3,10 +3,12 @@
 import pickle
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from wavedil.core.schema import Range, Stride
 from wavedil.errors import WavedilError, first_line
 from wavedil.vision.dense import to_dense
 from wavedil.weights import register
@@ -14,6 +16,8 @@ from wavedil.weights import register
 WEIGHTS = ("imagenet", "timm")
 #: For the TensorFlow weights of EfficientNet-Lite0: inputs are (byte - 127) / 128; epsilon of the batch norms.
 _LITE0 = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "norm_eps": 1e-3}
+
+Epsilon = Annotated[float, Range(0, 1)]
 
 
 @register
@@ -49,10 +53,10 @@ class TimmBackbone(nn.Module):
     def __init__(
         self,
         name: str,
-        output_stride: int = 8,
-        levels: Sequence[int] = (),
+        output_stride: Stride = 8,
+        levels: Sequence[Stride] = (),
         weights: str | None = None,
-        norm_eps: float | None = None,
+        norm_eps: Epsilon | None = None,
     ):
         super().__init__()
         if weights is not None and weights not in WEIGHTS:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core import DilatedConv, Schedule, parse_schedule
-from wavedil.errors import check_positive
+from wavedil.core.schema import Channels, Classes, Dropout, OptionalChannels
 from wavedil.vision.models.heads.large_fov import LargeFOV
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
@@ -29,13 +29,13 @@ class ASPP(nn.Sequential):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        num_classes: int,
+        in_channels: Channels | Sequence[Channels],
+        num_classes: Classes,
         dilations: Schedule = (12, 24, 36),
-        channels: int = 256,
+        channels: Channels = 256,
         *,
         image_pooling: bool = True,
-        dropout: float = 0.5,
+        dropout: Dropout = 0.5,
     ):
         pyramid = _Pyramid(last_channels(in_channels), parse_schedule(dilations), channels, image_pooling, dropout)
         super().__init__(pyramid, *ConvNormReLU(2, channels, channels), score_layer(channels, num_classes))
@@ -90,15 +90,14 @@ class SummedASPP(nn.Module):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        num_classes: int,
+        in_channels: Channels | Sequence[Channels],
+        num_classes: Classes,
         dilations: Schedule = (6, 12, 18, 24),
-        hidden_channels: int = 0,
+        hidden_channels: OptionalChannels = 0,
         *,
-        dropout: float = 0.5,
+        dropout: Dropout = 0.5,
     ):
         super().__init__()
-        check_positive(num_classes=num_classes)
         channels = last_channels(in_channels)
         self.branches = nn.ModuleList(
             LargeFOV(channels, num_classes, dilation, hidden_channels, dropout=dropout)

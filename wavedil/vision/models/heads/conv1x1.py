@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from wavedil.core.schema import Channels, Classes
 from wavedil.vision.models.heads.parts import Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
@@ -17,7 +18,7 @@ class Conv1x1Head(nn.Module):
 
     receptive_field = 1
 
-    def __init__(self, in_channels: int | Sequence[int], num_classes: int):
+    def __init__(self, in_channels: Channels | Sequence[Channels], num_classes: Classes):
         super().__init__()
         self.score = score_layer(last_channels(in_channels), num_classes)
 

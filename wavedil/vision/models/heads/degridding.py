@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from wavedil.core import DilatedStack, Schedule, parse_schedule
+from wavedil.core.schema import Channels, Classes
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
@@ -23,10 +24,10 @@ class Degridding(nn.Module):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        num_classes: int,
+        in_channels: Channels | Sequence[Channels],
+        num_classes: Classes,
         dilations: Schedule = "2,1",
-        channels: int = 512,
+        channels: Channels = 512,
     ):
         super().__init__()
         dilations = parse_schedule(dilations)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from wavedil.core.schema import Channels, Classes
 from wavedil.vision.models.heads.parts import Features, check_channels, check_maps, score_layer
 from wavedil.vision.models.upsample import upsample
 from wavedil.weights import register
@@ -24,7 +25,7 @@ class FCN8s(nn.Module):
 
     receptive_field = 3  # cells of the last map: two upsamplings by 2, each reads two cells
 
-    def __init__(self, in_channels: Sequence[int], num_classes: int):
+    def __init__(self, in_channels: Sequence[Channels], num_classes: Classes):
         super().__init__()
         channels = check_channels(in_channels, 3)[-3:]
         self.scores = nn.ModuleList(score_layer(width, num_classes) for width in channels)

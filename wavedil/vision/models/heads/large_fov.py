@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from wavedil.core import ConvBlock
+from wavedil.core.schema import Channels, Classes, Dilation, Dropout
 from wavedil.vision.models.heads.parts import Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
@@ -18,12 +19,12 @@ class LargeFOV(nn.Module):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        num_classes: int,
-        dilation: int = 12,
-        hidden_channels: int = 1024,
+        in_channels: Channels | Sequence[Channels],
+        num_classes: Classes,
+        dilation: Dilation = 12,
+        hidden_channels: Channels = 1024,
         *,
-        dropout: float = 0.5,
+        dropout: Dropout = 0.5,
     ):
         super().__init__()
         self.fc6 = ConvBlock(2, last_channels(in_channels), hidden_channels, kernel_size=3, dilation=dilation)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core import DilatedConv
-from wavedil.errors import WavedilError
+from wavedil.core.schema import Channels, Classes, Stride
 from wavedil.vision.models.heads.parts import BatchNorm, ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
@@ -30,16 +30,14 @@ class NonLocal(nn.Module):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        num_classes: int,
-        channels: int = 256,
+        in_channels: Channels | Sequence[Channels],
+        num_classes: Classes,
+        channels: Channels = 256,
         *,
-        inner_channels: int | None = None,
-        subsample: int = 1,
+        inner_channels: Channels | None = None,
+        subsample: Stride = 1,
     ):
         super().__init__()
-        if subsample < 1:
-            raise WavedilError(f"subsample is {subsample}: expected a pooling factor of at least 1 (no pooling)")
         inner = max(channels // 2, 1) if inner_channels is None else inner_channels
         self.reduce = ConvNormReLU(2, last_channels(in_channels), channels)
         self.query = DilatedConv(2, channels, inner, 1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core import DilatedConv, Schedule, parse_schedule
+from wavedil.core.schema import Channels, Classes
 from wavedil.errors import WavedilError
 from wavedil.vision.models.heads.parts import BatchNorm, ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
@@ -27,10 +28,10 @@ class ParallelDilations(nn.Module):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        num_classes: int,
+        in_channels: Channels | Sequence[Channels],
+        num_classes: Classes,
         dilations: Schedule = "1..8",
-        channels: int = 256,
+        channels: Channels = 256,
     ):
         super().__init__()
         dilations = parse_schedule(dilations)

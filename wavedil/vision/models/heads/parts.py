@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from wavedil.core import DilatedConv
 from wavedil.core.conv import PerAxis, paddings
-from wavedil.errors import WavedilError, check_positive
+from wavedil.core.schema import Dimensions, Width, checked
+from wavedil.errors import WavedilError
 
 #: One feature map ``(batch, channels, height, width)``, or several from fine to coarse.
 Features = Tensor | Sequence[Tensor]
@@ -32,11 +33,12 @@ class ConvNormReLU(nn.Sequential):
     ``(batch, channels, height, width) -> (batch, out_channels, height, width)``.
     """
 
+    @checked
     def __init__(
         self,
-        ndim: int,
-        channels: int,
-        out_channels: int,
+        ndim: Dimensions,
+        channels: Width,
+        out_channels: Width,
         *,
         kernel_size: PerAxis = 3,
         dilation: PerAxis = 1,
@@ -65,7 +67,6 @@ class ConvNormReLU(nn.Sequential):
 
 def score_layer(channels: int, num_classes: int) -> DilatedConv:
     """The 1x1 convolution from features to class scores at the end of a head."""
-    check_positive(num_classes=num_classes)
     return DilatedConv(2, channels, num_classes, 1)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.core.schema import Channels, Classes, Dropout, Stride, Taps
 from wavedil.errors import WavedilError
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
@@ -30,18 +31,18 @@ class PyramidPooling(nn.Module):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        num_classes: int,
-        bins: Sequence[int] = (1, 2, 3, 6),
-        channels: int = 512,
+        in_channels: Channels | Sequence[Channels],
+        num_classes: Classes,
+        bins: Sequence[Stride] = (1, 2, 3, 6),
+        channels: Channels = 512,
         *,
-        kernel_size: int = 3,
-        dropout: float = 0.1,
+        kernel_size: Taps = 3,
+        dropout: Dropout = 0.1,
         align_corners: bool = False,
     ):
         super().__init__()
         inputs = last_channels(in_channels)
-        if not bins or min(bins) < 1 or inputs < len(bins):
+        if not bins or inputs < len(bins):
             raise WavedilError(
                 f"bins is {bins!r}: expected 1 to {inputs} positive integers (the input has {inputs} channels)"
             )

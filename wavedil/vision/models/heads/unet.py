@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from wavedil.core.schema import Channels, Classes
 from wavedil.errors import WavedilError
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, check_channels, check_maps, score_layer
 from wavedil.vision.models.upsample import upsample
@@ -25,7 +26,9 @@ class UNet(nn.Module):
         channels: channels of each step, from coarse to fine; default 256, halved at each step, at least 32.
     """
 
-    def __init__(self, in_channels: Sequence[int], num_classes: int, channels: Sequence[int] | None = None):
+    def __init__(
+        self, in_channels: Sequence[Channels], num_classes: Classes, channels: Sequence[Channels] | None = None
+    ):
         super().__init__()
         *skips, x = check_channels(in_channels, 2)
         if channels is None:

@@ -1,0 +1,109 @@
+"""Every class that a model folder may name: its arguments have types and ranges, and its objects can be looked at."""
+
+import typing
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import wavedil
+from wavedil import audio, vision
+from wavedil.audio import distributions
+from wavedil.audio.conditioning import upsampling
+from wavedil.audio.models import conv_tasnet, diffwave, nam, parallel_wavegan, tcn, vits
+from wavedil.core.schema import Arguments
+from wavedil.registry import _REGISTERED, import_path
+from wavedil.vision.models import heads, timm_backbone
+
+ROOT = Path(wavedil.__file__).parent
+for file in ROOT.rglob("*.py"):
+    if "\n@register\nclass" in file.read_text(encoding="utf-8") and "ops" not in file.parts:
+        import_module(".".join(file.relative_to(ROOT.parent).with_suffix("").parts))
+
+MEL = {"sample_rate": 8000, "n_mels": 4, "n_fft": 64, "hop_length": 6}
+
+
+def segmenter():
+    return vision.Segmenter(
+        vision.SmallBackbone(8, 4), vision.Conv1x1Head([3, 8], 3), vision.ContextModule(3, "kitti"), vision.CRFRNN(3),
+        num_classes=3, classes=["a", "b", "c"], mask_values=[[0, 0, 0], [9, 9, 9], [7, 7, 7]], ignore_label="rest",
+    )  # fmt: skip
+
+
+def wavenet():
+    condition = upsampling.TransposedUpsampling(audio.LogMel(**MEL), (2, 3), channels=4)
+    return audio.WaveNet(
+        4, 4, "1,2", input_kernel_size=2, sample_rate=8000, condition=condition, speakers=["a", "b"],
+        quantizer="linear", distribution=distributions.MixtureOfLogistics(2), skip_scale=[1.0, 0.5], weight_norm=True,
+        num_codes=16,
+    )  # fmt: skip
+
+
+#: One small object of each class.
+EXAMPLES = {
+    audio.WaveNet: wavenet,
+    audio.Effect: lambda: audio.Effect(
+        4, 4, "1,2", knobs={"gain": [0, 1]}, time_constants=[0.1], charges=[0.5], settle=1, sample_rate=8000
+    ),
+    audio.LogMel: lambda: audio.LogMel(**MEL, fmax=3000.0),
+    audio.NearestUpsampling: lambda: audio.NearestUpsampling(audio.LogMel(**MEL)),
+    type(wavenet().conditioner.upsampling): lambda: upsampling.TransposedUpsampling(audio.LogMel(**MEL), [6]),
+    upsampling.ImageUpsampling: lambda: upsampling.ImageUpsampling(upsampling.Features(4, 6), [2, 3]),
+    upsampling.Features: lambda: upsampling.Features(4, 6),
+    distributions.Categorical: distributions.Categorical,
+    distributions.MixtureOfLogistics: distributions.MixtureOfLogistics,
+    distributions.MixtureOfGaussians: lambda: distributions.MixtureOfGaussians(2),
+    diffwave.DiffWave: lambda: diffwave.DiffWave(4, "1,2", mels=4, noise=[0.1, 0.2]),
+    conv_tasnet.Separator: lambda: conv_tasnet.Separator(8, 2, 4, 6, "1,2"),
+    vits.WN: lambda: vits.WN(4, 3, 2, 3, condition_channels=2, weight_norm=True),
+    tcn.TCN: lambda: tcn.TCN(3, 2, [4, 5], "1,2", activation={"type": "LeakyReLU", "negative_slope": 0.1}),
+    parallel_wavegan.ParallelWaveGANGenerator: lambda: parallel_wavegan.ParallelWaveGANGenerator(
+        4, 4, "1,2", hidden_channels=4, mels=4, scales=[2, 3]
+    ),
+    nam.LayerArray: lambda: nam.LayerArray(1, 4, 1, "1,2", [3, 2], gating=["none", "gated"], bottleneck=4),
+    nam.NAM: lambda: nam.NAM(
+        [nam.LayerArray(1, 4, 2, "1,2"), nam.LayerArray(4, 2, 3, "1")],
+        head={"channels": 2, "kernel_sizes": [2, 3]},
+        metadata={"name": "x"},
+    ),  # fmt: skip
+    vision.Segmenter: segmenter,
+    vision.Regressor: lambda: vision.Regressor(vision.PixelUnshuffle(4), vision.Conv1x1Head(48, 1)),
+    vision.CRFRNN: lambda: vision.CRFRNN(3),
+    vision.SmallBackbone: lambda: vision.SmallBackbone(8, 4),
+    vision.PixelUnshuffle: vision.PixelUnshuffle,
+    vision.ContextModule: lambda: vision.ContextModule(3, dilations="1,2", widths=[3, 4], in_channels=[2, 5]),
+    vision.VGGFrontEnd: lambda: vision.VGGFrontEnd(2, widths=[2] * 5, hidden_channels=3),
+    timm_backbone.TimmBackbone: lambda: timm_backbone.TimmBackbone("test_resnet", levels=[4]),
+    vision.ASPP: lambda: vision.ASPP(4, 3, [1, 2], 4),
+    heads.SummedASPP: lambda: heads.SummedASPP([3, 4], 3, [1, 2], 4),
+    heads.Conv1x1Head: lambda: heads.Conv1x1Head(4, 3),
+    heads.Degridding: lambda: heads.Degridding(4, 3, "2,1", 4),
+    heads.FCN8s: lambda: heads.FCN8s([2, 3, 4], 3),
+    heads.LargeFOV: lambda: heads.LargeFOV(4, 3, 2, 4),
+    heads.NonLocal: lambda: heads.NonLocal(4, 3, 4),
+    heads.ParallelDilations: lambda: heads.ParallelDilations(4, 3, "1,2", 4),
+    vision.PyramidPooling: lambda: vision.PyramidPooling(4, 3, [1, 2], 4),
+    heads.UNet: lambda: heads.UNet([2, 3], 3, [4]),
+}
+OURS = {cls for path, cls in _REGISTERED.items() if path.startswith("wavedil.")}
+by_class = pytest.mark.parametrize("cls", sorted(OURS, key=import_path), ids=lambda cls: cls.__name__)
+
+
+def test_every_class_has_an_example():
+    assert {cls.__name__ for cls in OURS ^ set(EXAMPLES)} == set()
+
+
+def numbers_without_a_range(hint) -> list:
+    if typing.get_origin(hint) is typing.Annotated:
+        return [] if any(hasattr(rule, "allows") for rule in hint.__metadata__) else [hint]
+    if hint in (int, float, list, tuple, dict):
+        return [hint]
+    return [found for option in typing.get_args(hint) for found in numbers_without_a_range(option)]
+
+
+@by_class
+def test_every_argument_has_a_type_and_every_number_a_range(cls):
+    arguments = Arguments(cls.__init__)
+    for name, parameter in list(arguments.signature.parameters.items())[1:]:
+        assert parameter.annotation is not parameter.empty, f"{name} of {cls.__name__} has no type"
+        assert not numbers_without_a_range(arguments.hints[name]), f"{name} of {cls.__name__} has no range"
