@@ -91,9 +91,9 @@ assert not {{"lightning", "librosa", "torchaudio", "torchvision", "timm"}} & set
     [
         ("ops", {"ops", "errors"}),
         ("core", {"ops", "core", "errors"}),
-        ("audio", {"ops", "core", "audio", "errors", "files", "losses", "splits", "weights"}),
+        ("audio", {"arrays", "ops", "core", "audio", "errors", "files", "losses", "splits", "weights"}),
         ("interop", {"core", "audio", "interop", "errors", "files", "weights"}),
-        ("vision", {"ops", "core", "vision", "errors", "files", "losses", "renames", "splits", "weights"}),
+        ("vision", {"arrays", "ops", "core", "vision", "errors", "files", "losses", "renames", "splits", "weights"}),
         ("inspection", {"core", "inspection", "errors", "files"}),
     ],
 )

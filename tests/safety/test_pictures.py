@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from wavedil.audio.data.feature_files import read_array
+from wavedil.audio.data.feature_files import read_features
 from wavedil.errors import WavedilError
 from wavedil.vision.data.dataset import SegmentationDataset
 from wavedil.vision.data.images import image_size, list_images, read_image, read_mask, read_target
@@ -63,7 +63,11 @@ def test_what_is_no_file_is_refused(tmp_path, kind):
             os.symlink(tmp_path / f"pipe of {name}", path)
         return path
 
-    readers = [*((read, "a.png") for read in READERS.values()), (read_array, "a.npy"), (image_size, "a.npy")]
+    readers = [
+        *((read, "a.png") for read in READERS.values()),
+        (lambda path: read_features(path, 3), "a.npy"),
+        (image_size, "a.npy"),
+    ]
     readers.append((lambda path: read_target(path, 1.0), "a.npy"))
     paths = {name: make(name) for name in ("a.png", "a.npy")}
     for read, name in readers:
@@ -87,7 +91,7 @@ def test_a_folder_with_a_picture_name_is_a_folder(tmp_path):
 def test_an_archive_of_arrays_is_refused_as_a_target(tmp_path):
     np.savez(tmp_path / "a.npz", np.zeros((2, 2)))
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
-    with pytest.raises(WavedilError, match=r"a.npy has several arrays"):
+    with pytest.raises(WavedilError, match=r"a.npy cannot be read.*expected a complete .npy file with one array"):
         image_size(tmp_path / "a.npy")
 
 

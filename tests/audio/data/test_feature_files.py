@@ -91,8 +91,11 @@ def test_training_and_evaluation_with_feature_files(tmp_path, recordings, capsys
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (None, "1.npy: no such file; expected the features of the recording"),
-        (np.zeros((3, 89)), r"1.npy has shape \(3, 89\): expected \(3, 90\), one frame every 10 samples for the 900"),
+        (None, "1.npy: no such file; expected features in a .npy file"),
+        (
+            np.zeros((3, 89)),
+            r"1.npy has shape \(3, 89\): expected \(3, 90\), one frame every 10 samples of the recording",
+        ),
         (np.zeros((2, 90)), r"shape \(2, 90\): expected \(3, 90\)"),
         (np.zeros((3, 90, 1)), "1.npy cannot be read as features: it has float64 of shape"),
         (np.full((3, 90), np.nan), "1.npy has NaN"),

@@ -92,7 +92,7 @@ def test_transparent_palettes_and_multi_image_files_raise(tmp_path):
         read_image(path)
     frames = [Image.fromarray(GRAY), Image.fromarray(255 - GRAY)]
     frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
-    with pytest.raises(WavedilError, match=r"stack.tif has 2 images"):
+    with pytest.raises(WavedilError, match=r"stack.tif has more than one image"):
         read_image(tmp_path / "stack.tif")
 
 

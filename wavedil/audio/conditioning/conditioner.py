@@ -17,13 +17,11 @@ import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wavedil.audio.conditioning.upsampling import Upsampling
-from wavedil.audio.data import audio_files
-from wavedil.audio.data.feature_files import read_array
+from wavedil.audio.data import audio_files, feature_files
 from wavedil.audio.generation.plan import checked_weight
 from wavedil.errors import WavedilError
 
@@ -215,7 +213,7 @@ def read_features(model: nn.Module, path: str | Path) -> tuple[Tensor, int]:
     if upsampling is None:
         raise WavedilError("this model takes no condition: leave it out")
     if Path(path).suffix == ".npy":
-        features = torch.from_numpy(np.array(read_array(path), np.float32)).unsqueeze(0)
+        features = feature_files.read_features(path, upsampling.features.channels).unsqueeze(0)
         return features, features.shape[-1] * upsampling.hop_length
     sound, _ = audio_files.read(path, sample_rate=model.sample_rate)
     sound = torch.from_numpy(sound).to(next(model.parameters()).device)

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavedil.arrays import open_array
 from wavedil.audio.conditioning.upsampling import Upsampling
 from wavedil.audio.data.corpus import Corpus
 from wavedil.errors import WavedilError
-from wavedil.files import check_regular_file
+
+_CONTENTS = "features", ("channels", "frames")
 
 
 class FeatureFiles:
@@ -34,24 +36,14 @@ class FeatureFiles:
                 "more than one file"
             )
         # Paths instead of open files: a process may open only so many.
-        self.paths, self.num_frames = [], []
-        for recording, length in zip(corpus.paths, corpus.lengths.tolist(), strict=True):
-            path = recording.with_suffix(".npy")
-            array = read_array(path)
-            frames = math.ceil(length / self.hop_length)
-            if array.shape != (channels, frames):
-                raise WavedilError(
-                    f"{path} has shape {array.shape}: expected ({channels}, {frames}), one frame every "
-                    f"{self.hop_length} samples for the {length} samples of {recording.name}"
-                )
-            if not np.isfinite(array).all():
-                raise WavedilError(f"{path} has NaN or infinity: compute the features again")
-            self.paths.append(path)
-            self.num_frames.append(frames)
+        self.paths = [path.with_suffix(".npy") for path in corpus.paths]
+        self.shapes = [(channels, math.ceil(length / self.hop_length)) for length in corpus.lengths.tolist()]
+        for file in range(len(self.paths)):
+            self.whole(file)
 
     def whole(self, file: int) -> Tensor:
         """All features of a file, float32 ``(channels, frames)``."""
-        return torch.from_numpy(np.array(read_array(self.paths[file]), np.float32))
+        return self._read(file, 0, self.shapes[file][1])
 
     def cut(self, file: int, start: int, length: int) -> Tensor:
         """Features of a crop, float32 ``(channels, reach + frames + reach)``.
@@ -70,24 +62,36 @@ class FeatureFiles:
         return self._frames(file, np.arange(-(-samples // self.hop_length)))
 
     def _frames(self, file: int, numbers: np.ndarray) -> Tensor:
-        numbers = numbers.clip(0, self.num_frames[file] - 1)
-        return torch.from_numpy(np.array(read_array(self.paths[file])[:, numbers], np.float32))
+        numbers = numbers.clip(0, self.shapes[file][1] - 1)
+        return self._read(file, numbers[0], numbers[-1] + 1)[:, numbers - numbers[0]]
+
+    def _read(self, file: int, start: int, stop: int) -> Tensor:
+        """Frames ``start`` to ``stop``. The file is checked each time: it may have been replaced meanwhile."""
+        path, shape = self.paths[file], self.shapes[file]
+        with open_array(path, *_CONTENTS) as array:
+            if array.shape != shape:
+                raise WavedilError(
+                    f"{path} has shape {array.shape}: expected {shape}, one frame every {self.hop_length} samples of "
+                    "the recording of that name"
+                )
+            return _finite(path, array.columns(start, stop))
 
 
-def read_array(path: str | Path) -> np.ndarray:
-    """Opens a .npy file of ``(channels, frames)`` numbers as a memory map.
+def read_features(path: str | Path, channels: int) -> Tensor:
+    """Reads a .npy file of features, float32 ``(channels, frames)``.
 
     Raises:
-        WavedilError: the file is missing, or does not hold such an array.
+        WavedilError: the file is missing or damaged, has another number of channels, or NaN or infinity.
     """
-    check_regular_file(path, "the features of a recording")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise WavedilError(f"{path}: no such file; expected the features of the recording of that name") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise WavedilError(f"{path} cannot be read as features: {error}") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
-        kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise WavedilError(f"{path} cannot be read as features: it has {kind}: expected numbers (channels, frames)")
-    return array
+    with open_array(path, *_CONTENTS) as array:
+        if array.shape[0] != channels:
+            raise WavedilError(f"{path} has shape {array.shape}: expected {channels} channels in ({channels}, frames)")
+        return _finite(path, array.read())
+
+
+def _finite(path: str | Path, values: np.ndarray) -> Tensor:
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise WavedilError(f"{path} has NaN or infinity in float32: compute the features again")
+    return torch.from_numpy(values)

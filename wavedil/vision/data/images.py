@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,80 +10,116 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wavedil.arrays import ArrayFile, open_array
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write, check_regular_file, walk_files
+from wavedil.files import atomic_write, walk_files
+from wavedil.vision.data.pictures import (
+    check_size,
+    decode,
+    displayed_size,
+    has_deep_colors,
+    is_lossy,
+    load_stored,
+    open_picture,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_TILES = "wavedil tiles"  # key in Pillow's ``info`` for a copy of ``tile``, the pixel format of the file
 SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
-#: All that Pillow may open. For some others it starts a program, e.g. Ghostscript, whatever the file's suffix is.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+_GRAY = ("1", "L", "P", "LA", "La", "PA", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes of masks with gray values
 PathLike = str | os.PathLike[str]
 
 
 def read_image(path: PathLike) -> np.ndarray:
-    """Reads an image as RGB, ``(height, width, 3)`` uint8, with its EXIF orientation applied.
+    """Reads an image as RGB as it is displayed, ``(height, width, 3)`` uint8: the orientation in the file is applied.
 
     Gray, palette and CMYK images are converted to RGB. An alpha channel without transparent pixels is dropped.
 
     Raises:
-        WavedilError: naming the file, if it cannot be read, has transparent pixels, more than 8 bits per channel or
-            more than one image.
+        WavedilError: naming the file, if it cannot be read, has transparent pixels, more than 8 bits per channel, more
+            than one image, or more pixels than :func:`wavedil.vision.data.pictures.max_pixels`.
     """
-    from PIL import ImageOps
-
-    with _open(path) as picture:
-        if picture.mode[0] in "IF" or _has_deep_colors(picture):
+    with open_picture(path) as picture:
+        if picture.mode[0] in "IF" or has_deep_colors(picture):
             raise WavedilError(
                 f"{path} has more than 8 bits per channel: convert it to 8 bits, scaled to the range of its values"
             )
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            if picture.getextrema()[3][0] < 255:
-                raise WavedilError(f"{path} has transparent pixels: blend it with a background first")
-        return np.array(picture.convert("RGB"))
+        remedy = "blend it with a background first"
+        return decode(picture, path, lambda band: np.asarray(_opaque(band, path, remedy).convert("RGB")))
 
 
 def read_mask(path: PathLike, colors: bool) -> np.ndarray:
-    """Reads a mask: ``(height, width)`` gray values or palette indices, or ``(height, width, 3)`` colors.
+    """Reads a mask as it is displayed: ``(height, width)`` gray values or palette indices, or ``(..., 3)`` colors.
 
-    Values are those stored in the file: gray values of fewer than 8 bits and those of PBM, PGM and PPM files with
-    another maximum than 255 are not scaled.
+    The orientation in the file is applied, as for images. Values are those stored in the file: gray values of fewer
+    than 8 bits and those of PBM, PGM and PPM files with another maximum than 255 are not scaled, and those of a TIFF
+    file in which 0 is white are not inverted.
 
     Args:
+        path: a picture without lossy compression, or a .npy file with integers.
         colors: return colors. Otherwise a color image is accepted only if its three channels are equal.
 
     Raises:
-        WavedilError: naming the file, if it cannot be read, has lossy compression, transparent pixels, or colors where
-            gray values are expected.
+        WavedilError: naming the file, if it cannot be read, has lossy compression, transparent pixels, colors where
+            gray values are expected, or values that are not integers.
     """
-    with _open(path, load=False) as picture:
-        if picture.format in ("JPEG", "MPO") or _is_lossy(picture, path):
-            kind = "has lossy compression" if picture.format in ("TIFF", "WEBP") else "is a JPEG"
-            raise WavedilError(f"{path} {kind}: expected lossless compression for masks, e.g. PNG")
-        if (colors and picture.mode[0] in "IF") or _has_deep_colors(picture):
-            raise WavedilError(f"{path} has more than 8 bits per channel: expected 8, as in mask_values")
-        picture = _load_stored(picture, path)
-        if picture.mode in ("RGBA", "LA", "PA") and picture.getextrema()[-1][0] < 255:
-            raise WavedilError(f"{path} has transparent pixels: mark ignored pixels with the ignore_label instead")
+    if Path(path).suffix == ".npy":
         if colors:
-            return np.array(picture.convert("RGB"))
-        if picture.mode in ("RGB", "RGBA"):
-            mask = np.array(picture.convert("RGB"))
-            if (mask == mask[..., :1]).all():
-                return mask[..., 0]
-            red, green, blue = mask[np.nonzero((mask != mask[..., :1]).any(-1))][0].tolist()
+            raise WavedilError(f"{path} is an array: expected a picture, since mask_values are colors")
+        with _open_npy(path) as array:
+            if array.dtype.kind == "f":
+                raise WavedilError(f"{path} has {array.dtype} values: expected integers, the classes of a mask")
+            values = array.read()
+            return values.astype(np.uint8) if values.dtype == bool else values
+    remedy = "mark ignored pixels with the ignore_label instead"
+    with open_picture(path) as picture:
+        if is_lossy(picture, path):
+            kind = "is a JPEG" if picture.format in ("JPEG", "MPO") else "has lossy compression"
+            raise WavedilError(f"{path} {kind}: expected lossless compression for masks, e.g. PNG")
+        if (colors and picture.mode[0] in "IF") or has_deep_colors(picture):
+            raise WavedilError(f"{path} has more than 8 bits per channel: expected 8, as in mask_values")
+        if not colors and picture.mode not in _GRAY and picture.mode not in ("RGB", "RGBA"):
+            raise WavedilError(
+                f"{path} has the color mode {picture.mode} (F: floats): expected a gray, palette or RGB picture of "
+                "integers"
+            )
+        stored = load_stored(picture, path)
+        if colors:
+            return decode(picture, path, lambda band: np.asarray(_opaque(band, path, remedy).convert("RGB")))
+        return decode(picture, path, lambda band: stored(_gray_values(band, path, remedy)))
+
+
+def _opaque(band: Image, path: PathLike, remedy: str) -> Image:
+    """A part of a picture, if it has no transparent pixels."""
+    if band.mode == "La":  # multiplied by alpha
+        band = band.convert("LA")
+    if band.mode in ("RGBA", "LA", "PA") or "transparency" in band.info:
+        band = band.convert("RGBA")
+        if band.getextrema()[3][0] < 255:
+            raise WavedilError(f"{path} has transparent pixels: {remedy}")
+    return band
+
+
+def _gray_values(band: Image, path: PathLike, remedy: str) -> np.ndarray:
+    """Gray values or palette indices ``(height, width)`` of a part of a mask, as Pillow decodes them."""
+    if band.mode in ("LA", "La", "PA"):
+        _opaque(band, path, remedy)
+        return np.asarray(band)[..., 0]
+    if band.mode in ("RGB", "RGBA"):
+        mask = np.asarray(_opaque(band, path, remedy).convert("RGB"))
+        unequal = (mask != mask[..., :1]).any(-1)
+        if unequal.any():
+            red, green, blue = mask[unequal][0].tolist()
             raise WavedilError(
                 f"{path} is in color (e.g. [{red}, {green}, {blue}]): expected gray values; set mask_values"
             )
-        if picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-            raise WavedilError(f"{path} has Pillow mode {picture.mode}: expected a gray, palette or RGB image")
-        return np.array(picture)
+        return mask[..., 0]
+    # The transparency of a palette does not change its indices.
+    values = np.asarray(band)
+    return values.astype(np.uint8 if values.dtype == bool else values.dtype.newbyteorder("="))
 
 
 def read_target(path: PathLike, step: float) -> np.ndarray:
@@ -98,7 +133,8 @@ def read_target(path: PathLike, step: float) -> np.ndarray:
         WavedilError: naming the file, as :func:`read_mask`, or for a .npy file without numbers (height, width).
     """
     if Path(path).suffix == ".npy":
-        values = np.array(_open_npy(path), np.float32)
+        with _open_npy(path) as array, np.errstate(over="ignore"):
+            values = array.read().astype(np.float32)
         values[~np.isfinite(values)] = np.nan
     else:
         values = read_mask(path, colors=False).astype(np.float32) * np.float32(step)
@@ -162,101 +198,19 @@ def list_images(folder: PathLike, also: Sequence[str] = ()) -> list[Path]:
 
 
 def image_size(path: PathLike) -> tuple[int, int]:
-    """(height, width) from the header of the file, with the EXIF orientation applied."""
+    """(height, width) as the picture is displayed, from the header of the file."""
     if Path(path).suffix == ".npy":
-        return _open_npy(path).shape
-    with _open(path, load=False) as picture:
-        turned = picture.getexif().get(0x0112, 1) >= 5  # EXIF orientations with a rotation by 90 degrees
-        return picture.size if turned else picture.size[::-1]
-
-
-def _open_npy(path: PathLike) -> np.ndarray:
-    check_regular_file(path, "target values")
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise WavedilError(f"{path} cannot be read: {error}") from None
-    if not isinstance(values, np.ndarray):
-        raise WavedilError(f"{path} has several arrays: expected one, of numbers (height, width)")
-    if values.ndim != 2 or values.dtype.kind not in "fiu" or 0 in values.shape:
-        raise WavedilError(f"{path} has {values.dtype} of shape {values.shape}: expected numbers (height, width)")
-    return values
+        with _open_npy(path) as array:
+            return array.shape
+    with open_picture(path) as picture:
+        return displayed_size(picture, path)
 
 
 @contextmanager
-def _open(path: PathLike, load: bool = True) -> Iterator[Image]:
-    from PIL import Image, UnidentifiedImageError
-
-    check_regular_file(path, "an image")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large images are processed in tiles
-            with Image.open(path, formats=FORMATS) as picture:
-                # MPO: a JPEG from a phone, followed by more views of the same scene.
-                if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-                    raise WavedilError(f"{path} has {picture.n_frames} images: expected one; split the file")
-                picture.info[_TILES] = picture.tile  # loading clears it
-                if load:
-                    picture.load()
-                yield picture
-    except FileNotFoundError:
-        raise WavedilError(f"{path} does not exist: expected an image") from None
-    except UnidentifiedImageError:
-        raise WavedilError(f"{path} is not an image: expected {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError:
-        raise WavedilError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels by its header") from None
-    except WavedilError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow raises these for broken files
-        raise WavedilError(f"{path} cannot be read: {error}") from None
-
-
-def _arguments(picture: Image) -> tuple:
-    """The arguments of Pillow's decoder: first the pixel format in the file, e.g. ``"L;2"`` for gray of 2 bits."""
-    for *_, arguments in picture.info.get(_TILES, ()):
-        return arguments if isinstance(arguments, tuple) else (arguments,)
-    return ("",)
-
-
-def _has_deep_colors(picture: Image) -> bool:
-    """Whether the file has colors of more than 8 bits; Pillow reads only their upper 8 bits."""
-    raw, *rest = _arguments(picture)
-    if picture.format == "PPM" and picture.mode == "RGB":
-        return rest[:1] > [255]
-    return ";16" in str(raw) and picture.mode[0] != "I"
-
-
-def _is_lossy(picture: Image, path: PathLike) -> bool:
-    """Whether a WebP or TIFF file has lossy compression."""
-    if picture.format == "WEBP":
-        with open(path, "rb") as file:
-            file.seek(12)
-            while chunk := file.read(8):
-                if chunk[:4] == b"VP8 ":
-                    return True
-                size = int.from_bytes(chunk[4:], "little")
-                file.seek(size + size % 2, os.SEEK_CUR)
-    return picture.info.get("compression") in ("jpeg", "tiff_jpeg", "webp")
-
-
-def _load_stored(picture: Image, path: PathLike) -> Image:
-    """Loads a mask without the scaling of its values to 8 or 16 bits, which Pillow does for some formats."""
-    from PIL import ImageChops
-
-    raw, *rest = _arguments(picture)
-    if picture.format == "PPM" and picture.mode in ("L", "I", "RGB") and rest:
-        # Tell the decoder that values are up to the maximum of their type, so it does not change them.
-        full = 65535 if picture.mode == "I" else 255
-        picture.tile = [(*tile[:3], (raw, full)) for tile in picture.tile]
-        maximum = np.max(picture)  # loads the picture
-        if maximum > rest[0]:
-            raise WavedilError(f"{path} cannot be read: it has the value {maximum}, but its maximum is {rest[0]}")
-    elif picture.format == "PPM" and picture.mode == "1":
-        picture = ImageChops.invert(picture)  # in a PBM file 1 is black
-    elif picture.mode == "L" and raw[:3] in ("L;2", "L;4"):
-        step = 85 if raw[2] == "2" else 17
-        picture = picture.point([value // step for value in range(256)])
-    return picture
+def _open_npy(path: PathLike) -> Iterator[ArrayFile]:
+    with open_array(path, "a mask or target", ("height", "width")) as array:
+        check_size(path, array.shape)
+        yield array
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
