@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from wavedil.audio.data import audio_files
+from wavedil.audio.data.streams import read_blocks
 from wavedil.errors import WavedilError
 
 RATE = 22050
@@ -77,6 +78,50 @@ def test_resampling_keeps_time_and_tone(tmp_path, source, rate):
     np.testing.assert_allclose(crop[0], expected[9000:10_000], atol=1e-4)
 
 
+CODED = [  # format, subtype, rate, channels, options; those that keep a memory of earlier samples
+    *(
+        ("MP3", "MPEG_LAYER_III", rate, channels, {"bitrate_mode": mode, "compression_level": level})
+        for rate, channels in ((8000, 1), (24000, 2), (44100, 1))
+        for mode, level in (("VARIABLE", 0.9), ("CONSTANT", 0.99), ("AVERAGE", 0.9))
+    ),
+    *(("OGG", subtype, rate, 2, {}) for subtype in ("VORBIS", "OPUS") for rate in (8000, 48000)),
+    ("AIFF", "DWVW_16", 22050, 1, {}),
+    ("AIFF", "IMA_ADPCM", 22050, 2, {}),
+    ("AU", "G723_24", 8000, 1, {}),
+    ("CAF", "ALAC_16", 44100, 2, {}),
+    ("W64", "MS_ADPCM", 16000, 2, {}),
+    ("WAV", "GSM610", 8000, 1, {}),
+    ("WAV", "NMS_ADPCM_24", 8000, 1, {}),
+]
+
+
+@pytest.mark.parametrize("without_tag", [False, True])
+@pytest.mark.parametrize(("kind", "subtype", "rate", "channels", "options"), CODED)
+def test_pieces_of_coded_sound_are_pieces_of_one_read(tmp_path, kind, subtype, rate, channels, options, without_tag):
+    if without_tag and kind != "MP3":
+        pytest.skip("only mp3 has a first frame with the length")
+    time = np.arange(4 * rate if kind != "MP3" else 12 * rate) / rate
+    generator = np.random.default_rng(0)
+    sound = 0.4 * np.sin(2 * np.pi * (200 + 90 * time) * time) * (np.sin(20 * time) > -0.3)
+    sound += generator.uniform(-0.1, 0.1, len(time)) * (np.sin(8 * time) > 0)
+    path = tmp_path / f"a.{kind.lower()}"
+    try:
+        with soundfile.SoundFile(path, "w", rate, channels, subtype, format=kind, **options) as file:
+            file.write(np.stack([sound] * channels, 1).clip(-0.9, 0.9))
+    except soundfile.LibsndfileError:
+        pytest.skip("this libsndfile cannot write the file")
+    if without_tag:
+        data = path.read_bytes()
+        path.write_bytes(data[data.index(data[:2], 40) :])
+    whole = audio_files.read(path, mono=False)[0]
+    assert audio_files.info(path).frames == whole.shape[1] >= len(time) - 1200
+    for size in (777, 4096):
+        np.testing.assert_array_equal(np.concatenate(list(read_blocks(path, size)), axis=1), whole)
+    for start in generator.integers(1, whole.shape[1] - 1000, 8).tolist():
+        crop = audio_files.read(path, start=start, frames=1000, mono=False)[0]
+        np.testing.assert_allclose(crop, whole[:, start : start + 1000], atol=1e-6)
+
+
 def test_reading_a_crop_does_not_decode_the_rest(tmp_path, monkeypatch):
     path = audio_files.write(tmp_path / "a.flac", tone(60, 16000), 16000)
     decoded = []
@@ -93,6 +138,10 @@ def test_reading_a_crop_does_not_decode_the_rest(tmp_path, monkeypatch):
     decoded.clear()
     audio_files.read(path, start=200_000, frames=1000, sample_rate=8000)
     assert sum(decoded) < 10_000
+    path = audio_files.write(tmp_path / "a.mp3", tone(60, 16000), 16000)
+    decoded.clear()
+    audio_files.read(path, start=800_000, frames=1000)
+    assert sum(decoded) < 70_000
 
 
 def test_wrong_lengths_in_headers_are_ignored(tmp_path, noise):
@@ -115,6 +164,77 @@ def test_wrong_lengths_in_headers_are_ignored(tmp_path, noise):
     data[40:44] = b"\xff\xff\xff\xff"
     wav.write_bytes(data)
     assert audio_files.info(wav).frames == audio_files.read(wav)[0].shape[1] == 1250
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_streamed_wav_file_is_read_to_its_end(tmp_path, noise, subtype):
+    path = audio_files.write(tmp_path / "a.wav", noise[:, :5000], RATE, subtype)
+    expected = audio_files.read(path)[0]
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+    for size in (0, 2**32 - 1):
+        path.write_bytes(data[:at] + size.to_bytes(4, "little") + data[at + 4 :])
+        assert audio_files.info(path).frames == 5000
+        np.testing.assert_array_equal(audio_files.read(path)[0], expected)
+        np.testing.assert_array_equal(audio_files.read(path, start=4000)[0], expected[:, 4000:])
+        np.testing.assert_array_equal(
+            np.concatenate(list(read_blocks(path, 300)), axis=1).mean(0), expected[0], strict=True
+        )
+    tag = b"LIST" + (4).to_bytes(4, "little") + b"INFO"
+    path.write_bytes(data[:at] + bytes(4) + tag)
+    with pytest.raises(WavedilError, match="is empty"):
+        audio_files.read(path)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus"])
+def test_a_file_of_one_sample(tmp_path, suffix):
+    path = audio_files.write(tmp_path / f"a{suffix}", np.full(1, 0.5), 8000)
+    assert audio_files.info(path).frames == 1 and audio_files.read(path)[0].shape == (1, 1)
+    assert audio_files.read(path, sample_rate=16000)[0].shape == (1, 2)
+
+
+def test_what_follows_the_sound(tmp_path, noise):
+    for suffix in (".wav", ".flac", ".mp3", ".aiff"):
+        path = audio_files.write(tmp_path / f"a{suffix}", noise, RATE)
+        expected = audio_files.read(path)[0]
+        path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))
+        assert audio_files.info(path).frames == expected.shape[1]
+        np.testing.assert_array_equal(audio_files.read(path)[0], expected)
+    path = audio_files.write(tmp_path / "a.ogg", noise, RATE)
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(WavedilError, match="has several Ogg streams, one after the other"):
+        audio_files.read(path)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9\xff.wav", b"x" * 245 + b".wav", b"a\nb.wav"])
+def test_any_name_that_the_system_allows(tmp_path, noise, name):
+    path = tmp_path / os.fsdecode(name)
+    try:
+        path.touch()
+    except OSError:
+        pytest.skip("the file system does not allow the name")
+    path.unlink()
+    audio_files.write(path, noise, RATE)
+    assert audio_files.info(path).frames == noise.shape[1]
+    assert audio_files.list_audio_files(tmp_path) == [path]
+    path.write_bytes(b"no sound")
+    with pytest.raises(WavedilError, match="not a readable sound file") as caught:
+        audio_files.read(path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_header_with_an_impossible_length_gives_no_traceback(tmp_path, noise):
+    """The length in the tag of an mp3 file is an integer of 32 bits, less the samples that its encoder added."""
+    data = bytearray(audio_files.write(tmp_path / "a.mp3", noise, RATE).read_bytes())
+    at = max(data.find(b"Xing"), data.find(b"Info")) + 8
+    for count in (0, 1, 2**31 - 1, 2**32 - 1):
+        data[at : at + 4] = count.to_bytes(4, "big")
+        path = tmp_path / "b.mp3"
+        path.write_bytes(data)
+        try:
+            assert audio_files.info(path).frames == audio_files.read(path)[0].shape[1]
+        except WavedilError as error:
+            assert "b.mp3" in str(error)
 
 
 def garbage(path, noise):

@@ -44,15 +44,16 @@ class AudioInfo:
 def info(path: str | os.PathLike[str]) -> AudioInfo:
     """Reads the properties of a sound file.
 
-    The header's length is verified by reading the last frame. If that fails, the frames are decoded and counted.
+    The header's length is verified by reading the last frame. If it is wrong, the frames are decoded and counted.
 
     Raises:
         WavedilError: the file is missing, broken, or not a sound file.
     """
     path = Path(path)
     with open_sound(path) as file:
-        frames = file.frames
-        if not _has_frames(file, frames):
+        frames = file.frames if _ends_at(file, file.frames) else None
+    with open_sound(path) as file:  # again: after a failed seek, some formats cannot be read
+        if frames is None:
             frames = sum(len(block) for block in unchecked_blocks(file))
         return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype)
 
@@ -167,19 +168,17 @@ def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def _has_frames(file: soundfile.SoundFile, frames: int) -> bool:
-    """Whether the last of ``frames`` frames can be read. Rewinds the file."""
+def _ends_at(file: soundfile.SoundFile, frames: int) -> bool:
+    """Whether the last of ``frames`` frames can be read, and no more."""
     import soundfile
 
-    if frames == 0 or not file.seekable():
-        return frames == 0
+    if not file.can_seek or frames < 1:
+        return False
     try:
         file.seek(frames - 1)
-        return len(file.read(1, dtype="float32")) == 1
+        return len(file.read(2, dtype="float32")) == 1
     except soundfile.LibsndfileError:
         return False
-    finally:
-        file.seek(0)
 
 
 def _decode(file: soundfile.SoundFile, path: Path, mono: bool, start: int, frames: int | None) -> np.ndarray:

@@ -6,11 +6,15 @@ piece. libsndfile's errors become a :class:`WavedilError` with the path.
 
 from __future__ import annotations
 
+import io
 import math
+import mmap
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,9 +35,12 @@ SUFFIXES = ", ".join(FORMATS)
 #: Subtypes that can store values outside [-1, 1].
 FLOATING = ("FLOAT", "DOUBLE")
 _BLOCK = 2**20  # values (frames x channels) decoded at a time
-# A seek in these codings may end at another frame (libsndfile issue 885; mp3 without a table of contents), so a crop
-# decodes and drops all frames before it.
-_INEXACT_SEEK = {"VORBIS", "MPEG_LAYER_III"}
+# Codings in which a seek fails or ends at another frame (libsndfile issue 885), so a crop decodes and drops all frames
+# before it.
+_NO_SEEK = {"VORBIS", "DWVW_12", "DWVW_16", "DWVW_24", "DWVW_N"}
+# Samples to decode before a crop. A frame of mp3 uses up to 511 bytes of the frames before it, which are 88 frames of
+# 576 samples at the lowest rate (8 kbit/s at 24 kHz, stereo).
+_WARM_UP = {"MPEG_LAYER_I": 2**16, "MPEG_LAYER_II": 2**16, "MPEG_LAYER_III": 2**16}
 
 
 def read_blocks(path: str | Path, size: int, sample_rate: int | None = None) -> Iterator[np.ndarray]:
@@ -97,13 +104,15 @@ def unchecked_blocks(
 ) -> Iterator[np.ndarray]:
     """As :func:`decoded_blocks`, without the check for NaN and infinity."""
     size = max(1, _BLOCK // file.channels) if size is None else size
-    skip = start
-    if start and file.seekable() and file.subtype not in _INEXACT_SEEK:
-        if start >= file.frames:
+    first = start - _WARM_UP.get(file.subtype, 0) if file.can_seek and file.subtype not in _NO_SEEK else 0
+    if first > 0:
+        if first >= file.frames:
             return
-        file.seek(start)
-        skip = 0
+        file.seek(first)
+    skip = start - max(0, first)
     left = math.inf if frames is None else frames
+    if file.frames > 0:
+        left = min(left, file.frames - start)  # flac: what follows the last frame, e.g. a tag, is not sound
     while left > 0:
         block = file.read(int(min(size, skip or left)), dtype="float32", always_2d=True)
         if len(block) == 0:
@@ -126,7 +135,9 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
             raise WavedilError(f"{path}: {problem}; expected the path of a sound file")
         if path.suffix.lower() == ".raw":  # soundfile would ask for rate and coding
             raise WavedilError(f"{path} has no header: convert it to wav first")
-        with soundfile.SoundFile(path) as file:
+        with _opened(path) as file:
+            file.can_seek = file.seekable()
+            file.seekable = lambda: False  # else soundfile seeks after each read, and decoders lose their memory
             yield file
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
@@ -135,6 +146,97 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
         ) from None
     except OSError as error:
         raise WavedilError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    import soundfile
+
+    with soundfile.SoundFile(_file_name(path)) as file:
+        if file.format == "OGG" and _is_chained(path):
+            raise WavedilError(
+                f"{path} has several Ogg streams, one after the other, of which only the first could be read: write "
+                "each to a file of its own, or convert the file to wav or flac"
+            )
+        corrected = None
+        if file.format in ("WAV", "WAVEX") and file.frames == 0:
+            corrected = _correct_wav(path)
+        elif file.format == "MP3" and not _has_length(path):
+            corrected = _CorrectedFile(path, length=64 * path.stat().st_size)
+        if corrected is None:
+            yield file
+    if corrected is not None:
+        with corrected, soundfile.SoundFile(corrected) as file:
+            yield file
+
+
+def _file_name(path: Path) -> str | bytes:
+    """The name for libsndfile; bytes where names may be no text."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
+def _is_chained(path: Path) -> bool:
+    """Whether an Ogg file has the first page of a stream after pages of another."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        later = re.compile(rb"OggS\x00[^\x02\x03\x06\x07]", re.DOTALL).search(data)
+        return later is not None and re.compile(rb"OggS\x00[\x02\x03\x06\x07]").search(data, later.end()) is not None
+
+
+def _has_length(path: Path) -> bool:
+    """Whether the first frame of an mp3 file tells its length. If not, libsndfile estimates it and reads no further."""
+    with path.open("rb") as file:
+        start = file.read(10)
+        if start[:3] == b"ID3":
+            file.seek(sum((byte & 127) << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=False)) + 10)
+        else:
+            file.seek(0)
+        return re.search(b"Xing|Info|VBRI", file.read(4096)) is not None
+
+
+def _correct_wav(path: Path) -> _CorrectedFile | None:
+    """A WAV file with the size of its data, if that is 0 but sound follows, as programs write to a pipe; else None."""
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            size = int.from_bytes(header[4:], "little")
+            if header[:4] == b"data":
+                size_at = file.tell() - 4
+                name = file.read(4)
+                more_chunks = name.isalnum() and size_at + 12 + int.from_bytes(file.read(4), "little") <= end
+                return _CorrectedFile(path, size_at) if size == 0 and name and not more_chunks else None
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return None
+
+
+class _CorrectedFile(io.FileIO):
+    """A file as if it had another content or length, with which libsndfile reads all of it.
+
+    Args:
+        largest_at: position of four bytes that are read as the largest number.
+        length: in bytes, instead of the file's.
+    """
+
+    def __init__(self, path: Path, largest_at: int | None = None, length: int | None = None):
+        super().__init__(path, "rb")
+        self.largest_at, self.length = range(0) if largest_at is None else range(largest_at, largest_at + 4), length
+
+    def readinto(self, buffer: Any) -> int:
+        at = self.tell()
+        count = super().readinto(buffer)
+        if self.length is not None and at >= self.length - 128:  # where mp3 files may have a tag
+            count = min(len(buffer), self.length - at)
+            buffer[:count] = bytes(count)
+            self.seek(at + count)
+        for index in self.largest_at:
+            if at <= index < at + count:
+                buffer[index - at : index - at + 1] = b"\xff"
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END and self.length is not None:
+            offset, whence = self.length + offset, os.SEEK_SET
+        return super().seek(offset, whence)
 
 
 @contextmanager
@@ -173,7 +275,7 @@ def written_blocks(
     try:
         with (
             atomic_write(path) as temporary,
-            soundfile.SoundFile(temporary, "w", sample_rate, channels, subtype, format=kind) as file,
+            soundfile.SoundFile(_file_name(temporary), "w", sample_rate, channels, subtype, format=kind) as file,
         ):
             yield append
     except soundfile.LibsndfileError as error:
