@@ -19,7 +19,8 @@ def noise(seed, time):
 def folder(tmp_path):
     for index in range(3):
         for kind in ("input", "target"):
-            audio_files.write(tmp_path / kind / f"take_{index}.wav", noise(index, 1000), RATE)
+            gain = 1 if kind == "input" else 0.5
+            audio_files.write(tmp_path / kind / f"take_{index}.wav", gain * noise(index, 1000), RATE)
     return tmp_path
 
 

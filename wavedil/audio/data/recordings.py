@@ -1,6 +1,7 @@
 """Paired recordings of an effect: input and target files, knob settings, and the segments that they are cut into."""
 
 import csv
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.audio.data import audio_files
-from wavedil.errors import WavedilError
+from wavedil.audio.data.alignment import check_aligned
+from wavedil.errors import WavedilError, printable
 from wavedil.files import pair_by_name, unique_names
 from wavedil.splits import EVERY, describe_split, hold_out
 
@@ -140,7 +142,8 @@ def split_recordings(
 
     Raises:
         WavedilError: as :func:`read_segments`; ``validation`` for a table with a column ``held_out``; nothing to train
-            or to validate on.
+            or to validate on; or a target is earlier than its input, or later by more than ``context`` samples. Other
+            suspicious pairs are warned about, see :func:`wavedil.audio.data.alignment.check_aligned`.
     """
     counts = held = None  # number of held-out segments of each recording; whether each recording is held out
     if any(recording.held_out is not None for recording in recordings):
@@ -151,9 +154,11 @@ def split_recordings(
         held, rule = hold_out([recording.input for recording in recordings], validation, kind="recordings")
     else:
         rule = "the last tenth of each recording validates"
-    train, valid = [], []
+    train, valid, suspicious = [], [], []
     for index, recording in enumerate(recordings):
         segments = read_segments(recording, sample_rate, resample)
+        dry, wet = (np.concatenate([getattr(s, side) for s in segments]) for side in ("input", "target"))
+        suspicious.append(check_aligned(str(recording.target), dry, wet, sample_rate, context))
         if counts is not None:
             if counts[index] > len(segments):
                 raise WavedilError(
@@ -167,6 +172,10 @@ def split_recordings(
                 segments = _split_in_time(segments[0], context)
             border = len(segments) - max(1, len(segments) // EVERY)
         train, valid = [*train, *segments[:border]], [*valid, *segments[border:]]
+    suspicious = [text for text in suspicious if text]
+    if suspicious:
+        more = f" ({len(suspicious)} of {len(recordings)} recordings have a warning)" if len(suspicious) > 1 else ""
+        warnings.warn(printable(suspicious[0] + more), stacklevel=2)
     return train, valid, describe_split(rule, len(train), len(valid), "segments")
 
 
