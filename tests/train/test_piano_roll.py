@@ -165,7 +165,7 @@ def test_all_steps_of_a_piece_are_transposed_by_the_same_interval():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.root=/nowhere.mat"], "nowhere.mat is not a file"),
+        (["--data.root=/nowhere.mat"], "nowhere.mat does not exist"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--data.transpose=-1"], "transpose is -1"),
         (["--data.transpose_batches=0"], "transpose_batches is 0"),

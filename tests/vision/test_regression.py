@@ -102,7 +102,10 @@ def test_write_values(tmp_path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: np.save(path, np.zeros((2, 3, 4))), r"cannot be read .* has float64 of shape \(2, 3, 4\): expected"),
+        (
+            lambda path: np.save(path, np.zeros((2, 3, 4))),
+            r"cannot be read .* has float64 of shape \(2, 3, 4\): expected",
+        ),
         (lambda path: np.save(path, np.array([["a"]])), "cannot be read .* has <U1"),
         (lambda path: np.save(path, np.array([[None]]), allow_pickle=True), "cannot be read"),
         (lambda path: path.write_bytes(b"\x93NUMPY"), "cannot be read"),

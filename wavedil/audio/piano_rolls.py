@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.audio.data.pluck import pluck
+from wavedil.audio.matlab import read_cells
 from wavedil.errors import WavedilError
 
 KEYS = 88  # keys of a piano
@@ -49,29 +50,19 @@ def read_rolls(path: str | Path) -> PianoRolls:
     1206.6392; in the repository of Bai et al.).
 
     Raises:
-        WavedilError: the file is missing, is not a MATLAB file, or has other contents.
+        WavedilError: the file is missing, is not a MATLAB 5 file, or has other contents.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WavedilError(f"{path} is not a file: expected piano rolls, e.g. JSB_Chorales.mat")
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path, variable_names=_PARTS)
-    except Exception as error:  # loadmat raises various errors for truncated files
-        reason = " ".join(str(error).split())[:200]
-        raise WavedilError(f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {reason})") from None
-    missing = [name for name in _PARTS if name not in content]
+    rolls: dict[str, list[np.ndarray]] = {}
+    for name, roll in read_cells(path, _PARTS):
+        rolls.setdefault(name, []).append(_check(roll, path, name))
+    missing = [name for name in _PARTS if name not in rolls]
     if missing:
-        raise WavedilError(f"{path} has no {', '.join(missing)}: expected {', '.join(_PARTS)} with (time, 88) arrays")
-    empty = [name for name in _PARTS if not content[name].size]
-    if empty:
-        raise WavedilError(f"{path}: {', '.join(empty)} has no pieces: expected at least one")
-    return PianoRolls(*([_check(roll, path, name) for roll in content[name].ravel()] for name in _PARTS))
+        raise WavedilError(f"{path} has no pieces in {', '.join(missing)}: expected cells {', '.join(_PARTS)}")
+    return PianoRolls(*(rolls[name] for name in _PARTS))
 
 
 def _check(roll: np.ndarray, path: Path, name: str) -> np.ndarray:
-    roll = np.asarray(roll)
     if roll.ndim != 2 or roll.shape[1] != KEYS or len(roll) < 2:
         raise WavedilError(f"{path}: an array of {name} has shape {roll.shape}: expected (time, 88), time >= 2")
     if not np.isin(roll, (0, 1)).all():
