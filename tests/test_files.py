@@ -84,3 +84,15 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(WavedilError, match="closed: the folder cannot be listed: Permission denied"):
         walk_files(tmp_path, (".wav",))
+
+
+def test_names_in_both_unicode_forms_are_the_same(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    first = unique_names([(composed, Path("a"))], "image")
+    assert pair_by_name(first, unique_names([(decomposed, Path("b"))], "mask"), ("image", "mask"), "") == [
+        (Path("a"), Path("b"))
+    ]
+    with pytest.raises(WavedilError, match="two images have the same name"):
+        unique_names([(composed, Path("a")), (decomposed, Path("b"))], "image")
+    paths = [tmp_path / f"{composed}.wav", tmp_path / f"{decomposed} 2.wav"]
+    assert matching_paths(paths, decomposed, "validation") == matching_paths(paths, composed, "") == set(paths)

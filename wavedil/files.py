@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import secrets
+import unicodedata
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -235,6 +236,11 @@ def walk_files(root: str | os.PathLike[str], suffixes: Collection[str]) -> list[
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
+def normalized(name: str) -> str:
+    """A file name in the form in which names are compared: "é" may be one character or two (macOS writes two)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def matching_paths(paths: Sequence[Path], pattern: str, option: str) -> set[Path]:
     """Finds the paths that match a regular expression.
 
@@ -247,23 +253,23 @@ def matching_paths(paths: Sequence[Path], pattern: str, option: str) -> set[Path
         WavedilError: ``pattern`` is not a regular expression.
     """
     try:
-        expression = re.compile(pattern)
+        expression = re.compile(normalized(pattern))
     except re.error as error:
         raise WavedilError(f"{option}={pattern!r} is not a regular expression: {error}") from None
     absolute = {path: Path(os.path.abspath(path)) for path in paths}
     root = os.path.commonpath([path.parent for path in absolute.values()])
-    names = {path: full.relative_to(root).with_suffix("").as_posix() for path, full in absolute.items()}
+    names = {path: normalized(full.relative_to(root).with_suffix("").as_posix()) for path, full in absolute.items()}
     return {path for path, name in names.items() if expression.search(name)}
 
 
 def unique_names(paths: Iterable[tuple[str, Path]], kind: str) -> dict[str, Path]:
-    """Dictionary of ``(name, path)`` pairs.
+    """Dictionary of ``(name, path)`` pairs; names are :func:`normalized`.
 
     Raises:
         WavedilError: two paths have the same name; ``kind`` is the noun for them in the message.
     """
     named: dict[str, Path] = {}
-    for name, path in paths:
+    for name, path in ((normalized(name), path) for name, path in paths):
         if name in named:
             raise WavedilError(f"{named[name]} and {path.name}: two {kind}s have the same name, keep one of them")
         named[name] = path

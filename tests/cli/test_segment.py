@@ -187,3 +187,32 @@ def test_bad_input_is_refused_in_one_line(refused, tmp_path, monkeypatch, models
     monkeypatch.chdir(tmp_path)
     assert message in refused(*[word.format(models=models[1], data=data) for word in words])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("names", "out", "message"),
+    [
+        (["a.png", "a.jpg"], "out", "would both be written as a.png"),
+        (["a.png", "a_overlay.png"], "out", "would both be written as a_overlay.png"),
+        (["a.png"], "in", "would be replaced by a result: set --out"),
+        (["x" * 251 + ".png"], "out", "a name of more than 255 bytes: rename it"),
+    ],
+)
+def test_results_replace_no_image_and_no_other_result(refused, tmp_path, models, data, names, out, message):
+    (tmp_path / "in").mkdir()
+    for name in names:
+        (tmp_path / "in" / name).write_bytes((data / "images" / "00.png").read_bytes())
+    before = (tmp_path / "in" / names[0]).read_bytes()
+    assert message in refused("segment", models[1] / "model", tmp_path / "in", "--out", tmp_path / out)
+    assert (tmp_path / "in" / names[0]).read_bytes() == before and not list((tmp_path / "in").glob("*.png.*"))
+
+
+def test_a_turned_image_gets_a_label_map_as_it_is_displayed(run, tmp_path, models):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    run("segment", models[1] / "model", tmp_path / "a.png", "--out", tmp_path / "out")
+    labels = read_mask(tmp_path / "out" / "a.png", colors=False)
+    assert labels.shape == (20, 12) and read_image(tmp_path / "out" / "a_overlay.png").shape == (20, 12, 3)
+    assert (labels == predict(models[0], np.rot90(pixels, -1).copy())).all()

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from wavedil.audio.conditioning.speakers import speaker_source
 from wavedil.audio.data.feature_files import read_features
+from wavedil.audio.piano_rolls import read_rolls
 from wavedil.errors import WavedilError
+from wavedil.interop.tensors import read_tensors
 from wavedil.vision.data.dataset import SegmentationDataset
 from wavedil.vision.data.images import image_size, list_images, read_image, read_mask, read_target
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.pairs import find_pairs
+from wavedil.vision.models.front_end import vgg16_front_end
 
 READERS = {
     "image": read_image,
@@ -229,3 +233,12 @@ def test_no_pixel_of_a_dataset_is_ignored_by_rescaling(tmp_path):
     pnm(tmp_path / "masks" / "a.pgm", "P5", 1, labels)
     dataset = SegmentationDataset(find_pairs(tmp_path), LabelScheme(["no", "yes"]))
     assert (dataset[0]["labels"].numpy() == labels).all()
+
+
+@pytest.mark.parametrize("name", ["names.csv", "weights.pth", "weights.safetensors", "pieces.mat"])
+def test_tables_and_weights_are_regular_files(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    readers = {".csv": [speaker_source], ".mat": [read_rolls], ".pth": [read_tensors, vgg16_front_end]}
+    for read in readers.get(os.path.splitext(name)[1], [read_tensors]):
+        with pytest.raises(WavedilError, match=f"{name} is not a regular file: expected"):
+            read(str(tmp_path / name))

@@ -208,7 +208,7 @@ def test_the_shell_evaluates_inspects_and_refuses(tmp_path, full_run, capsys):
         (["evaluate", other, path], "in_channels and out_channels are (3, 2)"),
         (["evaluate", model, path, "--exclude", "x"], "--exclude is not an option of a TCN"),
         (["evaluate", model, path, "--tile", "8"], "--tile is not an option of a TCN"),
-        (["evaluate", model, str(tmp_path)], "is not a file"),
+        (["evaluate", model, str(tmp_path)], "is not a regular file"),
         (["sample", model], "holds a TCN: expected a WaveNet"),
     ):
         assert main(arguments) == 2

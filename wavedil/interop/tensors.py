@@ -1,6 +1,5 @@
 """Reads tensors of other programs: without running code, with weight norm folded, each tensor used exactly once."""
 
-import pickle
 import warnings
 from collections.abc import Mapping
 from itertools import count
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
+from wavedil.files import check_regular_file
 
 #: Name endings of weight norm's direction and magnitude, in torch's old and new form.
 WEIGHT_NORMS = (
@@ -34,6 +34,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     path = Path(path)
+    check_regular_file(path, "weights")
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except OSError as error:
@@ -57,7 +58,9 @@ def _unpickled(path: Path) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # of unknown pickle protocols; failures are reported below
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of many kinds for damaged files
         # Without torch's message, which suggests that the user lets the file run code.
         raise WavedilError(
             f"{path} cannot be read as tensors alone ({type(error).__name__}): save its state_dict with torch.save or "

@@ -1,5 +1,6 @@
 """Writes predictions of images to files: the function behind ``wavedil segment``."""
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from wavedil.vision.data.palette import overlay
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import Progress, estimate, predict
+
+MAX_NAME = 255  # bytes of a file name, in most file systems
 
 
 def write_predictions(
@@ -48,15 +51,16 @@ def write_predictions(
         and ``picture``; ``classes`` or ``step``; ``seconds`` of reading, prediction and writing; ``pixels_per_second``.
 
     Raises:
-        WavedilError: an image cannot be read, two images would have one name in ``out``, or an option does not fit the
-            model.
+        WavedilError: an image cannot be read, two results would have one name, a result would replace an image, a name
+            would be too long, or an option does not fit the model.
     """
     options = prediction_options(model, tile, scales, flip, crf, crf_preset)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise WavedilError(f"out {out} is a file: expected a folder")
     write = _write_values if isinstance(model, Regressor) else _write_labels
-    named = _named(images)
+    endings = (".npy", ".png") if isinstance(model, Regressor) else (".png", "_overlay.png")
+    named = _named(images, out, endings)
     files, pixels, started = [], 0, time.perf_counter()
     for number, (name, path) in enumerate(named.items(), 1):
         image = read_image(path)
@@ -98,16 +102,28 @@ def _write_values(model: Regressor, image: np.ndarray, place: str, options: dict
     return files
 
 
-def _named(sources: Iterable[str | Path]) -> dict[str, Path]:
-    """The images by the name of their files in ``out``."""
+def _named(sources: Iterable[str | Path], out: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """The images by the name of their files in ``out``, which have this name and each of the endings."""
     named: dict[str, Path] = {}
+    written: dict[str, Path] = {}
     for source in map(Path, sources):
         paths: Sequence[Path] = list_images(source) if source.is_dir() else [source]
         for path in paths:
             name = (path.relative_to(source) if source.is_dir() else Path(path.name)).with_suffix("").as_posix()
-            if name in named:
-                raise WavedilError(
-                    f"{named[name]} and {path} would both be written as {name}.png: use another --out for one of them"
-                )
+            for file in (name + ending for ending in endings):
+                if file in written:
+                    raise WavedilError(
+                        f"{written[file]} and {path} would both be written as {file}: use another --out for one of them"
+                    )
+                if len(os.fsencode(os.path.basename(file))) > MAX_NAME:
+                    raise WavedilError(
+                        f"{path} would be written as {file}, a name of more than {MAX_NAME} bytes: rename it"
+                    )
+                written[file] = path
             named[name] = path
+    images = {os.path.realpath(path): path for path in named.values()}
+    for file in written:
+        image = images.get(os.path.realpath(out / file))
+        if image is not None:
+            raise WavedilError(f"{image} would be replaced by a result: set --out to another folder")
     return named

@@ -305,3 +305,25 @@ def test_shapes_are_written_once_and_reproducibly(tmp_path):
     assert (folder / files[0]).read_bytes() == (other / files[0]).read_bytes()
     with pytest.raises(WavedilError, match="size is 40"):
         make_shapes(tmp_path / "c", size=40)
+
+
+def test_endings_in_another_unicode_form_and_names_that_are_only_an_ending(tmp_path):
+    write_image(tmp_path / "images" / "sub" / "cafe\u0301.png", np.zeros((2, 3, 3), np.uint8))
+    write_labels(tmp_path / "masks" / "sub" / "caf\u00e9.png", np.zeros((2, 3), np.uint8), default_palette(2))
+    assert len(find_pairs(tmp_path)) == 1
+    assert find_pairs(tmp_path, FolderLayout(image_ending="\u00e9", mask_ending="cafe\u0301"[3:])) == find_pairs(
+        tmp_path
+    )
+    write_image(tmp_path / "images" / "sub" / "_x.png", np.zeros((2, 3, 3), np.uint8))
+    with pytest.raises(WavedilError, match=r"_x.png has no mask"):
+        find_pairs(tmp_path, FolderLayout(image_ending="_x"))
+
+
+def test_a_file_that_is_replaced_or_removed_after_the_pairs_were_found_is_an_error(tmp_path):
+    dataset = SegmentationDataset(find_pairs(write_dataset(tmp_path, 1)), LabelScheme(list("abcd")))
+    write_labels(tmp_path / "masks" / "00.png", np.zeros((3, 4), np.uint8), default_palette(2))
+    with pytest.raises(WavedilError, match=r"masks/00.png has the size \(3, 4\) and .*images/00.png \(12, 16\)"):
+        dataset[0]
+    (tmp_path / "images" / "00.png").unlink()
+    with pytest.raises(WavedilError, match=r"images/00.png does not exist"):
+        dataset[0]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wavedil.errors import WavedilError
+from wavedil.files import check_regular_file, normalized
 
 
 def speaker_source(text: str) -> Callable[[Path], str]:
@@ -28,6 +29,7 @@ def _first_folder(path: Path) -> str:
 
 
 def _from_table(table: str) -> Callable[[Path], str]:
+    check_regular_file(table, "a table of speakers")
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -35,12 +37,13 @@ def _from_table(table: str) -> Callable[[Path], str]:
         raise WavedilError(f"{table}: cannot be read as a table of speakers ({error})") from None
     if not rows or not {"file", "speaker"} <= rows[0].keys():
         raise WavedilError(f"{table}: expected a header with the columns file and speaker, and at least one row")
-    names = {row["file"]: row["speaker"] for row in rows}
+    names = {normalized(row["file"] or ""): row["speaker"] for row in rows}
 
     def look_up(path: Path) -> str:
-        if not names.get(path.as_posix()):
+        name = normalized(path.as_posix())
+        if not names.get(name):
             raise WavedilError(f"{table} has no speaker for {path.as_posix()}: add a row, or exclude the file")
-        return names[path.as_posix()]
+        return names[name]
 
     return look_up
 

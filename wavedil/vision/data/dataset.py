@@ -1,5 +1,6 @@
 """Datasets of images with masks or targets, and random crops of them."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -54,6 +55,12 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
             return self._cache[index]
         image = read_image(self.pairs[index].image)
         image, truth = resize(image, scaled_size(image.shape[:2], self.scale)), self.read_truth(index)
+        if image.shape[:2] != truth.shape:
+            pair = self.pairs[index]
+            raise WavedilError(
+                f"{pair.mask} has the size {truth.shape} and {pair.image} {image.shape[:2]}: expected the same "
+                "(height, width); was one of them replaced?"
+            )
         size = image.nbytes + truth.nbytes
         if cache and self._cached_bytes + size <= CACHE_BYTES:
             self._cached_bytes += size
@@ -125,7 +132,7 @@ class RegressionDataset(ImageDataset):
 
     def __init__(self, pairs: Sequence[ImagePair], step: float = 1.0, scale: float = 1.0):
         super().__init__(pairs, scale)
-        if step <= 0:
+        if not 0 < step < math.inf:
             raise WavedilError(f"step is {step}: expected the value of one gray level of a target, above 0")
         self.step = step
 
@@ -174,7 +181,7 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
     ):
         if len(size) != 2 or min(size) < 1:
             raise WavedilError(f"crop is {list(size)}: expected [height, width] in pixels")
-        if len(scales) != 2 or not 0 < scales[0] <= scales[1]:
+        if len(scales) != 2 or not 0 < scales[0] <= scales[1] < math.inf:
             raise WavedilError(f"scales is {list(scales)}: expected [smallest, largest] scale factor, above 0")
         self.images, self.size, self.scales, self.flip = images, tuple(size), tuple(scales), flip
         self.seed = seed

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError
-from wavedil.files import pair_by_name, unique_names
+from wavedil.files import normalized, pair_by_name, unique_names
 from wavedil.splits import describe_split, hold_out
 from wavedil.vision.data.images import image_size, list_images
 
@@ -50,8 +50,11 @@ def find_pairs(root: PathLike, layout: FolderLayout | None = None) -> list[Image
         ("mask", root / layout.masks, layout.mask_ending),
     ):
         listed = list_images(folder, () if kind == "image" else (".npy",))
-        ended = [path for path in listed if path.stem.endswith(ending)]
-        names = (path.relative_to(folder).with_name(path.stem.removesuffix(ending)).as_posix() for path in ended)
+        ending = normalized(ending)
+        stems = {path: normalized(path.stem) for path in listed}
+        ended = [path for path in listed if stems[path].endswith(ending)]
+        parents = (path.relative_to(folder).as_posix().removesuffix(path.name) for path in ended)
+        names = (parent + stems[path].removesuffix(ending) for parent, path in zip(parents, ended, strict=True))
         found.append(unique_names(zip(names, ended, strict=True), kind))
     if not any(found):
         raise WavedilError(

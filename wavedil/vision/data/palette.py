@@ -31,5 +31,9 @@ def overlay(
     image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]], opacity: float = 0.55
 ) -> np.ndarray:
     """Blends class colors over an image ``(height, width, 3)`` uint8; ignored pixels are unchanged."""
-    mixed = image * (1 - opacity) + colorize(labels, palette) * opacity
-    return np.where((labels < len(palette))[..., None], np.rint(mixed), image).astype(np.uint8)
+    out = image.copy()
+    for row, classes in enumerate(labels):  # by rows to bound memory
+        known = classes < len(palette)
+        mixed = image[row][known] * (1 - opacity) + colorize(classes[known], palette) * opacity
+        out[row][known] = np.rint(mixed)
+    return out

@@ -1,6 +1,5 @@
 """The front end: VGG-16 as a dense predictor (Yu & Koltun 2016, arXiv 1511.07122, section 4)."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Self
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, receptive_field
 from wavedil.core.schema import Channels, Classes, Dropout, Stride
 from wavedil.errors import WavedilError, first_line
+from wavedil.files import check_regular_file
 from wavedil.vision.models.heads.parts import score_layer
 from wavedil.vision.models.padding import reflect
 from wavedil.weights import register
@@ -210,9 +210,10 @@ def vgg16_front_end(
 
 def _read_vgg16_weights(weights: str) -> Mapping[str, Tensor]:
     if weights != "torchvision":
+        check_regular_file(weights, "weights of vgg16")
         try:
             return torch.load(weights, weights_only=True, map_location="cpu")
-        except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, EOFError) as error:
+        except Exception as error:  # of many kinds for damaged files
             raise WavedilError(f"weights {weights!r} cannot be read: {first_line(error)}") from None
     try:
         from torchvision.models import VGG16_Weights
