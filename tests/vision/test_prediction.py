@@ -247,3 +247,16 @@ def test_evaluation_of_known_labels(tmp_path):
     assert "TP / (TP + FP + FN)" in result.definition and "ignore label 255" in result.definition
     half = evaluate(small(classes=["a", "b", "c"], scale=0.5), pairs, scaled=True)
     assert half.count == 2 * 11 * 10 and "resized by 0.5" in half.definition
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 1), (1, 9), (2, 3)])
+def test_images_that_are_one_pixel_wide_or_high(size):
+    model = small()
+    labels = predict(model, noise(*size), flip=True, scales=(0.1, 1, 2), tile=5)
+    assert labels.shape == size and (labels == predict(model, noise(*size), flip=True, scales=(0.1, 1, 2))).all()
+
+
+@pytest.mark.parametrize("image", [None, "a.png", [[1]], torch.zeros(4, 4, 3), np.zeros((4, 4, 3))])
+def test_other_images_raise(image):
+    with pytest.raises(WavedilError, match=r"image is .*: expected .*read_image returns"):
+        predict(small(), image)

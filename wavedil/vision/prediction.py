@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.vision.data.images import resize, scaled_size
 from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.regressor import Regressor
@@ -108,10 +108,12 @@ def _score_views(
     progress: Progress | None = None,
 ) -> list[_ScoreView]:
     """Runs the network on the image at each scale, and on its mirror image if ``flip``."""
+    if not isinstance(image, np.ndarray):
+        raise WavedilError(f"image is {shown(image)}: expected a numpy array, as read_image returns")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise WavedilError(
             f"image is {image.dtype} of shape {image.shape}: expected uint8 of shape (height, width, 3), as read_image "
-            "returns"
+            "returns; multiply floats in [0, 1] by 255 and round them"
         )
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise WavedilError(f"scales is {list(scales)}: expected factors above 0")
@@ -122,7 +124,8 @@ def _score_views(
         large = size[0] * size[1] > MAX_UNTILED_PIXELS and model.receptive_field is not None
         side = DEFAULT_TILE if tile is None and large else tile
         for mirrored in (False, True)[: 1 + flip]:
-            pixels = np.ascontiguousarray(resized[:, ::-1] if mirrored else resized)
+            # A copy, since torch takes no negative stride; ascontiguousarray keeps it for an axis of length 1.
+            pixels = resized[:, ::-1].copy() if mirrored else np.ascontiguousarray(resized)
             pixels = torch.from_numpy(pixels).permute(2, 0, 1)
             scores, stride = score_map(model, pixels, side, progress)
             if model.refinement is not None:

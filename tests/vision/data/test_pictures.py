@@ -78,6 +78,13 @@ def test_a_turned_image_belongs_to_an_upright_mask(tmp_path):
     assert len(find_pairs(tmp_path)) == 1
 
 
+def test_turned_pictures_of_one_column_are_contiguous(tmp_path):
+    for array in (GRAY[:1], GRAY[:, :1]):
+        for orientation in TURNS:
+            image = read_image(turned(tmp_path / "x", array, orientation, "png"))
+            assert min(image.strides) > 0 and (image[..., 0] == TURNS[orientation](array)).all()
+
+
 @pytest.mark.parametrize("value", [0, 9, 255])
 def test_unknown_orientations_are_ignored(tmp_path, value):
     path = turned(tmp_path / "x", GRAY, value, "png")

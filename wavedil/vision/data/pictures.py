@@ -116,7 +116,7 @@ def decode(picture: Image, path: PathLike, convert: Callable[[Image], np.ndarray
         pixels = pixels.swapaxes(0, 1)
     vertical = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
     horizontal = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
-    return np.ascontiguousarray(pixels[vertical, horizontal])
+    return pixels if orientation == 1 else pixels[vertical, horizontal].copy()
 
 
 def has_deep_colors(picture: Image) -> bool:
