@@ -117,6 +117,14 @@ def test_invalid_npy_files_raise(tmp_path, write, message):
         read_target(tmp_path / "t.npy", 1.0)
 
 
+def test_values_that_float32_does_not_have_are_unknown(tmp_path):
+    values = np.array([[1, 1e300, -np.inf, 0]])
+    values[0, 3] = np.frombuffer(bytes.fromhex("010000000000f07f"), "<f8")[0]  # a signaling NaN
+    np.save(tmp_path / "t.npy", values)
+    assert read_target(tmp_path / "t.npy", 1.0).tolist()[0][0] == 1
+    assert np.isnan(read_target(tmp_path / "t.npy", 1.0)[0, 1:]).all()
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Targets are ten times the red channel, as .npy file and as gray image."""

@@ -90,7 +90,7 @@ def read_features(path: str | Path, channels: int) -> Tensor:
 
 
 def _finite(path: str | Path, values: np.ndarray) -> Tensor:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         values = values.astype(np.float32)
     if not np.isfinite(values).all():
         raise WavedilError(f"{path} has NaN or infinity in float32: compute the features again")

@@ -133,7 +133,7 @@ def read_target(path: PathLike, step: float) -> np.ndarray:
         WavedilError: naming the file, as :func:`read_mask`, or for a .npy file without numbers (height, width).
     """
     if Path(path).suffix == ".npy":
-        with _open_npy(path) as array, np.errstate(over="ignore"):
+        with _open_npy(path) as array, np.errstate(over="ignore", invalid="ignore"):
             values = array.read().astype(np.float32)
         values[~np.isfinite(values)] = np.nan
     else:
