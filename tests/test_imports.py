@@ -91,9 +91,12 @@ assert not {{"lightning", "librosa", "torchaudio", "torchvision", "timm"}} & set
     [
         ("ops", {"ops", "errors"}),
         ("core", {"ops", "core", "errors"}),
-        ("audio", {"arrays", "ops", "core", "audio", "errors", "files", "losses", "splits", "weights"}),
+        ("audio", {"arrays", "ops", "core", "audio", "batches", "errors", "files", "losses", "splits", "weights"}),
         ("interop", {"core", "audio", "interop", "errors", "files", "weights"}),
-        ("vision", {"arrays", "ops", "core", "vision", "errors", "files", "losses", "renames", "splits", "weights"}),
+        (
+            "vision",
+            {"arrays", "ops", "core", "vision", "batches", "errors", "files", "losses", "renames", "splits", "weights"},
+        ),
         ("inspection", {"core", "inspection", "errors", "files"}),
     ],
 )

@@ -5,7 +5,7 @@ Bits per sample of two models are comparable only if both have the same sample r
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from wavedil.audio.data.split import split_files
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.audio.resynthesis import Resynthesis
+from wavedil.batches import BATCH, Batches, fingerprint, fingerprint_paths
 from wavedil.errors import WavedilError
 
 #: Samples per chunk. Longer files are evaluated in chunks that carry the state, which bounds memory: a model with 20
@@ -81,7 +82,18 @@ def nll_by_chunk(
         yield model.distribution.nll(parameters, chunk)
 
 
-@torch.inference_mode()
+@dataclass
+class _Total:
+    """Sums over sounds."""
+
+    nats: float = 0.0
+    count: int = 0  # samples
+    sounds: int = 0
+
+    def add(self, nats: float, count: int, sounds: int) -> None:
+        self.nats, self.count, self.sounds = self.nats + nats, self.count + count, self.sounds + sounds
+
+
 def evaluate(
     model: WaveNet,
     sounds: Iterable[Tensor],
@@ -106,8 +118,22 @@ def evaluate(
         WavedilError: ``features`` and a sound differ in duration, or the model needs features or speakers that are not
             passed.
     """
+    total = _total(model, sounds, progress, speakers, precision, features)
+    return _bits_per_sample(model, total, precision, features is not None)
+
+
+@torch.inference_mode()
+def _total(
+    model: WaveNet,
+    sounds: Iterable[Tensor],
+    progress: Callable[[int], None] | None,
+    speakers: Iterable[str] | None,
+    precision: str | None,
+    features: Iterable[Tensor] | None,
+) -> _Total:
+    """Sum of the negative log-likelihoods of sounds; arguments as for :func:`evaluate`."""
     device = next(model.parameters()).device
-    nats, count, files = 0.0, 0, 0
+    total = _Total()
     none = itertools.repeat(None)
     for sound, speaker, frames in zip(sounds, speakers or none, features or none, strict=False):
         sound = sound.to(device).unsqueeze(0)
@@ -121,18 +147,22 @@ def evaluate(
                 )
         conditioning = model.conditioning(model.features(sound) if frames is None else frames.unsqueeze(0), speaker)
         for part in nll_by_chunk(model, model.encode(sound), conditioning, precision):
-            nats += part.double().sum().item()
-            count += len(part)
+            total.add(part.double().sum().item(), len(part), 0)
             if progress is not None:
-                progress(count)
-        files += 1
-    source = ", the features of its sound" if features is None else ", its precomputed features"
+                progress(total.count)
+        total.sounds += 1
+    return total
+
+
+def _bits_per_sample(model: WaveNet, total: _Total, precision: str | None, has_features: bool) -> BitsPerSample:
+    source = ", its precomputed features" if has_features else ", the features of its sound"
     condition = (source if model.conditioner.upsampling else "") + (", its speaker" if model.speakers else "")
     definition = DEFINITION.format(
         condition=condition, codes=model.num_codes, quantizer=model.quantizer.text, rate=model.sample_rate
     )
     definition += "" if precision is None else f"; evaluated by the sampling engine with weights in {precision}"
-    return BitsPerSample(nats / math.log(2) / count if count else math.nan, count, files, definition)
+    bits = total.nats / math.log(2) / total.count if total.count else math.nan
+    return BitsPerSample(bits, total.count, total.sounds, definition)
 
 
 def evaluate_recordings(
@@ -150,6 +180,8 @@ def evaluate_recordings(
     resynthesize: int | None = None,
     temperature: float | None = None,
     guidance: float | None = None,
+    records: str | None = None,
+    batch: int = BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> BitsPerSample | Resynthesis:
     """Bits per sample over recordings, or the spectral distance of clips resynthesized from their mels.
@@ -167,7 +199,10 @@ def evaluate_recordings(
         resynthesize: vocoders: spectral distance of clips generated from the mels of N files, and of Griffin-Lim's.
         temperature: of the clips of resynthesize (default 1).
         guidance: of the clips of resynthesize (default 1).
-        progress: called with the numbers of finished and of all samples (or clips).
+        records: folder for the results of each batch of files; repeat the command to continue it, or start it several
+            times to share the work. Not for resynthesize.
+        batch: files per batch of records (default 16).
+        progress: called with the numbers of finished and of all samples (or clips, or files with records).
 
     Raises:
         WavedilError: the data cannot be read, or an argument does not fit the model or the others.
@@ -180,6 +215,8 @@ def evaluate_recordings(
         raise WavedilError(f"precision {precision} is for bits per sample, not for resynthesize: leave one of them out")
     if resynthesize is not None and resynthesize < 1:
         raise WavedilError(f"resynthesize is {resynthesize}: expected a number of files, at least 1")
+    if resynthesize is not None and records is not None:
+        raise WavedilError("records is for bits per sample, not for resynthesize: leave one of them out")
     data = Path(data)
     root = data.parent if data.is_file() else data
     if dataset is not None:
@@ -189,16 +226,36 @@ def evaluate_recordings(
         files = [data] if data.is_file() else list_audio_files(data)
     if held_out or validation or exclude:
         files = split_files(files, validation=validation, exclude=exclude).validation
-    corpus = Corpus(files, model.sample_rate, normalize=normalize, trim_db=trim_db)
-    count = len(corpus) if resynthesize is None else min(resynthesize, len(corpus))
-    sounds = (torch.from_numpy(corpus.sound(index)) for index in range(count))
-    names = speakers_of(corpus.paths[:count], root, speakers, model.speakers) if model.speakers else None
-    if resynthesize is not None:
-        return resynthesis.resynthesize(model, sounds, names, **drawing, progress=progress)
-    total = int(corpus.lengths.sum())
-    report = None if progress is None else lambda done: progress(done, total)
+
+    def open_corpus(files: Sequence[Path]) -> tuple[Corpus, Iterator[Tensor], list[str] | None]:
+        """The recordings, their sounds and their speakers."""
+        corpus = Corpus(files, model.sample_rate, normalize=normalize, trim_db=trim_db)
+        sounds = (torch.from_numpy(corpus.sound(index)) for index in range(len(corpus)))
+        return corpus, sounds, speakers_of(corpus.paths, root, speakers, model.speakers) if model.speakers else None
+
     upsampling = model.conditioner.upsampling
-    features = None
-    if upsampling is not None and not upsampling.features.from_sound:
-        features = map(FeatureFiles(corpus, upsampling).whole, range(count))
-    return evaluate(model, sounds, report, names, precision, features)
+    has_features = upsampling is not None and not upsampling.features.from_sound
+
+    def measure(files: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> _Total:
+        corpus, sounds, names = open_corpus(files)
+        samples = int(corpus.lengths.sum())
+        report = None if progress is None else lambda done: progress(done, samples)
+        features = map(FeatureFiles(corpus, upsampling).whole, range(len(corpus))) if has_features else None
+        return _total(model, sounds, report, names, precision, features)
+
+    if resynthesize is not None:
+        _, sounds, names = open_corpus(files)
+        sounds = itertools.islice(sounds, resynthesize)
+        names = None if names is None else names[:resynthesize]
+        return resynthesis.resynthesize(model, sounds, names, **drawing, progress=progress)
+    if records is None:
+        total = measure(files, progress)
+    else:
+        settings = {"model": fingerprint(model), "files": fingerprint_paths(files), "speakers": speakers}
+        settings |= {"normalize": normalize, "trim_db": trim_db, "precision": precision}
+        batches = Batches(records, len(files), batch, settings)
+        batches.run(lambda numbers: [vars(measure(files[numbers.start : numbers.stop]))], progress)
+        total = _Total()
+        for record in batches.records():
+            total.add(**record)
+    return _bits_per_sample(model, total, precision, has_features)

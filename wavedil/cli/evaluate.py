@@ -37,4 +37,4 @@ def run(arguments: argparse.Namespace) -> None:
     model = load(arguments.model, arguments.device)
     with Bar("evaluating") as bar:
         result = _EVALUATION(model, arguments, arguments.data, progress=bar.update)
-    print(json.dumps(vars(result), indent=2) if arguments.json else result)
+    options.print_result(json.dumps(vars(result), indent=2) if arguments.json else str(result))

@@ -16,7 +16,21 @@ from wavedil.errors import WavedilError
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default cpu)")
+    parser.add_argument("--device", type=_local_device, default="cpu", help="cpu, cuda, ... (default cpu)")
+
+
+def _local_device(name: str) -> str:
+    """``"cuda"`` is the GPU of this process if ``torchrun`` or SLURM started one process per GPU."""
+    number = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
+    return f"{name}:{number}" if name == "cuda" and number.isdigit() else name
+
+
+def print_result(text: str) -> None:
+    """Prints the result of a command; of the processes that ``torchrun`` or SLURM started, only the first does."""
+    from wavedil.batches import rank
+
+    if rank() == 0:
+        print(text)
 
 
 def add_import_option(parser: argparse.ArgumentParser) -> None:

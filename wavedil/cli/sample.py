@@ -3,11 +3,11 @@
 import argparse
 import json
 
-from wavedil.cli.options import add_device_option, check_writable
+from wavedil.cli.options import add_device_option, check_writable, print_result
 from wavedil.progress import Bar
 
 _OPTIONS = ("seconds", "num", "seed", "temperature", "top_k", "top_p", "prime", "condition", "speaker", "guidance")
-_OPTIONS += ("engine", "precision", "threads")
+_OPTIONS += ("engine", "precision", "threads", "batch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", help="auto, torch, graphs, numba or triton (default auto)")
     parser.add_argument("--precision", default="fp32", help="of the weights: fp32 (default), or bf16 (numba, triton)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the numba engine: 1 or 2 (default 1)")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="generate N clips at a time; repeat the command to continue it, start it several times to share the work",
+    )
     add_device_option(parser)
 
 
@@ -47,4 +53,4 @@ def run(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     with Bar("sampling", model.sample_rate) as bar:
         result = sample_files(model, arguments.out, progress=bar.update, **options)
-    print(json.dumps(result, indent=2))
+    print_result(json.dumps(result, indent=2))

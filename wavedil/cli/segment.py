@@ -33,4 +33,4 @@ def run(arguments: argparse.Namespace) -> None:
     model = load(arguments.model, arguments.device)
     with Bar("labeling") as bar:
         result = _PREDICTION(model, arguments, arguments.images, arguments.out, progress=bar.update)
-    print(json.dumps(result, indent=2))
+    options.print_result(json.dumps(result, indent=2))

@@ -1,13 +1,15 @@
 """Evaluation on files: mean IoU of segmentation, errors of regression."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wavedil.batches import BATCH, Batches, Record, fingerprint, fingerprint_paths
 from wavedil.errors import WavedilError
 from wavedil.vision.data.dataset import ImageDataset, RegressionDataset, SegmentationDataset
 from wavedil.vision.data.pairs import ImagePair
@@ -40,6 +42,8 @@ def evaluate(
     pairs: Sequence[ImagePair],
     *,
     scaled: bool = False,
+    records: str | Path | None = None,
+    batch: int = BATCH,
     progress: Progress | None = None,
     **options: Any,
 ) -> MeanIoU:
@@ -50,13 +54,23 @@ def evaluate(
             decodes the masks.
         scaled: compare at the resolution of the network, with images and masks resized by the model's ``scale`` as in
             training; default: at the size of the masks.
+        records: folder for the counts of each batch of images; the call then continues earlier ones with the same
+            arguments, and shares the work with other processes (:mod:`wavedil.batches`).
+        batch: images per batch, with ``records``.
         progress: called with the number of finished images and the number of all images.
         options: options of :func:`wavedil.vision.predict`: ``tile``, ``scales``, ``flip``, ``refine``.
     """
     images = SegmentationDataset(pairs, model.label_scheme, model.scale if scaled else 1.0)
+
+    def count(numbers: range, progress: Progress | None = None) -> list[Record]:
+        matrix = ConfusionMatrix(model.num_classes)
+        for image, labels in _read(images, numbers, progress):
+            matrix.update(torch.from_numpy(predict(model, image, scaled=scaled, **options)), labels)
+        return [{"entries": matrix.entries()}]
+
     matrix = ConfusionMatrix(model.num_classes)
-    for image, labels in _read_all(images, progress):
-        matrix.update(torch.from_numpy(predict(model, image, scaled=scaled, **options)), labels)
+    for record in _records(model, pairs, scaled, options, count, records, batch, progress):
+        matrix.add_entries(record["entries"])
     if not matrix.count:
         raise WavedilError(f"{pairs[0].mask.parent}: all pixels of {len(pairs)} masks are ignored: see ignore_label")
     size = f"images and masks resized by {model.scale}" if scaled else "at the size of the masks"
@@ -92,23 +106,52 @@ def evaluate_values(
     pairs: Sequence[ImagePair],
     *,
     scaled: bool = False,
+    records: str | Path | None = None,
+    batch: int = BATCH,
     progress: Progress | None = None,
     **options: Any,
 ) -> ValueErrors:
     """Errors over the pixels of all images with a known target; arguments as for :func:`evaluate`."""
     images = RegressionDataset(pairs, model.step, model.scale if scaled else 1.0)
+
+    def measure(numbers: range, progress: Progress | None = None) -> list[Record]:
+        errors = RegressionMetrics()
+        for image, targets in _read(images, numbers, progress):
+            errors.update(torch.from_numpy(estimate(model, image, scaled=scaled, **options)), targets)
+        return [{"sums": errors.sums.tolist()}]
+
     errors = RegressionMetrics()
-    for image, targets in _read_all(images, progress):
-        errors.update(torch.from_numpy(estimate(model, image, scaled=scaled, **options)), targets)
+    for record in _records(model, pairs, scaled, options, measure, records, batch, progress):
+        errors.sums += torch.tensor(record["sums"], dtype=torch.float64)
     if not errors.count:
         raise WavedilError(f"{pairs[0].mask.parent}: the {len(pairs)} targets have no known pixel; all are 0 or NaN")
     return ValueErrors(errors.rmse, errors.abs_rel, errors.count, len(pairs), REGRESSION_DEFINITION)
 
 
-def _read_all(images: ImageDataset, progress: Progress | None) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Each image with its labels or targets, read without caching."""
-    for index in range(len(images)):
-        image, truth = images.read(index, cache=False)
+def _records(
+    model: Segmenter | Regressor,
+    pairs: Sequence[ImagePair],
+    scaled: bool,
+    options: Mapping[str, Any],
+    work: Callable[..., list[Record]],
+    folder: str | Path | None,
+    batch: int,
+    progress: Progress | None,
+) -> Iterable[Record]:
+    """The records of all images: of one call of ``work``, or of batches in ``folder``."""
+    if folder is None:
+        return work(range(len(pairs)), progress)
+    settings = {"model": fingerprint(model), "scaled": scaled, **{key: str(value) for key, value in options.items()}}
+    settings["images"] = fingerprint_paths(path for pair in pairs for path in (pair.image, pair.mask))
+    batches = Batches(folder, len(pairs), batch, settings)
+    batches.run(work, progress)
+    return batches.records()
+
+
+def _read(images: ImageDataset, numbers: range, progress: Progress | None) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Images with their labels or targets, read without caching."""
+    for number in numbers:
+        image, truth = images.read(number, cache=False)
         yield image, torch.from_numpy(truth)
         if progress is not None:
-            progress(index + 1, len(images))
+            progress(number + 1, len(images))

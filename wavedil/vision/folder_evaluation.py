@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from wavedil.batches import BATCH
 from wavedil.vision.data.pairs import FolderLayout, find_pairs, held_out_pairs
 from wavedil.vision.evaluation import MeanIoU, ValueErrors, evaluate, evaluate_values
 from wavedil.vision.models.regressor import Regressor
@@ -27,6 +28,8 @@ def evaluate_folder(
     flip: bool = False,
     crf: bool = False,
     crf_preset: str | None = None,
+    records: str | None = None,
+    batch: int = BATCH,
     progress: Progress | None = None,
 ) -> MeanIoU | ValueErrors:
     """Mean IoU of a Segmenter on images and masks, or errors of a Regressor on images and targets.
@@ -45,6 +48,9 @@ def evaluate_folder(
         flip: average with the mirror image.
         crf: refine with a dense CRF (Segmenter only).
         crf_preset: refine with a dense CRF of other published parameters, by name (Segmenter only).
+        records: folder for the results of each batch of images; repeat the command to continue it, or start it several
+            times to share the work.
+        batch: images per batch of records (default 16).
         progress: called with the number of finished images and the number of all images.
 
     Raises:
@@ -55,4 +61,4 @@ def evaluate_folder(
     layout = FolderLayout(images, masks, image_ending, mask_ending)
     pairs = held_out_pairs(data, layout, validation) if held_out or validation else find_pairs(data, layout)
     evaluate_model = evaluate_values if isinstance(model, Regressor) else evaluate
-    return evaluate_model(model, pairs, scaled=scaled, progress=progress, **options)
+    return evaluate_model(model, pairs, scaled=scaled, records=records, batch=batch, progress=progress, **options)

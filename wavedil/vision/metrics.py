@@ -4,6 +4,8 @@ torchmetrics is not used: evaluation must run without the extra ``train``, and i
 The tests check that both give the same mean IoU.
 """
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,16 @@ class ConfusionMatrix:
         valid = labels != IGNORED
         indices = labels[valid].long() * self.num_classes + predictions[valid].long()
         self.matrix += torch.bincount(indices, minlength=self.num_classes**2).view_as(self.matrix)
+
+    def entries(self) -> list[list[int]]:
+        """The counts above 0 as ``[label, prediction, count]``."""
+        places = self.matrix.nonzero().tolist()
+        return [[row, column, int(self.matrix[row, column])] for row, column in places]
+
+    def add_entries(self, entries: Iterable[Sequence[int]]) -> None:
+        """Adds the :meth:`entries` of another matrix."""
+        for row, column, count in entries:
+            self.matrix[row, column] += count
 
     @property
     def count(self) -> int:

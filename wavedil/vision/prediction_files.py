@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths
 from wavedil.errors import WavedilError
 from wavedil.vision.crf import DenseCRF
 from wavedil.vision.data.images import list_images, read_image, write_image, write_labels, write_values
@@ -29,6 +30,7 @@ def write_predictions(
     flip: bool = False,
     crf: bool = False,
     crf_preset: str | None = None,
+    batch: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Writes two files for each image.
@@ -44,11 +46,14 @@ def write_predictions(
         flip: average with the mirror image.
         crf: refine with a dense CRF (Segmenter only).
         crf_preset: refine with a dense CRF of other published parameters, by name (Segmenter only).
+        batch: record the finished images in batches of this many; the call then continues earlier ones with the same
+            arguments, and shares the work with other processes.
         progress: called with the number of finished images and the number of all images.
 
     Returns:
         ``files``, for each image a dictionary with ``image`` and the paths ``labels`` and ``overlay``, or ``values``
-        and ``picture``; ``classes`` or ``step``; ``seconds`` of reading, prediction and writing; ``pixels_per_second``.
+        and ``picture``; with ``batch`` instead ``count`` and ``manifest``. ``classes`` or ``step``; ``seconds`` of
+        reading, prediction and writing; ``pixels_per_second``, or None if other calls have done all images.
 
     Raises:
         WavedilError: an image cannot be read, two results would have one name, a result would replace an image, a name
@@ -61,16 +66,32 @@ def write_predictions(
     write = _write_values if isinstance(model, Regressor) else _write_labels
     endings = (".npy", ".png") if isinstance(model, Regressor) else (".png", "_overlay.png")
     named = _named(images, out, endings)
-    files, pixels, started = [], 0, time.perf_counter()
-    for number, (name, path) in enumerate(named.items(), 1):
-        image = read_image(path)
-        files.append({"image": str(path)} | write(model, image, str(out / name), options))
-        pixels += image.shape[0] * image.shape[1]
-        if progress is not None:
-            progress(number, len(named))
+    names, pixels, started = list(named), 0, time.perf_counter()
+
+    def write_images(numbers: range, progress: Progress | None = None) -> list[Record]:
+        """Predicts images by their numbers and returns a record of each."""
+        nonlocal pixels
+        records = []
+        for number in numbers:
+            path = named[names[number]]
+            image = read_image(path)
+            records.append({"image": str(path), "files": write(model, image, str(out / names[number]), options)})
+            pixels += image.shape[0] * image.shape[1]
+            if progress is not None:
+                progress(number + 1, len(names))
+        return records
+
+    if batch is None:
+        records = write_images(range(len(names)), progress)
+        result = {"files": [{"image": record["image"], **record["files"]} for record in records]}
+    else:
+        settings = {"tile": tile, "scales": list(scales), "flip": flip, "crf": crf, "crf_preset": crf_preset}
+        settings |= {"model": fingerprint(model), "images": fingerprint_paths(named.values())}
+        manifest, count = Batches(out, len(names), batch, settings).run(write_images, progress)
+        result = {"count": count, "manifest": None if manifest is None else str(manifest)}
     seconds = time.perf_counter() - started
     about = {"step": model.step} if isinstance(model, Regressor) else {"classes": list(model.classes)}
-    return {"files": files, **about, "seconds": round(seconds, 3), "pixels_per_second": round(pixels / seconds)}
+    return result | about | {"seconds": round(seconds, 3), "pixels_per_second": round(pixels / seconds) or None}
 
 
 def prediction_options(

@@ -38,6 +38,7 @@ class Stream(Iterator[Tensor]):
         *,
         num: int | None = None,
         seed: int | None = None,
+        first: int = 0,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -66,7 +67,9 @@ class Stream(Iterator[Tensor]):
             num, state = streams, _checked_state(state, plan, streams)
         num = 1 if num is None else num
         self.model, self.num, self.chunk, self.position = model, num, chunk, 0
-        self._uniforms = Uniforms(seed or 0, num) if state is None or seed is not None else Uniforms.from_state(state)
+        self._uniforms = (
+            Uniforms(seed or 0, num, first) if state is None or seed is not None else Uniforms.from_state(state)
+        )
         if state is not None and CONDITION_POSITION in state:
             self.position = int(state.pop(CONDITION_POSITION)[0])
         self.conditioning = model.conditioning(condition, speaker, num)
@@ -172,6 +175,7 @@ def generate(
             of ``(1, samples)``. None: the length of the condition.
         num: number of streams, generated together. Default: 1, or the number of lengths.
         seed: of the random numbers; stream i depends on ``seed`` and i alone.
+        first: number of the first stream: ``generate(num=2, first=3)`` returns streams 3 and 4.
         temperature, top_k, top_p: see :class:`wavedil.audio.distributions.categorical.Sampling`.
         prime: sound ``(1 or num, 1, time)`` in [-1, 1] that the streams continue. It is not part of the result. A
             condition covers the prime and then the result.

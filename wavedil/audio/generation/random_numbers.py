@@ -20,12 +20,15 @@ class Uniforms:
     Args:
         seed: 0 to 2**64 - 1.
         batch: number of streams.
+        first: number of the first stream.
     """
 
-    def __init__(self, seed: int, batch: int):
+    def __init__(self, seed: int, batch: int, first: int = 0):
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
             raise WavedilError(f"seed is {seed!r}: expected an integer from 0 to 2**64 - 1")
-        self._keys = [(seed, number) for number in range(batch)]
+        if not isinstance(first, int) or isinstance(first, bool) or not 0 <= first < 2**63 - batch:
+            raise WavedilError(f"first is {first!r}: expected the number of a stream, from 0 to 2**63 - 1")
+        self._keys = [(seed, first + number) for number in range(batch)]
         self._positions = [0] * batch
         self._generators = [_generator(key, 0) for key in self._keys]
 

@@ -1,5 +1,6 @@
 """Generates audio files: the Python function behind ``wavedil sample``."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -13,7 +14,10 @@ from wavedil.audio.data import audio_files
 from wavedil.audio.generation.engines import choose
 from wavedil.audio.generation.generate import generate
 from wavedil.audio.models.wavenet import WaveNet
+from wavedil.batches import Batches, Record, fingerprint
 from wavedil.errors import WavedilError
+
+_log = logging.getLogger("wavedil")
 
 
 def sample_files(
@@ -27,22 +31,25 @@ def sample_files(
     guidance: float = 1.0,
     engine: str = "auto",
     precision: str = "fp32",
+    batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Writes ``OUT/sample_000.wav`` and so on: ``num`` clips.
+    """Writes ``num`` clips, ``OUT/sample_000.wav`` and so on; above 1000 clips, to a subfolder per thousand.
 
     Args:
         out: folder for the files.
         seconds: length of each clip; default: that of the condition, or 2.
         prime: an audio file that the clips continue.
         condition: an audio file to compute features of, or a .npy file of features ``(channels, frames)``.
+        batch: generate this many clips at a time; the call then continues earlier ones with the same arguments, and
+            shares the work with other processes (:mod:`wavedil.batches`). None: all clips at a time.
         progress: called with the numbers of generated and of all samples, over all clips.
         num, guidance, engine, precision, options: as for :func:`wavedil.audio.generate`.
 
     Returns:
-        ``files``, ``seconds_each``, ``samples_per_second`` (over all clips), ``real_time_factor``, ``engine`` and
-        ``precision``.
+        ``files``, or ``count`` and ``manifest`` with ``batch``; ``seconds_each``; ``samples_per_second`` over all clips
+        of this call, or None without any; ``real_time_factor``, ``engine`` and ``precision``.
 
     Raises:
         WavedilError: an argument out of range, or a file that cannot be read.
@@ -58,28 +65,63 @@ def sample_files(
         length = max(1, length - start.shape[2])  # the condition covers the recording, too
     if seconds is not None or length is None:
         length = max(1, round((2.0 if seconds is None else seconds) * rate))
-    options |= {"num": num, "condition": features, "guidance": guidance, "engine": engine, "precision": precision}
-    generate(model, 1, **options)  # compiles or loads the engine before the speed is measured
-    started = time.perf_counter()
-    report = None if progress is None else lambda done, total: progress(done * num, total * num)
-    sound = generate(model, length, **options, prime=start, progress=report)
-    elapsed = time.perf_counter() - started
-    made = sound.shape[2]
-    if made < length:
-        logging.getLogger("wavedil").warning(
-            "interrupted: the clips have %.2f of %.2f seconds", made / rate, length / rate
-        )
-    files = []
-    for index, clip in enumerate(sound):
-        path = Path(out) / f"sample_{index:03d}.wav"
-        audio_files.write(path, clip.cpu(), rate)
-        files.append(str(path))
-    per_second = sound.shape[0] * made / elapsed
-    return {
-        "files": files,
-        "seconds_each": made / rate,
-        "samples_per_second": round(per_second, 1),
-        "real_time_factor": round(per_second / rate, 4),
-        "engine": choose(engine, model.plan(), num, guidance, precision),
+    together = num if batch is None else min(batch, num)
+    chosen = choose(engine, model.plan(), together, guidance, precision)
+    options |= {"condition": features, "guidance": guidance, "engine": engine, "precision": precision}
+    generate(model, 1, num=together, **options)  # compiles or loads the engine before the speed is measured
+    made = elapsed = 0
+
+    def write(clips: range, progress: Callable[[int, int], None] | None = None) -> list[Record]:
+        """Generates clips and returns a record of each."""
+        nonlocal made, elapsed
+        started = time.perf_counter()
+        sound = generate(model, length, num=len(clips), first=clips.start, prime=start, progress=progress, **options)
+        elapsed += time.perf_counter() - started
+        made += sound.shape[0] * sound.shape[2]
+        if sound.shape[2] < length:
+            if batch is not None:
+                raise KeyboardInterrupt
+            seconds = sound.shape[2] / rate
+            _log.warning("interrupted: the clips have %.2f of %.2f seconds", seconds, length / rate)
+        records = []
+        for index, clip in zip(clips, sound, strict=True):
+            path = Path(out) / _name(index, num)
+            audio_files.write(path, clip.cpu(), rate)
+            records.append({"clip": index, "files": {"sound": str(path)}})
+        return records
+
+    if batch is None:
+        report = None if progress is None else lambda done, total: progress(done * num, total * num)
+        result = {"files": [record["files"]["sound"] for record in write(range(num), report)]}
+        samples_each = made / num
+    else:
+        report = None if progress is None else lambda done, total: progress(done * length, total * length)
+        settings = options | {"model": fingerprint(model), "samples": length, "prime": start}
+        settings.pop("threads", None)
+        batches = Batches(out, num, batch, {name: _plain(value) for name, value in settings.items()})
+        manifest, count = batches.run(write, report)
+        result = {"count": count, "manifest": None if manifest is None else str(manifest)}
+        samples_each = length
+    per_second = made / elapsed if made else None
+    return result | {
+        "seconds_each": samples_each / rate,
+        "samples_per_second": per_second and round(per_second, 1),
+        "real_time_factor": per_second and round(per_second / rate, 4),
+        "engine": chosen,
         "precision": precision,
     }
+
+
+def _name(index: int, num: int) -> str:
+    """Path of a clip in the folder; with more than 1000 clips, in a subfolder for each thousand."""
+    if num <= 1000:
+        return f"sample_{index:03d}.wav"
+    digits = len(str(num - 1))
+    return f"{index // 1000:0{digits - 3}d}/sample_{index:0{digits}d}.wav"
+
+
+def _plain(value: Any) -> Any:
+    """A setting for :class:`Batches`; of a tensor its checksum."""
+    if isinstance(value, torch.Tensor):
+        return hashlib.sha256(value.cpu().contiguous().numpy().tobytes()).hexdigest()
+    return value
