@@ -37,7 +37,7 @@ FLOATING = ("FLOAT", "DOUBLE")
 _BLOCK = 2**20  # values (frames x channels) decoded at a time
 # Codings in which a seek fails or ends at another frame (libsndfile issue 885), so a crop decodes and drops all frames
 # before it.
-_NO_SEEK = {"VORBIS", "DWVW_12", "DWVW_16", "DWVW_24", "DWVW_N"}
+_NO_SEEK = {"VORBIS", "ALAC_20", "DWVW_12", "DWVW_16", "DWVW_24", "DWVW_N"}
 # Samples to decode before a crop. A frame of mp3 uses up to 511 bytes of the frames before it, which are 88 frames of
 # 576 samples at the lowest rate (8 kbit/s at 24 kHz, stereo).
 _WARM_UP = {"MPEG_LAYER_I": 2**16, "MPEG_LAYER_II": 2**16, "MPEG_LAYER_III": 2**16}
