@@ -262,6 +262,29 @@ def matching_paths(paths: Sequence[Path], pattern: str, option: str) -> set[Path
     return {path for path, name in names.items() if expression.search(name)}
 
 
+def excluded_paths(paths: Sequence[Path], exclude: str) -> set[Path]:
+    """Finds the paths that the option ``exclude`` leaves out.
+
+    Args:
+        paths: may be absolute, relative, or both.
+        exclude: a regular expression as for :func:`matching_paths`; or ``"@FILE"``, a list with one path per line, each
+            absolute or relative to the folder of the list, as ``wavedil check --list`` writes it.
+
+    Raises:
+        WavedilError: the list cannot be read, or the regular expression is not valid.
+    """
+    if not exclude.startswith("@"):
+        return matching_paths(paths, exclude, "exclude")
+    source = Path(exclude[1:])
+    check_regular_file(source, "a list of files")
+    try:
+        lines = os.fsdecode(source.read_bytes()).splitlines()
+    except OSError as error:
+        raise WavedilError(f"exclude={exclude!r}: the list cannot be read: {error.strerror}") from None
+    listed = {os.path.realpath(source.parent / line) for line in lines if line.strip()}
+    return {path for path in paths if os.path.realpath(path) in listed}
+
+
 def unique_names(paths: Iterable[tuple[str, Path]], kind: str) -> dict[str, Path]:
     """Dictionary of ``(name, path)`` pairs; names are :func:`normalized`.
 

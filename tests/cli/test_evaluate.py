@@ -75,7 +75,7 @@ def folders(tmp_path_factory):
         ("effect", "--crf", "an Effect: expected one of --held-out, --validation, --resample"),
         ("effect", "--exclude=x", "--exclude is not an option of an Effect"),
         ("tcn", "--validation", "--validation is not an option of a TCN: expected one of --held-out"),
-        ("segmenter", "--exclude", "--exclude is not an option of a Segmenter: expected one of --held-out"),
+        ("segmenter", "--speakers", "--speakers is not an option of a Segmenter: expected one of --held-out"),
         ("regressor", "--crf", "crf and crf_preset refine class scores, which a Regressor does not have"),
         ("wn", "--crf", "holds a WN, which has no evaluation"),
         ("nothing", "--crf", "nothing is not a model folder"),

@@ -73,7 +73,9 @@ def test_conditions_are_checked(refused, tmp_path, vocoder):
     assert "needs a condition" in refused(*words[:4], "--speaker", "ann", "--seconds", 0.01)
     np.savez(tmp_path / "mels.npz", a=np.zeros((4, 3)), b=np.zeros(3))
     (tmp_path / "mels.npz").replace(tmp_path / "several.npy")
-    assert "expected a complete .npy file with one array" in refused(*words, tmp_path / "several.npy", "--speaker", "ann")
+    assert "expected a complete .npy file with one array" in refused(
+        *words, tmp_path / "several.npy", "--speaker", "ann"
+    )
     np.save(tmp_path / "mels.npy", np.full((4, 3), np.nan, np.float32))
     assert "12 values that are NaN" in refused(*words, tmp_path / "mels.npy", "--speaker", "ann")
 

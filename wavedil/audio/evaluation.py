@@ -190,7 +190,7 @@ def evaluate_recordings(
         data: an audio file, or a folder that is searched for them.
         held_out: only every tenth of the sorted files, which recipes hold out.
         validation: only files whose path matches this regular expression, as in a recipe's data.
-        exclude: leave out files whose path matches this regular expression, as in a recipe's data.
+        exclude: leave out files by a regular expression, or @FILE with a list, as in a recipe's data.
         dataset: name of a published dataset in DATA, as in a recipe's data.
         speakers: source of the speakers' names: folders, a .csv file, or a regular expression with one group.
         normalize: peak or rms, as in the recipe's data.

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "process": ("wavedil.cli.process", "Run an audio file through an effect (amp, pedal, denoiser)."),
     "segment": ("wavedil.cli.segment", "Label images: class maps and color overlays, or maps of values."),
     "evaluate": ("wavedil.cli.evaluate", "Evaluate a model: bits per sample, ESR, nats per step, or mean IoU."),
+    "check": ("wavedil.cli.check", "Check a data set: broken files, silence, clipping, duplicates, missing masks."),
     "inspect": ("wavedil.cli.inspect", "Show receptive field, cost and gridding of a schedule or a model."),
     "convert": ("wavedil.cli.convert", "Convert another program's weights to a model folder."),
     "export": ("wavedil.cli.export", "Export a model for another program: .nam or .onnx."),

@@ -235,6 +235,9 @@ class SegmentationData(TrainingData):
             :class:`wavedil.vision.data.pairs.FolderLayout`.
         validation: only without a folder ``val``: a regular expression on the paths, without suffix, of the images to
             hold out; null: every tenth of the sorted images.
+        exclude: images or masks to leave out, with their partners: a regular expression on paths without suffix, or
+            ``@FILE`` with one path per line, relative to the folder of FILE, as ``wavedil check DATA --list FILE``
+            writes it.
         scales: minimum and maximum of the random scale of a crop.
         flip: mirror half of the crops horizontally.
         valid_images: held-out images in each validation, evenly spaced; null for all.
@@ -258,6 +261,7 @@ class SegmentationData(TrainingData):
         image_ending: str = "",
         mask_ending: str = "",
         validation: str | None = None,
+        exclude: str | None = None,
         scales: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         valid_images: int | None = None,
@@ -270,7 +274,8 @@ class SegmentationData(TrainingData):
         self.root, self.crop, self.scale = root, crop, scale
         self.labels = {"classes": classes, "mask_values": mask_values, "ignore_label": ignore_label, "palette": palette}
         self.layout = FolderLayout(images, masks, image_ending, mask_ending)
-        self.validation, self.scales, self.flip, self.valid_images = validation, scales, flip, valid_images
+        self.validation, self.exclude, self.valid_images = validation, exclude, valid_images
+        self.scales, self.flip = scales, flip
         self.built_in_images = built_in_images
 
     def prepare_data(self) -> None:
@@ -285,7 +290,7 @@ class SegmentationData(TrainingData):
         if self.scale is None:
             self.scale = 1.0 if start is None else start.scale
         root = self.built_in_folder() if self.root is None else self.root
-        train, valid, note = split_pairs(root, self.layout, self.validation)
+        train, valid, note = split_pairs(root, self.layout, self.validation, self.exclude)
         labels = self.read_truth(root, train, valid, start)
         self.crops = RandomImageCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
         return f"{note}\n{labels}"

@@ -127,7 +127,8 @@ class AudioData(TrainingData):
             loss; otherwise all samples count.
         validation: null holds out every tenth of the sorted files; or a regular expression on paths without suffix,
             e.g. ``_[0-4]$`` for the official test split of the Free Spoken Digit Dataset.
-        exclude: regular expression of files to leave out.
+        exclude: files to leave out: a regular expression on paths without suffix, or ``@FILE`` with one path per line,
+            relative to the folder of FILE, as ``wavedil check DATA --list FILE`` writes it.
         speakers: source of the speakers' names, for a network with speakers: ``folders``, a .csv file with the columns
             file and speaker, or a regular expression on paths without suffix whose group is the name, e.g.
             ``_([a-z]+)_``; see :mod:`wavedil.audio.conditioning.speakers`.

@@ -18,6 +18,7 @@ def evaluate_folder(
     *,
     held_out: bool = False,
     validation: str | None = None,
+    exclude: str | None = None,
     images: str = "images",
     masks: str | None = None,
     image_ending: str = "",
@@ -38,6 +39,7 @@ def evaluate_folder(
         data: a folder with ``images`` and ``masks``, or with ``train`` and ``val`` that have them.
         held_out: only the images that a recipe holds out: those of val, or every tenth of the sorted files.
         validation: only images whose path matches this regular expression, as in a recipe's data.
+        exclude: leave out images or masks by a regular expression, or @FILE with a list, as in a recipe's data.
         images: folder of the images in DATA (default images).
         masks: folder of the masks or targets in DATA (default masks; targets for a Regressor).
         image_ending: ending of image names that mask names do not have.
@@ -59,6 +61,10 @@ def evaluate_folder(
     options = prediction_options(model, tile, scales, flip, crf, crf_preset)
     masks = masks or ("targets" if isinstance(model, Regressor) else "masks")
     layout = FolderLayout(images, masks, image_ending, mask_ending)
-    pairs = held_out_pairs(data, layout, validation) if held_out or validation else find_pairs(data, layout)
+    pairs = (
+        held_out_pairs(data, layout, validation, exclude)
+        if held_out or validation
+        else find_pairs(data, layout, exclude)
+    )
     evaluate_model = evaluate_values if isinstance(model, Regressor) else evaluate
     return evaluate_model(model, pairs, scaled=scaled, records=records, batch=batch, progress=progress, **options)

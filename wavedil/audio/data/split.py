@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError
-from wavedil.files import matching_paths
+from wavedil.files import excluded_paths
 from wavedil.splits import EVERY, describe_split, hold_out
 
 PathLike = str | os.PathLike[str]
@@ -46,7 +46,7 @@ def split_files(
         every: one file in this many validates, if ``validation`` is None.
         validation: the files that validate, as a list or as a regular expression searched in each path below the
             common folder of the files, without suffix (``r"_[0-4]$"`` matches ``7_jackson_3.wav``).
-        exclude: regular expression of files to exclude from both.
+        exclude: files to exclude from both; see :func:`wavedil.files.excluded_paths`.
 
     Raises:
         WavedilError: nothing is left to train or to validate on, a listed file is not among ``files``, or a regular
@@ -56,7 +56,7 @@ def split_files(
     if not paths:
         raise WavedilError("files is empty: expected at least one; see wavedil.audio.data.audio_files.list_audio_files")
     if exclude is not None:
-        excluded = matching_paths(paths, exclude, "exclude")
+        excluded = excluded_paths(paths, exclude)
         paths = [path for path in paths if path not in excluded]
         if not paths:
             raise WavedilError(f"exclude={exclude!r} matches all {len(excluded)} files: use a narrower expression")

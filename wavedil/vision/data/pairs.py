@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError
-from wavedil.files import normalized, pair_by_name, unique_names
+from wavedil.files import excluded_paths, normalized, pair_by_name, unique_names
 from wavedil.splits import describe_split, hold_out
 from wavedil.vision.data.images import image_size, list_images
 
@@ -35,16 +35,13 @@ class ImagePair:
     mask: Path
 
 
-def find_pairs(root: PathLike, layout: FolderLayout | None = None) -> list[ImagePair]:
-    """All images below ``root`` with their masks, sorted by name.
+def stems(root: PathLike, layout: FolderLayout) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The images and the masks below ``root`` by the names that pair them.
 
     Raises:
-        WavedilError: a folder is missing or empty, an image has no mask or a mask no image, two files have the same
-            name, or a mask has another size than its image. The message names the file.
+        WavedilError: a folder is missing or empty, or two files have the same name.
     """
-    layout = layout or FolderLayout()
-    root = Path(root)
-    found = []
+    root, found = Path(root), []
     for kind, folder, ending in (
         ("image", root / layout.images, layout.image_ending),
         ("mask", root / layout.masks, layout.mask_ending),
@@ -56,11 +53,30 @@ def find_pairs(root: PathLike, layout: FolderLayout | None = None) -> list[Image
         parents = (path.relative_to(folder).as_posix().removesuffix(path.name) for path in ended)
         names = (parent + stems[path].removesuffix(ending) for parent, path in zip(parents, ended, strict=True))
         found.append(unique_names(zip(names, ended, strict=True), kind))
+    return found[0], found[1]
+
+
+def find_pairs(root: PathLike, layout: FolderLayout | None = None, exclude: str | None = None) -> list[ImagePair]:
+    """All images below ``root`` with their masks, sorted by name.
+
+    Args:
+        exclude: images and masks to leave out, with their partners; see :func:`wavedil.files.excluded_paths`.
+
+    Raises:
+        WavedilError: a folder is missing or empty, an image has no mask or a mask no image, two files have the same
+            name, or a mask has another size than its image. The message names the file.
+    """
+    layout = layout or FolderLayout()
+    found = stems(root, layout)
     if not any(found):
         raise WavedilError(
             f"{root}: no image stem ends with image_ending {layout.image_ending!r} and no mask stem with mask_ending "
             f"{layout.mask_ending!r}"
         )
+    if exclude is not None:
+        excluded = excluded_paths([path for paths in found for path in paths.values()], exclude)
+        dropped = {name for paths in found for name, path in paths.items() if path in excluded}
+        found = tuple({name: path for name, path in paths.items() if name not in dropped} for paths in found)
     remedy = "add it, remove the file, or set image_ending and mask_ending to the endings of the names"
     pairs = [ImagePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
     for pair in pairs:
@@ -74,7 +90,7 @@ def find_pairs(root: PathLike, layout: FolderLayout | None = None) -> list[Image
 
 
 def split_pairs(
-    root: PathLike, layout: FolderLayout | None = None, validation: str | None = None
+    root: PathLike, layout: FolderLayout | None = None, validation: str | None = None, exclude: str | None = None
 ) -> tuple[list[ImagePair], list[ImagePair], str]:
     """Pairs for training, pairs for validation, and a text about the split.
 
@@ -87,38 +103,38 @@ def split_pairs(
     root = Path(root)
     if not root.is_dir():
         raise WavedilError(f"{root} is not a folder: expected a folder of images and masks")
-    parts = _parts(root)
+    parts = parts_of(root)
     if parts:
         if validation is not None:
             raise WavedilError(f"validation is {validation!r}, but {root} has the folder {parts[1].name}: leave it out")
-        train, valid = (find_pairs(part, layout) for part in parts)
+        train, valid = (find_pairs(part, layout, exclude) for part in parts)
         rule = f"folders {parts[0].name} and {parts[1].name}"
     else:
-        pairs = find_pairs(root, layout)
+        pairs = find_pairs(root, layout, exclude)
         held, rule = hold_out([pair.image for pair in pairs], validation, kind="images")
         train, valid = ([pair for pair, out in zip(pairs, held, strict=True) if out == side] for side in (False, True))
     return train, valid, describe_split(rule, len(train), len(valid), "images")
 
 
 def held_out_pairs(
-    root: PathLike, layout: FolderLayout | None = None, validation: str | None = None
+    root: PathLike, layout: FolderLayout | None = None, validation: str | None = None, exclude: str | None = None
 ) -> list[ImagePair]:
     """The validation pairs of :func:`split_pairs`. Training images are not read and may be missing.
 
     Raises:
         WavedilError: as :func:`find_pairs`; or no pair validates.
     """
-    parts = _parts(Path(root))
+    parts = parts_of(Path(root))
     if parts and validation is None:
-        return find_pairs(parts[1], layout)
-    pairs = find_pairs(root, layout)
+        return find_pairs(parts[1], layout, exclude)
+    pairs = find_pairs(root, layout, exclude)
     held, rule = hold_out([pair.image for pair in pairs], validation, kind="images")
     if not any(held):
         raise WavedilError(f"{rule}: that is none of the images in {root}")
     return [pair for pair, out in zip(pairs, held, strict=True) if out]
 
 
-def _parts(root: Path) -> list[Path]:
+def parts_of(root: Path) -> list[Path]:
     """The folders of the training and the validation set if the root has both, else an empty list."""
     found = [next((root / name for name in names if (root / name).is_dir()), None) for names in (TRAIN, VALIDATION)]
     return found if all(found) else []

@@ -1,0 +1,57 @@
+"""``wavedil check``."""
+
+import argparse
+import json
+from pathlib import Path
+
+from wavedil.errors import WavedilError
+from wavedil.progress import Bar
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", metavar="DATA", help="a folder of sound files, or a folder with images and masks (or train and val)"
+    )
+    parser.add_argument("--images", default="images", help="folder of the images in DATA (default images)")
+    parser.add_argument("--masks", default="masks", help="folder of the masks in DATA (default masks)")
+    parser.add_argument(
+        "--list", metavar="FILE", help="write the files to leave out, for --data.exclude @FILE of wavedil train"
+    )
+    parser.add_argument(
+        "--kinds",
+        metavar="KIND",
+        nargs="+",
+        default=["broken"],
+        help="kinds of findings whose files --list writes (default broken)",
+    )
+    parser.add_argument("--plot", metavar="FILE", help="write a picture of the distributions, .png, .svg or .pdf")
+    parser.add_argument("--json", action="store_true", help="print one JSON object with all findings")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns 1 if a file is broken."""
+    from wavedil.data_check import BROKEN, plot
+
+    with Bar("checking") as bar:
+        check = _check(arguments, bar)
+    if arguments.list is not None:
+        number = check.write_list(arguments.list, arguments.kinds)
+        check.facts["left out"] = f"{number} files are in {arguments.list}"
+    if arguments.plot is not None:
+        plot(check, arguments.plot)
+    print(json.dumps(check.json(), indent=2) if arguments.json else check)
+    return int(bool(check.paths([BROKEN])))
+
+
+def _check(arguments: argparse.Namespace, bar: Bar):
+    from wavedil.audio.data.check import check_recordings
+    from wavedil.vision.data.check import check_images
+    from wavedil.vision.data.pairs import FolderLayout, parts_of
+
+    root = Path(arguments.data)
+    if not root.exists():
+        raise WavedilError(f"{root} does not exist: expected a folder of recordings, or of images and masks")
+    parts = parts_of(root) or [root]
+    if any((part / name).is_dir() for part in parts for name in (arguments.images, arguments.masks)):
+        return check_images(root, FolderLayout(arguments.images, arguments.masks), progress=bar.update)
+    return check_recordings(root, progress=bar.update)
