@@ -53,7 +53,7 @@ def edit(folder, **changes):
         (lambda f: edit(f, format=99), "format 99"),
         (lambda f: edit(f, **{"class": "os.system"}), "names the class 'os.system', which is not registered"),
         (lambda f: edit(f, arguments={"channels": "8"}), "cannot build a WaveNet"),
-        (lambda f: edit(f, arguments={"chanels": 8}), "cannot build a WaveNet.*chanels"),
+        (lambda f: edit(f, arguments={"chanels": 8}), "WaveNet has no argument 'chanels': expected some of channels"),
         (lambda f: edit(f, **{"class": []}), "names the class"),
         (lambda f: edit(f, arguments={"channels": 16}), "does not fit"),
         (

@@ -12,7 +12,7 @@ from torch import nn
 
 from wavedil.allocation import model_limit
 from wavedil.core.schema import Arguments
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.renames import check_arguments
 
 Class = TypeVar("Class", bound=type)
@@ -59,6 +59,8 @@ def register(cls: Class) -> Class:
         if type(self) is cls and "config" not in vars(self):  # a constructor may set its own config
             self.config = config
 
+    if no_arguments:
+        __init__.__signature__ = arguments.signature
     cls.__init__ = __init__
     _REGISTERED[import_path(cls)] = cls
     return cls
@@ -81,7 +83,7 @@ def find_class(name: Any, path: Path) -> type:
             pass  # refused below
     if not isinstance(name, str) or name not in _REGISTERED:
         raise WavedilError(
-            f"{path} names the class {name!r}, which is not registered: import the module that defines it first "
+            f"{path} names the class {shown(name)}, which is not registered: import the module that defines it first "
             "(option --import of the shell)"
         )
     return _REGISTERED[name]
@@ -94,19 +96,33 @@ def check_nesting(depth: int, where: object) -> None:
 
 
 def check_registered(value: Any, path: Path, depth: int = 0) -> None:
-    """Raises WavedilError if a part anywhere in ``value`` names a class that is not registered."""
+    """Raises WavedilError if a part anywhere in ``value`` names a class or an argument that is not registered."""
     check_nesting(depth, path)
     if _is_part(value):
-        check_stored(find_class(value["class"], path), value["arguments"], path)
+        _check_names(find_class(value["class"], path), value["arguments"], path)
     for item in _items(value):
         check_registered(item, path, depth + 1)
 
 
-def check_stored(cls: type, arguments: Any, path: Path) -> None:
-    """Raises WavedilError for an argument in ``cls.never_stored``, e.g. one that makes the constructor download."""
+def _check_names(cls: type, arguments: Any, path: Path) -> None:
+    """Raises WavedilError unless the names of the arguments are those of the constructor.
+
+    None may be in ``cls.never_stored``, e.g. one that makes the constructor download.
+    """
+    if not isinstance(arguments, Mapping):
+        raise WavedilError(f"{path}: the arguments of {cls.__name__} are {shown(arguments)}: expected a dictionary")
     for name in getattr(cls, "never_stored", ()):
-        if isinstance(arguments, Mapping) and arguments.get(name) is not None:
+        if arguments.get(name) is not None:
             raise WavedilError(f"{path} sets {name} of {cls.__name__}: a model folder must not, remove it")
+    known = dict(inspect.signature(cls).parameters)
+    takes_others = [known.pop(name) for name, one in list(known.items()) if one.kind is one.VAR_KEYWORD]
+    for name in arguments:
+        if name not in known and not takes_others:
+            expected = ", ".join(known) or "none"
+            raise WavedilError(f"{path}: {cls.__name__} has no argument {shown(name)}: expected some of {expected}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise WavedilError(f"{path}: {cls.__name__} needs the argument {name}, which is missing")
 
 
 def _config(bound: inspect.BoundArguments) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from wavedil.allocation import AllocationLimit, AllocationLimitError
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.files import (
     check_regular_file,
     flush_to_disk,
@@ -31,7 +31,6 @@ from wavedil.registry import (
     build,
     check_nesting,
     check_registered,
-    check_stored,
     find_class,
     import_path,
     is_registered,
@@ -149,8 +148,7 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
         raise WavedilError(f"{folder} holds {with_article(cls)}: expected {getattr(expect, 'title', expect.__name__)}")
     if not issubclass(cls, nn.Module):
         raise WavedilError(f"{folder} holds {with_article(cls)}: expected a torch.nn.Module")
-    check_stored(cls, arguments, path)
-    check_registered(arguments, path)
+    check_registered({"class": name, "arguments": arguments}, path)
     if old:
         logging.getLogger("wavedil").warning(
             "%s has format 1: old names were replaced while loading; save the model to update the file", path
@@ -236,14 +234,19 @@ def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
         if len(text) > MAX_CONFIG:
             raise WavedilError(f"{path} is longer than {MAX_CONFIG} characters: expected the config of a model")
         config = json.loads(text)
+        if not isinstance(config, dict) or "format" not in config:
+            raise WavedilError(f"{path} is not a wavedil config: expected a dictionary with the key format")
         version = config["format"]
         if version == 1:
             config = upgrade_config(config)
         elif version != FORMAT:
             raise WavedilError(
-                f"{path} has format {version!r}, this version reads up to {FORMAT}: use the version that wrote it"
+                f"{path} has format {shown(version)}, this version reads up to {FORMAT}: use the version that wrote it"
             )
-        return config["class"], dict(**config["arguments"]), version == 1
+        if config.keys() != {"format", "class", "arguments"}:
+            keys = ", ".join(map(shown, config))
+            raise WavedilError(f"{path} is not a wavedil config: it has {keys}, expected format, class and arguments")
+        return config["class"], config["arguments"], version == 1
     except OSError as error:
         raise WavedilError(
             f"{path.parent} is not a model folder: cannot read {CONFIG} ({error.strerror}); give RUN/model of a run"
