@@ -1,19 +1,31 @@
 """Every class that a model folder may name: its arguments have types and ranges, and its objects can be looked at."""
 
+import copy
+import inspect
+import json
+import pickle
+import random
 import typing
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
 import wavedil
 from wavedil import audio, vision
+from wavedil.allocation import AllocationLimitError
 from wavedil.audio import distributions
 from wavedil.audio.conditioning import upsampling
 from wavedil.audio.models import conv_tasnet, diffwave, nam, parallel_wavegan, tcn, vits
 from wavedil.core.schema import Arguments
+from wavedil.errors import Interrupted, WavedilError
 from wavedil.registry import _REGISTERED, import_path
 from wavedil.vision.models import heads, timm_backbone
+from wavedil.weights import FORMAT, load
 
 ROOT = Path(wavedil.__file__).parent
 for file in ROOT.rglob("*.py"):
@@ -107,3 +119,122 @@ def test_every_argument_has_a_type_and_every_number_a_range(cls):
     for name, parameter in list(arguments.signature.parameters.items())[1:]:
         assert parameter.annotation is not parameter.empty, f"{name} of {cls.__name__} has no type"
         assert not numbers_without_a_range(arguments.hints[name]), f"{name} of {cls.__name__} has no range"
+
+
+OBJECTS = [
+    *EXAMPLES.values(),
+    lambda: wavedil.DilatedConv(1, 2, 2, 3),
+    lambda: wavedil.DilatedConv(2, 2, 2, 2, dilation=[1, 2]),
+    lambda: wavedil.DilatedStack(2, 4, "1,2", [3, 5]),
+    lambda: wavedil.GatedBlock(1, 4),
+    lambda: vision.DenseCRF(),
+    lambda: distributions.MuLaw(256),
+    lambda: distributions.Distribution(),
+]
+
+
+@pytest.mark.parametrize("make", OBJECTS)
+def test_objects_can_be_looked_at_and_copied(make):
+    """A property raises no error but AttributeError, which debuggers, notebooks and hasattr expect."""
+    whole = make()
+    for part in whole.modules() if isinstance(whole, nn.Module) else [whole]:
+        for name in dir(part):
+            getattr(part, name, None)
+        repr(part)
+    inspect.getmembers(copy.deepcopy(whole))
+
+
+def test_public_names_can_be_looked_at():
+    for package in (wavedil, wavedil.core, audio, vision):
+        for name in package.__all__:
+            inspect.getmembers(getattr(package, name))
+
+
+@pytest.mark.parametrize("error", [WavedilError("a"), Interrupted("a", 130), AllocationLimitError("a")])
+def test_errors_can_be_pickled(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and vars(again) == vars(error) and str(again) == "a"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_centered_convolutions_are_traced(ndim):
+    x = torch.randn(1, 2, *[9] * ndim)
+    for module in (wavedil.DilatedConv(ndim, 2, 2, 3), wavedil.GatedBlock(ndim, 2, kernel_size=3)):
+        expected, found = module(x), torch.jit.trace(module, x)(x)
+        assert all(map(torch.equal, expected, found))
+
+
+WRONG = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    2.5,
+    65536,
+    10**9,
+    10**18,
+    10**30,
+    -1e300,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "1 x10000",
+]
+WRONG += [
+    [],
+    [0],
+    [1, 2],
+    [[[1]]],
+    [1] * 5000,
+    {},
+    {"a": [0, 1]},
+    {"type": ["a"]},
+    {"class": "os.system", "arguments": {}},
+]
+WRONG += [{"class": import_path(heads.Conv1x1Head), "arguments": {"in_channels": 2, "num_classes": 2}}]
+
+
+def places(value, place=()):
+    """The key of every value in a config."""
+    for key in list(value) if isinstance(value, Mapping) else range(len(value)) if isinstance(value, list) else ():
+        yield (*place, key)
+        yield from places(value[key], (*place, key))
+
+
+def mutated(config, rng):
+    config = json.loads(json.dumps(config))
+    *parents, key = rng.choice(list(places(config)))
+    parent = config
+    for name in parents:
+        parent = parent[name]
+    kind = rng.random()
+    if kind < 0.7:
+        parent[key] = rng.choice(WRONG)
+    elif kind < 0.8:
+        del parent[key]
+    elif kind < 0.9:
+        for _ in range(rng.choice([1, 30, 800])):
+            parent[key] = [parent[key]]
+    elif isinstance(parent, dict):
+        parent[rng.choice(["x", "channels", "self"])] = rng.choice(WRONG)
+    else:
+        parent *= 1000
+    return config
+
+
+@by_class
+def test_a_config_with_errors_loads_or_is_refused_in_one_line(cls, tmp_path):
+    """A longer run with more values found nothing else; each config takes less than two seconds."""
+    rng, example = random.Random(cls.__name__), EXAMPLES[cls]()
+    tensors = {key: value.clone() for key, value in getattr(example, "state_dict", dict)().items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = {"format": FORMAT, "class": import_path(cls), "arguments": example.config}
+    for _ in range(12):
+        (tmp_path / "config.json").write_text(json.dumps(mutated(config, rng)))
+        try:
+            load(tmp_path)
+        except WavedilError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1500

@@ -41,7 +41,11 @@ _ITEMS = 20  # of a list in a message
 
 def shown(value: object, limit: int = 80) -> str:
     """``value`` for a message: one line of at most ``limit`` characters, with objects by their class."""
-    text = _shown(value, limit, 0)
+    return shortened(_shown(value, limit, 0), limit)
+
+
+def shortened(text: str, limit: int = 1000) -> str:
+    """The first ``limit`` characters, with an ellipsis at the end if there are more."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from wavedil.allocation import AllocationLimit, AllocationLimitError
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, shortened, shown
 from wavedil.files import (
     check_regular_file,
     flush_to_disk,
@@ -159,9 +159,9 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
     except AllocationLimitError:
         raise WavedilError(f"{weights} does not fit {path}: the arguments ask for far more weights") from None
     except WavedilError as error:
-        raise WavedilError(f"{path}: cannot build {with_article(cls)}: {error}") from None
+        raise WavedilError(f"{path}: cannot build {with_article(cls)}: {shortened(str(error))}") from None
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        reason = " ".join(str(error).split())
+        reason = shortened(" ".join(str(error).split()))
         raise WavedilError(f"{path}: cannot build {with_article(cls)} ({type(error).__name__}: {reason})") from None
     if old:
         tensors = upgrade_tensors(model, tensors)

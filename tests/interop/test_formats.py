@@ -1,7 +1,10 @@
 """Weight files: the format is detected, no code is run, and errors are one line."""
 
+import contextlib
 import copy
 import pickle
+import random
+import zipfile
 
 import pytest
 import torch
@@ -52,6 +55,54 @@ def test_weight_norm_of_both_forms_is_folded(make, layer, shape):
     folded = fold_weight_norm({f"a.{name}": value for name, value in normed.state_dict().items()})
     assert folded.keys() == {"a.weight", "a.bias"}
     torch.testing.assert_close(folded["a.weight"], normed.weight.detach())
+
+
+@pytest.mark.parametrize(
+    ("nests", "prefix"),
+    [
+        (["state_dict"], "module."),
+        (["model", "state_dict"], "module._orig_mod."),
+        (["net", "ema"], "_orig_mod.module."),
+        (["generator", "model", "params_ema"], ""),
+    ],
+)
+def test_a_state_dict_is_unwrapped(nests, prefix, tmp_path):
+    content = {prefix + name: value for name, value in vits().items()}
+    for nest in nests:
+        content = {"step": 3, nest: content}
+    torch.save(content, tmp_path / "a.pt")
+    assert read_tensors(tmp_path / "a.pt").keys() == vits().keys()
+
+
+def test_suffixes_in_capitals_and_settings_given_twice(tmp_path):
+    save_file(vits(), tmp_path / "A.SafeTensors")
+    assert convert(tmp_path / "A.SafeTensors")[1] == "vits-wn"
+    (tmp_path / "A.NAM").write_text("{}")
+    with pytest.raises(WavedilError, match="A.NAM is not a .nam file"):
+        convert(tmp_path / "A.NAM")
+    with pytest.raises(WavedilError, match="--set stacks is given twice"):
+        parse_options(["stacks=1", "stacks=2"])
+
+
+def test_damaged_and_expanding_checkpoints_are_refused(tmp_path):
+    path, rng = tmp_path / "a.pt", random.Random(0)
+    torch.save({"a": torch.zeros(1).expand(10**9)}, path)
+    with pytest.raises(WavedilError, match=r"'a' has shape \(1000000000,\), but fewer numbers"):
+        read_tensors(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(WavedilError, match="compressed archive"):
+        read_tensors(path)
+    for legacy in (False, True):
+        torch.save(vits(), path, _use_new_zipfile_serialization=not legacy)
+        whole = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(whole)
+            for _ in range(rng.choice([1, 4])):
+                damaged[rng.randrange(min(len(damaged), 1500))] = rng.randrange(256)
+            path.write_bytes(bytes(damaged[: rng.choice([len(damaged), rng.randrange(len(damaged))])]))
+            with contextlib.suppress(WavedilError):
+                read_tensors(path)
 
 
 class Bomb:

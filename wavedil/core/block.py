@@ -104,7 +104,7 @@ class GatedBlock(nn.Module):
         """
         bias, is_complete = self._bias(condition)
         can_fuse = is_complete and self.residual is not None and not has_hooks(self.conv, self.residual)
-        if can_fuse and torch.is_grad_enabled():
+        if can_fuse and torch.is_grad_enabled() and not torch.jit.is_tracing():
             # One fused operation in training; without gradients it is not faster than the separate ones.
             x, z = gated_residual(
                 self.conv.check(x),

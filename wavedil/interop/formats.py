@@ -48,7 +48,7 @@ def convert(
     path, options = Path(path), dict(options or {})
     if name not in (None, *NAMES):
         raise WavedilError(f"format is {name!r}: expected one of {', '.join(NAMES)}")
-    if name == "nam" or (name is None and path.suffix == ".nam"):
+    if name == "nam" or (name is None and path.suffix.lower() == ".nam"):
         if options or prefix:
             raise WavedilError(f"{[*options, prefix][0]!r} is not an option of .nam files: omit it")
         return read_nam(path), "nam"
@@ -80,10 +80,13 @@ def parse_options(settings: Sequence[str]) -> dict[str, Any]:
         key, sign, text = setting.partition("=")
         if not sign:
             raise WavedilError(f"--set is {setting!r}: expected NAME=VALUE, e.g. stacks=2")
+        key = key.replace("-", "_")
+        if key in options:
+            raise WavedilError(f"--set {key} is given twice: expected each name once")
         try:
-            options[key.replace("-", "_")] = json.loads(text)
-        except ValueError:
-            options[key.replace("-", "_")] = text
+            options[key] = json.loads(text)
+        except (ValueError, RecursionError):
+            options[key] = text
     return options
 
 

@@ -30,6 +30,7 @@ FILMS = tuple(
 
 #: Known keys of a config and of its layer arrays. Other keys could change the sound, so they are refused.
 CONFIG_KEYS = {"layers", "head", "head_scale", "condition_dsp", "in_channels"}
+TOP_KEYS = {"version", "metadata", "architecture", "config", "weights", "sample_rate"}
 LAYER_KEYS = {
     "input_size", "condition_size", "channels", "dilations", "activation",
     "kernel_size", "gated", "head_size", "head_bias",  # version 0.5
@@ -40,7 +41,12 @@ PART_KEYS = {
     "head": {"out_channels", "kernel_size", "bias"},
     "head1x1": {"active", "out_channels", "groups"},
     "layer1x1": {"active", "groups"},
+    **{film: {"active", "shift", "groups"} for film in FILMS},
 }
+#: Keys with one meaning in different versions: only one of them may be set.
+ALTERNATIVES = (
+    {"kernel_size", "kernel_sizes"}, {"gated", "gating_mode"}, {"head", "head_size"}, {"head", "head_bias"}
+)  # fmt: skip
 
 
 def read_nam(path: str | Path) -> NAM:
@@ -61,7 +67,7 @@ def read_nam(path: str | Path) -> NAM:
         return _parse(content)
     except WavedilError as error:
         raise WavedilError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, MemoryError) as error:
         raise WavedilError(
             f"{path} is not a .nam file, or its config is incomplete or malformed ({type(error).__name__}: {error})"
         ) from None
@@ -113,11 +119,15 @@ def _parse(content: Mapping[str, Any]) -> NAM:
     if [int(part) for part in version.split(".")[:2]] > [0, 7]:
         raise WavedilError(f"version is {version}: expected 0.7 or older")
     config, weights = content["config"], _parse_weights(content["weights"])
+    _check_keys(content, TOP_KEYS)
     _check_keys(config, CONFIG_KEYS)
     for layer in config["layers"]:
         _check_keys(layer, LAYER_KEYS)
         for name, known in PART_KEYS.items():
             _check_keys(layer.get(name) or {}, known, f"{name}.")
+        for keys in ALTERNATIVES:
+            if len(given := sorted(key for key in keys if layer.get(key) is not None)) > 1:
+                raise WavedilError(f"{given[0]} and {given[1]} are both set: expected only one of them")
     if config.get("in_channels", 1) != 1:
         raise WavedilError(f"in_channels is {config['in_channels']}: expected 1")
     if config.get("condition_dsp") is not None:
@@ -142,7 +152,7 @@ def _parse(content: Mapping[str, Any]) -> NAM:
 
 
 def _check_keys(config: Mapping[str, Any], known: Set[str], prefix: str = "") -> None:
-    unknown = [key for key, value in config.items() if key not in known and value not in (None, False)]
+    unknown = [key for key, value in config.items() if key not in known and value is not None and value is not False]
     if unknown:
         raise WavedilError(f"{prefix}{unknown[0]} is not supported: expected some of {', '.join(sorted(known))}")
 
@@ -152,8 +162,14 @@ def _build(content: Mapping[str, Any], scale: float) -> NAM:
     rate = content.get("sample_rate") or 48000  # missing in early files; NAM captures at 48 kHz
     if rate != int(rate):
         raise WavedilError(f"sample_rate is {rate!r}: expected Hz as an integer")
+    arrays = [_build_array(layer) for layer in config["layers"]]
+    inputs = (config.get("head") or {}).get("in_channels")
+    if inputs is not None and arrays and inputs != arrays[-1].head_channels:
+        raise WavedilError(
+            f"head.in_channels is {inputs!r}: expected {arrays[-1].head_channels}, as the last layer has"
+        )
     return NAM(
-        [_build_array(layer) for layer in config["layers"]],
+        arrays,
         head_scale=scale,
         head=_parse_head(config.get("head")),
         sample_rate=int(rate),

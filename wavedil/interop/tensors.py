@@ -1,6 +1,7 @@
 """Reads tensors of other programs: without running code, with weight norm folded, each tensor used exactly once."""
 
 import warnings
+import zipfile
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.files import check_regular_file
 
 #: Name endings of weight norm's direction and magnitude, in torch's old and new form.
@@ -17,15 +18,18 @@ WEIGHT_NORMS = (
     (".weight_v", ".weight_g"),
     (".parametrizations.weight.original1", ".parametrizations.weight.original0"),
 )
-#: Keys under which training scripts store the state_dict in a checkpoint.
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "generator")
+#: Keys under which training scripts store the state_dict in a checkpoint, averaged weights first.
+STATE_DICT_KEYS = (
+    "ema_state_dict", "ema", "params_ema", "state_dict", "model_state_dict", "model", "generator", "net", "params",
+)  # fmt: skip
+#: Prefixes that data-parallel training and torch.compile add to all names.
+WRAPPERS = ("module.", "_orig_mod.")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Reads the tensors of a ``.safetensors`` file or of a ``torch.save`` checkpoint (with ``weights_only``).
 
-    Looks for the state_dict at ``STATE_DICT_KEYS``, up to three levels deep, and removes the prefix ``module.`` of
-    data-parallel training.
+    Looks for the state_dict at ``STATE_DICT_KEYS`` and removes the prefixes ``WRAPPERS``, in any order.
 
     Raises:
         WavedilError: the file cannot be read, or holds no named tensors.
@@ -36,12 +40,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     check_regular_file(path, "weights")
     try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        content: Any = load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
     except OSError as error:
         raise WavedilError(f"{path} cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise WavedilError(f"{path} is not a complete safetensors file: {error}") from None
-    for _ in range(3):
+    for _ in range(8):  # a dictionary may hold itself
         if isinstance(content, Mapping):
             content = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
@@ -49,12 +53,18 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WavedilError(f"{path} holds no named tensors: expected a state_dict")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    while wrapper := next((one for one in WRAPPERS if all(name.startswith(one) for name in tensors)), None):
+        tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    for name, value in tensors.items():
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise WavedilError(
+                f"{path}: {shown(name)} has shape {tuple(value.shape)}, but fewer numbers: it is damaged"
+            )
     return tensors
 
 
 def _unpickled(path: Path) -> Any:
+    _check_archive(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # of unknown pickle protocols; failures are reported below
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -66,6 +76,22 @@ def _unpickled(path: Path) -> Any:
             f"{path} cannot be read as tensors alone ({type(error).__name__}): save its state_dict with torch.save or "
             "safetensors in the program that wrote it"
         ) from None
+
+
+def _check_archive(path: Path) -> None:
+    """Raises WavedilError for a zip archive that expands; torch.save does not compress."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except OSError:
+        raise
+    except Exception as error:
+        raise WavedilError(f"{path} is a damaged archive ({type(error).__name__}): make or copy it again") from None
+    expands = sum(entry.file_size for entry in entries) > path.stat().st_size
+    if expands or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise WavedilError(f"{path} is a compressed archive: expected a file as torch.save writes it")
 
 
 def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

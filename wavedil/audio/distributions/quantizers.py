@@ -11,6 +11,7 @@ instead of to nearest, so its codes (plus ``num_codes // 2``) differ by at most 
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Annotated
 
 import torch
@@ -59,7 +60,7 @@ def mu_law_decode(code: Tensor, num_codes: int = 256) -> Tensor:
     return MuLaw(num_codes).decode(code)
 
 
-class Quantizer:
+class Quantizer(ABC):
     """Maps amplitudes to ``num_codes`` codes and back.
 
     The cell of code c is the interval from ``boundary(c)`` to ``boundary(c + 1)``; the first and the last cell extend
@@ -95,17 +96,17 @@ class Quantizer:
                 )
         return self._decode(codes)
 
+    @abstractmethod
     def _encode(self, sound: Tensor) -> Tensor:
         """:meth:`encode` of float32 or float64 sound in [-1, 1]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decode(self, codes: Tensor) -> Tensor:
         """:meth:`decode` of codes in range."""
-        raise NotImplementedError
 
+    @abstractmethod
     def boundary(self, index: Tensor) -> Tensor:
         """The amplitude between codes ``index - 1`` and ``index``, float64; outside [-1, 1] for 0 and num_codes."""
-        raise NotImplementedError
 
     @property
     def zero(self) -> int:

@@ -1,5 +1,6 @@
 """Activations by name, as in ``.nam`` files: a name, or ``{"type": name, **parameters}``."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,7 +84,7 @@ def make_activation(spec: ActivationSpec) -> nn.Module:
     name = parameters.pop("type", None)
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise WavedilError(f"activation is {spec!r}: expected one of {', '.join(ACTIVATIONS)}")
-    if not all(isinstance(value, int | float) for value in parameters.values()):
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in parameters.values()):
         raise WavedilError(f"activation is {spec!r}: expected numbers as the parameters of {name}")
     try:
         return ACTIVATIONS[name](**parameters)

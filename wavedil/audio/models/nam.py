@@ -16,7 +16,7 @@ from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.core.receptive_field import per_layer
 from wavedil.core.schema import Channels, Dilation, OptionalChannels, SampleRate, Scale, Taps, checked
 from wavedil.core.stream import State, add_prefix, substate
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.weights import register
 
 STARTS = ("zero_input", "zero_history")
@@ -233,7 +233,7 @@ class NAM(EffectModel):
             raise WavedilError(f"start is {start!r}: expected one of {', '.join(STARTS)}")
         _check_widths(arrays, 1 if head is None else None)
         self.arrays = nn.ModuleList(arrays)
-        self.head = None if head is None else PostHead(arrays[-1].head_channels, **head)
+        self.head = None if head is None else _post_head(arrays[-1].head_channels, head)
         self.head_scale, self.start_up, self.sample_rate, self.metadata = head_scale, start, sample_rate, metadata
 
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
@@ -293,6 +293,13 @@ class NAM(EffectModel):
         """Input samples that an output sample depends on."""
         parts = [*self.arrays, *([] if self.head is None else [self.head])]
         return 1 + sum(module.receptive_field - 1 for module in parts)
+
+
+def _post_head(in_channels: int, options: Mapping[str, Any]) -> PostHead:
+    try:
+        return PostHead(in_channels=in_channels, **options)
+    except TypeError as error:  # an unknown or missing name
+        raise WavedilError(f"head is {shown(options)}: {error}") from None
 
 
 def _check_widths(arrays: Sequence[LayerArray], out_channels: int | None) -> None:

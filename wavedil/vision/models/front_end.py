@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, receptive_field
 from wavedil.core.schema import Channels, Classes, Dropout, Stride
-from wavedil.errors import WavedilError, first_line
+from wavedil.errors import WavedilError, first_line, shown
 from wavedil.files import check_regular_file
 from wavedil.vision.models.heads.parts import score_layer
 from wavedil.vision.models.padding import reflect
@@ -72,7 +72,9 @@ class VGGFrontEnd(nn.Module):
         if padding not in PADDINGS:
             raise WavedilError(f"padding is {padding!r}: expected one of {', '.join(PADDINGS)}")
         if len(widths) != len(DEPTHS):
-            raise WavedilError(f"widths is {widths!r}: expected the channels of the {len(DEPTHS)} stages of VGG-16")
+            raise WavedilError(
+                f"widths is {shown(widths)}: expected the channels of the {len(DEPTHS)} stages of VGG-16"
+            )
         self.output_stride = self.stride = stride
         self.padding = padding
         block = partial(

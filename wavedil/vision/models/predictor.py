@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core.schema import Positive, Range, Scale
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.vision.models.upsample import ALIGNMENTS, upsample
 
 #: Mean and standard deviation of ImageNet, red, green and blue in [0, 1]; networks trained on it expect these.
@@ -58,7 +58,7 @@ class DensePredictor(nn.Module):
         if align not in ALIGNMENTS:
             raise WavedilError(f"align is {align!r}: expected one of {', '.join(ALIGNMENTS)}")
         if len(mean) != 3 or len(std) != 3:
-            raise WavedilError(f"mean is {mean} and std is {std}: expected three numbers each")
+            raise WavedilError(f"mean is {shown(mean)} and std is {shown(std)}: expected three numbers each")
         self.backbone, self.head, self.context, self.refinement = backbone, head, context, refinement
         self.num_outputs, self.scale, self.align = num_outputs, scale, align
         # Not persistent: both are in config.json already.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core.schema import Channels, Classes, Dropout, Stride, Taps
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.vision.models.heads.parts import ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
@@ -44,7 +44,7 @@ class PyramidPooling(nn.Module):
         inputs = last_channels(in_channels)
         if not bins or inputs < len(bins):
             raise WavedilError(
-                f"bins is {bins!r}: expected 1 to {inputs} positive integers (the input has {inputs} channels)"
+                f"bins is {shown(bins)}: expected 1 to {inputs} positive integers (the input has {inputs} channels)"
             )
         self.align_corners = align_corners
         width = inputs // len(bins)
