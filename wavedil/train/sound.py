@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from wavedil.audio.conditioning.speakers import speakers_of
 from wavedil.audio.data import audio_files, pluck
 from wavedil.audio.data.corpus import Corpus
-from wavedil.audio.data.crops import FeatureExcerpt, RandomCrops, WholeFiles, check_crop
+from wavedil.audio.data.crops import FeatureExcerpt, RandomCrops, WholeFiles, balanced_weights, check_crop
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.data.published import find_published
 from wavedil.audio.data.split import split_files
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.errors import WavedilError
+from wavedil.progress import Bar
 from wavedil.train.data import TrainingData
 from wavedil.train.module import MetricNames, TrainingModule, describe_network
 from wavedil.train.previews.sound import SoundPreviews, SoundSamples
@@ -132,6 +133,8 @@ class AudioData(TrainingData):
         speakers: source of the speakers' names, for a network with speakers: ``folders``, a .csv file with the columns
             file and speaker, or a regular expression on paths without suffix whose group is the name, e.g.
             ``_([a-z]+)_``; see :mod:`wavedil.audio.conditioning.speakers`.
+        balance: how often crops come from a file: null by its length; ``files`` equally often from each file;
+            ``speakers`` equally often from each speaker, and by length from the files of a speaker.
         normalize: ``peak``, ``rms`` or null; see :class:`wavedil.audio.data.corpus.Corpus`.
         trim_db: trim silence at the ends of each file, this many dB below its loudest frame; null for no trimming.
         valid_seconds: seconds of held-out sound in each validation, from the first file on.
@@ -151,6 +154,7 @@ class AudioData(TrainingData):
         validation: str | None = None,
         exclude: str | None = None,
         speakers: str | None = None,
+        balance: Literal["files", "speakers"] | None = None,
         normalize: str | None = None,
         trim_db: float | None = None,
         valid_seconds: float = 20.0,
@@ -162,7 +166,9 @@ class AudioData(TrainingData):
         if download and dataset is None:
             raise WavedilError("download is true, but dataset is null: expected a name, e.g. YESNO")
         self.root, self.dataset, self.download, self.speakers = root, dataset, download, speakers
-        self.crop, self.full_context = crop, full_context
+        if balance not in (None, "files", "speakers"):
+            raise WavedilError(f"balance is {balance!r}: expected files, speakers or null")
+        self.crop, self.full_context, self.balance = crop, full_context, balance
         self.validation, self.exclude, self.normalize, self.trim_db = validation, exclude, normalize, trim_db
         self.valid_seconds, self.built_in_seconds = valid_seconds, built_in_seconds
 
@@ -180,7 +186,11 @@ class AudioData(TrainingData):
         folder, paths, speakers = self._find_recordings()
         split = split_files(paths, validation=self.validation, exclude=self.exclude)
         options = {"sample_rate": network.sample_rate, "normalize": self.normalize, "trim_db": self.trim_db}
-        self.train, self.valid = Corpus(split.train, **options), Corpus(split.validation, **options)
+        with Bar("reading sound files") as bar:
+            self.train = Corpus(split.train, **options, progress=bar.update)
+            self.valid = Corpus(split.validation, **options, progress=bar.update)
+        if self.balance == "speakers" and not network.speakers:
+            raise WavedilError("balance is speakers, but the network has none: set network.speakers, or use files")
         self.train_conditioning, self.valid_conditioning = (
             self._conditioning(network, corpus, folder, speakers) for corpus in (self.train, self.valid)
         )
@@ -206,7 +216,7 @@ class AudioData(TrainingData):
             arguments["features"] = FeatureFiles(corpus, local)
         if conditioner.speakers:
             names = speakers_of(corpus.paths, folder, speakers, conditioner.speakers)
-            arguments["speakers"] = [conditioner.speakers.index(name) for name in names]
+            arguments["speakers"] = np.array([conditioner.speakers.index(name) for name in names])
         return arguments
 
     def train_dataloader(self) -> DataLoader:
@@ -217,9 +227,18 @@ class AudioData(TrainingData):
                 context=self.context,
                 quantizer=self.quantizer,
                 seed=self.seed,
+                weights=self._weights(),
                 **self.train_conditioning,
             )
         )
+
+    def _weights(self) -> np.ndarray | None:
+        """How often crops come from each training file."""
+        if self.balance == "files":
+            return np.ones(len(self.train))
+        if self.balance == "speakers":
+            return balanced_weights(self.train.lengths, self.train_conditioning["speakers"])
+        return None
 
     def val_dataloader(self) -> DataLoader:
         conditioning = self.valid_conditioning
@@ -248,7 +267,7 @@ class AudioData(TrainingData):
             padded = torch.stack([F.pad(sound, (0, samples - len(sound))) for sound in sounds])
             options["condition"] = network.features(padded.to(device))
         if network.speakers:
-            options["speaker"] = [self.valid_conditioning["speakers"][i] for i in indices]
+            options["speaker"] = [int(self.valid_conditioning["speakers"][i]) for i in indices]
         return options
 
 

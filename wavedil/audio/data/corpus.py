@@ -1,6 +1,6 @@
 """Recordings at one sample rate, mono, with normalized level and trimmed silence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from wavedil.audio.data import audio_files
+from wavedil.audio.data.headers import PathList, read_headers
 from wavedil.audio.data.resampling import resampled_length
 from wavedil.audio.data.split import PathLike, Piece
 from wavedil.errors import WavedilError
@@ -43,11 +44,12 @@ class Corpus:
             file's loudest frame. Silent files (peak below 1e-4 of full scale) are removed and listed in ``dropped``.
             None keeps everything.
         preload_bytes: largest size to keep in memory, as float32.
+        progress: called with the numbers of files whose length is known and of all files.
 
     Attributes:
         paths: file of each entry.
         lengths: samples of each entry, int64 array.
-        starts: first sample of each entry in its file.
+        starts: first sample of each entry in its file, int64 array.
         dropped: silent files that were removed.
 
     Raises:
@@ -62,6 +64,7 @@ class Corpus:
         normalize: Literal["peak", "rms"] | None = None,
         trim_db: float | None = None,
         preload_bytes: int = PRELOAD_BYTES,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         if not files:
             raise WavedilError("files is empty: expected at least one file")
@@ -73,37 +76,39 @@ class Corpus:
         self.sample_rate = sample_rate
         self.dropped: list[Path] = []
         self._normalize, self._trim_db = normalize, trim_db
-        spans = [self._span(piece) for piece in pieces]
-        preload = 4 * sum(frames for _, frames in spans) <= preload_bytes
-        must_decode = preload or normalize is not None or trim_db is not None
-        self._entries: list[_Entry] = []
+        starts, lengths = self._spans(pieces, progress)
+        preload = 4 * int(lengths.sum()) <= preload_bytes
+        if not preload and normalize is None and trim_db is None:  # nothing has to be decoded
+            self._sounds, self._gains = None, np.ones(len(pieces), np.float32)
+            self.paths, self.starts, self.lengths = PathList(piece.path for piece in pieces), starts, lengths
+            return
+        entries: list[_Entry] = []
         self._sounds: list[np.ndarray] | None = [] if preload else None
-        for piece, (start, frames) in zip(pieces, spans, strict=True):
-            if not must_decode:
-                self._entries.append(_Entry(piece.path, start, frames, 1.0))
-                continue
+        for piece, start, frames in zip(pieces, starts.tolist(), lengths.tolist(), strict=True):
             sound, _ = audio_files.read(piece.path, start=start, frames=frames, sample_rate=sample_rate)
             entry = self._trim_and_scale(piece.path, start, sound[0])
             if entry is None:
                 self.dropped.append(piece.path)
                 continue
-            self._entries.append(entry)
+            entries.append(entry)
             if self._sounds is not None:
                 offset = entry.start - start
                 kept = sound[0, offset : offset + entry.length]
                 self._sounds.append(kept * np.float32(entry.gain))
-        if not self._entries:
+        if not entries:
             raise WavedilError(
                 f"trim_db is {trim_db}, which removes all {len(pieces)} files (first: {pieces[0].path}): no sample is "
                 f"above {SILENCE} of full scale (-80 dB); check the recordings, check whether their two channels "
                 "cancel, or set trim_db to null"
             )
-        self.paths = [entry.path for entry in self._entries]
-        self.lengths = np.array([entry.length for entry in self._entries], np.int64)
-        self.starts = [entry.start for entry in self._entries]
+        # Arrays, which data workers share; see PathList.
+        self.paths = PathList(entry.path for entry in entries)
+        self.lengths = np.array([entry.length for entry in entries], np.int64)
+        self.starts = np.array([entry.start for entry in entries], np.int64)
+        self._gains = np.array([entry.gain for entry in entries], np.float32)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.lengths)
 
     @property
     def seconds(self) -> float:
@@ -122,24 +127,30 @@ class Corpus:
 
     def sound(self, index: int, start: int = 0, frames: int | None = None) -> np.ndarray:
         """Samples ``start`` to ``start + frames`` (None: to the end) of an entry, float32 ``(time,)``."""
-        entry = self._entries[index]
-        frames = entry.length - start if frames is None else min(frames, entry.length - start)
+        length = int(self.lengths[index])
+        frames = length - start if frames is None else min(frames, length - start)
         if self._sounds is not None:
             return self._sounds[index][start : start + frames]
-        sound, _ = audio_files.read(entry.path, start=entry.start + start, frames=frames, sample_rate=self.sample_rate)
-        return sound[0] * np.float32(entry.gain)
+        first = int(self.starts[index]) + start
+        sound, _ = audio_files.read(self.paths[index], start=first, frames=frames, sample_rate=self.sample_rate)
+        return sound[0] * self._gains[index]
 
-    def _span(self, piece: Piece) -> tuple[int, int]:
-        """First sample and length of a piece, at the corpus' rate."""
-        info = audio_files.info(piece.path)
-        length = resampled_length(info.frames, info.sample_rate, self.sample_rate)
-        start, stop = round(piece.start * length), round(piece.stop * length)
-        if stop <= start:
-            raise WavedilError(
-                f"{piece.path} has {info.frames} samples at {info.sample_rate} Hz: too short to use at "
-                f"{self.sample_rate} Hz; remove the file or use a longer one"
-            )
-        return start, stop - start
+    def _spans(
+        self, pieces: Sequence[Piece], progress: Callable[[int, int], None] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First sample and length of each piece, at the corpus' rate."""
+        frames, rates = read_headers([piece.path for piece in pieces], progress)
+        spans = np.zeros((2, len(pieces)), np.int64)
+        for index, piece in enumerate(pieces):
+            length = resampled_length(int(frames[index]), int(rates[index]), self.sample_rate)
+            start, stop = round(piece.start * length), round(piece.stop * length)
+            if stop <= start:
+                raise WavedilError(
+                    f"{piece.path} has {frames[index]} samples at {rates[index]} Hz: too short to use at "
+                    f"{self.sample_rate} Hz; remove the file or use a longer one"
+                )
+            spans[:, index] = start, stop - start
+        return spans[0], spans[1]
 
     def _trim_and_scale(self, path: Path, start: int, sound: np.ndarray) -> _Entry | None:
         """The entry for a decoded piece; None if it is silent and silence is trimmed."""

@@ -78,7 +78,10 @@ class FeatureExcerpt:
 
 
 class RandomCrops(Dataset[dict[str, Tensor]]):
-    """Crops at random positions, uniform over the samples of a corpus. See the module's docstring for the items.
+    """Crops at random positions of a corpus. See the module's docstring for the items.
+
+    Positions are uniform over the samples of the corpus, so a file is drawn as often as it is long; or files are drawn
+    by ``weights``, and positions are uniform over a file.
 
     A crop is from one file. The history before a file's first sample is zero, as in generation, so in a crop at the
     start of a file all samples count; in other crops the samples from ``context`` on count, whose receptive field is
@@ -98,6 +101,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         excerpt: for models whose features are computed from the sound; crops then start at multiples of the hop length.
         features: for models whose features are read from files; crops then start at multiples of the hop length.
         speakers: index of each file's speaker.
+        weights: relative frequency of each file; None for its length.
 
     Raises:
         WavedilError: ``context`` is not between 0 and ``length`` minus the hop length (or 1, without features).
@@ -115,6 +119,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         excerpt: FeatureExcerpt | None = None,
         features: FeatureFiles | None = None,
         speakers: Sequence[int] | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.hop_length = getattr(excerpt or features, "hop_length", 1)
         if not 0 <= context <= length - self.hop_length:
@@ -127,6 +132,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         self.corpus, self.length, self.context = corpus, length, context
         self.quantizer, self.seed, self.size = quantizer or MuLaw(256), seed, size
         self._ends = np.cumsum(corpus.lengths)
+        self._weights = None if weights is None else np.cumsum(weights, dtype=np.float64)
 
     def __len__(self) -> int:
         return self.size
@@ -134,9 +140,14 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
     def place(self, index: int) -> tuple[int, int]:
         """File number and first sample of crop ``index``."""
         generator = np.random.default_rng([self.seed, index])
-        sample = int(generator.integers(self._ends[-1]))
-        file = int(np.searchsorted(self._ends, sample, side="right"))
-        sample -= int(self._ends[file] - self.corpus.lengths[file])
+        if self._weights is None:
+            sample = int(generator.integers(self._ends[-1]))
+            file = int(np.searchsorted(self._ends, sample, side="right"))
+            sample -= int(self._ends[file] - self.corpus.lengths[file])
+        else:
+            drawn = generator.random() * self._weights[-1]
+            file = min(int(np.searchsorted(self._weights, drawn, side="right")), len(self.corpus) - 1)
+            sample = int(generator.integers(self.corpus.lengths[file]))
         # The drawn sample is at a random position among those that count; then the crop is moved into the file.
         start = sample - int(generator.integers(self.context, self.length))
         last = max(int(self.corpus.lengths[file]) - self.length, 0)
@@ -161,6 +172,19 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         if self.speakers is not None:
             item["speaker"] = torch.tensor(self.speakers[file])
         return item
+
+
+def balanced_weights(lengths: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+    """Weights of files for :class:`RandomCrops` with which each group, e.g. a speaker, is drawn equally often.
+
+    Within a group, files are drawn by their length.
+
+    Args:
+        lengths: samples of each file.
+        groups: index of each file's group.
+    """
+    groups = np.asarray(groups)
+    return lengths / np.bincount(groups, lengths)[groups]
 
 
 class WholeFiles(Dataset[dict[str, Tensor]]):

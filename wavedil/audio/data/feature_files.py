@@ -10,6 +10,7 @@ from torch import Tensor
 from wavedil.arrays import open_array
 from wavedil.audio.conditioning.upsampling import Upsampling
 from wavedil.audio.data.corpus import Corpus
+from wavedil.audio.data.headers import PathList
 from wavedil.errors import WavedilError
 
 _CONTENTS = "features", ("channels", "frames")
@@ -36,7 +37,7 @@ class FeatureFiles:
                 "more than one file"
             )
         # Paths instead of open files: a process may open only so many.
-        self.paths = [path.with_suffix(".npy") for path in corpus.paths]
+        self.paths = PathList(path.with_suffix(".npy") for path in corpus.paths)
         self.shapes = [(channels, math.ceil(length / self.hop_length)) for length in corpus.lengths.tolist()]
         for file in range(len(self.paths)):
             self.whole(file)
