@@ -87,7 +87,7 @@ assert not {{"lightning", "librosa", "torchaudio", "torchvision", "timm"}} & set
 
 
 #: Modules of the package itself that audio and vision may import.
-SHARED = {"arrays", "batches", "data_check", "errors", "files", "losses", "splits", "weights"}
+SHARED = {"arrays", "batches", "data_check", "errors", "files", "losses", "outputs", "splits", "weights"}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ SHARED = {"arrays", "batches", "data_check", "errors", "files", "losses", "split
         ("ops", {"ops", "errors"}),
         ("core", {"ops", "core", "errors"}),
         ("audio", {"ops", "core", "audio"} | SHARED),
-        ("interop", {"core", "audio", "interop", "errors", "files", "weights"}),
+        ("interop", {"core", "audio", "interop", "errors", "files", "outputs", "weights"}),
         ("vision", {"ops", "core", "vision", "renames"} | SHARED),
         ("inspection", {"core", "inspection", "errors", "files"}),
     ],

@@ -8,7 +8,7 @@ import secrets
 import unicodedata
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wavedil.errors import WavedilError, printable
@@ -113,6 +113,38 @@ def _lock(path: Path, wait: bool = True) -> int | None:
 def _unlock(descriptor: int | None) -> None:
     if descriptor is not None:
         os.close(descriptor)
+
+
+def lock_file(path: Path) -> int | None:
+    """Creates a file and locks it until the returned handle is closed; None if another process has locked it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _lock_handle(handle):
+            os.close(handle)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)  # the other process removed the file just before it released the lock
+
+
+def _lock_handle(handle: int) -> bool:
+    """Locks an open file; returns False if another process has locked it."""
+    if fcntl is None:
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def replace_folder(place: Path, new: Path) -> None:

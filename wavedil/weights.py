@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from wavedil.allocation import AllocationLimit, AllocationLimitError
+from wavedil.device import check_device
 from wavedil.errors import WavedilError, shortened, shown
 from wavedil.files import (
     check_regular_file,
@@ -56,6 +57,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     Raises:
         WavedilError: the class or a part is not registered, or the folder holds something else.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = check_savable(model)
@@ -66,7 +68,10 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         try:
             # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
             tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-            save_file(tensors, beside / WEIGHTS)
+            try:
+                save_file(tensors, beside / WEIGHTS)
+            except SafetensorError as error:  # e.g. a full disk
+                raise WavedilError(f"{folder} cannot be written: {error}") from None
             text = json.dumps({"format": FORMAT, "class": path, "arguments": model.config}, indent=2)
             if len(text) > MAX_CONFIG:
                 raise WavedilError(
@@ -131,6 +136,7 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    device = check_device(device)
     folder = Path(folder)
     path, weights = folder / CONFIG, folder / WEIGHTS
 
@@ -171,10 +177,7 @@ def load(folder: str | Path, device: str = "cpu", expect: type | None = None) ->
         raise WavedilError(f"{weights} does not fit {path}: {key} is {found} in the file and {built} in the model")
     model.load_state_dict(tensors, strict=True)
     model._savable_structure = _structure(model)
-    try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise WavedilError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from None
+    return model.to(device).eval()
 
 
 def model_class(folder: str | Path) -> type[nn.Module]:

@@ -194,7 +194,7 @@ def test_bad_input_is_refused_in_one_line(refused, tmp_path, monkeypatch, models
     [
         (["a.png", "a.jpg"], "out", "would both be written as a.png"),
         (["a.png", "a_overlay.png"], "out", "would both be written as a_overlay.png"),
-        (["a.png"], "in", "would be replaced by a result: set --out"),
+        (["a.png"], "in", "is the input"),
         (["x" * 251 + ".png"], "out", "a name of more than 255 bytes: rename it"),
     ],
 )

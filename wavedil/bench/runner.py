@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 import wavedil
-from wavedil.errors import WavedilError, first_line
+from wavedil.device import check_device
+from wavedil.errors import WavedilError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio", "torchvision", "segmentation-models-pytorch")
@@ -111,10 +112,7 @@ def memory_limit(device: str) -> float:
 
 def describe(name: str, device: str) -> dict[str, Any]:
     """The keys ``benchmark``, ``machine``, ``versions`` and ``commit`` of a result."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise WavedilError(f"device {device!r} is not available here ({first_line(error)}): use cpu") from None
+    check_device(device)
     machine = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from contextlib import nullcontext
 
 from wavedil.cli.options import add_device_option
 
@@ -18,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.bench import render, run_benchmark
     from wavedil.files import atomic_write
+    from wavedil.outputs import claim_file
 
-    result = run_benchmark(arguments.name, device=arguments.device, threads=arguments.threads)
-    if arguments.json:
-        with atomic_write(arguments.json) as beside:
-            beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with claim_file(arguments.json) if arguments.json else nullcontext():
+        result = run_benchmark(arguments.name, device=arguments.device, threads=arguments.threads)
+        if arguments.json:
+            with atomic_write(arguments.json) as beside:
+                beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(render(result))

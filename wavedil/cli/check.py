@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Returns 1 if a file is broken."""
     from wavedil.data_check import BROKEN, plot
+    from wavedil.outputs import check_outputs
 
+    check_outputs([path for path in (arguments.list, arguments.plot) if path is not None], [arguments.data])
     with Bar("checking") as bar:
         check = _check(arguments, bar)
     if arguments.list is not None:

@@ -21,8 +21,10 @@ def run(arguments: argparse.Namespace) -> None:
     from wavedil.core.receptive_field import count_parameters
     from wavedil.interop.files import read_model
     from wavedil.interop.formats import parse_options
+    from wavedil.outputs import claim_file
     from wavedil.weights import save, with_article
 
     model, format = read_model(arguments.source, arguments.format, parse_options(arguments.set), arguments.prefix)
-    folder = save(model, arguments.folder)
+    with claim_file(arguments.folder, [arguments.source]):
+        folder = save(model, arguments.folder)
     print(f"{folder}: {with_article(type(model))} of {count_parameters(model)} parameters, from {format}")

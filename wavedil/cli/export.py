@@ -16,4 +16,5 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_target(arguments.file, arguments.streaming)
     model = load(arguments.model)
-    print(write_model(model, arguments.file, streaming=arguments.streaming, nam_version=arguments.nam_version))
+    options = {"streaming": arguments.streaming, "nam_version": arguments.nam_version, "inputs": [arguments.model]}
+    print(write_model(model, arguments.file, **options))

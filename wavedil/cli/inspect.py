@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.plot:
         from wavedil.inspection.plot import plot
+        from wavedil.outputs import claim_file
 
-        plot(info, arguments.plot)
+        with claim_file(arguments.plot, [arguments.subject]):
+            plot(info, arguments.plot)
     print(json.dumps(info, indent=2) if arguments.json else render(info))

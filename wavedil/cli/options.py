@@ -103,11 +103,13 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_writable(folder: str, option: str) -> None:
-    """Raises WavedilError unless files can be written to ``folder``, which need not exist yet."""
+def check_writable(folder: str, option: str, model: str) -> None:
+    """Raises WavedilError unless files can be written to ``folder``, which need not exist, and is not the model's."""
     place = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise WavedilError(f"{option} {folder}: {place} is not a writable directory")
+    if os.path.realpath(folder) == os.path.realpath(model):
+        raise WavedilError(f"{option} {folder} is the model folder: choose another folder")
 
 
 def _parameters(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:

@@ -12,14 +12,17 @@ Commands import heavy modules inside these functions: ``wavedil --help`` imports
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any, NoReturn
 
 from wavedil.cli.options import add_import_option, import_named_modules
-from wavedil.errors import WavedilError
+from wavedil.cli.streams import prepare_streams, printing
+from wavedil.errors import WavedilError, first_line, printable, shown
 
 #: Module, or its import path, and one-line help of each command.
 COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
@@ -70,29 +73,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         # 10 ms. While another process uses one of two cores, long spinning slows training 5 to 10 times
         # (docs/measurements.md).
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    prepare_streams()
     messages, logger = _Messages(), logging.getLogger("wavedil")
     logger.addHandler(messages)
     logger.setLevel(logging.INFO)
     try:
-        return _run(sys.argv[1:] if argv is None else list(argv))
+        status = 0
+        with printing():
+            status = _run(sys.argv[1:] if argv is None else list(argv))
+        return status
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "wavedil"):
             raise
         remedy = f": pip install 'wavedil[{_EXTRAS[package]}]'" if package in _EXTRAS else ""
-        print(f"error: {error.name} is not installed{remedy}", file=sys.stderr)
-        return 2
+        return _fail(f"{error.name} is not installed{remedy}")
     except (WavedilError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return getattr(error, "status", 2)
+        return _fail(_line(error), getattr(error, "status", 2))
+    except MemoryError as error:
+        return _fail(f"not enough memory{f' ({first_line(error)})' if str(error) else ''}: ask for less")
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+        return _fail("\ninterrupted", 130, prefix="")
     finally:
         logger.removeHandler(messages)
 
 
+def _fail(message: str, status: int = 2, prefix: str = "error: ") -> int:
+    with suppress(OSError):  # nobody may read it
+        print(f"{prefix}{message}", file=sys.stderr)
+    return status
+
+
+def _line(error: BaseException) -> str:
+    """The message in one line; those of the system as file and reason, without number."""
+    if isinstance(error, OSError) and error.strerror:
+        path = error.filename2 or error.filename
+        return printable(error.strerror if path is None else f"{os.fsdecode(path)}: {error.strerror}")
+    return printable(re.sub(r"\[Errno \d+\] ", "", " ".join(str(error).split())))
+
+
 def _run(words: list[str]) -> int:
+    try:
+        os.getcwd()
+    except OSError:  # MKL would end the process
+        raise WavedilError("the working folder does not exist any more: change to another") from None
+    if any("\0" in word for word in words):
+        raise WavedilError(f"{next(word for word in words if chr(0) in word)!r}: no argument may hold a null character")
     imports = import_named_modules(words)  # they may register commands, and classes whose options the parser needs
     parser = build_parser(words)
     arguments, unknown = parser.parse_known_args(words)
@@ -178,11 +204,19 @@ class _Messages(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+def _integer(text: str) -> int:
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"expected an integer of at most 64 bits, not {shown(value)}")
+    return value
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are WavedilErrors, and which refuses abbreviated options."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs, allow_abbrev=False)
+        self.register("type", int, _integer)
 
     def error(self, message: str) -> NoReturn:
         help = "" if "--help" in message else f"; see {self.prog} --help"

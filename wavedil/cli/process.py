@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.audio.effects.process import process_file
     from wavedil.audio.models.effect_model import EffectModel
+    from wavedil.outputs import check_outputs
     from wavedil.weights import load
 
+    check_outputs([arguments.output], [arguments.input, arguments.model])
     model = load(arguments.model, arguments.device, expect=EffectModel)
     with Bar("processing", model.sample_rate) as bar:
         result = process_file(

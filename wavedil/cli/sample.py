@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     from wavedil.audio.models.wavenet import WaveNet
     from wavedil.weights import load
 
-    check_writable(arguments.out, "--out")
+    check_writable(arguments.out, "--out", arguments.model)
     model = load(arguments.model, arguments.device, expect=WaveNet)
     options = {name: getattr(arguments, name) for name in _OPTIONS}
     with Bar("sampling", model.sample_rate) as bar:

@@ -29,7 +29,7 @@ take_unknown = _PREDICTION.refuse_unknown
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.weights import load
 
-    options.check_writable(arguments.out, "--out")
+    options.check_writable(arguments.out, "--out", arguments.model)
     model = load(arguments.model, arguments.device)
     with Bar("labeling") as bar:
         result = _PREDICTION(model, arguments, arguments.images, arguments.out, progress=bar.update)

@@ -1,5 +1,6 @@
 """The picture of ``wavedil inspect``: the paths to one output on the left, their counts on the right."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,10 @@ def plot(info: dict[str, Any], path: str | Path) -> None:
         _draw_counts(counts, audit)
     else:
         _draw_map(counts, audit)
+    picture = io.BytesIO()  # matplotlib reports errors of a .pdf file, e.g. a full disk, as errors of its own
+    figure.savefig(picture, format=path.suffix[1:].lower(), dpi=150)
     with atomic_write(path) as beside:
-        figure.savefig(beside, dpi=150)
+        beside.write_bytes(picture.getvalue())
 
 
 def _title(info: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Reads and writes models in other programs' files and on the Hugging Face hub."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import nn
 from wavedil.errors import WavedilError
 from wavedil.interop.formats import convert
 from wavedil.interop.hub import SCHEME
+from wavedil.outputs import claim_file
 
 
 def read_model(
@@ -32,13 +33,21 @@ def read_model(
     return download(source.removeprefix(SCHEME)), "the hub"
 
 
-def write_model(model: nn.Module, target: str, *, streaming: bool = False, nam_version: str = "0.7.0") -> str:
+def write_model(
+    model: nn.Module,
+    target: str,
+    *,
+    streaming: bool = False,
+    nam_version: str = "0.7.0",
+    inputs: Sequence[str | Path] = (),
+) -> str:
     """Writes a model to a file or to the hub.
 
     Args:
         target: a .nam or .onnx file, or ``hf://OWNER/NAME``.
         streaming: .onnx: export one step, with its state as inputs and outputs.
         nam_version: .nam: version of the file format.
+        inputs: files or folders that the target must not replace, e.g. the model's folder.
 
     Returns:
         The file, or the address on the hub.
@@ -51,14 +60,15 @@ def write_model(model: nn.Module, target: str, *, streaming: bool = False, nam_v
         from wavedil.interop.hub import upload
 
         return upload(model, target.removeprefix(SCHEME))
-    if Path(target).suffix.lower() == ".nam":
-        from wavedil.interop.nam import write_nam
+    with claim_file(target, inputs, [Path(target).with_suffix(".start.npz")] if streaming else []):
+        if Path(target).suffix.lower() == ".nam":
+            from wavedil.interop.nam import write_nam
 
-        write_nam(model, target, nam_version)
-    else:
-        from wavedil.interop.onnx import export_onnx
+            write_nam(model, target, nam_version)
+        else:
+            from wavedil.interop.onnx import export_onnx
 
-        export_onnx(model, target, streaming)
+            export_onnx(model, target, streaming)
     return target
 
 

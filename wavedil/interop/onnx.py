@@ -81,7 +81,7 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
                 reason = " ".join(str(error.__cause__ or error).split())[:200]
                 raise WavedilError(f"torch cannot export this {type(model).__name__} to ONNX: {reason}") from None
         program.save(beside)
-        session = onnxruntime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(beside.read_bytes(), providers=["CPUExecutionProvider"])
         _compare(model, session, keys)
         if streaming:
             with atomic_write(path.with_suffix(".start.npz")) as sidecar:

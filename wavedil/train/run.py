@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from wavedil.errors import Interrupted, WavedilError
 from wavedil.ops.memory import keep_freed_memory
+from wavedil.outputs import check_outputs
 from wavedil.report import write_report
 from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveModel, StopOnNaN
 from wavedil.train.checkpoints import SafeCheckpointIO, newest_readable
@@ -119,6 +120,9 @@ def run_recipe(
                 cli = _build(folder / "config.yaml", folder, overrides, imports)
             else:
                 cli = _build(path, folder, overrides)
+            root = getattr(cli.datamodule, "root", None)
+            if isinstance(root, str | os.PathLike):  # the next run would read this run's files as data
+                check_outputs([folder / "model"], [root] if os.path.isdir(root) else [])
             _fit_and_sample(cli, folder, checkpoint, step)
             return folder, 0
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl-C into SystemExit

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import atomic_write, lock_file
 from wavedil.metrics import read_metrics
 
 #: Environment variable with the folder of a run, for the other processes of the run.
@@ -127,37 +127,10 @@ def _new_folder(recipe: Path, out: str | None) -> tuple[Path, bool]:
 
 def _lock(folder: Path) -> int:
     """Locks a folder until the returned file handle is closed."""
-    path = folder / ".lock"
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT)
-        if not _lock_file(handle):
-            os.close(handle)
-            raise WavedilError(f"{folder} is in use by another training: wait for its end, or choose another --out")
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
-        os.close(handle)  # the other process removed the file just before it released the lock
-
-
-def _lock_file(handle: int) -> bool:
-    """Locks an open file; returns False if another process has locked it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
+    handle = lock_file(folder / ".lock")
+    if handle is None:
+        raise WavedilError(f"{folder} is in use by another training: wait for its end, or choose another --out")
+    return handle
 
 
 def _remove(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Prediction on images of any size: tiling, and averaging over scales and mirror images."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,8 +114,8 @@ def _score_views(
             f"image is {image.dtype} of shape {image.shape}: expected uint8 of shape (height, width, 3), as read_image "
             "returns; multiply floats in [0, 1] by 255 and round them"
         )
-    if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise WavedilError(f"scales is {list(scales)}: expected factors above 0")
+    if not scales or not all(0 < scale <= 64 for scale in scales):
+        raise WavedilError(f"scales is {list(scales)}: expected factors above 0 and at most 64")
     views: list[_ScoreView] = []
     for scale in scales:
         resized = resize(image, scaled_size(image.shape[:2], scale if scaled else model.scale * scale))

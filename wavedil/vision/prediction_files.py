@@ -10,6 +10,7 @@ import numpy as np
 
 from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths
 from wavedil.errors import WavedilError
+from wavedil.outputs import claim_folder
 from wavedil.vision.crf import DenseCRF
 from wavedil.vision.data.images import list_images, read_image, write_image, write_labels, write_values
 from wavedil.vision.data.palette import overlay
@@ -61,8 +62,6 @@ def write_predictions(
     """
     options = prediction_options(model, tile, scales, flip, crf, crf_preset)
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise WavedilError(f"out {out} is a file: expected a folder")
     write = _write_values if isinstance(model, Regressor) else _write_labels
     endings = (".npy", ".png") if isinstance(model, Regressor) else (".png", "_overlay.png")
     named = _named(images, out, endings)
@@ -81,14 +80,16 @@ def write_predictions(
                 progress(number + 1, len(names))
         return records
 
-    if batch is None:
-        records = write_images(range(len(names)), progress)
-        result = {"files": [{"image": record["image"], **record["files"]} for record in records]}
-    else:
-        settings = {"tile": tile, "scales": list(scales), "flip": flip, "crf": crf, "crf_preset": crf_preset}
-        settings |= {"model": fingerprint(model), "images": fingerprint_paths(named.values())}
-        manifest, count = Batches(out, len(names), batch, settings).run(write_images, progress)
-        result = {"count": count, "manifest": None if manifest is None else str(manifest)}
+    outputs = [name + ending for name in names for ending in endings]
+    with claim_folder(out, outputs, named.values(), shared=batch is not None):
+        if batch is None:
+            records = write_images(range(len(names)), progress)
+            result = {"files": [{"image": record["image"], **record["files"]} for record in records]}
+        else:
+            settings = {"tile": tile, "scales": list(scales), "flip": flip, "crf": crf, "crf_preset": crf_preset}
+            settings |= {"model": fingerprint(model), "images": fingerprint_paths(named.values())}
+            manifest, count = Batches(out, len(names), batch, settings).run(write_images, progress)
+            result = {"count": count, "manifest": None if manifest is None else str(manifest)}
     seconds = time.perf_counter() - started
     about = {"step": model.step} if isinstance(model, Regressor) else {"classes": list(model.classes)}
     return result | about | {"seconds": round(seconds, 3), "pixels_per_second": round(pixels / seconds) or None}
@@ -126,9 +127,12 @@ def _write_values(model: Regressor, image: np.ndarray, place: str, options: dict
 def _named(sources: Iterable[str | Path], out: Path, endings: Sequence[str]) -> dict[str, Path]:
     """The images by the name of their files in ``out``, which have this name and each of the endings."""
     named: dict[str, Path] = {}
+    results = Path(os.path.realpath(out))
     written: dict[str, Path] = {}
     for source in map(Path, sources):
         paths: Sequence[Path] = list_images(source) if source.is_dir() else [source]
+        if source.is_dir() and Path(os.path.realpath(source)) in results.parents:  # results of an earlier command
+            paths = [path for path in paths if results not in Path(os.path.realpath(path)).parents]
         for path in paths:
             name = (path.relative_to(source) if source.is_dir() else Path(path.name)).with_suffix("").as_posix()
             for file in (name + ending for ending in endings):
@@ -142,9 +146,4 @@ def _named(sources: Iterable[str | Path], out: Path, endings: Sequence[str]) -> 
                     )
                 written[file] = path
             named[name] = path
-    images = {os.path.realpath(path): path for path in named.values()}
-    for file in written:
-        image = images.get(os.path.realpath(out / file))
-        if image is not None:
-            raise WavedilError(f"{image} would be replaced by a result: set --out to another folder")
     return named

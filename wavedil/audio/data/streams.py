@@ -6,6 +6,7 @@ piece. libsndfile's errors become a :class:`WavedilError` with the path.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import mmap
@@ -269,18 +270,34 @@ def written_blocks(
             bad = int((~np.isfinite(block)).sum())
             raise WavedilError(f"{path}: not written: {bad} of {block.size} samples are NaN or Inf")
         clipped = 0 if subtype in FLOATING else int((np.abs(block) > 1).sum())
-        file.write((block.clip(-1, 1) if clipped else block).T)
+        try:
+            file.write((block.clip(-1, 1) if clipped else block).T)
+        except AssertionError:  # soundfile's, if fewer frames were written
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
         return clipped
 
     try:
-        with (
-            atomic_write(path) as temporary,
-            soundfile.SoundFile(_file_name(temporary), "w", sample_rate, channels, subtype, format=kind) as file,
-        ):
-            yield append
+        with atomic_write(path) as temporary:
+            name = _file_name(temporary)
+            with soundfile.SoundFile(name, "w", sample_rate, channels, subtype, format=kind) as file:
+                yield append
+            _check_space(temporary, path)
     except soundfile.LibsndfileError as error:
+        if error.code == 2:  # of the system; libsndfile does not tell which
+            raise OSError(errno.ENOSPC, "cannot be written, the disk may be full", str(path)) from None
         what = f"{kind} {subtype} with {channels} channels at {sample_rate} Hz"
         raise WavedilError(f"{path}: cannot write {what}: {error.error_string}") from None
+
+
+def _check_space(temporary: Path, path: Path) -> None:
+    """Raises OSError if a file cannot grow: libsndfile reports no error of the bytes that it writes last."""
+    size = temporary.stat().st_size
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    os.truncate(temporary, size)
 
 
 def _coding(path: Path, subtype: str | None) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from wavedil.audio.data.streams import read_blocks, written_blocks
 from wavedil.audio.effects.live import LiveEffect
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError
+from wavedil.outputs import claim_file
 
 #: Samples per pass, to bound memory; the state is carried from one pass to the next.
 CHUNK = 2**15
@@ -64,12 +65,10 @@ def process_file(
     rate = model.sample_rate
     if info.sample_rate != rate and not resample:
         raise WavedilError(f"{source} has {info.sample_rate} Hz and the model {rate} Hz: set resample (--resample)")
-    if Path(target).resolve() == Path(source).resolve():
-        raise WavedilError(f"target {target} is the input file: choose another name")
     effect = LiveEffect(model, knobs, info.channels)
     total = resampled_length(info.frames, info.sample_rate, rate)
     clipped = done = 0
-    with written_blocks(target, rate, info.channels, subtype) as append:
+    with claim_file(target, [source]), written_blocks(target, rate, info.channels, subtype) as append:
         for block in read_blocks(source, CHUNK, rate):
             clipped += append(effect.process(block))
             done += block.shape[1]

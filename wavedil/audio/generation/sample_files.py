@@ -15,7 +15,10 @@ from wavedil.audio.generation.engines import choose
 from wavedil.audio.generation.generate import generate
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.batches import Batches, Record, fingerprint
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, check_positive, shown
+from wavedil.outputs import claim_folder
+
+MAX_NUM = 2**20  # clips that are generated together, or whose names are compared with the inputs
 
 _log = logging.getLogger("wavedil")
 
@@ -56,52 +59,60 @@ def sample_files(
     """
     if seconds is not None and not 0 < seconds < 1e9:
         raise WavedilError(f"seconds is {seconds:g}: expected more than 0 and less than 1e9")
-    rate = model.sample_rate
-    start = None
-    if prime is not None:
-        start = torch.from_numpy(audio_files.read(prime, sample_rate=rate)[0]).unsqueeze(0)
-    features, length = (None, None) if condition is None else read_features(model, condition)
-    if length is not None and start is not None:
-        length = max(1, length - start.shape[2])  # the condition covers the recording, too
-    if seconds is not None or length is None:
-        length = max(1, round((2.0 if seconds is None else seconds) * rate))
-    together = num if batch is None else min(batch, num)
-    chosen = choose(engine, model.plan(), together, guidance, precision)
-    options |= {"condition": features, "guidance": guidance, "engine": engine, "precision": precision}
-    generate(model, 1, num=together, **options)  # compiles or loads the engine before the speed is measured
-    made = elapsed = 0
+    check_positive(num=num)
+    if num > MAX_NUM and batch is None:
+        raise WavedilError(f"num is {shown(num)}: expected at most {MAX_NUM} without batch (--batch)")
+    names = [_name(index, num) for index in range(min(num, MAX_NUM))]
+    inputs = [path for path in (prime, condition) if path is not None]
+    with claim_folder(out, names, inputs, shared=batch is not None):
+        rate = model.sample_rate
+        start = None
+        if prime is not None:
+            start = torch.from_numpy(audio_files.read(prime, sample_rate=rate)[0]).unsqueeze(0)
+        features, length = (None, None) if condition is None else read_features(model, condition)
+        if length is not None and start is not None:
+            length = max(1, length - start.shape[2])  # the condition covers the recording, too
+        if seconds is not None or length is None:
+            length = max(1, round((2.0 if seconds is None else seconds) * rate))
+        together = num if batch is None else min(batch, num)
+        chosen = choose(engine, model.plan(), together, guidance, precision)
+        options |= {"condition": features, "guidance": guidance, "engine": engine, "precision": precision}
+        generate(model, 1, num=together, **options)  # compiles or loads the engine before the speed is measured
+        made = elapsed = 0
 
-    def write(clips: range, progress: Callable[[int, int], None] | None = None) -> list[Record]:
-        """Generates clips and returns a record of each."""
-        nonlocal made, elapsed
-        started = time.perf_counter()
-        sound = generate(model, length, num=len(clips), first=clips.start, prime=start, progress=progress, **options)
-        elapsed += time.perf_counter() - started
-        made += sound.shape[0] * sound.shape[2]
-        if sound.shape[2] < length:
-            if batch is not None:
-                raise KeyboardInterrupt
-            seconds = sound.shape[2] / rate
-            _log.warning("interrupted: the clips have %.2f of %.2f seconds", seconds, length / rate)
-        records = []
-        for index, clip in zip(clips, sound, strict=True):
-            path = Path(out) / _name(index, num)
-            audio_files.write(path, clip.cpu(), rate)
-            records.append({"clip": index, "files": {"sound": str(path)}})
-        return records
+        def write(clips: range, progress: Callable[[int, int], None] | None = None) -> list[Record]:
+            """Generates clips and returns a record of each."""
+            nonlocal made, elapsed
+            started = time.perf_counter()
+            sound = generate(
+                model, length, num=len(clips), first=clips.start, prime=start, progress=progress, **options
+            )
+            elapsed += time.perf_counter() - started
+            made += sound.shape[0] * sound.shape[2]
+            if sound.shape[2] < length:
+                if batch is not None:
+                    raise KeyboardInterrupt
+                seconds = sound.shape[2] / rate
+                _log.warning("interrupted: the clips have %.2f of %.2f seconds", seconds, length / rate)
+            records = []
+            for index, clip in zip(clips, sound, strict=True):
+                path = Path(out) / _name(index, num)
+                audio_files.write(path, clip.cpu(), rate)
+                records.append({"clip": index, "files": {"sound": str(path)}})
+            return records
 
-    if batch is None:
-        report = None if progress is None else lambda done, total: progress(done * num, total * num)
-        result = {"files": [record["files"]["sound"] for record in write(range(num), report)]}
-        samples_each = made / num
-    else:
-        report = None if progress is None else lambda done, total: progress(done * length, total * length)
-        settings = options | {"model": fingerprint(model), "samples": length, "prime": start}
-        settings.pop("threads", None)
-        batches = Batches(out, num, batch, {name: _plain(value) for name, value in settings.items()})
-        manifest, count = batches.run(write, report)
-        result = {"count": count, "manifest": None if manifest is None else str(manifest)}
-        samples_each = length
+        if batch is None:
+            report = None if progress is None else lambda done, total: progress(done * num, total * num)
+            result = {"files": [record["files"]["sound"] for record in write(range(num), report)]}
+            samples_each = made / num
+        else:
+            report = None if progress is None else lambda done, total: progress(done * length, total * length)
+            settings = options | {"model": fingerprint(model), "samples": length, "prime": start}
+            settings.pop("threads", None)
+            batches = Batches(out, num, batch, {name: _plain(value) for name, value in settings.items()})
+            manifest, count = batches.run(write, report)
+            result = {"count": count, "manifest": None if manifest is None else str(manifest)}
+            samples_each = length
     per_second = made / elapsed if made else None
     return result | {
         "seconds_each": samples_each / rate,

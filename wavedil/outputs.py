@@ -1,0 +1,123 @@
+"""Checks and locks of the files that a command will write."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from wavedil.errors import WavedilError
+from wavedil.files import lock_file, normalized
+
+PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def claim_file(path: PathLike, inputs: Iterable[PathLike] = (), beside: Sequence[PathLike] = ()) -> Iterator[None]:
+    """Checks and locks a file or model folder that the ``with`` block writes.
+
+    The folder for it is created; if the block writes nothing, it is removed again.
+
+    Args:
+        inputs: as for :func:`check_outputs`.
+        beside: further files that the block writes.
+
+    Raises:
+        WavedilError: as :func:`check_outputs`, or another process is writing this file.
+    """
+    check_outputs([path, *beside], inputs)
+    place = Path(os.path.realpath(path))
+    if not place.name:
+        raise WavedilError(f"{path} is the root folder: expected a file in a folder")
+    with _locked(place.with_name(f".{place.name[:50]}.lock"), path):
+        yield
+
+
+@contextmanager
+def claim_folder(
+    folder: PathLike, names: Sequence[str], inputs: Iterable[PathLike] = (), shared: bool = False
+) -> Iterator[None]:
+    """As :func:`claim_file`, for the files ``names`` in a folder; not locked if ``shared``."""
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise WavedilError(f"out {folder} is a file: expected a folder")
+    check_outputs([Path(folder, name) for name in names], inputs)
+    with nullcontext() if shared else _locked(Path(folder, ".lock"), folder):
+        yield
+
+
+def check_outputs(outputs: Sequence[PathLike], inputs: Iterable[PathLike] = ()) -> None:
+    """Checks the files that a command will write, before it writes any of them.
+
+    Links are followed. Outputs are also compared with each other without regard to case and Unicode form, since some
+    file systems take such names for the same.
+
+    Args:
+        outputs: files, or folders that are replaced; their folders may be missing.
+        inputs: files or folders that the command reads; missing ones are ignored.
+
+    Raises:
+        WavedilError: an output is an input, is in an input folder or contains an input, or two outputs have one name.
+    """
+    real = [(output, os.path.realpath(output)) for output in outputs]
+    named: dict[str, PathLike] = {}
+    for output, place in real:
+        key = normalized(place).casefold()
+        if key in named:
+            raise WavedilError(f"{named[key]} and {output} have the same name on some systems: write one elsewhere")
+        named[key] = output
+    files, folders, around = {}, {}, {}
+    for path in inputs:
+        place = os.path.realpath(path)
+        if os.path.isdir(place):
+            folders[place] = path
+        with suppress(OSError):
+            files[_identity(place)] = path
+        around |= dict.fromkeys(map(str, Path(place).parents), path)
+    parents = {parent for _, place in real for parent in map(str, Path(place).parents)}
+    for output, place in real:
+        found = None
+        with suppress(OSError):
+            found = files.get(_identity(place))
+        if found is not None:
+            raise WavedilError(f"{output} is the input {found}: choose another name for the output")
+        if place in around:
+            raise WavedilError(f"{output} contains the input {around[place]}: choose another name for the output")
+        inside = next((folders[str(parent)] for parent in Path(place).parents if str(parent) in folders), None)
+        if inside is not None:
+            raise WavedilError(f"{output} is in the input folder {inside}: choose another folder for the output")
+        if place in parents:
+            raise WavedilError(f"{output} would be both a file and a folder: write one of them elsewhere")
+
+
+def _identity(place: str) -> tuple[int, int]:
+    status = os.stat(place)
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def _locked(lock: Path, path: PathLike) -> Iterator[None]:
+    """Creates the folder of ``lock`` and locks it; removes at the end the folders that it created and are empty."""
+    missing = [folder for folder in lock.parents if not folder.exists()]
+    exists = next(folder for folder in lock.parents if folder.exists())
+    if not exists.is_dir():
+        raise WavedilError(f"{path} cannot be written: {exists} is a file, expected a folder")
+    for tries_left in reversed(range(100)):
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = lock_file(lock)
+            break
+        except (FileNotFoundError, FileExistsError):  # another process has removed the folder, which was empty
+            if not tries_left:
+                raise
+    try:
+        if handle is None:
+            raise WavedilError(f"{path} is being written by another process: wait for its end, or choose another name")
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                lock.unlink()
+            os.close(handle)
+    finally:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
