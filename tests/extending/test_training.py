@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 from torch.utils.data import DataLoader
 
+from wavedil.metrics import read_metrics
 from wavedil.train import MetricNames, TrainingData, TrainingModule
 from wavedil.train.run import train
 from wavedil.weights import load, register
@@ -81,17 +82,28 @@ def test_it_trains_without_previews_and_samples(tmp_path, recipe, capsys):
     assert "RMSE, validation" in (folder / "report.html").read_text()
 
 
-def test_it_resumes_exactly(tmp_path, recipe, monkeypatch):
-    expected = load(train(recipe, out=str(tmp_path / "full")) / "model").slope
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_it_resumes_exactly(tmp_path, recipe, monkeypatch, accumulate):
+    """Also if it was interrupted between the batches of an optimizer step."""
+    overrides = [f"--trainer.accumulate_grad_batches={accumulate}"]
+    expected = load(train(recipe, out=str(tmp_path / "full"), overrides=overrides) / "model").slope
     step = LineModule.training_step
 
     def interrupted(self, batch, batch_idx):
-        if self.trainer.global_step == 7:
+        if self.trainer.global_step == 7 and batch_idx % accumulate == accumulate - 1:
             raise KeyboardInterrupt
         return step(self, batch, batch_idx)
 
     out = str(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(LineModule, "training_step", interrupted)
-        train(recipe, out=out)
+        train(recipe, out=out, overrides=overrides)
     assert torch.equal(load(train(out=out, resume="auto", imports=["my_task"]) / "model").slope, expected)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_loss_in_the_metrics_is_that_of_one_batch(tmp_path, recipe, monkeypatch, accumulate):
+    monkeypatch.setattr(LineModule, "training_step", lambda self, batch, index: self.network(batch).mean() * 0 + 5)
+    overrides = [f"--trainer.accumulate_grad_batches={accumulate}"]
+    folder = train(recipe, out=str(tmp_path / "run"), overrides=overrides)
+    assert {row["train_loss"] for row in read_metrics(folder / "metrics.csv")} == {"5.0000"}

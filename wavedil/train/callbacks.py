@@ -26,8 +26,9 @@ from wavedil.weights import CONFIG, WEIGHTS, save
 class Progress(ProgressBar):
     """Progress line with step, loss, speed and remaining time: updated on a terminal, printed periodically elsewhere.
 
-    Each print and each validation is also a row of ``metrics.csv``; a resumed run appends to the file. (Lightning's
-    CSVLogger deletes the file of an interrupted run, and its bars print one line per refresh without a terminal.)
+    Each print and each validation is also a row of ``metrics.csv``; a resumed run appends to the file. Loss and speed
+    are those of all processes. (Lightning's CSVLogger deletes the file of an interrupted run, and its bars print one
+    line per refresh without a terminal.)
     """
 
     def __init__(self, every_seconds: float = 5.0):
@@ -51,6 +52,7 @@ class Progress(ProgressBar):
         self._start = time.perf_counter()
         self._used_at_start = module.budget_used()
         self._last_time, self._last_step = self._start, trainer.global_step
+        self._next_step = max(10, trainer.global_step + 10)  # of the next row, with several processes
         if not trainer.is_global_zero:
             return
         self.path = Path(trainer.default_root_dir) / "metrics.csv"
@@ -72,11 +74,18 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._losses.append(outputs["loss"].detach())
+        # Lightning has divided the loss by the number of batches in an optimizer step.
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         self._items = self._items + module.num_items(batch)
-        first_row = trainer.global_step == 10 and self._last_step < 10
-        if first_row or time.perf_counter() - self._last_time >= self.every_seconds:
+        if self.is_due(trainer):
             self._write_row(trainer, module)
+
+    def is_due(self, trainer: L.Trainer) -> bool:
+        """Whether a row is due, at the same step in all processes."""
+        if trainer.world_size > 1:  # their clocks differ
+            return trainer.global_step >= self._next_step
+        first_row = trainer.global_step == 10 and self._last_step < 10
+        return first_row or time.perf_counter() - self._last_time >= self.every_seconds
 
     def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if module.metric_names.valid_key in trainer.callback_metrics:
@@ -89,27 +98,39 @@ class Progress(ProgressBar):
 
     def _write_row(self, trainer: L.Trainer, module: TrainingModule) -> None:
         now, step, names = time.perf_counter(), trainer.global_step, module.metric_names
-        if not trainer.is_global_zero or (self._training is None and not self._losses):
-            return
         if self._losses:  # empty in the validation after training: the last values of training are repeated
-            loss = torch.stack(self._losses).mean().item() * names.scale
-            speed = float(self._items) / max(now - self._last_time, 1e-9)
-            self._training = (loss, self._learning_rate, speed)
+            loss, items = self._reduce(trainer, module, now)
+            self._training = (loss * names.scale, self._learning_rate, items / max(now - self._last_time, 1e-9))
+        self._last_time, self._last_step, valid, self._valid = now, step, self._valid, math.nan
+        self._items, self._losses = 0, []
+        if not trainer.is_global_zero or self._training is None:
+            return
         loss, learning_rate, speed = self._training
         seconds = now - self._start + self._seconds_before
-        row = [step, f"{seconds:.1f}", f"{loss:.4f}", f"{self._valid:.4f}", f"{learning_rate:.3g}", f"{speed:.4g}"]
+        row = [step, f"{seconds:.1f}", f"{loss:.4f}", f"{valid:.4f}", f"{learning_rate:.3g}", f"{speed:.4g}"]
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
         used = module.budget_used()
         used_now = used - self._used_at_start
         left = "?" if used_now <= 0 else _clock((now - self._start) * (1 - used) / used_now)
-        valid = "" if math.isnan(self._valid) else f"  {names.valid_format.format(self._valid)}"
+        valid = "" if math.isnan(valid) else f"  {names.valid_format.format(valid)}"
         rate = f"{speed / 1000:.1f} k" if speed >= 1000 else f"{speed:.1f}"
         line = f"step {step}  {loss:.3f} {names.unit}{valid}  {rate} {names.items}/s"
         line += f"  {_clock(seconds)} elapsed, {left} left"
         print(f"\r{line:<110}" if self.tty else line, end="" if self.tty else "\n", file=sys.stderr, flush=True)
-        self._last_time, self._last_step = now, step
-        self._items, self._losses, self._valid = 0, [], math.nan
+
+    def _reduce(self, trainer: L.Trainer, module: TrainingModule, now: float) -> tuple[float, float]:
+        """Mean loss and sum of items of all processes since the last row. Sets the step of the next row."""
+        loss, items = torch.stack(self._losses).mean().item(), float(self._items)
+        if trainer.world_size == 1:
+            return loss, items
+        steps = trainer.global_step - self._last_step
+        wait = max(1, round(steps * self.every_seconds / max(now - self._last_time, 1e-9)))
+        values = [loss, items, wait if trainer.is_global_zero else 0]  # the clock of the first process counts
+        values = torch.tensor(values, dtype=torch.float64, device=module.device)
+        loss, items, wait = trainer.strategy.reduce(values, reduce_op="sum").tolist()
+        self._next_step = trainer.global_step + int(wait) if trainer.global_step >= 10 else 10
+        return loss / trainer.world_size, items
 
     # Required by ProgressBar.
     def disable(self) -> None: ...
@@ -118,7 +139,7 @@ class Progress(ProgressBar):
 
 class SaveModel(Callback):
     """Saves ``RUN/model`` after each validation and at the end of training. On Ctrl-C or an error it also saves a
-    checkpoint.
+    checkpoint, unless there are several processes.
 
     If the module has a ``best_metric``, a validation replaces the model only if it improves that metric.
     (Lightning's ModelCheckpoint saves checkpoints, not model folders. Its OnExceptionCheckpoint would also make every
@@ -147,7 +168,9 @@ class SaveModel(Callback):
 
     def on_exception(self, trainer: L.Trainer, module: TrainingModule, exception: BaseException) -> None:
         # In a later validation or sampling the last checkpoint is saved already, and the trainer has no optimizer.
-        if trainer.state.fn == TrainerFn.FITTING and self.save_latest(trainer, module):
+        if trainer.state.fn != TrainerFn.FITTING or not self.save_latest(trainer, module):
+            return
+        if trainer.world_size == 1:  # to save a checkpoint waits for the other processes, which may have no error
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt")
 
     def save_latest(self, trainer: L.Trainer, module: TrainingModule) -> bool:
@@ -177,10 +200,14 @@ class StopOnNaN(Callback):
         self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Every 20 steps, because reading the loss waits for the device.
-        if trainer.global_step % 20 == 0 and not torch.isfinite(outputs["loss"]):
+        if trainer.global_step % 20:
+            return
+        loss = outputs["loss"].item()
+        if trainer.strategy.reduce_boolean_decision(not math.isfinite(loss), all=False):
+            text = "not finite in another process" if math.isfinite(loss) else f"{loss}"
             raise WavedilError(
-                f"the loss is {outputs['loss'].item()} at step {trainer.global_step}: training diverged; lower the "
-                "learning rate, or set trainer.precision to 32-true"
+                f"the loss is {text} at step {trainer.global_step}: training diverged; lower the learning rate, or set "
+                "trainer.precision to 32-true"
             )
 
 

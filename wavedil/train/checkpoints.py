@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from wavedil.errors import WavedilError
+from wavedil.train.run_folder import process_rank
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -62,7 +63,8 @@ def newest_readable(checkpoints: Sequence[Path]) -> tuple[Path | None, int]:
             return path, int(torch.load(path, weights_only=True, map_location="cpu")["global_step"])
         except Exception as error:  # torch.load raises many kinds of errors for a damaged file
             reason = " ".join(str(error).split())[:100]
-            print(f"{path} cannot be read ({reason}): trying an older checkpoint", file=sys.stderr)
+            if not process_rank():
+                print(f"{path} cannot be read ({reason}): trying an older checkpoint", file=sys.stderr)
     if checkpoints:
         raise WavedilError(
             f"none of the {len(checkpoints)} checkpoints of {checkpoints[0].parents[1]} can be read: start a new run"

@@ -1,7 +1,7 @@
 """The base class of all data modules, and the order in which training visits the data."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from wavedil.errors import check_positive
 class TrainingData(L.LightningDataModule):
     """Base of the data modules: random items without end, in an order that a resumed run continues.
 
-    Subclasses write or download files in ``prepare_data`` and read them in :meth:`read_data`.
+    Subclasses write or download files in ``prepare_data`` and read them in :meth:`read_data`. A checkpoint has the
+    number of items that training has used, so a run can be resumed with another number of processes or batch size.
 
     Args:
-        batch_size: items in a batch.
+        batch_size: items in a batch of one process.
         seed: seed of the random items.
         num_workers: processes that load items.
     """
@@ -28,8 +29,11 @@ class TrainingData(L.LightningDataModule):
         check_positive(batch_size=batch_size)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.ready, self._summary = False, ""
+        self._items_per_batch, self._restored = batch_size, (0, 0)
 
     def setup(self, stage: str) -> None:
+        if self.trainer is not None and self.trainer.global_step == 0:  # before a checkpoint is restored
+            self._restored = (0, 0)
         if not self.ready:  # the validation after training calls this again
             self._summary = self.read_data()
             self.ready = True
@@ -51,26 +55,45 @@ class TrainingData(L.LightningDataModule):
         return self.trainer.lightning_module.network
 
     def endless_loader(self, dataset: Dataset, **options: Any) -> DataLoader:
-        """Loads training items in order from the first one that training has not seen. Processes take turns."""
+        """Loads training items in order from the first one that training has not used. Processes take turns.
+
+        With ``batch_size=None`` each item of ``dataset`` is a batch and counts as :attr:`batch_size` items.
+        """
         options, trainer = {"batch_size": self.batch_size} | options, self.trainer
-        seen = trainer.global_step * trainer.accumulate_grad_batches * (options["batch_size"] or 1)
+        self._items_per_batch = options["batch_size"] or self.batch_size
+        size = 1 if options["batch_size"] else self.batch_size  # of one element of the data set
         return DataLoader(
             dataset,
-            sampler=EndlessSampler(seen * trainer.world_size + trainer.global_rank, trainer.world_size),
+            sampler=EndlessSampler(lambda: self.items_used() // size + trainer.global_rank, trainer.world_size),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             **options,
         )
 
+    def items_used(self) -> int:
+        """Number of items in the optimizer steps so far, of all processes."""
+        trainer, (items, step) = self.trainer, self._restored
+        per_step = trainer.accumulate_grad_batches * self._items_per_batch * trainer.world_size
+        return items + (trainer.global_step - step) * per_step
+
+    def state_dict(self) -> dict[str, int]:
+        return {"items_used": self.items_used(), "step": self.trainer.global_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._restored = state_dict["items_used"], state_dict["step"]
+
 
 class EndlessSampler(Sampler[int]):
-    """Indices ``first``, ``first + step``, ``first + 2 * step``, … without end."""
+    """Indices ``first()``, ``first() + step``, ``first() + 2 * step``, … without end.
 
-    def __init__(self, first: int, step: int):
+    ``first`` is called when an iteration starts: each epoch of a trainer with ``limit_train_batches`` is a new one.
+    """
+
+    def __init__(self, first: Callable[[], int], step: int):
         self.first, self.step = first, step
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first, self.step)
+        return itertools.count(self.first(), self.step)
 
 
 def evenly_spaced(total: int, num: int) -> list[int]:

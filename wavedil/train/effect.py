@@ -75,7 +75,7 @@ class EffectModule(TrainingModule):
             self.energies[index] += sound.double().square().sum().cpu()
 
     def on_validation_epoch_end(self) -> None:
-        error, signal = self.trainer.strategy.reduce(self.energies, reduce_op="sum")
+        error, signal = self.trainer.strategy.reduce(self.energies.to(self.device), reduce_op="sum")
         self.log("valid/esr", 100 * error / signal)
 
 

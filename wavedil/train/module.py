@@ -189,7 +189,7 @@ class TrainingModule(L.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence([*position, self.trainer.global_rank]).generate_state(1)[0]))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Renames tensors of version 0.1 and checks that all tensors fit.
+        """Renames tensors of version 0.1, checks that all tensors fit, and drops an incomplete optimizer step.
 
         Raises:
             WavedilError: the checkpoint belongs to another network.
@@ -203,6 +203,11 @@ class TrainingModule(L.LightningModule):
                 "the checkpoint does not fit these options: resume with the options of the run, and with version 0.1 "
                 f"if that started it: {reason}"
             ) from None
+        # The gradients of an incomplete step are lost, so its batches must not count when the next step is complete.
+        accumulated = self.trainer.accumulate_grad_batches
+        if accumulated > 1 and "loops" in checkpoint:
+            current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            current.update(dict.fromkeys(current, current["processed"] // accumulated * accumulated))
 
 
 def describe_network(network: nn.Module) -> str:

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import jsonargparse._common as jsonargparse_settings
 import yaml
 from jsonargparse import set_parsing_settings
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
 from wavedil.errors import WavedilError, first_line
 from wavedil.renames import upgrade_option, upgrade_recipe
@@ -33,6 +34,8 @@ _UNSAFE_PARTS = (
     "lightning.pytorch.callbacks.LambdaCallback",
     "lightning.pytorch.callbacks.lambda_function",
 )
+#: Values of ``trainer.strategy`` besides class paths.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 _MAX_BYTES, _MAX_NODES = 1_000_000, 50_000  # of a recipe; those of the package have about 100 nodes
 
 
@@ -141,6 +144,31 @@ def safe_classes_only(imports: Sequence[str]) -> Iterator[None]:
             import_path_denylist=["*", *_UNSAFE_PARTS], import_path_allowlist=[*SAFE_PACKAGES, *imports]
         )
         yield
+
+
+def check_strategy(strategy: Any) -> None:
+    """Checks ``trainer.strategy``, a name or a dictionary with ``class_path``, before it is built.
+
+    Raises:
+        WavedilError: it shards the network, or its processes are not started as commands.
+    """
+    name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", None)
+    if name is None or name in STRATEGIES:
+        return
+    found = None
+    with suppress(ImportError, AttributeError, ValueError):
+        found = getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
+    if not isinstance(found, type) or not issubclass(found, DDPStrategy | SingleDeviceStrategy):
+        raise wrong_strategy(name)
+    if issubclass(found, DeepSpeedStrategy):
+        raise wrong_strategy(name)
+
+
+def wrong_strategy(name: str) -> WavedilError:
+    return WavedilError(
+        f"trainer.strategy is {name}: expected auto or ddp, because each process must have the complete network and "
+        "run the same command"
+    )
 
 
 def unsafe_class(path: Path, name: str) -> WavedilError:

@@ -22,6 +22,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -36,13 +37,22 @@ from wavedil.train.previews import has_methods
 from wavedil.train.recipes import (
     SAFE_PACKAGES,
     check_options,
+    check_strategy,
     find_recipe,
     module_class,
     read_recipe,
     safe_classes_only,
     unsafe_class,
+    wrong_strategy,
 )
-from wavedil.train.run_folder import RUN_FOLDER_VARIABLE, claim_folder, is_finished, record_finished
+from wavedil.train.run_folder import (
+    RUN_FOLDER_VARIABLE,
+    claim_folder,
+    is_finished,
+    missing_out,
+    process_rank,
+    record_finished,
+)
 from wavedil.weights import load
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
@@ -64,6 +74,7 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # The method of LightningCLI warns if sys.argv has other arguments, which it always has here.
         self.config = parser.parse_args(args)
+        check_strategy(self.config.trainer.strategy)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self.config.trainer
@@ -72,9 +83,14 @@ class RecipeCLI(LightningCLI):
             kwargs["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
         if settings.precision is None:
             kwargs["precision"] = fast_precision(kwargs.get("accelerator", settings.accelerator))
+        elif str(settings.precision) in ("16", "16-mixed") and kwargs.get("accelerator", settings.accelerator) == "cpu":
+            raise WavedilError(f"trainer.precision is {settings.precision}: CPUs need bf16-mixed or 32-true")
         if settings.logger is None:
             kwargs["logger"] = TensorBoardLogger(settings.default_root_dir, name="", version="tensorboard")
         trainer = super().instantiate_trainer(**kwargs)
+        launcher = trainer.strategy.launcher
+        if launcher is not None and not isinstance(launcher, _SubprocessScriptLauncher):  # auto in a notebook
+            raise wrong_strategy(type(trainer.strategy).__name__)
         trainer.callbacks.insert(0, CheckMonitors())  # before the callbacks that look for their metric
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of a strategy or a plugin
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
@@ -109,7 +125,11 @@ def run_recipe(
     """:func:`train` with an exit status: 0 if the run is finished, else 128 and the number of the signal."""
     path = find_recipe(recipe)
     _silence_lightning()
-    with claim_folder(path, out, resume) as (folder, checkpoints), _signals_interrupt() as received:
+    with (
+        _reports_once(),
+        claim_folder(path, out, resume) as (folder, checkpoints),
+        _signals_interrupt() as received,
+    ):
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
         handler = signal.getsignal(signal.SIGINT)
         cli = None
@@ -123,21 +143,32 @@ def run_recipe(
             root = getattr(cli.datamodule, "root", None)
             if isinstance(root, str | os.PathLike):  # the next run would read this run's files as data
                 check_outputs([folder / "model"], [root] if os.path.isdir(root) else [])
+            if out is None and cli.trainer.num_nodes > 1:
+                raise missing_out()
             _fit_and_sample(cli, folder, checkpoint, step)
             return folder, 0
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl-C into SystemExit
             if cli is None and isinstance(error, SystemExit):  # an option such as --trainer.help
                 raise
             status = 128 + (received[0] if received else signal.SIGINT)
+            if process_rank():
+                return folder, status
             if cli is None or not (folder / "model").exists():
                 text = f"{folder}: interrupted before the first step, there is no model yet"
                 raise Interrupted(text, status) from None
-            if cli.trainer.is_global_zero:
-                write_report(folder)
+            write_report(folder)
             modules = "".join(f" --import {name}" for name in imports)
-            _print(cli.trainer, f"\ninterrupted; continue with: wavedil train --out {folder} --resume auto{modules}")
+            text = f"continue with: wavedil train --out {folder} --resume auto{modules}"
+            if not any((folder / "checkpoints").glob("*.ckpt")):
+                text = "the model is saved, but there is no checkpoint to continue from yet"
+            print(f"\ninterrupted; {text}", file=sys.stderr)
             return folder, status
+        except BaseException:
+            for process in [] if cli is None else getattr(cli.trainer.strategy.launcher, "procs", []):
+                process.kill()  # it may wait for this process without end
+            raise
         finally:
+            os.environ.pop(RUN_FOLDER_VARIABLE, None)
             if threading.current_thread() is threading.main_thread() and handler is not None:
                 signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
 
@@ -171,6 +202,18 @@ def _fit_and_sample(cli: RecipeCLI, folder: Path, checkpoint: Path | None, step:
         write_report(folder)
         record_finished(folder, trainer.global_step)
         _print(trainer, f"{minutes:.1f} minutes of training. {lines}")
+
+
+@contextmanager
+def _reports_once() -> Iterator[None]:
+    """Delays errors of other processes than the first, which usually reports the same error and ends the others."""
+    try:
+        yield
+    except WavedilError as error:
+        if not (rank := process_rank()):
+            raise
+        time.sleep(3)
+        raise WavedilError(f"process {rank}: {error}") from None
 
 
 @contextmanager
@@ -243,7 +286,7 @@ def _build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequen
     if any(option.partition("=")[0] == "--trainer.default_root_dir" for option in overrides):
         raise WavedilError("--trainer.default_root_dir is the run folder: name it with --out")
     text = str(config)
-    if renamed:
+    if renamed and not process_rank():
         print(f"{config} has names of version 0.1, read as: {', '.join(renamed)}", file=sys.stderr)
         text = yaml.safe_dump(recipe, sort_keys=False)
     callbacks = [
@@ -313,5 +356,7 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     # Batches are dictionaries with fixed keys; Lightning finds the batch size in them.
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
+    # DDP copies gradients of convolutions whose memory format is not that of its buffers: this costs little.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Frozen parts are in evaluation mode; the first line of the run names them.
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")

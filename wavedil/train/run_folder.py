@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from wavedil.batches import world_size
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write, lock_file
 from wavedil.metrics import read_metrics
@@ -35,14 +36,15 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
     Raises:
         WavedilError: the folder cannot be used, or another process trains in it.
     """
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-    first = not any(int(os.environ.get(name) or 0) for name in ranks)
+    first, created = process_rank() == 0, False
+    if not first:
+        out = out or os.environ.get(RUN_FOLDER_VARIABLE)
+    if out is None and (not first or world_size() > 1):
+        raise missing_out()
     if resume is not None:
-        folder, created = _folder_to_resume(recipe, out, resume), False
+        folder = _folder_to_resume(recipe, out, resume)
     elif not first:  # the first process claims the folder
-        if out is None and RUN_FOLDER_VARIABLE not in os.environ:
-            raise WavedilError("--out is missing: processes that a launcher starts need the same run folder")
-        folder, created = Path(out or os.environ[RUN_FOLDER_VARIABLE]), False
+        folder = Path(out)
     else:
         folder, created = _new_folder(recipe, out)
     lock = _lock(folder) if first else None
@@ -62,6 +64,17 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def process_rank() -> int:
+    """A number above 0 in all processes of a run but the first."""
+    # Lightning sets LOCAL_RANK, torchrun also RANK; NODE_RANK is set by hand.
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+    return next((rank for name in names if (rank := int(os.environ.get(name) or 0))), 0)
+
+
+def missing_out() -> WavedilError:
+    return WavedilError("--out is missing: the processes of a run need the name of the same folder, e.g. --out runs/a")
 
 
 def record_finished(folder: Path, step: int) -> None:
