@@ -117,6 +117,8 @@ def test_faults_of_images_and_masks_are_found_and_left_out(images, tmp_path, cap
     assert [pair.image.stem for pair in pairs] == ["00", "01", "06", "07", "08", "09", "10", "11"]
     train, valid, _ = split_pairs(images, exclude=r"(02|03|04|05)$")
     assert len(train) + len(valid) == 8
+    with pytest.raises(WavedilError, match="leaves out all 1[12] images"):
+        find_pairs(images, exclude=r"\d")
 
 
 def test_wrong_folders_are_refused(tmp_path, capsys):

@@ -174,7 +174,7 @@ def test_inspect(run, models):
         (["evaluate", "{models}/model", "nowhere"], "nowhere"),
         (["evaluate", "{models}/model", "{data}", "--masks", "truth"], "truth is not a folder"),
         (["evaluate", "{models}/model", "{data}", "--validation", "zzz"], "none of the images"),
-        (["evaluate", "{models}/model", "{data}", "--exclude", "0"], "--exclude is not an option of a Segmenter"),
+        (["evaluate", "{models}/model", "{data}", "--exclude", "0"], "leaves out all"),
         (
             ["evaluate", "{models}/sound", "{data}", "--image-ending", "x"],
             "--image-ending is not an option",

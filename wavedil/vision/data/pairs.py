@@ -77,6 +77,8 @@ def find_pairs(root: PathLike, layout: FolderLayout | None = None, exclude: str 
         excluded = excluded_paths([path for paths in found for path in paths.values()], exclude)
         dropped = {name for paths in found for name, path in paths.items() if path in excluded}
         found = tuple({name: path for name, path in paths.items() if name not in dropped} for paths in found)
+        if not any(found):
+            raise WavedilError(f"exclude={exclude!r} leaves out all {len(dropped)} images: use a narrower expression")
     remedy = "add it, remove the file, or set image_ending and mask_ending to the endings of the names"
     pairs = [ImagePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
     for pair in pairs:
