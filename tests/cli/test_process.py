@@ -81,7 +81,7 @@ def test_a_nam_model_is_processed_evaluated_and_inspected(run, refused, tmp_path
     array = LayerArray(1, 4, 1, "1,2,8", head_bias=True)
     model = NAM([array], sample_rate=8000)
     save(model, tmp_path / "model")
-    sound = 0.3 * torch.randn(1, 3001)
+    sound = 0.2 * torch.randn(1, 3001)
     for name, y in (("input", sound), ("target", model(sound[None])[0].detach())):
         audio_files.write(tmp_path / "pairs" / name / "a.wav", y, 8000, subtype="FLOAT")
     source, out = tmp_path / "pairs/input/a.wav", tmp_path / "out.wav"

@@ -18,6 +18,7 @@ from wavedil.audio.conditioning.speakers import speakers_of
 from wavedil.audio.data.audio_files import list_audio_files
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.feature_files import FeatureFiles
+from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.published import find_published
 from wavedil.audio.data.split import split_files
 from wavedil.audio.generation.engines import choose, session_class
@@ -115,10 +116,13 @@ def evaluate(
             their features from the sound.
 
     Raises:
-        WavedilError: ``features`` and a sound differ in duration, or the model needs features or speakers that are not
-            passed.
+        WavedilError: ``features`` and a sound differ in duration, the model needs features or speakers that are not
+            passed, or a peak exceeds 16.
     """
+    levels = Levels()
+    sounds = (check_level(sound, f"sound {index}", levels) for index, sound in enumerate(sounds))
     total = _total(model, sounds, progress, speakers, precision, features)
+    levels.warn()
     return _bits_per_sample(model, total, precision, features is not None)
 
 

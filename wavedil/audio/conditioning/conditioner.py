@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from wavedil.audio.conditioning.upsampling import Upsampling
 from wavedil.audio.data import audio_files, feature_files
+from wavedil.audio.data.levels import check_level
 from wavedil.audio.generation.plan import checked_weight
 from wavedil.errors import WavedilError
 
@@ -215,7 +216,7 @@ def read_features(model: nn.Module, path: str | Path) -> tuple[Tensor, int]:
     if Path(path).suffix == ".npy":
         features = feature_files.read_features(path, upsampling.features.channels).unsqueeze(0)
         return features, features.shape[-1] * upsampling.hop_length
-    sound, _ = audio_files.read(path, sample_rate=model.sample_rate)
+    sound = check_level(audio_files.read(path, sample_rate=model.sample_rate)[0], path)
     sound = torch.from_numpy(sound).to(next(model.parameters()).device)
     return model.features(sound), sound.shape[1]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.spectrogram import hann_stft
 from wavedil.core.schema import Channels, Range, SampleRate, Taps
 from wavedil.errors import WavedilError
@@ -42,7 +43,12 @@ class Features(nn.Module):
         self.channels, self.hop_length = channels, hop_length
 
     def forward(self, sound: Tensor) -> Tensor:
-        """Features ``(batch, channels, ceil(time / hop_length))`` of sound ``(batch, time)``, zero outside it."""
+        """Features ``(batch, channels, ceil(time / hop_length))`` of sound ``(batch, time)``, zero outside it.
+
+        Raises:
+            WavedilError: sound is of integers, or its peak exceeds 16.
+        """
+        check_level(sound, "sound", Levels())
         time, hop = sound.shape[1], self.hop_length
         return self.from_excerpt(F.pad(sound, (self.margin, self.margin + -time % hop)))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from wavedil.audio.data.audio_files import info, list_audio_files
 from wavedil.audio.data.corpus import SILENCE
+from wavedil.audio.data.levels import OUTSIDE
 from wavedil.audio.data.streams import read_blocks
 from wavedil.data_check import BROKEN, DataCheck
 from wavedil.errors import WavedilError
@@ -25,9 +26,9 @@ def check_recordings(root: str | Path, *, progress: Callable[[int, int], None] |
     """Decodes every sound file below a folder.
 
     Findings are ``broken`` (cannot be decoded, is empty, or has NaN or infinity), ``silent`` (peak below -80 dB of full
-    scale), ``quiet`` (peak below -40 dB), ``clipped`` (three or more samples in a row at full scale), ``offset`` (mean
-    beyond 1 % of full scale), ``duplicate`` (the same samples as an earlier file), ``rate`` and ``channels`` (not those
-    of most files).
+    scale), ``quiet`` (peak below -40 dB), ``level`` (samples outside [-1, 1]), ``clipped`` (three or more samples in a
+    row at full scale), ``offset`` (mean beyond 1 % of full scale), ``duplicate`` (the same samples as an earlier file),
+    ``rate`` and ``channels`` (not those of most files).
 
     Args:
         root: a folder, or one file.
@@ -106,6 +107,8 @@ class _Sound:
             found.append(("quiet", f"peak {self.peak_db:.0f} dB of full scale"))
         if self.clipped:
             found.append(("clipped", f"{self.clipped} times {CLIPPED_RUN} samples in a row at full scale"))
+        if self.peak > OUTSIDE:
+            found.append(("level", f"peak {self.peak:.4g}: outside [-1, 1]"))
         if self.offset > OFFSET and self.peak >= SILENCE:
             found.append(("offset", f"mean {self.offset:.3f} of full scale"))
         return found

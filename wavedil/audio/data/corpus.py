@@ -9,6 +9,7 @@ import numpy as np
 
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.headers import PathList, read_headers
+from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.resampling import resampled_length
 from wavedil.audio.data.split import PathLike, Piece
 from wavedil.errors import WavedilError
@@ -17,6 +18,7 @@ SILENCE = 1e-4  # a file whose peak is below this (-80 dB of full scale) is sile
 PEAK_LEVEL = 0.9  # peak of each file with normalize="peak"
 RMS_LEVEL = 0.1  # RMS of each file with normalize="rms"; less where the peak would exceed 1
 PRELOAD_BYTES = 512 * 2**20  # corpora up to this size, as float32, are kept in memory
+_REMEDY = "scale the files, or set normalize to peak (--data.normalize peak in training, --normalize peak elsewhere)"
 _FRAME_SECONDS = 0.01  # length of the frames in which trim_db measures the level
 
 
@@ -33,7 +35,8 @@ class _Entry:
 class Corpus:
     """Recordings at one sample rate, mixed to mono.
 
-    Small corpora are decoded once and kept in memory; larger ones are read crop by crop.
+    Small corpora are decoded once and kept in memory; larger ones are read crop by crop. Samples outside [-1, 1] are
+    warned about, once.
 
     Args:
         files: paths, or pieces as :func:`wavedil.audio.data.split.split_files` returns them.
@@ -53,7 +56,8 @@ class Corpus:
         dropped: silent files that were removed.
 
     Raises:
-        WavedilError: a file is missing, broken or empty, or all files are silent.
+        WavedilError: a file is missing, broken or empty, or its peak exceeds 16 (without ``normalize``), or all files
+            are silent.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Corpus:
         self.sample_rate = sample_rate
         self.dropped: list[Path] = []
         self._normalize, self._trim_db = normalize, trim_db
+        self._levels = Levels(_REMEDY)
         starts, lengths = self._spans(pieces, progress)
         preload = 4 * int(lengths.sum()) <= preload_bytes
         if not preload and normalize is None and trim_db is None:  # nothing has to be decoded
@@ -91,10 +96,12 @@ class Corpus:
                 self.dropped.append(piece.path)
                 continue
             entries.append(entry)
+            offset = entry.start - start
+            kept = sound[0, offset : offset + entry.length] * np.float32(entry.gain)
+            check_level(kept, piece.path, self._levels)
             if self._sounds is not None:
-                offset = entry.start - start
-                kept = sound[0, offset : offset + entry.length]
-                self._sounds.append(kept * np.float32(entry.gain))
+                self._sounds.append(kept)
+        self._levels.warn()
         if not entries:
             raise WavedilError(
                 f"trim_db is {trim_db}, which removes all {len(pieces)} files (first: {pieces[0].path}): no sample is "
@@ -126,14 +133,26 @@ class Corpus:
         return f"{len(self)} files, {self.seconds:.1f} s at {self.sample_rate} Hz, {place}{dropped}"
 
     def sound(self, index: int, start: int = 0, frames: int | None = None) -> np.ndarray:
-        """Samples ``start`` to ``start + frames`` (None: to the end) of an entry, float32 ``(time,)``."""
+        """Samples ``start`` to ``start + frames`` (None: to the end) of an entry, float32 ``(time,)``.
+
+        Raises:
+            WavedilError: the file is read now, and was removed, damaged or shortened meanwhile, or its peak exceeds 16.
+        """
         length = int(self.lengths[index])
         frames = length - start if frames is None else min(frames, length - start)
         if self._sounds is not None:
             return self._sounds[index][start : start + frames]
         first = int(self.starts[index]) + start
-        sound, _ = audio_files.read(self.paths[index], start=first, frames=frames, sample_rate=self.sample_rate)
-        return sound[0] * self._gains[index]
+        path = self.paths[index]
+        sound, _ = audio_files.read(path, start=first, frames=frames, sample_rate=self.sample_rate)
+        if sound.shape[1] < frames:
+            raise WavedilError(
+                f"{path} ends at sample {first + sound.shape[1]} (at {self.sample_rate} Hz), earlier than at "
+                "the start: it was truncated or replaced; restore it, or start again"
+            )
+        scaled = check_level(sound[0] * self._gains[index], path, self._levels)
+        self._levels.warn()
+        return scaled
 
     def _spans(
         self, pieces: Sequence[Piece], progress: Callable[[int, int], None] | None

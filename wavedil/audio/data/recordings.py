@@ -10,6 +10,7 @@ import numpy as np
 
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.alignment import check_aligned
+from wavedil.audio.data.levels import Levels, check_level
 from wavedil.errors import WavedilError, printable
 from wavedil.files import pair_by_name, unique_names
 from wavedil.splits import EVERY, describe_split, hold_out
@@ -154,9 +155,9 @@ def split_recordings(
         held, rule = hold_out([recording.input for recording in recordings], validation, kind="recordings")
     else:
         rule = "the last tenth of each recording validates"
-    train, valid, suspicious = [], [], []
+    train, valid, suspicious, levels = [], [], [], Levels()
     for index, recording in enumerate(recordings):
-        segments = read_segments(recording, sample_rate, resample)
+        segments = read_segments(recording, sample_rate, resample, levels)
         dry, wet = (np.concatenate([getattr(s, side) for s in segments]) for side in ("input", "target"))
         suspicious.append(check_aligned(str(recording.target), dry, wet, sample_rate, context))
         if counts is not None:
@@ -172,6 +173,7 @@ def split_recordings(
                 segments = _split_in_time(segments[0], context)
             border = len(segments) - max(1, len(segments) // EVERY)
         train, valid = [*train, *segments[:border]], [*valid, *segments[border:]]
+    levels.warn()
     suspicious = [text for text in suspicious if text]
     if suspicious:
         more = f" ({len(suspicious)} of {len(recordings)} recordings have a warning)" if len(suspicious) > 1 else ""
@@ -196,15 +198,19 @@ def _split_in_time(segment: Segment, context: int) -> list[Segment]:
     return [first, last]
 
 
-def read_segments(recording: Recording, sample_rate: int, resample: bool = False) -> list[Segment]:
+def read_segments(
+    recording: Recording, sample_rate: int, resample: bool = False, levels: Levels | None = None
+) -> list[Segment]:
     """Reads a recording, mixed to mono, and cuts it into its segments.
+
+    ``levels`` counts samples outside [-1, 1]; None warns of them.
 
     Raises:
         WavedilError: the sample rate is not the model's (unless ``resample``), input and target differ in length, the
-            length is not a multiple of ``segment``, ``skip`` is not below the length of a segment, or a target is
-            silent after ``skip``.
+            length is not a multiple of ``segment``, ``skip`` is not below the length of a segment, a peak exceeds 16,
+            or a target is silent after ``skip``.
     """
-    dry, wet = _read_pair(recording, sample_rate, resample)
+    dry, wet = _read_pair(recording, sample_rate, resample, levels)
     size = recording.segment or len(dry)
     if len(dry) % size:
         raise WavedilError(f"{recording.target} has {len(dry)} samples: expected a multiple of segment {size}")
@@ -219,7 +225,7 @@ def read_segments(recording: Recording, sample_rate: int, resample: bool = False
     return segments
 
 
-def _read_pair(recording: Recording, sample_rate: int, resample: bool) -> list[np.ndarray]:
+def _read_pair(recording: Recording, sample_rate: int, resample: bool, levels: Levels | None) -> list[np.ndarray]:
     sounds = []
     for path in (recording.input, recording.target):
         rate = audio_files.info(path).sample_rate
@@ -228,7 +234,7 @@ def _read_pair(recording: Recording, sample_rate: int, resample: bool) -> list[n
                 f"{path} has {rate} Hz and the model {sample_rate} Hz: set the model's sample_rate, or resample the "
                 "file (--data.resample true in training, --resample elsewhere)"
             )
-        sounds.append(audio_files.read(path, sample_rate=sample_rate)[0][0])
+        sounds.append(check_level(audio_files.read(path, sample_rate=sample_rate)[0][0], path, levels))
     lengths = [len(sound) for sound in sounds]
     if lengths[0] != lengths[1]:
         raise WavedilError(

@@ -17,6 +17,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from wavedil.audio.data.levels import check_floating
 from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError
 
@@ -76,8 +77,8 @@ class Quantizer(ABC):
 
     def encode(self, sound: Tensor) -> Tensor:
         """Sound, clipped to [-1, 1], to int64 codes of the same shape; float64 sound is computed in float64."""
-        if not sound.is_floating_point():
-            raise WavedilError(f"sound is {sound.dtype}: expected floating point; divide 16-bit integers by 32768")
+        sound = torch.as_tensor(sound)
+        check_floating(sound)
         # Half precision cannot distinguish neighboring codes.
         sound = sound if sound.dtype == torch.float64 else sound.float()
         if torch.isnan(sound).any():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wavedil.audio.data.levels import Levels
 from wavedil.audio.data.recordings import Segment, find_recordings, read_segments, split_recordings
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
@@ -93,5 +94,7 @@ def evaluate_effect(
         context = model.receptive_field - 1
         segments = split_recordings(recordings, rate, context=context, validation=validation, resample=resample)[1]
     else:
-        segments = [segment for recording in recordings for segment in read_segments(recording, rate, resample)]
+        levels = Levels()
+        segments = [part for recording in recordings for part in read_segments(recording, rate, resample, levels)]
+        levels.warn()
     return evaluate_pairs(model, segments, progress)

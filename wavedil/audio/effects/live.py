@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.models.effect import Effect
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError
@@ -34,8 +36,11 @@ class LiveEffect:
         model: an effect model, e.g. an :class:`Effect`; it is put in eval mode.
         knobs: settings by name.
         channels: number of audio channels; each is processed separately.
+        source: name of the sound in error messages. With a name, the caller warns of samples outside [-1, 1] at the
+            end, by ``levels.warn()``; without one, :meth:`process` warns at the first such block.
 
     Attributes:
+        levels: counts the samples outside [-1, 1].
         knobs: settings by name. Assign new settings at any time; they apply from the next block on.
         blocks, samples: number of blocks and samples (per channel) processed so far.
         seconds, slowest_block: seconds spent in :meth:`process` in total, and by its slowest call.
@@ -43,8 +48,15 @@ class LiveEffect:
         real_time_factor: seconds of sound processed per second of computation; NaN before the first call.
     """
 
-    def __init__(self, model: EffectModel, knobs: Mapping[str, float] | None = None, channels: int = 1):
+    def __init__(
+        self,
+        model: EffectModel,
+        knobs: Mapping[str, float] | None = None,
+        channels: int = 1,
+        source: str | Path | None = None,
+    ):
         self.model, self.channels = model.eval(), channels
+        self.levels, self._source = Levels(), source
         self.knobs = knobs or {}
         self._engine = make_engine(model, channels)
         silence = math.ceil(model.settle * model.sample_rate)
@@ -65,10 +77,13 @@ class LiveEffect:
         """Processes the next block, ``(time,)`` or ``(channels, time)``, of any length; float32 of the same shape.
 
         Raises:
-            WavedilError: for another number of channels, NaN or infinity.
+            WavedilError: for another number of channels, integers, NaN or infinity, or a peak above 16.
         """
         started = time.perf_counter()
-        sound = np.asarray(block, dtype=np.float32)
+        block = check_level(np.asarray(block), self._source or "block", self.levels)
+        if self._source is None:
+            self.levels.warn()
+        sound = block.astype(np.float32, copy=False)
         if sound.ndim not in (1, 2) or (sound.shape[0] if sound.ndim == 2 else 1) != self.channels:
             raise WavedilError(f"block has shape {sound.shape}: expected ({self.channels}, time)")
         if not np.isfinite(sound).all():

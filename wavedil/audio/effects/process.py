@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.data import audio_files
+from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.resampling import resampled_length
 from wavedil.audio.data.streams import read_blocks, written_blocks
 from wavedil.audio.effects.live import LiveEffect
@@ -24,7 +25,11 @@ def apply_model(model: EffectModel, x: Tensor, knobs: Tensor | None = None) -> T
     """The model's output for x, both ``(batch, 1, time)``, computed in chunks to bound memory.
 
     The result is float32, on the model's device; ``knobs`` are ``(batch, knobs)``.
+
+    Raises:
+        WavedilError: x is of integers, or its peak exceeds 16.
     """
+    check_level(x, "x", Levels())
     device = next(model.parameters()).device
     knobs = knobs.to(device) if model.knobs else None
     state, parts = None, []
@@ -59,13 +64,14 @@ def process_file(
         the number of samples outside [-1, 1] that the coding could not represent.
 
     Raises:
-        WavedilError: for another sample rate without ``resample``, the same file as source and target, unknown knobs.
+        WavedilError: for another sample rate without ``resample``, the same file as source and target, unknown knobs,
+            or a peak above 16.
     """
     info = audio_files.info(source)
     rate = model.sample_rate
     if info.sample_rate != rate and not resample:
         raise WavedilError(f"{source} has {info.sample_rate} Hz and the model {rate} Hz: set resample (--resample)")
-    effect = LiveEffect(model, knobs, info.channels)
+    effect = LiveEffect(model, knobs, info.channels, source)
     total = resampled_length(info.frames, info.sample_rate, rate)
     clipped = done = 0
     with claim_file(target, [source]), written_blocks(target, rate, info.channels, subtype) as append:
@@ -74,6 +80,7 @@ def process_file(
             done += block.shape[1]
             if progress is not None:
                 progress(done, total)
+    effect.levels.warn()
     return {
         "file": str(target),
         "seconds": done / rate,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.conditioning.conditioner import Conditioning
+from wavedil.audio.data.levels import check_level
 from wavedil.audio.distributions.base import Sampling
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.generation.plan import CONDITION_POSITION, PREVIOUS, UNGUIDED, GenerationPlan
@@ -74,7 +75,7 @@ class Stream(Iterator[Tensor]):
             self.position = int(state.pop(CONDITION_POSITION)[0])
         self.conditioning = model.conditioning(condition, speaker, num)
         if prime is not None:
-            prime = torch.as_tensor(prime)
+            prime = check_level(torch.as_tensor(prime), "prime")
         with torch.no_grad():
             if state is None:
                 state = model.start(num) if prime is None else _prime(model, prime, num, self.conditioning)

@@ -11,6 +11,7 @@ import torch
 
 from wavedil.audio.conditioning.conditioner import read_features
 from wavedil.audio.data import audio_files
+from wavedil.audio.data.levels import check_level
 from wavedil.audio.generation.engines import choose
 from wavedil.audio.generation.generate import generate
 from wavedil.audio.models.wavenet import WaveNet
@@ -68,7 +69,8 @@ def sample_files(
         rate = model.sample_rate
         start = None
         if prime is not None:
-            start = torch.from_numpy(audio_files.read(prime, sample_rate=rate)[0]).unsqueeze(0)
+            sound = check_level(audio_files.read(prime, sample_rate=rate)[0], prime)
+            start = torch.from_numpy(sound.clip(-1, 1)).unsqueeze(0)  # as encoding clips, so generate does not warn again
         features, length = (None, None) if condition is None else read_features(model, condition)
         if length is not None and start is not None:
             length = max(1, length - start.shape[2])  # the condition covers the recording, too
