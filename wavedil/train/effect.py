@@ -35,6 +35,7 @@ class EffectModule(TrainingModule):
         lr_decay: fraction of the budget over which the learning rate falls to zero.
         lr_power: exponent of the decay.
         ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
+        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names = MetricNames("train_loss", "loss", "valid_esr", "held-out ESR {:.3f} %", "samples")
@@ -49,8 +50,9 @@ class EffectModule(TrainingModule):
         lr_decay: float = 1.0,
         lr_power: float = 1.0,
         ema_decay: float = 0.0,
+        compile: bool = False,
     ):
-        super().__init__(optimizer, warmup_steps, lr_decay, lr_power, ema_decay)
+        super().__init__(optimizer, warmup_steps, lr_decay, lr_power, ema_decay, compile)
         check_savable(network)
         self.network, self.loss = network, ESR() if loss is None else loss
 
@@ -63,7 +65,7 @@ class EffectModule(TrainingModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         knobs = batch["knobs"] if self.network.knobs else None
-        output = self.network(batch["input"], knobs, skip=batch["input"].shape[2] - batch["target"].shape[2])
+        output = self.call(self.network, batch["input"], knobs, skip=batch["input"].shape[2] - batch["target"].shape[2])
         return compute_loss(self.loss, output.float(), batch["target"], batch["input"], knobs)
 
     def on_validation_epoch_start(self) -> None:

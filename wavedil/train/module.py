@@ -1,5 +1,6 @@
 """The base class of all training modules: optimizer, learning-rate schedule, moving average, names of metrics."""
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from wavedil.core.receptive_field import count_parameters
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, first_line
 from wavedil.renames import upgrade_tensors
 
 
@@ -76,6 +77,7 @@ class TrainingModule(L.LightningModule):
         lr_decay: fraction of the budget over which the learning rate falls to zero.
         lr_power: exponent of the decay.
         ema_decay: decay of the moving average, e.g. 0.999; 0 for none.
+        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names: MetricNames
@@ -91,6 +93,7 @@ class TrainingModule(L.LightningModule):
         lr_decay: float,
         lr_power: float = 1.0,
         ema_decay: float = 0.0,
+        compile: bool = False,
     ):
         super().__init__()
         if not 0 <= ema_decay < 1:
@@ -100,6 +103,7 @@ class TrainingModule(L.LightningModule):
         # Lightning's WeightAveraging cannot replace this: on_train_end overwrites the weights that a longer run would
         # continue from, and a Ctrl-C during validation saves average and weights exchanged.
         self.ema_decay, self.averaged = ema_decay, None
+        self.uses_compile, self._compiled = compile, []  # in a list, since an attribute would be a second network
         self.seed = torch.initial_seed()  # set by seed_everything of the recipe
 
     @property
@@ -114,6 +118,29 @@ class TrainingModule(L.LightningModule):
     def num_items(self, batch: dict[str, Tensor]) -> int | Tensor:
         """Number of ``metric_names.items`` in a batch, for the speed of training."""
         raise NotImplementedError
+
+    def call(self, function: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+        """Calls the network in training, or a method of it: always the same one. It is compiled if ``compile`` is set.
+
+        If it cannot be compiled on this machine, a message is printed, and training continues without.
+        """
+        if not self.uses_compile:
+            return function(*args, **options)
+        if self._compiled:
+            return self._compiled[0](*args, **options)
+        compiled = torch.compile(function)
+        try:
+            result = compiled(*args, **options)
+        except Exception as error:  # errors of compilers have many types
+            self.uses_compile = False
+            result = function(*args, **options)  # raises the network's own errors
+            if self.global_rank == 0:
+                print(
+                    f"compile is true, but torch.compile fails, so it is not used: {first_line(error)}", file=sys.stderr
+                )
+            return result
+        self._compiled.append(compiled)
+        return result
 
     def configure_model(self) -> None:
         """Creates the moving average. A subclass that builds its network here calls this afterwards."""

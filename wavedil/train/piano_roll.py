@@ -1,6 +1,7 @@
 """Training of a model of polyphonic music on piano rolls."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class MusicModule(TrainingModule):
         warmup_steps: steps until the full learning rate.
         lr_decay: fraction of the budget over which the learning rate falls linearly to zero.
         ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
+        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names = MetricNames("train_nll", "nats/step", "valid_nll", "held out {:.3f}", "frames")
@@ -43,8 +45,9 @@ class MusicModule(TrainingModule):
         warmup_steps: int = 100,
         lr_decay: float = 1.0,
         ema_decay: float = 0.0,
+        compile: bool = False,
     ):
-        super().__init__(optimizer, warmup_steps, lr_decay, ema_decay=ema_decay)
+        super().__init__(optimizer, warmup_steps, lr_decay, ema_decay=ema_decay, compile=compile)
         check_savable(network)
         for name in ("in_channels", "out_channels"):
             if (found := network.config.get(name)) != KEYS:
@@ -69,7 +72,7 @@ class MusicModule(TrainingModule):
             self.network.set_prior(self.trainer.datamodule.key_shares())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        nats, steps = roll_nll(self.network, batch["roll"], batch["mask"])
+        nats, steps = roll_nll(partial(self.call, self.network), batch["roll"], batch["mask"])
         loss = nats / steps
         self.log("train/nll", loss.detach(), batch_size=1)
         return loss

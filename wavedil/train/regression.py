@@ -20,7 +20,7 @@ class RegressionModule(SegmentationModule):
     """Trains a :class:`wavedil.vision.Regressor` with the mean and standard deviation of the training targets.
 
     Args:
-        backbone, init, optimizer, backbone_lr_scale, align, warmup_steps, lr_power, ema_decay: see
+        backbone, init, optimizer, backbone_lr_scale, align, warmup_steps, lr_power, ema_decay, compile: see
             :class:`SegmentationModule`.
         head: builds the head from the channels of the features and the number of maps, which is 1.
         context: builds the context module from the number of maps; None for none.

@@ -212,7 +212,7 @@ def _reports_once() -> Iterator[None]:
     except WavedilError as error:
         if not (rank := process_rank()):
             raise
-        time.sleep(3)
+        time.sleep(5)
         raise WavedilError(f"process {rank}: {error}") from None
 
 

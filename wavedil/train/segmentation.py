@@ -55,6 +55,7 @@ class SegmentationModule(TrainingModule):
         warmup_steps: steps until the full learning rate.
         lr_power: exponent of the decay; 0.9 is usual (Liu et al. 2016, arXiv 1506.04579).
         ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
+        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names = MetricNames("train_loss", "loss", "valid_mean_iou", "mean IoU {:.4f}", "images")
@@ -79,8 +80,9 @@ class SegmentationModule(TrainingModule):
         warmup_steps: int = 100,
         lr_power: float = 0.9,
         ema_decay: float = 0.0,
+        compile: bool = False,
     ):
-        super().__init__(optimizer, warmup_steps, 1.0, lr_power, ema_decay)
+        super().__init__(optimizer, warmup_steps, 1.0, lr_power, ema_decay, compile)
         if init is None and backbone is None:
             raise WavedilError("backbone and init are null: name a backbone, or a model folder to start from in init")
         if set(frozen) - set(PARTS):
@@ -199,7 +201,7 @@ class SegmentationModule(TrainingModule):
         return self
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self.network(batch["image"]), batch[self.truth])
+        loss = self.loss(self.call(self.network, batch["image"]), batch[self.truth])
         self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))
         return loss
 

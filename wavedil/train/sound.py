@@ -46,6 +46,7 @@ class AudioModule(TrainingModule):
         drop_condition: fraction of the crops whose conditioning is replaced by zeros, so that sampling can use guidance
             (Ho & Salimans 2022, arXiv 2207.12598); 0.1 is usual.
         ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
+        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names = MetricNames(
@@ -61,8 +62,9 @@ class AudioModule(TrainingModule):
         lr_decay: float = 1.0,
         drop_condition: float = 0.0,
         ema_decay: float = 0.0,
+        compile: bool = False,
     ):
-        super().__init__(optimizer, warmup_steps, lr_decay, ema_decay=ema_decay)
+        super().__init__(optimizer, warmup_steps, lr_decay, ema_decay=ema_decay, compile=compile)
         check_savable(network)
         if not isinstance(network, WaveNet):
             raise WavedilError(f"network is a {type(network).__name__}: expected a WaveNet")
@@ -82,7 +84,7 @@ class AudioModule(TrainingModule):
             self.network.set_prior(self.trainer.datamodule.code_counts())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.network.loss(batch["codes"], batch["mask"], self.condition(batch))
+        loss = self.call(self.network.loss, batch["codes"], batch["mask"], self.condition(batch))
         self.log("train/bits", loss.detach() / math.log(2), batch_size=len(batch["codes"]))
         return loss
 

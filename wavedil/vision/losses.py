@@ -67,11 +67,12 @@ class CrossEntropy(nn.Module):
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         if isinstance(self.class_weights, str) and self.weight is None:
             raise WavedilError(f"class_weights is {self.class_weights!r}: call set_frequencies first")
-        if not (labels != IGNORED).any():
-            return scores.sum() * 0
-        return F.cross_entropy(
-            scores.float(), labels, self.weight, ignore_index=IGNORED, label_smoothing=self.label_smoothing
-        )
+        # The loss is 0 without a labeled pixel. Not "if", which would wait for the device and could not be compiled.
+        some = (labels != IGNORED).any()
+        labels = torch.where(some, labels, 0)
+        weight = None if self.weight is None else torch.where(some, self.weight, 1)
+        options = {"ignore_index": IGNORED, "label_smoothing": self.label_smoothing}
+        return F.cross_entropy(scores.float(), labels, weight, **options) * some
 
 
 class Dice(nn.Module):

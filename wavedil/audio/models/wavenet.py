@@ -143,6 +143,9 @@ class WaveNet(nn.Module):
 
     def loss(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood in nats per sample, over the samples where ``mask`` is True."""
+        if mask is not None and torch.compiler.is_compiling():  # the number of selected samples is not known
+            nll = self.nll(codes, None, condition)
+            return torch.where(mask.reshape(-1), nll, 0).sum() / mask.sum()
         return self.nll(codes, mask, condition).mean()
 
     @torch.no_grad()
