@@ -20,6 +20,7 @@ except ImportError:  # Windows
 
 
 _cleaned: set[Path] = set()  # folders in which this process has removed leftovers of atomic_write
+_locks: set[int] = set()  # descriptors of the locks of this process
 
 
 @contextmanager
@@ -59,11 +60,11 @@ def temporary_beside(path: Path, is_folder: bool = False) -> Iterator[Path]:
         lock = _lock(temporary)
         if temporary.exists():  # else another process took it for a leftover before it was locked
             break
-        _unlock(lock)
+        unlock(lock)
     try:
         yield temporary
     finally:
-        _unlock(lock)
+        unlock(lock)
 
 
 def leftovers(folder: Path, name: str, suffix: str = "") -> Iterator[Path]:
@@ -78,7 +79,7 @@ def leftovers(folder: Path, name: str, suffix: str = "") -> Iterator[Path]:
             lock = _lock(path, wait=False)
             if lock is not None:
                 yield path
-                _unlock(lock)
+                unlock(lock)
 
 
 def folder_leftovers(place: Path) -> Iterator[Path]:
@@ -103,29 +104,44 @@ def _lock(path: Path, wait: bool = True) -> int | None:
     descriptor = None
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        _locks.add(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:  # in use, or a file system without locks
-        _unlock(descriptor)
+        unlock(descriptor)
         return None
     return descriptor
 
 
-def _unlock(descriptor: int | None) -> None:
-    if descriptor is not None:
+def unlock(descriptor: int | None) -> None:
+    """Releases a lock of this process; does nothing in a forked process, which has none."""
+    if descriptor in _locks:
+        _locks.remove(descriptor)
         os.close(descriptor)
 
 
+def _unlock_all() -> None:
+    for descriptor in list(_locks):
+        unlock(descriptor)
+
+
+# A lock ends when its last descriptor is closed. Forked processes, such as data workers, have copies of all
+# descriptors, and may live longer than a process that is killed.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_all)
+
+
 def lock_file(path: Path) -> int | None:
-    """Creates a file and locks it until the returned handle is closed; None if another process has locked it."""
+    """Creates a file and locks it until :func:`unlock` or the end of this process; None if another process has locked it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        _locks.add(handle)
         if not _lock_handle(handle):
-            os.close(handle)
+            unlock(handle)
             return None
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
-        os.close(handle)  # the other process removed the file just before it released the lock
+        unlock(handle)  # the other process removed the file just before it released the lock
 
 
 def _lock_handle(handle: int) -> bool:

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from wavedil.errors import WavedilError
-from wavedil.files import lock_file, normalized
+from wavedil.files import lock_file, normalized, unlock
 
 PathLike = str | os.PathLike[str]
 
@@ -116,7 +116,7 @@ def _locked(lock: Path, path: PathLike) -> Iterator[None]:
         finally:
             with suppress(OSError):  # Windows removes no open file
                 lock.unlink()
-            os.close(handle)
+            unlock(handle)
     finally:
         with suppress(OSError):
             for folder in missing:

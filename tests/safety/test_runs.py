@@ -111,16 +111,25 @@ def test_a_run_that_fails_early_does_not_touch_the_run_in_its_folder(task, at_st
 
 
 def test_the_lock_of_a_killed_process_is_free(task, tmp_path):
+    """Also while its data workers, which are forked, still run."""
     task.train()
     code = f"""
-import os, runpy
+import os, runpy, sys
 from pathlib import Path
 module = runpy.run_path({run_folder.__file__!r})  # its package imports Lightning, which takes seconds
 with module["claim_folder"](Path("line.yaml"), {str(task.run)!r}, "auto"):
+    ready, ended = os.pipe()
+    if os.fork() == 0:
+        os.write(ended, b"1")
+        sys.stdin.read()
+        os._exit(0)
+    os.read(ready, 1)
     os.kill(os.getpid(), 9)
 """
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert process.wait() == -9
     task.resume("--trainer.max_steps=14")
+    process.stdin.close()
 
 
 def test_runs_that_start_together_get_different_folders(task, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wavedil.batches import world_size
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write, lock_file
+from wavedil.files import atomic_write, lock_file, unlock
 from wavedil.metrics import read_metrics
 
 #: Environment variable with the folder of a run, for the other processes of the run.
@@ -62,8 +62,7 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
             _remove(folder)
         raise
     finally:
-        if lock is not None:
-            os.close(lock)
+        unlock(lock)
 
 
 def process_rank() -> int:
@@ -139,7 +138,7 @@ def _new_folder(recipe: Path, out: str | None) -> tuple[Path, bool]:
 
 
 def _lock(folder: Path) -> int:
-    """Locks a folder until the returned file handle is closed."""
+    """Locks a folder until ``unlock``."""
     handle = lock_file(folder / ".lock")
     if handle is None:
         raise WavedilError(f"{folder} is in use by another training: wait for its end, or choose another --out")
