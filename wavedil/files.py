@@ -131,7 +131,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def lock_file(path: Path) -> int | None:
-    """Creates a file and locks it until :func:`unlock` or the end of this process; None if another process has locked it."""
+    """Creates a file and locks it until :func:`unlock`; None if another process has locked it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         _locks.add(handle)
