@@ -5,7 +5,12 @@ class WavedilError(ValueError):
     """Bad input, in one line: what is wrong, where, and what to do. The shell prints it and exits with status 2."""
 
     def __init__(self, message: object = ""):
-        super().__init__(printable(message))
+        text = str(message).rstrip()
+        if (
+            text.startswith("Caught ") and "\nOriginal Traceback" in text
+        ):  # a DataLoader raises its worker's error again
+            text = text.rpartition("\n")[2].partition(": ")[2]
+        super().__init__(printable(text))
 
 
 class Interrupted(WavedilError):

@@ -244,6 +244,8 @@ class SegmentationData(TrainingData):
         flip: mirror half of the crops horizontally.
         valid_images: held-out images in each validation, evenly spaced; null for all.
         built_in_images: number of built-in training images; a tenth as many validate.
+        max_skipped: training images that may become unreadable while training runs, at most: each is logged, and
+            other crops replace its crops. With 0 the first one ends the training. In validation it is always an error.
         seed: seed of the crops.
         num_workers: processes that read crops.
     """
@@ -268,6 +270,7 @@ class SegmentationData(TrainingData):
         flip: bool = True,
         valid_images: int | None = None,
         built_in_images: int = 400,
+        max_skipped: int = 0,
         seed: int = 0,
         num_workers: int = 0,
     ):
@@ -278,7 +281,7 @@ class SegmentationData(TrainingData):
         self.layout = FolderLayout(images, masks, image_ending, mask_ending)
         self.validation, self.exclude, self.valid_images = validation, exclude, valid_images
         self.scales, self.flip = scales, flip
-        self.built_in_images = built_in_images
+        self.built_in_images, self.max_skipped = built_in_images, max_skipped
 
     def prepare_data(self) -> None:
         if self.root is None and not self.ready:
@@ -294,7 +297,14 @@ class SegmentationData(TrainingData):
         root = self.built_in_folder() if self.root is None else self.root
         train, valid, note = split_pairs(root, self.layout, self.validation, self.exclude)
         labels = self.read_truth(root, train, valid, start)
-        self.crops = RandomImageCrops(self.train, self.crop, scales=self.scales, flip=self.flip, seed=self.seed)
+        self.crops = RandomImageCrops(
+            self.train,
+            self.crop,
+            scales=self.scales,
+            flip=self.flip,
+            seed=self.seed,
+            max_skipped=self.max_skipped,
+        )
         return f"{note}\n{labels}"
 
     def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:

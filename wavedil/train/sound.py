@@ -141,6 +141,8 @@ class AudioData(TrainingData):
         trim_db: trim silence at the ends of each file, this many dB below its loudest frame; null for no trimming.
         valid_seconds: seconds of held-out sound in each validation, from the first file on.
         built_in_seconds: length of the built-in sound.
+        max_skipped: training files that may become unreadable while training runs, at most: each is logged, and
+            other crops replace its crops. With 0 the first one ends the training. In validation it is always an error.
         seed: seed of the crops.
         num_workers: processes that read crops.
     """
@@ -161,6 +163,7 @@ class AudioData(TrainingData):
         trim_db: float | None = None,
         valid_seconds: float = 20.0,
         built_in_seconds: float = 150.0,
+        max_skipped: int = 0,
         seed: int = 0,
         num_workers: int = 0,
     ):
@@ -172,7 +175,7 @@ class AudioData(TrainingData):
             raise WavedilError(f"balance is {balance!r}: expected files, speakers or null")
         self.crop, self.full_context, self.balance = crop, full_context, balance
         self.validation, self.exclude, self.normalize, self.trim_db = validation, exclude, normalize, trim_db
-        self.valid_seconds, self.built_in_seconds = valid_seconds, built_in_seconds
+        self.valid_seconds, self.built_in_seconds, self.max_skipped = valid_seconds, built_in_seconds, max_skipped
 
     def prepare_data(self) -> None:
         if self.dataset is not None:
@@ -230,6 +233,7 @@ class AudioData(TrainingData):
                 quantizer=self.quantizer,
                 seed=self.seed,
                 weights=self._weights(),
+                max_skipped=self.max_skipped,
                 **self.train_conditioning,
             )
         )
@@ -249,7 +253,9 @@ class AudioData(TrainingData):
 
     def code_counts(self) -> Tensor:
         """Counts of the codes in 64 random crops, ``(num_codes,)``, to initialize the output distribution."""
-        crops = RandomCrops(self.train, self.crop, quantizer=self.quantizer, seed=self.seed + 1)
+        crops = RandomCrops(
+            self.train, self.crop, quantizer=self.quantizer, seed=self.seed + 1, max_skipped=self.max_skipped
+        )
         items = [crops[index] for index in range(64)]
         return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.quantizer.num_codes) for item in items)
 

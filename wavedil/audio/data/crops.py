@@ -26,6 +26,7 @@ from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.distributions.quantizers import MuLaw, Quantizer
 from wavedil.errors import WavedilError
+from wavedil.skipped import SkippedFiles
 
 
 def check_crop(length: int, receptive_field: int) -> None:
@@ -87,8 +88,9 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
     start of a file all samples count; in other crops the samples from ``context`` on count, whose receptive field is
     inside the crop. If the file is shorter than the crop, the crop is padded at the end with the zero-amplitude code.
 
-    Item i depends on ``seed`` and i only: a run that resumes after n items continues with item n, and the number of
-    workers does not matter.
+    Item i depends on ``seed``, i and the files only: a run that resumes after n items continues with item n, and the
+    number of workers does not matter. If the file of a crop cannot be read, another crop replaces it, up to
+    ``max_skipped`` files; see :class:`wavedil.skipped.SkippedFiles`.
 
     Args:
         corpus: recordings to crop.
@@ -102,9 +104,11 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         features: for models whose features are read from files; crops then start at multiples of the hop length.
         speakers: index of each file's speaker.
         weights: relative frequency of each file; None for its length.
+        max_skipped: largest number of files that cannot be read.
 
     Raises:
-        WavedilError: ``context`` is not between 0 and ``length`` minus the hop length (or 1, without features).
+        WavedilError: ``context`` is not between 0 and ``length`` minus the hop length (or 1, without features); when an
+            item is read, more files than ``max_skipped`` cannot be read.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         features: FeatureFiles | None = None,
         speakers: Sequence[int] | None = None,
         weights: np.ndarray | None = None,
+        max_skipped: int = 0,
     ) -> None:
         self.hop_length = getattr(excerpt or features, "hop_length", 1)
         if not 0 <= context <= length - self.hop_length:
@@ -131,15 +136,16 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         self.excerpt, self.features, self.speakers = excerpt, features, speakers
         self.corpus, self.length, self.context = corpus, length, context
         self.quantizer, self.seed, self.size = quantizer or MuLaw(256), seed, size
+        self.skipped = SkippedFiles(len(corpus), max_skipped)
         self._ends = np.cumsum(corpus.lengths)
         self._weights = None if weights is None else np.cumsum(weights, dtype=np.float64)
 
     def __len__(self) -> int:
         return self.size
 
-    def place(self, index: int) -> tuple[int, int]:
-        """File number and first sample of crop ``index``."""
-        generator = np.random.default_rng([self.seed, index])
+    def place(self, index: int, attempt: int = 0) -> tuple[int, int]:
+        """File number and first sample of crop ``index``, or of its replacement number ``attempt``."""
+        generator = np.random.default_rng([self.seed, index, attempt] if attempt else [self.seed, index])
         if self._weights is None:
             sample = int(generator.integers(self._ends[-1]))
             file = int(np.searchsorted(self._ends, sample, side="right"))
@@ -157,7 +163,9 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < self.size:
             raise IndexError(f"crop {index} of {self.size}")
-        file, start = self.place(index)
+        return self.skipped.read(partial(self.place, index), self._crop)
+
+    def _crop(self, file: int, start: int) -> dict[str, Tensor]:
         sound = torch.from_numpy(self.corpus.sound(file, start, self.length))
         codes = torch.full((self.length,), self.quantizer.zero, dtype=torch.int64)
         codes[: len(sound)] = self.quantizer.encode(sound)

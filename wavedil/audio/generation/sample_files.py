@@ -70,9 +70,7 @@ def sample_files(
         start = None
         if prime is not None:
             sound = check_level(audio_files.read(prime, sample_rate=rate)[0], prime)
-            start = torch.from_numpy(sound.clip(-1, 1)).unsqueeze(
-                0
-            )  # as encoding clips, so generate does not warn again
+            start = torch.from_numpy(sound.clip(-1, 1)).unsqueeze(0)  # generate does not warn again
         features, length = (None, None) if condition is None else read_features(model, condition)
         if length is not None and start is not None:
             length = max(1, length - start.shape[2])  # the condition covers the recording, too

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from wavedil.errors import WavedilError
+from wavedil.skipped import SkippedFiles
 from wavedil.vision.data.images import read_image, read_mask, read_target, resize, resize_mask, scaled_size
 from wavedil.vision.data.labels import IGNORED, LabelScheme, Value
 from wavedil.vision.data.pairs import ImagePair
@@ -158,8 +159,9 @@ class RegressionDataset(ImageDataset):
 class RandomImageCrops(Dataset[dict[str, Tensor]]):
     """Random crops of images, randomly scaled and mirrored.
 
-    Each image is used once before any is used again. Item i depends only on ``seed`` and i, so a run that resumes after
-    n items sees the same crops as an uninterrupted one.
+    Each image is used once before any is used again. Item i depends only on ``seed``, i and the files, so a run that
+    resumes after n items sees the same crops as an uninterrupted one. If an image or its mask cannot be read, a random
+    other image replaces it, up to ``max_skipped`` images; see :class:`wavedil.skipped.SkippedFiles`.
 
     Args:
         images: the images to crop.
@@ -168,6 +170,7 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
         scales: smallest and largest scale factor; its logarithm is uniformly distributed between them.
         flip: mirror half of the crops left to right.
         seed: any non-negative integer.
+        max_skipped: largest number of images that cannot be read.
     """
 
     def __init__(
@@ -178,23 +181,29 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
         scales: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
         seed: int = 0,
+        max_skipped: int = 0,
     ):
         if len(size) != 2 or min(size) < 1:
             raise WavedilError(f"crop is {list(size)}: expected [height, width] in pixels")
         if len(scales) != 2 or not 0 < scales[0] <= scales[1] < math.inf:
             raise WavedilError(f"scales is {list(scales)}: expected [smallest, largest] scale factor, above 0")
         self.images, self.size, self.scales, self.flip = images, tuple(size), tuple(scales), flip
-        self.seed = seed
+        self.seed, self.skipped = seed, SkippedFiles(len(images), max_skipped)
 
     def __len__(self) -> int:
         return 2**31
 
+    def _image(self, index: int, attempt: int) -> int:
+        """Number of the image of item ``index``, or of its replacement number ``attempt``."""
+        if attempt:
+            return int(np.random.default_rng([self.seed, 2, index, attempt]).integers(len(self.images)))
+        epoch, position = divmod(index, len(self.images))
+        return int(np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.images))[position])
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"crop {index} of {len(self)}")
-        epoch, position = divmod(index, len(self.images))
-        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.images))
-        image, truth = self.images.read(int(order[position]))
+        image, truth = self.skipped.read(lambda attempt: (self._image(index, attempt),), self.images.read)
         generator = np.random.default_rng([self.seed, 1, index])
         low, high = np.log(self.scales)
         scale = float(np.exp(generator.uniform(low, high)))
