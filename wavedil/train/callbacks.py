@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
 from wavedil.metrics import read_metrics
-from wavedil.train.module import TrainingModule
+from wavedil.train.module import TrainingModule, is_finite
 from wavedil.weights import CONFIG, WEIGHTS, save
 
 
@@ -189,8 +189,8 @@ class SaveModel(Callback):
 
     @staticmethod
     def _is_good(trainer: L.Trainer, module: TrainingModule) -> bool:
-        """Whether the weights are trained and finite, so that they may replace saved ones."""
-        return trainer.global_step > 0 and all(bool(torch.isfinite(p).all()) for p in module.network.parameters())
+        """Whether the weights are trained, finite and of one step, so that they may replace saved ones."""
+        return trainer.global_step > 0 and not module.updating and is_finite(module.network)
 
 
 class StopOnNaN(Callback):

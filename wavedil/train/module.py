@@ -104,6 +104,7 @@ class TrainingModule(L.LightningModule):
         # continue from, and a Ctrl-C during validation saves average and weights exchanged.
         self.ema_decay, self.averaged = ema_decay, None
         self.uses_compile, self._compiled = compile, []  # in a list, since an attribute would be a second network
+        self.updating = False  # between backward and the end of a step: weights and step do not belong together
         self.seed = torch.initial_seed()  # set by seed_everything of the recipe
 
     @property
@@ -157,8 +158,16 @@ class TrainingModule(L.LightningModule):
             else:
                 average.copy_(value)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        def closure() -> Any:
+            loss = optimizer_closure()  # forward and backward
+            self.updating = True
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        self.updating = True
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
 
@@ -215,6 +224,14 @@ class TrainingModule(L.LightningModule):
         position = [self.seed, self.trainer.global_step, batch_idx % self.trainer.accumulate_grad_batches]
         torch.manual_seed(int(np.random.SeedSequence([*position, self.trainer.global_rank]).generate_state(1)[0]))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to save weights that are not finite, which would replace a good checkpoint."""
+        if not is_finite(self.network):
+            raise WavedilError(
+                f"the weights are not finite at step {self.trainer.global_step}: training diverged, and the last good "
+                "checkpoint is kept; lower the learning rate, or set trainer.precision to 32-true"
+            )
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Renames tensors of version 0.1, checks that all tensors fit, and drops an incomplete optimizer step.
 
@@ -235,6 +252,11 @@ class TrainingModule(L.LightningModule):
         if accumulated > 1 and "loops" in checkpoint:
             current = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
             current.update(dict.fromkeys(current, current["processed"] // accumulated * accumulated))
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Whether all parameters are finite."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
 
 
 def describe_network(network: nn.Module) -> str:

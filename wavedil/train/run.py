@@ -45,6 +45,7 @@ from wavedil.train.recipes import (
     unsafe_class,
     wrong_strategy,
 )
+from wavedil.train.resume import ExactResume, signals_interrupt
 from wavedil.train.run_folder import (
     RUN_FOLDER_VARIABLE,
     claim_folder,
@@ -128,7 +129,7 @@ def run_recipe(
     with (
         _reports_once(),
         claim_folder(path, out, resume) as (folder, checkpoints),
-        _signals_interrupt() as received,
+        signals_interrupt() as signals,
     ):
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
         handler = signal.getsignal(signal.SIGINT)
@@ -145,12 +146,17 @@ def run_recipe(
                 check_outputs([folder / "model"], [root] if os.path.isdir(root) else [])
             if out is None and cli.trainer.num_nodes > 1:
                 raise missing_out()
+            signals.module = cli.model
+            cli.trainer.callbacks.insert(0, ExactResume(signals))  # before the callbacks that take time
             _fit_and_sample(cli, folder, checkpoint, step)
             return folder, 0
-        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl-C into SystemExit
+        except (KeyboardInterrupt, SystemExit, RuntimeError) as error:  # Lightning turns Ctrl-C into SystemExit
+            # After a signal, Lightning's cleanup raises RuntimeError for data workers that have ended or not started.
+            if isinstance(error, RuntimeError) and not signals.received:
+                raise
             if cli is None and isinstance(error, SystemExit):  # an option such as --trainer.help
                 raise
-            status = 128 + (received[0] if received else signal.SIGINT)
+            status = 128 + (signals.received[0] if signals.received else signal.SIGINT)
             if process_rank():
                 return folder, status
             if cli is None or not (folder / "model").exists():
@@ -214,36 +220,6 @@ def _reports_once() -> Iterator[None]:
             raise
         time.sleep(5)
         raise WavedilError(f"process {rank}: {error}") from None
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[list[int]]:
-    """Makes SIGTERM and SIGHUP raise KeyboardInterrupt once, as Ctrl-C does; yields the list of received signals."""
-    received: list[int] = []
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.getsignal(number) for number in (*numbers, signal.SIGINT)}
-    process = os.getpid()
-
-    def interrupt(number: int, frame: Any) -> None:
-        if os.getpid() != process:  # a forked child, which ends as if there was no handler
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        ending = signal.getsignal(signal.SIGINT) is signal.SIG_IGN is not before[signal.SIGINT]  # after Ctrl-C
-        if not received and not ending:
-            received.append(number)
-            raise KeyboardInterrupt
-
-    numbers = [number for number in numbers if before[number] is not signal.SIG_IGN]  # nohup ignores SIGHUP
-    for number in numbers:
-        signal.signal(number, interrupt)
-    try:
-        yield received
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 def _write_samples(cli: RecipeCLI, folder: Path) -> str:

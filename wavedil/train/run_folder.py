@@ -56,6 +56,9 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
         ):
             remedy = "continue it with --resume auto" if _checkpoints(folder) else "it has no checkpoint, so remove it"
             raise WavedilError(f"{folder} holds a run: {remedy}, or choose another --out")
+        if first:
+            for path in (folder / "checkpoints").glob(".*.new"):  # of a killed process
+                path.unlink(missing_ok=True)
         yield folder, _checkpoints(folder) if resume is not None else []
     except BaseException:
         if created and not (_checkpoints(folder) or (folder / "model").exists() or read_metrics(folder / METRICS)):
