@@ -37,7 +37,7 @@ class Range:
         if kind is int and self.high - self.low == 2 and not plural:
             return f"{low}, {self.low + 1} or {high}"
         if kind is int and self.low == 1:
-            return f"{'positive integers' if plural else 'a positive integer'} up to {high}"
+            return ("positive integers" if plural else "a positive integer") + f" up to {high}" * (self.high < 2**62)
         name = _describe(kind, plural)
         if not self.exclude_low and not self.exclude_high:
             return f"{name} from {low} to {high}"

@@ -1,7 +1,13 @@
-"""Memory allocation settings for training on a CPU."""
+"""Memory: settings of the C library for training on a CPU, and a check of what is free before a large allocation."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
+
+import torch
+
+from wavedil.errors import WavedilError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
@@ -18,3 +24,53 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def check_memory(needed: float, what: str, remedy: str, device: torch.device | str = "cpu") -> None:
+    """Raises WavedilError if ``needed`` bytes are more than are free on the device. ``what`` is the argument's value.
+
+    A process that allocates more is killed without a message, or fails somewhere in the middle.
+    """
+    free = free_memory(torch.device(device))
+    if free is not None and needed > free:
+        raise WavedilError(f"{what}: needs about {_size(needed)} of memory and {_size(free)} are free; {remedy}")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated; None if the system does not tell."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    limits = [_system_memory(), _group_memory()] if device.type == "cpu" else []
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _system_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        pass
+    try:  # macOS: all memory
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _group_memory(root: str = "/sys/fs/cgroup") -> int | None:
+    """What the limit of a container leaves; the cache of files can be dropped."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        try:
+            counters = dict(line.split() for line in Path(root, cache).read_text().splitlines())
+            taken = int(Path(root, used).read_text()) - int(counters["inactive_file"])
+            return int(Path(root, limit).read_text()) - taken
+        except (OSError, ValueError, KeyError):  # no such limit, or "max"
+            continue
+    return None
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**40:,.0f} TiB" if count >= 2**43 else f"{count / 2**30:.3g} GiB"

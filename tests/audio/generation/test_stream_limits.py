@@ -84,7 +84,7 @@ def test_a_condition_that_is_too_short_is_refused(conditioned, engine):
             make(conditioned, state=state, condition=frames[..., :5], **options)
         with pytest.raises(WavedilError, match="condition has 10 frames .* but 10[15] samples are needed"):
             make(conditioned, prime=sound, condition=frames, **options)
-    with pytest.raises(WavedilError, match="expected a positive number"):
+    with pytest.raises(WavedilError, match="expected a positive integer or a list"):
         generate(conditioned, [10, None], condition=frames, **options)
 
 
@@ -94,7 +94,7 @@ def test_nan_booleans_and_fractions_are_refused(conditioned):
         generate(conditioned, 5, condition=frames, speaker=torch.full((1, 3), float("nan")))
     with pytest.raises(WavedilError, match="num is True"):
         generate(conditioned, 5, condition=frames, speaker="ann", num=True)
-    with pytest.raises(WavedilError, match="top_k is 2.5: expected an integer"):
+    with pytest.raises(WavedilError, match="top_k is 2.5: expected a positive integer"):
         generate(conditioned, 5, condition=frames, speaker="ann", top_k=2.5)
     options = {"speaker": "ann", "engine": "torch"}
     as_arrays = generate(conditioned, 5, condition=frames.numpy(), prime=torch.zeros(1, 1, 20).numpy(), **options)

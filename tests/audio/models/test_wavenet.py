@@ -317,7 +317,7 @@ def test_truncation_equals_a_sort_in_plain_python(temperature, top_k, top_p):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: generate(m, 0), "positive number of samples"),
+        (lambda m: generate(m, 0), "positive integer or a list of positive integers"),
         (lambda m: generate(m, 5, num=0), "num is 0: expected a positive integer"),
         (lambda m: generate(m, 5, seed=-1), "seed is -1"),
         (lambda m: generate(m, 5, temperature=-0.1), "temperature is -0.1"),

@@ -17,6 +17,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,8 @@ from wavedil.audio.conditioning.upsampling import Upsampling
 from wavedil.audio.data import audio_files, feature_files
 from wavedil.audio.data.levels import check_level
 from wavedil.audio.generation.plan import checked_weight
+from wavedil.core.schema import checked
+from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError
 
 #: Speakers as users name them: one for all streams or one per stream; or embeddings ``(num, speaker_channels)``.
@@ -79,7 +82,10 @@ class Conditioner(nn.Module):
         features = None if self.upsampling is None else self.upsampling.crop_features(batch)
         return self(features, batch.get("speaker"), batch["codes"].shape[1])
 
-    def conditioning(self, features: Tensor | None, speaker: Speaker | None, num: int) -> Conditioning:
+    @checked
+    def conditioning(
+        self, features: Tensor | np.ndarray | None, speaker: Speaker | None, num: int = 1
+    ) -> Conditioning:
         """Checks the features and speakers of ``num`` streams and puts them on the model's device.
 
         Args:
@@ -98,10 +104,11 @@ class Conditioner(nn.Module):
             checked_weight(weight)
         device = self.device_tracker.device
         if features is not None:
-            features = torch.as_tensor(features)
+            features = to_tensor("condition", features)
             self.upsampling.check(features, num)
             features = features.to(device).expand(num, -1, -1)
         if isinstance(speaker, Tensor):
+            speaker = to_tensor("speaker", speaker).detach()
             shape = num, self.speaker_channels
             if tuple(speaker.shape) != shape:
                 raise WavedilError(f"speaker is {tuple(speaker.shape)}: expected {shape}, or names")

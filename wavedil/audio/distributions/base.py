@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from wavedil.audio.distributions.quantizers import Quantizer
-from wavedil.errors import WavedilError
+from wavedil.core.schema import Range, checked
+
+Temperature = Annotated[float, Range(0, 1e9)]
+TopK = Annotated[int, Range(1, 2**31 - 1)]
+TopP = Annotated[float, Range(0, 1, exclude_low=True)]
 
 
 class Distribution:
@@ -89,13 +93,8 @@ class Sampling:
             in a mixture, the central part of the drawn component with this probability.
     """
 
-    def __init__(self, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None):
-        if not 0 <= temperature < float("inf"):
-            raise WavedilError(f"temperature is {temperature}: expected 0 or more, 1 for the model's own distribution")
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise WavedilError(f"top_k is {top_k}: expected an integer of at least 1, or none for all codes")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise WavedilError(f"top_p is {top_p}: expected a probability above 0 and at most 1")
+    @checked
+    def __init__(self, temperature: Temperature = 1.0, top_k: TopK | None = None, top_p: TopP | None = None):
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -3,26 +3,33 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from wavedil.audio.conditioning.conditioner import Conditioning
+from wavedil.audio.conditioning.conditioner import Conditioning, Speaker
 from wavedil.audio.data.levels import check_level
-from wavedil.audio.distributions.base import Sampling
+from wavedil.audio.distributions.base import Sampling, Temperature, TopK, TopP
 from wavedil.audio.generation.engines import choose, session_class
-from wavedil.audio.generation.plan import CONDITION_POSITION, PREVIOUS, UNGUIDED, GenerationPlan
+from wavedil.audio.generation.engines.session import Guidance, Threads
+from wavedil.audio.generation.plan import CONDITION_POSITION, PREVIOUS, RANDOM, UNGUIDED, GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core import stream as streaming
+from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError, check_positive
+from wavedil.core.tensors import to_tensor
+from wavedil.errors import WavedilError
+from wavedil.ops.memory import check_memory
 
 _log = logging.getLogger("wavedil")
 PRIME_CHUNK = 2**16  # samples of a prime per parallel pass, to bound memory
 CHUNK = 1024  # steps between two calls of progress; the result does not depend on it
 SAMPLES = 2**16  # most samples of all streams between two calls, so that Ctrl-C takes effect soon
+
+Count = Annotated[int, Range(1, 2**62)]  # of streams or samples; the memory limits them
 
 
 class Stream(Iterator[Tensor]):
@@ -33,40 +40,42 @@ class Stream(Iterator[Tensor]):
         position: number of samples generated so far; with a condition, the samples of the prime are included.
     """
 
+    @checked
     def __init__(
         self,
-        model: WaveNet,
+        model: nn.Module,
         *,
-        num: int | None = None,
+        num: Count | None = None,
         seed: int | None = None,
         first: int = 0,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        prime: Tensor | None = None,
-        condition: Tensor | None = None,
-        speaker: Tensor | str | int | Sequence[str | int] | None = None,
-        guidance: float = 1.0,
+        temperature: Temperature = 1.0,
+        top_k: TopK | None = None,
+        top_p: TopP | None = None,
+        prime: Tensor | np.ndarray | None = None,
+        condition: Tensor | np.ndarray | None = None,
+        speaker: Speaker | None = None,
+        guidance: Guidance = 1.0,
         state: Mapping[str, Tensor] | None = None,
         engine: str = "auto",
         precision: str = "fp32",
-        threads: int = 1,
-        chunk: int = CHUNK,
+        threads: Threads = 1,
+        chunk: Count = CHUNK,
     ):
         if not hasattr(model, "plan"):
             raise WavedilError(f"model is a {type(model).__name__}, which does not generate sound: expected a WaveNet")
-        check_positive(chunk=chunk)
         if state is not None and prime is not None:
             raise WavedilError("prime is given, and state, which has a past already: leave one of them out")
-        if num is not None:
-            check_positive(num=num)
-        plan = model.plan()
+        plan, sampling = model.plan(), Sampling(temperature, top_k, top_p)
         if state is not None:
-            streams = len(state[PREVIOUS]) if PREVIOUS in state else num or 1
+            shape = state[PREVIOUS].shape if PREVIOUS in state else (num or 1,)
+            streams = shape[0] if shape else 1
             if num not in (None, streams):
                 raise WavedilError(f"num is {num}, but the state has {streams} streams: leave num out")
             num, state = streams, _checked_state(state, plan, streams)
         num = 1 if num is None else num
+        condition = None if condition is None else to_tensor("condition", condition)
+        needed = num * _bytes_per_stream(plan, guidance, condition)
+        check_memory(needed, f"num is {num}", "generate fewer streams at a time", plan.device)
         self.model, self.num, self.chunk, self.position = model, num, chunk, 0
         self._uniforms = (
             Uniforms(seed or 0, num, first) if state is None or seed is not None else Uniforms.from_state(state)
@@ -75,7 +84,7 @@ class Stream(Iterator[Tensor]):
             self.position = int(state.pop(CONDITION_POSITION)[0])
         self.conditioning = model.conditioning(condition, speaker, num)
         if prime is not None:
-            prime = check_level(torch.as_tensor(prime), "prime")
+            prime = _checked_prime(prime, num)
         with torch.no_grad():
             if state is None:
                 state = model.start(num) if prime is None else _prime(model, prime, num, self.conditioning)
@@ -88,7 +97,6 @@ class Stream(Iterator[Tensor]):
         self.engine, self.precision = choose(engine, plan, num, guidance, precision), precision
         _log.debug("%d stream(s) by the engine %s in %s", num, self.engine, precision)
         self._options = {"precision": precision, "threads": threads, "guidance": guidance}
-        sampling = Sampling(temperature, top_k, top_p)
         speaker = self.conditioning.speaker
         self._session = session_class(self.engine)(plan, state, sampling, speaker, **self._options)
         self._interrupted, self._process = False, os.getpid()
@@ -154,14 +162,17 @@ def stream(model: WaveNet, **options: Any) -> Stream:
         state: the result of ``Stream.state()``, from this or another process. Continues from there, with the random
             numbers that would have come next, or with those of a ``seed`` if one is given.
     """
-    return Stream(model, **options)
+    source = Stream(model, **options)
+    _check_sound(source, source.num * source.chunk, f"chunk is {source.chunk}", "use shorter chunks or fewer streams")
+    return source
 
 
+@checked
 def generate(
-    model: WaveNet,
-    samples: int | Sequence[int] | None = None,
+    model: nn.Module,
+    samples: Count | Sequence[Count] | None = None,
     *,
-    num: int | None = None,
+    num: Count | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Tensor | list[Tensor]:
@@ -195,8 +206,8 @@ def generate(
     """
     lengths = list(samples) if isinstance(samples, Sequence) else [samples]
     is_list = isinstance(samples, Sequence)
-    if samples is not None and not (lengths and all(isinstance(length, int) and length >= 1 for length in lengths)):
-        raise WavedilError(f"samples is {samples!r}: expected a positive number of samples, or one per stream")
+    if not lengths:
+        raise WavedilError("samples is empty: expected a number of samples, or one per stream")
     if "chunk" in options:
         raise WavedilError("chunk is given, but generate returns everything at once: leave it out, or use stream")
     source = Stream(model, num=len(lengths) if is_list and num is None and "state" not in options else num, **options)
@@ -210,6 +221,8 @@ def generate(
         raise WavedilError("samples is not given, and there is no condition that sets the length: pass a length")
     source.conditioning.check(source.position + total)
     lengths = lengths if is_list else [total] * num
+    text = f"samples is {total} for {num} stream{'s' * (num > 1)}"
+    _check_sound(source, sum(lengths), text, "generate fewer or shorter clips, or take chunks from stream")
     chunks: list[tuple[list[int], Tensor]] = []  # the streams still running, and a chunk of codes for each of them
     running, done = list(range(num)), 0
     try:
@@ -239,31 +252,57 @@ def _checked_state(state: Mapping[str, Tensor], plan: GenerationPlan, num: int) 
     expected, num_codes = plan.state_template(num), plan.input_embedding.num_codes
     if any(key.startswith(f"{UNGUIDED}.") for key in state):
         expected |= streaming.add_prefix(UNGUIDED, expected)
+    counters = [CONDITION_POSITION, *(f"{RANDOM}.{name}" for name in ("seed", "number", "position"))]
+    expected |= {key: torch.empty(num, dtype=torch.int64, device="meta") for key in counters if key in state}
+    known = {}
     for key, template in expected.items():
         shape = tuple(state[key].shape) if key in state else "missing"
-        if shape != tuple(template.shape):
+        if shape != tuple(template.shape) or num == 0:
             raise WavedilError(
                 f"state has {key} {shape}: expected {tuple(template.shape)}; pass what Stream.state() of this model "
                 "returned"
             )
-        values = state[key]
-        # In the input history, num_codes stands for "no code yet".
-        largest = num_codes - 1 if key.endswith(PREVIOUS) else num_codes
+        values = to_tensor(f"{key} of state", state[key], template.is_floating_point()).detach().to(plan.device)
         if template.is_floating_point():
             if not bool(torch.isfinite(values).all()):
                 raise WavedilError(f"state has NaN or infinity in {key}: start again, or use an earlier state")
-        elif values.is_floating_point() or bool(((values < 0) | (values > largest)).any()):
-            raise WavedilError(f"state has {key} beyond the {num_codes} codes of this model: it is another model's")
-    positions = state.get(CONDITION_POSITION, torch.zeros(1))
-    if bool((positions != positions[0]).any()):
-        raise WavedilError(f"{CONDITION_POSITION} is {positions.tolist()}: expected the same for all streams")
-    return streaming.to(state, plan.device)
+        elif key not in counters:
+            # In the input history, num_codes stands for "no code yet".
+            largest = num_codes - 1 if key.endswith(PREVIOUS) else num_codes
+            if bool(((values < 0) | (values > largest)).any()):
+                raise WavedilError(f"state has {key} beyond the {num_codes} codes of this model: it is another model's")
+        known[key] = values if template.is_floating_point() else values.to(torch.int64)
+    positions = known.get(CONDITION_POSITION, torch.zeros(1))
+    if bool(((positions != positions[0]) | (positions < 0)).any()):
+        raise WavedilError(f"{CONDITION_POSITION} is {positions.tolist()}: expected the same for all streams, 0 or more")
+    return known
+
+
+def _checked_prime(prime: Tensor | np.ndarray, num: int) -> Tensor:
+    """The recording as a tensor; raises WavedilError unless it is sound ``(1 or num, 1, time)``."""
+    prime = to_tensor("prime", prime, floating=True).detach()
+    if prime.ndim != 3 or prime.shape[1] != 1 or prime.shape[0] not in (1, num) or prime.shape[2] == 0:
+        raise WavedilError(f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time), time >= 1")
+    if not bool(torch.isfinite(prime).all()):
+        raise WavedilError("prime has NaN or infinity: repair the recording")
+    return check_level(prime, "prime")
+
+
+def _bytes_per_stream(plan: GenerationPlan, guidance: float, condition: Tensor | None) -> int:
+    """Memory of one stream: its state, of which there are three copies in float64 at the start, and its condition."""
+    copies = 3 if guidance == 1 else 6
+    state = sum(value.numel() for value in plan.state_template(1).values())
+    frames = 0 if condition is None or condition.ndim == 0 else condition.numel() // max(1, len(condition))
+    return 8 * (copies * state + 2 * frames) + 2048  # and the generator of its random numbers
+
+
+def _check_sound(source: Stream, samples: int, what: str, remedy: str) -> None:
+    """Raises WavedilError if there is no memory for the sound of all streams, its codes and the copies of both."""
+    check_memory(24 * samples, what, remedy, source._session.plan.device)
 
 
 def _prime(model: WaveNet, prime: Tensor, num: int, conditioning: Conditioning) -> State:
     """The state after a recording, computed in parallel over time."""
-    if prime.ndim != 3 or prime.shape[1] != 1 or prime.shape[0] not in (1, num) or prime.shape[2] == 0:
-        raise WavedilError(f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time), time >= 1")
     conditioning.check(prime.shape[2])
     rows = model.encode(prime[:, 0].to(next(model.parameters()).device))
     if len(rows) < num and (conditioning.samples is not None or conditioning.speaker is not None):

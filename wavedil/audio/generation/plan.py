@@ -64,6 +64,8 @@ def make_state(codes: Tensor, histories: Sequence[Tensor]) -> State:
 
 def checked_weight(weight: Tensor) -> Tensor:
     """Returns a weight unchanged; raises WavedilError if it has NaN or infinity."""
+    if weight.is_meta:
+        raise WavedilError("the model is on the device meta, where it has no weights: load it to another device")
     if not bool(torch.isfinite(weight).all()):
         raise WavedilError("the model's weights hold NaN or infinity: training diverged; use an earlier checkpoint")
     return weight

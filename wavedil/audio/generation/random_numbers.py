@@ -52,6 +52,9 @@ class Uniforms:
         columns = substate(state, RANDOM)
         if {"seed", "number", "position"} - columns.keys():
             raise WavedilError("state has no random.seed: pass the result of Stream.state(), or give a seed")
+        for name in ("number", "position"):
+            if bool((columns[name] < 0).any()):
+                raise WavedilError(f"state has a random.{name} below 0: pass the result of Stream.state()")
         seeds, numbers = columns["seed"].tolist(), columns["number"].tolist()
         uniforms = cls(0, 0)
         uniforms._keys = [(seed % 2**64, number) for seed, number in zip(seeds, numbers, strict=True)]

@@ -1,12 +1,18 @@
 """The base class of engines: a session generates the streams of one plan."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from wavedil.audio.distributions.base import Sampling
 from wavedil.audio.generation.plan import PREVIOUS, UNGUIDED, GenerationPlan
+from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State, add_prefix, substate
-from wavedil.errors import WavedilError, check_positive
+from wavedil.errors import WavedilError
+
+Guidance = Annotated[float, Range(0, 1e9)]
+Threads = Annotated[int, Range(1, 2**16)]
 
 
 class Session:
@@ -37,6 +43,7 @@ class Session:
     #: The largest value of ``threads``.
     max_threads = 1
 
+    @checked
     def __init__(
         self,
         plan: GenerationPlan,
@@ -45,12 +52,11 @@ class Session:
         speaker: Tensor | None = None,
         *,
         precision: str = "fp32",
-        threads: int = 1,
-        guidance: float = 1.0,
+        threads: Threads = 1,
+        guidance: Guidance = 1.0,
     ):
         if precision not in self.precisions:
             raise WavedilError(f"precision is {precision!r}: this engine has {', '.join(self.precisions)}")
-        check_positive(threads=threads)
         if threads > self.max_threads:
             raise WavedilError(f"threads is {threads}: this engine uses {self.max_threads} at most")
         self.plan, self.sampling = plan, sampling or Sampling()
@@ -121,8 +127,6 @@ class Session:
         raise NotImplementedError
 
     def _check_guidance(self) -> None:
-        if not 0 <= self.guidance < float("inf"):
-            raise WavedilError(f"guidance is {self.guidance}: expected 0 or more, 1 for the model's own distribution")
         if not self.plan.condition_channels and not self.plan.speaker_channels:
             raise WavedilError(f"guidance is {self.guidance}, but the model has no conditioning: leave it out")
         if not self.supports_guidance:
