@@ -1,5 +1,9 @@
 """The error that wavedil raises for bad input, and checks that many modules share."""
 
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from typing import Any
+
 
 class WavedilError(ValueError):
     """Bad input, in one line: what is wrong, where, and what to do. The shell prints it and exits with status 2."""
@@ -67,6 +71,23 @@ def _shown(value: object, limit: int, depth: int) -> str:
         return repr(value[:limit] if isinstance(value, str) else value)
     name = value.__name__ if isinstance(value, type) else type(value).__name__
     return f"the class {name}" if isinstance(value, type) else f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def matched(**columns: Iterable[Any] | None) -> Iterator[tuple]:
+    """Yields the entries of iterables that belong together, like ``zip``; None stands for None in each row.
+
+    Raises:
+        WavedilError: one of them ends before the others.
+    """
+    ends = object()
+    given = {name: column for name, column in columns.items() if column is not None}
+    for row in zip_longest(*given.values(), fillvalue=ends):
+        entries = dict(zip(given, row, strict=True))
+        for name, entry in entries.items():
+            if entry is ends:
+                longer = next(other for other, value in entries.items() if value is not ends)
+                raise WavedilError(f"{name} has fewer entries than {longer}: expected as many")
+        yield tuple(entries.get(name) for name in columns)
 
 
 def first_line(error: BaseException) -> str:

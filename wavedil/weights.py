@@ -15,9 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from wavedil.allocation import AllocationLimit, AllocationLimitError
+from wavedil.core.schema import AnyPath, checked
 from wavedil.device import check_device
 from wavedil.errors import WavedilError, shortened, shown
 from wavedil.files import (
@@ -48,7 +50,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MAX_CONFIG = 2**22  # characters
 
 
-def save(model: nn.Module, folder: str | Path) -> Path:
+@checked
+def save(model: nn.Module, folder: AnyPath) -> Path:
     """Saves a model folder. The files are written next to it and moved into place, so no reader sees half a folder.
 
     An existing folder is replaced only if it is empty or holds a model folder's two files and nothing else. On Linux
@@ -122,7 +125,8 @@ def check_savable(model: nn.Module) -> str:
     return path
 
 
-def load(folder: str | Path, device: str = "cpu", expect: type | None = None) -> nn.Module:
+@checked
+def load(folder: AnyPath, device: str | torch.device = "cpu", expect: type | None = None) -> nn.Module:
     """Loads the model of a folder, in evaluation mode. The file's tensors must be exactly those of the model.
 
     Args:

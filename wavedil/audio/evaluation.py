@@ -25,7 +25,9 @@ from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.audio.resynthesis import Resynthesis
 from wavedil.batches import BATCH, Batches, fingerprint, fingerprint_paths
-from wavedil.errors import WavedilError
+from wavedil.core.schema import checked
+from wavedil.core.tensors import to_tensor
+from wavedil.errors import WavedilError, matched
 
 #: Samples per chunk. Longer files are evaluated in chunks that carry the state, which bounds memory: a model with 20
 #: layers of 64 channels needs about 0.6 GB.
@@ -95,6 +97,7 @@ class _Total:
         self.nats, self.count, self.sounds = self.nats + nats, self.count + count, self.sounds + sounds
 
 
+@checked
 def evaluate(
     model: WaveNet,
     sounds: Iterable[Tensor],
@@ -138,11 +141,17 @@ def _total(
     """Sum of the negative log-likelihoods of sounds; arguments as for :func:`evaluate`."""
     device = next(model.parameters()).device
     total = _Total()
-    none = itertools.repeat(None)
-    for sound, speaker, frames in zip(sounds, speakers or none, features or none, strict=False):
+    for sound, speaker, frames in matched(sounds=sounds, speakers=speakers, features=features):
+        sound = to_tensor("sound", sound, floating=True)
+        if sound.ndim != 1 or not len(sound):
+            raise WavedilError(f"sound has shape {tuple(sound.shape)}: expected (time,), with at least one sample")
         sound = sound.to(device).unsqueeze(0)
         if frames is not None:
-            hop = model.conditioner.upsampling.hop_length
+            if model.conditioner.upsampling is None:
+                raise WavedilError("features are given, but the model takes none: leave them out")
+            frames, hop = to_tensor("features", frames), model.conditioner.upsampling.hop_length
+            if frames.ndim != 2:
+                raise WavedilError(f"features have shape {tuple(frames.shape)}: expected (channels, frames)")
             expected = -(-sound.shape[1] // hop)
             if frames.shape[-1] != expected:
                 raise WavedilError(

@@ -1,6 +1,5 @@
 """Evaluates a vocoder: spectral distance of clips generated from log-mels to the recordings, beside Griffin-Lim's."""
 
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -12,7 +11,8 @@ from wavedil.audio.conditioning.features import LogMel
 from wavedil.audio.generation.generate import generate
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.audio.spectrogram import hann_stft
-from wavedil.errors import WavedilError
+from wavedil.core.tensors import to_tensor
+from wavedil.errors import WavedilError, matched
 
 FFT, HOP = 1024, 256
 RANGE_DB = 80.0  # magnitudes more than this below the recording's largest count as equal
@@ -46,6 +46,7 @@ def log_spectral_distance(sound: Tensor, recording: Tensor) -> float:
     Args:
         sound, recording: ``(time,)`` of the same length, at least 1024 samples.
     """
+    sound, recording = to_tensor("sound", sound), to_tensor("recording", recording)
     if sound.shape != recording.shape or sound.ndim != 1 or len(sound) < FFT:
         raise WavedilError(
             f"sound is {tuple(sound.shape)} and recording {tuple(recording.shape)}: expected (time,) of the same "
@@ -113,7 +114,7 @@ def resynthesize(
     hop = features.hop_length
     longest = round(seconds * model.sample_rate)
     clips = []
-    for recording, speaker in zip(recordings, itertools.repeat(None) if speakers is None else speakers, strict=False):
+    for recording, speaker in matched(recordings=recordings, speakers=speakers):
         length = min(longest, len(recording)) // hop * hop
         if length >= FFT:
             clips.append((recording[:length], speaker))

@@ -13,6 +13,7 @@ An audit also has the result of the rule of hybrid dilated convolution (HDC, Wan
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 from wavedil.core.conv import per_axis
 from wavedil.core.receptive_field import default_kernel_size
 from wavedil.core.schedule import Schedule, format_schedule, hybrid, parse_schedule
+from wavedil.core.schema import Dimensions, Taps, checked
 from wavedil.errors import WavedilError
 
 # Limits of memory and time, far above networks in use.
 _MAX_POSITIONS = 2**24
-_MAX_BIG_INTEGER_WORK = 2**26
+_MAX_BIG_INTEGER_WORK = 2**24
 
 Counts = tuple[NDArray, ...]  # number of paths by position, one array per axis
 
@@ -112,7 +114,10 @@ class Suggestion:
     audit: GriddingAudit
 
 
-def audit_gridding(dilations: Schedule, kernel_size: int | Sequence[int] | None = None, ndim: int = 1) -> GriddingAudit:
+@checked
+def audit_gridding(
+    dilations: Any, kernel_size: Taps | Sequence[Taps] | None = None, ndim: Dimensions = 1
+) -> GriddingAudit:
     """Counts the paths of a schedule exactly; see :class:`GriddingAudit`.
 
     Args:
@@ -130,10 +135,11 @@ def audit_gridding(dilations: Schedule, kernel_size: int | Sequence[int] | None 
     return audit_branches([dilations], kernel_size, ndim)
 
 
+@checked
 def audit_branches(
-    schedules: Sequence[Schedule],
-    kernel_size: int | Sequence[int] | None = None,
-    ndim: int = 1,
+    schedules: Sequence[Any],
+    kernel_size: Taps | Sequence[Taps] | None = None,
+    ndim: Dimensions = 1,
     causal: bool | None = None,
 ) -> GriddingAudit:
     """:func:`audit_gridding` of parallel stacks whose outputs are summed.
@@ -148,8 +154,6 @@ def audit_branches(
     Raises:
         WavedilError: as :func:`audit_gridding`, or no branch.
     """
-    if ndim not in (1, 2, 3):
-        raise WavedilError(f"ndim is {ndim!r}: expected 1, 2 or 3")
     branches = tuple(parse_schedule(schedule) for schedule in schedules)
     if not branches:
         raise WavedilError("schedules is empty: expected at least one schedule")
@@ -269,10 +273,12 @@ def _count_paths(dilations: tuple[int, ...], kernel: int) -> NDArray:
         )
     counts = np.ones(1, dtype=np.int64 if fits else object)
     for dilation in dilations:
-        wider = np.zeros(len(counts) + (kernel - 1) * dilation, dtype=counts.dtype)
-        for tap in range(kernel):
-            wider[tap * dilation : tap * dilation + len(counts)] += counts
-        counts = wider
+        width = len(counts) + (kernel - 1) * dilation
+        # The sum over taps is a difference of cumulative sums along every dilation-th position.
+        rows = np.pad(counts, (0, -(-width // dilation) * dilation - len(counts))).reshape(-1, dilation)
+        sums = rows.cumsum(0)
+        sums[kernel:] -= sums[:-kernel].copy()
+        counts = sums.reshape(-1)[:width]
     return counts
 
 

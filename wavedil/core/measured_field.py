@@ -7,12 +7,17 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from wavedil.core.conv import DilatedConv
-from wavedil.errors import WavedilError
+from wavedil.core.schema import Channels, Dimensions, Range, checked
+from wavedil.errors import WavedilError, first_line, shown
+from wavedil.ops.memory import check_memory
+
+Positions = Annotated[int, Range(1, 2**62)]  # the memory limits them
 
 # Range of sizes per axis that ``measure_receptive_field`` tries, by number of axes.
 _FIRST_SIZE = {1: 64, 2: 32, 3: 16}
@@ -54,14 +59,15 @@ class MeasuredField:
     size: tuple[int, ...]
 
 
+@checked
 def measure_receptive_field(
     module: nn.Module,
-    example: int | Tensor,
-    ndim: int = 1,
+    example: Channels | Tensor,
+    ndim: Dimensions = 1,
     *,
-    size: int | Sequence[int] | None = None,
-    seeds: int = 8,
-    coverage: float = 0.95,
+    size: Positions | Sequence[Positions] | None = None,
+    seeds: Annotated[int, Range(1, 10_000)] = 8,
+    coverage: Annotated[float, Range(0, 1, exclude_low=True, exclude_high=True)] = 0.95,
 ) -> MeasuredField:
     """Measures the theoretical and the effective receptive field of the middle output position, by gradient.
 
@@ -85,10 +91,6 @@ def measure_receptive_field(
         WavedilError: the field is larger than the input (the message has the axis and a size to use), the module does
             not accept float64 input, or its output does not depend on the input.
     """
-    if ndim not in _FIRST_SIZE:
-        raise WavedilError(f"ndim is {ndim!r}: expected 1, 2 or 3")
-    if not 0 < coverage < 1:
-        raise WavedilError(f"coverage is {coverage!r}: expected a number between 0 and 1")
     if isinstance(example, Tensor):
         if not example.is_floating_point():
             raise WavedilError(
@@ -211,13 +213,15 @@ def _gradient(
     x = x.to(device).requires_grad_()
     try:
         y = module(x)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # a module of a user may raise any
         raise _ForwardError(
-            f"the module does not accept float64 input of shape {tuple(x.shape)}: {error}; if its input is codes, "
-            "measure the module after the embedding"
+            f"the module does not accept float64 input of shape {tuple(x.shape)}: {first_line(error)}; if its input is "
+            "codes, measure the module after the embedding"
         ) from error
-    y = y[0] if isinstance(y, tuple | list) else y
-    if y.dim() != x.dim():
+    y = y[0] if isinstance(y, tuple | list) and y else y
+    if not isinstance(y, Tensor):
+        raise WavedilError(f"the module's output is {shown(y)}: expected a tensor, or a tuple that begins with one")
+    if y.dim() != x.dim() or 0 in y.shape:
         raise WavedilError(
             f"the module's output has shape {tuple(y.shape)}: expected (batch, channels, *space) with {len(shape)} "
             "space axes, as in its input"
@@ -242,6 +246,8 @@ def _gradient(
 
 def _footprint(module: nn.Module, channels: int, shape: tuple[int, ...], seeds: int) -> tuple[Box, int]:
     """The smallest box of all positions with a gradient in any of ``seeds`` draws, and their number."""
+    needed = 64 * channels * math.prod(shape)  # the input, its gradient and at least as many activations, in float64
+    check_memory(needed, f"size is {shape}", "use a smaller size or fewer channels")
     reached = torch.zeros(shape, dtype=torch.bool)
     for seed in range(seeds):
         reached |= _gradient(module, channels, shape, seed, positive=True)[0] != 0

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core.schedule import Schedule, parse_schedule
-from wavedil.errors import WavedilError, check_positive
+from wavedil.core.schema import Dimensions, Stride, Taps, checked
+from wavedil.errors import WavedilError
 
 
 class GrowthRow(NamedTuple):
@@ -29,11 +30,12 @@ class GrowthRow(NamedTuple):
     jump: int
 
 
+@checked
 def growth(
-    dilations: Schedule,
-    kernel_size: int | Sequence[int] | None = None,
-    strides: int | Sequence[int] = 1,
-    ndim: int = 1,
+    dilations: Any,
+    kernel_size: Taps | Sequence[Taps] | None = None,
+    strides: Stride | Sequence[Stride] = 1,
+    ndim: Dimensions = 1,
 ) -> list[GrowthRow]:
     """The growth of the receptive field layer by layer, starting at the input.
 
@@ -51,8 +53,6 @@ def growth(
         "kernel_size", default_kernel_size(ndim) if kernel_size is None else kernel_size, len(dilations)
     )
     strides = per_layer("strides", strides, len(dilations))
-    for kernel, stride in zip(kernels, strides, strict=True):
-        check_positive(kernel_size=kernel, strides=stride)
     rows, field, jump = [], 1, 1
     for layer, (dilation, kernel, stride) in enumerate(zip(dilations, kernels, strides, strict=True), 1):
         field += (kernel - 1) * dilation * jump

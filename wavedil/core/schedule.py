@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from wavedil.errors import WavedilError
+from wavedil.core.schema import plain
+from wavedil.errors import WavedilError, shown
 
 MAX_DILATION = 2**24
 MAX_LAYERS = 10_000
@@ -152,8 +153,10 @@ def hybrid(layers: int, field: int, kernel_size: int = 3) -> tuple[int, ...]:
     # Rounding leaves a small remainder: add it to the last layers, each up to its bound. A larger dilation only raises
     # the bounds of the layers after it, so the loop ends.
     while remainder := total - sum(dilations):
+        before = total - remainder
         for i in range(layers - 1, 0, -1):
-            step = min(remainder, _bound(dilations[:i], kernel_size) - dilations[i])
+            before -= dilations[i]
+            step = min(remainder, _bound(before, dilations[i - 1], kernel_size) - dilations[i])
             if step > 0:
                 dilations[i] += step
                 break
@@ -182,10 +185,10 @@ def parse_schedule(schedule: Schedule) -> tuple[int, ...]:
             dilations += _parse_group(group, schedule)
             _check_length(len(dilations))
         return tuple(dilations)
-    items = schedule.tolist() if hasattr(schedule, "tolist") else schedule  # of NumPy arrays and tensors
+    items = plain(schedule)
     if not isinstance(items, Sequence) or isinstance(items, bytes):
         if not hasattr(items, "__index__"):
-            raise WavedilError(f"schedule is {items!r}: expected integers or text; {_NOTATION}")
+            raise WavedilError(f"schedule is {shown(items)}: expected integers or text; {_NOTATION}")
         return (_check_integer("dilation", items),)
     if not items:
         raise WavedilError(f"the schedule is empty; {_NOTATION}")
@@ -226,16 +229,18 @@ def _list_text(dilations: tuple[int, ...]) -> str:
 
 def _geometric(ratio: float, layers: int, kernel_size: int) -> list[int]:
     """Dilations near 1, ratio, ratio**2, ..., each limited to the bound from the layers before it."""
-    dilations = [1]
+    dilations, total, power = [1], 1, 1.0
     while len(dilations) < layers:
-        wanted = round(min(ratio ** len(dilations), MAX_DILATION))
-        dilations.append(min(max(wanted, dilations[-1]), _bound(dilations, kernel_size)))
+        power = ratio ** len(dilations) if power < MAX_DILATION else power  # without overflow
+        bound = _bound(total, dilations[-1], kernel_size)
+        dilations.append(min(max(round(min(power, MAX_DILATION)), dilations[-1]), bound))
+        total += dilations[-1]
     return dilations
 
 
-def _bound(before: list[int], kernel_size: int) -> int:
-    """The largest dilation after ``before`` without holes and without a larger distance in the HDC rule."""
-    return min(1 + (kernel_size - 1) * sum(before), 3 * before[-1], MAX_DILATION)
+def _bound(total: int, last: int, kernel_size: int) -> int:
+    """The largest dilation after layers of this sum without holes and without a larger distance in the HDC rule."""
+    return min(1 + (kernel_size - 1) * total, 3 * last, MAX_DILATION)
 
 
 def _repeated(group: Sequence[int], repeats: int) -> tuple[int, ...]:
@@ -255,7 +260,7 @@ def _check_integer(name: str, value: object, limit: int = MAX_DILATION) -> int:
     except TypeError:
         number = 0
     if not 1 <= number <= limit:
-        raise WavedilError(f"{name} is {value!r}: expected an integer from 1 to {limit}")
+        raise WavedilError(f"{name} is {shown(value)}: expected an integer from 1 to {limit}")
     return number
 
 
@@ -263,8 +268,9 @@ def _parse_group(group: str, text: str) -> tuple[int, ...]:
     """One group of the text form: items, then an optional ``xN``."""
     repeats = re.search(r"(?<![A-Za-z_])[x×]\s*([^\s,()\[\]]+)$", group.rstrip())
     items = [item for item in _split(group[: repeats.start()] if repeats else group, ", \t\r\n", text) if item]
+    _check_length(len(items))
     if not items:
-        raise WavedilError(f"schedule {text!r} has an empty group; {_NOTATION}")
+        raise WavedilError(f"schedule {shown(text)} has an empty group; {_NOTATION}")
     dilations: list[int] = []
     for item in items:
         dilations += _parse_item(item, text)
@@ -285,8 +291,8 @@ def _call(name: str, arguments: str, text: str) -> tuple[int, ...]:
     """The dilations that a registered function returns for the arguments in a schedule text."""
     if name not in _FUNCTIONS:
         raise WavedilError(
-            f"schedule {text!r}: {name!r} is not a known schedule; expected one of {', '.join(sorted(_FUNCTIONS))}; "
-            "add others with wavedil.core.register_schedule"
+            f"schedule {shown(text)}: {shown(name)} is not a known schedule; expected one of "
+            f"{', '.join(sorted(_FUNCTIONS))}; add others with wavedil.core.register_schedule"
         )
     function = _FUNCTIONS[name]
     positional, keywords = [], {}
@@ -302,11 +308,11 @@ def _call(name: str, arguments: str, text: str) -> tuple[int, ...]:
     try:
         bound = signature.bind(*positional, **keywords)
     except TypeError as error:
-        raise WavedilError(f"schedule {text!r}: {error}; the schedule is {name}{signature}") from None
+        raise WavedilError(f"schedule {shown(text)}: {error}; the schedule is {name}{signature}") from None
     try:
         return parse_schedule(function(*bound.args, **bound.kwargs))
     except ValueError as error:
-        raise WavedilError(f"schedule {text!r}: {name}: {error}") from None
+        raise WavedilError(f"schedule {shown(text)}: {name}: {error}") from None
 
 
 def _split(part: str, separators: str, text: str) -> list[str]:
@@ -323,16 +329,16 @@ def _split(part: str, separators: str, text: str) -> list[str]:
         if not 0 <= depth <= _MAX_NESTING:
             break
     if depth:
-        raise WavedilError(f"schedule {text!r}: brackets are not balanced, or nested deeper than {_MAX_NESTING}")
+        raise WavedilError(f"schedule {shown(text)}: brackets are not balanced, or nested deeper than {_MAX_NESTING}")
     return [*pieces, part[start:]]
 
 
 def _number(digits: str, text: str, name: str = "dilation", limit: int = MAX_DILATION) -> int:
     if not re.fullmatch(r"[+-]?[0-9]+", digits):
-        raise WavedilError(f"schedule {text!r}: {digits!r} is not an integer; {_NOTATION}")
+        raise WavedilError(f"schedule {shown(text)}: {shown(digits)} is not an integer; {_NOTATION}")
     if len(digits) > 12:  # int() rejects very long numbers with an unrelated message
-        raise WavedilError(f"schedule {text[:40]!r}: {name} is {digits[:12]}...: expected an integer from 1 to {limit}")
-    return _check_integer(f"schedule {text!r}: {name}", int(digits), limit)
+        raise WavedilError(f"schedule {shown(text)}: {name} is {digits[:12]}...: expected an integer from 1 to {limit}")
+    return _check_integer(f"schedule {shown(text)}: {name}", int(digits), limit)
 
 
 def _doubled(start: int, end: int, name: str) -> list[int]:

@@ -8,6 +8,7 @@ become plain numbers and lists. An argument without an annotation, or with anoth
 
 import functools
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -159,7 +160,7 @@ def _fitted(hint: Any, value: Any) -> Any:
     if kind is Literal:
         return _require(value, any(type(value) is type(option) and value == option for option in options))
     if kind in _PLAIN:
-        value = value.tolist() if getattr(value, "ndim", None) == 0 else value  # a NumPy scalar, or a tensor of one
+        value = plain(value) if getattr(value, "ndim", None) == 0 else value  # a NumPy scalar, or a tensor of one
         return _require(value, isinstance(value, _PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool)))
     if kind is Callable:
         return _require(value, callable(value))
@@ -184,9 +185,9 @@ def _fitted_mapping(options: tuple, value: Mapping) -> Mapping:
 
 def _fitted_sequence(kind: type, options: tuple, value: Any) -> Any:
     if getattr(value, "ndim", None) == 1:  # an array or a tensor
-        value = value.tolist()
+        value = plain(value)
     if kind is Iterable and not isinstance(value, Sequence):  # it may be read only once
-        return _require(value, isinstance(value, Iterable))
+        return _require(value, isinstance(value, Iterable) and _is_row(value))
     _require(value, isinstance(value, Sequence) and not isinstance(value, str | bytes))
     if not options:
         return value
@@ -197,6 +198,38 @@ def _fitted_sequence(kind: type, options: tuple, value: Any) -> Any:
     fitted = [_fitted(option, item) for option, item in zip(options, value, strict=True)]
     changed = any(one is not other for one, other in zip(fitted, value, strict=True))
     return type(value)(fitted) if changed and type(value) in (list, tuple) else fitted if changed else value
+
+
+def _is_row(value: Any) -> bool:
+    """False for tensors that cannot be iterated over: those without axes, sparse ones."""
+    try:
+        return not hasattr(value, "ndim") or iter(value) is not None
+    except (RuntimeError, TypeError):
+        return False
+
+
+def plain(value: Any) -> Any:
+    """Numbers or lists of a NumPy scalar, array or tensor; other values, and tensors without numbers, unchanged."""
+    try:
+        return value.tolist() if hasattr(value, "tolist") else value
+    except (RuntimeError, TypeError):  # of the device meta, sparse; the class of an array
+        return value
+
+
+class _PathRule:
+    """Paths that every common file system can have."""
+
+    def allows(self, value: Any) -> bool:
+        text = os.fspath(value)
+        if isinstance(text, bytes) or "\0" in text:
+            return False
+        return all(len(part.encode(errors="surrogateescape")) <= 255 for part in text.replace("\\", "/").split("/"))
+
+    def describe(self, kind: Any, plural: bool = False) -> str:
+        return "paths" if plural else "a path, with names of at most 255 bytes and without null characters"
+
+
+AnyPath = Annotated[str | os.PathLike, _PathRule()]
 
 
 def _require(value: Any, condition: bool) -> Any:

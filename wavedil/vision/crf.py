@@ -13,11 +13,11 @@ j = i, and each kernel is divided by the square roots of its sums at i and at j.
 from dataclasses import dataclass
 from typing import Annotated, Any, Self, get_type_hints
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wavedil.core.schema import Positive, Range, check
+from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError
 from wavedil.ops.permutohedral import build_lattice, exact_mean_field, lattice_filter, mean_field
 from wavedil.weights import register
@@ -69,7 +69,7 @@ class DenseCRF:
             check(name, getattr(self, name), get_type_hints(DenseCRF, include_extras=True)[name])
         if isinstance(self.compatibility, str) and self.compatibility == "potts":
             return
-        matrix = _to_tensor("compatibility", self.compatibility).detach().float().cpu()
+        matrix = to_tensor("compatibility", self.compatibility).detach().float().cpu()
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
             raise WavedilError(
                 f"compatibility has shape {tuple(matrix.shape)}: expected 'potts', or finite numbers (labels, labels)"
@@ -83,7 +83,7 @@ class DenseCRF:
         Raises:
             WavedilError: an unknown name.
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise WavedilError(f"CRF preset is {name!r}: expected one of {', '.join(PRESETS)}")
         return cls(**(dict(zip(_KERNELS, PRESETS[name], strict=True)) | changes))
 
@@ -228,7 +228,7 @@ def _to_batch(image: Any, scores: Any) -> tuple[Tensor, Tensor, bool]:
         Images (batch, 3, height, width) on the CPU, scores (batch, labels, height, width), and whether the inputs have
         no batch axis.
     """
-    image, scores = _to_tensor("image", image), _to_tensor("scores", scores)
+    image, scores = to_tensor("image", image), to_tensor("scores", scores)
     if image.dtype != torch.uint8:
         raise WavedilError(f"image is {_dtype_name(image)}: expected uint8, 0 to 255, before any normalization")
     if not scores.is_floating_point():
@@ -253,15 +253,6 @@ def _to_batch(image: Any, scores: Any) -> tuple[Tensor, Tensor, bool]:
     if not all(bound.isfinite() for bound in torch.aminmax(batch.detach())):
         raise WavedilError("scores contain NaN or infinity: expected finite numbers")
     return images.cpu(), batch, is_single
-
-
-def _to_tensor(name: str, value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    try:
-        return torch.from_numpy(np.require(value, requirements=["C", "W"]))  # images are often read-only arrays
-    except (TypeError, ValueError) as error:
-        raise WavedilError(f"{name} is not an array of numbers ({error}): expected a tensor or an array") from None
 
 
 def _dtype_name(tensor: Tensor) -> str:

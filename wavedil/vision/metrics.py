@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from wavedil.core.schema import Classes, checked
+from wavedil.core.tensors import to_tensor
+from wavedil.errors import WavedilError
 from wavedil.vision.data.labels import IGNORED
 
 DEFINITION = (
@@ -26,13 +29,29 @@ class ConfusionMatrix:
         device: device of the counts.
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
+    @checked
+    def __init__(self, num_classes: Classes, device: torch.device | str = "cpu"):
         self.num_classes = num_classes
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
-        """Adds integer predictions and labels of the same shape."""
+        """Adds integer predictions and labels of the same shape.
+
+        Raises:
+            WavedilError: other types or shapes, or classes out of range; a prediction may be any at ignored pixels.
+        """
+        predictions = to_tensor("predictions", predictions, floating=False)
+        labels = to_tensor("labels", labels, floating=False)
+        if predictions.shape != labels.shape:
+            raise WavedilError(
+                f"predictions have shape {tuple(predictions.shape)} and labels {tuple(labels.shape)}: expected the same"
+            )
         valid = labels != IGNORED
+        for name, classes in (("predictions", predictions[valid]), ("labels", labels[valid])):
+            if bool(((classes < 0) | (classes >= self.num_classes)).any()):
+                raise WavedilError(
+                    f"{name} span {int(classes.min())}..{int(classes.max())}: expected 0..{self.num_classes - 1}"
+                )
         indices = labels[valid].long() * self.num_classes + predictions[valid].long()
         self.matrix += torch.bincount(indices, minlength=self.num_classes**2).view_as(self.matrix)
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.errors import WavedilError, shown
+from wavedil.core.schema import Range, checked
+from wavedil.core.tensors import to_tensor
+from wavedil.errors import WavedilError
+from wavedil.ops.memory import check_memory
 from wavedil.vision.data.images import resize, scaled_size
 from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.regressor import Regressor
@@ -24,6 +27,7 @@ Refinement = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Progress = Callable[[int, int], None]
 
 
+@checked
 def predict(
     model: Segmenter,
     image: np.ndarray,
@@ -55,7 +59,10 @@ def predict(
     options = {"scaled": scaled, "tile": tile, "scales": scales, "flip": flip, "progress": progress}
     if refine is not None:
         full = probabilities(model, image, **options).astype(np.float32, copy=False)
-        return np.asarray(refine(image, full)).argmax(0).astype(np.uint8)
+        refined = to_tensor("refine(image, probabilities)", refine(image, full))
+        if refined.shape != full.shape:
+            raise WavedilError(f"refine returns shape {tuple(refined.shape)}: expected {full.shape}, as it gets")
+        return refined.argmax(0).to("cpu", torch.uint8).numpy()
     bands = _average(model, image, _softmax, **options)
     return np.concatenate([band.argmax(0).to(torch.uint8).cpu().numpy() for band in bands])
 
@@ -96,29 +103,30 @@ class _ScoreView:
 
 
 @torch.inference_mode()
+@checked
 def _score_views(
     model: DensePredictor,
     image: np.ndarray,
     *,
     scaled: bool = False,
-    tile: int | None = None,
-    scales: Sequence[float] = (1.0,),
+    tile: Annotated[int, Range(1, 2**62)] | None = None,
+    scales: Sequence[ImageScale] = (1.0,),
     flip: bool = False,
     progress: Progress | None = None,
 ) -> list[_ScoreView]:
     """Runs the network on the image at each scale, and on its mirror image if ``flip``."""
-    if not isinstance(image, np.ndarray):
-        raise WavedilError(f"image is {shown(image)}: expected a numpy array, as read_image returns")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise WavedilError(
             f"image is {image.dtype} of shape {image.shape}: expected uint8 of shape (height, width, 3), as read_image "
             "returns; multiply floats in [0, 1] by 255 and round them"
         )
-    if not scales or not all(0 < scale <= 64 for scale in scales):
-        raise WavedilError(f"scales is {list(scales)}: expected factors above 0 and at most 64")
+    if not scales:
+        raise WavedilError("scales is empty: expected factors above 0 and at most 64")
     views: list[_ScoreView] = []
     for scale in scales:
-        resized = resize(image, scaled_size(image.shape[:2], scale if scaled else model.scale * scale))
+        height, width = scaled_size(image.shape[:2], scale if scaled else model.scale * scale)
+        check_memory(16 * height * width, f"scales has {scale:g}", "use a smaller scale")  # of the image in float32
+        resized = resize(image, (height, width))
         size = resized.shape[:2]
         large = size[0] * size[1] > MAX_UNTILED_PIXELS and model.receptive_field is not None
         side = DEFAULT_TILE if tile is None and large else tile

@@ -83,9 +83,7 @@ class Conditioner(nn.Module):
         return self(features, batch.get("speaker"), batch["codes"].shape[1])
 
     @checked
-    def conditioning(
-        self, features: Tensor | np.ndarray | None, speaker: Speaker | None, num: int = 1
-    ) -> Conditioning:
+    def conditioning(self, features: Tensor | np.ndarray | None, speaker: Speaker | None, num: int = 1) -> Conditioning:
         """Checks the features and speakers of ``num`` streams and puts them on the model's device.
 
         Args:

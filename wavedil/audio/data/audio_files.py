@@ -11,18 +11,20 @@ import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import torch
 
 from wavedil.audio.data.resampling import check_rates, resample_crop
 from wavedil.audio.data.streams import FORMATS, SUFFIXES, decoded_blocks, open_sound, unchecked_blocks, written_blocks
+from wavedil.core.schema import AnyPath, Range, SampleRate, checked
+from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError
 from wavedil.files import walk_files
 
 if TYPE_CHECKING:
     import soundfile
-    import torch
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class AudioInfo:
         return self.frames / self.sample_rate
 
 
-def info(path: str | os.PathLike[str]) -> AudioInfo:
+@checked
+def info(path: AnyPath) -> AudioInfo:
     """Reads the properties of a sound file.
 
     The header's length is verified by reading the last frame. If it is wrong, the frames are decoded and counted.
@@ -58,12 +61,13 @@ def info(path: str | os.PathLike[str]) -> AudioInfo:
         return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype)
 
 
+@checked
 def read(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
-    start: int = 0,
-    frames: int | None = None,
-    sample_rate: int | None = None,
+    start: Annotated[int, Range(0, 2**62)] = 0,
+    frames: Annotated[int, Range(1, 2**62)] | None = None,
+    sample_rate: SampleRate | None = None,
     mono: bool = True,
 ) -> tuple[np.ndarray, int]:
     """Reads a sound file, or a crop of it; the rest is not decoded if the format supports seeking.
@@ -85,11 +89,6 @@ def read(
         WavedilError: the file is missing, broken or empty, has NaN or infinity, or ends before ``start``.
     """
     path = Path(path)
-    if start < 0 or (frames is not None and frames < 1) or (sample_rate or 1) < 1:
-        raise WavedilError(
-            f"start is {start}, frames {frames}, sample_rate {sample_rate}: expected start >= 0, frames >= 1 (or None "
-            f"for all) and sample_rate >= 1 (or None to keep it), to read {path}"
-        )
     with open_sound(path) as file:
         source_rate = file.samplerate
         rate = sample_rate or source_rate
@@ -109,9 +108,8 @@ def read(
     return sound, rate
 
 
-def write(
-    path: str | os.PathLike[str], sound: np.ndarray | torch.Tensor, sample_rate: int, subtype: str | None = None
-) -> Path:
+@checked
+def write(path: AnyPath, sound: Any, sample_rate: SampleRate, subtype: str | None = None) -> Path:
     """Writes sound to a file; the suffix decides the format.
 
     An interrupted process leaves no partial file. Samples outside [-1, 1] are clipped, with a warning that counts them;
@@ -131,12 +129,12 @@ def write(
             format does not support.
     """
     path = Path(path)
-    values = sound if isinstance(sound, np.ndarray) else sound.detach().float().cpu().numpy()
-    values = np.atleast_2d(values)
-    if values.ndim != 2 or values.size == 0 or not np.issubdtype(values.dtype, np.floating):
+    tensor = to_tensor("sound", sound, floating=True).detach().cpu()
+    values = np.atleast_2d((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
+    if tensor.ndim not in (1, 2) or values.size == 0:
         raise WavedilError(
-            f"{path}: cannot write a {values.dtype} array of shape {tuple(sound.shape)}: expected floating point, "
-            "(time,) or (channels, time), with at least one sample"
+            f"{path}: sound has shape {tuple(tensor.shape)}: expected (time,) or (channels, time), with at least one "
+            "sample"
         )
     with written_blocks(path, sample_rate, len(values), subtype) as append:
         clipped = append(values)

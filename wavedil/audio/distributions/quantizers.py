@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wavedil.audio.data.levels import check_floating
 from wavedil.core.schema import Range, checked
+from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError
 
 _MAX_CODES = 65536  # with more, neighboring mu-law codes would decode to the same float32 value
@@ -77,7 +78,7 @@ class Quantizer(ABC):
 
     def encode(self, sound: Tensor) -> Tensor:
         """Sound, clipped to [-1, 1], to int64 codes of the same shape; float64 sound is computed in float64."""
-        sound = torch.as_tensor(sound)
+        sound = to_tensor("sound", sound)
         check_floating(sound)
         # Half precision cannot distinguish neighboring codes.
         sound = sound if sound.dtype == torch.float64 else sound.float()
@@ -87,9 +88,8 @@ class Quantizer(ABC):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes to float32 amplitudes in [-1, 1] of the same shape; ``encode`` returns the same codes."""
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise WavedilError(f"codes is {codes.dtype}: expected integers")
-        if codes.numel() and not codes.is_meta:
+        codes = to_tensor("codes", codes, floating=False)
+        if codes.numel():
             low, high = (int(value) for value in codes.aminmax())
             if low < 0 or high >= self.num_codes:
                 raise WavedilError(

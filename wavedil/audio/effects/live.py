@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -13,10 +14,14 @@ from torch import Tensor
 from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.models.effect import Effect
 from wavedil.audio.models.effect_model import EffectModel
+from wavedil.core.schema import Range, checked
+from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError
 from wavedil.ops.fallback import load_kernels
 
 CHUNK = 2**15  # samples of silence per pass
+
+AudioChannels = Annotated[int, Range(1, 1024)]  # as many as libsndfile reads
 
 
 class LiveEffect:
@@ -48,11 +53,12 @@ class LiveEffect:
         real_time_factor: seconds of sound processed per second of computation; NaN before the first call.
     """
 
+    @checked
     def __init__(
         self,
         model: EffectModel,
         knobs: Mapping[str, float] | None = None,
-        channels: int = 1,
+        channels: AudioChannels = 1,
         source: str | Path | None = None,
     ):
         self.model, self.channels = model.eval(), channels
@@ -80,10 +86,10 @@ class LiveEffect:
             WavedilError: for another number of channels, integers, NaN or infinity, or a peak above 16.
         """
         started = time.perf_counter()
-        block = check_level(np.asarray(block), self._source or "block", self.levels)
+        name = self._source or "block"
+        sound = check_level(to_tensor(str(name), block).detach().cpu(), name, self.levels).float().numpy()
         if self._source is None:
             self.levels.warn()
-        sound = block.astype(np.float32, copy=False)
         if sound.ndim not in (1, 2) or (sound.shape[0] if sound.ndim == 2 else 1) != self.channels:
             raise WavedilError(f"block has shape {sound.shape}: expected ({self.channels}, time)")
         if not np.isfinite(sound).all():

@@ -13,6 +13,7 @@ from wavedil.audio.data.resampling import resampled_length
 from wavedil.audio.data.streams import read_blocks, written_blocks
 from wavedil.audio.effects.live import LiveEffect
 from wavedil.audio.models.effect_model import EffectModel
+from wavedil.core.schema import AnyPath, checked
 from wavedil.errors import WavedilError
 from wavedil.outputs import claim_file
 
@@ -39,10 +40,11 @@ def apply_model(model: EffectModel, x: Tensor, knobs: Tensor | None = None) -> T
     return torch.cat(parts, dim=2)
 
 
+@checked
 def process_file(
     model: EffectModel,
-    source: str | Path,
-    target: str | Path,
+    source: AnyPath,
+    target: AnyPath,
     knobs: Mapping[str, float] | None = None,
     *,
     resample: bool = False,

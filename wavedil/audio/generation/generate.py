@@ -21,7 +21,7 @@ from wavedil.core import stream as streaming
 from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.ops.memory import check_memory
 
 _log = logging.getLogger("wavedil")
@@ -274,7 +274,8 @@ def _checked_state(state: Mapping[str, Tensor], plan: GenerationPlan, num: int) 
         known[key] = values if template.is_floating_point() else values.to(torch.int64)
     positions = known.get(CONDITION_POSITION, torch.zeros(1))
     if bool(((positions != positions[0]) | (positions < 0)).any()):
-        raise WavedilError(f"{CONDITION_POSITION} is {positions.tolist()}: expected the same for all streams, 0 or more")
+        found = shown(positions.tolist())
+        raise WavedilError(f"state has {CONDITION_POSITION} {found}: expected the same for all streams, 0 or more")
     return known
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wavedil.core.schema import checked
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
 
@@ -58,6 +59,7 @@ class EffectModel(nn.Module):
             found = "None" if knobs is None else f"of shape {tuple(knobs.shape)}"
             raise WavedilError(f"knobs is {found}: expected {shape}, for {', '.join(self.knobs) or 'a model without'}")
 
+    @checked
     def knob_values(self, values: Mapping[str, float] | None = None) -> Tensor:
         """Knob values by name to ``(knobs,)``, in the model's order.
 

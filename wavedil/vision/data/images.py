@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wavedil.arrays import ArrayFile, open_array
+from wavedil.core.schema import AnyPath, checked
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write, walk_files
 from wavedil.vision.data.pictures import (
@@ -33,7 +34,8 @@ _GRAY = ("1", "L", "P", "LA", "La", "PA", "I", "I;16", "I;16B", "I;16L")  # Pill
 PathLike = str | os.PathLike[str]
 
 
-def read_image(path: PathLike) -> np.ndarray:
+@checked
+def read_image(path: AnyPath) -> np.ndarray:
     """Reads an image as RGB as it is displayed, ``(height, width, 3)`` uint8: the orientation in the file is applied.
 
     Gray, palette and CMYK images are converted to RGB. An alpha channel without transparent pixels is dropped.
@@ -51,7 +53,8 @@ def read_image(path: PathLike) -> np.ndarray:
         return decode(picture, path, lambda band: np.asarray(_opaque(band, path, remedy).convert("RGB")))
 
 
-def read_mask(path: PathLike, colors: bool) -> np.ndarray:
+@checked
+def read_mask(path: AnyPath, colors: bool) -> np.ndarray:
     """Reads a mask as it is displayed: ``(height, width)`` gray values or palette indices, or ``(..., 3)`` colors.
 
     The orientation in the file is applied, as for images. Values are those stored in the file: gray values of fewer
@@ -122,7 +125,8 @@ def _gray_values(band: Image, path: PathLike, remedy: str) -> np.ndarray:
     return values.astype(np.uint8 if values.dtype == bool else values.dtype.newbyteorder("="))
 
 
-def read_target(path: PathLike, step: float) -> np.ndarray:
+@checked
+def read_target(path: AnyPath, step: float) -> np.ndarray:
     """Reads target values ``(height, width)``, float32; unknown values (0, NaN or infinite in the file) are NaN.
 
     Args:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import numpy as np
 
-from wavedil.core.schema import Range
+from wavedil.core.schema import Range, checked
+from wavedil.errors import WavedilError
 
 Byte = Annotated[int, Range(0, 255)]
 Color = tuple[Byte, Byte, Byte]
@@ -27,10 +28,23 @@ def colorize(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray
     return table[labels]
 
 
+@checked
 def overlay(
-    image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]], opacity: float = 0.55
+    image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opacity: Annotated[float, Range(0, 1)] = 0.55
 ) -> np.ndarray:
-    """Blends class colors over an image ``(height, width, 3)`` uint8; ignored pixels are unchanged."""
+    """Blends class colors over an image ``(height, width, 3)`` uint8; ignored pixels are unchanged.
+
+    Raises:
+        WavedilError: another type or shape of image, or labels that are not integers from 0 to 255 of the same size.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise WavedilError(f"image is {image.dtype} of shape {image.shape}: expected uint8 (height, width, 3)")
+    if labels.dtype.kind not in "iu" or labels.shape != image.shape[:2]:
+        raise WavedilError(f"labels are {labels.dtype} of shape {labels.shape}: expected integers {image.shape[:2]}")
+    if labels.size and not 0 <= labels.min() <= labels.max() <= 255:
+        raise WavedilError(f"labels span {labels.min()}..{labels.max()}: expected 0..255")
+    if not 1 <= len(palette) <= 256:
+        raise WavedilError(f"palette has {len(palette)} colors: expected 1 to 256")
     out = image.copy()
     for row, classes in enumerate(labels):  # by rows to bound memory
         known = classes < len(palette)

@@ -1,17 +1,22 @@
 """Compares a dense network with its classifier, node by node, in float64, with random weights."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from wavedil.core.measured_field import float64_copy
+from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError
+from wavedil.ops.memory import check_memory
 from wavedil.vision.dense.convert import ConversionPlan, DenseBackbone, extract_outputs, plan_conversion
 from wavedil.vision.dense.grid import Grid, NonMap
 from wavedil.vision.dense.trace import copy_module, describe_node
+
+Pixels = Annotated[int, Range(1, 2**31)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
 
 _TOLERANCE = 1e-6  # of the mean absolute value; float64 rounding gives 1e-14, in the deepest networks 1e-7
 
@@ -43,8 +48,9 @@ class DenseReport:
         return text if self.layer is None else f"{text}; first layer that differs: {self.layer}, since {self.reason}"
 
 
+@checked
 def check_dense(
-    classifier: nn.Module, dense: nn.Module, *, size: Sequence[int] | None = None, seed: int = 0
+    classifier: nn.Module, dense: nn.Module, *, size: tuple[Pixels, Pixels] | None = None, seed: Seed = 0
 ) -> DenseReport:
     """Compares the features of a classifier with those of its dense form, in float64.
 
@@ -68,6 +74,7 @@ def check_dense(
     stride = plan.analysis.grids[features].stride
     size = (3 * stride, 4 * stride) if size is None else tuple(size)
     generator = torch.Generator().manual_seed(seed)
+    check_memory(256 * size[0] * size[1], f"size is {size}", "use a smaller image")  # far below that of the features
     image = torch.randn(1, plan.trace.channels, *size, generator=generator, dtype=torch.float64)
     _check_trace(classifier, plan, image)
 
@@ -180,7 +187,7 @@ def _compare(expected: Tensor, found: Tensor, axis: int, spacing: int) -> tuple[
     part = [slice(None)] * expected.ndim
     for a in (axis, axis + 1):
         part[a] = slice(0, (expected.shape[a] - 1) * spacing + 1, spacing)
-    cells = found[tuple(part)]
+    cells = found[tuple(part)] if found.ndim == expected.ndim else found
     if cells.shape != expected.shape:
         raise WavedilError(
             f"dense has a feature map of shape {tuple(found.shape)}: expected cells for the classifier's "

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from wavedil.core.conv import axes_value
+from wavedil.core.schema import checked
 from wavedil.errors import WavedilError
 from wavedil.vision.dense.grid import Grid, GridAnalysis, NonMap, ancestors
 from wavedil.vision.dense.layers import check_image
@@ -62,6 +63,7 @@ class DenseBackbone(fx.GraphModule):
         return "corner" if max(abs(value) for value in self.center) < center / 2 else "center"
 
 
+@checked
 def to_dense(
     classifier: nn.Module,
     output_stride: int,
@@ -94,7 +96,7 @@ def to_dense(
     Raises:
         WavedilError: naming the layer, for networks that cannot be traced and operations without a dense form.
     """
-    if not isinstance(output_stride, int) or output_stride < 1 or output_stride & (output_stride - 1):
+    if output_stride < 1 or output_stride & (output_stride - 1):
         raise WavedilError(f"output_stride is {output_stride!r}: expected a power of two, e.g. 8 or 16")
     plan = plan_conversion(classifier, output_stride, levels, until)
     body = copy.deepcopy(fx.GraphModule(classifier, extract_outputs(plan)))

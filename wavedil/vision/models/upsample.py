@@ -13,18 +13,25 @@ They differ by (s - 1) / 2 pixels: 3.5 for stride 8.
 """
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.core.schema import Range, Stride, checked
 from wavedil.errors import WavedilError
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 ALIGNMENTS = ("center", "corner")
 
+Pixels = Annotated[int, Range(1, 2**31)]
 
-def upsample(x: Tensor, size: Sequence[int], stride: int | None = None, align: str = "center") -> Tensor:
+
+@checked
+def upsample(
+    x: Tensor, size: Sequence[Pixels], stride: Stride | None = None, align: Literal["center", "corner"] = "center"
+) -> Tensor:
     """Linear interpolation of ``(batch, channels, *cells)`` to ``(batch, channels, *size)`` pixels.
 
     The map is interpolated by exactly the stride and then cropped, so cells stay aligned if ``size`` is not a multiple
@@ -39,8 +46,6 @@ def upsample(x: Tensor, size: Sequence[int], stride: int | None = None, align: s
         WavedilError: a stride that does not fit the number of cells and pixels.
     """
     cells, size = tuple(x.shape[2:]), tuple(size)
-    if align not in ALIGNMENTS:
-        raise WavedilError(f"align is {align!r}: expected one of {', '.join(ALIGNMENTS)}")
     if x.ndim - 2 not in MODES or len(size) != len(cells):
         raise WavedilError(
             f"x has shape {tuple(x.shape)} and size is {size}: expected (batch, channels, *space) and one size per axis"
