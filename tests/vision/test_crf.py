@@ -241,9 +241,9 @@ def test_invalid_inputs_raise():
         DenseCRF()(image.float(), scores)
     with pytest.raises(WavedilError, match="scores are int64: expected floating point"):
         DenseCRF()(image, scores.long())
-    with pytest.raises(WavedilError, match="image is not an array of numbers"):
+    with pytest.raises(WavedilError, match="image is .*: expected a tensor or an array"):
         DenseCRF()([[1, 2], [3]], scores)
-    with pytest.raises(WavedilError, match="image is not an array of numbers"):
+    with pytest.raises(WavedilError, match="image is .*: expected a tensor or an array"):
         DenseCRF()("cat.png", scores)
     with pytest.raises(WavedilError, match="image has 10100 pixels: expected at most 10000"):
         DenseCRF().exact(torch.zeros(101, 100, 3, dtype=torch.uint8), torch.zeros(2, 101, 100))
@@ -277,7 +277,7 @@ def test_invalid_arguments_raise():
     with pytest.raises(WavedilError, match="CRF preset is 'voc': expected one of densecrf, deeplab_largefov"):
         DenseCRF.preset("voc")
     for wrong in ("none", np.zeros((2, 3)), [[0, float("nan")], [1, 0]]):
-        with pytest.raises(WavedilError, match="expected 'potts'|compatibility is not an array of numbers"):
+        with pytest.raises(WavedilError, match="expected 'potts'"):
             DenseCRF(compatibility=wrong)
 
 

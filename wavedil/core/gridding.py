@@ -275,8 +275,9 @@ def _count_paths(dilations: tuple[int, ...], kernel: int) -> NDArray:
     for dilation in dilations:
         width = len(counts) + (kernel - 1) * dilation
         # The sum over taps is a difference of cumulative sums along every dilation-th position.
-        rows = np.pad(counts, (0, -(-width // dilation) * dilation - len(counts))).reshape(-1, dilation)
-        sums = rows.cumsum(0)
+        row = np.zeros(-(-width // dilation) * dilation, counts.dtype)
+        row[: len(counts)] = counts
+        sums = row.reshape(-1, dilation).cumsum(0)
         sums[kernel:] -= sums[:-kernel].copy()
         counts = sums.reshape(-1)[:width]
     return counts

@@ -203,7 +203,7 @@ def _fitted_sequence(kind: type, options: tuple, value: Any) -> Any:
 def _is_row(value: Any) -> bool:
     """False for tensors that cannot be iterated over: those without axes, sparse ones."""
     try:
-        return not hasattr(value, "ndim") or iter(value) is not None
+        return not hasattr(value, "ndim") or (iter(value) is not None and not getattr(value, "is_sparse", False))
     except (RuntimeError, TypeError):
         return False
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wavedil.core.schema import Positive, Range, check
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.ops.permutohedral import build_lattice, exact_mean_field, lattice_filter, mean_field
 from wavedil.weights import register
 
@@ -69,6 +69,8 @@ class DenseCRF:
             check(name, getattr(self, name), get_type_hints(DenseCRF, include_extras=True)[name])
         if isinstance(self.compatibility, str) and self.compatibility == "potts":
             return
+        if isinstance(self.compatibility, str):
+            raise WavedilError(f"compatibility is {shown(self.compatibility)}: expected 'potts', or a matrix")
         matrix = to_tensor("compatibility", self.compatibility).detach().float().cpu()
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
             raise WavedilError(

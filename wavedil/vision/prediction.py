@@ -27,10 +27,23 @@ Refinement = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Progress = Callable[[int, int], None]
 
 
+class _ImageRule:
+    """Shape and dtype are checked below."""
+
+    def allows(self, value: np.ndarray) -> bool:
+        return True
+
+    def describe(self, kind: Any, plural: bool = False) -> str:
+        return "a numpy array, as read_image returns"
+
+
+ImageArray = Annotated[np.ndarray, _ImageRule()]
+
+
 @checked
 def predict(
     model: Segmenter,
-    image: np.ndarray,
+    image: ImageArray,
     *,
     scaled: bool = False,
     tile: int | None = None,
@@ -106,7 +119,7 @@ class _ScoreView:
 @checked
 def _score_views(
     model: DensePredictor,
-    image: np.ndarray,
+    image: ImageArray,
     *,
     scaled: bool = False,
     tile: Annotated[int, Range(1, 2**62)] | None = None,
