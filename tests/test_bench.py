@@ -5,7 +5,7 @@ import json
 import pytest
 
 from wavedil import WavedilError
-from wavedil.bench import conv, numerics, render, run_benchmark, runner, sample, segment, train
+from wavedil.bench import conv, memory, numerics, render, run_benchmark, runner, sample, segment, train
 
 
 def check(result: dict) -> str:
@@ -185,6 +185,20 @@ def test_codes_equal_those_of_the_definition_except_ties():
     for row in rows:
         assert row["median"] >= (300 if "softmax" in row["name"] else 290), row
         assert row.get("tie", 0) <= 1e-5, row
+
+
+def test_memory_is_read_after_each_part_of_the_work():
+    amounts = memory.Amounts(0.05, 2, 0.05, 2, 1, 2)
+    result = runner.describe("memory", "cpu") | memory.bench_memory("cpu", amounts=amounts)
+    assert len(result["rows"]) == 6 and all(row["name"] in render(result) for row in result["rows"])
+    for row in result["rows"]:
+        before, warm, end = row["rss_mib"].values()
+        assert 30 < before < 1e5 and warm > 30
+        assert row["median"] == pytest.approx((end - warm) * 1024 / row["amount"], abs=1e-6)
+    with pytest.raises(WavedilError, match="so use cpu"):
+        run_benchmark("memory", device="meta")
+    with pytest.raises(WavedilError, match="long is for the benchmark memory, not for conv"):
+        run_benchmark("conv", long=True)
 
 
 def test_tiles_report_memory_and_are_exact():

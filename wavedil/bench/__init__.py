@@ -6,6 +6,7 @@ from wavedil.bench.codes import bench_codes
 from wavedil.bench.conv import bench_conv
 from wavedil.bench.crf import bench_crf
 from wavedil.bench.dense import bench_dense
+from wavedil.bench.memory import bench_memory
 from wavedil.bench.numerics import bench_numerics
 from wavedil.bench.runner import describe, render, torch_threads
 from wavedil.bench.sample import bench_sample
@@ -26,16 +27,18 @@ BENCHMARKS = {
     "segment": bench_segment,
     "tiles": bench_tiles,
     "dense": bench_dense,
+    "memory": bench_memory,
 }
 
 
-def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
+def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None, long: bool = False) -> dict[str, Any]:
     """Runs one benchmark. The result can be written as JSON, or turned into text by ``render``.
 
     Args:
         name: a key of ``BENCHMARKS``.
         device: a torch device; some benchmarks run on the CPU only.
         threads: number of torch's threads; None does not change it.
+        long: the long version of ``memory``.
 
     Returns:
         A dict of ``machine``, ``versions``, ``commit`` (None outside a git checkout), ``rows`` and ``notes`` (sentences
@@ -47,6 +50,9 @@ def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None)
     """
     if name not in BENCHMARKS:
         raise WavedilError(f"benchmark {name!r} is unknown: expected one of {', '.join(BENCHMARKS)}")
+    if long and name != "memory":
+        raise WavedilError(f"long is for the benchmark memory, not for {name}: leave it out")
+    options = {"long": True} if long else {}
     with torch_threads(threads):
         description = describe(name, device)
-        return description | BENCHMARKS[name](device)
+        return description | BENCHMARKS[name](device, **options)

@@ -6,13 +6,14 @@ from contextlib import nullcontext
 
 from wavedil.cli.options import add_device_option
 
-NAMES = ("codes", "conv", "crf", "dense", "numerics", "sample", "segment", "tiles", "train")
+NAMES = ("codes", "conv", "crf", "dense", "memory", "numerics", "sample", "segment", "tiles", "train")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(NAMES)}")
     parser.add_argument("--json", metavar="FILE", help="write the result to this file")
     add_device_option(parser)
+    parser.add_argument("--long", action="store_true", help="memory: the long version, about half an hour")
     parser.add_argument("--threads", type=int, help="number of CPU threads (default: torch's)")
 
 
@@ -22,7 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
     from wavedil.outputs import claim_file
 
     with claim_file(arguments.json) if arguments.json else nullcontext():
-        result = run_benchmark(arguments.name, device=arguments.device, threads=arguments.threads)
+        options = {"device": arguments.device, "threads": arguments.threads, "long": arguments.long}
+        result = run_benchmark(arguments.name, **options)
         if arguments.json:
             with atomic_write(arguments.json) as beside:
                 beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

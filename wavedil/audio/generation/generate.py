@@ -281,7 +281,7 @@ def _checked_state(state: Mapping[str, Tensor], plan: GenerationPlan, num: int) 
 
 def _checked_prime(prime: Tensor | np.ndarray, num: int) -> Tensor:
     """The recording as a tensor; raises WavedilError unless it is sound ``(1 or num, 1, time)``."""
-    prime = to_tensor("prime", prime, floating=True).detach()
+    prime = to_tensor("prime", prime).detach()
     if prime.ndim != 3 or prime.shape[1] != 1 or prime.shape[0] not in (1, num) or prime.shape[2] == 0:
         raise WavedilError(f"prime has shape {tuple(prime.shape)}: expected (1 or {num}, 1, time), time >= 1")
     if not bool(torch.isfinite(prime).all()):
