@@ -123,7 +123,9 @@ def evaluate(
             passed, or a peak exceeds 16.
     """
     levels = Levels()
-    sounds = (check_level(sound, f"sound {index}", levels) for index, sound in enumerate(sounds))
+    sounds = (
+        check_level(to_tensor(f"sound {index}", sound), f"sound {index}", levels) for index, sound in enumerate(sounds)
+    )
     total = _total(model, sounds, progress, speakers, precision, features)
     levels.warn()
     return _bits_per_sample(model, total, precision, features is not None)
@@ -142,7 +144,6 @@ def _total(
     device = next(model.parameters()).device
     total = _Total()
     for sound, speaker, frames in matched(sounds=sounds, speakers=speakers, features=features):
-        sound = to_tensor("sound", sound, floating=True)
         if sound.ndim != 1 or not len(sound):
             raise WavedilError(f"sound has shape {tuple(sound.shape)}: expected (time,), with at least one sample")
         sound = sound.to(device).unsqueeze(0)

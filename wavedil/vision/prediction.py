@@ -37,6 +37,7 @@ class _ImageRule:
         return "a numpy array, as read_image returns"
 
 
+ImageScale = Annotated[float, Range(0, 64, exclude_low=True)]
 ImageArray = Annotated[np.ndarray, _ImageRule()]
 
 

@@ -1,7 +1,6 @@
 """Applies effect models to tensors and to files of any length."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
