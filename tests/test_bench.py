@@ -196,7 +196,7 @@ def test_memory_is_read_after_each_part_of_the_work():
         assert 30 < before < 1e5 and warm > 30
         assert row["median"] == pytest.approx((end - warm) * 1024 / row["amount"], abs=1e-6)
     with pytest.raises(WavedilError, match="so use cpu"):
-        run_benchmark("memory", device="meta")
+        memory.bench_memory("cuda")
     with pytest.raises(WavedilError, match="long is for the benchmark memory, not for conv"):
         run_benchmark("conv", long=True)
 

@@ -9,7 +9,7 @@ import torch
 
 from wavedil import WavedilError
 from wavedil.bench import crf as bench
-from wavedil.bench import render, run_benchmark, runner
+from wavedil.bench import render, runner
 from wavedil.vision import CRFRNN, DenseCRF
 from wavedil.vision.crf import PRESETS
 
@@ -295,4 +295,4 @@ def test_benchmark(monkeypatch):
     result = bench.bench_crf("cpu", height=30, width=40, labels=3, iterations=2, presets=("densecrf",), rounds=2)
     assert "not installed" in render(runner.describe("crf", "cpu") | result) and result["notes"] == []
     with pytest.raises(WavedilError, match="device is 'meta': the dense CRF runs on the CPU, so use cpu"):
-        run_benchmark("crf", device="meta")
+        bench.bench_crf("meta")
