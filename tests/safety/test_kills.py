@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from wavedil.errors import WavedilError
 from wavedil.weights import load
 
 
@@ -125,3 +126,26 @@ def test_what_a_killed_process_left_is_removed(task):
     (task.run / "checkpoints" / ".interrupted.ckpt.new").write_bytes(b"half")
     task.resume("--trainer.max_steps=8")
     assert not [path for path in task.run.rglob(".*") if path.name not in (".lock", ".finished")]
+
+
+@pytest.mark.parametrize(
+    ("step", "factor", "message"),
+    [
+        (13, "nan", "at step 14: .*loss before was"),
+        (15, "inf", "at step 16: .*not finite"),
+        (0, "nan", "at step 1: .*in the data"),
+    ],
+)
+def test_the_first_bad_step_is_named(task, monkeypatch, step, factor, message):
+    import line_task
+
+    method = line_task.LineModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        loss = method(self, batch, batch_idx)
+        return loss * float(factor) if self.trainer.global_step >= step else loss
+
+    monkeypatch.setattr(line_task.LineModule, "training_step", training_step)
+    with pytest.raises(WavedilError, match=message) as error:
+        task.train("--trainer.max_steps=40", "--trainer.val_check_interval=50")
+    assert "\n" not in str(error.value)

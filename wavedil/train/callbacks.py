@@ -194,21 +194,36 @@ class SaveModel(Callback):
 
 
 class StopOnNaN(Callback):
-    """Ends a diverged run with an error, before it can replace good weights."""
+    """Ends a diverged run with an error that names the first step without a finite loss, and what came before it."""
+
+    def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        self._start, self._losses = trainer.global_step, []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Every 20 steps, because reading the loss waits for the device.
-        if trainer.global_step % 20:
+        self._losses.append(outputs["loss"].detach())
+        # Every 20 steps, because reading the losses waits for the device.
+        if trainer.global_step % 20 or trainer.global_step == self._start:
             return
-        loss = outputs["loss"].item()
-        if trainer.strategy.reduce_boolean_decision(not math.isfinite(loss), all=False):
-            text = "not finite in another process" if math.isfinite(loss) else f"{loss}"
-            raise WavedilError(
-                f"the loss is {text} at step {trainer.global_step}: training diverged; lower the learning rate, or set "
-                "trainer.precision to 32-true"
-            )
+        losses = torch.stack(self._losses).tolist()
+        bad = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), None)
+        if bad is not None:
+            step = self._start + bad // trainer.accumulate_grad_batches + 1
+            raise WavedilError(f"the loss is {losses[bad]} at step {step}: training diverged; {_cause(losses[:bad])}")
+        self._start, self._losses = trainer.global_step, []
+
+
+def _cause(losses: list[float]) -> str:
+    """What to do, from the losses since the last check and before the first one that is not finite."""
+    if not losses:
+        return "look for values in the data that are not finite, or lower the learning rate"
+    if abs(losses[-1]) > 10 * abs(losses[0]):
+        return f"the loss grew from {losses[0]:.4g} to {losses[-1]:.4g} before: lower the learning rate"
+    return (
+        f"the loss before was {losses[-1]:.4g}, so the gradients or the data of this step are not finite: set "
+        "trainer.precision to 32-true, lower the learning rate, or look for such values in the data"
+    )
 
 
 class CheckMonitors(Callback):
