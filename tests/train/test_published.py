@@ -40,7 +40,9 @@ def set_up(root, dataset, **options):
     """The data as a run sets them up."""
     network = WaveNet(channels=8, dilations="1,2", sample_rate=8000, speakers=SPEAKERS.get(dataset, ()))
     data = AudioData(str(root), dataset=dataset, crop=40, **options)
-    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(network=network), default_root_dir=str(root))
+    data.trainer = SimpleNamespace(
+        lightning_module=SimpleNamespace(network=network), default_root_dir=str(root), global_step=0
+    )
     data.prepare_data()
     data.setup("fit")
     return data

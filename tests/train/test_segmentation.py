@@ -49,7 +49,7 @@ def full_run(tmp_path_factory, pictures):
 
 def set_up(data, module=None):
     """The data as ``Trainer.fit`` sets them up."""
-    data.trainer = SimpleNamespace(lightning_module=module, datamodule=data)
+    data.trainer = SimpleNamespace(lightning_module=module, datamodule=data, global_step=0)
     data.setup("fit")
     return data
 
@@ -265,12 +265,12 @@ def test_an_initial_network_with_other_classes_is_refused(tmp_path, pictures, fu
 
 def test_images_that_cannot_be_read_are_named(tmp_path, pictures):
     for path in pictures.rglob("*.png"):
-        copy = tmp_path / path.relative_to(pictures)
+        copy = tmp_path / "data" / path.relative_to(pictures)
         copy.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes()
         copy.write_bytes(content[: len(content) // 2] if copy.parent.name == "images" else content)
     with pytest.raises(WavedilError, match=r"train/images/\d.png cannot be read"):
-        train("tiny", out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={tmp_path}"])
+        train("tiny", out=str(tmp_path / "run"), overrides=[*TINY, f"--data.root={tmp_path / 'data'}"])
 
 
 #: Stage and width of each convolution of a narrow VGG-16.
