@@ -40,6 +40,8 @@ class Range:
         if kind is int and self.low == 1:
             return ("positive integers" if plural else "a positive integer") + f" up to {high}" * (self.high < 2**62)
         name = _describe(kind, plural)
+        if kind is int and self.high >= 2**62:
+            return f"{name} of at least {low}"
         if not self.exclude_low and not self.exclude_high:
             return f"{name} from {low} to {high}"
         ends = ("above " if self.exclude_low else "of at least ") + low

@@ -131,7 +131,7 @@ def test_a_saved_stream_continues_within_its_condition(tmp_path, engine):
     # Without its position: a condition that begins with the next sample.
     fresh = stream(again, state={k: v for k, v in state.items() if k != "condition.position"}, **inputs(again))
     assert fresh.position == 0
-    with pytest.raises(WavedilError, match="condition.position is .*the same for all streams"):
+    with pytest.raises(WavedilError, match="condition.position .*the same for all streams"):
         stream(again, state=state | {"condition.position": torch.tensor([17, 18])}, **inputs(again))
 
 

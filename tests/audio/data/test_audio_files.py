@@ -324,7 +324,7 @@ def test_broken_files_raise_one_error_with_the_path(tmp_path, noise, spoil, word
 def test_impossible_arguments_raise(tmp_path, noise):
     path = audio_files.write(tmp_path / "a.wav", noise[:, :100], RATE)
     for request in ({"start": -1}, {"frames": 0}, {"sample_rate": -8000}):
-        with pytest.raises(WavedilError, match="expected start >= 0, frames >= 1"):
+        with pytest.raises(WavedilError, match="is -1: expected|frames is 0: expected|sample_rate is -8000: expected"):
             audio_files.read(path, **request)
     for rate in (None, 8000):
         with pytest.raises(WavedilError, match="start is 100, but .* ends before that"):
@@ -379,7 +379,7 @@ def test_samples_above_full_scale_are_clipped_and_counted(tmp_path):
         ("a.wav", np.array([0.0, np.nan]), {}, "1 of 2 samples are NaN or Inf"),
         ("a.wav", np.zeros((2, 0)), {}, "at least one sample"),
         ("a.wav", np.zeros((1, 2, 3)), {}, "shape (1, 2, 3)"),
-        ("a.wav", np.zeros(3, np.int16), {}, "int16 array"),
+        ("a.wav", np.zeros(3, np.int16), {}, "is torch.int16: expected floating point"),
         ("a.txt", np.zeros(3), {}, "unknown suffix '.txt': expected one of .wav"),
         ("a.flac", np.zeros(3), {"subtype": "FLOAT"}, "has no subtype 'FLOAT': expected one of PCM_S8"),
         ("a.mp3", np.zeros(3), {"sample_rate": 12345}, "cannot write MP3"),

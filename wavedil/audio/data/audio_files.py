@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 
+from wavedil.audio.data.levels import check_floating
 from wavedil.audio.data.resampling import check_rates, resample_crop
 from wavedil.audio.data.streams import FORMATS, SUFFIXES, decoded_blocks, open_sound, unchecked_blocks, written_blocks
 from wavedil.core.schema import AnyPath, Range, SampleRate, checked
@@ -129,7 +130,8 @@ def write(path: AnyPath, sound: Any, sample_rate: SampleRate, subtype: str | Non
             format does not support.
     """
     path = Path(path)
-    tensor = to_tensor("sound", sound, floating=True).detach().cpu()
+    tensor = to_tensor(f"sound for {path}", sound).detach().cpu()
+    check_floating(tensor, f"sound for {path}")
     values = np.atleast_2d((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
     if tensor.ndim not in (1, 2) or values.size == 0:
         raise WavedilError(
