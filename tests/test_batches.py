@@ -152,6 +152,29 @@ def test_sampling_in_batches_writes_the_clips_of_one_call(tmp_path, wavenet, cap
     assert "has results with another top_k (null, now 2)" in capsys.readouterr().err
 
 
+def refused(capsys, *words):
+    assert main([str(word) for word in words]) == 2
+    return capsys.readouterr().err
+
+
+def test_results_of_batches_and_other_results_do_not_mix(tmp_path, wavenet, capsys):
+    words = ["sample", wavenet, "--seconds", 0.01, "--num", 3, "--engine", "torch", "--out", tmp_path / "out"]
+    run(capsys, *words, "--batch", 2)
+    assert "made with --batch" in refused(capsys, *words, "--seed", 9)
+    assert "batch is 0" in refused(capsys, *words[:-1], tmp_path / "other", "--batch", 0)
+    assert not (tmp_path / "other").exists()
+
+
+def test_records_are_kept_apart_from_models_and_data(tmp_path, wavenet, capsys):
+    audio_files.write(tmp_path / "sounds" / "a.wav", np.full(300, 0.1, np.float32), 8000)
+    words = ["evaluate", wavenet, tmp_path / "sounds"]
+    assert "is a model folder" in refused(capsys, *words, "--records", wavenet)
+    assert "is in the input folder" in refused(capsys, *words, "--records", tmp_path / "sounds" / "records")
+    assert "batch is 4, but records is not set" in refused(capsys, *words, "--batch", 4)
+    assert sorted(path.name for path in wavenet.iterdir()) == ["config.json", "model.safetensors"]
+    assert os.listdir(tmp_path / "sounds") == ["a.wav"]
+
+
 def test_streams_are_numbered_from_first(wavenet):
     from wavedil.audio import load
 
@@ -173,6 +196,21 @@ def test_evaluation_in_batches_equals_one_call(tmp_path, wavenet, capsys):
     assert batched["bits_per_sample"] == pytest.approx(once["bits_per_sample"], rel=1e-12)
     assert {**batched, "bits_per_sample": 0} == {**once, "bits_per_sample": 0}
     assert len(os.listdir(tmp_path / "records" / "batches")) == 5  # three batches, settings, locks
+
+
+def test_held_out_parts_and_silent_batches_are_evaluated(tmp_path, wavenet, capsys):
+    sound = 0.3 * np.sin(np.arange(1000) / 7).astype(np.float32)
+    for index in range(4):
+        audio_files.write(tmp_path / "sounds" / f"{index}.wav", sound * (index != 1), 8000)
+    words = ["evaluate", wavenet, tmp_path / "sounds", "--json"]
+    batches = ["--batch", 1, "--records"]
+    for number, options in enumerate((["--held-out"], ["--trim-db", 40])):
+        once = run(capsys, *words, *options)
+        assert run(capsys, *words, *options, *batches, tmp_path / str(number)) == once
+    words[2] = tmp_path / "sounds" / "0.wav"  # one file: its last tenth is held out
+    assert run(capsys, *words, "--held-out", *batches, tmp_path / "one")["count"] == 100
+    words[2] = tmp_path / "sounds" / "1.wav"
+    assert "removes all 1 files" in refused(capsys, *words, "--trim-db", 40, *batches, tmp_path / "silent")
 
 
 @pytest.mark.parametrize("kind", ["Segmenter", "Regressor"])

@@ -98,7 +98,7 @@ SHARED = {"arrays", "batches", "data_check", "skipped", "errors", "files", "loss
         ("audio", {"ops", "core", "audio"} | SHARED),
         ("interop", {"core", "audio", "interop", "errors", "files", "outputs", "weights"}),
         ("vision", {"ops", "core", "vision", "renames"} | SHARED),
-        ("inspection", {"core", "inspection", "errors", "files"}),
+        ("inspection", {"core", "inspection", "errors", "figures", "files"}),
     ],
 )
 def test_each_folder_imports_only_the_folders_below_it(folder, allowed):

@@ -2,9 +2,8 @@
 
 Repeat a command to continue it after an interruption. Start it several times to share the work: by hand, with
 ``torchrun``, or with SLURM. A process locks the batch that it works on, and the system releases the lock when the
-process ends, so other processes do the batches of a killed one. (No work is assigned by rank: a killed rank would leave
-its part undone. Ray Data and Lightning's ``predict`` were not used because they do not restart within a job, or need
-a service of their own.)
+process ends, so other processes do the batches of a killed one. (No work is assigned by rank, because a killed rank
+would leave its part undone.)
 
 The folder of the results has ``batches/`` with the settings, the locks and one file of records per finished batch. When
 all batches are finished, ``manifest.jsonl`` has all records, one per line, in the order of the items.
@@ -23,6 +22,7 @@ from torch import nn
 
 from wavedil.errors import WavedilError, check_positive
 from wavedil.files import atomic_write
+from wavedil.outputs import check_outputs
 
 try:
     import fcntl
@@ -32,6 +32,7 @@ except ImportError:  # Windows
 Record = dict[str, Any]
 MANIFEST = "manifest.jsonl"
 BATCH = 16  # default number of files per batch of an evaluation
+_PLACE = "batches"  # folder of the records, in that of the results
 _SHARED = 0  # number of the lock for the files of all processes; batch i has lock i + 1
 
 
@@ -45,14 +46,16 @@ class Batches:
         settings: what the results depend on, as JSON values.
 
     Raises:
-        WavedilError: ``folder`` has results of other settings.
+        WavedilError: ``folder`` has results of other settings, or is a model folder.
         OSError: ``folder`` is not writable.
     """
 
     def __init__(self, folder: str | Path, items: int, size: int, settings: Mapping[str, Any]):
         check_positive(items=items, batch=size)
         self.folder, self.items, self.size = Path(folder), items, size
-        self._place = self.folder / "batches"
+        if (self.folder / "config.json").exists():
+            raise WavedilError(f"{self.folder} is a model folder: choose another folder for the results")
+        self._place = self.folder / _PLACE
         self._place.mkdir(parents=True, exist_ok=True)
         with self._lock() as take:
             take(_SHARED, wait=True)
@@ -181,6 +184,20 @@ class Batches:
                     return number == _SHARED or (number - 1) % world_size() == rank()
 
             yield take
+
+
+def check_records(records: str | Path | None, batch: int | None, data: str | Path) -> None:
+    """Raises WavedilError for a folder of records in the evaluated data, or a batch size without such a folder."""
+    if records is not None:
+        check_outputs([records], [data])
+    elif batch is not None:
+        raise WavedilError(f"batch is {batch}, but records is not set: set it to a folder, or leave batch out")
+
+
+def refuse_batches(folder: str | Path) -> None:
+    """Raises WavedilError if a folder has results of batches, whose manifest other files would contradict."""
+    if Path(folder, _PLACE, "settings.json").exists():
+        raise WavedilError(f"{folder} has results that were made with --batch: choose another folder, or use --batch")
 
 
 def rank() -> int:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from wavedil.errors import printable
+from wavedil.figures import write_figure
 from wavedil.files import atomic_write
 
 #: Kind of finding for files that cannot be used.
 BROKEN = "broken"
+KINDS = (BROKEN, "silent", "quiet", "clipped", "level", "offset", "duplicate", "rate", "channels")  # of sounds
+KINDS += ("unpaired", "size", "constant")  # of images and masks
 _SHOWN = 20  # findings of a kind in the text
 
 
@@ -43,6 +46,8 @@ class DataCheck:
     distributions: dict[str, list[float] | dict[str, int]] = field(default_factory=dict)
 
     def add(self, path: str | os.PathLike[str], kind: str, text: str) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"{kind!r} is not in KINDS")
         self.findings.append(Finding(os.fspath(path), kind, text))
 
     def paths(self, kinds: Collection[str]) -> list[str]:
@@ -80,10 +85,13 @@ class DataCheck:
 
 
 def plot(check: DataCheck, path: str | Path) -> None:
-    """Writes a picture with a histogram of each distribution; the suffix decides the format."""
+    """Writes a picture with a histogram of each distribution to a .png, .svg or .pdf file.
+
+    Raises:
+        WavedilError: another suffix.
+    """
     from matplotlib.figure import Figure
 
-    path = Path(path)
     figure = Figure(figsize=(5 * max(1, len(check.distributions)), 3.4), layout="constrained")
     for index, (name, values) in enumerate(check.distributions.items(), 1):
         axes = figure.add_subplot(1, len(check.distributions), index)
@@ -93,8 +101,7 @@ def plot(check: DataCheck, path: str | Path) -> None:
         else:
             axes.hist(values, bins=40, color="#2f6fb7")
         axes.set(xlabel=name, ylabel="files" if not isinstance(values, Mapping) else "")
-    with atomic_write(path) as beside:
-        figure.savefig(beside, dpi=120)
+    write_figure(figure, path)
 
 
 def _text(value: Any) -> str:

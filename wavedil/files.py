@@ -124,8 +124,7 @@ def _unlock_all() -> None:
         unlock(descriptor)
 
 
-# A lock ends when its last descriptor is closed. Forked processes, such as data workers, have copies of all
-# descriptors, and may live longer than a process that is killed.
+# Forked processes, such as data workers, inherit the descriptors of locks and would keep the locks of a killed parent.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock_all)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Rows of ``metrics.csv`` in which all values are numbers; empty if there is no such file.
+    """Returns the complete rows of ``metrics.csv``, or an empty list if the file is missing.
 
     Rows that a crash or a power cut left incomplete are dropped, and one message says how many.
     """

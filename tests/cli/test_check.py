@@ -121,6 +121,26 @@ def test_faults_of_images_and_masks_are_found_and_left_out(images, tmp_path, cap
         find_pairs(images, exclude=r"\d")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--plot", "levels.xyz"], "levels.xyz: expected a file name that ends with .png, .svg or .pdf"),
+        (["--plot", "levels"], "levels: expected a file name"),
+        (["--kinds", "broken", "brokn", "--list", "a.txt"], "--kinds brokn: expected some of broken, silent"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_check(sounds, capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", str(sounds), *words]) == 2
+    assert message in capsys.readouterr().err and {path.name for path in tmp_path.iterdir()} == {"sounds"}
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".pdf"])
+def test_pictures_have_the_formats_of_the_help(sounds, tmp_path, suffix):
+    assert main(["check", str(sounds), "--plot", str(tmp_path / f"levels{suffix}")]) == 0
+    assert (tmp_path / f"levels{suffix}").read_bytes()[:5] in (b"<?xml", b"%PDF-")
+
+
 def test_wrong_folders_are_refused(tmp_path, capsys):
     for folder in (tmp_path / "missing", tmp_path):
         assert main(["check", str(folder)]) == 2

@@ -65,6 +65,38 @@ def test_a_signal_does_not_change_the_result(task, expected, monkeypatch, number
     assert final(task.run) == expected
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_statistics_of_batch_norm_are_those_of_complete_steps(task, tmp_path, monkeypatch, accumulated):
+    source = tmp_path / "line_task.py"
+    text = source.read_text().replace("return self.slope * x", "return self.slope * self.norm(x)")
+    text = text.replace("        self.slope =", "        self.norm = nn.BatchNorm1d(1)\n        self.slope =")
+    source.write_text(text)
+    words = ["--trainer.max_steps=12", f"--trainer.accumulate_grad_batches={accumulated}"]
+
+    def tensors():
+        return load(task.run / "model").state_dict()
+
+    task.train(*words)
+    expected = tensors()
+    task.run.rename(tmp_path / "uninterrupted")
+    import line_task
+
+    hook = line_task.LineModule.training_step
+
+    def interrupted(self, batch, batch_idx):
+        loss = hook(self, batch, batch_idx)
+        if self.trainer.global_step == 6 and batch_idx % accumulated == accumulated - 1 and not interrupts:
+            interrupts.append(True)
+            raise KeyboardInterrupt
+        return loss
+
+    interrupts = []
+    monkeypatch.setattr(line_task.LineModule, "training_step", interrupted)
+    task.train(*words)
+    task.resume()
+    assert interrupts and all(torch.equal(value, expected[name]) for name, value in tensors().items())
+
+
 def test_validation_goes_on_as_without_an_interrupt(task, monkeypatch):
     import line_task
 

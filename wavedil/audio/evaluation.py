@@ -16,15 +16,15 @@ from wavedil.audio import resynthesis
 from wavedil.audio.conditioning.conditioner import Conditioning
 from wavedil.audio.conditioning.speakers import speakers_of
 from wavedil.audio.data.audio_files import list_audio_files
-from wavedil.audio.data.corpus import Corpus
+from wavedil.audio.data.corpus import Corpus, SilentFilesError
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.published import find_published
-from wavedil.audio.data.split import split_files
+from wavedil.audio.data.split import Piece, split_files
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.audio.resynthesis import Resynthesis
-from wavedil.batches import BATCH, Batches, fingerprint, fingerprint_paths
+from wavedil.batches import BATCH, Batches, Record, check_records, fingerprint, fingerprint_paths
 from wavedil.core.schema import checked
 from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError, matched
@@ -195,7 +195,7 @@ def evaluate_recordings(
     temperature: float | None = None,
     guidance: float | None = None,
     records: str | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BitsPerSample | Resynthesis:
     """Bits per sample over recordings, or the spectral distance of clips resynthesized from their mels.
@@ -215,7 +215,7 @@ def evaluate_recordings(
         guidance: of the clips of resynthesize (default 1).
         records: folder for the results of each batch of files; repeat the command to continue it, or start it several
             times to share the work. Not for resynthesize.
-        batch: files per batch of records (default 16).
+        batch: files per batch of records; default 16.
         progress: called with the numbers of finished and of all samples (or clips, or files with records).
 
     Raises:
@@ -231,6 +231,7 @@ def evaluate_recordings(
         raise WavedilError(f"resynthesize is {resynthesize}: expected a number of files, at least 1")
     if resynthesize is not None and records is not None:
         raise WavedilError("records is for bits per sample, not for resynthesize: leave one of them out")
+    check_records(records, batch, data)
     data = Path(data)
     root = data.parent if data.is_file() else data
     if dataset is not None:
@@ -265,11 +266,22 @@ def evaluate_recordings(
     if records is None:
         total = measure(files, progress)
     else:
-        settings = {"model": fingerprint(model), "files": fingerprint_paths(files), "speakers": speakers}
+        pieces = [file if isinstance(file, Piece) else Piece(file) for file in files]
+        settings = {"model": fingerprint(model), "files": fingerprint_paths(piece.path for piece in pieces)}
+        settings |= {"parts": sorted({(piece.start, piece.stop) for piece in pieces}), "speakers": speakers}
         settings |= {"normalize": normalize, "trim_db": trim_db, "precision": precision}
-        batches = Batches(records, len(files), batch, settings)
-        batches.run(lambda numbers: [vars(measure(files[numbers.start : numbers.stop]))], progress)
+
+        def measure_batch(numbers: range) -> list[Record]:
+            try:
+                return [vars(measure(files[numbers.start : numbers.stop]))]
+            except SilentFilesError:  # other batches may have sound
+                return [vars(_Total())]
+
+        batches = Batches(records, len(files), batch or BATCH, settings)
+        batches.run(measure_batch, progress)
         total = _Total()
         for record in batches.records():
             total.add(**record)
+        if not total.sounds:
+            raise WavedilError(f"trim_db is {trim_db}, which removes all {len(files)} files: set it to null")
     return _bits_per_sample(model, total, precision, has_features)

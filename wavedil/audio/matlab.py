@@ -28,7 +28,7 @@ class _DamagedError(Exception):
 
 
 def read_cells(path: str | os.PathLike[str], names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the matrices of the cell arrays with the given names, each with the name of its array.
+    """Yields the name of a cell array and a matrix of it, for each matrix of the arrays in ``names``.
 
     Raises:
         WavedilError: naming the file, if it is missing or damaged, is not a MATLAB 5 file, is larger than

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         nargs="+",
         default=["broken"],
-        help="kinds of findings whose files --list writes (default broken)",
+        help="kinds of findings whose files --list writes, e.g. broken unpaired (default broken)",
     )
     parser.add_argument("--plot", metavar="FILE", help="write a picture of the distributions, .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print one JSON object with all findings")
@@ -30,9 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 1 if a file is broken."""
-    from wavedil.data_check import BROKEN, plot
+    from wavedil.data_check import BROKEN, KINDS, plot
+    from wavedil.figures import check_figure_path
     from wavedil.outputs import check_outputs
 
+    unknown = next((kind for kind in arguments.kinds if kind not in KINDS), None)
+    if unknown is not None:
+        raise WavedilError(f"--kinds {unknown}: expected some of {', '.join(KINDS)}")
+    if arguments.plot is not None:
+        check_figure_path(arguments.plot)
     check_outputs([path for path in (arguments.list, arguments.plot) if path is not None], [arguments.data])
     with Bar("checking") as bar:
         check = _check(arguments, bar)

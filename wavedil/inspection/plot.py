@@ -1,6 +1,5 @@
 """The picture of ``wavedil inspect``: the paths to one output on the left, their counts on the right."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from wavedil.core.gridding import GriddingAudit, audit_gridding
 from wavedil.core.schedule import format_schedule
-from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.figures import check_figure_path, write_figure
 from wavedil.inspection.text import count_text, field_text, kernel_text, ratio_text, shorten
 
-_SUFFIXES = (".png", ".svg", ".pdf")
 _MAX_TREE_WIDTH = 33  # positions; more cannot be distinguished
 _MAX_MAP_SIZE = 1024  # positions along an axis of the two-dimensional map
 _INK, _FAINT, _GRAY = "#1f2a37", "#d5dbe3", "#6b7685"
@@ -36,11 +33,7 @@ def plot(info: dict[str, Any], path: str | Path) -> None:
     Raises:
         WavedilError: another suffix.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _SUFFIXES:
-        raise WavedilError(
-            f"{path}: expected a file name that ends with {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
-        )
+    check_figure_path(path)
     audit = audit_gridding(info["dilations"], info["kernel_size"], info["ndim"])
     figure = Figure(figsize=(13, 5.6), facecolor="white")
     FigureCanvasAgg(figure)  # a canvas for this figure only, without changing the caller's backend
@@ -54,10 +47,7 @@ def plot(info: dict[str, Any], path: str | Path) -> None:
         _draw_counts(counts, audit)
     else:
         _draw_map(counts, audit)
-    picture = io.BytesIO()  # matplotlib reports errors of a .pdf file, e.g. a full disk, as errors of its own
-    figure.savefig(picture, format=path.suffix[1:].lower(), dpi=150)
-    with atomic_write(path) as beside:
-        beside.write_bytes(picture.getvalue())
+    write_figure(figure, path)
 
 
 def _title(info: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Memory: settings of the C library for training on a CPU, and a check of what is free before a large allocation."""
+"""Memory settings of the C library, and a check that a large allocation fits in free memory."""
 
 import ctypes
 import os

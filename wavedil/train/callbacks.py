@@ -168,7 +168,10 @@ class SaveModel(Callback):
 
     def on_exception(self, trainer: L.Trainer, module: TrainingModule, exception: BaseException) -> None:
         # In a later validation or sampling the last checkpoint is saved already, and the trainer has no optimizer.
-        if trainer.state.fn != TrainerFn.FITTING or not self.save_latest(trainer, module):
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        module.undo_incomplete_step()
+        if not self.save_latest(trainer, module):
             return
         if trainer.world_size == 1:  # to save a checkpoint waits for the other processes, which may have no error
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt")

@@ -104,6 +104,7 @@ class TrainingModule(L.LightningModule):
         # continue from, and a Ctrl-C during validation saves average and weights exchanged.
         self.ema_decay, self.averaged = ema_decay, None
         self.uses_compile, self._compiled = compile, []  # in a list, since an attribute would be a second network
+        self._before_step: tuple[int, list[Tensor]] = (-1, [])  # a step, and the network's buffers before it
         self.updating = False  # between backward and the end of a step: weights and step do not belong together
         self.seed = torch.initial_seed()  # set by seed_everything of the recipe
 
@@ -220,9 +221,23 @@ class TrainingModule(L.LightningModule):
                 group.update(settings, lr=settings["lr"] * factor)
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        if self._before_step[0] != self.trainer.global_step:
+            buffers = [buffer.detach().clone() for buffer in self.network.buffers()]
+            self._before_step = self.trainer.global_step, buffers
         # Dropout depends on the seed and the step only, so a resumed run repeats that of an uninterrupted one.
         position = [self.seed, self.trainer.global_step, batch_idx % self.trainer.accumulate_grad_batches]
         torch.manual_seed(int(np.random.SeedSequence([*position, self.trainer.global_rank]).generate_state(1)[0]))
+
+    @torch.no_grad()
+    def undo_incomplete_step(self) -> None:
+        """Restores the network's buffers if the current step is not complete.
+
+        The forward pass changes the statistics of batch normalization, and a resumed run repeats it.
+        """
+        step, buffers = self._before_step
+        if step == self.trainer.global_step:
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.copy_(before)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses to save weights that are not finite, which would replace a good checkpoint."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wavedil.batches import BATCH
+from wavedil.batches import BATCH, check_records
 from wavedil.vision.data.pairs import FolderLayout, find_pairs, held_out_pairs
 from wavedil.vision.evaluation import MeanIoU, ValueErrors, evaluate, evaluate_values
 from wavedil.vision.models.regressor import Regressor
@@ -30,7 +30,7 @@ def evaluate_folder(
     crf: bool = False,
     crf_preset: str | None = None,
     records: str | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
     progress: Progress | None = None,
 ) -> MeanIoU | ValueErrors:
     """Mean IoU of a Segmenter on images and masks, or errors of a Regressor on images and targets.
@@ -52,12 +52,13 @@ def evaluate_folder(
         crf_preset: refine with a dense CRF of other published parameters, by name (Segmenter only).
         records: folder for the results of each batch of images; repeat the command to continue it, or start it several
             times to share the work.
-        batch: images per batch of records (default 16).
+        batch: images per batch of records; default 16.
         progress: called with the number of finished images and the number of all images.
 
     Raises:
         WavedilError: images or masks cannot be read or matched, or do not fit the model.
     """
+    check_records(records, batch, data)
     options = prediction_options(model, tile, scales, flip, crf, crf_preset)
     masks = masks or ("targets" if isinstance(model, Regressor) else "masks")
     layout = FolderLayout(images, masks, image_ending, mask_ending)
@@ -67,4 +68,6 @@ def evaluate_folder(
         else find_pairs(data, layout, exclude)
     )
     evaluate_model = evaluate_values if isinstance(model, Regressor) else evaluate
-    return evaluate_model(model, pairs, scaled=scaled, records=records, batch=batch, progress=progress, **options)
+    return evaluate_model(
+        model, pairs, scaled=scaled, records=records, batch=batch or BATCH, progress=progress, **options
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths
+from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths, refuse_batches
 from wavedil.errors import WavedilError
 from wavedil.outputs import claim_folder
 from wavedil.vision.crf import DenseCRF
@@ -62,6 +62,8 @@ def write_predictions(
     """
     options = prediction_options(model, tile, scales, flip, crf, crf_preset)
     out = Path(out)
+    if batch is None:
+        refuse_batches(out)
     write = _write_values if isinstance(model, Regressor) else _write_labels
     endings = (".npy", ".png") if isinstance(model, Regressor) else (".png", "_overlay.png")
     named = _named(images, out, endings)

@@ -22,6 +22,10 @@ _REMEDY = "scale the files, or set normalize to peak (--data.normalize peak in t
 _FRAME_SECONDS = 0.01  # length of the frames in which trim_db measures the level
 
 
+class SilentFilesError(WavedilError):
+    """All files are silent, and silence is removed."""
+
+
 @dataclass(frozen=True)
 class _Entry:
     """Part of a file (in samples at the corpus' rate) and its gain."""
@@ -103,7 +107,7 @@ class Corpus:
                 self._sounds.append(kept)
         self._levels.warn()
         if not entries:
-            raise WavedilError(
+            raise SilentFilesError(
                 f"trim_db is {trim_db}, which removes all {len(pieces)} files (first: {pieces[0].path}): no sample is "
                 f"above {SILENCE} of full scale (-80 dB); check the recordings, check whether their two channels "
                 "cancel, or set trim_db to null"

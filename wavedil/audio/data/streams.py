@@ -184,7 +184,7 @@ def _is_chained(path: Path) -> bool:
 
 
 def _has_length(path: Path) -> bool:
-    """Whether the first frame of an mp3 file tells its length. If not, libsndfile estimates it and reads no further."""
+    """Whether the first frame of an mp3 file has its length. If not, libsndfile stops at an estimated length."""
     with path.open("rb") as file:
         start = file.read(10)
         if start[:3] == b"ID3":
@@ -283,7 +283,7 @@ def written_blocks(
                 yield append
             _check_space(temporary, path)
     except soundfile.LibsndfileError as error:
-        if error.code == 2:  # of the system; libsndfile does not tell which
+        if error.code == 2:  # a system error; libsndfile has no details
             raise OSError(errno.ENOSPC, "cannot be written, the disk may be full", str(path)) from None
         what = f"{kind} {subtype} with {channels} channels at {sample_rate} Hz"
         raise WavedilError(f"{path}: cannot write {what}: {error.error_string}") from None

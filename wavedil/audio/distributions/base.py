@@ -32,7 +32,7 @@ class Distribution:
     quantizer: Quantizer
 
     def __init__(self) -> None:
-        """Takes no options. A subclass that has options defines its own constructor."""
+        """Takes no arguments; subclasses may."""
 
     def set_quantizer(self, quantizer: Quantizer) -> Self:
         """Sets the quantizer and returns ``self``; extend it to compute values that depend on the codes."""

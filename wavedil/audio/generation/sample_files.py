@@ -15,7 +15,7 @@ from wavedil.audio.data.levels import check_level
 from wavedil.audio.generation.engines import choose
 from wavedil.audio.generation.generate import generate
 from wavedil.audio.models.wavenet import WaveNet
-from wavedil.batches import Batches, Record, fingerprint
+from wavedil.batches import Batches, Record, fingerprint, refuse_batches
 from wavedil.errors import WavedilError, check_positive, shown
 from wavedil.outputs import claim_folder
 
@@ -61,6 +61,10 @@ def sample_files(
     if seconds is not None and not 0 < seconds < 1e9:
         raise WavedilError(f"seconds is {seconds:g}: expected more than 0 and less than 1e9")
     check_positive(num=num)
+    if batch is None:
+        refuse_batches(out)
+    else:
+        check_positive(batch=batch)
     if num > MAX_NUM and batch is None:
         raise WavedilError(f"num is {shown(num)}: expected at most {MAX_NUM} without batch (--batch)")
     names = [_name(index, num) for index in range(min(num, MAX_NUM))]
