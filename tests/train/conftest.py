@@ -1,6 +1,28 @@
 """Fixtures of the training tests."""
 
 import pytest
+import yaml
+
+
+@pytest.fixture
+def small_recipe(tmp_path):
+    """Writes a recipe that trains a tiny WaveNet in a moment; the arguments are added to its parts."""
+
+    def small_recipe(model, data, trainer):
+        options = {"channels": 8, "skip_channels": 8, "dilations": "1,2", "num_codes": 64, "sample_rate": 4000}
+        network = {"class_path": "wavedil.audio.WaveNet", "init_args": options}
+        shared = {"precision": "32-true", "accelerator": "cpu", "logger": False}
+        sounds = {"crop": 200, "built_in_seconds": 20, "valid_seconds": 0.2}
+        recipe = {
+            "model": {"class_path": "wavedil.train.AudioModule", "init_args": {"network": network, **model}},
+            "data": {"class_path": "wavedil.train.AudioData", "init_args": sounds | data},
+            "trainer": shared | trainer,
+            "samples": {"num": 1, "seconds": 0.01},
+        }
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
+        return str(tmp_path / "small.yaml")
+
+    return small_recipe
 
 
 @pytest.fixture

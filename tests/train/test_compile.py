@@ -13,22 +13,6 @@ from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.models.heads import Conv1x1Head
 
-RECIPE = """
-model:
-  class_path: wavedil.train.AudioModule
-  init_args:
-    network:
-      class_path: wavedil.audio.WaveNet
-      init_args: {channels: 8, skip_channels: 8, dilations: "1,2", num_codes: 64, sample_rate: 4000}
-    ema_decay: 0.5
-    compile: true
-data:
-  class_path: wavedil.train.AudioData
-  init_args: {crop: 200, batch_size: 2, built_in_seconds: 20, valid_seconds: 0.2, full_context: true}
-trainer: {max_steps: 3, val_check_interval: 3, precision: 32-true, accelerator: cpu, logger: false}
-samples: {num: 1, seconds: 0.01}
-"""
-
 
 def wavenet(**options):
     network = WaveNet(8, 8, "1,2", **options)
@@ -67,10 +51,21 @@ def test_the_loss_of_a_network_has_no_graph_break(name):
     torch.testing.assert_close(compiled(*inputs), function(*inputs))
 
 
+@pytest.mark.parametrize("size", [(32, 32), (33, 48)])
+def test_images_of_other_sizes_need_no_other_graph(size):
+    torch.manual_seed(0)
+    function, (image, labels) = segmenter()
+    torch._dynamo.reset()
+    compiled = torch.compile(function, backend="eager", fullgraph=True, dynamic=True)
+    compiled(image, labels)
+    other = torch.rand(2, 3, *size), torch.randint(0, 3, (2, *size))
+    torch.testing.assert_close(compiled(*other), function(*other))
+
+
 @pytest.fixture
-def recipe(tmp_path):
-    (tmp_path / "small.yaml").write_text(RECIPE)
-    return str(tmp_path / "small.yaml")
+def recipe(small_recipe):
+    trainer = {"max_steps": 3, "val_check_interval": 3}
+    return small_recipe({"ema_decay": 0.5, "compile": True}, {"batch_size": 2, "full_context": True}, trainer)
 
 
 def test_a_compiled_run_saves_the_same_model(tmp_path, recipe, monkeypatch, capsys):

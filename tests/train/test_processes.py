@@ -17,28 +17,14 @@ from wavedil.train.callbacks import Progress
 from wavedil.train.run import train
 from wavedil.train.run_folder import RUN_FOLDER_VARIABLE, claim_folder
 
-RECIPE = """
-model:
-  class_path: wavedil.train.AudioModule
-  init_args:
-    network:
-      class_path: wavedil.audio.WaveNet
-      init_args: {channels: 8, skip_channels: 8, dilations: "1,2", num_codes: 64, sample_rate: 4000}
-    optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.5}}
-    lr_decay: 0.0
-data:
-  class_path: wavedil.train.AudioData
-  init_args: {crop: 200, batch_size: 4, built_in_seconds: 20, valid_seconds: 0.2}
-trainer: {max_steps: 8, val_check_interval: 4, precision: 32-true, accelerator: cpu, logger: false}
-samples: {num: 1, seconds: 0.01}
-"""
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def recipe(tmp_path):
-    (tmp_path / "small.yaml").write_text(RECIPE)
-    return str(tmp_path / "small.yaml")
+def recipe(small_recipe):
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}
+    trainer = {"max_steps": 8, "val_check_interval": 4}
+    return small_recipe({"optimizer": optimizer, "lr_decay": 0.0}, {"batch_size": 4}, trainer)
 
 
 def test_two_processes_equal_one_and_are_continued_by_one(tmp_path, recipe, monkeypatch):

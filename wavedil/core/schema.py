@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
+import torch
+
 from wavedil.errors import WavedilError, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -72,6 +74,9 @@ Dropout = Annotated[float, Range(0, 1, exclude_high=True)]
 def checked(function: Function) -> Function:
     """Decorator: checks the arguments of each call, see :mod:`wavedil.core.schema`.
 
+    Calls that are compiled, exported or traced are not checked: sizes may be symbols there, and a check would end the
+    graph.
+
     Raises:
         WavedilError: in the call, if an argument is not what its annotation says.
     """
@@ -79,6 +84,8 @@ def checked(function: Function) -> Function:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return function(*args, **kwargs)
         bound = arguments.bind(args, kwargs)
         return function(*args, **kwargs) if bound is None else function(*bound.args, **bound.kwargs)
 
