@@ -103,3 +103,9 @@ def test_the_parser_of_one_command_imports_no_other(monkeypatch):
 
 def test_help_names_every_benchmark():
     assert sorted(bench.NAMES) == sorted(BENCHMARKS)
+
+
+@pytest.mark.parametrize("words", [["train", "-c", "amp", "--config=jsb"], ["inspect", "1..8", "--ndim=1", "--ndim=2"]])
+def test_an_option_given_twice_is_refused(words, capsys):
+    assert main(words) == 2
+    assert "given twice" in capsys.readouterr().err

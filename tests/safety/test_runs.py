@@ -286,8 +286,11 @@ def test_a_damaged_config_is_refused_in_one_line(task, capsys, content):
         (["--trainer.default_root_dir", "elsewhere"], "--trainer.default_root_dir .*--out"),
         (["--trainer.max_steps=0"], "max_steps"),
         (["--trainer.max_epochs=0", "--trainer.max_steps=-1"], "max_epochs"),
-        (["--trainer.max_time=00:00:00:00", "--trainer.max_steps=-1"], "no step"),
-        (["--trainer.limit_train_batches=0"], "no step"),
+        (
+            ["--trainer.max_time=00:00:00:00", "--trainer.max_steps=-1"],
+            "max_time is .*above 0",
+        ),
+        (["--trainer.limit_train_batches=0"], "limit_train_batches is 0: expected"),
         (
             ["--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: vaild/rmse}}]"],
             "'vaild/rmse'.*valid/rmse",

@@ -211,12 +211,26 @@ def _integer(text: str) -> int:
     return value
 
 
+class _StoreOnce(argparse._StoreAction):
+    """Stores the value of an option, and refuses a second one: argparse would ignore the first."""
+
+    given = False
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if option_string and self.given:
+            parser.error(f"{option_string} is given twice: keep one of them")
+        self.given = option_string is not None
+        super().__call__(parser, namespace, values, option_string)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are WavedilErrors, and which refuses abbreviated options."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs, allow_abbrev=False)
         self.register("type", int, _integer)
+        self.register("action", None, _StoreOnce)
+        self.register("action", "store", _StoreOnce)
 
     def error(self, message: str) -> NoReturn:
         help = "" if "--help" in message else f"; see {self.prog} --help"

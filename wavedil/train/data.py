@@ -3,13 +3,23 @@
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from wavedil.errors import check_positive
+from wavedil.core.schema import Range, checked
+
+#: Types of the arguments of modules, data modules, previews and samples.
+Count = Annotated[int, Range(1, 2**31)]
+OptionalCount = Annotated[int, Range(0, 2**31)]  # 0 for none
+Fraction = Annotated[float, Range(0, 1)]
+Decay = Annotated[float, Range(0, 1, exclude_high=True)]  # of a moving average; 0 for none
+Factor = Annotated[float, Range(0, 1000, exclude_low=True)]  # of a size
+NotNegative = Annotated[float, Range(0, 1e9)]
+Workers = Annotated[int, Range(0, 1024)]
+Seed = Annotated[int, Range(0, 2**63)]
 
 
 class TrainingData(L.LightningDataModule):
@@ -24,9 +34,9 @@ class TrainingData(L.LightningDataModule):
         num_workers: processes that load items.
     """
 
-    def __init__(self, batch_size: int, seed: int = 0, num_workers: int = 0):
+    @checked
+    def __init__(self, batch_size: Count, seed: Seed = 0, num_workers: Workers = 0):
         super().__init__()
-        check_positive(batch_size=batch_size)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.ready, self._summary = False, ""
         self._items_per_batch, self._restored = batch_size, (0, 0)

@@ -13,8 +13,19 @@ from wavedil.audio.data.recordings import Segment, find_recordings, split_record
 from wavedil.audio.effects.losses import ESR, compute_loss
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
-from wavedil.errors import WavedilError, check_positive
-from wavedil.train.data import TrainingData, evenly_spaced
+from wavedil.core.schema import Seconds, checked
+from wavedil.errors import WavedilError
+from wavedil.train.data import (
+    Count,
+    Decay,
+    Fraction,
+    NotNegative,
+    OptionalCount,
+    Seed,
+    TrainingData,
+    Workers,
+    evenly_spaced,
+)
 from wavedil.train.module import MetricNames, TrainingModule, describe_network
 from wavedil.train.previews.effect import EffectPreviews, EffectSamples
 from wavedil.weights import check_savable
@@ -41,15 +52,16 @@ class EffectModule(TrainingModule):
     metric_names = MetricNames("train_loss", "loss", "valid_esr", "held-out ESR {:.3f} %", "samples")
     previews_class, samples_class = EffectPreviews, EffectSamples
 
+    @checked
     def __init__(
         self,
         network: EffectModel,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
         loss: nn.Module | None = None,
-        warmup_steps: int = 100,
-        lr_decay: float = 1.0,
-        lr_power: float = 1.0,
-        ema_decay: float = 0.0,
+        warmup_steps: OptionalCount = 100,
+        lr_decay: Fraction = 1.0,
+        lr_power: NotNegative = 1.0,
+        ema_decay: Decay = 0.0,
         compile: bool = False,
     ):
         super().__init__(optimizer, warmup_steps, lr_decay, lr_power, ema_decay, compile)
@@ -99,22 +111,20 @@ class EffectData(TrainingData):
         num_workers: processes that load windows.
     """
 
+    @checked
     def __init__(
         self,
         root: str | None = None,
-        crop: int = 8192,
-        context: int | None = None,
-        batch_size: int = 3,
+        crop: Count = 8192,
+        context: OptionalCount | None = None,
+        batch_size: Count = 3,
         validation: str | None = None,
         resample: bool = False,
-        built_in_seconds: float = 30.0,
-        seed: int = 0,
-        num_workers: int = 0,
+        built_in_seconds: Seconds = 30.0,
+        seed: Seed = 0,
+        num_workers: Workers = 0,
     ):
         super().__init__(batch_size, seed, num_workers)
-        check_positive(crop=crop)
-        if context is not None and context < 0:
-            raise WavedilError(f"context is {context}: expected at least 0, or null for the receptive field")
         self.root, self.crop, self.context = root, crop, context
         self.validation, self.resample, self.built_in_seconds = validation, resample, built_in_seconds
 

@@ -96,8 +96,7 @@ class TrainingModule(L.LightningModule):
         compile: bool = False,
     ):
         super().__init__()
-        if not 0 <= ema_decay < 1:
-            raise WavedilError(f"ema_decay is {ema_decay}: expected 0 <= ema_decay < 1, e.g. 0.999, or 0 for none")
+        _check_optimizer(optimizer)
         self.make_optimizer, self.warmup_steps = optimizer, warmup_steps
         self.lr_decay, self.lr_power = lr_decay, lr_power
         # Lightning's WeightAveraging cannot replace this: on_train_end overwrites the weights that a longer run would
@@ -177,10 +176,7 @@ class TrainingModule(L.LightningModule):
         return self.network.parameters()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        try:
-            optimizer = self.make_optimizer(self.parameter_groups())
-        except ValueError as error:
-            raise WavedilError(f"the optimizer rejects its settings: {error}") from None
+        optimizer = self.make_optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
         self.optimizer_settings = [
@@ -272,6 +268,17 @@ class TrainingModule(L.LightningModule):
 def is_finite(network: nn.Module) -> bool:
     """Whether all parameters are finite."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
+
+
+def _check_optimizer(make_optimizer: Callable[[Iterable], Optimizer]) -> None:
+    """Raises WavedilError if an optimizer rejects its settings, before there is a model or data."""
+    try:
+        groups = make_optimizer([nn.Parameter(torch.zeros(1, 1))]).param_groups
+    except ValueError as error:
+        raise WavedilError(f"the optimizer rejects its settings: {error}") from None
+    for name, value in groups[0].items():
+        if isinstance(value, float) and not np.isfinite(value):
+            raise WavedilError(f"optimizer: {name} is {value}: expected a finite number")
 
 
 def describe_network(network: nn.Module) -> str:

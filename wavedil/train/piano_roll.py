@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio.piano_rolls import KEYS, collate, make_rolls, read_rolls, roll_nll, transpose
 from wavedil.core.receptive_field import count_parameters
-from wavedil.errors import WavedilError, check_positive
-from wavedil.train.data import TrainingData
+from wavedil.core.schema import Range, checked
+from wavedil.errors import WavedilError
+from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, TrainingData
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.train.previews.piano_roll import RollPreviews, RollSamples
 from wavedil.weights import check_savable
@@ -38,13 +40,14 @@ class MusicModule(TrainingModule):
     previews_class, samples_class = RollPreviews, RollSamples
     best_metric = "valid/nll"
 
+    @checked
     def __init__(
         self,
         network: nn.Module,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
-        warmup_steps: int = 100,
-        lr_decay: float = 1.0,
-        ema_decay: float = 0.0,
+        warmup_steps: OptionalCount = 100,
+        lr_decay: Fraction = 1.0,
+        ema_decay: Decay = 0.0,
         compile: bool = False,
     ):
         super().__init__(optimizer, warmup_steps, lr_decay, ema_decay=ema_decay, compile=compile)
@@ -103,19 +106,16 @@ class MusicData(TrainingData):
         seed: seed of order and transposition.
     """
 
+    @checked
     def __init__(
         self,
         root: str | None = None,
-        batch_size: int = 16,
-        transpose: int = 0,
-        transpose_batches: int | None = None,
-        seed: int = 0,
+        batch_size: Count = 16,
+        transpose: Annotated[int, Range(0, KEYS - 1)] = 0,
+        transpose_batches: Count | None = None,
+        seed: Seed = 0,
     ):
         super().__init__(batch_size, seed)
-        if not 0 <= transpose < KEYS:
-            raise WavedilError(f"transpose is {transpose}: expected semitones, 0 to {KEYS - 1}")
-        if transpose_batches is not None:
-            check_positive(transpose_batches=transpose_batches)
         self.root, self.transpose, self.transpose_batches = root, transpose, transpose_batches
 
     def read_data(self) -> str:

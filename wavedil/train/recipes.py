@@ -8,13 +8,13 @@ from typing import Any
 from unittest.mock import patch
 
 import jsonargparse._common as jsonargparse_settings
-import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
 from wavedil.errors import WavedilError, first_line
 from wavedil.renames import upgrade_option, upgrade_recipe
 from wavedil.train.module import TrainingModule
+from wavedil.train.recipe_text import load_yaml, parse_yaml
 
 DEFAULT = "pluck"
 #: A resumed run, whose ``config.yaml`` may be somebody else's, may name only what these packages define.
@@ -36,7 +36,6 @@ _UNSAFE_PARTS = (
 )
 #: Values of ``trainer.strategy`` besides class paths.
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
-_MAX_BYTES, _MAX_NODES = 1_000_000, 50_000  # of a recipe; those of the package have about 100 nodes
 
 
 def recipe_folder() -> Path:
@@ -54,7 +53,7 @@ def find_recipe(name: str | None) -> Path:
     """The YAML file of a recipe: a path, a name (``speech``), or None for the default recipe."""
     recipes = known_recipes()
     if name is not None and Path(name).suffix in (".yaml", ".yml"):
-        if not Path(name).is_file():
+        if not Path(name).exists():
             raise WavedilError(f"recipe {name} does not exist: expected a YAML file, or one of {', '.join(recipes)}")
         return Path(name)
     if (name or DEFAULT) not in recipes:
@@ -68,27 +67,19 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
     Returns:
         The recipe, and one text ``"old -> new"`` for each renamed name.
     """
-    try:
-        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            raise WavedilError(f"{path} is not a recipe: expected a text file of at most {_MAX_BYTES // 1000} kB")
-        text = path.read_text(encoding="utf-8")
-        _check_size(path, text)
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, OSError, RecursionError, ValueError) as error:
-        if isinstance(error, WavedilError):
-            raise
-        raise WavedilError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    content = load_yaml(path)
     if not isinstance(content, dict):
         raise WavedilError(f"{path} is not a recipe: expected a mapping with model, data and trainer")
     return upgrade_recipe(content)
 
 
 def check_options(options: Sequence[str], recipe: dict[str, Any]) -> None:
-    """Checks that command-line options use today's names.
+    """Checks that command-line options use today's names, and that none is given twice.
 
     Raises:
-        WavedilError: a name of version 0.1; the message has today's name.
+        WavedilError: a name of version 0.1; the message has today's name. A key that two options set, or ``-c``.
     """
+    _check_given_once(options)
     for index, text in enumerate(options):
         if not text.startswith("--"):
             continue
@@ -102,34 +93,42 @@ def check_options(options: Sequence[str], recipe: dict[str, Any]) -> None:
             raise WavedilError(f"{option} is {value}, a name of version 0.1: it is now {new_value}")
 
 
-def _check_size(path: Path, text: str) -> None:
-    """Checks that the aliases of a YAML text do not expand to more than a recipe needs.
-
-    Texts in its strings, and in files that they name, count too, since jsonargparse reads both as YAML.
-    """
-    nodes, count, files = [yaml.compose(text, Loader=yaml.SafeLoader)], 0, set()
-    while nodes:
-        node, count = nodes.pop(), count + 1
-        if count > _MAX_NODES:
-            raise WavedilError(f"{path} is not a recipe: its aliases expand to more than {_MAX_NODES} values")
-        if isinstance(node, yaml.MappingNode):
-            nodes += [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            nodes += node.value
-        elif isinstance(node, yaml.ScalarNode):
-            for inner in (node.value, *_texts_of_file(path.parent, node.value, files)):
-                if "&" in inner and "*" in inner:
-                    with suppress(yaml.YAMLError):
-                        nodes.append(yaml.compose(inner, Loader=yaml.SafeLoader))
+def _check_given_once(options: Sequence[str]) -> None:
+    given: dict[str, str] = {}
+    for index, text in enumerate(options):
+        if not text.startswith("--"):
+            continue
+        option, equals, value = text.partition("=")
+        if option == "--config":
+            raise WavedilError("--config is given twice: expected one recipe")
+        value = value if equals else options[index + 1] if index + 1 < len(options) else ""
+        if option.endswith("+"):  # adds one to a list; further keys are of this one
+            given = {key: first for key, first in given.items() if not key.startswith(f"{option[:-1]}.")}
+            continue
+        for key in _keys_set(option.replace(".init_args", ""), value):
+            if key in given:
+                raise WavedilError(f"{key} is given twice: {given[key]} and {text}; keep one of them")
+            given[key] = text
 
 
-def _texts_of_file(folder: Path, name: str, seen: set[Path]) -> Iterator[str]:
-    """The text of a file that a recipe in ``folder`` names, once, if it may be YAML."""
-    for path in {Path(name), folder / name} - seen if len(name) < 255 else ():
-        with suppress(OSError, ValueError):  # no name of a file, or no text
-            if path.is_file() and path.stat().st_size <= _MAX_BYTES:
-                seen.add(path)
-                yield path.read_text(encoding="utf-8")
+def _keys_set(key: str, value: str) -> Iterator[str]:
+    """The keys that an option sets: those in ``--trainer '{max_steps: 3}'``, too."""
+    try:
+        content = parse_yaml(value) if "{" in value else None
+    except WavedilError:  # a text, or an error of the parser
+        content = None
+    mappings = [(key, content)]
+    while mappings:
+        place, content = mappings.pop()
+        if not isinstance(content, dict):
+            yield place
+            continue
+        content = (
+            {"class_path": content.get("class_path"), **(content.get("init_args") or {})}
+            if ("class_path" in content and isinstance(content.get("init_args") or {}, dict))
+            else content
+        )
+        mappings += [(place if name == "class_path" else f"{place}.{name}", item) for name, item in content.items()]
 
 
 @contextmanager

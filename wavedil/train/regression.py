@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from wavedil.core.schema import Positive, checked
 from wavedil.errors import WavedilError
+from wavedil.train.data import Count, Factor
 from wavedil.train.module import MetricNames
 from wavedil.train.segmentation import SegmentationData, SegmentationModule
 from wavedil.vision.data import spheres
@@ -68,13 +70,14 @@ class RegressionData(SegmentationData):
             max_skipped, seed, num_workers: see :class:`SegmentationData`.
     """
 
+    @checked
     def __init__(
         self,
-        step: float = 1.0,
+        step: Positive = 1.0,
         targets: str = "targets",
         target_ending: str = "",
-        scales: tuple[float, float] = (1.0, 1.0),
-        built_in_images: int = 300,
+        scales: tuple[Factor, Factor] = (1.0, 1.0),
+        built_in_images: Count = 300,
         **options: Any,
     ):
         super().__init__(

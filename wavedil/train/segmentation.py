@@ -10,9 +10,20 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Subset
 
 from wavedil.core.receptive_field import count_parameters
-from wavedil.errors import WavedilError, check_positive
+from wavedil.core.schema import checked
+from wavedil.errors import WavedilError
 from wavedil.progress import Bar
-from wavedil.train.data import TrainingData, evenly_spaced
+from wavedil.train.data import (
+    Count,
+    Decay,
+    Factor,
+    NotNegative,
+    OptionalCount,
+    Seed,
+    TrainingData,
+    Workers,
+    evenly_spaced,
+)
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.train.previews.images import ImagePreviews, ImageSamples
 from wavedil.vision.data import shapes
@@ -65,6 +76,7 @@ class SegmentationModule(TrainingModule):
     #: Key of the ground truth in a batch.
     truth = "labels"
 
+    @checked
     def __init__(
         self,
         backbone: nn.Module | None = None,
@@ -75,11 +87,11 @@ class SegmentationModule(TrainingModule):
         frozen: Sequence[str] = (),
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         loss: nn.Module | None = None,
-        backbone_lr_scale: float = 1.0,
+        backbone_lr_scale: NotNegative = 1.0,
         align: str | None = None,
-        warmup_steps: int = 100,
-        lr_power: float = 0.9,
-        ema_decay: float = 0.0,
+        warmup_steps: OptionalCount = 100,
+        lr_power: NotNegative = 0.9,
+        ema_decay: Decay = 0.0,
         compile: bool = False,
     ):
         super().__init__(optimizer, warmup_steps, 1.0, lr_power, ema_decay, compile)
@@ -250,12 +262,13 @@ class SegmentationData(TrainingData):
         num_workers: processes that read crops.
     """
 
+    @checked
     def __init__(
         self,
         root: str | None = None,
-        crop: tuple[int, int] = (96, 96),
-        batch_size: int = 8,
-        scale: float | None = None,
+        crop: tuple[Count, Count] = (96, 96),
+        batch_size: Count = 8,
+        scale: Factor | None = None,
         classes: list[str] | int | None = None,
         mask_values: list[int] | list[tuple[int, int, int]] | None = None,
         ignore_label: int | tuple[int, int, int] | str | None = IGNORED,
@@ -266,16 +279,15 @@ class SegmentationData(TrainingData):
         mask_ending: str = "",
         validation: str | None = None,
         exclude: str | None = None,
-        scales: tuple[float, float] = (0.5, 2.0),
+        scales: tuple[Factor, Factor] = (0.5, 2.0),
         flip: bool = True,
-        valid_images: int | None = None,
-        built_in_images: int = 400,
-        max_skipped: int = 0,
-        seed: int = 0,
-        num_workers: int = 0,
+        valid_images: Count | None = None,
+        built_in_images: Count = 400,
+        max_skipped: OptionalCount = 0,
+        seed: Seed = 0,
+        num_workers: Workers = 0,
     ):
         super().__init__(batch_size, seed, num_workers)
-        check_positive(valid_images=1 if valid_images is None else valid_images)
         self.root, self.crop, self.scale = root, crop, scale
         self.labels = {"classes": classes, "mask_values": mask_values, "ignore_label": ignore_label, "palette": palette}
         self.layout = FolderLayout(images, masks, image_ending, mask_ending)

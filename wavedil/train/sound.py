@@ -21,9 +21,10 @@ from wavedil.audio.data.published import find_published
 from wavedil.audio.data.split import split_files
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
+from wavedil.core.schema import Positive, Seconds, checked
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
-from wavedil.train.data import TrainingData
+from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, TrainingData, Workers
 from wavedil.train.module import MetricNames, TrainingModule, describe_network
 from wavedil.train.previews.sound import SoundPreviews, SoundSamples
 from wavedil.weights import check_savable
@@ -54,22 +55,21 @@ class AudioModule(TrainingModule):
     )
     previews_class, samples_class = SoundPreviews, SoundSamples
 
+    @checked
     def __init__(
         self,
         network: nn.Module,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.Adam,
-        warmup_steps: int = 100,
-        lr_decay: float = 1.0,
-        drop_condition: float = 0.0,
-        ema_decay: float = 0.0,
+        warmup_steps: OptionalCount = 100,
+        lr_decay: Fraction = 1.0,
+        drop_condition: Fraction = 0.0,
+        ema_decay: Decay = 0.0,
         compile: bool = False,
     ):
         super().__init__(optimizer, warmup_steps, lr_decay, ema_decay=ema_decay, compile=compile)
         check_savable(network)
         if not isinstance(network, WaveNet):
             raise WavedilError(f"network is a {type(network).__name__}: expected a WaveNet")
-        if not 0 <= drop_condition <= 1:
-            raise WavedilError(f"drop_condition is {drop_condition}: expected a fraction of the crops, 0 to 1")
         self.network, self.drop_condition = network, drop_condition
 
     def summary(self) -> str:
@@ -147,25 +147,26 @@ class AudioData(TrainingData):
         num_workers: processes that read crops.
     """
 
+    @checked
     def __init__(
         self,
         root: str | None = None,
         dataset: str | None = None,
         download: bool = False,
-        crop: int = 8000,
-        batch_size: int = 4,
+        crop: Count = 8000,
+        batch_size: Count = 4,
         full_context: bool = False,
         validation: str | None = None,
         exclude: str | None = None,
         speakers: str | None = None,
         balance: Literal["files", "speakers"] | None = None,
         normalize: str | None = None,
-        trim_db: float | None = None,
-        valid_seconds: float = 20.0,
-        built_in_seconds: float = 150.0,
-        max_skipped: int = 0,
-        seed: int = 0,
-        num_workers: int = 0,
+        trim_db: Positive | None = None,
+        valid_seconds: Seconds = 20.0,
+        built_in_seconds: Seconds = 150.0,
+        max_skipped: OptionalCount = 0,
+        seed: Seed = 0,
+        num_workers: Workers = 0,
     ):
         super().__init__(batch_size, seed, num_workers)
         if download and dataset is None:
@@ -282,6 +283,7 @@ class AudioData(TrainingData):
 class FirstSamples(Dataset[dict[str, Tensor]]):
     """The first ``samples`` samples of the files, one item per file; the last one is cut. All masks are True."""
 
+    @checked
     def __init__(self, files: WholeFiles, samples: int):
         self.files = files
         start = np.cumsum(files.corpus.lengths) - files.corpus.lengths

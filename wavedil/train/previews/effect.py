@@ -10,6 +10,8 @@ from torch import nn
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.data.recordings import Segment
 from wavedil.audio.effects.process import apply_model
+from wavedil.core.schema import Seconds, checked
+from wavedil.train.data import Count, OptionalCount
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples
 
@@ -37,7 +39,8 @@ class EffectPreviews(Previews):
 
     needs = ["preview_segments"]
 
-    def __init__(self, first: int = 100, every: int = 1000, seconds: float = 3.0, num: int = 1):
+    @checked
+    def __init__(self, first: OptionalCount = 100, every: Count = 1000, seconds: Seconds = 3.0, num: Count = 1):
         super().__init__(first, every)
         self.seconds, self.num = seconds, num
 
@@ -70,7 +73,8 @@ class EffectSamples(Samples):
 
     needs = ["preview_segments"]
 
-    def __init__(self, num: int = 3, seconds: float = 10.0):
+    @checked
+    def __init__(self, num: OptionalCount = 3, seconds: Seconds = 10.0):
         self.num, self.seconds = num, seconds
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from wavedil.core.schema import checked
+from wavedil.train.data import Count, OptionalCount
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples
 from wavedil.vision.data.images import write_image
@@ -54,7 +56,8 @@ class ImagePreviews(Previews):
 
     needs = ["preview_images"]
 
-    def __init__(self, first: int = 100, every: int = 500, num: int = 3):
+    @checked
+    def __init__(self, first: OptionalCount = 100, every: Count = 500, num: Count = 3):
         super().__init__(first, every)
         self.num = num
 
@@ -75,7 +78,8 @@ class ImageSamples(Samples):
 
     needs = ["preview_images"]
 
-    def __init__(self, num: int = 8):
+    @checked
+    def __init__(self, num: OptionalCount = 8):
         self.num = num
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:

@@ -11,7 +11,9 @@ from torch import nn
 
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.piano_rolls import collate, evaluate_rolls, play, sample_rolls
+from wavedil.core.schema import checked
 from wavedil.files import atomic_write
+from wavedil.train.data import Count, OptionalCount
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples
 
@@ -31,7 +33,8 @@ class RollPreviews(Previews):
 
     needs = ["valid_rolls"]
 
-    def __init__(self, first: int = 100, every: int = 1000, length: int = 40, num: int = 1):
+    @checked
+    def __init__(self, first: OptionalCount = 100, every: Count = 1000, length: Count = 40, num: Count = 1):
         super().__init__(first, every)
         self.length, self.num = length, num
 
@@ -59,7 +62,8 @@ class RollSamples(Samples):
 
     needs = ["valid_rolls", "test_rolls"]
 
-    def __init__(self, num: int = 4, length: int = 64):
+    @checked
+    def __init__(self, num: OptionalCount = 4, length: Count = 64):
         self.num, self.length = num, length
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:

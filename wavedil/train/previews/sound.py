@@ -9,7 +9,9 @@ from torch import nn
 
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.generation.generate import generate
+from wavedil.core.schema import Seconds, checked
 from wavedil.progress import Bar
+from wavedil.train.data import Count, NotNegative, OptionalCount
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples, has_methods
 
@@ -24,7 +26,8 @@ class SoundPreviews(Previews):
         num: clips per preview.
     """
 
-    def __init__(self, first: int = 100, every: int = 1000, seconds: float = 1.0, num: int = 1):
+    @checked
+    def __init__(self, first: OptionalCount = 100, every: Count = 1000, seconds: Seconds = 1.0, num: Count = 1):
         super().__init__(first, every)
         self.seconds, self.num = seconds, num
 
@@ -60,7 +63,8 @@ class SoundSamples(Samples):
         temperature: see :func:`wavedil.audio.generate`.
     """
 
-    def __init__(self, num: int = 4, seconds: float = 4.0, temperature: float = 1.0):
+    @checked
+    def __init__(self, num: OptionalCount = 4, seconds: Seconds = 4.0, temperature: NotNegative = 1.0):
         self.num, self.seconds, self.temperature = num, seconds, temperature
 
     def data_methods(self, network: nn.Module) -> Sequence[str]:

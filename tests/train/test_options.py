@@ -1,0 +1,234 @@
+"""What a recipe or an option may say: each mistake is one line before any work. Recipes are built, not trained."""
+
+import os
+import random
+import re
+
+import pytest
+from torch import nn
+
+from wavedil.cli import main
+from wavedil.errors import WavedilError
+from wavedil.train import AudioData, AudioModule, EffectData, MusicData, SegmentationData
+from wavedil.train.build import build
+from wavedil.train.previews.images import ImagePreviews
+from wavedil.train.previews.sound import SoundSamples
+from wavedil.train.recipes import find_recipe, read_recipe
+from wavedil.train.run import train
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning, about combinations of options
+
+
+@pytest.fixture(autouse=True)
+def no_color(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def refusal(tmp_path, *options, recipe="pluck"):
+    with pytest.raises(WavedilError) as error:
+        build(find_recipe(recipe), tmp_path, options)
+    assert "\n" not in str(error.value) and "Subtypes" not in str(error.value)
+    return str(error.value)
+
+
+OPTIONS = [
+    ("--trainer.max_steps=0", "trainer.max_steps is 0"),
+    ("--trainer.max_epochs=-2", "trainer.max_epochs is -2"),
+    ("--trainer.max_time=3min", "max_time is '3min'.*dd:hh:mm:ss"),
+    ("--trainer.max_time=1:00", "max_time is '1:00'.*dd:hh:mm:ss"),
+    ("--trainer.max_time=00:00:00:00", "above 0"),
+    ("--trainer.val_check_interval=0", "val_check_interval is 0"),
+    ("--trainer.limit_val_batches=1.5", "limit_val_batches is 1.5"),
+    ("--trainer.log_every_n_steps=0", "log_every_n_steps is 0"),
+    ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches is 0"),
+    ("--trainer.gradient_clip_val=-1", "gradient_clip_val is -1"),
+    ("--trainer.precision=foo", "--trainer.precision: .*32-true"),
+    ("--trainer.default_root_dir=x", "--trainer.default_root_dir is 'x'.*--out"),
+    ("--trainer={default_root_dir: x}", "--trainer.default_root_dir is 'x'.*--out"),
+    ("--trainer.max_stepz=3", "did you mean --trainer.max_steps"),
+    ("--data.rot=x", "--data.rot is unknown: did you mean --data.root"),
+    ("--data.batchsize=x", "did you mean --data.batch_size"),
+    ("--model.network.chanels=3", "did you mean --model.network.channels"),
+    ("--temperature=1", "did you mean --samples.temperature"),
+    ("--optimizer=torch.optim.SGD", "did you mean --model.optimizer"),
+    ("--seed_everything=-1", "seed_everything is -1"),
+    ("--model.network.channels=[1,2]", "--model.network.channels: Expected a int"),
+    ("--model.network.channels=true", "--model.network.channels: Expected a int"),
+    ("--model.optimizer.lr=-1", "Invalid learning rate: -1"),
+    ("--model.optimizer.lr=.inf", "lr is inf"),
+    ("--model.optimizer.betas=[2,2]", "Invalid beta"),
+    ("--model.network=wavedil.audio.Wavenet", "wavedil.audio.Wavenet"),
+    ("--trainer.callbacks=[nowhere.Thing]", "No module named 'nowhere'"),
+    ("--previews.every=0", "every is 0: expected a positive integer"),
+    ("--samples.seconds=.inf", "seconds is inf"),
+    ("--data.valid_seconds=.nan", "valid_seconds is nan"),
+    ("--data.num_workers=-1", "num_workers is -1"),
+    ("--data={root: a, root: b}", "root"),
+    ("word", "word is no option"),
+]
+
+
+@pytest.mark.parametrize(("option", "message"), OPTIONS, ids=[option for option, _ in OPTIONS])
+def test_a_mistake_in_an_option_is_one_line(tmp_path, option, message):
+    assert re.search(message, refusal(tmp_path, option)), refusal(tmp_path, option)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data.root=a", "--data.root=b"],
+        ["--data.root", "a", "--data.init_args.root=a"],
+        ["--trainer.max_steps=3", "--trainer", "{max_steps: 4}"],
+        ["--data={class_path: wavedil.train.MusicData, init_args: {root: a}}", "--data.root=b"],
+        ["--config", "other.yaml"],
+    ],
+)
+def test_a_key_is_set_once(tmp_path, options):
+    assert "given twice" in refusal(tmp_path, *options)
+
+
+def test_keys_of_several_callbacks_are_set_for_each(tmp_path):
+    add = "--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping"
+    options = [add, "--trainer.callbacks.monitor=valid/bits", add, "--trainer.callbacks.monitor=train/bits"]
+    build(find_recipe("pluck"), tmp_path, options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AudioData(crop=0), "crop is 0"),
+        (lambda: AudioData(valid_seconds=float("nan")), "valid_seconds is nan"),
+        (lambda: AudioData(batch_size=True), "batch_size is True"),
+        (lambda: EffectData(context=-1), "context is -1"),
+        (lambda: MusicData(transpose=88), "transpose is 88"),
+        (lambda: SegmentationData(scales=(0.0, 1.0)), "scales is"),
+        (lambda: SegmentationData(crop=(96, 0)), "crop is"),
+        (lambda: ImagePreviews(every=0), "every is 0"),
+        (lambda: SoundSamples(temperature=-1.0), "temperature is -1"),
+        (lambda: AudioModule(nn.Identity(), ema_decay=1.0), "ema_decay is 1"),
+    ],
+)
+def test_python_has_the_same_ranges(make, message):
+    with pytest.raises(WavedilError, match=message):
+        make()
+
+
+TEXTS = {
+    "twice": (b"model: {}\ndata: {}\nmodel: {}\n", "line 3: the key 'model' is also in line 1"),
+    "deep": (b"a: " + b"[" * 5000, "not YAML"),
+    "nested": (b"a: " + b"[" * 80 + b"]" * 80, "nested more than"),
+    "cycle": (b"a: &a [*a]", "part of"),
+    "laugh": (
+        b"a0: &a0 [1,1,1,1]\n" + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9))
+        for n in range(1, 12)),
+        "expand",
+    ),
+    "zero": (b"a: \0", "not YAML"),
+    "tab": (b"a:\n\tb: 1\n", "not YAML"),
+    "latin-1": ("a: \xe9".encode("latin-1"), "not UTF-8"),
+    "utf-16": ("a: 1".encode("utf-16"), "not UTF-8"),
+    "empty": (b"", "expected a mapping"),
+    "list": (b"- a", "expected a mapping"),
+    "long": (b"a: " + b"9" * 5000, "not YAML"),
+    "tag": (b"a: !!int x", "not YAML"),
+    "large": (b"#" * 2_000_000, "bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_that_is_no_recipe_is_one_line(tmp_path, name):
+    text, message = TEXTS[name]
+    (tmp_path / "recipe.yaml").write_bytes(text)
+    with pytest.raises(WavedilError, match=message) as error:
+        read_recipe(tmp_path / "recipe.yaml")
+    assert "\n" not in str(error.value) and "recipe.yaml" in str(error.value)
+    if "mapping" not in message:
+        refusal(tmp_path, f"--model.network={tmp_path / 'recipe.yaml'}")
+
+
+def test_bom_and_windows_line_ends_are_read(tmp_path):
+    text = find_recipe("jsb").read_text(encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert read_recipe(tmp_path / "recipe.yaml") == read_recipe(find_recipe("jsb"))
+    build(tmp_path / "recipe.yaml", tmp_path, [])
+
+
+def test_ten_days_need_no_quotes(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("a: 10:00:00:00\nb: 012\nc: 1e-3\nd: -7")
+    assert read_recipe(tmp_path / "recipe.yaml")[0] == {"a": "10:00:00:00", "b": 10, "c": 1e-3, "d": -7}
+
+
+def test_folders_and_pipes_are_no_recipes(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in ("folder.yaml", "pipe.yaml"):
+        with pytest.raises(WavedilError, match=f"{name} is not a regular file"):
+            read_recipe(find_recipe(str(tmp_path / name)))
+    assert "not a regular file" in refusal(tmp_path, f"--model.network={tmp_path / 'pipe.yaml'}")
+
+
+HELP = [
+    ["--print_config"],
+    ["--print_config=skip_null", "--data.batch_size=2"],
+    ["--data.help"],
+    ["--data.help", "wavedil.train.AudioData"],
+    ["--data.help=wavedil.train.AudioData"],
+    ["--model.help"],
+    ["--model.network.help=wavedil.audio.WaveNet"],
+    ["--trainer.help"],
+    ["--previews.help"],
+    ["--samples.help"],
+]
+
+
+@pytest.mark.parametrize("options", HELP, ids=" ".join)
+def test_a_recipe_can_be_looked_at(tmp_path, monkeypatch, capsys, options):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *options]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--data.help=nowhere.Thing", "--foo.help", "--model.optimizer.help=foo"])
+def test_help_of_nothing_is_one_line(tmp_path, monkeypatch, capsys, option):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", option]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_printed_config_is_a_recipe(tmp_path, capsys):
+    train("pluck", overrides=["--print_config"])
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    build(tmp_path / "printed.yaml", tmp_path, [])
+
+
+def mutate(text, generator):
+    """A recipe with one change: a byte, a word, a line, or a value."""
+    lines = text.splitlines()
+    number = generator.choice([i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")])
+    line, kind = lines[number], generator.randrange(6)
+    if kind == 0:
+        position = generator.randrange(len(line))
+        line = line[:position] + chr(generator.randrange(256)) + line[position + 1 :]
+    elif kind == 1:
+        line = line.split(":")[0] + ": " + generator.choice(["-1", "0", ".nan", ".inf", "1e30", "true", "", "[]", "{}"])
+    elif kind == 2:
+        line = generator.choice(lines)
+    elif kind == 3:
+        position = generator.randrange(len(line))
+        line = line[:position] + line[position + 1 :]
+    elif kind == 4:
+        line = f"{line}\n{line}"
+    else:
+        line = f"  {line}"
+    return "\n".join([*lines[:number], line, *lines[number + 1 :]])
+
+
+@pytest.mark.parametrize("name", ["pluck", "vocoder", "nam", "jsb", "tiny", "depth"])
+def test_a_changed_recipe_builds_or_is_one_line(tmp_path, name):
+    generator, text = random.Random(name), find_recipe(name).read_text(encoding="utf-8")
+    for _ in range(5):
+        (tmp_path / "recipe.yaml").write_text(mutate(text, generator), encoding="utf-8")
+        try:
+            build(tmp_path / "recipe.yaml", tmp_path, [])
+        except WavedilError as error:
+            assert "\n" not in str(error)

@@ -1,0 +1,290 @@
+"""Builds module, data module and trainer of a recipe, with errors in one line that name the key."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from wavedil.errors import WavedilError, shown
+from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveModel, StopOnNaN
+from wavedil.train.checkpoints import SafeCheckpointIO
+from wavedil.train.module import TrainingModule
+from wavedil.train.recipe_text import strict_yaml
+from wavedil.train.recipes import (
+    SAFE_PACKAGES,
+    check_options,
+    check_strategy,
+    module_class,
+    read_recipe,
+    safe_classes_only,
+    unsafe_class,
+    wrong_strategy,
+)
+from wavedil.train.run_folder import process_rank
+from wavedil.train.trainer_options import check_trainer
+
+CHECKPOINT_EVERY = timedelta(minutes=2)
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI with two more keys, ``previews`` and ``samples``, whose arguments depend on the module."""
+
+    def __init__(self, module: type[TrainingModule], recipe: dict[str, Any], folder: Path, **kwargs: Any):
+        self.module, self.recipe, self.folder = module, recipe, folder
+        super().__init__(**kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        if self.module.previews_class is not None:
+            parser.add_lightning_class_args(self.module.previews_class, "previews")
+        if self.module.samples_class is not None:
+            parser.add_class_arguments(self.module.samples_class, "samples")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # The method of LightningCLI warns if sys.argv has other arguments, which it always has here.
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise WavedilError(_reason(error, parser, self.recipe)) from error
+        check_strategy(self.config.trainer.strategy)
+        root = self.config.trainer.default_root_dir
+        if root is not None:
+            raise WavedilError(
+                f"--trainer.default_root_dir is {shown(root)}: it is the run folder; remove it and name that with --out"
+            )
+        self.config.trainer.default_root_dir = str(self.folder)
+        trainer = {f"trainer.{key}": value for key, value in vars(self.config.trainer).items()}
+        # Namespaces are dictionaries of the recipe
+        plain = {key: vars(value) if isinstance(value, Namespace) else value for key, value in trainer.items()}
+        check_trainer(plain | {"seed_everything": self.config.seed_everything})
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        settings = self.config.trainer
+        if settings.accelerator == "auto":
+            # Not Apple's GPU: sampling needs float64, which it lacks.
+            kwargs["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
+        if settings.precision is None:
+            kwargs["precision"] = fast_precision(kwargs.get("accelerator", settings.accelerator))
+        elif str(settings.precision) in ("16", "16-mixed") and kwargs.get("accelerator", settings.accelerator) == "cpu":
+            raise WavedilError(f"trainer.precision is {settings.precision}: CPUs need bf16-mixed or 32-true")
+        if settings.logger is None:
+            kwargs["logger"] = TensorBoardLogger(settings.default_root_dir, name="", version="tensorboard")
+        trainer = super().instantiate_trainer(**kwargs)
+        launcher = trainer.strategy.launcher
+        if launcher is not None and not isinstance(launcher, _SubprocessScriptLauncher):  # auto in a notebook
+            raise wrong_strategy(type(trainer.strategy).__name__)
+        trainer.callbacks.insert(0, CheckMonitors())  # before the callbacks that look for their metric
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of a strategy or a plugin
+            trainer.strategy.checkpoint_io = SafeCheckpointIO()
+        return trainer
+
+
+def fast_precision(accelerator: str) -> str:
+    """``bf16-mixed`` if the hardware multiplies bf16, else ``32-true``."""
+    if accelerator in ("cuda", "gpu"):
+        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Private: torch has no public query for bf16 support of CPUs.
+        is_supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        fast = accelerator == "cpu" and is_supported is not None and is_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequence[str] | None = None) -> RecipeCLI:
+    """Module, data module and trainer of a recipe and of command-line options.
+
+    Args:
+        config: the recipe.
+        folder: the run folder.
+        overrides: command-line options.
+        imports: packages that may be named besides :data:`SAFE_PACKAGES`; None for all.
+
+    Raises:
+        WavedilError: anything in the recipe or the options that cannot be used.
+        ModuleNotFoundError: a class of the recipe needs a package that is not installed.
+    """
+    recipe, renamed = read_recipe(config)
+    check_options(overrides, recipe)
+    text = str(config)
+    is_record = config.name == "config.yaml" and (config.parent / "checkpoints").is_dir()
+    if is_record and isinstance(recipe.get("trainer"), dict) and recipe["trainer"].pop("default_root_dir", None):
+        text = yaml.safe_dump(recipe, sort_keys=False)
+    if renamed:
+        if not process_rank():
+            print(f"{config} has names of version 0.1, read as: {', '.join(renamed)}", file=sys.stderr)
+        text = yaml.safe_dump(recipe, sort_keys=False)
+    callbacks = [
+        Progress(),
+        SaveModel(),
+        StopOnNaN(),
+        ModelCheckpoint(
+            folder / "checkpoints", filename="last", train_time_interval=CHECKPOINT_EVERY, enable_version_counter=False
+        ),
+    ]
+    restricted = nullcontext() if imports is None else safe_classes_only(imports)
+    try:
+        with restricted, strict_yaml():
+            return RecipeCLI(
+                module_class(config, None if imports is None else [*SAFE_PACKAGES, *imports]),
+                recipe,
+                folder,
+                args=["-c", text, *overrides],
+                run=False,
+                model_class=TrainingModule,
+                datamodule_class=L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,  # model.optimizer is the optimizer, with the module's schedule
+                save_config_callback=SaveConfig,
+                seed_everything_default=0,
+                parser_kwargs={"prog": "wavedil train", "exit_on_error": False, "allow_abbrev": False},
+                trainer_defaults={
+                    "callbacks": callbacks,
+                    "check_val_every_n_epoch": None,  # validation is by steps: the first epoch is infinite
+                    "enable_model_summary": False,
+                    "num_sanity_val_steps": 0,
+                    "use_distributed_sampler": False,  # EndlessSampler distributes the items
+                },
+            )
+    except Exception as error:
+        denied = re.search(r"Importing '([^']+)' is not allowed", f"{error} {error.__cause__}")
+        if denied:
+            raise unsafe_class(config, denied[1]) from None
+        if isinstance(error, ModuleNotFoundError) and not _is_named(error.name or "", (recipe, list(overrides))):
+            raise
+        raise WavedilError(_reason(error)) from error
+
+
+def _is_named(module: str, value: Any) -> bool:
+    """Whether a recipe or an option names a class of ``module``, so that it is not a package that is missing."""
+    if isinstance(value, dict):
+        return any(_is_named(module, item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_is_named(module, item) for item in value)
+    return isinstance(value, str) and re.search(rf"\b{re.escape(module)}\.", value) is not None
+
+
+def _reason(error: BaseException, parser: ArgumentParser | None = None, recipe: Any = None) -> str:
+    """One line from the parser's error, which lists all types that it tried."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, WavedilError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split()) or type(error).__name__
+    unknown = re.match(r"unrecognized arguments: (\S+)", text)
+    if unknown:
+        option = unknown[1].partition("=")[0]
+        if not option.startswith("-"):
+            return f"{option} is no option: expected --key value; see wavedil train --help"
+        return f"{option} is unknown{_suggestion(option.lstrip('-'), parser, recipe)}"
+    keys = [
+        found[1]
+        for found in (re.search(r'key "([^"]+)"', text), re.search(r"NestedArg\(key='([^']+)'", text))
+        if found and found[1] != "config"
+    ]
+    reason, place = _innermost(text), ".".join(keys)
+    if not keys:
+        return reason
+    option = re.fullmatch(r"Option '(.*)' is not accepted", reason)
+    if option:
+        name = option[1].rpartition(".")[2]
+        place = place if place.endswith(name) else f"{place}.{option[1]}"
+        return f"--{place} is unknown{_suggestion(place, parser, recipe)}"
+    return f"--{place}: {reason}"
+
+
+def _innermost(text: str) -> str:
+    """What is wrong, without the types that the parser tried one after the other."""
+    text = re.sub(r"<class '([^']+)'>", r"\1", text.replace("typing.", ""))
+    found = re.search(r"Option '[^']*' is not accepted|Expected an? [^.]*\. Got value: \S+", text)
+    if found:
+        return found[0]
+    value = re.search(r" Given value: (.*)$", text)
+    problems = re.findall(r"Problem with given class_path '[^']+': (?:(?! - |Problem with | Given value).)+", text)
+    if problems:
+        text = problems[-1].removeprefix("Problem with given class_path ")
+    elif " Errors: " in text:
+        tried = re.findall(r"- ((?:(?! - | Given value).)+)", text.rpartition(" Errors: ")[2])
+        text = "; ".join(dict.fromkeys(each.strip() for each in tried))
+        text += f". Got value: {value[1]}" if value and not value[1].startswith("Namespace") else ""
+    else:
+        text = re.sub(r'^Parser key "[^"]+": ', "", text)
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _suggestion(key: str, parser: ArgumentParser | None, recipe: Any) -> str:
+    """The end of an error about an unknown key: the key that was probably meant."""
+    known = {action.dest: None for action in parser._actions if action.dest} if parser is not None else {}
+    for place, name in _classes(recipe, ""):
+        inner = ArgumentParser(exit_on_error=False)
+        try:
+            cls = getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
+            inner.add_class_arguments(cls, place, fail_untyped=False)
+        except Exception:  # a class of the recipe may be wrong, too
+            continue
+        known |= {action.dest: None for action in inner._actions if action.dest.startswith(f"{place}.")}
+    plain = key.replace(".init_args", "")
+    found = difflib.get_close_matches(plain, known, 1, 0.75)
+    found = found or [each for each in known if each.rpartition(".")[2] == plain.rpartition(".")[2]]
+    return f": did you mean --{found[0]}?" if found else ": wavedil train --print_config shows all keys"
+
+
+def _classes(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """The classes that a recipe names, with their keys."""
+    if not isinstance(value, dict):
+        return
+    if isinstance(value.get("class_path"), str):
+        yield place, value["class_path"]
+        value = value.get("init_args")
+    for key, item in value.items() if isinstance(value, dict) else ():
+        yield from _classes(item, f"{place}.{key}" if place else str(key))
+
+
+def show_help(config: Path, options: Sequence[str]) -> bool:
+    """Prints what ``--print_config``, ``--data.help [CLASS]`` and the like ask for; False if no option asks."""
+    for index, option in enumerate(options):
+        name, _, value = option.partition("=")
+        if name.partition("=")[0] in ("--print_config", "--help", "-h"):
+            _print_and_return(config, [*options[:index], *options[index + 1 :], option])
+            return True
+        if not re.fullmatch(r"--[\w.]+\.help", name):
+            continue
+        key = name[2:].removesuffix(".help").replace(".init_args", "")
+        following = options[index + 1] if index + 1 < len(options) else "-"
+        value = value or ("" if following.startswith("-") else following)
+        recipe, module = read_recipe(config)[0], module_class(config)
+        groups = {"trainer": L.Trainer, "previews": module.previews_class, "samples": module.samples_class}
+        if groups.get(key) is not None:
+            parser = LightningArgumentParser(prog="wavedil train", add_help=False)
+            parser.add_class_arguments(groups[key], key, fail_untyped=False)
+            parser.print_help()
+            return True
+        value = value or dict(_classes(recipe, "")).get(key, "")
+        if not value:
+            raise WavedilError(f"{name}: the recipe names no class there; expected --{key}.help CLASS")
+        _print_and_return(config, [name, value] if "." not in key else [f"{name}={value}"])
+        return True
+    return False
+
+
+def _print_and_return(config: Path, options: Sequence[str]) -> None:
+    try:
+        build(config, Path("run"), options)
+    except SystemExit as error:  # the parser has printed it
+        if error.code not in (0, "0", None):
+            raise WavedilError(f"{options[-1]}: no help for it; see wavedil train --print_config") from None
