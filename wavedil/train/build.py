@@ -136,8 +136,9 @@ def build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequenc
         ),
     ]
     restricted = nullcontext() if imports is None else safe_classes_only(imports)
+    refused: list[WavedilError] = []
     try:
-        with restricted, strict_yaml():
+        with restricted, strict_yaml() as refused:
             return RecipeCLI(
                 module_class(config, None if imports is None else [*SAFE_PACKAGES, *imports]),
                 recipe,
@@ -161,6 +162,8 @@ def build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequenc
                 },
             )
     except Exception as error:
+        if refused:
+            raise WavedilError(refused[0]) from None
         denied = re.search(r"Importing '([^']+)' is not allowed", f"{error} {error.__cause__}")
         if denied:
             raise unsafe_class(config, denied[1]) from None

@@ -102,7 +102,7 @@ def load_yaml(path: Path) -> Any:
     try:
         return parse_yaml(text)
     except WavedilError as error:
-        raise WavedilError(f"{path}: {error}") from None
+        raise RecipeTextError(f"{path}: {error}") from None
 
 
 def parse_yaml(text: str) -> Any:
@@ -116,15 +116,26 @@ def parse_yaml(text: str) -> Any:
 
 
 @contextmanager
-def strict_yaml() -> Iterator[None]:
-    """While it is active, jsonargparse reads files and texts as :func:`load_yaml` does."""
-    read = jsonargparse.Path.read_text
+def strict_yaml() -> Iterator[list[WavedilError]]:
+    """While it is active, jsonargparse reads files and texts as :func:`load_yaml` does.
+
+    Yields a list of the files' errors: jsonargparse tries other types after them, and reports the last.
+    """
+    read, refused = jsonargparse.Path.read_text, []
 
     def read_file(self: jsonargparse.Path) -> str:
-        return read(self) if self.is_url or self.is_fsspec else read_text(Path(self.absolute))
+        if self.is_url or self.is_fsspec:
+            return read(self)
+        path = Path(self.absolute)
+        try:
+            load_yaml(path)
+            return read_text(path)
+        except WavedilError as error:
+            refused.append(error)
+            raise
 
     with (
         patch.object(jsonargparse_loaders, "yaml_default_loader", _Loader),  # no public setting reaches all its calls
         patch.object(jsonargparse.Path, "read_text", read_file),
     ):
-        yield
+        yield refused
