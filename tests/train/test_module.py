@@ -56,5 +56,5 @@ def test_the_moving_average_warms_up():
 
 @pytest.mark.parametrize("ema_decay", [1, -0.1])
 def test_decays_out_of_range_are_refused(ema_decay):
-    with pytest.raises(WavedilError, match=f"ema_decay is {ema_decay}: expected 0 <= ema_decay < 1"):
+    with pytest.raises(WavedilError, match=f"ema_decay is {ema_decay}: expected a number of at least 0 and below 1"):
         AudioModule(WaveNet(8, 8, "1"), ema_decay=ema_decay)

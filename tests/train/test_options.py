@@ -13,7 +13,7 @@ from wavedil.train import AudioData, AudioModule, EffectData, MusicData, Segment
 from wavedil.train.build import build
 from wavedil.train.previews.images import ImagePreviews
 from wavedil.train.previews.sound import SoundSamples
-from wavedil.train.recipes import find_recipe, read_recipe
+from wavedil.train.recipes import check_given_once, find_recipe, read_recipe
 from wavedil.train.run import train
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning, about combinations of options
@@ -65,6 +65,7 @@ OPTIONS = [
     ("--data.num_workers=-1", "num_workers is -1"),
     ("--data={root: a, root: b}", "root"),
     ("word", "word is no option"),
+    ("--config=amp", "--config is given twice"),
 ]
 
 
@@ -80,16 +81,17 @@ def test_a_mistake_in_an_option_is_one_line(tmp_path, option, message):
         ["--data.root", "a", "--data.init_args.root=a"],
         ["--trainer.max_steps=3", "--trainer", "{max_steps: 4}"],
         ["--data={class_path: wavedil.train.MusicData, init_args: {root: a}}", "--data.root=b"],
-        ["--config", "other.yaml"],
     ],
 )
-def test_a_key_is_set_once(tmp_path, options):
-    assert "given twice" in refusal(tmp_path, *options)
+def test_the_shell_sets_a_key_once(options, capsys):
+    assert main(["train", *options]) == 2
+    assert "given twice" in capsys.readouterr().err
 
 
 def test_keys_of_several_callbacks_are_set_for_each(tmp_path):
     add = "--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping"
     options = [add, "--trainer.callbacks.monitor=valid/bits", add, "--trainer.callbacks.monitor=train/bits"]
+    check_given_once(options)
     build(find_recipe("pluck"), tmp_path, options)
 
 

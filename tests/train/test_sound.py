@@ -248,7 +248,7 @@ def test_training_with_features_and_speakers(tmp_path, voices):
         train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])
     with pytest.raises(WavedilError, match="speakers is not set"):
         train(out=str(tmp_path / "none"), overrides=[*options, "--data.speakers=null"])
-    with pytest.raises(WavedilError, match="expected a fraction"):
+    with pytest.raises(WavedilError, match="expected a number from 0 to 1"):
         train(out=str(tmp_path / "share"), overrides=[*options, "--model.drop_condition=2"])
 
 

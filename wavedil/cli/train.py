@@ -26,7 +26,9 @@ def take_unknown(arguments: argparse.Namespace, words: list[str]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 if the training is finished, 130 after Ctrl-C, and 128 + its number after another signal."""
+    from wavedil.train.recipes import check_given_once
     from wavedil.train.run import run_recipe
 
+    check_given_once(arguments.overrides)
     _, status = run_recipe(arguments.config, arguments.out, arguments.resume, arguments.overrides, arguments.imports)
     return status

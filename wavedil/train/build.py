@@ -44,8 +44,11 @@ CHECKPOINT_EVERY = timedelta(minutes=2)
 class RecipeCLI(LightningCLI):
     """LightningCLI with two more keys, ``previews`` and ``samples``, whose arguments depend on the module."""
 
-    def __init__(self, module: type[TrainingModule], recipe: dict[str, Any], folder: Path, **kwargs: Any):
+    def __init__(
+        self, module: type[TrainingModule], recipe: dict[str, Any], folder: Path, recorded: Any, **kwargs: Any
+    ):
         self.module, self.recipe, self.folder = module, recipe, folder
+        self.recorded = recorded  # folder of the run whose config.yaml the recipe is
         super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -62,7 +65,7 @@ class RecipeCLI(LightningCLI):
             raise WavedilError(_reason(error, parser, self.recipe)) from error
         check_strategy(self.config.trainer.strategy)
         root = self.config.trainer.default_root_dir
-        if root is not None:
+        if root not in (None, self.recorded):
             raise WavedilError(
                 f"--trainer.default_root_dir is {shown(root)}: it is the run folder; remove it and name that with --out"
             )
@@ -121,8 +124,8 @@ def build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequenc
     check_options(overrides, recipe)
     text = str(config)
     is_record = config.name == "config.yaml" and (config.parent / "checkpoints").is_dir()
-    if is_record and isinstance(recipe.get("trainer"), dict) and recipe["trainer"].pop("default_root_dir", None):
-        text = yaml.safe_dump(recipe, sort_keys=False)
+    trainer = recipe.get("trainer")
+    recorded = trainer.get("default_root_dir") if is_record and isinstance(trainer, dict) else None
     if renamed:
         if not process_rank():
             print(f"{config} has names of version 0.1, read as: {', '.join(renamed)}", file=sys.stderr)
@@ -143,6 +146,7 @@ def build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequenc
                 module_class(config, None if imports is None else [*SAFE_PACKAGES, *imports]),
                 recipe,
                 folder,
+                recorded,
                 args=["-c", text, *overrides],
                 run=False,
                 model_class=TrainingModule,

@@ -74,12 +74,13 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def check_options(options: Sequence[str], recipe: dict[str, Any]) -> None:
-    """Checks that command-line options use today's names, and that none is given twice.
+    """Checks that command-line options use today's names, and name no other recipe.
 
     Raises:
-        WavedilError: a name of version 0.1; the message has today's name. A key that two options set, or ``-c``.
+        WavedilError: a name of version 0.1; the message has today's name. Or ``--config``.
     """
-    _check_given_once(options)
+    if any(option.partition("=")[0] in ("-c", "--config") for option in options):
+        raise WavedilError("--config is given twice: expected one recipe")
     for index, text in enumerate(options):
         if not text.startswith("--"):
             continue
@@ -93,14 +94,13 @@ def check_options(options: Sequence[str], recipe: dict[str, Any]) -> None:
             raise WavedilError(f"{option} is {value}, a name of version 0.1: it is now {new_value}")
 
 
-def _check_given_once(options: Sequence[str]) -> None:
+def check_given_once(options: Sequence[str]) -> None:
+    """Raises WavedilError if two options set the same key, of which the first would be ignored."""
     given: dict[str, str] = {}
     for index, text in enumerate(options):
         if not text.startswith("--"):
             continue
         option, equals, value = text.partition("=")
-        if option == "--config":
-            raise WavedilError("--config is given twice: expected one recipe")
         value = value if equals else options[index + 1] if index + 1 < len(options) else ""
         if option.endswith("+"):  # adds one to a list; further keys are of this one
             given = {key: first for key, first in given.items() if not key.startswith(f"{option[:-1]}.")}

@@ -48,7 +48,8 @@ def train(
         recipe: a YAML file or the name of a recipe of the package; None for the default recipe.
         out: run folder; default ``runs/<recipe>``, with a number if that exists.
         resume: ``"auto"`` continues the run in ``out``, or the newest of this recipe, with its ``config.yaml``.
-        overrides: further options of LightningCLI, e.g. ``["--data.root", "speech/"]``.
+        overrides: further options of LightningCLI, e.g. ``["--data.root", "speech/"]``. The last one of a key
+            counts; the shell refuses two.
         imports: modules and packages of yours that the ``config.yaml`` of a resumed run may name.
 
     Raises:
