@@ -93,3 +93,8 @@ def matched(**columns: Iterable[Any] | None) -> Iterator[tuple]:
 def first_line(error: BaseException) -> str:
     """First line of the message of another library's error, or the error's class name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused something, without number and file name."""
+    return error.strerror or first_line(error)

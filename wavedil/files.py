@@ -21,6 +21,7 @@ except ImportError:  # Windows
 
 _cleaned: set[Path] = set()  # folders in which this process has removed leftovers of atomic_write
 _locks: set[int] = set()  # descriptors of the locks of this process
+_claimed: dict[int, tuple[Path, tuple[int, int]]] = {}  # folder, and its device and inode, by descriptor of lock_file
 
 
 @contextmanager
@@ -28,20 +29,62 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path in the folder of ``path``; renames it to ``path`` at the end, or removes it on an error.
 
     Readers therefore never see a half-written file, even if the process is interrupted. Creates missing folders.
+
+    Raises:
+        OSError: it names ``path``, not the temporary file.
+        WavedilError: see :func:`make_folder`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if path.parent not in _cleaned:
         _cleaned.add(path.parent)
         for leftover in leftovers(path.parent, r".*", r"(\.\w+)?"):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)
-    with temporary_beside(path) as temporary:
+    with errors_name(path), temporary_beside(path) as temporary:
         try:
             yield temporary
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Errors of the system in the block name ``path``, not a temporary file in its folder or no file at all."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        if error.errno is None or not (name is None or Path(os.fsdecode(name)).is_relative_to(path.parent)):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Creates a folder and those above it.
+
+    Raises:
+        WavedilError: a folder in which this process has a :func:`lock_file` was removed or renamed.
+    """
+    check_in_place(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_in_place(path: Path) -> None:
+    """Raises WavedilError if ``path`` is in a folder in which this process has a lock, and which is no longer there."""
+    path = Path(os.path.abspath(path))
+    for folder, identity in list(_claimed.values()):
+        if path.is_relative_to(folder):
+            try:
+                found = os.stat(folder)
+            except OSError:
+                found = None
+            if found is None or (found.st_dev, found.st_ino) != identity:
+                raise WavedilError(
+                    f"{folder} was removed or renamed while it was in use: nothing more is written; put it back, or "
+                    "choose another"
+                )
 
 
 @contextmanager
@@ -116,6 +159,7 @@ def unlock(descriptor: int | None) -> None:
     """Releases a lock of this process; does nothing in a forked process, which has none."""
     if descriptor in _locks:
         _locks.remove(descriptor)
+        _claimed.pop(descriptor, None)
         os.close(descriptor)
 
 
@@ -139,6 +183,8 @@ def lock_file(path: Path) -> int | None:
             return None
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), path.stat()):
+                folder = os.stat(path.parent)
+                _claimed[handle] = Path(os.path.abspath(path.parent)), (folder.st_dev, folder.st_ino)
                 return handle
         unlock(handle)  # the other process removed the file just before it released the lock
 

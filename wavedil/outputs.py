@@ -1,14 +1,40 @@
 """Checks and locks of the files that a command will write."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, printable, reason
 from wavedil.files import lock_file, normalized, unlock
 
 PathLike = str | os.PathLike[str]
+_log = logging.getLogger("wavedil")
+
+
+class BestEffort:
+    """Context of writes that a program can do without: the first that the system refuses is logged, none is raised.
+
+    Args:
+        name: what is written, for errors that name no file.
+    """
+
+    def __init__(self, name: PathLike):
+        self.name, self.failed = name, False
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        if isinstance(error, ValueError) and isinstance(error.__cause__, OSError):  # Lightning's TensorBoardLogger
+            error = error.__cause__
+        if not isinstance(error, OSError):
+            return False
+        if not self.failed:
+            _log.warning(printable(f"{error.filename or self.name} is not written, going on without: {reason(error)}"))
+        self.failed = True
+        return True
 
 
 @contextmanager

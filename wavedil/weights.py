@@ -24,9 +24,11 @@ from wavedil.device import check_device
 from wavedil.errors import WavedilError, shortened, shown
 from wavedil.files import (
     check_regular_file,
+    errors_name,
     flush_to_disk,
     folder_leftovers,
     is_being_replaced,
+    make_folder,
     replace_folder,
     temporary_beside,
 )
@@ -66,8 +68,8 @@ def save(model: nn.Module, folder: AnyPath) -> Path:
     path = check_savable(model)
     place = Path(os.path.realpath(folder))  # a link stays, and its target is replaced
     _check_replaceable(place, folder)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_beside(place, is_folder=True) as beside:
+    make_folder(place.parent)
+    with errors_name(place), temporary_beside(place, is_folder=True) as beside:
         try:
             # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
             tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}

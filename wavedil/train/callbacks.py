@@ -17,7 +17,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.files import atomic_write, check_in_place, errors_name
 from wavedil.metrics import read_metrics
 from wavedil.train.module import TrainingModule, is_finite
 from wavedil.weights import CONFIG, WEIGHTS, save
@@ -108,7 +108,8 @@ class Progress(ProgressBar):
         loss, learning_rate, speed = self._training
         seconds = now - self._start + self._seconds_before
         row = [step, f"{seconds:.1f}", f"{loss:.4f}", f"{valid:.4f}", f"{learning_rate:.3g}", f"{speed:.4g}"]
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        check_in_place(self.path)
+        with errors_name(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
         used = module.budget_used()
         used_now = used - self._used_at_start
@@ -171,10 +172,13 @@ class SaveModel(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         module.undo_incomplete_step()
-        if not self.save_latest(trainer, module):
-            return
-        if trainer.world_size == 1:  # to save a checkpoint waits for the other processes, which may have no error
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt")
+        try:
+            # To save a checkpoint waits for the other processes, which may have no error.
+            if self.save_latest(trainer, module) and trainer.world_size == 1:
+                trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "interrupted.ckpt")
+        except (OSError, WavedilError):
+            if not isinstance(exception, Exception):  # else that one is reported
+                raise
 
     def save_latest(self, trainer: L.Trainer, module: TrainingModule) -> bool:
         """Saves unless a better model is saved; returns whether the weights are trained and finite."""

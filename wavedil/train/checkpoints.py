@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from wavedil.errors import WavedilError
+from wavedil.files import errors_name, make_folder
 from wavedil.train.run_folder import process_rank
 
 
@@ -24,20 +25,21 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         buffer = io.BytesIO()  # torch.save to a file hides the error of a full disk behind one of its own
         torch.save(checkpoint, buffer)
         beside = path.with_name(f".{path.name}.new")
-        try:
-            with beside.open("wb") as file:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            if is_intact(path):
-                _copy_name(path, path.with_name(f"{path.stem}.previous{path.suffix}"))
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with errors_name(path):
+            try:
+                with beside.open("wb") as file:
+                    file.write(buffer.getbuffer())
+                    file.flush()
+                    os.fsync(file.fileno())
+                if is_intact(path):
+                    _copy_name(path, path.with_name(f"{path.stem}.previous{path.suffix}"))
+                os.replace(beside, path)
+            finally:
+                beside.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
 

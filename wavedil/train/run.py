@@ -14,13 +14,14 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from wavedil.errors import Interrupted, WavedilError
+from wavedil.errors import Interrupted, WavedilError, reason
 from wavedil.ops.memory import keep_freed_memory
-from wavedil.outputs import check_outputs
+from wavedil.outputs import BestEffort, check_outputs
 from wavedil.report import write_report
 from wavedil.train.build import RecipeCLI, build, show_help
 from wavedil.train.callbacks import SaveModel
 from wavedil.train.checkpoints import newest_readable
+from wavedil.train.loggers import loggers_may_fail
 from wavedil.train.previews import has_methods
 from wavedil.train.recipes import find_recipe
 from wavedil.train.resume import ExactResume, signals_interrupt
@@ -88,7 +89,8 @@ def run_recipe(
                 raise missing_out()
             signals.module = cli.model
             cli.trainer.callbacks.insert(0, ExactResume(signals))  # before the callbacks that take time
-            _fit_and_sample(cli, folder, checkpoint, step)
+            with loggers_may_fail(cli.trainer):
+                _fit_and_sample(cli, folder, checkpoint, step)
             return folder, 0
         except (KeyboardInterrupt, SystemExit, RuntimeError) as error:  # Lightning turns Ctrl-C into SystemExit
             # After a signal, Lightning's cleanup raises RuntimeError for data workers that have ended or not started.
@@ -102,16 +104,18 @@ def run_recipe(
             if cli is None or not (folder / "model").exists():
                 text = f"{folder}: interrupted before the first step, there is no model yet"
                 raise Interrupted(text, status) from None
-            write_report(folder)
+            _try_report(folder)
             modules = "".join(f" --import {name}" for name in imports)
             text = f"continue with: wavedil train --out {folder} --resume auto{modules}"
             if not any((folder / "checkpoints").glob("*.ckpt")):
                 text = "the model is saved, but there is no checkpoint to continue from yet"
             print(f"\ninterrupted; {text}", file=sys.stderr)
             return folder, status
-        except BaseException:
+        except BaseException as error:
             for process in [] if cli is None else getattr(cli.trainer.strategy.launcher, "procs", []):
                 process.kill()  # it may wait for this process without end
+            if isinstance(error, OSError):
+                raise _unwritable(error, folder) from error
             raise
         finally:
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
@@ -141,9 +145,30 @@ def _fit_and_sample(cli: RecipeCLI, folder: Path, checkpoint: Path | None, step:
         trainer.validate(model, cli.datamodule, verbose=False)
     if trainer.is_global_zero:
         lines = _write_samples(cli, folder)
-        write_report(folder)
+        _try_report(folder)
         record_finished(folder, trainer.global_step)
         _print(trainer, f"{minutes:.1f} minutes of training. {lines}")
+
+
+def _try_report(folder: Path) -> None:
+    with BestEffort(folder / "report.html"):
+        write_report(folder)
+
+
+def _unwritable(error: OSError, folder: Path) -> Exception:
+    """The error of a run that could not write to its folder; the same error if it is about another place."""
+    place = Path(os.fsdecode(error.filename2 or error.filename or folder))
+    if error.errno is None or not Path(os.path.abspath(place)).is_relative_to(os.path.abspath(folder)):
+        return error
+    saved = any((folder / "checkpoints").glob("[!.]*.ckpt"))
+    return WavedilError(
+        f"{place} cannot be written: {reason(error)}; free the disk or make the folder writable, and "
+        + (
+            f"continue from the last checkpoint with: wavedil train --out {folder} --resume auto"
+            if saved
+            else "start again: there is no checkpoint yet"
+        )
+    )
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wavedil.batches import world_size
-from wavedil.errors import WavedilError
-from wavedil.files import atomic_write, lock_file, unlock
+from wavedil.errors import WavedilError, reason
+from wavedil.files import atomic_write, check_in_place, lock_file, unlock
 from wavedil.metrics import read_metrics
 
 #: Environment variable with the folder of a run, for the other processes of the run.
@@ -41,13 +41,19 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
         out = out or os.environ.get(RUN_FOLDER_VARIABLE)
     if out is None and (not first or world_size() > 1):
         raise missing_out()
-    if resume is not None:
-        folder = _folder_to_resume(recipe, out, resume)
-    elif not first:  # the first process claims the folder
-        folder = Path(out)
-    else:
-        folder, created = _new_folder(recipe, out)
-    lock = _lock(folder) if first else None
+    try:
+        if resume is not None:
+            folder = _folder_to_resume(recipe, out, resume)
+        elif not first:  # the first process claims the folder
+            folder = Path(out)
+        else:
+            folder, created = _new_folder(recipe, out)
+        lock = _lock(folder) if first else None
+    except OSError as error:
+        if created:
+            _remove(folder)
+        place = os.fsdecode(error.filename or out or "runs")
+        raise WavedilError(f"--out: {place} cannot be written: {reason(error)}; choose another folder") from None
     try:
         if (
             first
@@ -62,7 +68,9 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
         yield folder, _checkpoints(folder) if resume is not None else []
     except BaseException:
         if created and not (_checkpoints(folder) or (folder / "model").exists() or read_metrics(folder / METRICS)):
-            _remove(folder)
+            with suppress(WavedilError):
+                check_in_place(folder)
+                _remove(folder)
         raise
     finally:
         unlock(lock)
@@ -81,8 +89,9 @@ def missing_out() -> WavedilError:
 
 def record_finished(folder: Path, step: int) -> None:
     """Records that a run is finished at ``step``, with the files that it has by then."""
-    files = [folder / "report.html", *(path for part in ("model", "samples") for path in (folder / part).rglob("*"))]
+    files = (path for part in ("model", "samples") for path in (folder / part).rglob("*"))
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files if path.is_file()}
+    sizes["report.html"] = 0  # the report may have failed, or be written again
     with atomic_write(folder / ".finished") as beside:
         beside.write_text(json.dumps({"step": step, "files": sizes}), encoding="utf-8")
 

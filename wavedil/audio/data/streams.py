@@ -284,7 +284,7 @@ def written_blocks(
             _check_space(temporary, path)
     except soundfile.LibsndfileError as error:
         if error.code == 2:  # a system error; libsndfile has no details
-            raise OSError(errno.ENOSPC, "cannot be written, the disk may be full", str(path)) from None
+            raise OSError(errno.ENOSPC, "the disk may be full", str(path)) from None
         what = f"{kind} {subtype} with {channels} channels at {sample_rate} Hz"
         raise WavedilError(f"{path}: cannot write {what}: {error.error_string}") from None
 

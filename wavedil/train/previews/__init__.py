@@ -15,7 +15,9 @@ from torch import nn
 
 from wavedil.audio.data.audio_files import write
 from wavedil.files import atomic_write
+from wavedil.outputs import BestEffort
 from wavedil.report import spectrogram_png
+from wavedil.train.loggers import best_effort
 from wavedil.train.module import TrainingModule
 
 
@@ -23,7 +25,7 @@ class Previews(Callback):
     """Base of the previews: targets when training starts, then outputs at step ``first`` and every ``every`` steps.
 
     Files are written to ``RUN/previews`` and, if the trainer has a TensorBoard logger, to TensorBoard. A data module
-    that lacks a method of ``needs`` gets no previews, and a message is printed.
+    that lacks a method of ``needs`` gets no previews, and a message is printed. So are previews that cannot be written.
 
     Args:
         first: step of the first preview.
@@ -52,8 +54,10 @@ class Previews(Callback):
         self._enabled = trainer.is_global_zero and has_methods(
             trainer.datamodule, self.data_methods(module.network), "previews"
         )
+        self._best_effort = BestEffort(self.folder(trainer))
         if self._enabled:
-            self.write_targets(trainer, module)
+            with self._best_effort:
+                self.write_targets(trainer, module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
@@ -64,7 +68,8 @@ class Previews(Callback):
             return
         self._last_step = step
         module.eval()
-        self.write_outputs(trainer, module, step)
+        with self._best_effort:
+            self.write_outputs(trainer, module, step)
         module.train()
 
     @staticmethod
@@ -72,9 +77,12 @@ class Previews(Callback):
         return Path(trainer.default_root_dir) / "previews"
 
     @staticmethod
-    def tensorboards(trainer: L.Trainer) -> list[Any]:
-        """The writers of TensorBoard loggers."""
-        return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    def to_tensorboard(trainer: L.Trainer, method: str, *args: Any, **options: Any) -> None:
+        """Calls a method of the writers of TensorBoard loggers, e.g. ``add_image``."""
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                with best_effort(logger):
+                    getattr(logger.experiment, method)(*args, **options)
 
     def write_clip(
         self, trainer: L.Trainer, clip: torch.Tensor, sample_rate: int, name: str, tag: str, step: int
@@ -85,9 +93,8 @@ class Previews(Callback):
         picture = spectrogram_png(clip.numpy(), sample_rate, title=name)
         with atomic_write(folder / f"{name}.png") as beside:
             beside.write_bytes(picture)
-        for board in self.tensorboards(trainer):
-            board.add_audio(tag, clip, step, sample_rate=sample_rate)
-            board.add_image(tag, imread(BytesIO(picture)), step, dataformats="HWC")
+        self.to_tensorboard(trainer, "add_audio", tag, clip, step, sample_rate=sample_rate)
+        self.to_tensorboard(trainer, "add_image", tag, imread(BytesIO(picture)), step, dataformats="HWC")
 
 
 class Samples:

@@ -65,8 +65,7 @@ class ImagePreviews(Previews):
         for number, (image, target) in enumerate(trainer.datamodule.preview_images(self.num)):
             picture = panel(module.eval_network, image, target)
             write_image(self.folder(trainer) / f"step_{step:06d}_{number}.png", picture)
-            for board in self.tensorboards(trainer):
-                board.add_image(f"image_{number}", picture, step, dataformats="HWC")
+            self.to_tensorboard(trainer, "add_image", f"image_{number}", picture, step, dataformats="HWC")
 
 
 class ImageSamples(Samples):
