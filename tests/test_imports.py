@@ -88,6 +88,7 @@ assert not {{"lightning", "librosa", "torchaudio", "torchvision", "timm"}} & set
 
 #: Modules of the package itself that audio and vision may import.
 SHARED = {"arrays", "batches", "data_check", "skipped", "errors", "files", "losses", "outputs", "splits", "weights"}
+SHARED |= {"shards"}
 
 
 @pytest.mark.parametrize(

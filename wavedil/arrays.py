@@ -13,6 +13,7 @@ import numpy as np
 
 from wavedil.errors import WavedilError
 from wavedil.files import check_regular_file
+from wavedil.shards import open_file
 
 # numpy's own reader evaluates the header as Python, and fails for damaged ones with errors of many kinds.
 _HEADER = re.compile(
@@ -52,9 +53,13 @@ class ArrayFile:
 
     def _values(self, first: int, count: int) -> np.ndarray:
         self.file.seek(self.offset + first * self.dtype.itemsize)
-        values = np.fromfile(self.file, self.dtype, count)
-        if len(values) < count:
-            raise WavedilError(f"{self.path} cannot be read: it was truncated meanwhile")
+        values = np.empty(count, self.dtype)
+        buffer = memoryview(values.view(np.uint8))
+        while len(buffer):
+            read = self.file.readinto(buffer)
+            if not read:
+                raise WavedilError(f"{self.path} cannot be read: it was truncated meanwhile")
+            buffer = buffer[read:]
         return values.astype(self.dtype.newbyteorder("="), copy=False)
 
 
@@ -72,7 +77,7 @@ def open_array(path: str | os.PathLike[str], noun: str, axes: tuple[str, str]) -
     path = Path(path)
     check_regular_file(path, noun)
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_file(path, buffering=0) as file:
             yield _parse(path, file, noun, axes)
     except FileNotFoundError:
         raise WavedilError(f"{path}: no such file; expected {noun} in a .npy file") from None
@@ -101,7 +106,7 @@ def _parse(path: Path, file: BinaryIO, noun: str, axes: tuple[str, str]) -> Arra
         )
         raise WavedilError(f"{path} cannot be read as {noun}: it has {found}: expected numbers ({', '.join(axes)})")
     dtype, shape = np.dtype(header["type"]), tuple(int(side[:20]) for side in sides)
-    offset, size = 8 + width + length, os.fstat(file.fileno()).st_size
+    offset, size = 8 + width + length, file.seek(0, os.SEEK_END)
     if offset + math.prod(shape) * dtype.itemsize != size:
         raise WavedilError(
             f"{path} cannot be read as {noun}: its header says {dtype} of shape {shape}, but its size is {size} bytes"

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wavedil.errors import WavedilError, printable
+from wavedil.shards import packed_files
 
 try:
     import fcntl
@@ -287,7 +288,7 @@ def walk_files(root: str | os.PathLike[str], suffixes: Collection[str]) -> list[
 
     Hidden files and folders (a leading dot) are skipped. Links to folders are followed, but each folder is listed once:
     under its own path if it is in ``root``, else under the first link to it. Broken links, and named pipes and devices
-    with one of the suffixes, are skipped with one warning.
+    with one of the suffixes, are skipped with one warning. The folder may be (in) a packed data set.
 
     Args:
         suffixes: in lower case, with the dot; those of files may be in upper case.
@@ -296,6 +297,10 @@ def walk_files(root: str | os.PathLike[str], suffixes: Collection[str]) -> list[
         WavedilError: a folder cannot be listed.
     """
     root = Path(root)
+    packed = packed_files(root)
+    if packed is not None:
+        found = [path for path in packed if path.suffix.lower() in suffixes]
+        return sorted(found, key=lambda path: path.relative_to(root).as_posix())
     found, skipped, seen = [], [], set()
     folders, links = [root], []  # links wait until all real folders are listed
     while folders or links:

@@ -53,13 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace, bar: Bar):
     from wavedil.audio.data.check import check_recordings
+    from wavedil.shards import is_folder
     from wavedil.vision.data.check import check_images
     from wavedil.vision.data.pairs import FolderLayout, parts_of
 
     root = Path(arguments.data)
-    if not root.exists():
+    if not root.exists() and not is_folder(root):
         raise WavedilError(f"{root} does not exist: expected a folder of recordings, or of images and masks")
     parts = parts_of(root) or [root]
-    if any((part / name).is_dir() for part in parts for name in (arguments.images, arguments.masks)):
+    if any(is_folder(part / name) for part in parts for name in (arguments.images, arguments.masks)):
         return check_images(root, FolderLayout(arguments.images, arguments.masks), progress=bar.update)
     return check_recordings(root, progress=bar.update)

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "segment": ("wavedil.cli.segment", "Label images: class maps and color overlays, or maps of values."),
     "evaluate": ("wavedil.cli.evaluate", "Evaluate a model: bits per sample, ESR, nats per step, or mean IoU."),
     "check": ("wavedil.cli.check", "Check a data set: broken files, silence, clipping, duplicates, missing masks."),
+    "pack": ("wavedil.cli.pack", "Pack a data set into a few large files, for network drives and remote storage."),
     "inspect": ("wavedil.cli.inspect", "Show receptive field, cost and gridding of a schedule or a model."),
     "convert": ("wavedil.cli.convert", "Convert another program's weights to a model folder."),
     "export": ("wavedil.cli.export", "Export a model for another program: .nam or .onnx."),
@@ -51,6 +52,7 @@ _EXTRAS = {
     "onnxruntime": "export",
     "onnxscript": "export",
     "huggingface_hub": "hub",
+    "fsspec": "shards",
 }
 
 

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from wavedil.audio.data.levels import check_floating
+from wavedil.audio.data.packed import PackedSound
 from wavedil.audio.data.resampling import check_rates, resample_crop
 from wavedil.audio.data.streams import FORMATS, SUFFIXES, decoded_blocks, open_sound, unchecked_blocks, written_blocks
 from wavedil.core.schema import AnyPath, Range, SampleRate, checked
 from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError
 from wavedil.files import walk_files
+from wavedil.shards import find_packed, is_folder
 
 if TYPE_CHECKING:
     import soundfile
@@ -55,7 +57,7 @@ def info(path: AnyPath) -> AudioInfo:
     """
     path = Path(path)
     with open_sound(path) as file:
-        frames = file.frames if _ends_at(file, file.frames) else None
+        frames = file.frames if isinstance(file, PackedSound) or _ends_at(file, file.frames) else None
     with open_sound(path) as file:  # again: after a failed seek, some formats cannot be read
         if frames is None:
             frames = sum(len(block) for block in unchecked_blocks(file))
@@ -152,15 +154,17 @@ def write(path: AnyPath, sound: Any, sample_rate: SampleRate, subtype: str | Non
 def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
     """Lists all sound files below a folder, sorted by their path within it; for a file, the file alone.
 
+    The folder may be packed (:mod:`wavedil.packing`), and then be a URL.
+
     Links and hidden files are treated as :func:`wavedil.files.walk_files` describes.
 
     Raises:
         WavedilError: the folder is missing, cannot be listed or has no sound file.
     """
     root = Path(root)
-    if root.is_file():
+    if root.is_file() or find_packed(root) is not None:
         return [root]
-    if not root.is_dir():
+    if not is_folder(root):
         raise WavedilError(f"{root}: no such folder; expected a folder with sound files (in a recipe: data.root)")
     found = walk_files(root, FORMATS)
     if not found:

@@ -13,6 +13,7 @@ from wavedil.audio.data.alignment import check_aligned
 from wavedil.audio.data.levels import Levels, check_level
 from wavedil.errors import WavedilError, printable
 from wavedil.files import pair_by_name, unique_names
+from wavedil.shards import is_folder
 from wavedil.splits import EVERY, describe_split, hold_out
 
 #: Columns of a table that are not knobs.
@@ -69,11 +70,11 @@ def find_recordings(root: str | Path) -> list[Recording]:
     root = Path(root)
     if root.is_file():
         return _read_table(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise WavedilError(f"{root} does not exist: expected a CSV table, or a folder with input/ and target/")
     found = []
     for folder in (root / "input", root / "target"):
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise WavedilError(f"{folder} is not a folder: expected input/ and target/ in {root}, or a CSV table")
         paths = audio_files.list_audio_files(folder)
         names = (path.relative_to(folder).with_suffix("").as_posix() for path in paths)

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wavedil.audio.data.packed import PackedSound
 from wavedil.audio.data.resampling import check_rates, resampled_length
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
+from wavedil.shards import find_packed
 
 if TYPE_CHECKING:
     import soundfile
@@ -126,10 +128,16 @@ def unchecked_blocks(
 
 
 @contextmanager
-def open_sound(path: Path) -> Iterator[soundfile.SoundFile]:
+def open_sound(path: Path) -> Iterator[soundfile.SoundFile | PackedSound]:
     """Opens a sound file for reading. Errors of libsndfile within the ``with`` block become a WavedilError."""
     import soundfile
 
+    packed = find_packed(path)
+    if packed is not None:
+        if packed.dtype is None:
+            raise WavedilError(f"{path} is packed, but not as a sound: expected the path of a sound file")
+        yield PackedSound(packed)
+        return
     try:
         if not path.is_file():  # libsndfile would block on a named pipe
             problem = "not a regular file" if path.exists() else "no such file"

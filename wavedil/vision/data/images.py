@@ -14,6 +14,7 @@ from wavedil.arrays import ArrayFile, open_array
 from wavedil.core.schema import AnyPath, checked
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write, walk_files
+from wavedil.shards import is_folder
 from wavedil.vision.data.pictures import (
     check_size,
     decode,
@@ -193,7 +194,7 @@ def list_images(folder: PathLike, also: Sequence[str] = ()) -> list[Path]:
         WavedilError: the folder does not exist, cannot be listed or has no images.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise WavedilError(f"{folder} is not a folder: expected a folder of images")
     found = walk_files(folder, (*SUFFIXES, *also))
     if not found:

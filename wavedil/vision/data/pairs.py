@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wavedil.errors import WavedilError
 from wavedil.files import excluded_paths, normalized, pair_by_name, unique_names
+from wavedil.shards import is_folder
 from wavedil.splits import describe_split, hold_out
 from wavedil.vision.data.images import image_size, list_images
 
@@ -103,7 +104,7 @@ def split_pairs(
         WavedilError: as :func:`find_pairs`; or no pair is left to train or to validate on.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise WavedilError(f"{root} is not a folder: expected a folder of images and masks")
     parts = parts_of(root)
     if parts:
@@ -138,5 +139,5 @@ def held_out_pairs(
 
 def parts_of(root: Path) -> list[Path]:
     """The folders of the training and the validation set if the root has both, else an empty list."""
-    found = [next((root / name for name in names if (root / name).is_dir()), None) for names in (TRAIN, VALIDATION)]
+    found = [next((root / name for name in names if is_folder(root / name)), None) for names in (TRAIN, VALIDATION)]
     return found if all(found) else []

@@ -15,6 +15,7 @@ import numpy as np
 
 from wavedil.errors import WavedilError, first_line
 from wavedil.files import check_regular_file
+from wavedil.shards import open_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +47,7 @@ def open_picture(path: PathLike) -> Iterator[Image]:
     try:
         with warnings.catch_warnings(action="ignore"):  # of large pictures and of damaged metadata
             # A file instead of its name: Pillow maps files to memory by name, with turned TIFFs in the wrong order.
-            with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
+            with open_file(path) as file, Image.open(file, formats=FORMATS) as picture:
                 check_size(path, picture.size[::-1])
                 # MPO: a JPEG from a phone, followed by more views of the same scene.
                 if getattr(picture, "is_animated", False) and picture.format != "MPO":
@@ -131,7 +132,7 @@ def has_deep_colors(picture: Image) -> bool:
 def is_lossy(picture: Image, path: PathLike) -> bool:
     """Whether the file has lossy compression."""
     if picture.format == "WEBP":
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             file.seek(12)
             while chunk := file.read(8):
                 if chunk[:4] == b"VP8 ":
@@ -183,7 +184,7 @@ def _orientation(picture: Image, path: PathLike) -> int:
 
 def _has_late_metadata(path: PathLike) -> bool:
     """Whether a PNG file has metadata after its pixels."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         file.seek(8)
         found = False
         while len(head := file.read(8)) == 8:

@@ -1,0 +1,44 @@
+"""``wavedil pack``."""
+
+import argparse
+import dataclasses
+import json
+
+from wavedil.progress import Bar
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data", metavar="DATA", help="a folder of sound files, one sound file, or a folder with images and masks"
+    )
+    parser.add_argument("shards", metavar="SHARDS", help="a new folder; repeat the command to continue it")
+    parser.add_argument(
+        "--exclude", metavar="WHICH", help="sound files to leave out: a regular expression, or @FILE of wavedil check"
+    )
+    parser.add_argument("--shard-mb", type=int, default=256, help="approximate size of a shard in MB (default 256)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from wavedil.errors import check_positive
+    from wavedil.packing import pack
+
+    check_positive(**{"--shard-mb": arguments.shard_mb})
+    with Bar("packing") as bar:
+        result = pack(
+            arguments.data,
+            arguments.shards,
+            exclude=arguments.exclude,
+            shard_bytes=arguments.shard_mb * 10**6,
+            progress=bar.update,
+        )
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(result)))
+    elif not result.packed_bytes:
+        print(f"{result.made} files packed; other processes have not finished")
+    else:
+        before, after = result.source_bytes / 1e6, result.packed_bytes / 1e6
+        print(
+            f"{result.files} files in {result.shards} shards, {before:.1f} MB -> {after:.1f} MB: "
+            f"wavedil train --data.root {arguments.shards}"
+        )
