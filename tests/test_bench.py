@@ -1,6 +1,7 @@
 """The benchmarks at tiny sizes: their results' form and content, not speed."""
 
 import json
+import os
 
 import pytest
 
@@ -39,6 +40,19 @@ def test_train_without_wavenet_vocoder(monkeypatch):
     ]
     # 4 layers of 8x16x2 + 8x8 + 8x8, and a head of 8x8 + 8x256; 2 x 60 samples, 6 operations each
     assert result["notes"][0].startswith(f"{(4 * 384 + 2112) * 120 * 6 / 1e9:.1f} GFLOP")
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_training_steps_without_triton(before, monkeypatch):
+    """On a GPU these are rows of their own."""
+    monkeypatch.delenv("WAVEDIL_TRITON", raising=False)
+    if before:
+        monkeypatch.setenv("WAVEDIL_TRITON", before)
+    seen = []
+    (row,) = train._without_triton({"bf16": lambda: seen.append(os.environ["WAVEDIL_TRITON"])})
+    row.call()
+    assert row.name == "wavedil without Triton bf16"
+    assert seen == ["0"] and os.environ.get("WAVEDIL_TRITON") == before
 
 
 def test_ratios_are_relative_to_the_first_of_each_group(monkeypatch):

@@ -7,6 +7,8 @@ import torch
 
 from wavedil.audio import Effect, WaveNet, load
 from wavedil.audio.effects.losses import ESR
+from wavedil.ops import launch
+from wavedil.ops.gate import triton as gates
 from wavedil.train.run import train
 from wavedil.vision import ContextModule, Segmenter, SmallBackbone
 from wavedil.vision.data.labels import IGNORED
@@ -49,6 +51,16 @@ def test_the_loss_of_a_network_has_no_graph_break(name):
     torch._dynamo.reset()
     compiled = torch.compile(function, backend="eager", fullgraph=True)  # raises at a graph break
     torch.testing.assert_close(compiled(*inputs), function(*inputs))
+
+
+def test_compiled_code_has_no_triton_kernels(monkeypatch):
+    """Inductor fuses the plain operations with their neighbors too."""
+    monkeypatch.setattr(launch, "device_type", "cpu")
+    monkeypatch.setattr(launch, "_MIN_ELEMENTS", 1)
+    monkeypatch.setattr(gates, "compiled_kernels", lambda *_: pytest.fail("kernels were loaded"))
+    function, inputs = LOSSES["softmax"]()
+    torch._dynamo.reset()
+    torch.compile(function, backend="eager", fullgraph=True)(*inputs).backward()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 48)])

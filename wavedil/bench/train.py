@@ -1,5 +1,6 @@
 """A training step of a WaveNet: wavedil, a plain PyTorch one, and the package wavenet-vocoder."""
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from wavedil.audio import WaveNet
 from wavedil.bench.runner import DTYPES, Candidate, matrix_product_limit, measure, summary_row
 from wavedil.bench.samplers import wavenet_vocoder_network
+from wavedil.ops.launch import TRITON_VARIABLE
 from wavedil.ops.memory import keep_freed_memory
 
 _CODES = 256
@@ -29,7 +31,8 @@ def bench_train(
 ) -> dict[str, Any]:
     """Times forward, backward and Adam on ``batch`` x ``time`` codes, with kernel size 2; bf16 uses autocast.
 
-    wavenet-vocoder has its default weight normalization and takes its codes one-hot.
+    wavenet-vocoder has its default weight normalization and takes its codes one-hot. On a GPU there are also rows of
+    wavedil without its Triton kernels.
     """
     if device == "cpu":
         keep_freed_memory()
@@ -45,6 +48,9 @@ def bench_train(
         for name, loss in models.items()
         for precision in DTYPES
     ]
+    if device != "cpu":
+        steps = {precision: _step(partial(_Ours, *sizes), codes, device, precision) for precision in DTYPES}
+        candidates += _without_triton(steps)
     rows = measure(candidates, rounds=rounds, device=device, unit="s", warm=1)
     medians = {row["name"]: row["median"] for row in rows}
     gflop = _multiply_adds(*sizes) * batch * time * 2 * 3 / 1e9  # 3: backward costs twice the forward pass
@@ -59,6 +65,21 @@ def bench_train(
             factor = medians[f"wavenet-vocoder {theirs_in}"] / medians[f"wavedil {ours_in}"]
             notes.append(f"wavedil {ours_in} is {factor:.2f} x as fast as wavenet-vocoder {theirs_in}")
     return {"rows": rows, "notes": notes}
+
+
+def _without_triton(steps: dict[str, Callable[[], None]]) -> list[Candidate]:
+    """Training steps, by precision, without the fused Triton kernels."""
+
+    def call(step: Callable[[], None]) -> None:
+        before = os.environ.get(TRITON_VARIABLE)
+        os.environ[TRITON_VARIABLE] = "0"
+        try:
+            step()
+        finally:
+            del os.environ[TRITON_VARIABLE]
+            os.environ |= {} if before is None else {TRITON_VARIABLE: before}
+
+    return [Candidate(f"wavedil without Triton {name}", partial(call, step), "step") for name, step in steps.items()]
 
 
 class _Loss(nn.Module):

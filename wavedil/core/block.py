@@ -102,12 +102,14 @@ class GatedBlock(nn.Module):
 
         Subclasses may override this method.
         """
-        bias, is_complete = self._bias(condition)
-        can_fuse = is_complete and self.residual is not None and not has_hooks(self.conv, self.residual)
+        can_fuse = self.residual is not None and not has_hooks(self.conv, self.residual)
         if can_fuse and torch.is_grad_enabled() and not torch.jit.is_tracing():
             # One fused operation in training; without gradients it is not faster than the separate ones.
+            x, bias, projected = self.conv.check(x), self.conv.bias, self._project(x, condition)
+            if projected is not None and bias is not None and projected[:, 0].numel() == 1:
+                bias, projected = bias + projected.flatten(), None  # constant, and the same for the batch
             x, z = gated_residual(
-                self.conv.check(x),
+                x,
                 self.conv.weight,
                 bias,
                 self.residual.weight,
@@ -115,6 +117,7 @@ class GatedBlock(nn.Module):
                 padding=self.conv.pads,
                 dilation=self.conv.dilation,
                 order=self.gate_order,
+                condition=projected,
             )
             return self._scaled(x), z
         return self._combine(x, self.conv(x), condition)
@@ -126,32 +129,28 @@ class GatedBlock(nn.Module):
         h, history = self.conv.step(x, substate(state, "conv"))
         return self._combine(x, h, condition), add_prefix("conv", history)
 
-    def _bias(self, condition: Tensor | None) -> tuple[Tensor | None, bool]:
-        """Returns the bias of the convolution, and whether the projected condition is already in it.
-
-        That is possible if the condition has one position and one batch entry.
-        """
-        if condition is None or self.condition is None:
-            return self.conv.bias, condition is None and self.condition is None
-        if condition.ndim != self.ndim + 2 or condition[:, 0].numel() != 1 or self.conv.bias is None:
-            return self.conv.bias, False
-        return self.conv.bias + self.condition(condition).flatten(), True
-
-    def _combine(self, x: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _project(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
+        """The projected condition, ``(batch, 2 * hidden_channels, *space)``, for an input x."""
         if (condition is None) != (self.condition is None):
             raise WavedilError(
                 "condition is a tensor: expected None, since this block has condition_channels=0"
                 if self.condition is None
                 else f"condition is None: expected (batch, {self.condition.in_channels}, *space)"
             )
-        if self.condition is not None:
-            sizes = list(zip(condition.shape[2:], x.shape[2:], strict=False))
-            if condition.ndim != x.ndim or any(have not in (1, size) for have, size in sizes):
-                raise WavedilError(
-                    f"condition has shape {tuple(condition.shape)}, x has {tuple(x.shape)}: expected the same size "
-                    "along each space axis, or 1 where the condition is constant"
-                )
-            h = h + self.condition(condition)
+        if self.condition is None:
+            return None
+        sizes = list(zip(condition.shape[2:], x.shape[2:], strict=False))
+        if condition.ndim != x.ndim or any(have not in (1, size) for have, size in sizes):
+            raise WavedilError(
+                f"condition has shape {tuple(condition.shape)}, x has {tuple(x.shape)}: expected the same size "
+                "along each space axis, or 1 where the condition is constant"
+            )
+        return self.condition(condition)
+
+    def _combine(self, x: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        projected = self._project(x, condition)
+        if projected is not None:
+            h = h + projected
         z = gate(h, order=self.gate_order)
         if self.residual is not None:
             # Under autocast x stays in bf16, as the product: converting it back to float32 in each layer takes a fifth

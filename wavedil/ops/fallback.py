@@ -12,7 +12,12 @@ from torch.autograd import forward_ad
 
 
 def is_eager_cpu(*tensors: Tensor | None) -> bool:
-    """Whether all tensors are plain CPU tensors in eager mode.
+    """Whether all tensors are plain CPU tensors in eager mode; see :func:`is_eager`."""
+    return is_eager("cpu", *tensors)
+
+
+def is_eager(device_type: str, *tensors: Tensor | None) -> bool:
+    """Whether all tensors are plain tensors on a device of this type, in eager mode.
 
     Tracing, ``torch.compile``, export, ``torch.func`` transforms, forward-mode differentiation and tensor subclasses
     need operations that PyTorch can inspect, so they use the plain implementation.
@@ -21,7 +26,8 @@ def is_eager_cpu(*tensors: Tensor | None) -> bool:
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
-    return all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu") for t in tensors)
+    plain = (Tensor, torch.nn.Parameter)
+    return all(t is None or (type(t) in plain and t.device.type == device_type) for t in tensors)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -65,7 +71,7 @@ def differentiable_backward(
 
 
 def load_kernels(name: str, trial: Callable[[ModuleType], object]) -> ModuleType | None:
-    """Imports a module of numba kernels and tests it with a small call; None if numba does not work.
+    """Imports a module of numba or Triton kernels and tests it with a small call; None if it does not work.
 
     Args:
         name: import path of the module.
@@ -77,7 +83,7 @@ def load_kernels(name: str, trial: Callable[[ModuleType], object]) -> ModuleType
         return None
     try:
         trial(module)
-    except Exception as error:  # numba only accelerates: after any failure plain PyTorch computes the same
-        warnings.warn(f"numba cannot run {name} ({error}); using plain PyTorch, which is slower", stacklevel=3)
+    except Exception as error:  # kernels only accelerate: after any failure plain PyTorch computes the same
+        warnings.warn(f"cannot compile {name} ({error}); using plain PyTorch, which is slower", stacklevel=3)
         return None
     return module

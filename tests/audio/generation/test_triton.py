@@ -1,9 +1,5 @@
 """The triton engine without a GPU: its cases in Triton's interpreter, the compiled kernel, and when auto takes it."""
 
-import os
-import re
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,21 +24,8 @@ SHARED = 227 * 1024  # bytes that a program may have on an H100
 
 @needs_triton
 @pytest.mark.parametrize("interpret", ["1", pytest.param("0", marks=needs_cuda)], ids=["interpreter", "cuda"])
-def test_cases(interpret):
-    """Runs triton_cases.py in a separate process: Triton decides at import whether it interprets kernels."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n",
-        "0",  # more workers would not be faster
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).with_name("triton_cases.py")),
-    ]
-    environment = {**os.environ, "TRITON_INTERPRET": interpret}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+def test_cases(interpret, run_cases):
+    run_cases(Path(__file__).with_name("triton_cases.py"), interpret)
 
 
 class Launches:
@@ -58,12 +41,7 @@ class Launches:
 
 @needs_triton
 @pytest.mark.parametrize(("precision", "most_stack"), [("bf16", 0), ("fp32", 64)])
-def test_the_kernel_of_the_usual_model_fits_an_h100(precision, most_stack, monkeypatch, tmp_path):
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    from triton.runtime.jit import mangle_type
-
+def test_the_kernel_of_the_usual_model_fits_an_h100(precision, most_stack, monkeypatch, compile_for_h100):
     from wavedil.audio.generation.engines.triton_kernels import sample_steps
 
     launches = Launches()
@@ -71,34 +49,15 @@ def test_the_kernel_of_the_usual_model_fits_an_h100(precision, most_stack, monke
     layers = tuple(replace(layer, condition=torch.zeros(128, 80)) for layer in plan.layers)
     plan = replace(plan, layers=layers, condition_channels=80)
     monkeypatch.setattr(engine, "_kernels", lambda device: SimpleNamespace(sample_steps=launches))
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     session = engine.TritonSession(plan, model.start(40), Sampling(0.9, 50, 0.9), precision=precision)
     session.sample(Uniforms(0, 40).draw(5), torch.zeros(40, 80, 5))
     assert launches.grid == (3,)
-    named = dict(launches.named)
-    options = {name: named.pop(name) for name in ("num_warps", "num_stages")}
-    arguments = dict(zip(sample_steps.arg_names, launches.args, strict=False)) | named
-    assert list(arguments) and set(arguments) == set(sample_steps.arg_names)
-    constants = {name: value for name, value in arguments.items() if name.isupper()}
-    types = {
-        name: "constexpr" if name in constants else mangle_type(arguments[name]) for name in sample_steps.arg_names
-    }
-    aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(sample_steps.arg_names)
-        if types[name][0] == "*"
-    }
-    source = ASTSource(sample_steps, types, constants, aligned)
-    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    kernel, stack = compile_for_h100(sample_steps, launches.args, launches.named)
     assert kernel.metadata.shared <= SHARED
     assert kernel.asm["ptx"].count("cp.async") > 20  # weights are loaded while others are multiplied
     assert ("mma.sync" in kernel.asm["ptx"]) == (precision == "bf16")
     assert "ld.global.nc" not in kernel.asm["ptx"]  # such loads may miss earlier writes of the program
-    (tmp_path / "kernel.cubin").write_bytes(kernel.asm["cubin"])
-    dump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    command = [str(dump), "--dump-resource-usage", str(tmp_path / "kernel.cubin")]
-    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert int(re.search(r"STACK:(\d+)", usage)[1]) <= most_stack  # bytes that a thread spills
+    assert stack <= most_stack
 
 
 class OnCuda(GenerationPlan):

@@ -22,31 +22,6 @@ from wavedil.errors import WavedilError
 
 DEVICE = "cuda" if COMPILED else "cpu"
 
-if not COMPILED:
-    import numpy as np
-    from triton.runtime import interpreter
-
-    _dot = interpreter.InterpreterBuilder.create_dot
-
-    def _widened(operand):
-        if operand.dtype != interpreter.tl.bfloat16:
-            return operand
-        return interpreter.TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32)
-
-    # Triton's interpreter (3.6 to 3.8) multiplies the bits of bf16 operands as integers.
-    interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: _dot(self, _widened(a), _widened(b), *rest)
-
-    _patched = set()
-
-    def _call(function, *args, **named):
-        if function.fn not in _patched:
-            _patched.add(function.fn)
-            interpreter._patch_lang(function.fn)
-        return function.rewrite()(*args, **named)
-
-    # It also patches the language again at each call of a function inside a kernel, which takes most of its time.
-    interpreter.InterpretedFunction.__call__ = _call
-
 
 def make(**options) -> WaveNet:
     torch.manual_seed(0)

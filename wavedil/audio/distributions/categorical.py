@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wavedil.audio.distributions.base import Distribution, Sampling, flatten_time
 from wavedil.audio.distributions.quantizers import Quantizer
-from wavedil.ops.cross_entropy import cross_entropy
+from wavedil.ops.cross_entropy import IGNORED, cross_entropy
 from wavedil.weights import register
 
 
@@ -20,7 +20,11 @@ class Categorical(Distribution):
         return super().set_quantizer(quantizer)
 
     def nll(self, logits: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
-        return cross_entropy(*flatten_time(logits, codes, mask))
+        if logits.transpose(1, 2).is_contiguous():
+            return cross_entropy(*flatten_time(logits, codes, mask))
+        # As rows, the logits would be copied, and copied again by the mask.
+        nats = cross_entropy(logits, codes if mask is None else codes.masked_fill(~mask, IGNORED))
+        return nats.flatten() if mask is None else nats[mask]
 
     def sample(self, logits: Tensor, uniforms: Tensor, settings: Sampling) -> Tensor:
         """Inverse CDF: the first code whose cumulative probability exceeds the uniform."""

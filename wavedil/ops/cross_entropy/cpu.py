@@ -36,6 +36,7 @@ def supports(logits: Tensor, targets: Tensor) -> bool:
     return (
         is_eager_cpu(logits, targets)
         and logits.dtype in _DTYPES
+        and logits.ndim == 2
         and targets.dtype == torch.int64
         and logits.numel() >= _MIN_ELEMENTS
         and logits.is_contiguous()

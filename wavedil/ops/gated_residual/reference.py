@@ -15,11 +15,12 @@ def gated_residual(
     padding: list[tuple[int, int]],
     dilation: tuple[int, ...],
     order: str,
+    condition: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Returns ``(x + residual(z), z)``; arguments as in :func:`wavedil.ops.gated_residual.gated_residual`."""
     ones = (1,) * len(dilation)
     h = dilated_conv(x, weight, bias, stride=ones, padding=padding, dilation=dilation, groups=1)
-    z = gate(h, order)
+    z = gate(h, order, condition=condition)
     no_padding = [(0, 0)] * len(dilation)
     out = dilated_conv(z, residual_weight, residual_bias, stride=ones, padding=no_padding, dilation=ones, groups=1)
     # x takes the dtype of the product, so that it stays in half precision under autocast.
