@@ -2,11 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
+import yaml
 
 from wavedil import WavedilError
-from wavedil.bench import conv, memory, numerics, render, run_benchmark, runner, sample, segment, train
+from wavedil.bench import conv, data, memory, numerics, render, run_benchmark, runner, sample, segment, train
+from wavedil.cli import main
 
 
 def check(result: dict) -> str:
@@ -213,6 +216,25 @@ def test_memory_is_read_after_each_part_of_the_work():
         memory.bench_memory("cuda")
     with pytest.raises(WavedilError, match="long is for the benchmark memory, not for conv"):
         run_benchmark("conv", long=True)
+
+
+def test_data_readers_are_compared_with_training(tmp_path, capsys):
+    recipe = yaml.safe_load((Path(__file__).parents[1] / "recipes/audio/pluck.yaml").read_text())
+    network = recipe["model"]["init_args"]["network"]["init_args"]
+    assert data.NETWORK == {name: value for name, value in network.items() if name != "sample_rate"}
+    assert (data.CROP, data.BATCH) == (recipe["data"]["init_args"]["crop"], recipe["data"]["init_args"]["batch_size"])
+    options = {"crops": 2, "rounds": 2, "network": {"channels": 8, "skip_channels": 8, "dilations": "1,2"}}
+    result = runner.describe("data", "cpu") | data.bench_data("cpu", **options, seconds=4)
+    assert "MB/s of files" in check(result)
+    names = [row["name"] for row in result["rows"]]
+    assert names[0] == "training takes" and names[1:4] == ["files, 0 workers", "files, 1 worker", "files, 2 workers"]
+    assert len(names) == 7 and names[4] == "packed, 0 workers"
+    for row in result["rows"][1:]:  # 16 bits
+        assert row["megabytes_per_second"] == pytest.approx(row["median"] * 2 / 1e6, rel=0.01)
+    with pytest.raises(WavedilError, match="no such folder"):
+        data.bench_data("cpu", data=[str(tmp_path / "none")], **options)
+    assert main(["bench", "conv", "DATA"]) == 2
+    assert "DATA is for the benchmark data, not for conv" in capsys.readouterr().err
 
 
 def test_tiles_report_memory_and_are_exact():

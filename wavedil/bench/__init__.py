@@ -1,10 +1,12 @@
 """Benchmarks: wavedil, plain PyTorch and the installed peer packages take turns in one process."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from wavedil.bench.codes import bench_codes
 from wavedil.bench.conv import bench_conv
 from wavedil.bench.crf import bench_crf
+from wavedil.bench.data import bench_data
 from wavedil.bench.dense import bench_dense
 from wavedil.bench.memory import bench_memory
 from wavedil.bench.numerics import bench_numerics
@@ -28,10 +30,13 @@ BENCHMARKS = {
     "tiles": bench_tiles,
     "dense": bench_dense,
     "memory": bench_memory,
+    "data": bench_data,
 }
 
 
-def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None, long: bool = False) -> dict[str, Any]:
+def run_benchmark(
+    name: str, *, device: str = "cpu", threads: int | None = None, long: bool = False, data: Sequence[str] = ()
+) -> dict[str, Any]:
     """Runs one benchmark. The result can be written as JSON, or turned into text by ``render``.
 
     Args:
@@ -39,6 +44,7 @@ def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None,
         device: a torch device; some benchmarks run on the CPU only.
         threads: number of torch's threads; None does not change it.
         long: the long version of ``memory``.
+        data: for ``data``: folders of sound files, packed folders or URLs.
 
     Returns:
         A dict of ``machine``, ``versions``, ``commit`` (None outside a git checkout), ``rows`` and ``notes`` (sentences
@@ -52,7 +58,9 @@ def run_benchmark(name: str, *, device: str = "cpu", threads: int | None = None,
         raise WavedilError(f"benchmark {name!r} is unknown: expected one of {', '.join(BENCHMARKS)}")
     if long and name != "memory":
         raise WavedilError(f"long is for the benchmark memory, not for {name}: leave it out")
-    options = {"long": True} if long else {}
+    if data and name != "data":
+        raise WavedilError(f"{data[0]} is for the benchmark data, not for {name}: leave it out")
+    options = ({"long": True} if long else {}) | ({"data": data} if data else {})
     with torch_threads(threads):
         description = describe(name, device)
         return description | BENCHMARKS[name](device, **options)

@@ -6,11 +6,14 @@ from contextlib import nullcontext
 
 from wavedil.cli.options import add_device_option
 
-NAMES = ("codes", "conv", "crf", "dense", "memory", "numerics", "sample", "segment", "tiles", "train")
+NAMES = ("codes", "conv", "crf", "data", "dense", "memory", "numerics", "sample", "segment", "tiles", "train")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="*", help="data: folders of sound files, packed folders or URLs to read"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the result to this file")
     add_device_option(parser)
     parser.add_argument("--long", action="store_true", help="memory: the long version, about half an hour")
@@ -24,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     with claim_file(arguments.json) if arguments.json else nullcontext():
         options = {"device": arguments.device, "threads": arguments.threads, "long": arguments.long}
+        options["data"] = arguments.data
         result = run_benchmark(arguments.name, **options)
         if arguments.json:
             with atomic_write(arguments.json) as beside:
