@@ -148,10 +148,7 @@ class GatedBlock(nn.Module):
         return self.condition(condition)
 
     def _combine(self, x: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        projected = self._project(x, condition)
-        if projected is not None:
-            h = h + projected
-        z = gate(h, order=self.gate_order)
+        z = gate(h, self.gate_order, condition=self._project(x, condition))
         if self.residual is not None:
             # Under autocast x stays in bf16, as the product: converting it back to float32 in each layer takes a fifth
             # of the step's time on a CPU.

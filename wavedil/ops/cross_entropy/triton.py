@@ -47,10 +47,12 @@ def supports(logits: Tensor, targets: Tensor) -> bool:
 def _layout(logits: Tensor) -> tuple[Tensor, dict[str, int | bool], int]:
     """Contiguous logits, the constants of the kernels, and the number of programs."""
     data, is_channels_last = (logits.contiguous(), True) if logits.ndim == 2 else memory_order(logits)
-    positions = logits.numel() // logits.shape[1]
-    block_k = min(power_of_2(logits.shape[1]), _MAX_CLASSES)
+    num_classes = logits.shape[1]
+    positions = logits.numel() // num_classes
+    block_k = min(power_of_2(num_classes), _MAX_CLASSES)
     block_n = min(power_of_2(positions), _BLOCK // block_k, 256)
-    constants = {"IGNORED": IGNORED, "CHANNELS_LAST": is_channels_last, "BLOCK_K": block_k, "BLOCK_N": block_n}
+    blocks = {"CHANNELS_LAST": is_channels_last, "BLOCK_K": block_k, "BLOCK_N": block_n}
+    constants = {"NUM_CLASSES": num_classes, "IGNORED": IGNORED, **blocks}
     return data, constants, -(-positions // block_n)
 
 
@@ -58,7 +60,7 @@ def forward(kernels: ModuleType, logits: Tensor, targets: Tensor) -> tuple[Tenso
     """The cross entropy in nats, and two parts of ``log(sum(exp(logits)))``; all have the shape of the targets."""
     results = [torch.empty(targets.shape, dtype=torch.float32, device=logits.device) for _ in range(3)]
     data, constants, programs = _layout(logits)
-    sizes = targets.numel(), logits.shape[1], targets.shape[-1]
+    sizes = targets.numel(), targets.shape[-1]
     arguments = data, targets.contiguous(), *results, *sizes
     launch(kernels.forward, programs, logits.device, *arguments, num_warps=8, **constants)
     return tuple(results)
@@ -70,7 +72,7 @@ def backward(
     """The gradient of the logits from that of the cross entropy, in the memory layout of the logits."""
     data, constants, programs = _layout(logits)
     gradient = torch.empty_like(data)
-    sizes = targets.numel(), logits.shape[1], targets.shape[-1]
+    sizes = targets.numel(), targets.shape[-1]
     arguments = data, targets.contiguous(), highest, log_sums, grad.contiguous(), gradient, *sizes
     launch(kernels.backward, programs, logits.device, *arguments, num_warps=8, **constants)
     return gradient.movedim(-1, 1) if constants["CHANNELS_LAST"] else gradient
