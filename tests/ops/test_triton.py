@@ -11,7 +11,7 @@ import torch
 from wavedil.errors import WavedilError
 from wavedil.ops import launch
 from wavedil.ops.cross_entropy import triton as cross_entropy
-from wavedil.ops.gate import gate
+from wavedil.ops.gate import gate, reference
 from wavedil.ops.gate import triton as gates
 from wavedil.ops.gated_residual import triton as gated_residual
 
@@ -74,12 +74,24 @@ def test_the_environment_variable(monkeypatch):
         gate(h)
 
 
-def test_without_triton_plain_operations_are_used(monkeypatch):
+@pytest.fixture
+def no_kernels_yet():
+    gates.compiled_kernels.cache_clear()
+    yield
+    gates.compiled_kernels.cache_clear()
+
+
+def test_without_triton_plain_operations_are_used(monkeypatch, no_kernels_yet):
     monkeypatch.setattr(launch, "device_type", "cpu")
     monkeypatch.setitem(sys.modules, "wavedil.ops.gate.triton_kernels", None)  # makes the import fail
-    gates.compiled_kernels.cache_clear()
     h = torch.randn(2, 64, 1000)
-    try:
-        assert not gates.supports(h) and gate(h).shape == (2, 32, 1000)
-    finally:
-        gates.compiled_kernels.cache_clear()
+    assert torch.equal(gate(h), reference(h))
+
+
+@needs_triton
+def test_a_warning_and_plain_operations_where_triton_fails(monkeypatch, no_kernels_yet):
+    monkeypatch.setattr(launch, "device_type", "cpu")  # compiled kernels take no CPU tensors
+    h = torch.randn(2, 64, 1000)
+    with pytest.warns(UserWarning, match="cannot compile wavedil.ops.gate.triton_kernels .*plain PyTorch"):
+        assert torch.equal(gate(h), reference(h))
+    assert torch.equal(gate(h), reference(h))  # without another warning

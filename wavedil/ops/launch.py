@@ -18,7 +18,7 @@ TRITON_VARIABLE = "WAVEDIL_TRITON"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: Set to "cpu" to test the kernels in Triton's interpreter.
 device_type = "cuda"
-_MIN_ELEMENTS = 2**16  # with fewer, launching takes longer than computing, and more in Triton than in PyTorch
+_MIN_ELEMENTS = 2**16  # not measured; with few, launching takes longest, and longer in Triton than in PyTorch
 
 
 def can_launch(x: Tensor, *others: Tensor | None) -> bool:
@@ -36,7 +36,9 @@ def can_launch(x: Tensor, *others: Tensor | None) -> bool:
     )
 
 
-def launch(kernel: Any, programs: int, device: torch.device, *arguments: Any, num_warps: int = 4, **constants: Any):
+def launch(
+    kernel: Any, programs: int, device: torch.device, *arguments: Any, num_warps: int = 4, **constants: Any
+) -> None:
     """Runs ``programs`` programs of a Triton kernel on a device."""
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[(programs,)](*arguments, num_warps=num_warps, **constants)

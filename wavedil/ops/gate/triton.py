@@ -104,12 +104,15 @@ class Gate(torch.autograd.Function):
         z, total = forward(compiled_kernels(h.dtype, h.device), h, bias, condition, order)
         ctx.set_materialize_grads(False)
         ctx.order = order
-        ctx.shapes = [None if t is None else (t.shape, t.dtype) for t in (bias, condition)]
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.condition_shape = None if condition is None else condition.shape
         ctx.save_for_backward(*((h, bias) if total is None else (total, None)))
         return z, total
 
     @staticmethod
     def backward(ctx: FunctionCtx, dz: Tensor | None, dtotal: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dz is None and dtotal is None:
+            return None, None, None, None
         h, bias = ctx.saved_tensors
         dh, sums = dtotal, None  # dtotal is given only in the second derivative
         if dz is not None and torch.is_grad_enabled():
@@ -123,8 +126,8 @@ class Gate(torch.autograd.Function):
             dh, sums = dh + dtotal, None
         dbias = dcondition = None
         if ctx.needs_input_grad[1]:
-            shape, dtype = ctx.shapes[0]
-            dbias = (dh.movedim(1, 0).flatten(1).sum(1) if sums is None else sums).to(dtype)
+            sums = dh.movedim(1, 0).flatten(1).sum(1) if sums is None else sums
+            dbias = sums.to(ctx.bias_dtype)
         if ctx.needs_input_grad[2]:
-            dcondition = dh.sum_to_size(ctx.shapes[1][0])
+            dcondition = dh.sum_to_size(ctx.condition_shape)
         return dh, dbias, dcondition, None

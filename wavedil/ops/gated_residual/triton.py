@@ -62,7 +62,8 @@ def gated_residual(
     z = gate(h, order, bias, condition)
     no_padding = [(0, 0)] * len(dilation)
     product = dilated_conv(z, residual_weight, stride=ones, padding=no_padding, dilation=ones, groups=1)
-    if x.shape != product.shape:  # a condition with a larger batch
+    # The shapes differ where the condition has a larger batch, and the dtypes under autocast.
+    if x.shape != product.shape or compiled_kernels(product.dtype, product.device) is None:
         return x.to(product.dtype) + add_bias(product, residual_bias), z
     return AddResidual.apply(x, product, residual_bias), z
 
