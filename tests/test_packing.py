@@ -18,7 +18,9 @@ from wavedil.audio.data import audio_files
 from wavedil.audio.data.check import check_recordings
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import RandomCrops
+from wavedil.audio.data.recordings import find_recordings
 from wavedil.audio.data.split import split_files
+from wavedil.audio.data.streams import read_blocks
 from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.packing import pack
@@ -106,6 +108,18 @@ def test_images_are_packed(tmp_path):
         assert torch.equal(one["image"], two["image"]) and torch.equal(one["labels"], two["labels"])
 
 
+def test_paired_recordings_are_packed(recordings, tmp_path):
+    for side in ("input", "target"):
+        shutil.copytree(recordings / "speaker1", tmp_path / "data" / side)
+    pack(tmp_path / "data", tmp_path / "shards")
+    pairs = [[(r.input, r.target) for r in find_recordings(tmp_path / root)] for root in ("data", "shards")]
+    relative = [
+        [path.relative_to(tmp_path / root) for pair in found for path in pair]
+        for root, found in zip(("data", "shards"), pairs, strict=True)
+    ]
+    assert relative[0] == relative[1] and len(relative[0]) == 2 * (len(CODINGS) // 2)
+
+
 def test_other_programs_can_unpack_shards(packed, recordings, tmp_path):
     for shard in packed.glob("*.tar"):
         shutil.unpack_archive(shard, tmp_path, filter="data")
@@ -126,6 +140,8 @@ def test_an_interrupted_pack_continues(recordings, packed, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pack(recordings, folder, shard_bytes=40_000, progress=interrupt)
     assert not (folder / INDEX).exists()
+    with pytest.raises(WavedilError, match="is not completely packed; repeat wavedil pack"):
+        audio_files.list_audio_files(folder)
     calls.clear()
     assert 0 < pack(recordings, folder, shard_bytes=40_000, progress=lambda *n: calls.append(n[0])).made < len(CODINGS)
     assert calls == sorted(calls) and calls[-1] == len(CODINGS) + 1
@@ -189,6 +205,8 @@ def test_damaged_shards(packed, tmp_path):
     data[damaged.offset + 100] ^= 1
     shard.write_bytes(data)
     assert check_recordings(folder).paths(["broken"]) == [str(files[4])]
+    with pytest.raises(WavedilError, match=rf"{files[4].name}: its bytes in {shard.name} are damaged"):
+        list(read_blocks(files[4], 1000))
     corpus = Corpus(files, RATE, preload_bytes=0)
     crops = RandomCrops(corpus, 500, max_skipped=len(files) - 1)
     os.truncate(shard, damaged.offset)
@@ -256,8 +274,9 @@ class _Ranges(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(packed):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Ranges,), {"folder": packed}))
+def server(recordings, tmp_path):
+    pack(recordings, tmp_path / "shards")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Ranges,), {"folder": tmp_path / "shards"}))
     Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -273,8 +292,7 @@ def test_crops_from_a_url_are_those_of_the_files(recordings, server):
     server.RequestHandlerClass.requests = 0
     in_memory = Corpus(audio_files.list_audio_files(url), RATE)
     assert in_memory.preloaded and len(in_memory) == len(CODINGS)
-    shards = len(list(server.RequestHandlerClass.folder.glob("*.tar")))
-    assert server.RequestHandlerClass.requests <= 1 + 2 * shards  # read in order, so in large pieces
+    assert server.RequestHandlerClass.requests <= 3  # the index, the first file, and the others in one piece
     assert audio_files.list_audio_files(url / "speaker0")[0].name == "00 é.wav"
 
 

@@ -16,6 +16,7 @@ import time
 import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -114,6 +115,10 @@ def packed_files(folder: PathLike) -> list[Path] | None:
     if text in _opened:  # it may have been packed again
         del _opened[text]
     names = _list(folder)
+    if names is None:
+        with suppress(OSError, UnicodeDecodeError):  # the settings that wavedil pack saves first
+            if '"work": "pack"' in Path(folder, "batches", "settings.json").read_text(encoding="utf-8"):
+                raise WavedilError(f"{folder} has no {INDEX}: it is not completely packed; repeat wavedil pack")
     return None if names is None else [Path(folder, os.fsdecode(name)) for name in names]
 
 
