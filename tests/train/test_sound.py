@@ -15,13 +15,12 @@ from wavedil import receptive_field
 from wavedil.audio import generate, load
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.corpus import Corpus
-from wavedil.audio.data.crops import WholeFiles
+from wavedil.audio.data.crops import FirstSamples, WholeFiles
 from wavedil.audio.evaluation import evaluate
 from wavedil.errors import WavedilError
 from wavedil.train import AudioModule
 from wavedil.train.recipes import find_recipe, known_recipes, module_class
 from wavedil.train.run import train
-from wavedil.train.sound import FirstSamples
 
 TINY = ["--model.network.channels=8", "--model.network.skip_channels=8", "--model.network.dilations=1..16"]
 TINY += ["--model.network.sample_rate=8000", "--data.crop=400", "--data.batch_size=2", "--data.valid_seconds=1"]

@@ -71,6 +71,14 @@ RECIPES = {
         {"accumulate_grad_batches": 2, "val_check_interval": 7},
         **_SHORT,
     ),
+    "continued": _recipe(
+        "AudioModule",
+        "AudioData",
+        _network("wavedil.audio.WaveNet", _WAVENET),
+        _SOUND_DATA | {"truncated_bptt": True, "crop": 100},
+        {"accumulate_grad_batches": 2},
+        **_SHORT,
+    ),
     "effect": _recipe(
         "EffectModule",
         "EffectData",

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from wavedil.audio.conditioning.speakers import speakers_of
 from wavedil.audio.data import audio_files, pluck
+from wavedil.audio.data.continued_crops import ContinuedCrops
 from wavedil.audio.data.corpus import Corpus
-from wavedil.audio.data.crops import FeatureExcerpt, RandomCrops, WholeFiles, balanced_weights, check_crop
+from wavedil.audio.data.crops import FeatureExcerpt, FirstSamples, RandomCrops, WholeFiles, balanced_weights, check_crop
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.data.published import find_published
 from wavedil.audio.data.split import split_files
@@ -24,6 +25,7 @@ from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core.schema import Positive, Seconds, checked
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
+from wavedil.train.carried_state import CarriedState
 from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, TrainingData, Workers
 from wavedil.train.module import MetricNames, TrainingModule, describe_network
 from wavedil.train.previews.sound import SoundPreviews, SoundSamples
@@ -71,6 +73,7 @@ class AudioModule(TrainingModule):
         if not isinstance(network, WaveNet):
             raise WavedilError(f"network is a {type(network).__name__}: expected a WaveNet")
         self.network, self.drop_condition = network, drop_condition
+        self.carried = CarriedState()
 
     def summary(self) -> str:
         return describe_network(self.network)
@@ -84,9 +87,38 @@ class AudioModule(TrainingModule):
             self.network.set_prior(self.trainer.datamodule.code_counts())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.call(self.network.loss, batch["codes"], batch["mask"], self.condition(batch))
+        if "start" in batch:
+            loss = self._continued_loss(batch)
+        else:
+            loss = self.call(self.network.loss, batch["codes"], batch["mask"], self.condition(batch))
         self.log("train/bits", loss.detach() / math.log(2), batch_size=len(batch["codes"]))
         return loss
+
+    def _continued_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of crops that continue those of the last batch; see ``truncated_bptt`` of :class:`AudioData`."""
+        network = self.network
+        if network.stack.checkpoint_layers:
+            raise WavedilError("data.truncated_bptt is true: set checkpoint_layers to 0 and shorten data.crop instead")
+        state = self.carried.before(batch, network.start)
+        parameters, state = self.call(network.step, batch["codes"], state, self.condition(batch))
+        self.carried.store(batch, state)
+        return network.distribution.nll(parameters, batch["codes"], batch["mask"]).mean()
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        self.carried.start_batch(self.trainer.global_step)
+
+    def undo_incomplete_step(self) -> None:
+        super().undo_incomplete_step()
+        self.carried.undo_step(self.trainer.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["carried_state"] = self.carried.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.carried.load_state_dict(checkpoint.get("carried_state", []), self.global_rank)
 
     def condition(self, batch: dict[str, Tensor]) -> Tensor | None:
         """Conditioning of the crops, zero where it is dropped; None for an unconditional network."""
@@ -124,10 +156,13 @@ class AudioData(TrainingData):
         dataset: a published data set below ``root``, in the layout of ``torchaudio.datasets``: ``YESNO``, ``LJSPEECH``,
             ``VCTK_092`` or e.g. ``LIBRITTS/train-clean-100``.
         download: download ``dataset`` with torchaudio if it is missing.
-        crop: samples in each crop; must be longer than the receptive field.
+        crop: samples in each crop; must be longer than the receptive field, except with ``truncated_bptt``.
         batch_size: crops in a batch.
         full_context: only samples whose full receptive field is in the crop, or at the start of a file, count in the
             loss; otherwise all samples count.
+        truncated_bptt: truncated back-propagation through time (Williams & Peng 1990), for a receptive field longer
+            than a crop: each row of a batch continues where it ended in the last batch. The network's streaming state
+            is carried over, and gradients end at the start of the crop.
         validation: null holds out every tenth of the sorted files; or a regular expression on paths without suffix,
             e.g. ``_[0-4]$`` for the official test split of the Free Spoken Digit Dataset.
         exclude: files to leave out: a regular expression on paths without suffix, or ``@FILE`` with one path per line,
@@ -156,6 +191,7 @@ class AudioData(TrainingData):
         crop: Count = 8000,
         batch_size: Count = 4,
         full_context: bool = False,
+        truncated_bptt: bool = False,
         validation: str | None = None,
         exclude: str | None = None,
         speakers: str | None = None,
@@ -174,7 +210,12 @@ class AudioData(TrainingData):
         self.root, self.dataset, self.download, self.speakers = root, dataset, download, speakers
         if balance not in (None, "files", "speakers"):
             raise WavedilError(f"balance is {balance!r}: expected files, speakers or null")
-        self.crop, self.full_context, self.balance = crop, full_context, balance
+        if truncated_bptt and (full_context or balance):
+            raise WavedilError(
+                f"truncated_bptt is true: expected full_context false and balance null, because all samples of all "
+                f"files are used in order; they are {full_context} and {balance}"
+            )
+        self.crop, self.full_context, self.balance, self.truncated_bptt = crop, full_context, balance, truncated_bptt
         self.validation, self.exclude, self.normalize, self.trim_db = validation, exclude, normalize, trim_db
         self.valid_seconds, self.built_in_seconds, self.max_skipped = valid_seconds, built_in_seconds, max_skipped
 
@@ -187,7 +228,8 @@ class AudioData(TrainingData):
 
     def read_data(self) -> str:
         network = self.network()
-        check_crop(self.crop, network.receptive_field)
+        if not self.truncated_bptt:
+            check_crop(self.crop, network.receptive_field)
         self.quantizer, self.context = network.quantizer, network.receptive_field if self.full_context else 0
         folder, paths, speakers = self._find_recordings()
         split = split_files(paths, validation=self.validation, exclude=self.exclude)
@@ -226,18 +268,13 @@ class AudioData(TrainingData):
         return arguments
 
     def train_dataloader(self) -> DataLoader:
-        return self.endless_loader(
-            RandomCrops(
-                self.train,
-                self.crop,
-                context=self.context,
-                quantizer=self.quantizer,
-                seed=self.seed,
-                weights=self._weights(),
-                max_skipped=self.max_skipped,
-                **self.train_conditioning,
-            )
-        )
+        options = {"quantizer": self.quantizer, "seed": self.seed, "max_skipped": self.max_skipped}
+        options |= self.train_conditioning
+        if self.truncated_bptt:
+            lanes = self.batch_size * self.trainer.world_size
+            return self.endless_loader(ContinuedCrops(self.train, self.crop, lanes=lanes, **options))
+        crops = RandomCrops(self.train, self.crop, context=self.context, weights=self._weights(), **options)
+        return self.endless_loader(crops)
 
     def _weights(self) -> np.ndarray | None:
         """How often crops come from each training file."""
@@ -278,22 +315,3 @@ class AudioData(TrainingData):
         if network.speakers:
             options["speaker"] = [int(self.valid_conditioning["speakers"][i]) for i in indices]
         return options
-
-
-class FirstSamples(Dataset[dict[str, Tensor]]):
-    """The first ``samples`` samples of the files, one item per file; the last one is cut. All masks are True."""
-
-    @checked
-    def __init__(self, files: WholeFiles, samples: int):
-        self.files = files
-        start = np.cumsum(files.corpus.lengths) - files.corpus.lengths
-        self.lengths = np.minimum(files.corpus.lengths, samples - start)
-        self.lengths = self.lengths[self.lengths > 0]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        item = self.files[index]
-        codes = item["codes"][: self.lengths[index]]
-        return item | {"codes": codes, "mask": torch.ones_like(codes, dtype=torch.bool)}

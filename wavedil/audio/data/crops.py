@@ -25,6 +25,7 @@ from wavedil.audio.conditioning.upsampling import Upsampling
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.distributions.quantizers import MuLaw, Quantizer
+from wavedil.core.schema import checked
 from wavedil.errors import WavedilError
 from wavedil.skipped import SkippedFiles
 
@@ -228,3 +229,22 @@ class WholeFiles(Dataset[dict[str, Tensor]]):
         if self.speakers is not None:
             item["speaker"] = torch.tensor(self.speakers[index])
         return item
+
+
+class FirstSamples(Dataset[dict[str, Tensor]]):
+    """The first ``samples`` samples of the files, one item per file; the last one is cut. All masks are True."""
+
+    @checked
+    def __init__(self, files: WholeFiles, samples: int):
+        self.files = files
+        start = np.cumsum(files.corpus.lengths) - files.corpus.lengths
+        self.lengths = np.minimum(files.corpus.lengths, samples - start)
+        self.lengths = self.lengths[self.lengths > 0]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        item = self.files[index]
+        codes = item["codes"][: self.lengths[index]]
+        return item | {"codes": codes, "mask": torch.ones_like(codes, dtype=torch.bool)}
