@@ -34,15 +34,21 @@ def refusal(tmp_path, *options, recipe="pluck"):
 OPTIONS = [
     ("--trainer.max_steps=0", "trainer.max_steps is 0"),
     ("--trainer.max_epochs=-2", "trainer.max_epochs is -2"),
-    ("--trainer.max_time=3min", "max_time is '3min'.*dd:hh:mm:ss"),
-    ("--trainer.max_time=1:00", "max_time is '1:00'.*dd:hh:mm:ss"),
+    ("--trainer.max_time=3weeks", "max_time is '3weeks': expected a time above 0, e.g. 90s, 3min"),
+    ("--trainer.max_time=1:00", "max_time is '1:00': expected a time above 0"),
+    ("--trainer.max_time=90", "max_time is '90': expected a time above 0"),
+    ("--trainer.max_time=0min", "max_time is '0min': expected a time above 0"),
+    ("--model.optimizer.lr=fast", "--model.optimizer.lr is fast: expected a number$"),
+    ("--model.optimizer=Adamm", "--model.optimizer: Adamm is no known class: did you mean Adam?"),
+    ("--trainer.precision=bf17", "--trainer.precision is bf17: expected an integer, .* bf16 or null"),
+    ("--data.balance=3", "--data.balance is 3: expected files, speakers or null"),
     ("--trainer.max_time=00:00:00:00", "above 0"),
     ("--trainer.val_check_interval=0", "val_check_interval is 0"),
     ("--trainer.limit_val_batches=1.5", "limit_val_batches is 1.5"),
     ("--trainer.log_every_n_steps=0", "log_every_n_steps is 0"),
     ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches is 0"),
     ("--trainer.gradient_clip_val=-1", "gradient_clip_val is -1"),
-    ("--trainer.precision=foo", "--trainer.precision: .*32-true"),
+    ("--trainer.precision=foo", "--trainer.precision is foo: .*32-true"),
     ("--trainer.default_root_dir=x", "--trainer.default_root_dir is 'x'.*--out"),
     ("--trainer={default_root_dir: x}", "--trainer.default_root_dir is 'x'.*--out"),
     ("--trainer.max_stepz=3", "did you mean --trainer.max_steps"),
@@ -52,8 +58,8 @@ OPTIONS = [
     ("--temperature=1", "did you mean --samples.temperature"),
     ("--optimizer=torch.optim.SGD", "did you mean --model.optimizer"),
     ("--seed_everything=-1", "seed_everything is -1"),
-    ("--model.network.channels=[1,2]", "--model.network.channels: Expected a int"),
-    ("--model.network.channels=true", "--model.network.channels: Expected a int"),
+    ("--model.network.channels=[1,2]", "--model.network.channels is .*: expected an integer"),
+    ("--model.network.channels=true", "--model.network.channels is .*: expected an integer"),
     ("--model.optimizer.lr=-1", "Invalid learning rate: -1"),
     ("--model.optimizer.lr=.inf", "lr is inf"),
     ("--model.optimizer.betas=[2,2]", "Invalid beta"),
@@ -72,6 +78,39 @@ OPTIONS = [
 @pytest.mark.parametrize(("option", "message"), OPTIONS, ids=[option for option, _ in OPTIONS])
 def test_a_mistake_in_an_option_is_one_line(tmp_path, option, message):
     assert re.search(message, refusal(tmp_path, option)), refusal(tmp_path, option)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "message"),
+    [
+        ("pluck", "--data.crop=2000000000", "data.batch_size is 1 and data.crop is 2000000000: needs about"),
+        ("speech", "--data.batch_size=10000000", "data.batch_size is 10000000 and data.crop is .*: needs about"),
+        ("tiny", "--data.crop=[1000000,1000000]", r"data.crop is \(1000000, 1000000\): needs about"),
+    ],
+)
+def test_a_batch_larger_than_memory_is_refused_before_data_are_read(tmp_path, recipe, option, message):
+    options = [option, "--data.root", str(tmp_path / "none"), "--trainer.logger=false"]
+    with pytest.raises(WavedilError, match=f"{message}.* of memory and .* are free; reduce them"):
+        train(recipe, out=str(tmp_path / "run"), overrides=options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_windows_larger_than_memory_is_refused(tmp_path):
+    options = ["--data.batch_size=100000000", "--data.built_in_seconds=3", "--trainer.logger=false"]
+    with pytest.raises(WavedilError, match="data.batch_size is 100000000 and data.crop is 8000 with .* needs about"):
+        train("amp", out=str(tmp_path / "run"), overrides=options)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MemoryError()]
+)
+def test_memory_that_runs_out_is_one_line(tmp_path, small_recipe, monkeypatch, error):
+    def training_step(*_):
+        raise error
+
+    monkeypatch.setattr(AudioModule, "training_step", training_step)
+    with pytest.raises(WavedilError, match="memory ran out at step 1: reduce data.batch_size or data.crop"):
+        train(small_recipe({}, {}, {"max_steps": 2}), out=str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -122,11 +122,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, interrupted_run,
     assert [int(row["step"]) for row in metrics(folder)] == rows
 
 
-def test_a_resumed_run_follows_its_new_options(tmp_path, interrupted_run):
+def test_a_resumed_run_follows_its_new_options(tmp_path, interrupted_run, capsys):
     folder = interrupted_run(str(tmp_path / "run"), 7)
     before = float(metrics(folder)[-1]["learning_rate"])
-    train(out=str(folder), resume="auto", overrides=["--model.optimizer.lr=1e-7"])
+    capsys.readouterr()
+    train(out=str(folder), resume="auto", overrides=["--model.optimizer.lr=1e-7", "--data.batch_size=3"])
     assert float(metrics(folder)[-1]["learning_rate"]) < 1e-7 < before
+    text = "changed when resuming: model.optimizer.lr (0.008, now 1e-07), data.batch_size (2, now 3)\n"
+    assert text in capsys.readouterr().err
 
 
 def test_an_interrupt_before_the_first_step_removes_the_run_folder(tmp_path, interrupted_run):
@@ -139,8 +142,14 @@ def test_a_resume_with_another_network_changes_no_file(tmp_path, interrupted_run
     out = str(tmp_path / "run")
     folder = interrupted_run(out, 7)
     config = (folder / "config.yaml").read_bytes()
-    with pytest.raises(WavedilError, match="does not fit these options"):
-        train(out=out, resume="auto", overrides=["--model.network.channels=16"])
+    for option, was in (
+        ("channels=16", "8"),
+        ("sample_rate=16000", "8000"),
+        ("gate_order=sigmoid_first", "'tanh_first"),
+    ):
+        message = rf"does not fit these options: network.{option.partition('=')[0]} \({was}.*, now "
+        with pytest.raises(WavedilError, match=message):
+            train(out=out, resume="auto", overrides=[f"--model.network.{option}"])
     assert (folder / "config.yaml").read_bytes() == config
     newest = folder / "checkpoints" / "newest.ckpt"
     complete = (folder / "checkpoints" / "interrupted.ckpt").read_bytes()
@@ -178,7 +187,7 @@ def test_validation_uses_the_first_seconds_of_the_files(recordings):
         (["--trainer.max_step=8"], "max_step"),
         (["--data.validation=zzz"], "zzz"),
         (["--data.batch_size=0"], "batch_size is 0"),
-        (["--model.network.channels=x"], "--model.network.channels: Expected a int"),
+        (["--model.network.channels=x"], "--model.network.channels is .*: expected an integer"),
         (["--model.network.dilations=0"], "dilation is 0: expected an integer from 1"),
         (["--model.optimizer.lr=-1"], "learning rate"),
         (["--trainer.max_time=5x"], "5x"),
@@ -200,6 +209,16 @@ def test_resume_and_out_are_checked(tmp_path, full_run):
         train(out=str(full_run), resume="yes")
     with pytest.raises(WavedilError, match="pluck, .*speech"):
         train("spech")
+
+
+def test_a_recipe_beside_a_run_to_resume_is_compared_with_it(tmp_path, interrupted_run, capsys):
+    folder = interrupted_run(str(tmp_path / "run"), 9)
+    message = r"is not of the recipe .*model.class_path \('wavedil.train.AudioModule', now 'wavedil.train.Segm"
+    with pytest.raises(WavedilError, match=message):
+        train("tiny", out=str(folder), resume="auto")
+    capsys.readouterr()
+    train("digits", out=str(folder), resume="auto")
+    assert "config.yaml is used, and not " in (text := capsys.readouterr().err) and "model.network." in text
 
 
 @pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if module_class(path) is AudioModule])

@@ -36,6 +36,11 @@ def check_memory(needed: float, what: str, remedy: str, device: torch.device | s
         raise WavedilError(f"{what}: needs about {_size(needed)} of memory and {_size(free)} are free; {remedy}")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python says that memory could not be allocated, on any device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can be allocated; None if the system does not tell."""
     if device.type == "cuda":

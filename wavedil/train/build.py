@@ -1,19 +1,17 @@
 """Builds module, data module and trainer of a recipe, with errors in one line that name the key."""
 
-import difflib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,8 +20,10 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from wavedil.errors import WavedilError, shown
 from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveModel, StopOnNaN
+from wavedil.train.changes import changes, describe
 from wavedil.train.checkpoints import SafeCheckpointIO
 from wavedil.train.module import TrainingModule
+from wavedil.train.parser_errors import classes_of, reason
 from wavedil.train.recipe_text import strict_yaml
 from wavedil.train.recipes import (
     SAFE_PACKAGES,
@@ -36,7 +36,7 @@ from wavedil.train.recipes import (
     wrong_strategy,
 )
 from wavedil.train.run_folder import process_rank
-from wavedil.train.trainer_options import check_trainer
+from wavedil.train.trainer_options import check_trainer, parse_duration
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
 
@@ -62,7 +62,7 @@ class RecipeCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise WavedilError(_reason(error, parser, self.recipe)) from error
+            raise WavedilError(reason(error, parser, self.recipe)) from error
         check_strategy(self.config.trainer.strategy)
         root = self.config.trainer.default_root_dir
         if root not in (None, self.recorded):
@@ -70,6 +70,10 @@ class RecipeCLI(LightningCLI):
                 f"--trainer.default_root_dir is {shown(root)}: it is the run folder; remove it and name that with --out"
             )
         self.config.trainer.default_root_dir = str(self.folder)
+        for name in ("max_time", "val_check_interval"):
+            value = self.config.trainer[name]
+            if name == "max_time" or isinstance(value, str):
+                self.config.trainer[name] = parse_duration(f"trainer.{name}", value)
         trainer = {f"trainer.{key}": value for key, value in vars(self.config.trainer).items()}
         # Namespaces are dictionaries of the recipe
         plain = {key: vars(value) if isinstance(value, Namespace) else value for key, value in trainer.items()}
@@ -173,7 +177,7 @@ def build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequenc
             raise unsafe_class(config, denied[1]) from None
         if isinstance(error, ModuleNotFoundError) and not _is_named(error.name or "", (recipe, list(overrides))):
             raise
-        raise WavedilError(_reason(error)) from error
+        raise WavedilError(reason(error)) from error
 
 
 def _is_named(module: str, value: Any) -> bool:
@@ -185,81 +189,28 @@ def _is_named(module: str, value: Any) -> bool:
     return isinstance(value, str) and re.search(rf"\b{re.escape(module)}\.", value) is not None
 
 
-def _reason(error: BaseException, parser: ArgumentParser | None = None, recipe: Any = None) -> str:
-    """One line from the parser's error, which lists all types that it tried."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, WavedilError):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(str(error).split()) or type(error).__name__
-    unknown = re.match(r"unrecognized arguments: (\S+)", text)
-    if unknown:
-        option = unknown[1].partition("=")[0]
-        if not option.startswith("-"):
-            return f"{option} is no option: expected --key value; see wavedil train --help"
-        return f"{option} is unknown{_suggestion(option.lstrip('-'), parser, recipe)}"
-    keys = [
-        found[1]
-        for found in (re.search(r'key "([^"]+)"', text), re.search(r"NestedArg\(key='([^']+)'", text))
-        if found and found[1] != "config"
-    ]
-    reason, place = _innermost(text), ".".join(keys)
-    if not keys:
-        return reason
-    option = re.fullmatch(r"Option '(.*)' is not accepted", reason)
-    if option:
-        name = option[1].rpartition(".")[2]
-        place = place if place.endswith(name) else f"{place}.{option[1]}"
-        return f"--{place} is unknown{_suggestion(place, parser, recipe)}"
-    return f"--{place}: {reason}"
+def check_same_recipe(recipe: Path, record: Path) -> None:
+    """Checks a recipe that is named beside a run to be resumed, whose ``config.yaml`` is read instead.
+
+    Raises:
+        WavedilError: the run is of other classes.
+    """
+    given, recorded = read_recipe(recipe)[0], read_recipe(record)[0]
+    found = [each for each in changes(recorded, given) if each[2] is not None]
+    classes = [each for each in found if each[0].endswith("class_path")]
+    if classes:
+        raise WavedilError(f"{record} is not of the recipe {recipe}: {describe(classes)}; remove -c, or change --out")
+    if found and not process_rank():
+        print(f"{record} is used, and not {recipe}, which has another {describe(found)}", file=sys.stderr)
 
 
-def _innermost(text: str) -> str:
-    """What is wrong, without the types that the parser tried one after the other."""
-    text = re.sub(r"<class '([^']+)'>", r"\1", text.replace("typing.", ""))
-    found = re.search(r"Option '[^']*' is not accepted|Expected an? [^.]*\. Got value: \S+", text)
-    if found:
-        return found[0]
-    value = re.search(r" Given value: (.*)$", text)
-    problems = re.findall(r"Problem with given class_path '[^']+': (?:(?! - |Problem with | Given value).)+", text)
-    if problems:
-        text = problems[-1].removeprefix("Problem with given class_path ")
-    elif " Errors: " in text:
-        tried = re.findall(r"- ((?:(?! - | Given value).)+)", text.rpartition(" Errors: ")[2])
-        text = "; ".join(dict.fromkeys(each.strip() for each in tried))
-        text += f". Got value: {value[1]}" if value and not value[1].startswith("Namespace") else ""
-    else:
-        text = re.sub(r'^Parser key "[^"]+": ', "", text)
-    return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-def _suggestion(key: str, parser: ArgumentParser | None, recipe: Any) -> str:
-    """The end of an error about an unknown key: the key that was probably meant."""
-    known = {action.dest: None for action in parser._actions if action.dest} if parser is not None else {}
-    for place, name in _classes(recipe, ""):
-        inner = ArgumentParser(exit_on_error=False)
-        try:
-            cls = getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
-            inner.add_class_arguments(cls, place, fail_untyped=False)
-        except Exception:  # a class of the recipe may be wrong, too
-            continue
-        known |= {action.dest: None for action in inner._actions if action.dest.startswith(f"{place}.")}
-    plain = key.replace(".init_args", "")
-    found = difflib.get_close_matches(plain, known, 1, 0.75)
-    found = found or [each for each in known if each.rpartition(".")[2] == plain.rpartition(".")[2]]
-    return f": did you mean --{found[0]}?" if found else ": wavedil train --print_config shows all keys"
-
-
-def _classes(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """The classes that a recipe names, with their keys."""
-    if not isinstance(value, dict):
-        return
-    if isinstance(value.get("class_path"), str):
-        yield place, value["class_path"]
-        value = value.get("init_args")
-    for key, item in value.items() if isinstance(value, dict) else ():
-        yield from _classes(item, f"{place}.{key}" if place else str(key))
+def print_changes(cli: RecipeCLI, record: Path) -> None:
+    """Prints what options change in a run that is resumed."""
+    cli.config.trainer.default_root_dir = read_recipe(record)[0].get("trainer", {}).get("default_root_dir")
+    found = list(changes(read_recipe(record)[0], yaml.safe_load(cli.parser.dump(cli.config))))
+    cli.config.trainer.default_root_dir = str(cli.folder)
+    if found and not process_rank():
+        print(f"changed when resuming: {describe(found)}", file=sys.stderr)
 
 
 def show_help(config: Path, options: Sequence[str]) -> bool:
@@ -281,7 +232,7 @@ def show_help(config: Path, options: Sequence[str]) -> bool:
             parser.add_class_arguments(groups[key], key, fail_untyped=False)
             parser.print_help()
             return True
-        value = value or dict(_classes(recipe, "")).get(key, "")
+        value = value or dict(classes_of(recipe, "")).get(key, "")
         if not value:
             raise WavedilError(f"{name}: the recipe names no class there; expected --{key}.help CLASS")
         _print_and_return(config, [name, value] if "." not in key else [f"{name}={value}"])

@@ -9,7 +9,9 @@ import lightning as L
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from wavedil.core import DilatedConv
 from wavedil.core.schema import Range, checked
+from wavedil.ops.memory import check_memory
 
 #: Types of the arguments of modules, data modules, previews and samples.
 Count = Annotated[int, Range(1, 2**31)]
@@ -64,6 +66,18 @@ class TrainingData(L.LightningDataModule):
         """The network in training, whose sample rate, quantizer and receptive field the data follow."""
         return self.trainer.lightning_module.network
 
+    def check_batch_memory(self, bytes_per_item: int, size: str) -> None:
+        """Raises WavedilError if a batch needs more memory than is free, before the data are read.
+
+        Args:
+            bytes_per_item: bytes that backward keeps for an item, at least.
+            size: what sets the size of an item, e.g. ``"data.crop is 8000"``.
+        """
+        needed, what = self.batch_size * bytes_per_item, f"data.batch_size is {self.batch_size} and {size}"
+        remedy = "reduce them, and set trainer.accumulate_grad_batches for the same number of items per step"
+        strategy = getattr(self.trainer, "strategy", None)
+        check_memory(needed, what, remedy, "cpu" if strategy is None else strategy.root_device)
+
     def endless_loader(self, dataset: Dataset, **options: Any) -> DataLoader:
         """Loads training items in order from the first one that training has not used. Processes take turns.
 
@@ -91,6 +105,13 @@ class TrainingData(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._restored = state_dict["items_used"], state_dict["step"]
+
+
+def activation_bytes(network: nn.Module) -> int:
+    """Bytes per sample that backward keeps at least, for a network for sound: the dilated convolutions' outputs."""
+    convs = [module for module in network.modules() if isinstance(module, DilatedConv) and max(module.kernel_size) > 1]
+    recomputes = any(getattr(module, "checkpoint_layers", 0) for module in network.modules())
+    return 8 + (0 if recomputes else 2 * sum(conv.out_channels for conv in convs))  # in bf16 if autocast is used
 
 
 class EndlessSampler(Sampler[int]):

@@ -24,6 +24,7 @@ from wavedil.train.data import (
     Seed,
     TrainingData,
     Workers,
+    activation_bytes,
     evenly_spaced,
 )
 from wavedil.train.module import MetricNames, TrainingModule, describe_network
@@ -148,6 +149,8 @@ class EffectData(TrainingData):
             recordings, network.sample_rate, context=context, validation=self.validation, resample=self.resample
         )
         self.windows = RandomWindows(self.train, network, self.crop, context, self.seed)
+        size = f"data.crop is {self.crop} with {context} samples of context"
+        self.check_batch_memory((self.crop + context) * activation_bytes(network), size)
         if network.charged and not self.windows.are_segments():
             raise WavedilError(
                 f"context + crop is {context + self.crop} samples, less than a segment, but the network has charges at "

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from wavedil.core.receptive_field import count_parameters
 from wavedil.errors import WavedilError, first_line
 from wavedil.renames import upgrade_tensors
+from wavedil.train.changes import changes, describe
 
 
 @dataclass(frozen=True)
@@ -236,19 +237,26 @@ class TrainingModule(L.LightningModule):
                 buffer.copy_(before)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses to save weights that are not finite, which would replace a good checkpoint."""
+        """Adds the network's arguments; refuses weights that are not finite, which would replace a good checkpoint."""
         if not is_finite(self.network):
             raise WavedilError(
                 f"the weights are not finite at step {self.trainer.global_step}: training diverged, and the last good "
                 "checkpoint is kept; lower the learning rate, or set trainer.precision to 32-true"
             )
+        checkpoint["network"] = getattr(self.network, "config", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Renames tensors of version 0.1, checks that all tensors fit, and drops an incomplete optimizer step.
 
         Raises:
-            WavedilError: the checkpoint belongs to another network.
+            WavedilError: the checkpoint belongs to another network, also if all tensors fit.
         """
+        before, after = checkpoint.get("network"), getattr(self.network, "config", None)
+        if found := list(changes(before, after, "network")) if before and after else []:
+            raise WavedilError(
+                f"the checkpoint does not fit these options: {describe(found)}; resume with the options of the run, or "
+                "start a new one"
+            )
         checkpoint["state_dict"] = upgrade_tensors(self, checkpoint["state_dict"])
         try:
             self.load_state_dict(checkpoint["state_dict"])

@@ -15,10 +15,10 @@ import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from wavedil.errors import Interrupted, WavedilError, reason
-from wavedil.ops.memory import keep_freed_memory
+from wavedil.ops.memory import is_out_of_memory, keep_freed_memory
 from wavedil.outputs import BestEffort, check_outputs
 from wavedil.report import write_report
-from wavedil.train.build import RecipeCLI, build, show_help
+from wavedil.train.build import RecipeCLI, build, check_same_recipe, print_changes, show_help
 from wavedil.train.callbacks import SaveModel
 from wavedil.train.checkpoints import newest_readable
 from wavedil.train.loggers import loggers_may_fail
@@ -48,7 +48,8 @@ def train(
     Args:
         recipe: a YAML file or the name of a recipe of the package; None for the default recipe.
         out: run folder; default ``runs/<recipe>``, with a number if that exists.
-        resume: ``"auto"`` continues the run in ``out``, or the newest of this recipe, with its ``config.yaml``.
+        resume: ``"auto"`` continues the run in ``out``, or the newest of this recipe, with its ``config.yaml``. Options
+            may change anything but the network; what they change is printed.
         overrides: further options of LightningCLI, e.g. ``["--data.root", "speech/"]``. The last one of a key
             counts; the shell refuses two.
         imports: modules and packages of yours that the ``config.yaml`` of a resumed run may name.
@@ -79,7 +80,10 @@ def run_recipe(
             keep_freed_memory()
             checkpoint, step = newest_readable(checkpoints)
             if checkpoint:
+                if recipe is not None and out is not None:
+                    check_same_recipe(path, folder / "config.yaml")
                 cli = build(folder / "config.yaml", folder, overrides, imports)
+                print_changes(cli, folder / "config.yaml")
             else:
                 cli = build(path, folder, overrides)
             root = getattr(cli.datamodule, "root", None)
@@ -92,9 +96,14 @@ def run_recipe(
             with loggers_may_fail(cli.trainer):
                 _fit_and_sample(cli, folder, checkpoint, step)
             return folder, 0
-        except (KeyboardInterrupt, SystemExit, RuntimeError) as error:  # Lightning turns Ctrl-C into SystemExit
+        except (KeyboardInterrupt, SystemExit, RuntimeError, MemoryError) as error:
+            # Lightning turns Ctrl-C into SystemExit.
             # After a signal, Lightning's cleanup raises RuntimeError for data workers that have ended or not started.
-            if isinstance(error, RuntimeError) and not signals.received:
+            if isinstance(error, RuntimeError | MemoryError) and not signals.received:
+                if cli is not None and is_out_of_memory(error):
+                    step = cli.trainer.global_step + 1
+                    remedy = "reduce data.batch_size or data.crop, or set checkpoint_layers of the network"
+                    raise WavedilError(f"memory ran out at step {step}: {remedy}") from None
                 raise
             if cli is None and isinstance(error, SystemExit):  # an option such as --trainer.help
                 raise

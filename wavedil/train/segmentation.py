@@ -1,5 +1,6 @@
 """Training of dense prediction on folders of images and masks."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -306,6 +307,7 @@ class SegmentationData(TrainingData):
         start = getattr(self.trainer.lightning_module, "initial_network", None)
         if self.scale is None:
             self.scale = 1.0 if start is None else start.scale
+        self.check_batch_memory(32 * math.prod(self.crop), f"data.crop is {self.crop}")  # image, mask, scores: no less
         root = self.built_in_folder() if self.root is None else self.root
         train, valid, note = split_pairs(root, self.layout, self.validation, self.exclude)
         labels = self.read_truth(root, train, valid, start)

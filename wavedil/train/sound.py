@@ -26,7 +26,7 @@ from wavedil.core.schema import Positive, Seconds, checked
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 from wavedil.train.carried_state import CarriedState
-from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, TrainingData, Workers
+from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, TrainingData, Workers, activation_bytes
 from wavedil.train.module import MetricNames, TrainingModule, describe_network
 from wavedil.train.previews.sound import SoundPreviews, SoundSamples
 from wavedil.weights import check_savable
@@ -228,6 +228,7 @@ class AudioData(TrainingData):
 
     def read_data(self) -> str:
         network = self.network()
+        self.check_batch_memory(self.crop * activation_bytes(network), f"data.crop is {self.crop}")
         if not self.truncated_bptt:
             check_crop(self.crop, network.receptive_field)
         self.quantizer, self.context = network.quantizer, network.receptive_field if self.full_context else 0

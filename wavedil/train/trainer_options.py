@@ -1,6 +1,7 @@
 """Ranges of the trainer's options and of the seed, which Lightning does not check, or only after work was done."""
 
 import re
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from wavedil.core.schema import Range, check
@@ -31,26 +32,37 @@ RANGES: dict[str, Any] = {
     "trainer.reload_dataloaders_every_n_epochs": _NotNegative,
     "trainer.enable_progress_bar": Literal[True] | None,  # the progress writes metrics.csv
 }
-#: Durations: days, hours, minutes, seconds.
-_DURATION = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
+_DURATION = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")  # days, hours, minutes, seconds
+_AMOUNTS = re.compile(r"(?:\d+(?:\.\d+)?\s*(?:d|h|min|m|s)\s*)+")
+_SECONDS = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
+
+
+def parse_duration(key: str, value: Any) -> Any:
+    """A duration as Lightning takes it, ``dd:hh:mm:ss``; ``90s``, ``3min`` and ``1h 30min`` are translated.
+
+    Raises:
+        WavedilError: a text that is no duration above 0, or a number, whose unit nobody knows.
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    if _AMOUNTS.fullmatch(text):
+        amounts = re.findall(r"([\d.]+)\s*(d|h|min|m|s)", text)
+        seconds = round(sum(float(number) * _SECONDS[unit] for number, unit in amounts))
+        minutes, hours = seconds // 60, seconds // 3600
+        text = f"{hours // 24:02}:{hours % 24:02}:{minutes % 60:02}:{seconds % 60:02}"
+    elif value is None or isinstance(value, dict | timedelta):
+        return value
+    found = _DURATION.fullmatch(text)
+    if not found or not any(map(int, found.groups())):
+        raise WavedilError(f"{key} is {shown(value)}: expected a time above 0, e.g. 90s, 3min, 1h 30min or 00:00:03:00")
+    return text
 
 
 def check_trainer(values: dict[str, Any]) -> None:
     """Checks values by key, e.g. ``{"trainer.max_steps": 700}``.
 
     Raises:
-        WavedilError: a value is outside its range, or a time that is not ``dd:hh:mm:ss``.
+        WavedilError: a value is outside its range.
     """
     for key, hint in RANGES.items():
         if key in values:
             check(key, values[key], hint)
-    for key in ("trainer.max_time", "trainer.val_check_interval"):
-        value = values.get(key)
-        if isinstance(value, str):
-            found = _DURATION.fullmatch(value)
-            if not found or not any(map(int, found.groups())):
-                raise WavedilError(
-                    f"{key} is {shown(value)}: expected a time above 0 as dd:hh:mm:ss, e.g. 00:00:03:00 for 3 minutes"
-                )
-        elif key == "trainer.max_time" and isinstance(value, int | float):
-            raise WavedilError(f"{key} is {shown(value)}: expected a time as dd:hh:mm:ss, e.g. 00:00:03:00")

@@ -1,0 +1,125 @@
+"""Errors of the parser of recipes in one line: the key, its value, and what is expected."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from wavedil.errors import WavedilError
+
+_KINDS = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a dictionary",
+    "NoneType": "null",
+}
+#: Modules with the classes that options may name without a path.
+_CLASSES = ("wavedil.train", "wavedil.audio", "wavedil.vision", "torch.optim")
+_CLASSES += tuple(
+    f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "strategies", "plugins", "profilers")
+)
+
+
+def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: Any = None) -> str:
+    """One line from the parser's error, which lists all types that it tried."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, WavedilError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split()) or type(error).__name__
+    unknown = re.match(r"unrecognized arguments: (\S+)", text)
+    if unknown:
+        option = unknown[1].partition("=")[0]
+        if not option.startswith("-"):
+            return f"{option} is no option: expected --key value; see wavedil train --help"
+        return f"{option} is unknown{_suggestion(option.lstrip('-'), parser, recipe)}"
+    keys = [
+        found[1]
+        for found in (re.search(r'key "([^"]+)"', text), re.search(r"NestedArg\(key='([^']+)'", text))
+        if found and found[1] != "config"
+    ]
+    explained, place = _explained(text), ".".join(keys)
+    if not keys:
+        return explained
+    option = re.fullmatch(r"Option '(.*)' is not accepted", explained)
+    if option:
+        name = option[1].rpartition(".")[2]
+        place = place if place.endswith(name) else f"{place}.{option[1]}"
+        return f"--{place} is unknown{_suggestion(place, parser, recipe)}"
+    return f"--{place} {explained}" if explained.startswith("is ") else f"--{place}: {explained}"
+
+
+def _explained(text: str) -> str:
+    """What is wrong, without the types that the parser tried one after the other."""
+    text = re.sub(r"<class '([^']+)'>", r"\1", text.replace("typing.", ""))
+    found = re.search(r"Option '[^']*' is not accepted", text)
+    if found:
+        return found[0]
+    text = re.sub(r" - Expected a NoneType Given value type: \S+NestedArg .*", "", text)  # of model and data
+    innermost = re.split(r'Parser key "[^"]+": ', text)[-1]
+    cut = re.search(r"(?:Given|Got) value: (.*?)(?: - |\. Got value: |$)", innermost)
+    value = cut[1].rstrip(".") if cut else ""
+    kinds = list(dict.fromkeys(_kinds(innermost)))
+    problems = re.findall(r"Problem with given class_path '[^']+': (?:(?! - |Problem with | Given value).)+", innermost)
+    if problems:
+        return problems[-1].removeprefix("Problem with given class_path ").replace("HINT: ", "")
+    unknown = re.search(r"Expected a dot import path string: (.+?)(?: - | Given |$)", innermost)
+    if unknown and not (set(kinds) - {"null", "a list"}):
+        return f"{unknown[1]} is no known class{_similar_class(unknown[1])}"
+    if kinds and cut:
+        return f"is {value}: expected {' or '.join([', '.join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)}"
+    return innermost if len(innermost) <= 300 else f"{innermost[:300]}..."
+
+
+def _kinds(text: str) -> Iterator[str]:
+    """The values that are expected, in words."""
+    for one in re.findall(r"Expected (?:an? )?(Literal\[[^\]]*\]|tuple with \d+ elements|\w+)", text):
+        if one.startswith("Literal"):
+            yield from (item.strip().strip("'\"") for item in one[8:-1].split(","))
+        elif one.startswith("tuple with"):
+            yield one.replace("tuple", "a list")
+        elif one in _KINDS:
+            yield _KINDS[one]
+
+
+def _similar_class(name: str) -> str:
+    """The end of an error about an unknown class: the class that was probably meant."""
+    names = {each for module in _CLASSES for each in dir(import_module(module)) if each[0].isupper()}
+    found = difflib.get_close_matches(name.rpartition(".")[2], names, 1, 0.7)
+    return f": did you mean {found[0]}?" if found else ": expected an import path, e.g. my_package.MyClass"
+
+
+def _suggestion(key: str, parser: ArgumentParser | None, recipe: Any) -> str:
+    """The end of an error about an unknown key: the key that was probably meant."""
+    known = {action.dest: None for action in parser._actions if action.dest} if parser is not None else {}
+    for place, name in classes_of(recipe, ""):
+        inner = ArgumentParser(exit_on_error=False)
+        try:
+            cls = getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
+            inner.add_class_arguments(cls, place, fail_untyped=False)
+        except Exception:  # a class of the recipe may be wrong, too
+            continue
+        known |= {action.dest: None for action in inner._actions if action.dest.startswith(f"{place}.")}
+    plain = key.replace(".init_args", "")
+    found = difflib.get_close_matches(plain, known, 1, 0.75)
+    found = found or [each for each in known if each.rpartition(".")[2] == plain.rpartition(".")[2]]
+    return f": did you mean --{found[0]}?" if found else ": wavedil train --print_config shows all keys"
+
+
+def classes_of(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """The classes that a recipe names, with their keys."""
+    if not isinstance(value, dict):
+        return
+    if isinstance(value.get("class_path"), str):
+        yield place, value["class_path"]
+        value = value.get("init_args")
+    for key, item in value.items() if isinstance(value, dict) else ():
+        yield from classes_of(item, f"{place}.{key}" if place else str(key))
