@@ -1,6 +1,7 @@
 """The HTML report of a run: one self-contained page with curves, audio players and spectrograms, or images."""
 
 import base64
+import csv
 import html
 import io
 import math
@@ -84,6 +85,7 @@ def write_report(run: str | Path) -> Path:
     parts = [f"<h1>{_text(run.name)}</h1>", _summary(rows)]
     if len(rows) > 1:
         parts.append("<h2>Training curves</h2>" + _image(_curves(rows)))
+    parts.append(_restarts(run / "restarts.csv"))
     for title, folder, pattern, show in (
         ("Samples", "samples", "*.wav", _clip),
         ("Held-out recordings", "previews", "target_*.wav", _clip),
@@ -129,6 +131,15 @@ def _metrics(path: Path) -> list[dict[str, float]]:
     if not _is_own(path, path.parent):
         return []
     return [{key: float(value) for key, value in row.items()} for row in read_metrics(path)]
+
+
+def _restarts(path: Path) -> str:
+    """Table of restarts.csv; empty if there is no such file."""
+    if not _is_own(path, path.parent):
+        return ""
+    rows = list(csv.reader(path.read_text(encoding="utf-8", errors="replace").splitlines()))[:100]
+    cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}' for cell in row)}" for row in rows)
+    return f"<h2>Restarts at a lower learning rate</h2><table>{cells}</table>"
 
 
 #: Labels of the columns of metrics.csv: quantity, data.

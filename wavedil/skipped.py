@@ -57,6 +57,11 @@ class SkippedFiles:
                 self._add(arguments[0], error)
         raise WavedilError(f"{last}; and {ATTEMPTS} crops in a row could not be read: restore the data")
 
+    def origin(self, place: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
+        """Arguments of ``load`` with which :meth:`read` has read an item: of the first file not skipped so far."""
+        places = (place(attempt) for attempt in range(ATTEMPTS))
+        return next((each for each in places if not self.limit or not self._skipped[each[0]]), place(0))
+
     def _add(self, file: int, error: WavedilError) -> None:
         check = "wavedil check DATA lists broken files"
         if not self.limit:

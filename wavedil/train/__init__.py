@@ -4,6 +4,7 @@ from typing import Any
 
 from wavedil.renames import renamed_attribute
 from wavedil.train.data import TrainingData
+from wavedil.train.divergence import RestartOnDivergence
 from wavedil.train.effect import EffectData, EffectModule
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.train.piano_roll import MusicData, MusicModule
@@ -21,6 +22,7 @@ __all__ = [
     "MusicModule",
     "RegressionData",
     "RegressionModule",
+    "RestartOnDivergence",
     "SegmentationData",
     "SegmentationModule",
     "TrainingData",

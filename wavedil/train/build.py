@@ -19,9 +19,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from wavedil.errors import WavedilError, shown
-from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveModel, StopOnNaN
+from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveModel
 from wavedil.train.changes import changes, describe
 from wavedil.train.checkpoints import SafeCheckpointIO
+from wavedil.train.divergence import RestartOnDivergence, StopOnNaN
 from wavedil.train.module import TrainingModule
 from wavedil.train.parser_errors import classes_of, reason
 from wavedil.train.recipe_text import strict_yaml
@@ -90,6 +91,9 @@ class RecipeCLI(LightningCLI):
             raise WavedilError(f"trainer.precision is {settings.precision}: CPUs need bf16-mixed or 32-true")
         if settings.logger is None:
             kwargs["logger"] = TensorBoardLogger(settings.default_root_dir, name="", version="tensorboard")
+        if any(isinstance(each, RestartOnDivergence) for each in self.config_init.trainer.callbacks or ()):
+            defaults = self.trainer_defaults["callbacks"]
+            defaults[:] = [each for each in defaults if not isinstance(each, StopOnNaN)]
         trainer = super().instantiate_trainer(**kwargs)
         launcher = trainer.strategy.launcher
         if launcher is not None and not isinstance(launcher, _SubprocessScriptLauncher):  # auto in a notebook

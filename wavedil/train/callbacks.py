@@ -1,4 +1,4 @@
-"""Callbacks of a run: progress and metrics.csv, the model folder, the end of a diverged run."""
+"""Callbacks of a run: progress and metrics.csv, the model folder, config.yaml, checks of metrics."""
 
 import csv
 import json
@@ -19,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write, check_in_place, errors_name
 from wavedil.metrics import read_metrics
+from wavedil.train.divergence import WINDOW, StopOnNaN
 from wavedil.train.module import TrainingModule, is_finite
 from wavedil.weights import CONFIG, WEIGHTS, save
 
@@ -142,7 +143,8 @@ class SaveModel(Callback):
     """Saves ``RUN/model`` after each validation and at the end of training. On Ctrl-C or an error it also saves a
     checkpoint, unless there are several processes.
 
-    If the module has a ``best_metric``, a validation replaces the model only if it improves that metric.
+    If the module has a ``best_metric``, a validation replaces the model only if it improves that metric. Weights that
+    are not finite or have diverged (:class:`wavedil.train.divergence.LossHistory`) replace nothing.
     (Lightning's ModelCheckpoint saves checkpoints, not model folders. Its OnExceptionCheckpoint would also make every
     new run look for a checkpoint to start from.)
     """
@@ -159,10 +161,10 @@ class SaveModel(Callback):
     def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if module.best_metric is not None:
             value = float(trainer.callback_metrics[module.best_metric])
-            if value < self.best and self._save(trainer, module):
+            if value < self.best and self._save(trainer, module, 1):
                 self.best = value
         else:
-            self._save(trainer, module)
+            self._save(trainer, module, 1)
 
     def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         self.save_latest(trainer, module)
@@ -186,8 +188,8 @@ class SaveModel(Callback):
             return self._save(trainer, module)
         return self._is_good(trainer, module)
 
-    def _save(self, trainer: L.Trainer, module: TrainingModule) -> bool:
-        good = self._is_good(trainer, module)
+    def _save(self, trainer: L.Trainer, module: TrainingModule, window: int = WINDOW) -> bool:
+        good = self._is_good(trainer, module, window)
         if good and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "model"
             _clear_damaged(folder)
@@ -195,42 +197,19 @@ class SaveModel(Callback):
         return good
 
     @staticmethod
-    def _is_good(trainer: L.Trainer, module: TrainingModule) -> bool:
-        """Whether the weights are trained, finite and of one step, so that they may replace saved ones."""
-        return trainer.global_step > 0 and not module.updating and is_finite(module.network)
+    def _is_good(trainer: L.Trainer, module: TrainingModule, window: int = WINDOW) -> bool:
+        """Whether the weights are trained, finite, of one step and not diverged, so that they may replace saved ones.
 
-
-class StopOnNaN(Callback):
-    """Ends a diverged run with an error that names the first step without a finite loss, and what came before it."""
-
-    def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        self._start, self._losses = trainer.global_step, []
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._losses.append(outputs["loss"].detach())
-        # Every 20 steps, because reading the losses waits for the device.
-        if trainer.global_step % 20 or trainer.global_step == self._start:
-            return
-        losses = torch.stack(self._losses).tolist()
-        bad = next((index for index, loss in enumerate(losses) if not math.isfinite(loss)), None)
-        if bad is not None:
-            step = self._start + bad // trainer.accumulate_grad_batches + 1
-            raise WavedilError(f"the loss is {losses[bad]} at step {step}: training diverged; {_cause(losses[:bad])}")
-        self._start, self._losses = trainer.global_step, []
-
-
-def _cause(losses: list[float]) -> str:
-    """What to do, from the losses since the last check and before the first one that is not finite."""
-    if not losses:
-        return "look for values in the data that are not finite, or lower the learning rate"
-    if abs(losses[-1]) > 10 * abs(losses[0]):
-        return f"the loss grew from {losses[0]:.4g} to {losses[-1]:.4g} before: lower the learning rate"
-    return (
-        f"the loss before was {losses[-1]:.4g}, so the gradients or the data of this step are not finite: set "
-        "trainer.precision to 32-true, lower the learning rate, or look for such values in the data"
-    )
+        Args:
+            window: number of last losses that tell. One at a validation, since a later one saves too.
+        """
+        stops = [callback for callback in trainer.callbacks if isinstance(callback, StopOnNaN)]
+        return (
+            trainer.global_step > 0
+            and not module.updating
+            and is_finite(module.network)
+            and not any(stop.problem(trainer, module, window) for stop in stops)
+        )
 
 
 class CheckMonitors(Callback):

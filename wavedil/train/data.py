@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wavedil.core import DilatedConv
 from wavedil.core.schema import Range, checked
+from wavedil.errors import WavedilError
 from wavedil.ops.memory import check_memory
 
 #: Types of the arguments of modules, data modules, previews and samples.
@@ -42,6 +43,7 @@ class TrainingData(L.LightningDataModule):
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.ready, self._summary = False, ""
         self._items_per_batch, self._restored = batch_size, (0, 0)
+        self._dataset, self._element_size = None, 1  # of endless_loader
 
     def setup(self, stage: str) -> None:
         if self.trainer is not None and self.trainer.global_step == 0:  # before a checkpoint is restored
@@ -86,6 +88,7 @@ class TrainingData(L.LightningDataModule):
         options, trainer = {"batch_size": self.batch_size} | options, self.trainer
         self._items_per_batch = options["batch_size"] or self.batch_size
         size = 1 if options["batch_size"] else self.batch_size  # of one element of the data set
+        self._dataset, self._element_size = dataset, size
         return DataLoader(
             dataset,
             sampler=EndlessSampler(lambda: self.items_used() // size + trainer.global_rank, trainer.world_size),
@@ -94,11 +97,33 @@ class TrainingData(L.LightningDataModule):
             **options,
         )
 
-    def items_used(self) -> int:
-        """Number of items in the optimizer steps so far, of all processes."""
-        trainer, (items, step) = self.trainer, self._restored
+    def items_used(self, step: int | None = None) -> int:
+        """Number of items in the optimizer steps so far, or in the first ``step`` steps, of all processes."""
+        trainer, (items, restored) = self.trainer, self._restored
         per_step = trainer.accumulate_grad_batches * self._items_per_batch * trainer.world_size
-        return items + (trainer.global_step - step) * per_step
+        return items + ((trainer.global_step if step is None else step) - restored) * per_step
+
+    def batch_items(self, step: int, part: int = 0) -> list[tuple[str, Any]]:
+        """Name, and the item or None if it cannot be read, of each item of a training batch of this process.
+
+        The names are those of the method ``origin(index)`` of the data set; without it, the list is empty.
+
+        Args:
+            step: optimizer steps before the batch.
+            part: number of the batch in its step, with accumulated gradients.
+        """
+        if not hasattr(self._dataset, "origin"):
+            return []
+        elements = self._items_per_batch // self._element_size
+        first = self.items_used(step) // self._element_size + self.trainer.global_rank
+        found = []
+        for element in range(part * elements, (part + 1) * elements):
+            index = first + element * self.trainer.world_size
+            try:
+                found.append((self._dataset.origin(index), self._dataset[index]))
+            except WavedilError:
+                found.append((self._dataset.origin(index), None))
+        return found
 
     def state_dict(self) -> dict[str, int]:
         return {"items_used": self.items_used(), "step": self.trainer.global_step}

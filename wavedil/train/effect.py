@@ -52,6 +52,7 @@ class EffectModule(TrainingModule):
 
     metric_names = MetricNames("train_loss", "loss", "valid_esr", "held-out ESR {:.3f} %", "samples")
     previews_class, samples_class = EffectPreviews, EffectSamples
+    divergence_factor = 1000.0  # relative errors of quiet windows are many times those of loud ones
 
     @checked
     def __init__(
@@ -196,11 +197,20 @@ class RandomWindows(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return 2**31
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def _place(self, index: int) -> tuple[int, int]:
+        """Number of the segment and last sample of window ``index``."""
         position = int(np.random.default_rng([self.seed, index]).integers(self._ends[-1]))
         number = int(np.searchsorted(self._ends, position, side="right"))
+        return number, self.starts[number][1] - (int(self._ends[number]) - 1 - position) + self.size
+
+    def origin(self, index: int) -> str:
+        """Segment and first sample of window ``index``, for messages."""
+        number, stop = self._place(index)
+        return f"{self.segments[number].name} from sample {stop - self.crop}"
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        number, stop = self._place(index)
         segment = self.segments[number]
-        stop = self.starts[number][1] - (int(self._ends[number]) - 1 - position) + self.size
         return {
             "input": torch.from_numpy(segment.input[stop - self.size : stop]).unsqueeze(0),
             "target": torch.from_numpy(segment.target[stop - self.crop : stop]).unsqueeze(0),

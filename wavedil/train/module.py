@@ -71,6 +71,9 @@ class TrainingModule(L.LightningModule):
         samples_class: :class:`wavedil.train.previews.Samples` whose arguments are the recipe's ``samples``; None for no
             samples.
         best_metric: logged metric, lower is better; the run saves the model with the best value. None: the last model.
+        divergence_factor: a run ends if its loss rises to this many times its lowest level; see
+            :class:`wavedil.train.divergence.LossHistory`. ``math.inf``: never.
+        rate_scale: factor of the learning rate, 1 unless :class:`wavedil.train.RestartOnDivergence` has lowered it.
 
     Args:
         optimizer: builds the optimizer from the parameters.
@@ -85,6 +88,7 @@ class TrainingModule(L.LightningModule):
     previews_class: type[Callback] | None = None
     samples_class: type | None = None
     best_metric: str | None = None
+    divergence_factor: float = 10.0
     network: nn.Module
 
     def __init__(
@@ -106,6 +110,7 @@ class TrainingModule(L.LightningModule):
         self.uses_compile, self._compiled = compile, []  # in a list, since an attribute would be a second network
         self._before_step: tuple[int, list[Tensor]] = (-1, [])  # a step, and the network's buffers before it
         self.updating = False  # between backward and the end of a step: weights and step do not belong together
+        self.rate_scale = 1.0
         self.seed = torch.initial_seed()  # set by seed_everything of the recipe
 
     @property
@@ -189,7 +194,7 @@ class TrainingModule(L.LightningModule):
 
     def lr_factor(self) -> float:
         """Factor of the learning rate for the next step, 0 to 1."""
-        warmup = min(1.0, (self.trainer.global_step + 1) / max(1, self.warmup_steps))
+        warmup = self.rate_scale * min(1.0, (self.trainer.global_step + 1) / max(1, self.warmup_steps))
         remaining = 1.0 - self.budget_used()
         return warmup * (min(1.0, remaining / self.lr_decay) ** self.lr_power if self.lr_decay > 0 else 1.0)
 
@@ -209,7 +214,10 @@ class TrainingModule(L.LightningModule):
         return min(used, 1.0)
 
     def on_train_start(self) -> None:
-        # A checkpoint restores the optimizer settings of its run; the options of this run take precedence.
+        self.update_rate()
+
+    def update_rate(self) -> None:
+        """Sets the learning rate of the next step, and the other settings of the optimizer, to those of this run."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LambdaLR):
             scheduler.base_lrs = [settings["lr"] for settings in self.optimizer_settings]
@@ -275,7 +283,8 @@ class TrainingModule(L.LightningModule):
 
 def is_finite(network: nn.Module) -> bool:
     """Whether all parameters are finite."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())
+    # One value to read, because each waits for the device.
+    return bool(torch.stack([torch.isfinite(parameter).all() for parameter in network.parameters()]).all())
 
 
 def _check_optimizer(make_optimizer: Callable[[Iterable], Optimizer]) -> None:

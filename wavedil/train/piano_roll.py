@@ -171,11 +171,19 @@ class RollBatches(Dataset[dict[str, Tensor]]):
         self.per_epoch = -(-len(rolls) // batch_size)
         self.epoch, self.batches = -1, []
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def _pieces(self, index: int) -> np.ndarray:
         epoch, position = divmod(index, self.per_epoch)
         if epoch != self.epoch:
             self.epoch, self.batches = epoch, self._epoch(np.random.default_rng([self.seed, epoch]))
-        pieces = self.batches[position]
+        return self.batches[position]
+
+    def origin(self, index: int) -> str:
+        """Numbers of the training pieces in batch ``index``, from 0, for messages."""
+        return f"training pieces {', '.join(map(str, self._pieces(index)))}"
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        pieces = self._pieces(index)
+        epoch, position = divmod(index, self.per_epoch)
         generator = np.random.default_rng([self.seed, epoch, position])
         shifts = generator.integers(-self.semitones, self.semitones + 1, len(pieces))
         if self.transpose_batches is not None:

@@ -15,9 +15,9 @@ from wavedil.metrics import read_metrics
 
 #: Environment variable with the folder of a run, for the other processes of the run.
 RUN_FOLDER_VARIABLE = "WAVEDIL_RUN_FOLDER"
-METRICS = "metrics.csv"
+METRICS, RESTARTS = "metrics.csv", "restarts.csv"
 #: What a run writes before its first checkpoint; all that is removed when it fails before that.
-_FILES = ("config.yaml", METRICS, "report.html", ".lock")
+_FILES = ("config.yaml", METRICS, RESTARTS, "report.html", ".lock")
 _FOLDERS = ("checkpoints", "data", "previews", "tensorboard")
 
 

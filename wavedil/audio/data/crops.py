@@ -166,6 +166,11 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
             raise IndexError(f"crop {index} of {self.size}")
         return self.skipped.read(partial(self.place, index), self._crop)
 
+    def origin(self, index: int) -> str:
+        """File and first sample of crop ``index``, for messages."""
+        file, start = self.skipped.origin(partial(self.place, index))
+        return f"{self.corpus.paths[file]} from sample {int(self.corpus.starts[file]) + start}"
+
     def _crop(self, file: int, start: int) -> dict[str, Tensor]:
         sound = torch.from_numpy(self.corpus.sound(file, start, self.length))
         codes = torch.full((self.length,), self.quantizer.zero, dtype=torch.int64)

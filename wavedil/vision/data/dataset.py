@@ -200,6 +200,10 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
         epoch, position = divmod(index, len(self.images))
         return int(np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.images))[position])
 
+    def origin(self, index: int) -> str:
+        """Image file of crop ``index``, for messages."""
+        return str(self.images.pairs[self.skipped.origin(lambda attempt: (self._image(index, attempt),))[0]].image)
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"crop {index} of {len(self)}")
