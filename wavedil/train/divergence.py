@@ -187,6 +187,7 @@ class RestartOnDivergence(StopOnNaN):
             raise WavedilError(f"{problem}; {len(self.restarts)} restarts at lower rates did not help")
         module.load_state_dict(self.snapshot["module"])
         trainer.optimizers[0].load_state_dict(_copy(self.snapshot["optimizer"]))  # it keeps the tensors
+        module.on_restart()
         module.rate_scale *= self.factor
         module.update_rate()
         self.history.recent, self.history.above, self._bad = [], 0, ""

@@ -244,6 +244,9 @@ class TrainingModule(L.LightningModule):
             for buffer, before in zip(self.network.buffers(), buffers, strict=True):
                 buffer.copy_(before)
 
+    def on_restart(self) -> None:
+        """Called when :class:`wavedil.train.RestartOnDivergence` has restored weights: resets what is carried over."""
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the network's arguments; refuses weights that are not finite, which would replace a good checkpoint."""
         if not is_finite(self.network):

@@ -108,6 +108,9 @@ class AudioModule(TrainingModule):
         super().on_train_batch_start(batch, batch_idx)
         self.carried.start_batch(self.trainer.global_step)
 
+    def on_restart(self) -> None:
+        self.carried = CarriedState()
+
     def undo_incomplete_step(self) -> None:
         super().undo_incomplete_step()
         self.carried.undo_step(self.trainer.global_step)
