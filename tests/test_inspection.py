@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from wavedil.audio import Effect, WaveNet
+from wavedil.audio.models.tcn import TCN
 from wavedil.core.schedule import parse_schedule
 from wavedil.errors import WavedilError
-from wavedil.inspection.model import inspect_model
+from wavedil.inspection.model import inspect_model, measure_model
 from wavedil.inspection.schedule import inspect_schedule
 from wavedil.inspection.text import render_text
+from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone
 
 KEYS = {
     "dilations", "layers", "kernel_size", "ndim", "channels", "parameters", "multiply_adds", "receptive_field",
@@ -136,6 +139,35 @@ def test_plot_writes_one_file(tmp_path, args, name):
     start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[path.suffix.lower()]
     assert path.read_bytes().startswith(start)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("model", "extent"),
+    [
+        (WaveNet(channels=4, skip_channels=4, dilations="1..8"), (16,)),
+        (WaveNet(channels=4, skip_channels=4, dilations="1..4", kernel_size=3, speakers=["a", "b"]), (15,)),
+        (Effect(channels=4, skip_channels=4, dilations="1..8", knobs={"gain": [0, 1]}), (31,)),
+        (Effect(channels=4, skip_channels=4, dilations="1,2", kernel_size=2), (4,)),
+        (TCN(in_channels=3, out_channels=2, channels=4, dilations="1,2", kernel_size=3), (13,)),
+        (Segmenter(SmallBackbone(4, output_stride=4), Conv1x1Head(4, 3), num_classes=3), None),
+    ],
+    ids=["wavenet", "speakers", "effect", "without knobs", "tcn", "segmenter"],
+)
+def test_the_measured_field_of_a_model_is_drawn(tmp_path, model, extent):
+    pytest.importorskip("matplotlib")
+    from wavedil.inspection.plot import plot
+
+    field = measure_model(model)
+    assert field.extent == ((model.receptive_field,) * 2 if extent is None else extent)
+    inspect = model.inspection()[0] if hasattr(model, "inspection") else inspect_model
+    plot(inspect(model), tmp_path / "a.svg", field, "a title & more")
+    assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_a_model_that_cannot_be_measured_is_drawn_without(caplog):
+    model = TCN(in_channels=3, out_channels=2, channels=4, dilations="1,2", kernel_size=3)
+    model.forward = lambda x: x.mean()
+    assert measure_model(model) is None and "the effective receptive field is not drawn" in caplog.text
 
 
 def test_plot_refuses_other_suffixes(tmp_path):

@@ -17,6 +17,8 @@ def test_schedules(run):
 
 
 def test_models(run, tmp_path, wavenet):
-    info = json.loads(run("inspect", wavenet, "--json", "--plot", tmp_path / "field.png").out)
+    output = run("inspect", wavenet, "--json", "--plot", tmp_path / "field.png")
+    info = json.loads(output.out)
+    assert output.err == f"wrote {tmp_path / 'field.png'}\n"
     assert info["dilations"] == [1, 2, 4, 8] and info["receptive_field"] == 16
     assert (tmp_path / "field.png").read_bytes().startswith(b"\x89PNG")

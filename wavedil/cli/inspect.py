@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from wavedil.errors import WavedilError
@@ -20,27 +21,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from wavedil.inspection.model import inspect_model
+    from wavedil.inspection.model import inspect_model, measure_model
     from wavedil.inspection.schedule import inspect_schedule
     from wavedil.inspection.text import render_text
 
-    render = render_text
+    render, title, model = render_text, "", None
     if arguments.subject and Path(arguments.subject).is_dir():
         from wavedil.weights import load
 
         model = load(arguments.subject)
         inspect, render = model.inspection() if hasattr(model, "inspection") else (inspect_model, render_text)
-        if arguments.plot and render is not render_text:
-            raise WavedilError("--plot draws a schedule: give the one of the context module, e.g. 1,1,2,4,8,16,1")
-        info = inspect(model)
+        info, title = inspect(model), f"{type(model).__name__} {arguments.subject}"
     else:
         info = inspect_schedule(
             arguments.subject, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate
         )
     if arguments.plot:
+        from wavedil.figures import check_figure_path
         from wavedil.inspection.plot import plot
         from wavedil.outputs import claim_file
 
         with claim_file(arguments.plot, [arguments.subject]):
-            plot(info, arguments.plot)
+            check_figure_path(arguments.plot)
+            field = None if model is None else measure_model(model)
+            if field is None and "growth" not in info:
+                raise WavedilError(f"{arguments.subject} has no schedule and no measured field: nothing to draw")
+            plot(info, arguments.plot, field, title)
+        print(f"wrote {arguments.plot}", file=sys.stderr)
     print(json.dumps(info, indent=2) if arguments.json else render(info))

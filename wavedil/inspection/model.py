@@ -1,5 +1,6 @@
 """Cost and receptive field of a model, and gridding of its schedule."""
 
+import logging
 import math
 from typing import Any
 
@@ -7,9 +8,65 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core.gridding import audit_gridding
+from wavedil.core.measured_field import MeasuredField, measure_receptive_field
 from wavedil.core.receptive_field import count_multiply_adds, count_parameters
 from wavedil.errors import WavedilError
 from wavedil.inspection.schedule import audit_info
+
+_log = logging.getLogger("wavedil")
+
+
+def measure_model(model: nn.Module) -> MeasuredField | None:
+    """The measured receptive field of a model; None, with a warning, if it cannot be measured.
+
+    Of a WaveNet the stack and the head are measured, from the embedding on; of an effect the middle of its knobs; of a
+    dense predictor the scores before the CRF; of another model its ``forward``.
+    """
+    config = getattr(model, "config", {})
+    part, ndim, channels, size = model, getattr(model, "ndim", 1), config.get("in_channels") or 1, None
+    if hasattr(model, "input_embedding"):
+        part, channels = _Stack(model), config["channels"]
+    elif getattr(model, "knobs", None):
+        part = _Effect(model)
+    elif hasattr(model, "coarse_scores"):
+        part, ndim, channels = _Scores(model), 2, 3
+        if model.receptive_field is not None:
+            size = -(-(model.receptive_field + 2) // model.output_stride) * model.output_stride
+    try:
+        return measure_receptive_field(part, channels, ndim, size=size, seeds=2 if ndim > 1 else 8)
+    except WavedilError as error:
+        _log.warning("the effective receptive field is not drawn: %s", error)
+        return None
+
+
+class _Part(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+
+class _Stack(_Part):
+    """A WaveNet after its embedding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = self.model.conditioner.channels
+        condition = x.new_zeros(len(x), channels, x.shape[2]) if channels else None
+        return self.model.head(self.model.stack(x, condition))
+
+
+class _Effect(_Part):
+    """An effect with its knobs in the middle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        middle = [(low + high) / 2 for low, high in self.model.knobs.values()]
+        return self.model(x, x.new_tensor([middle]))
+
+
+class _Scores(_Part):
+    """The scores of a dense predictor, before they are resized."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.coarse_scores(image)[0]
 
 
 def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict[str, Any]:
