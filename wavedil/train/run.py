@@ -217,6 +217,8 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # metrics.csv has rows whatever the interval of the loggers is.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    # On the login node of a cluster, one process is what was asked for.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
     # The checkpoint folder of a resumed run is not empty.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     # Batches are dictionaries with fixed keys; Lightning finds the batch size in them.
