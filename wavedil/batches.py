@@ -117,8 +117,8 @@ class Batches:
         """Saves the settings; raises WavedilError if others are saved."""
         path, settings = self._place / "settings.json", json.loads(json.dumps(settings))
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            saved = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             with atomic_write(path) as beside:
                 beside.write_text(json.dumps(settings, indent=2), encoding="utf-8")
             return
@@ -139,8 +139,12 @@ class Batches:
     def _read(self, index: int) -> list[Record] | None:
         """The records of a finished batch; None if there are none, or they are damaged."""
         try:
-            return json.loads(self._path(index).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            records = json.loads(self._path(index).read_text(encoding="utf-8"))
+            for record in records:
+                for file in record.get("files", {}).values():
+                    file["path"] + "", file["bytes"] + 0
+            return records
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
     def _is_finished(self, index: int) -> bool:
@@ -234,7 +238,7 @@ def _number(*names: str, default: int) -> int:
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # also a null character
         return None
 
 

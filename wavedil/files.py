@@ -379,6 +379,8 @@ def excluded_paths(paths: Sequence[Path], exclude: str) -> set[Path]:
         lines = os.fsdecode(source.read_bytes()).splitlines()
     except OSError as error:
         raise WavedilError(f"exclude={exclude!r}: the list cannot be read: {error.strerror}") from None
+    if any("\0" in line for line in lines):
+        raise WavedilError(f"exclude={exclude!r}: expected one path per line, but the file has null characters")
     listed = {os.path.realpath(source.parent / line) for line in lines if line.strip()}
     return {path for path in paths if os.path.realpath(path) in listed}
 

@@ -1,4 +1,4 @@
-"""Killed trainings end as if nothing had happened; ``python -m wavedil.bench.kills`` does this hundreds of times."""
+"""Killed trainings end as if nothing had happened; ``wavedil bench kills`` does this hundreds of times."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from wavedil.weights import load
 
 def test_a_few_kills(tmp_path):
     words = ["--number", "2", "--kinds", "rolls", "--signals", "KILL", "TERM", "--folder", str(tmp_path / "runs")]
-    done = subprocess.run([sys.executable, "-m", "wavedil.bench.kills", *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "wavedil", "bench", "kills", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].split()[1] == "2"
 

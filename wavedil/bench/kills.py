@@ -1,4 +1,4 @@
-"""Kills trainings and checks that the resumed ones end as if nothing had happened: ``python -m wavedil.bench.kills``.
+"""``wavedil bench kills``: kills trainings and checks that the resumed ones end as if nothing had happened.
 
 A tiny run of each kind of training is first trained without interruption. Then runs of the same recipe are killed, at
 a file operation in the run folder or after a random time, continued by ``--resume auto``, killed again, and at last
@@ -26,6 +26,7 @@ import yaml
 from safetensors.torch import load_file
 
 from wavedil.cli import main as wavedil
+from wavedil.errors import WavedilError, check_positive
 
 STEPS = 20
 _ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 5e-3}}
@@ -294,22 +295,22 @@ def kill_runs(number: int, seed: int, kinds: Sequence[str], signals: Sequence[st
     return faults
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], prog="python -m wavedil.bench.kills")
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--number", type=int, default=60, help="number of kills (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of kinds, signals and moments")
     parser.add_argument("--kinds", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=list(SIGNALS))
     parser.add_argument("--folder", type=Path, help="keeps the runs that failed here (default: a temporary folder)")
-    arguments = parser.parse_args()
-    if arguments.folder is not None:
-        arguments.folder.mkdir(parents=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Kills trainings; returns 1 if one went wrong."""
+    check_positive(number=arguments.number)
+    if arguments.folder is not None and arguments.folder.exists():
+        raise WavedilError(f"--folder {arguments.folder} exists: choose another")
     folder = arguments.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
     faults = kill_runs(arguments.number, arguments.seed, arguments.kinds, arguments.signals, folder)
     if arguments.folder is None and not faults:
         shutil.rmtree(folder)
     return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
