@@ -81,9 +81,17 @@ folder = {str(tmp_path / "segmenter")!r}
 save(Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3), folder)
 write_image(folder + "/x.png", numpy.zeros((8, 8, 3), numpy.uint8))
 assert main(["segment", folder, folder + "/x.png", "--out", folder + "/out"]) == 0
-assert not {{"lightning", "librosa", "torchaudio", "torchvision", "timm"}} & set(sys.modules)
+for model in (folder, {str(tmp_path / "model")!r}):
+    assert main(["inspect", model]) == 0
+unused = {{"lightning", "librosa", "torchaudio", "torchvision", "timm", "matplotlib", "sympy", "torch._dynamo"}}
+assert not unused & set(sys.modules)
 """
     python(code)
+
+
+def test_a_schedule_is_inspected_without_torch():
+    code = "import sys; from wavedil.cli import main; assert main(['inspect', '1..512 x2']) == 0"
+    python(f"{code}; assert not {{'torch', 'numba', 'scipy', 'matplotlib'}} & set(sys.modules)")
 
 
 #: Modules of the package itself that audio and vision may import.

@@ -39,6 +39,12 @@ def test_a_saved_model_is_restored_and_can_be_saved_over(folder):
     assert model_class(folder) is WaveNet
 
 
+def test_large_files_are_mapped(folder, monkeypatch):
+    monkeypatch.setattr("wavedil.weights.MAX_READ", 100)
+    monkeypatch.setattr("safetensors.torch.load", lambda data: pytest.fail("read"))
+    assert load(folder).sample_rate == 8000
+
+
 def edit(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from wavedil.core import DilatedConv, DilatedConv1d, DilatedStack, add_weight_norm
+from wavedil.core.cost import count_multiply_adds, count_parameters
 from wavedil.core.measured_field import measure_receptive_field
-from wavedil.core.receptive_field import count_multiply_adds, count_parameters, growth, receptive_field
+from wavedil.core.receptive_field import growth, receptive_field
 from wavedil.errors import WavedilError
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -237,6 +238,8 @@ def test_counts_of_dilated_conv(ndim, groups):
 def test_counts_of_other_modules():
     assert count_multiply_adds(nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.zeros(1, 3, 8, 8)) == 16 * 8 * 3 * 9
     assert count_multiply_adds(nn.Linear(5, 7), torch.zeros(2, 3, 5)) == 6 * 35
+    with torch.inference_mode():  # which does not decompose operations before they are counted
+        assert count_multiply_adds(nn.Linear(5, 7), torch.zeros(2, 3, 5)) == 6 * 35
     up = nn.ConvTranspose1d(4, 6, 5, stride=2)
     assert count_multiply_adds(up, torch.zeros(1, 4, 10)) == 10 * 4 * 6 * 5
     assert count_parameters(nn.Sequential(up, up)) == 4 * 6 * 5 + 6  # shared: once

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from wavedil.core.receptive_field import count_parameters
+    from wavedil.core.cost import count_parameters
     from wavedil.interop.files import read_model
     from wavedil.interop.formats import parse_options
     from wavedil.outputs import claim_file

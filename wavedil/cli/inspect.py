@@ -21,12 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from wavedil.inspection.model import inspect_model, measure_model
     from wavedil.inspection.schedule import inspect_schedule
     from wavedil.inspection.text import render_text
 
     render, title, model = render_text, "", None
     if arguments.subject and Path(arguments.subject).is_dir():
+        from wavedil.inspection.model import inspect_model
         from wavedil.weights import load
 
         model = load(arguments.subject)
@@ -43,7 +43,11 @@ def run(arguments: argparse.Namespace) -> None:
 
         with claim_file(arguments.plot, [arguments.subject]):
             check_figure_path(arguments.plot)
-            field = None if model is None else measure_model(model)
+            field = None
+            if model is not None:
+                from wavedil.inspection.model import measure_model
+
+                field = measure_model(model)
             if field is None and "growth" not in info:
                 raise WavedilError(f"{arguments.subject} has no schedule and no measured field: nothing to draw")
             plot(info, arguments.plot, field, title)

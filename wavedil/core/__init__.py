@@ -1,16 +1,12 @@
-"""The dilation core: N-dimensional, torch only. Read this first: schedule, conv, block, stack, stream."""
+"""The dilation core: N-dimensional, torch only. Read this first: schedule, conv, block, stack, stream.
 
-from wavedil.core.block import ConvBlock, GatedBlock
-from wavedil.core.conv import (
-    DilatedConv,
-    DilatedConv1d,
-    DilatedConv2d,
-    DilatedConv3d,
-    add_weight_norm,
-    fold_weight_norm,
-)
+Modules are imported on first use, so that schedules are inspected without importing torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from wavedil.core.gridding import audit_gridding
-from wavedil.core.measured_field import measure_receptive_field
 from wavedil.core.receptive_field import receptive_field
 from wavedil.core.schedule import (
     Schedule,
@@ -21,7 +17,19 @@ from wavedil.core.schedule import (
     register_schedule,
     sawtooth,
 )
-from wavedil.core.stack import DilatedStack
+
+if TYPE_CHECKING:
+    from wavedil.core.block import ConvBlock, GatedBlock
+    from wavedil.core.conv import (
+        DilatedConv,
+        DilatedConv1d,
+        DilatedConv2d,
+        DilatedConv3d,
+        add_weight_norm,
+        fold_weight_norm,
+    )
+    from wavedil.core.measured_field import measure_receptive_field
+    from wavedil.core.stack import DilatedStack
 
 __all__ = [
     "ConvBlock",
@@ -44,3 +52,18 @@ __all__ = [
     "register_schedule",
     "sawtooth",
 ]
+
+#: Modules of the names that need torch, except those in ``wavedil.core.conv``.
+_MODULES = {
+    "ConvBlock": "block",
+    "GatedBlock": "block",
+    "DilatedStack": "stack",
+    "measure_receptive_field": "measured_field",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'wavedil.core' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"wavedil.core.{_MODULES.get(name, 'conv')}"), name)
+    return value

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.conv import DilatedConv, PerAxis, axes_value, has_hooks, paddings, per_axis
+from wavedil.core.conv import DilatedConv, axes_value, has_hooks, paddings
+from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Channels, Dimensions, OptionalChannels, Scale, Width, checked
 from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError

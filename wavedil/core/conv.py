@@ -5,7 +5,6 @@ only set the number of axes. ``wavedil.ops.dilated_conv`` computes the result.
 """
 
 import math
-import operator
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
-from wavedil.core.schema import Dilation, Dimensions, Width, checked
+from wavedil.core.receptive_field import PerAxis, per_axis
+from wavedil.core.schema import Dimensions, Width, checked
 from wavedil.core.stream import State, take_history
 from wavedil.errors import WavedilError
 from wavedil.ops.dilated_conv import dilated_conv
@@ -21,20 +21,7 @@ from wavedil.ops.dilated_conv import dilated_conv
 PADDINGS = ("same", "causal", "valid")
 PAD_MODES = ("zeros", "reflect")
 
-PerAxis = Dilation | Sequence[Dilation]  # also of kernels, which are limited by their number of weights
-
 MAX_WEIGHTS = 2**32  # of one convolution
-
-
-def per_axis(name: str, value: PerAxis, ndim: int) -> tuple[int, ...]:
-    """One positive int per space axis, from an int or a sequence of ints."""
-    try:
-        values = tuple(map(operator.index, value if hasattr(value, "__iter__") else (value,) * ndim))
-    except TypeError:  # floats, None; NumPy integers pass
-        values = ()
-    if len(values) != ndim or min(values) < 1:
-        raise WavedilError(f"{name} is {value!r}: expected a positive integer, or one for each of {ndim} axes")
-    return values
 
 
 def paddings(

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavedil.core.conv import per_axis
-from wavedil.core.receptive_field import default_kernel_size
+from wavedil.core.receptive_field import default_kernel_size, per_axis
 from wavedil.core.schedule import Schedule, format_schedule, hybrid, parse_schedule
 from wavedil.core.schema import Dimensions, Taps, checked
 from wavedil.errors import WavedilError

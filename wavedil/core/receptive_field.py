@@ -1,19 +1,20 @@
-"""Receptive fields in closed form and layer by layer, parameter counts and multiply-adds.
+"""Receptive fields in closed form and layer by layer.
 
 The closed form is r = 1 + sum over layers of (k_l - 1) d_l (s_1 ... s_{l-1}), after Araujo, Norris and Sim, "Computing
 Receptive Fields of Convolutional Neural Networks", Distill 2019.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from wavedil.core.schedule import Schedule, parse_schedule
-from wavedil.core.schema import Dimensions, Stride, Taps, checked
+from wavedil.core.schema import Dilation, Dimensions, Stride, Taps, checked
 from wavedil.errors import WavedilError
+
+PerAxis = Dilation | Sequence[Dilation]  # also of kernels, which are limited by their number of weights
 
 
 class GrowthRow(NamedTuple):
@@ -77,32 +78,6 @@ def receptive_field(
     return growth(dilations, kernel_size, strides, ndim)[-1].receptive_field
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Number of elements of the module's parameters; shared parameters count once."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def count_multiply_adds(module: nn.Module, *example_inputs: Tensor) -> int:
-    """Multiply-adds of one forward pass of ``module`` over ``example_inputs``, for the complete batch.
-
-    Counts convolutions and matrix products, but no element-wise operations. Divide by the number of positions for the
-    cost per position. The module runs in evaluation mode without gradients; its training flags are restored.
-    """
-    from torch.autograd.forward_ad import dual_level
-    from torch.utils.flop_counter import FlopCounterMode  # takes 0.1 s to import
-
-    training = {part: part.training for part in module.modules()}
-    try:
-        module.eval()
-        # In forward-mode differentiation wavedil.ops uses plain PyTorch (ops/fallback.py), which the counter knows.
-        with torch.no_grad(), dual_level(), FlopCounterMode(display=False) as counter:
-            module(*example_inputs)
-    finally:
-        for part, flag in training.items():
-            part.training = flag
-    return counter.get_total_flops() // 2  # the counter counts a multiply-add as two
-
-
 def default_kernel_size(ndim: int) -> int:
     """Kernel size if none is set: 2 in one dimension (WaveNet), 3 in more."""
     return 2 if ndim == 1 else 3
@@ -114,4 +89,15 @@ def per_layer(name: str, value: Any, layers: int) -> tuple:
     values = tuple(value) if sequence else (value,) * layers
     if len(values) != layers:
         raise WavedilError(f"{name} has {len(values)} values: expected one, or one for each of {layers} layers")
+    return values
+
+
+def per_axis(name: str, value: PerAxis, ndim: int) -> tuple[int, ...]:
+    """One positive int per space axis, from an int or a sequence of ints."""
+    try:
+        values = tuple(map(operator.index, value if hasattr(value, "__iter__") else (value,) * ndim))
+    except TypeError:  # floats, None; NumPy integers pass
+        values = ()
+    if len(values) != ndim or min(values) < 1:
+        raise WavedilError(f"{name} is {value!r}: expected a positive integer, or one for each of {ndim} axes")
     return values

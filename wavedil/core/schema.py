@@ -9,13 +9,12 @@ become plain numbers and lists. An argument without an annotation, or with anoth
 import functools
 import inspect
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
-
-import torch
 
 from wavedil.errors import WavedilError, shown
 
@@ -84,7 +83,8 @@ def checked(function: Function) -> Function:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        torch = sys.modules.get("torch")  # not imported here: schedules are inspected without it
+        if torch is not None and (torch.compiler.is_compiling() or torch.jit.is_tracing()):
             return function(*args, **kwargs)
         bound = arguments.bind(args, kwargs)
         return function(*args, **kwargs) if bound is None else function(*bound.args, **bound.kwargs)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wavedil.core.block import GatedBlock, sequential_receptive_field
-from wavedil.core.conv import PerAxis, add_weight_norm, has_hooks
+from wavedil.core.conv import add_weight_norm, has_hooks
+from wavedil.core.receptive_field import PerAxis
 from wavedil.core.schedule import Schedule, parse_schedule
 from wavedil.core.schema import Channels, Dimensions, LayersPerSegment, OptionalChannels, Scale, checked
 from wavedil.core.stream import State, add_prefix, substate

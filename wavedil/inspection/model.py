@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wavedil.core.cost import count_multiply_adds, count_parameters
 from wavedil.core.gridding import audit_gridding
 from wavedil.core.measured_field import MeasuredField, measure_receptive_field
-from wavedil.core.receptive_field import count_multiply_adds, count_parameters
 from wavedil.errors import WavedilError
 from wavedil.inspection.schedule import audit_info
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from wavedil.core.receptive_field import count_parameters
+from wavedil.core.cost import count_parameters
 from wavedil.errors import WavedilError, first_line
 from wavedil.renames import upgrade_tensors
 from wavedil.train.changes import changes, describe

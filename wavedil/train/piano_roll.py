@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio.piano_rolls import KEYS, collate, make_rolls, read_rolls, roll_nll, transpose
-from wavedil.core.receptive_field import count_parameters
+from wavedil.core.cost import count_parameters
 from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError
 from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, TrainingData

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Subset
 
-from wavedil.core.receptive_field import count_parameters
+from wavedil.core.cost import count_parameters
 from wavedil.core.schema import checked
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from wavedil.core.cost import count_multiply_adds, count_parameters
 from wavedil.core.gridding import audit_gridding
-from wavedil.core.receptive_field import count_multiply_adds, count_parameters
 
 
 def inspect_predictor(model: nn.Module) -> dict[str, Any]:
