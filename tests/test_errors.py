@@ -3,7 +3,7 @@
 import pytest
 
 from wavedil.audio.data.audio_files import read
-from wavedil.errors import WavedilError, printable
+from wavedil.errors import WavedilError, one_of, printable, similar, with_article
 
 
 def test_control_characters_and_bytes_that_are_not_text_are_escaped(tmp_path):
@@ -12,3 +12,18 @@ def test_control_characters_and_bytes_that_are_not_text_are_escaped(tmp_path):
     with pytest.raises(WavedilError, match=r"a\\nb\\udcff.wav: no such file") as caught:
         read(tmp_path / "a\nb\udcff.wav")
     assert str(caught.value).isprintable() and caught.value.args == (str(caught.value),)
+
+
+def test_unknown_names_are_answered_with_a_similar_one():
+    assert one_of("graph", ["auto", "torch", "graphs"]) == "one of auto, torch, graphs; did you mean graphs?"
+    assert one_of("Theoo", ["theo", "ann"], some=True) == "some of theo, ann; did you mean theo?"
+    assert one_of("x", [1, 2]) == "one of 1, 2" and one_of("x", []) == "none"
+    assert similar("max_stepz", ["max_time", "max_steps"]) == "max_steps" and similar(3, ["max_steps"]) is None
+
+
+def test_class_names_have_articles():
+    class Effect: ...
+
+    class WaveNet: ...
+
+    assert (with_article(Effect), with_article(WaveNet())) == ("an Effect", "a WaveNet")

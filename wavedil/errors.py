@@ -38,6 +38,29 @@ def printable(text: object) -> str:
     )
 
 
+def similar(name: object, known: Iterable[object]) -> str | None:
+    """The one of ``known`` that ``name`` was probably meant to be; None if it resembles none."""
+    import difflib  # takes time, and only errors need it
+
+    names = {str(each).lower(): str(each) for each in known}
+    found = difflib.get_close_matches(str(name).lower(), names, 1, 0.7)
+    return names[found[0]] if found else None
+
+
+def one_of(name: object, known: Iterable[object], some: bool = False) -> str:
+    """The end of a message about an unknown name: ``"one of a, b, c; did you mean b?"``."""
+    known = list(known)
+    found = similar(name, known)
+    names = f"{'some' if some else 'one'} of {', '.join(map(str, known))}" if known else "none"
+    return names + (f"; did you mean {found}?" if found else "")
+
+
+def with_article(value: object) -> str:
+    """The name of a class, or of an object's class, in a sentence: "an Effect", "a WaveNet"."""
+    cls = value if isinstance(value, type) else type(value)
+    return f"{'an' if cls.__name__[0] in 'AEIOaeio' else 'a'} {cls.__name__}"
+
+
 def check_positive(**values: object) -> None:
     """Raises WavedilError unless each value is a positive integer; the keywords are the arguments' names."""
     for name, value in values.items():
@@ -69,8 +92,7 @@ def _shown(value: object, limit: int, depth: int) -> str:
         return f"an integer of more than {limit} digits"
     if value is None or isinstance(value, str | int | float):
         return repr(value[:limit] if isinstance(value, str) else value)
-    name = value.__name__ if isinstance(value, type) else type(value).__name__
-    return f"the class {name}" if isinstance(value, type) else f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+    return f"the class {value.__name__}" if isinstance(value, type) else with_article(value)
 
 
 def matched(**columns: Iterable[Any] | None) -> Iterator[tuple]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from wavedil.allocation import model_limit
 from wavedil.core.schema import Arguments
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, one_of, shown
 from wavedil.renames import check_arguments
 
 Class = TypeVar("Class", bound=type)
@@ -118,8 +118,9 @@ def _check_names(cls: type, arguments: Any, path: Path) -> None:
     takes_others = [known.pop(name) for name, one in list(known.items()) if one.kind is one.VAR_KEYWORD]
     for name in arguments:
         if name not in known and not takes_others:
-            expected = ", ".join(known) or "none"
-            raise WavedilError(f"{path}: {cls.__name__} has no argument {shown(name)}: expected some of {expected}")
+            raise WavedilError(
+                f"{path}: {cls.__name__} has no argument {shown(name)}: expected {one_of(name, known, some=True)}"
+            )
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise WavedilError(f"{path}: {cls.__name__} needs the argument {name}, which is missing")

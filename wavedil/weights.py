@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from wavedil.allocation import AllocationLimit, AllocationLimitError
 from wavedil.core.schema import AnyPath, checked
 from wavedil.device import check_device
-from wavedil.errors import WavedilError, shortened, shown
+from wavedil.errors import WavedilError, shortened, shown, with_article
 from wavedil.files import (
     check_regular_file,
     errors_name,
@@ -81,7 +81,7 @@ def save(model: nn.Module, folder: AnyPath) -> Path:
             text = json.dumps({"format": FORMAT, "class": path, "arguments": model.config}, indent=2)
             if len(text) > MAX_CONFIG:
                 raise WavedilError(
-                    f"cannot save {with_article(type(model))}: its arguments have {len(text)} characters, "
+                    f"cannot save {with_article(model)}: its arguments have {len(text)} characters, "
                     f"expected at most {MAX_CONFIG}"
                 )
             (beside / CONFIG).write_text(text + "\n", encoding="utf-8")
@@ -194,11 +194,6 @@ def model_class(folder: str | Path) -> type[nn.Module]:
     """
     path = Path(folder) / CONFIG
     return find_class(_read_one_version(path.parent, lambda: _read_config(path))[0], path)
-
-
-def with_article(cls: type) -> str:
-    """A class's name in a sentence: "an Effect", "a WaveNet"."""
-    return f"{'an' if cls.__name__[0] in 'AEIO' else 'a'} {cls.__name__}"
 
 
 def _read_one_version(folder: Path, read: Callable[[], T]) -> T:
@@ -323,7 +318,7 @@ def _check_plain(value: Any, where: str, depth: int = 0) -> None:
             _check_plain(item, where, depth + 1)
     elif not (value is None or isinstance(value, str | int | float)):
         reason = getattr(value, "save_error", None) or (
-            f"a {import_path(type(value))} is neither a plain value nor of a registered class; decorate its class with "
+            f"{import_path(type(value))} is neither a plain value nor of a registered class; decorate its class with "
             "wavedil.weights.register"
         )
         raise WavedilError(f"cannot save {where}: {reason}")

@@ -10,6 +10,7 @@ import wavedil
 from wavedil.bench import BENCHMARKS
 from wavedil.cli import bench, build_parser, main
 from wavedil.cli.parser import COMMANDS
+from wavedil.recipe_files import known_recipes, recipe_summary
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -36,6 +37,7 @@ def test_every_command_has_help(capsys, name):
     out = capsys.readouterr().out
     assert out.startswith(f"usage: wavedil {name}") and COMMANDS[name][1][:30] in out and "--import MODULE" in out
     module = importlib.import_module(COMMANDS[name][0])
+    assert len(module.EXAMPLES) > 1 and all(f"  {each}\n" in out for each in module.EXAMPLES)
     assert module.add_arguments and module.run
 
 
@@ -53,8 +55,11 @@ def test_every_command_imports_modules_first(tmp_path, monkeypatch, refused):
     [
         (["sample", "nowhere"], "nowhere is not a model folder"),
         (["evaluate", "{model}", "nowhere"], "nowhere"),
-        (["sample", "{model}", "--sconds", "1"], "unknown arguments: --sconds 1; see wavedil sample --help"),
-        (["sample", "{model}", "--engin", "torch"], "unknown arguments: --engin torch"),  # no abbreviations
+        (
+            ["sample", "{model}", "--sconds", "1"],
+            "--sconds is unknown: did you mean --seconds?; see wavedil sample --help",
+        ),
+        (["sample", "{model}", "--engin", "torch"], "--engin is unknown: did you mean --engine?"),  # no abbreviations
         (["sample", "{model}", "--num", "many"], "invalid int value: 'many'"),
         (["sample"], "MODEL"),
         (["inspect", "1,0,2"], "0"),
@@ -64,7 +69,12 @@ def test_every_command_imports_modules_first(tmp_path, monkeypatch, refused):
         (["report", "nowhere"], "nowhere"),
         (["bench", "nothing"], "conv"),
         (["train", "-c", "nothing.yaml"], "does not exist"),
-        (["dance"], "invalid choice: 'dance'"),
+        (["dance"], "command 'dance' is unknown: expected one of train, sample"),
+        (["sampel"], "did you mean sample?"),
+        (["train", "-c", "Ampp"], "did you mean amp?"),
+        (["bench", "cods"], "did you mean codes?"),
+        (["bench", "codes", "more", "--devic", "cpu"], "--devic is unknown: did you mean --device?"),
+        (["report", "x", "y"], "unexpected argument 'y'"),
         (["--dance"], "--dance"),
     ],
 )
@@ -101,11 +111,17 @@ def test_the_parser_of_one_command_imports_no_other(monkeypatch):
     assert build_parser(["bench", "conv"]).parse_args(["bench", "conv"]).name == "conv"
 
 
-def test_help_names_every_benchmark():
+def test_help_has_a_line_for_every_benchmark_and_recipe(capsys):
     assert sorted(bench.NAMES) == sorted(BENCHMARKS)
+    for command, names in (("bench", BENCHMARKS), ("train", known_recipes())):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert all(re.search(rf"^  {name} +\w.{{10}}", text, re.M) for name in names)
+    assert all(10 < len(recipe_summary(path)) < 110 for path in known_recipes().values())
 
 
-@pytest.mark.parametrize("words", [["train", "-c", "amp", "--config=jsb"], ["inspect", "1..8", "--ndim=1", "--ndim=2"]])
+@pytest.mark.parametrize("words", [["train", "--out=a", "--out", "b"], ["inspect", "1..8", "--ndim=1", "--ndim=2"]])
 def test_an_option_given_twice_is_refused(words, capsys):
     assert main(words) == 2
     assert "given twice" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from wavedil.cli.options import add_function_options, function_arguments, function_options
+from wavedil.cli.options import add_function_options, find_model, function_arguments, function_options
 
 
 def example(
@@ -33,6 +33,18 @@ def example(
     Raises:
         ValueError: never.
     """
+
+
+def test_a_run_folder_names_its_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    assert find_model("run") == "run" == find_model("run/").rstrip("/")  # no run: it has no config.yaml
+    (tmp_path / "run" / "config.yaml").touch()
+    assert find_model("run") == "run/model" and find_model("run/model") == "run/model"
+    assert find_model("1..8 x2") == "1..8 x2"
+    (tmp_path / "run" / "model").rmdir()
+    with pytest.raises(argparse.ArgumentTypeError, match="run is a run without a model"):
+        find_model("run")
 
 
 @pytest.fixture

@@ -91,4 +91,4 @@ def test_a_nam_model_is_processed_evaluated_and_inspected(run, refused, tmp_path
     assert json.loads(run("evaluate", tmp_path / "model", tmp_path / "pairs", "--json").out)["esr_percent"] < 1e-8
     assert json.loads(run("inspect", tmp_path / "model", "--json").out)["receptive_field"] == 1 + 2 * 11
     words = ["process", tmp_path / "model", source, tmp_path / "o.wav", "--knob", "gain=1"]
-    assert "knob 'gain' is unknown: this model has none" in refused(*words)
+    assert "knob 'gain' is unknown: expected none" in refused(*words)

@@ -36,7 +36,7 @@ def check(capsys):
     assert main(["double", "-1"]) == 2 and "unknown arguments" not in (err := capsys.readouterr().err)
     assert err == "error: number is -1: expected 0 or more\n"
     assert main(["double", "4", "--plu", "1"]) == 2  # no abbreviations
-    assert capsys.readouterr().err == "error: unknown arguments: --plu 1; see wavedil double --help\n"
+    assert capsys.readouterr().err == "error: --plu is unknown: did you mean --plus?; see wavedil double --help\n"
     assert main([]) == 0 and "double" in capsys.readouterr().out
 
 

@@ -5,6 +5,7 @@ import random
 import re
 
 import pytest
+import yaml
 from torch import nn
 
 from wavedil.cli import main
@@ -71,7 +72,6 @@ OPTIONS = [
     ("--data.num_workers=-1", "num_workers is -1"),
     ("--data={root: a, root: b}", "root"),
     ("word", "word is no option"),
-    ("--config=amp", "--config is given twice"),
 ]
 
 
@@ -210,6 +210,7 @@ def test_folders_and_pipes_are_no_recipes(tmp_path):
 
 HELP = [
     ["--print_config"],
+    ["-c", "tiny", "-c", "tiny", "--print_config"],
     ["--print_config=skip_null", "--data.batch_size=2"],
     ["--data.help"],
     ["--data.help", "wavedil.train.AudioData"],
@@ -236,10 +237,29 @@ def test_help_of_nothing_is_one_line(tmp_path, monkeypatch, capsys, option):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_printed_config_is_a_recipe(tmp_path, capsys):
-    train("pluck", overrides=["--print_config"])
-    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
-    build(tmp_path / "printed.yaml", tmp_path, [])
+@pytest.mark.parametrize("recipe", ["pluck", "amp", "tiny"])
+def test_a_printed_config_is_a_recipe_with_comments(tmp_path, capsys, recipe):
+    train(recipe, overrides=["--print_config", "--data.seed=3"])
+    text = capsys.readouterr().out
+    assert re.search(r"^    seed: 3  # seed of the \w+$", text, re.M) and re.search(
+        r"^  max_steps: \d+  # steps", text, re.M
+    )
+    assert all(len(line) <= 120 for line in text.splitlines())
+    (tmp_path / "printed.yaml").write_text(text)
+    cli = build(tmp_path / "printed.yaml", tmp_path, [])
+    expected = build(find_recipe(recipe), tmp_path, ["--data.seed=3"])
+    assert cli.parser.dump(cli.config) == expected.parser.dump(expected.config)
+
+
+@pytest.mark.parametrize("recipe", ["pluck", "nam", "jsb", "tiny", "depth"])
+def test_the_help_of_a_recipe_has_its_keys(capsys, recipe):
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "-c", recipe, "--help"])
+    text = capsys.readouterr().out
+    for key in ("data.root", "model.optimizer.lr", "previews.every", "samples.num", "trainer.max_time"):
+        assert re.search(rf"^  --{re.escape(key)} +\w", text, re.M)
+    value = read_recipe(find_recipe(recipe))[0]["model"]["init_args"]["optimizer"]["init_args"]["lr"]
+    assert re.search(rf"--model.optimizer.lr +learning rate[^;]*; +{value}\)", text)
 
 
 def mutate(text, generator):
@@ -273,3 +293,51 @@ def test_a_changed_recipe_builds_or_is_one_line(tmp_path, name):
             build(tmp_path / "recipe.yaml", tmp_path, [])
         except WavedilError as error:
             assert "\n" not in str(error)
+
+
+def write(path, **recipe):
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_recipes_are_merged_and_the_last_names_the_run(tmp_path, small_recipe, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mine.yaml", data={"init_args": {"seed": 3, "workers": 0}}, trainer={"max_steps": 1})
+    write(tmp_path / "last.yaml", model={"network": {"channels": 4}}, data={"seed": 5})
+    words = ["-c", small_recipe({}, {"seed": 1}, {"max_steps": 9}), "-c", "mine.yaml", "--config=last.yaml"]
+    assert main(["train", *words]) == 0
+    err = capsys.readouterr().err
+    assert "mine.yaml has names of version 0.1, read as: workers -> num_workers" in err
+    record = read_recipe(tmp_path / "runs" / "last" / "config.yaml")[0]
+    network = record["model"]["init_args"]["network"]["init_args"]
+    assert (network["channels"], network["skip_channels"]) == (4, 8)
+    assert (record["data"]["init_args"]["seed"], record["trainer"]["max_steps"]) == (5, 1)
+
+
+def test_another_class_in_a_later_recipe_drops_the_arguments_of_the_first(tmp_path):
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}
+    later = write(tmp_path / "later.yaml", model={"optimizer": optimizer}, trainer={"max_time": None})
+    cli = build([find_recipe("pluck"), later], tmp_path, [])
+    assert cli.config.model.init_args.optimizer.class_path == "torch.optim.SGD"
+    assert cli.config.model.init_args.network.init_args.channels == 48 and cli.config.trainer.max_time is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: {}\ntrainer: {}", "line 2: the key 'trainer' is also in line 1"),
+        ("- 1", "is not a recipe"),
+        ("trainer: {max_stepz: 1}", "did you mean --trainer.max_steps"),
+        ("data: {init_args: {rot: x}}", "did you mean --data.root"),
+        ("model: {class_path: torch.nn.Linear}", "expected a subclass of TrainingModule"),
+    ],
+)
+def test_each_of_several_recipes_is_read_strictly(tmp_path, text, message):
+    (tmp_path / "later.yaml").write_text(text)
+    for order in ("pluck", "later"), ("later", "pluck"):
+        paths = [{"pluck": find_recipe("pluck"), "later": tmp_path / "later.yaml"}[name] for name in order]
+        if order[0] == "later" and "Linear" in text:  # replaced by the second
+            continue
+        with pytest.raises(WavedilError, match=message) as error:
+            build(paths, tmp_path, [])
+        assert "\n" not in str(error.value)

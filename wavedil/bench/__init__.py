@@ -15,7 +15,7 @@ from wavedil.bench.sample import bench_sample
 from wavedil.bench.segment import bench_segment
 from wavedil.bench.tiles import bench_tiles
 from wavedil.bench.train import bench_train
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 
 __all__ = ["BENCHMARKS", "render", "run_benchmark"]
 
@@ -55,7 +55,7 @@ def run_benchmark(
         WavedilError: an unknown name, a device that is not available, or fewer than 1 thread.
     """
     if name not in BENCHMARKS:
-        raise WavedilError(f"benchmark {name!r} is unknown: expected one of {', '.join(BENCHMARKS)}")
+        raise WavedilError(f"benchmark {name!r} is unknown: expected {one_of(name, BENCHMARKS)}")
     if long and name != "memory":
         raise WavedilError(f"long is for the benchmark memory, not for {name}: leave it out")
     if data and name != "data":

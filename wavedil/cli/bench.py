@@ -8,13 +8,37 @@ from importlib import import_module
 from wavedil.cli.options import add_device_option
 from wavedil.errors import WavedilError
 
+#: One line for each benchmark; the names are those of :data:`wavedil.bench.BENCHMARKS`.
+NAMES = {
+    "codes": "generated codes of the compiled loops and of the definition, for each head and conditioning",
+    "conv": "speed of dilated convolutions, forward and backward, in 1-D and 2-D",
+    "crf": "speed of the dense CRF, and of pydensecrf2",
+    "data": "reading of crops of sound, beside what training takes; takes folders as DATA",
+    "dense": "exactness of classifiers made dense, of wavedil and other packages",
+    "memory": "whether memory stays flat in long streams, effects, loading and training",
+    "numerics": "convolutions that torch or wavedil computes wrongly on this machine",
+    "sample": "speed of sampling: engines of wavedil and other packages, one stream and many",
+    "segment": "speed of the prediction of images",
+    "tiles": "predictions in tiles and in one piece: difference, speed and memory",
+    "train": "speed and memory of training steps",
+}
+
 #: Modules of trials, which have options of their own and no measurements.
 TRIALS = {"fuzz": "wavedil.bench.fuzz", "kills": "wavedil.bench.kills"}
-NAMES = ("codes", "conv", "crf", "data", "dense", "memory", "numerics", "sample", "segment", "tiles", "train")
+_TRIAL_LINES = {
+    "fuzz": "random changes of inputs, each of which must be an error in one line",
+    "kills": "kills trainings, and compares the resumed ones with an uninterrupted one",
+}
+
+EXAMPLES = (
+    "wavedil bench sample --json sample.json",
+    "wavedil bench data recordings/ packed/",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help=f"one of {', '.join((*NAMES, *TRIALS))}")
+    parser.add_argument("name", metavar="NAME", help="the benchmark, from the list below")
+    parser.epilog = "benchmarks:\n" + "\n".join(f"  {name:<10}{text}" for name, text in (NAMES | _TRIAL_LINES).items())
     parser.add_argument(
         "data", metavar="DATA", nargs="*", help="data: folders of sound files, packed folders or URLs to read"
     )

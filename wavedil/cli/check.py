@@ -4,8 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.progress import Bar
+
+EXAMPLES = (
+    "wavedil check recordings/ --list broken.txt",
+    "wavedil check street/ --images photos --masks labels --plot street.png",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     unknown = next((kind for kind in arguments.kinds if kind not in KINDS), None)
     if unknown is not None:
-        raise WavedilError(f"--kinds {unknown}: expected some of {', '.join(KINDS)}")
+        raise WavedilError(f"--kinds {unknown}: expected {one_of(unknown, KINDS, some=True)}")
     if arguments.plot is not None:
         check_figure_path(arguments.plot)
     check_outputs([path for path in (arguments.list, arguments.plot) if path is not None], [arguments.data])

@@ -2,6 +2,13 @@
 
 import argparse
 
+from wavedil.errors import with_article
+
+EXAMPLES = (
+    "wavedil convert amp.nam models/amp",
+    "wavedil convert vits.pth models/encoder --format vits-wn --prefix enc_q.enc",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="a .nam file, a checkpoint, or hf://OWNER/NAME")
@@ -22,9 +29,9 @@ def run(arguments: argparse.Namespace) -> None:
     from wavedil.interop.files import read_model
     from wavedil.interop.formats import parse_options
     from wavedil.outputs import claim_file
-    from wavedil.weights import save, with_article
+    from wavedil.weights import save
 
     model, format = read_model(arguments.source, arguments.format, parse_options(arguments.set), arguments.prefix)
     with claim_file(arguments.folder, [arguments.source]):
         folder = save(model, arguments.folder)
-    print(f"{folder}: {with_article(type(model))} of {count_parameters(model)} parameters, from {format}")
+    print(f"{folder}: {with_article(model)} of {count_parameters(model)} parameters, from {format}")

@@ -14,9 +14,15 @@ from wavedil.progress import Bar
 _EVALUATION = ModelFunction("evaluation", "has no evaluation")
 
 
+EXAMPLES = (
+    "wavedil evaluate runs/speech recordings/ --held-out",
+    "wavedil evaluate runs/tiny street/val --json",
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Each kind of model has more options: wavedil evaluate MODEL --help"
-    parser.add_argument("model", metavar="MODEL", help="model folder, e.g. RUN/model")
+    options.add_model_argument(parser)
     parser.add_argument(
         "data",
         metavar="DATA",

@@ -2,9 +2,16 @@
 
 import argparse
 
+from wavedil.cli.options import add_model_argument
+
+EXAMPLES = (
+    "wavedil export runs/nam amp.nam",
+    "wavedil export runs/speech speech.onnx --streaming",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model folder")
+    add_model_argument(parser, "runs/nam")
     parser.add_argument("file", metavar="FILE", help="a .nam or .onnx file to write, or hf://OWNER/NAME")
     parser.add_argument("--streaming", action="store_true", help=".onnx: one step, with its state in and out")
     parser.add_argument("--nam-version", default="0.7.0", help=".nam: 0.7.0 (default), or 0.5.4 for older programs")

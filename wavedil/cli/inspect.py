@@ -5,11 +5,22 @@ import json
 import sys
 from pathlib import Path
 
+from wavedil.cli.options import find_model
 from wavedil.errors import WavedilError
+
+EXAMPLES = (
+    'wavedil inspect "1..512 x3" --rate 16000',
+    "wavedil inspect 1,2,5 --ndim 2 --plot schedule.png",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("subject", metavar="SCHEDULE|MODEL", help='e.g. "1..512 x3", "1,2,5 x4", or a model folder')
+    parser.add_argument(
+        "subject",
+        metavar="SCHEDULE|MODEL",
+        type=find_model,
+        help='e.g. "1..512 x3", "1,2,5 x4", or a model folder or run folder',
+    )
     parser.add_argument("--ndim", type=int, default=1, help="number of space axes, 1 to 3 (default 1)")
     parser.add_argument("--kernel-size", type=int, help="taps per axis (default 2 for 1 axis, 3 otherwise)")
     parser.add_argument(

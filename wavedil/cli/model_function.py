@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wavedil.cli import options
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of, with_article
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,16 @@ class ModelFunction:
 
     def find(self, cls: Any, folder: str) -> Callable[..., Any]:
         """The function of a class. Raises WavedilError, which names the model ``folder``, if the class has none."""
-        from wavedil.weights import with_article
-
         if not hasattr(cls, self.method):
             raise WavedilError(f"{folder} holds {with_article(cls)}, which {self.missing}")
         return getattr(cls, self.method)()
 
     def add_options(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         """Adds the options of the first model folder among ``words``; none if there is no folder."""
-        folder = next((word for word in words if (Path(word) / "config.json").is_file()), None)
+        folder = next((found for word in words if (Path(found := _found(word)) / "config.json").is_file()), None)
         if folder is None:
             return
-        from wavedil.weights import model_class, with_article
+        from wavedil.weights import model_class
 
         cls = model_class(folder)
         if hasattr(cls, self.method):
@@ -46,16 +44,25 @@ class ModelFunction:
 
     def refuse_unknown(self, arguments: argparse.Namespace, words: Sequence[str]) -> NoReturn:
         """Raises WavedilError for words that are not options of the model; the message lists its options."""
-        from wavedil.weights import model_class, with_article
+        from wavedil.weights import model_class
 
         cls = model_class(arguments.model)
-        known = ", ".join(options.function_options(self.find(cls, arguments.model))) or "none"
+        known = options.function_options(self.find(cls, arguments.model))
         unknown = next((word.partition("=")[0] for word in words if word.startswith("--")), None)
         if unknown is None:
-            raise WavedilError(f"unknown arguments: {' '.join(words)}; options of {with_article(cls)}: {known}")
-        raise WavedilError(f"{unknown} is not an option of {with_article(cls)}: expected one of {known}")
+            raise WavedilError(
+                f"unknown arguments: {' '.join(words)}; options of {with_article(cls)}: {', '.join(known) or 'none'}"
+            )
+        raise WavedilError(f"{unknown} is not an option of {with_article(cls)}: expected {one_of(unknown, known)}")
 
     def __call__(self, model: Any, arguments: argparse.Namespace, *inputs: Any, **others: Any) -> Any:
         """Calls the model's function with ``inputs``, ``others`` and the parsed options."""
         function = self.find(type(model), arguments.model)
         return function(model, *inputs, **others, **options.function_arguments(function, arguments))
+
+
+def _found(word: str) -> str:
+    try:
+        return options.find_model(word)
+    except argparse.ArgumentTypeError:  # the parser reports it
+        return word

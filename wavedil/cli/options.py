@@ -3,7 +3,6 @@
 import argparse
 import inspect
 import os
-import re
 import sys
 import types
 import typing
@@ -12,7 +11,28 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from wavedil.docstrings import argument_texts
 from wavedil.errors import WavedilError
+
+
+def add_model_argument(parser: argparse.ArgumentParser, example: str = "runs/pluck") -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", type=find_model, help=f"model folder, or run folder with a model, e.g. {example}"
+    )
+
+
+def find_model(name: str) -> str:
+    """The model folder that an argument names: the folder itself, or that of a run folder.
+
+    Raises:
+        argparse.ArgumentTypeError: a run folder without a model.
+    """
+    folder = Path(name)
+    if (folder / "config.json").exists() or not (folder / "config.yaml").is_file():
+        return name
+    if not (folder / "model").is_dir():
+        raise argparse.ArgumentTypeError(f"{name} is a run without a model: the first validation saves one")
+    return str(folder / "model")
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
@@ -75,9 +95,10 @@ def add_function_options(parser: argparse.ArgumentParser, function: Callable[...
     section of the docstring. Unused options are absent from the namespace, so the defaults of ``function`` apply.
     """
     group = parser.add_argument_group(title)
-    texts = _argument_texts(function)
+    texts = argument_texts(function)
     for parameter in _parameters(function):
-        settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": texts.get(parameter.name)}
+        text = texts.get(parameter.name, "").replace("%", "%%")
+        settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         kind, several = _kind(parameter)
         if kind is bool:
             settings["action"] = "store_true"
@@ -128,15 +149,3 @@ def _kind(parameter: inspect.Parameter) -> tuple[type, bool]:
     if kind not in (str, int, float, bool):
         raise TypeError(f"{parameter}: an option needs str, int, float, bool or a sequence of them")
     return kind, several
-
-
-def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
-    """The texts in the ``Args`` section of a docstring by argument, without markup."""
-    section = re.search(r"^Args:\n((?:(?:    .*)?\n)+)", f"{inspect.getdoc(function)}\n", re.M)
-    texts: dict[str, str] = {}
-    for names, text in re.findall(
-        r"^    (\w[\w, ]*): ((?:.*\n)(?:        .*\n)*)", section[1] if section else "", re.M
-    ):
-        plain = re.sub(r":\w+:`~?([^`]*)`|``", r"\1", " ".join(text.split())).rstrip(".").replace("%", "%%")
-        texts |= dict.fromkeys(re.split(r",\s*", names), plain)
-    return texts

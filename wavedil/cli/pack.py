@@ -6,6 +6,11 @@ import json
 
 from wavedil.progress import Bar
 
+EXAMPLES = (
+    "wavedil pack recordings/ packed/",
+    "wavedil pack street/ packed/",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

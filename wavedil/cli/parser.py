@@ -3,6 +3,7 @@
 A command is a module with ``add_arguments(parser)`` and ``run(arguments)``, which may return an exit status. It may
 also have
 
+- ``EXAMPLES``: command lines that its help shows;
 - ``add_model_arguments(parser, words)``: adds options that depend on the model that the command line names;
 - ``take_unknown(arguments, words)``: uses or refuses the words that the parser does not know.
 
@@ -13,7 +14,9 @@ import argparse
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module, metadata
@@ -22,7 +25,7 @@ from typing import Any, NoReturn
 
 from wavedil.cli.options import add_import_option, import_named_modules
 from wavedil.cli.streams import prepare_streams, printing
-from wavedil.errors import WavedilError, first_line, printable, shown
+from wavedil.errors import WavedilError, first_line, one_of, printable, shown, similar
 
 #: Module, or its import path, and one-line help of each command.
 COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
@@ -123,17 +126,18 @@ def _run(words: list[str]) -> int:
         raise WavedilError(f"{next(word for word in words if chr(0) in word)!r}: no argument may hold a null character")
     imports = import_named_modules(words)  # they may register commands, and classes whose options the parser needs
     parser = build_parser(words)
+    _check_command(words)
     arguments, unknown = parser.parse_known_args(words)
     if arguments.command is None:
         if unknown:
-            parser.error(f"unknown arguments: {' '.join(unknown)}")
+            parser.refuse(unknown)
         parser.print_help()
         return 0
     module = _module(arguments.command)
     if unknown:
         _refuse_renamed(unknown)
         if not hasattr(module, "take_unknown"):
-            parser.error(f"unknown arguments: {' '.join(unknown)}; see wavedil {arguments.command} --help")
+            parser.chosen.refuse(unknown)
         module.take_unknown(arguments, unknown)
     arguments.imports = imports
     status = module.run(arguments)
@@ -152,12 +156,28 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     for name, (_, text) in _commands().items():
         subparser = subparsers.add_parser(name, help=text, description=text)
         if chosen is not None and words[chosen] == name:
-            module = _module(name)
+            module, parser.chosen = _module(name), subparser
             module.add_arguments(subparser)
             add_import_option(subparser)
             if hasattr(module, "add_model_arguments"):
                 module.add_model_arguments(subparser, words[chosen + 1 :])
+            subparser.epilog = _epilog(subparser.epilog, getattr(module, "EXAMPLES", ()))
     return parser
+
+
+def _epilog(text: str | None, examples: Sequence[str]) -> str:
+    """The end of a command's help: a text, wrapped, and examples, which are not."""
+    parts = [text if "\n" in text else textwrap.fill(text, 98)] if text else []
+    if examples:
+        parts.append("\n  ".join(["examples:", *examples]))
+    return "\n\n".join(parts)
+
+
+def _check_command(words: Sequence[str]) -> None:
+    """Raises WavedilError for a command that does not exist."""
+    chosen = _command_index(words)
+    if chosen is not None and words[chosen] not in _commands():
+        raise WavedilError(f"command {words[chosen]!r} is unknown: expected {one_of(words[chosen], _commands())}")
 
 
 def _command_index(words: Sequence[str]) -> int | None:
@@ -225,14 +245,34 @@ class _StoreOnce(argparse._StoreAction):
         super().__call__(parser, namespace, values, option_string)
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help of at most 100 columns, with the names of long options on the line of their text."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=min(100, shutil.get_terminal_size().columns - 2))
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are WavedilErrors, and which refuses abbreviated options."""
 
     def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs, allow_abbrev=False)
+        super().__init__(**kwargs, allow_abbrev=False, formatter_class=_HelpFormatter)
         self.register("type", int, _integer)
         self.register("action", None, _StoreOnce)
         self.register("action", "store", _StoreOnce)
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Raises WavedilError for words that the parser does not know, with the option that was probably meant."""
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        if not options:
+            self.error(f"unexpected argument {words[0]!r}")
+        found = similar(options[0], self._option_string_actions)
+        self.error(f"{options[0]} is unknown" + (f": did you mean {found}?" if found else ""))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            option = "/".join(action.option_strings) or action.metavar or action.dest
+            raise WavedilError(f"{option} is {shown(value)}: expected {one_of(value, action.choices)}")
 
     def error(self, message: str) -> NoReturn:
         help = "" if "--help" in message else f"; see {self.prog} --help"

@@ -3,13 +3,18 @@
 import argparse
 import json
 
-from wavedil.cli.options import add_device_option
+from wavedil.cli.options import add_device_option, add_model_argument
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 
+EXAMPLES = (
+    "wavedil process runs/amp guitar.wav driven.wav --knob drive=0.7",
+    "wavedil process runs/amp di.flac out.flac --resample --subtype PCM_24",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model folder, e.g. runs/amp/model")
+    add_model_argument(parser, "runs/amp")
     parser.add_argument("input", metavar="IN", help="an audio file of any length; each channel is processed separately")
     parser.add_argument("output", metavar="OUT", help="the file to write; its suffix decides the format")
     parser.add_argument(

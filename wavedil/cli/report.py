@@ -2,6 +2,11 @@
 
 import argparse
 
+EXAMPLES = (
+    "wavedil report runs/pluck",
+    "wavedil report runs/tiny-2",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", help="run folder, as printed by wavedil train")

@@ -10,6 +10,12 @@ _OPTIONS = ("seconds", "num", "seed", "temperature", "top_k", "top_p", "prime", 
 _OPTIONS += ("engine", "precision", "threads", "batch")
 
 
+EXAMPLES = (
+    "wavedil sample runs/pluck --seconds 4 --num 8 --temperature 0.9",
+    "wavedil sample runs/speech --prime start.wav --seed 3 --out continued.wav",
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, e.g. RUN/model")
     parser.add_argument("--seconds", type=float, help="length of each clip (default: that of the condition, or 2)")

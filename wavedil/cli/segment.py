@@ -14,9 +14,15 @@ from wavedil.progress import Bar
 _PREDICTION = ModelFunction("prediction", "does not label images")
 
 
+EXAMPLES = (
+    "wavedil segment runs/tiny photos/ --out labeled",
+    "wavedil segment runs/joint street.jpg --crf --tile 512",
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Each kind of model has more options: wavedil segment MODEL --help"
-    parser.add_argument("model", metavar="MODEL", help="model folder, e.g. runs/tiny/model")
+    options.add_model_argument(parser, "runs/tiny")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder of images")
     parser.add_argument("--out", default="labeled", help="folder for the files (default labeled)")
     options.add_device_option(parser)

@@ -9,7 +9,7 @@ from wavedil.core.conv import DilatedConv, axes_value, has_hooks, paddings
 from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Channels, Dimensions, OptionalChannels, Scale, Width, checked
 from wavedil.core.stream import State, add_prefix, substate
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.ops.gate import GATE_ORDERS, gate
 from wavedil.ops.gated_residual import gated_residual
 
@@ -64,7 +64,7 @@ class GatedBlock(nn.Module):
     ):
         super().__init__()
         if gate_order not in GATE_ORDERS:
-            raise WavedilError(f"gate_order is {gate_order!r}: expected one of {', '.join(GATE_ORDERS)}")
+            raise WavedilError(f"gate_order is {gate_order!r}: expected {one_of(gate_order, GATE_ORDERS)}")
         hidden = channels if hidden_channels is None else hidden_channels
         skips = channels if skip_channels is None else skip_channels
         self.ndim, self.channels = ndim, channels

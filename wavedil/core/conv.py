@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Dimensions, Width, checked
 from wavedil.core.stream import State, take_history
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.ops.dilated_conv import dilated_conv
 
 PADDINGS = ("same", "causal", "valid")
@@ -38,7 +38,7 @@ def paddings(
     names = (padding,) * ndim if isinstance(padding, str) else tuple(padding)
     if len(names) != ndim or any(name not in PADDINGS for name in names):
         raise WavedilError(
-            f"padding is {padding!r}: expected one of {', '.join(PADDINGS)}, or one for each of {ndim} axes"
+            f"padding is {padding!r}: expected {one_of(padding, PADDINGS)}, or one for each of {ndim} axes"
         )
     return names
 
@@ -92,7 +92,7 @@ class DilatedConv(nn.Module):
                 f"groups is {groups}: expected a divisor of in_channels={in_channels} and out_channels={out_channels}"
             )
         if pad_mode not in PAD_MODES:
-            raise WavedilError(f"pad_mode is {pad_mode!r}: expected one of {', '.join(PAD_MODES)}")
+            raise WavedilError(f"pad_mode is {pad_mode!r}: expected {one_of(pad_mode, PAD_MODES)}")
         self.ndim, self.in_channels, self.out_channels, self.groups = ndim, in_channels, out_channels, groups
         self.kernel_size = per_axis("kernel_size", kernel_size, ndim)
         self.dilation = per_axis("dilation", dilation, ndim)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from wavedil.core.schema import plain
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, one_of, shown
 
 MAX_DILATION = 2**24
 MAX_LAYERS = 10_000
@@ -291,8 +291,8 @@ def _call(name: str, arguments: str, text: str) -> tuple[int, ...]:
     """The dilations that a registered function returns for the arguments in a schedule text."""
     if name not in _FUNCTIONS:
         raise WavedilError(
-            f"schedule {shown(text)}: {shown(name)} is not a known schedule; expected one of "
-            f"{', '.join(sorted(_FUNCTIONS))}; add others with wavedil.core.register_schedule"
+            f"schedule {shown(text)}: {shown(name)} is not a known schedule; expected "
+            f"{one_of(name, sorted(_FUNCTIONS))}; add others with wavedil.core.register_schedule"
         )
     function = _FUNCTIONS[name]
     positional, keywords = [], {}

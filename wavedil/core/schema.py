@@ -40,7 +40,7 @@ class Range:
             return f"{low}, {self.low + 1} or {high}"
         if kind is int and self.low == 1:
             return ("positive integers" if plural else "a positive integer") + f" up to {high}" * (self.high < 2**62)
-        name = _describe(kind, plural)
+        name = describe(kind, plural)
         if kind is int and self.high >= 2**62:
             return f"{name} of at least {low}"
         if not self.exclude_low and not self.exclude_high:
@@ -137,7 +137,7 @@ def check(name: str, value: Any, hint: Any) -> Any:
     try:
         return _fitted(hint, value)
     except _MisfitError:
-        raise WavedilError(f"{name} is {shown(value)}: expected {_describe(hint)}") from None
+        raise WavedilError(f"{name} is {shown(value)}: expected {describe(hint)}") from None
 
 
 class _MisfitError(Exception):
@@ -247,15 +247,15 @@ def _require(value: Any, condition: bool) -> Any:
     return value
 
 
-def _describe(hint: Any, plural: bool = False) -> str:
+def describe(hint: Any, plural: bool = False) -> str:
     """An annotation in words."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     kind = origin or hint
     if origin is Annotated:
         rules = [rule for rule in options[1:] if hasattr(rule, "describe")]
-        return rules[0].describe(options[0], plural) if rules else _describe(options[0], plural)
+        return rules[0].describe(options[0], plural) if rules else describe(options[0], plural)
     if kind in (Union, types.UnionType):
-        return " or ".join(_describe(option, plural) for option in options)
+        return " or ".join(describe(option, plural) for option in options)
     if kind is Literal:
         return f"one of {', '.join(map(str, options))}"
     if kind in _PLAIN:
@@ -265,8 +265,8 @@ def _describe(hint: Any, plural: bool = False) -> str:
     if kind in (list, tuple, Sequence, Iterable):
         what = "lists" if plural else "a list"
         if kind is tuple and options and Ellipsis not in options:
-            return f"{what} of {len(options)} {_describe(options[0], plural=True)}"
-        return f"{what} of {_describe(options[0], plural=True)}" if options else what
+            return f"{what} of {len(options)} {describe(options[0], plural=True)}"
+        return f"{what} of {describe(options[0], plural=True)}" if options else what
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return "dictionaries" if plural else "a dictionary"
     name = getattr(kind, "__name__", str(kind))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.interop.diffwave import from_diffwave
 from wavedil.interop.kan_bayashi import from_kan_bayashi
 from wavedil.interop.nam import read_nam
@@ -47,7 +47,7 @@ def convert(
     """
     path, options = Path(path), dict(options or {})
     if name not in (None, *NAMES):
-        raise WavedilError(f"format is {name!r}: expected one of {', '.join(NAMES)}")
+        raise WavedilError(f"format is {name!r}: expected {one_of(name, NAMES)}")
     if name == "nam" or (name is None and path.suffix.lower() == ".nam"):
         if options or prefix:
             raise WavedilError(f"{[*options, prefix][0]!r} is not an option of .nam files: omit it")
@@ -106,7 +106,7 @@ def _check_options(name: str, read: Callable[..., nn.Module], options: Mapping[s
     unknown = [key for key in options if key not in known]
     missing = [key for key, value in known.items() if value.default is value.empty and key not in options]
     if unknown:
-        raise WavedilError(f"{unknown[0]} is not an option of {name}: expected some of {', '.join(known)}")
+        raise WavedilError(f"{unknown[0]} is not an option of {name}: expected {one_of(unknown[0], known, some=True)}")
     if missing:
         raise WavedilError(
             f"{name} needs {missing[0]}, which cannot be inferred from the tensors: add --set {missing[0]}=VALUE"

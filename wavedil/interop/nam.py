@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.audio.models.nam import NAM, LayerArray
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of, with_article
 from wavedil.files import atomic_write
 
 VERSIONS = ("0.7.0", "0.5.4")
@@ -81,9 +81,9 @@ def write_nam(model: nn.Module, path: str | Path, version: str = "0.7.0") -> Pat
             that this version of the format cannot describe.
     """
     if not isinstance(model, NAM):
-        raise WavedilError(f"model is a {type(model).__name__}: expected a NAM, since a .nam file holds layer arrays")
+        raise WavedilError(f"model is {with_article(model)}: expected a NAM, since a .nam file holds layer arrays")
     if version not in VERSIONS:
-        raise WavedilError(f"version is {version!r}: expected one of {', '.join(VERSIONS)}")
+        raise WavedilError(f"version is {version!r}: expected {one_of(version, VERSIONS)}")
     if model.start_up != "zero_input":
         raise WavedilError(
             f"start is {model.start_up!r}: expected 'zero_input', as .nam files have it; the first "
@@ -154,7 +154,9 @@ def _parse(content: Mapping[str, Any]) -> NAM:
 def _check_keys(config: Mapping[str, Any], known: Set[str], prefix: str = "") -> None:
     unknown = [key for key, value in config.items() if key not in known and value is not None and value is not False]
     if unknown:
-        raise WavedilError(f"{prefix}{unknown[0]} is not supported: expected some of {', '.join(sorted(known))}")
+        raise WavedilError(
+            f"{prefix}{unknown[0]} is not supported: expected {one_of(unknown[0], sorted(known), some=True)}"
+        )
 
 
 def _build(content: Mapping[str, Any], scale: float) -> NAM:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, with_article
 from wavedil.files import atomic_write
 
 OPSET = 18
@@ -50,7 +50,7 @@ def export_onnx(model: nn.Module, path: str | Path, streaming: bool = False) -> 
     name = getattr(model, "input_name", None)
     if name is None:
         raise WavedilError(
-            f"a {type(model).__name__} cannot be exported to ONNX: expected a WaveNet, Effect, NAM or TCN, or a class "
+            f"{with_article(model)} cannot be exported to ONNX: expected a WaveNet, Effect, NAM or TCN, or a class "
             "with input_name"
         )
     path, model = Path(path), model.eval()

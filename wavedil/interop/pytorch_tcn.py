@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wavedil.audio.models.tcn import TCN
 from wavedil.core import Schedule
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 
 #: Name endings there and here; weight norm has torch's new form (parametrizations) or old form (weight_g, weight_v).
 _ENDS = {
@@ -44,7 +44,7 @@ def from_pytorch_tcn(
             batch or layer normalization, skip connections.
     """
     if activation not in _ACTIVATIONS:
-        raise WavedilError(f"activation is {activation!r}: expected one of {', '.join(_ACTIVATIONS)}")
+        raise WavedilError(f"activation is {activation!r}: expected {one_of(activation, _ACTIVATIONS)}")
     tensors: dict[str, Tensor] = {}
     for key, value in state_dict.items():
         if not re.search(r"(^|\.)buffer$", key):  # streaming state of the package

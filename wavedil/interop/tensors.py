@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, shown, with_article
 from wavedil.files import check_regular_file
 
 #: Name endings of weight norm's direction and magnitude, in torch's old and new form.
@@ -49,7 +49,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping):
             content = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
-        raise WavedilError(f"{path} holds a {type(content).__name__}: expected a dictionary of tensors")
+        raise WavedilError(f"{path} holds {with_article(content)}: expected a dictionary of tensors")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WavedilError(f"{path} holds no named tensors: expected a state_dict")

@@ -24,14 +24,16 @@ from wavedil.train.changes import changes, describe
 from wavedil.train.checkpoints import SafeCheckpointIO
 from wavedil.train.divergence import RestartOnDivergence, StopOnNaN
 from wavedil.train.module import TrainingModule
-from wavedil.train.parser_errors import classes_of, reason
-from wavedil.train.recipe_text import strict_yaml
+from wavedil.train.parser_errors import reason
+from wavedil.train.recipe_help import classes_of, commented, key_groups
+from wavedil.train.recipe_text import load_yaml, strict_yaml
 from wavedil.train.recipes import (
     SAFE_PACKAGES,
     check_options,
     check_strategy,
     module_class,
     read_recipe,
+    read_recipes,
     safe_classes_only,
     unsafe_class,
     wrong_strategy,
@@ -46,9 +48,15 @@ class RecipeCLI(LightningCLI):
     """LightningCLI with two more keys, ``previews`` and ``samples``, whose arguments depend on the module."""
 
     def __init__(
-        self, module: type[TrainingModule], recipe: dict[str, Any], folder: Path, recorded: Any, **kwargs: Any
+        self,
+        module: type[TrainingModule],
+        recipe: dict[str, Any],
+        folder: Path,
+        recorded: Any,
+        is_shown: bool = False,
+        **kwargs: Any,
     ):
-        self.module, self.recipe, self.folder = module, recipe, folder
+        self.module, self.recipe, self.folder, self.is_shown = module, recipe, folder, is_shown
         self.recorded = recorded  # folder of the run whose config.yaml the recipe is
         super().__init__(**kwargs)
 
@@ -79,6 +87,14 @@ class RecipeCLI(LightningCLI):
         # Namespaces are dictionaries of the recipe
         plain = {key: vars(value) if isinstance(value, Namespace) else value for key, value in trainer.items()}
         check_trainer(plain | {"seed_everything": self.config.seed_everything})
+        if self.is_shown:
+            self._print_recipe()
+            raise SystemExit(0)
+
+    def _print_recipe(self) -> None:
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        defaults = vars(self.parser.get_defaults().trainer)
+        print(commented(config, defaults, self.recipe, list(key_groups(config, self.module))), end="")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self.config.trainer
@@ -115,29 +131,39 @@ def fast_precision(accelerator: str) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
-def build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequence[str] | None = None) -> RecipeCLI:
+def build(
+    config: Path | Sequence[Path],
+    folder: Path,
+    overrides: Sequence[str],
+    imports: Sequence[str] | None = None,
+    is_shown: bool = False,
+) -> RecipeCLI:
     """Module, data module and trainer of a recipe and of command-line options.
 
     Args:
-        config: the recipe.
+        config: the recipe, or several of which later ones replace keys of earlier ones.
         folder: the run folder.
         overrides: command-line options.
         imports: packages that may be named besides :data:`SAFE_PACKAGES`; None for all.
+        is_shown: print the merged recipe with comments, and raise SystemExit.
 
     Raises:
         WavedilError: anything in the recipe or the options that cannot be used.
         ModuleNotFoundError: a class of the recipe needs a package that is not installed.
     """
-    recipe, renamed = read_recipe(config)
+    configs = [config] if isinstance(config, Path) else list(config)
+    recipe, recipes, renamed = read_recipes(configs)
     check_options(overrides, recipe)
-    text = str(config)
+    config = configs[-1]
     is_record = config.name == "config.yaml" and (config.parent / "checkpoints").is_dir()
     trainer = recipe.get("trainer")
     recorded = trainer.get("default_root_dir") if is_record and isinstance(trainer, dict) else None
-    if renamed:
-        if not process_rank():
-            print(f"{config} has names of version 0.1, read as: {', '.join(renamed)}", file=sys.stderr)
-        text = yaml.safe_dump(recipe, sort_keys=False)
+    for text in [] if process_rank() else renamed:
+        print(text, file=sys.stderr)
+    texts = [
+        str(path) if load_yaml(path) == each else yaml.safe_dump(each, sort_keys=False)
+        for path, each in zip(configs, recipes, strict=True)
+    ]
     callbacks = [
         Progress(),
         SaveModel(),
@@ -151,11 +177,12 @@ def build(config: Path, folder: Path, overrides: Sequence[str], imports: Sequenc
     try:
         with restricted, strict_yaml() as refused:
             return RecipeCLI(
-                module_class(config, None if imports is None else [*SAFE_PACKAGES, *imports]),
+                module_class(configs, None if imports is None else [*SAFE_PACKAGES, *imports]),
                 recipe,
                 folder,
                 recorded,
-                args=["-c", text, *overrides],
+                is_shown,
+                args=[*(word for text in texts for word in ("-c", text)), *overrides],
                 run=False,
                 model_class=TrainingModule,
                 datamodule_class=L.LightningDataModule,
@@ -193,13 +220,13 @@ def _is_named(module: str, value: Any) -> bool:
     return isinstance(value, str) and re.search(rf"\b{re.escape(module)}\.", value) is not None
 
 
-def check_same_recipe(recipe: Path, record: Path) -> None:
-    """Checks a recipe that is named beside a run to be resumed, whose ``config.yaml`` is read instead.
+def check_same_recipe(recipes: Sequence[Path], record: Path) -> None:
+    """Checks a recipe, or several, that are named beside a run to be resumed, whose ``config.yaml`` is read instead.
 
     Raises:
         WavedilError: the run is of other classes.
     """
-    given, recorded = read_recipe(recipe)[0], read_recipe(record)[0]
+    given, recorded, recipe = read_recipes(recipes)[0], read_recipe(record)[0], " ".join(map(str, recipes))
     found = [each for each in changes(recorded, given) if each[2] is not None]
     classes = [each for each in found if each[0].endswith("class_path")]
     if classes:
@@ -217,26 +244,27 @@ def print_changes(cli: RecipeCLI, record: Path) -> None:
         print(f"changed when resuming: {describe(found)}", file=sys.stderr)
 
 
-def show_help(config: Path, options: Sequence[str]) -> bool:
+def show_help(config: Sequence[Path], options: Sequence[str]) -> bool:
     """Prints what ``--print_config``, ``--data.help [CLASS]`` and the like ask for; False if no option asks."""
     for index, option in enumerate(options):
         name, _, value = option.partition("=")
-        if name.partition("=")[0] in ("--print_config", "--help", "-h"):
-            _print_and_return(config, [*options[:index], *options[index + 1 :], option])
+        if name == "--print_config":
+            others = [*options[:index], *options[index + 1 :]]
+            _print_and_return(config, [*others, option] if "=" in option else others, is_shown="=" not in option)
             return True
         if not re.fullmatch(r"--[\w.]+\.help", name):
             continue
         key = name[2:].removesuffix(".help").replace(".init_args", "")
         following = options[index + 1] if index + 1 < len(options) else "-"
         value = value or ("" if following.startswith("-") else following)
-        recipe, module = read_recipe(config)[0], module_class(config)
+        recipe, module = read_recipes(config)[0], module_class(config)
         groups = {"trainer": L.Trainer, "previews": module.previews_class, "samples": module.samples_class}
         if groups.get(key) is not None:
             parser = LightningArgumentParser(prog="wavedil train", add_help=False)
             parser.add_class_arguments(groups[key], key, fail_untyped=False)
             parser.print_help()
             return True
-        value = value or dict(classes_of(recipe, "")).get(key, "")
+        value = value or dict(classes_of(recipe)).get(key, "")
         if not value:
             raise WavedilError(f"{name}: the recipe names no class there; expected --{key}.help CLASS")
         _print_and_return(config, [name, value] if "." not in key else [f"{name}={value}"])
@@ -244,9 +272,9 @@ def show_help(config: Path, options: Sequence[str]) -> bool:
     return False
 
 
-def _print_and_return(config: Path, options: Sequence[str]) -> None:
+def _print_and_return(config: Sequence[Path], options: Sequence[str], is_shown: bool = False) -> None:
     try:
-        build(config, Path("run"), options)
+        build(config, Path("run"), options, is_shown=is_shown)
     except SystemExit as error:  # the parser has printed it
         if error.code not in (0, "0", None):
             raise WavedilError(f"{options[-1]}: no help for it; see wavedil train --print_config") from None

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks.progress import ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.files import atomic_write, check_in_place, errors_name
 from wavedil.metrics import read_metrics
 from wavedil.train.divergence import WINDOW, StopOnNaN
@@ -220,9 +220,7 @@ class CheckMonitors(Callback):
         names = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in trainer.callbacks]
         for place, name in (*names, (type(module).__name__, module.best_metric)):
             if name is not None and name not in known:
-                raise WavedilError(
-                    f"{place} monitors {name!r}, which is not logged: expected one of {', '.join(known)}"
-                )
+                raise WavedilError(f"{place} monitors {name!r}, which is not logged: expected {one_of(name, known)}")
 
 
 class SaveConfig(SaveConfigCallback):

@@ -1,6 +1,5 @@
 """Errors of the parser of recipes in one line: the key, its value, and what is expected."""
 
-import difflib
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -8,7 +7,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, similar
+from wavedil.train.recipe_help import classes_of, key_groups
 
 _KINDS = {
     "int": "an integer",
@@ -41,6 +41,10 @@ def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: A
         if not option.startswith("-"):
             return f"{option} is no option: expected --key value; see wavedil train --help"
         return f"{option} is unknown{_suggestion(option.lstrip('-'), parser, recipe)}"
+    unknown = re.search(r"Group '([^']+)' does not accept option '([^']+)'", text)
+    if unknown:
+        place = f"{unknown[1]}.{unknown[2]}"
+        return f"--{place} is unknown{_suggestion(place, parser, recipe)}"
     keys = [
         found[1]
         for found in (re.search(r'key "([^"]+)"', text), re.search(r"NestedArg\(key='([^']+)'", text))
@@ -93,33 +97,16 @@ def _kinds(text: str) -> Iterator[str]:
 def _similar_class(name: str) -> str:
     """The end of an error about an unknown class: the class that was probably meant."""
     names = {each for module in _CLASSES for each in dir(import_module(module)) if each[0].isupper()}
-    found = difflib.get_close_matches(name.rpartition(".")[2], names, 1, 0.7)
-    return f": did you mean {found[0]}?" if found else ": expected an import path, e.g. my_package.MyClass"
+    found = similar(name.rpartition(".")[2], names)
+    return f": did you mean {found}?" if found else ": expected an import path, e.g. my_package.MyClass"
 
 
 def _suggestion(key: str, parser: ArgumentParser | None, recipe: Any) -> str:
     """The end of an error about an unknown key: the key that was probably meant."""
     known = {action.dest: None for action in parser._actions if action.dest} if parser is not None else {}
-    for place, name in classes_of(recipe, ""):
-        inner = ArgumentParser(exit_on_error=False)
-        try:
-            cls = getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
-            inner.add_class_arguments(cls, place, fail_untyped=False)
-        except Exception:  # a class of the recipe may be wrong, too
-            continue
-        known |= {action.dest: None for action in inner._actions if action.dest.startswith(f"{place}.")}
+    known |= {place: None for place, _ in classes_of(recipe)}
+    known |= {each.name: None for group in key_groups(recipe) for each in group.keys}
     plain = key.replace(".init_args", "")
-    found = difflib.get_close_matches(plain, known, 1, 0.75)
-    found = found or [each for each in known if each.rpartition(".")[2] == plain.rpartition(".")[2]]
-    return f": did you mean --{found[0]}?" if found else ": wavedil train --print_config shows all keys"
-
-
-def classes_of(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """The classes that a recipe names, with their keys."""
-    if not isinstance(value, dict):
-        return
-    if isinstance(value.get("class_path"), str):
-        yield place, value["class_path"]
-        value = value.get("init_args")
-    for key, item in value.items() if isinstance(value, dict) else ():
-        yield from classes_of(item, f"{place}.{key}" if place else str(key))
+    found = similar(plain, known)
+    found = found or next((each for each in known if each.rpartition(".")[2] == plain.rpartition(".")[2]), None)
+    return f": did you mean --{found}?" if found else ": wavedil train --print_config shows all keys"

@@ -11,12 +11,12 @@ import jsonargparse._common as jsonargparse_settings
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
-from wavedil.errors import WavedilError, first_line
+from wavedil.errors import WavedilError, first_line, one_of
+from wavedil.recipe_files import DEFAULT, known_recipes
 from wavedil.renames import upgrade_option, upgrade_recipe
 from wavedil.train.module import TrainingModule
 from wavedil.train.recipe_text import load_yaml, parse_yaml
 
-DEFAULT = "pluck"
 #: A resumed run, whose ``config.yaml`` may be somebody else's, may name only what these packages define.
 SAFE_PACKAGES = (
     "wavedil",
@@ -38,31 +38,25 @@ _UNSAFE_PARTS = (
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
-def recipe_folder() -> Path:
-    """The recipes of the package: inside it when installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    return next(path for path in (package / "recipes", package.parent / "recipes") if path.is_dir())
-
-
-def known_recipes() -> dict[str, Path]:
-    """The recipes of the package by name."""
-    return {path.stem: path for path in sorted(recipe_folder().rglob("*.yaml"))}
-
-
 def find_recipe(name: str | None) -> Path:
     """The YAML file of a recipe: a path, a name (``speech``), or None for the default recipe."""
     recipes = known_recipes()
     if name is not None and Path(name).suffix in (".yaml", ".yml"):
         if not Path(name).exists():
-            raise WavedilError(f"recipe {name} does not exist: expected a YAML file, or one of {', '.join(recipes)}")
+            names = one_of(Path(name).stem, recipes)
+            raise WavedilError(f"recipe {name} does not exist: expected a YAML file, or {names}")
         return Path(name)
     if (name or DEFAULT) not in recipes:
-        raise WavedilError(f"recipe {name!r} is unknown: expected a YAML file, or one of {', '.join(recipes)}")
+        raise WavedilError(f"recipe {name!r} is unknown: expected a YAML file, or {one_of(name, recipes)}")
     return recipes[name or DEFAULT]
 
 
-def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
+def read_recipe(path: Path, before: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
     """Reads a recipe or the ``config.yaml`` of a run, and renames names of version 0.1.
+
+    Args:
+        path: the file.
+        before: a recipe that it is merged with, whose classes are filled in where it has only arguments.
 
     Returns:
         The recipe, and one text ``"old -> new"`` for each renamed name.
@@ -70,17 +64,51 @@ def read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
     content = load_yaml(path)
     if not isinstance(content, dict):
         raise WavedilError(f"{path} is not a recipe: expected a mapping with model, data and trainer")
-    return upgrade_recipe(content)
+    return upgrade_recipe(_with_classes(content, before))
+
+
+def find_recipes(names: str | Sequence[str] | None) -> list[Path]:
+    """The YAML files of recipes that are merged, see :func:`find_recipe`; one for a name or None."""
+    return [find_recipe(name) for name in ([names] if names is None or isinstance(names, str) else names)]
+
+
+def read_recipes(paths: Path | Sequence[Path]) -> tuple[dict[str, Any], list[dict[str, Any]], list[str]]:
+    """Reads recipes that are merged, later ones over earlier ones, as :func:`read_recipe` does.
+
+    Returns:
+        The merged recipe, the recipes, and one text for each renamed name. A later recipe may leave out the classes of
+        earlier ones, which are filled in.
+    """
+    merged, recipes, renamed = {}, [], []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        recipe, notes = read_recipe(path, merged)
+        merged, recipes = _merged(merged, recipe), [*recipes, recipe]
+        renamed += [f"{path} has names of version 0.1, read as: {', '.join(notes)}"] if notes else []
+    return merged, recipes, renamed
+
+
+def _merged(before: Any, after: Any) -> Any:
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return after
+    if "class_path" in after and after["class_path"] != before.get("class_path"):
+        return after
+    return {key: _merged(before.get(key), after[key]) if key in after else before[key] for key in {**before, **after}}
+
+
+def _with_classes(recipe: Any, before: Any) -> Any:
+    """A recipe with the classes of an earlier one where it has only arguments."""
+    if not (isinstance(recipe, dict) and isinstance(before, dict)):
+        return recipe
+    if "class_path" in before and "class_path" not in recipe:
+        arguments = recipe["init_args"] if recipe.keys() == {"init_args"} else recipe
+        recipe = {"class_path": before["class_path"], "init_args": arguments}
+    if "class_path" in recipe and recipe["class_path"] != before.get("class_path"):
+        return recipe
+    return {key: _with_classes(value, before.get(key)) for key, value in recipe.items()}
 
 
 def check_options(options: Sequence[str], recipe: dict[str, Any]) -> None:
-    """Checks that command-line options use today's names, and name no other recipe.
-
-    Raises:
-        WavedilError: a name of version 0.1; the message has today's name. Or ``--config``.
-    """
-    if any(option.partition("=")[0] in ("-c", "--config") for option in options):
-        raise WavedilError("--config is given twice: expected one recipe")
+    """Raises WavedilError for a command-line option with a name of version 0.1; the message has today's name."""
     for index, text in enumerate(options):
         if not text.startswith("--"):
             continue
@@ -178,14 +206,14 @@ def unsafe_class(path: Path, name: str) -> WavedilError:
     )
 
 
-def module_class(path: Path, allowed: Sequence[str] | None = None) -> type[TrainingModule]:
+def module_class(paths: Path | Sequence[Path], allowed: Sequence[str] | None = None) -> type[TrainingModule]:
     """The training module that a recipe names. Its class decides the other keys of the recipe.
 
     Args:
-        path: the recipe.
+        paths: the recipe, or several that are merged.
         allowed: packages that the class may be in; None for all.
     """
-    recipe, _ = read_recipe(path)
+    recipe, path = read_recipes(paths)[0], paths if isinstance(paths, Path) else paths[-1]
     try:
         name = recipe["model"]["class_path"]
         if allowed is not None and not any(name.startswith(f"{package}.") for package in allowed):

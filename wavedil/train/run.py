@@ -23,7 +23,7 @@ from wavedil.train.callbacks import SaveModel
 from wavedil.train.checkpoints import newest_readable
 from wavedil.train.loggers import loggers_may_fail
 from wavedil.train.previews import has_methods
-from wavedil.train.recipes import find_recipe
+from wavedil.train.recipes import find_recipes
 from wavedil.train.resume import ExactResume, signals_interrupt
 from wavedil.train.run_folder import (
     RUN_FOLDER_VARIABLE,
@@ -37,7 +37,7 @@ from wavedil.weights import load
 
 
 def train(
-    recipe: str | None = None,
+    recipe: str | Sequence[str] | None = None,
     out: str | None = None,
     resume: str | None = None,
     overrides: Sequence[str] = (),
@@ -46,8 +46,9 @@ def train(
     """Trains by a recipe and returns the run folder, also after Ctrl-C, SIGTERM or SIGHUP.
 
     Args:
-        recipe: a YAML file or the name of a recipe of the package; None for the default recipe.
-        out: run folder; default ``runs/<recipe>``, with a number if that exists.
+        recipe: a YAML file or the name of a recipe of the package; None for the default recipe. Of several, later ones
+            replace keys of earlier ones.
+        out: run folder; default ``runs/<last recipe>``, with a number if that exists.
         resume: ``"auto"`` continues the run in ``out``, or the newest of this recipe, with its ``config.yaml``. Options
             may change anything but the network; what they change is printed.
         overrides: further options of LightningCLI, e.g. ``["--data.root", "speech/"]``. The last one of a key
@@ -61,16 +62,20 @@ def train(
 
 
 def run_recipe(
-    recipe: str | None, out: str | None, resume: str | None, overrides: Sequence[str], imports: Sequence[str]
+    recipe: str | Sequence[str] | None,
+    out: str | None,
+    resume: str | None,
+    overrides: Sequence[str],
+    imports: Sequence[str],
 ) -> tuple[Path, int]:
     """:func:`train` with an exit status: 0 if the run is finished, else 128 and the number of the signal."""
-    path = find_recipe(recipe)
+    paths = find_recipes(recipe)
     _silence_lightning()
-    if show_help(path, overrides):
+    if show_help(paths, overrides):
         return Path(), 0
     with (
         _reports_once(),
-        claim_folder(path, out, resume) as (folder, checkpoints),
+        claim_folder(paths[-1], out, resume) as (folder, checkpoints),
         signals_interrupt() as signals,
     ):
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
@@ -81,11 +86,11 @@ def run_recipe(
             checkpoint, step = newest_readable(checkpoints)
             if checkpoint:
                 if recipe is not None and out is not None:
-                    check_same_recipe(path, folder / "config.yaml")
+                    check_same_recipe(paths, folder / "config.yaml")
                 cli = build(folder / "config.yaml", folder, overrides, imports)
                 print_changes(cli, folder / "config.yaml")
             else:
-                cli = build(path, folder, overrides)
+                cli = build(paths, folder, overrides)
             root = getattr(cli.datamodule, "root", None)
             if isinstance(root, str | os.PathLike):  # the next run would read this run's files as data
                 check_outputs([folder / "model"], [root] if os.path.isdir(root) else [])
@@ -225,5 +230,7 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     # DDP copies gradients of convolutions whose memory format is not that of its buffers: this costs little.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # On a machine with SLURM a run may also be started without it.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     # Frozen parts are in evaluation mode; the first line of the run names them.
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from wavedil.core.cost import count_parameters
 from wavedil.core.schema import checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.progress import Bar
 from wavedil.train.data import (
     Count,
@@ -98,8 +98,8 @@ class SegmentationModule(TrainingModule):
         super().__init__(optimizer, warmup_steps, 1.0, lr_power, ema_decay, compile)
         if init is None and backbone is None:
             raise WavedilError("backbone and init are null: name a backbone, or a model folder to start from in init")
-        if set(frozen) - set(PARTS):
-            raise WavedilError(f"frozen is {list(frozen)}: expected some of {', '.join(PARTS)}")
+        if unknown := [name for name in frozen if name not in PARTS]:
+            raise WavedilError(f"frozen is {list(frozen)}: expected {one_of(unknown[0], PARTS, some=True)}")
         # In a dictionary: as attributes the modules would be in each checkpoint twice.
         self.parts = {"backbone": backbone, "head": head, "context": context, "refinement": refinement}
         self.parts["init"] = None if init is None else load(init, expect=DensePredictor)

@@ -23,7 +23,7 @@ from wavedil.audio.data.split import split_files
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core.schema import Positive, Seconds, checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, with_article
 from wavedil.progress import Bar
 from wavedil.train.carried_state import CarriedState
 from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, TrainingData, Workers, activation_bytes
@@ -71,7 +71,7 @@ class AudioModule(TrainingModule):
         super().__init__(optimizer, warmup_steps, lr_decay, ema_decay=ema_decay, compile=compile)
         check_savable(network)
         if not isinstance(network, WaveNet):
-            raise WavedilError(f"network is a {type(network).__name__}: expected a WaveNet")
+            raise WavedilError(f"network is {with_article(network)}: expected a WaveNet")
         self.network, self.drop_condition = network, drop_condition
         self.carried = CarriedState()
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wavedil.core.schema import Positive, Range, check
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, one_of, shown
 from wavedil.ops.permutohedral import build_lattice, exact_mean_field, lattice_filter, mean_field
 from wavedil.weights import register
 
@@ -86,7 +86,7 @@ class DenseCRF:
             WavedilError: an unknown name.
         """
         if not isinstance(name, str) or name not in PRESETS:
-            raise WavedilError(f"CRF preset is {name!r}: expected one of {', '.join(PRESETS)}")
+            raise WavedilError(f"CRF preset is {name!r}: expected {one_of(name, PRESETS)}")
         return cls(**(dict(zip(_KERNELS, PRESETS[name], strict=True)) | changes))
 
     def __call__(self, image: Any, scores: Any) -> Tensor:

@@ -27,7 +27,7 @@ from wavedil.audio.data.levels import check_level
 from wavedil.audio.generation.plan import checked_weight
 from wavedil.core.schema import checked
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of, with_article
 
 #: Speakers as users name them: one for all streams or one per stream; or embeddings ``(num, speaker_channels)``.
 Speaker = Tensor | str | int | Sequence[str | int]
@@ -47,7 +47,7 @@ class Conditioner(nn.Module):
         super().__init__()
         if upsampling is not None and not isinstance(upsampling, Upsampling):
             raise WavedilError(
-                f"condition is a {type(upsampling).__name__}: expected a network that brings features to the sample "
+                f"condition is {with_article(upsampling)}: expected a network that brings features to the sample "
                 "rate, e.g. NearestUpsampling(LogMel())"
             )
         rate = getattr(getattr(upsampling, "features", None), "sample_rate", sample_rate)
@@ -205,7 +205,7 @@ def speaker_indices(speaker: str | int | Sequence[str | int], speakers: Sequence
     for name in names:
         known = name in speakers if isinstance(name, str) else isinstance(name, int) and 0 <= name < len(speakers)
         if not known or isinstance(name, bool):
-            raise WavedilError(f"speaker {name!r} is unknown: expected one of {', '.join(speakers)}")
+            raise WavedilError(f"speaker {name!r} is unknown: expected {one_of(name, speakers)}")
         indices.append(speakers.index(name) if isinstance(name, str) else name)
     return indices
 

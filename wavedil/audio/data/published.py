@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.files import walk_files
 
 
@@ -53,7 +53,7 @@ def find_published(
     """
     name, _, part = dataset.partition("/")
     if name not in PUBLISHED:
-        raise WavedilError(f"dataset is {dataset!r}: expected one of {', '.join(PUBLISHED)}; or set only root")
+        raise WavedilError(f"dataset is {dataset!r}: expected {one_of(dataset, PUBLISHED)}; or set only root")
     layout = PUBLISHED[name]
     if (part or layout.parts) and part not in layout.parts:
         parts = f"{name}/ and one of {', '.join(layout.parts)}" if layout.parts else f"{name} alone"

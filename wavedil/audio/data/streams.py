@@ -21,7 +21,7 @@ import numpy as np
 
 from wavedil.audio.data.packed import PackedSound
 from wavedil.audio.data.resampling import check_rates, resampled_length
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.files import atomic_write
 from wavedil.shards import find_packed
 
@@ -321,6 +321,7 @@ def _coding(path: Path, subtype: str | None) -> tuple[str, str]:
     elif subtype is None:
         subtype = "PCM_16" if soundfile.check_format(kind, "PCM_16") else soundfile.default_subtype(kind)
     if not soundfile.check_format(kind, subtype):
-        choices = ", ".join(soundfile.available_subtypes(kind))
-        raise WavedilError(f"{path}: {kind} has no subtype '{subtype}': expected one of {choices}")
+        raise WavedilError(
+            f"{path}: {kind} has no subtype '{subtype}': expected {one_of(subtype, soundfile.available_subtypes(kind))}"
+        )
     return kind, subtype

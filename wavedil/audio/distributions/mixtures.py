@@ -19,7 +19,7 @@ from wavedil.audio.distributions.base import Distribution, Sampling, flatten_tim
 from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.distributions.quantizers import Quantizer
 from wavedil.core.schema import Range, checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of, with_article
 from wavedil.weights import register
 
 #: Uniforms are clamped to [SMALLEST, 1 - SMALLEST]: 2**-53 is the spacing of float64 numbers just below 1.
@@ -213,21 +213,20 @@ def make_distribution(
 
     ``components`` is for mixtures by name; None is 10 logistics or 1 Gaussian.
     """
-    names = ", ".join(DISTRIBUTIONS)
     if isinstance(distribution, str):
         if distribution not in DISTRIBUTIONS:
-            raise WavedilError(f"distribution is {distribution!r}: expected one of {names}, or a Distribution")
+            raise WavedilError(f"distribution is {distribution!r}: expected {one_of(distribution, DISTRIBUTIONS)}")
         kind = DISTRIBUTIONS[distribution]
         if components is None or issubclass(kind, Mixture):
             return kind(*() if components is None else (components,)).set_quantizer(quantizer)
     elif not isinstance(distribution, Distribution):
         raise WavedilError(
-            f"distribution is a {type(distribution).__name__}: expected one of {names}, or an instance of a subclass "
-            "of wavedil.audio.distributions.Distribution"
+            f"distribution is {with_article(distribution)}: expected one of {', '.join(DISTRIBUTIONS)}, or an instance "
+            "of a subclass of wavedil.audio.distributions.Distribution"
         )
     elif components is None:
         return copy.copy(distribution).set_quantizer(quantizer)  # the same instance may be passed to several networks
-    name = distribution if isinstance(distribution, str) else f"a {type(distribution).__name__}"
+    name = distribution if isinstance(distribution, str) else with_article(distribution)
     raise WavedilError(
         f"components is {components}: expected None, since the distribution is {name}; only mixtures have components"
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 from wavedil.audio.data.levels import check_floating
 from wavedil.core.schema import Range, checked
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 
 _MAX_CODES = 65536  # with more, neighboring mu-law codes would decode to the same float32 value
 Codes = Annotated[int, Range(2, _MAX_CODES)]
@@ -183,5 +183,5 @@ QUANTIZERS = {"mulaw": MuLaw, "linear": Linear}
 def make_quantizer(name: str, num_codes: int) -> Quantizer:
     """A quantizer by name."""
     if name not in QUANTIZERS:
-        raise WavedilError(f"quantizer is {name!r}: expected one of {', '.join(QUANTIZERS)}")
+        raise WavedilError(f"quantizer is {name!r}: expected {one_of(name, QUANTIZERS)}")
     return QUANTIZERS[name](num_codes)

@@ -21,7 +21,7 @@ from wavedil.core import stream as streaming
 from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, shown, with_article
 from wavedil.ops.memory import check_memory
 
 _log = logging.getLogger("wavedil")
@@ -62,7 +62,7 @@ class Stream(Iterator[Tensor]):
         chunk: Count = CHUNK,
     ):
         if not hasattr(model, "plan"):
-            raise WavedilError(f"model is a {type(model).__name__}, which does not generate sound: expected a WaveNet")
+            raise WavedilError(f"model is {with_article(model)}, which does not generate sound: expected a WaveNet")
         if state is not None and prime is not None:
             raise WavedilError("prime is given, and state, which has a past already: leave one of them out")
         plan, sampling = model.plan(), Sampling(temperature, top_k, top_p)

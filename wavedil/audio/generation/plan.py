@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from wavedil.audio.distributions.base import Distribution
 from wavedil.core import GatedBlock
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, with_article
 
 PREVIOUS = "previous"
 INPUT_HISTORY = "input_embedding.history"
@@ -183,7 +183,7 @@ class GenerationPlan:
     def unusual_head(self) -> str | None:
         """The head, for messages, unless it is the two products that compiled engines compute."""
         if isinstance(self.head, nn.Module):
-            return f"a {type(self.head).__name__} as head"
+            return f"{with_article(self.head)} as head"
         return None if len(self.head) == 2 else f"a head of {len(self.head)} products instead of 2"
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 
 ActivationSpec = str | Mapping[str, Any]
 
@@ -83,7 +83,7 @@ def make_activation(spec: ActivationSpec) -> nn.Module:
     parameters = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     name = parameters.pop("type", None)
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise WavedilError(f"activation is {spec!r}: expected one of {', '.join(ACTIVATIONS)}")
+        raise WavedilError(f"activation is {spec!r}: expected {one_of(name, ACTIVATIONS)}")
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in parameters.values()):
         raise WavedilError(f"activation is {spec!r}: expected numbers as the parameters of {name}")
     try:
@@ -95,6 +95,6 @@ def make_activation(spec: ActivationSpec) -> nn.Module:
 def make_gated_activation(gating: str, primary: ActivationSpec, secondary: ActivationSpec | None) -> nn.Module:
     """The activation ``primary``, alone (``gating="none"``) or with a ``secondary`` as its gate."""
     if gating not in GATINGS:
-        raise WavedilError(f"gating is {gating!r}: expected one of {', '.join(GATINGS)}")
+        raise WavedilError(f"gating is {gating!r}: expected {one_of(gating, GATINGS)}")
     pair = GATINGS[gating]
     return make_activation(primary) if pair is None else pair(make_activation(primary), make_activation(secondary))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from wavedil.core.schema import checked
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 
 
 class EffectModel(nn.Module):
@@ -67,10 +67,9 @@ class EffectModel(nn.Module):
             WavedilError: a knob is unknown, missing, or out of its range.
         """
         values = values or {}
-        names = ", ".join(self.knobs) or "none"
         for name in values:
             if name not in self.knobs:
-                raise WavedilError(f"knob {name!r} is unknown: this model has {names}")
+                raise WavedilError(f"knob {name!r} is unknown: expected {one_of(name, self.knobs)}")
         for name, (low, high) in self.knobs.items():
             if name not in values:
                 raise WavedilError(f"knob {name!r} is not set: give a value in {low:g}..{high:g}")

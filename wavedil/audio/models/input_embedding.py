@@ -15,7 +15,7 @@ from wavedil.audio.distributions.quantizers import Quantizer
 from wavedil.audio.generation.plan import AmplitudeEmbeddingPlan, CodeEmbeddingPlan
 from wavedil.core import DilatedConv
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 
 _RMS = 0.1  # of usual sound; AmplitudeEmbedding is initialized for it
 
@@ -96,7 +96,7 @@ def make_input_embedding(
 ) -> CodeEmbedding | AmplitudeEmbedding:
     """An input embedding by name."""
     if name not in INPUT_EMBEDDINGS:
-        raise WavedilError(f"input is {name!r}: expected one of {', '.join(INPUT_EMBEDDINGS)}")
+        raise WavedilError(f"input is {name!r}: expected {one_of(name, INPUT_EMBEDDINGS)}")
     return INPUT_EMBEDDINGS[name](quantizer, channels, kernel_size)
 
 

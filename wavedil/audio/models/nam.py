@@ -16,7 +16,7 @@ from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.core.receptive_field import per_layer
 from wavedil.core.schema import Channels, Dilation, OptionalChannels, SampleRate, Scale, Taps, checked
 from wavedil.core.stream import State, add_prefix, substate
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, one_of, shown
 from wavedil.weights import register
 
 STARTS = ("zero_input", "zero_history")
@@ -230,7 +230,7 @@ class NAM(EffectModel):
         if arrays is None:
             arrays = [LayerArray(1, 16, 8), LayerArray(16, 8, 1, head_bias=True)]
         if start not in STARTS:
-            raise WavedilError(f"start is {start!r}: expected one of {', '.join(STARTS)}")
+            raise WavedilError(f"start is {start!r}: expected {one_of(start, STARTS)}")
         _check_widths(arrays, 1 if head is None else None)
         self.arrays = nn.ModuleList(arrays)
         self.head = None if head is None else _post_head(arrays[-1].head_channels, head)

@@ -17,7 +17,7 @@ from wavedil.audio.models.input_embedding import make_input_embedding
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm  # shared with ContextModule, for images
 from wavedil.core.schema import Channels, LayersPerSegment, SampleRate, Scale, Taps
 from wavedil.core.stream import State, add_prefix, substate
-from wavedil.errors import WavedilError, first_line
+from wavedil.errors import WavedilError, first_line, with_article
 from wavedil.weights import register
 
 
@@ -271,9 +271,7 @@ class Head(nn.Module):
 @torch.no_grad()
 def _check_head(head: nn.Module, skip_channels: int, head_channels: int | None, parameters: int) -> None:
     if head_channels is not None:
-        raise WavedilError(
-            f"head_channels is {head_channels}, but head is a {type(head).__name__}: set only one of them"
-        )
+        raise WavedilError(f"head_channels is {head_channels}, but head is {with_article(head)}: set only one of them")
     try:
         found = tuple(head(torch.zeros(1, skip_channels, 1)).shape)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:

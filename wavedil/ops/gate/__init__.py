@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.ops.gate import cpu, triton
 from wavedil.ops.gate.reference import add_bias
 from wavedil.ops.gate.reference import gate as reference
@@ -31,7 +31,7 @@ def gate(h: Tensor, order: str = "tanh_first", bias: Tensor | None = None, condi
         WavedilError: an odd number of channels, or an unknown order.
     """
     if order not in GATE_ORDERS:
-        raise WavedilError(f"order is {order!r}: expected one of {', '.join(GATE_ORDERS)}")
+        raise WavedilError(f"order is {order!r}: expected {one_of(order, GATE_ORDERS)}")
     if h.ndim < 2 or h.shape[1] % 2:
         raise WavedilError(
             f"h has shape {tuple(h.shape)}: expected (batch, 2 * channels, *space) with an even number of channels"

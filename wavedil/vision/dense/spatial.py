@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.vision.dense.layers import (
     BORDERS,
     DenseAvgPool2d,
@@ -122,7 +122,7 @@ def _blur_pool(pool: nn.Module) -> Conversion:
     window = Window(_pair(pool.filt_size), _pair(pool.stride), padding=((top, bottom), (left, right)))
     border = pool.pad_mode
     if border not in BORDERS:
-        raise WavedilError(f"BlurPool2d pads with {border!r}: expected one of {', '.join(BORDERS)}")
+        raise WavedilError(f"BlurPool2d pads with {border!r}: expected {one_of(border, BORDERS)}")
     return window, lambda window: DenseBlurPool2d(pool.filt, window, border)
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule, parse_schedule
 from wavedil.core.schema import Channels, Classes, Dimensions, Range
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.vision.models.heads.parts import Features, last_channels, last_map
 from wavedil.vision.models.padding import reflect
 from wavedil.weights import register
@@ -70,7 +70,7 @@ class ContextModule(nn.Module):
     ):
         super().__init__()
         if variant not in VARIANTS:
-            raise WavedilError(f"variant is {variant!r}: expected one of {', '.join(VARIANTS)}")
+            raise WavedilError(f"variant is {variant!r}: expected {one_of(variant, VARIANTS)}")
         if padding not in ("layer", "once"):
             raise WavedilError(f"padding is {padding!r}: expected 'layer' or 'once'")
         if init not in ("identity", "random"):

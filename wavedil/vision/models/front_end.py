@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, receptive_field
 from wavedil.core.schema import Channels, Classes, Dropout, Stride
-from wavedil.errors import WavedilError, first_line, shown
+from wavedil.errors import WavedilError, first_line, one_of, shown
 from wavedil.files import check_regular_file
 from wavedil.vision.models.heads.parts import score_layer
 from wavedil.vision.models.padding import reflect
@@ -68,9 +68,9 @@ class VGGFrontEnd(nn.Module):
                 "and padding='same', since heads need aligned maps"
             )
         if stride not in STRIDES:
-            raise WavedilError(f"stride is {stride!r}: expected one of {', '.join(map(str, STRIDES))}")
+            raise WavedilError(f"stride is {stride!r}: expected {one_of(stride, STRIDES)}")
         if padding not in PADDINGS:
-            raise WavedilError(f"padding is {padding!r}: expected one of {', '.join(PADDINGS)}")
+            raise WavedilError(f"padding is {padding!r}: expected {one_of(padding, PADDINGS)}")
         if len(widths) != len(DEPTHS):
             raise WavedilError(
                 f"widths is {shown(widths)}: expected the channels of the {len(DEPTHS)} stages of VGG-16"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core.schema import Positive, Range, Scale
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, one_of, shown, with_article
 from wavedil.vision.models.upsample import ALIGNMENTS, upsample
 
 #: Mean and standard deviation of ImageNet, red, green and blue in [0, 1]; networks trained on it expect these.
@@ -51,12 +51,12 @@ class DensePredictor(nn.Module):
         missing = [name for name in ("channels", "output_stride") if not hasattr(backbone, name)]
         if missing:
             raise WavedilError(
-                f"backbone is a {type(backbone).__name__} without {' and '.join(missing)}: expected a module with both "
+                f"backbone is {with_article(backbone)} without {' and '.join(missing)}: expected a module with both "
                 "attributes"
             )
         align = align or getattr(backbone, "align", "center")
         if align not in ALIGNMENTS:
-            raise WavedilError(f"align is {align!r}: expected one of {', '.join(ALIGNMENTS)}")
+            raise WavedilError(f"align is {align!r}: expected {one_of(align, ALIGNMENTS)}")
         if len(mean) != 3 or len(std) != 3:
             raise WavedilError(f"mean is {shown(mean)} and std is {shown(std)}: expected three numbers each")
         self.backbone, self.head, self.context, self.refinement = backbone, head, context, refinement

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core.schema import Range, Stride
-from wavedil.errors import WavedilError, first_line
+from wavedil.errors import WavedilError, first_line, one_of
 from wavedil.vision.dense import to_dense
 from wavedil.weights import register
 
@@ -61,7 +61,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         if weights is not None and weights not in WEIGHTS:
             raise WavedilError(
-                f"weights is {weights!r}: expected one of {', '.join(WEIGHTS)}, or null for random weights"
+                f"weights is {weights!r}: expected {one_of(weights, WEIGHTS)}, or null for random weights"
             )
         if weights == "imagenet" and name != "efficientnet_lite0":
             raise WavedilError(

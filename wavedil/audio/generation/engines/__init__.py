@@ -5,7 +5,7 @@ from importlib import import_module
 
 from wavedil.audio.generation.engines.session import Session
 from wavedil.audio.generation.plan import GenerationPlan
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 
 __all__ = ["ENGINES", "Session", "choose", "register_engine", "session_class"]
 
@@ -76,7 +76,7 @@ def choose(name: str, plan: GenerationPlan, batch: int, guidance: float = 1.0, p
 def session_class(name: str) -> type[Session]:
     """The session class of an engine, by name."""
     if name not in ENGINES:
-        raise WavedilError(f"engine is {name!r}: expected one of auto, {', '.join(ENGINES)}")
+        raise WavedilError(f"engine is {name!r}: expected {one_of(name, ['auto', *ENGINES])}")
     session = ENGINES[name]
     if not isinstance(session, str):
         return session
