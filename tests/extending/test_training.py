@@ -79,7 +79,7 @@ def test_it_trains_without_previews_and_samples(tmp_path, recipe, capsys):
     lines = capsys.readouterr().err
     assert "run: a line\nendless points\n" in lines and "skipped" not in lines and "points/s" in lines
     assert load(folder / "model").slope.item() == pytest.approx(3, abs=0.1)
-    assert "RMSE, validation" in (folder / "report.html").read_text()
+    assert "RMSE, held-out data" in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

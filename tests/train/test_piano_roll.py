@@ -40,7 +40,7 @@ def test_files_of_a_run_folder(full_run):
     rows = metrics(full_run)
     assert {3, 6, 9, 12} <= {int(row["step"]) for row in rows} and "frames_per_second" in rows[0]
     page = (full_run / "report.html").read_text()
-    assert page.count("<audio") == 3 and "nats per step, validation" in page
+    assert page.count("<audio") == 4 and "nats per step, held-out data" in page
     left = json.loads((full_run / "likelihood.json").read_text())
     rolls = make_rolls()
     model = load(full_run / "model")

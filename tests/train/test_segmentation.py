@@ -78,7 +78,7 @@ def test_files_of_a_run_folder(full_run):
     assert 0 <= float(rows[-1]["valid_mean_iou"]) <= 1 and float(rows[-1]["train_loss"]) > 0
     assert list(rows[0])[-1] == "images_per_second"
     page = (full_run / "report.html").read_text()
-    assert page.count("<figure>") == 3 and "mean IoU, validation" in page and "<audio" not in page
+    assert page.count("data-part=prediction") == 2 and "mean IoU, held-out data" in page and "<audio" not in page
     assert "http://" not in page and "https://" not in page
     with Image.open(full_run / "samples" / "image_000.png") as picture:
         assert picture.size == (3 * 40 + 2 * 4, 32)

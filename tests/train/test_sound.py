@@ -87,6 +87,7 @@ def test_the_page_is_self_contained(full_run):
     page = (full_run / "report.html").read_text()
     assert page.count("<audio") == 4 and "data:audio/wav;base64," in page and "data:image/png;base64," in page
     assert "http://" not in page and "https://" not in page
+    assert "all 12 steps" in page and "Held-out recording 1" in page and "data-running" not in page
 
 
 def test_learning_from_a_folder_lowers_the_loss(tmp_path, recordings):

@@ -1,7 +1,7 @@
 """Short-time Fourier transform with a Hann window, for features, losses and evaluation.
 
-``wavedil.report`` computes its pictures with numpy instead (symmetric window, no padding), so that it works without
-importing ``wavedil.audio``.
+``wavedil.report.spectrogram`` computes its pictures with numpy instead (symmetric window, no padding), so that it works
+without importing ``wavedil.audio``.
 """
 
 import torch

@@ -9,10 +9,15 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="RUN", help="run folder, as printed by wavedil train")
+    parser.add_argument(
+        "folders", metavar="RUN", nargs="+", help="run folder, as printed by wavedil train; several are compared"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="the page (default RUN/report.html; comparison.html if there are several runs)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.report import write_report
 
-    print(write_report(arguments.folder))
+    print(write_report(*arguments.folders, out=arguments.out))

@@ -19,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from wavedil.errors import WavedilError, one_of
 from wavedil.files import atomic_write, check_in_place, errors_name
 from wavedil.metrics import read_metrics
+from wavedil.train.about import write_about, write_validation
 from wavedil.train.divergence import WINDOW, StopOnNaN
 from wavedil.train.module import TrainingModule, is_finite
 from wavedil.weights import CONFIG, WEIGHTS, save
@@ -60,6 +61,7 @@ class Progress(ProgressBar):
         self.print_summary(trainer, module)
         if hasattr(trainer.datamodule, "summary"):
             print(trainer.datamodule.summary(), file=sys.stderr)
+        write_about(trainer, module)
         rows = []
         if self.path.exists() and trainer.global_step:
             rows = [row for row in read_metrics(self.path) if int(row["step"]) <= trainer.global_step]
@@ -92,6 +94,8 @@ class Progress(ProgressBar):
         if module.metric_names.valid_key in trainer.callback_metrics:
             self._valid = float(trainer.callback_metrics[module.metric_names.valid_key])
             self._write_row(trainer, module)
+            if trainer.is_global_zero and not trainer.sanity_checking:
+                write_validation(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if self.tty:

@@ -1,6 +1,7 @@
 """Training of effect models on recordings of an effect's input and output."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,11 +85,19 @@ class EffectModule(TrainingModule):
 
     def on_validation_epoch_start(self) -> None:
         self.energies = torch.zeros(2, dtype=torch.float64)  # of error and target
+        self.segments = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         output = apply_model(self.eval_network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
-        for index, sound in enumerate((batch["target"] - output, batch["target"])):
-            self.energies[index] += sound.double().square().sum().cpu()
+        energies = [sound.double().square().sum((1, 2)).cpu() for sound in (batch["target"] - output, batch["target"])]
+        self.energies += torch.stack([energy.sum() for energy in energies])
+        for error, signal, knobs in zip(*energies, batch["knobs"], strict=True):
+            settings = dict(zip(self.network.knobs, knobs.tolist(), strict=False))
+            self.segments.append({"knobs": settings, "error": float(error), "signal": float(signal)})
+
+    def validation_details(self) -> dict[str, Any]:
+        """Energies of error and target of each held-out segment, with its knobs."""
+        return {"segments": self.segments} if self.trainer.world_size == 1 else {}  # else there are more elsewhere
 
     def on_validation_epoch_end(self) -> None:
         error, signal = self.trainer.strategy.reduce(self.energies.to(self.device), reduce_op="sum")

@@ -126,6 +126,10 @@ class TrainingModule(L.LightningModule):
         """Number of ``metric_names.items`` in a batch, for the speed of training."""
         raise NotImplementedError
 
+    def validation_details(self) -> dict[str, Any]:
+        """Details of the last validation for ``validation.json`` and the page of the run; default: none."""
+        return {}
+
     def call(self, function: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
         """Calls the network in training, or a method of it: always the same one. It is compiled if ``compile`` is set.
 

@@ -54,6 +54,9 @@ class RegressionModule(SegmentationModule):
         self.log("valid/rmse", self.errors.rmse)
         self.log("valid/abs_rel", self.errors.abs_rel)
 
+    def validation_details(self) -> dict[str, Any]:
+        return {}
+
 
 class RegressionData(SegmentationData):
     """Random crops of a folder of images and targets; validation on complete images.

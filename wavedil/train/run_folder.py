@@ -17,7 +17,7 @@ from wavedil.metrics import read_metrics
 RUN_FOLDER_VARIABLE = "WAVEDIL_RUN_FOLDER"
 METRICS, RESTARTS = "metrics.csv", "restarts.csv"
 #: What a run writes before its first checkpoint; all that is removed when it fails before that.
-_FILES = ("config.yaml", METRICS, RESTARTS, "report.html", ".lock")
+_FILES = ("config.yaml", METRICS, RESTARTS, "about.json", "validation.json", "report.html", ".lock")
 _FOLDERS = ("checkpoints", "data", "previews", "tensorboard")
 
 

@@ -229,6 +229,10 @@ class SegmentationModule(TrainingModule):
         self.log("valid/mean_iou", self.matrix.mean_iou)
         self.log("valid/accuracy", self.matrix.accuracy)
 
+    def validation_details(self) -> dict[str, Any]:
+        """The confusion matrix: label, prediction and number of pixels, where there are any."""
+        return {"confusion": self.matrix.entries()}
+
 
 class SegmentationData(TrainingData):
     """Random crops of a folder of images and masks; validation on complete images.
@@ -355,3 +359,7 @@ class SegmentationData(TrainingData):
     def preview_images(self, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """``num`` held-out images ``(height, width, 3)`` with their labels or targets, evenly spaced."""
         return [self.valid.read(index) for index in evenly_spaced(len(self.valid), num)]
+
+    def preview_names(self, num: int) -> list[str]:
+        """File names of :meth:`preview_images`."""
+        return [self.valid.pairs[index].image.name for index in evenly_spaced(len(self.valid), num)]

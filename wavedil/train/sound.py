@@ -305,6 +305,10 @@ class AudioData(TrainingData):
         """The first held-out sounds, float32 ``(time,)``."""
         return [self.valid.sound(i) for i in range(min(4, len(self.valid)))]
 
+    def preview_names(self, num: int) -> list[str]:
+        """File names of :meth:`preview_sounds` and :meth:`preview_conditioning`: clip i belongs to file i."""
+        return [self.valid.paths[i % len(self.valid)].name for i in range(num)]
+
     def preview_conditioning(self, network: nn.Module, samples: int, num: int) -> dict[str, Any]:
         """Options of ``generate`` for ``num`` clips with the conditioning of held-out sounds, repeated if too few."""
         indices, options = [i % len(self.valid) for i in range(num)], {}

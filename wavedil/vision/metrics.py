@@ -57,8 +57,8 @@ class ConfusionMatrix:
 
     def entries(self) -> list[list[int]]:
         """The counts above 0 as ``[label, prediction, count]``."""
-        places = self.matrix.nonzero().tolist()
-        return [[row, column, int(self.matrix[row, column])] for row, column in places]
+        counts = self.matrix.cpu()
+        return [[row, column, int(counts[row, column])] for row, column in counts.nonzero().tolist()]
 
     def add_entries(self, entries: Iterable[Sequence[int]]) -> None:
         """Adds the :meth:`entries` of another matrix."""

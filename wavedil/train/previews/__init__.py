@@ -10,13 +10,15 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.image import imread
 from torch import nn
 
 from wavedil.audio.data.audio_files import write
 from wavedil.files import atomic_write
 from wavedil.outputs import BestEffort
-from wavedil.report import spectrogram_png
+from wavedil.report import write_report
+from wavedil.report.spectrogram import spectrogram_png
 from wavedil.train.loggers import best_effort
 from wavedil.train.module import TrainingModule
 
@@ -59,6 +61,17 @@ class Previews(Callback):
             with self._best_effort:
                 self.write_targets(trainer, module)
 
+    def write_page(self, trainer: L.Trainer) -> None:
+        """Writes the page of a run in training; a trainer without a run folder has none."""
+        folder = Path(trainer.default_root_dir)
+        if self._enabled and (folder / "config.yaml").is_file():
+            with self._best_effort:
+                write_report(folder, running=True)
+
+    def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and (Path(trainer.default_root_dir) / "report.html").exists():
+            self.write_page(trainer)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, module: TrainingModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -71,6 +84,7 @@ class Previews(Callback):
         with self._best_effort:
             self.write_outputs(trainer, module, step)
         module.train()
+        self.write_page(trainer)
 
     @staticmethod
     def folder(trainer: L.Trainer) -> Path:
@@ -85,12 +99,20 @@ class Previews(Callback):
                     getattr(logger.experiment, method)(*args, **options)
 
     def write_clip(
-        self, trainer: L.Trainer, clip: torch.Tensor, sample_rate: int, name: str, tag: str, step: int
+        self,
+        trainer: L.Trainer,
+        clip: torch.Tensor,
+        sample_rate: int,
+        name: str,
+        tag: str,
+        step: int,
+        picture: bytes | None = None,
     ) -> None:
-        """Writes a sound ``(time,)`` and its spectrogram; ``tag`` is its name in TensorBoard."""
+        """Writes a sound ``(time,)`` and a PNG, by default its spectrogram; ``tag`` is its name in TensorBoard."""
         folder = self.folder(trainer)
         write(folder / f"{name}.wav", clip.unsqueeze(0), sample_rate)
-        picture = spectrogram_png(clip.numpy(), sample_rate, title=name)
+        if picture is None:
+            picture = spectrogram_png(clip.numpy(), sample_rate, title=name)
         with atomic_write(folder / f"{name}.png") as beside:
             beside.write_bytes(picture)
         self.to_tensorboard(trainer, "add_audio", tag, clip, step, sample_rate=sample_rate)
@@ -114,3 +136,9 @@ def has_methods(data: L.LightningDataModule | None, names: Sequence[str], purpos
     if missing:
         print(f"{purpose} skipped: {type(data).__name__} has no method {' or '.join(missing)}", file=sys.stderr)
     return not missing
+
+
+def preview_names(data: L.LightningDataModule | None, num: int) -> list[str | None]:
+    """Names of the files of ``num`` previews; None without the optional method ``preview_names`` of the data module."""
+    names = list(data.preview_names(num)) if hasattr(data, "preview_names") else []
+    return [*names, *[None] * num][:num]

@@ -1,6 +1,7 @@
 """Clips of an effect model: input, target and output."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -11,6 +12,7 @@ from wavedil.audio.data.audio_files import write
 from wavedil.audio.data.recordings import Segment
 from wavedil.audio.effects.process import apply_model
 from wavedil.core.schema import Seconds, checked
+from wavedil.report import add_captions
 from wavedil.train.data import Count, OptionalCount
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples
@@ -20,6 +22,10 @@ def process_segment(network: nn.Module, segment: Segment) -> np.ndarray:
     """Output for a segment without its first ``skip`` samples, ``(time,)``."""
     x = torch.from_numpy(segment.input).view(1, 1, -1)
     return apply_model(network, x, network.knob_values(segment.knobs).unsqueeze(0))[0, 0, segment.skip :].cpu().numpy()
+
+
+def _facts(segment: Segment) -> dict[str, Any]:
+    return {"file": segment.name, "knobs": segment.knobs}
 
 
 def _clip(sound: np.ndarray, seconds: float, sample_rate: int) -> np.ndarray:
@@ -49,6 +55,7 @@ class EffectPreviews(Previews):
             for kind, sound in (("input", segment.input), ("target", segment.target)):
                 name = f"target_{index}_{kind}"
                 self._write(trainer, module, sound[segment.skip :], name, name, 0)
+            add_captions(self.folder(trainer), {f"row_{index}": _facts(segment)})
 
     def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         for index, segment in enumerate(trainer.datamodule.preview_segments(self.num)):
@@ -79,6 +86,7 @@ class EffectSamples(Samples):
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
         for index, segment in enumerate(data.preview_segments(self.num)):
+            add_captions(folder / "samples", {f"row_{index}": _facts(segment)})
             sounds = {"1_input": segment.input[segment.skip :], "2_target": segment.target[segment.skip :]}
             for kind, sound in {**sounds, "3_output": process_segment(network, segment)}.items():
                 clip = _clip(sound, self.seconds, network.sample_rate)

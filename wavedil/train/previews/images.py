@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from wavedil.core.schema import checked
+from wavedil.report import add_captions
 from wavedil.train.data import Count, OptionalCount
 from wavedil.train.module import TrainingModule
-from wavedil.train.previews import Previews, Samples
+from wavedil.train.previews import Previews, Samples, preview_names
 from wavedil.vision.data.images import write_image
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.palette import overlay
@@ -62,9 +63,12 @@ class ImagePreviews(Previews):
         self.num = num
 
     def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
+        names = preview_names(trainer.datamodule, self.num)
         for number, (image, target) in enumerate(trainer.datamodule.preview_images(self.num)):
+            name = f"step_{step:06d}_{number}"
             picture = panel(module.eval_network, image, target)
-            write_image(self.folder(trainer) / f"step_{step:06d}_{number}.png", picture)
+            write_image(self.folder(trainer) / f"{name}.png", picture)
+            add_captions(self.folder(trainer), {name: {"file": names[number]}})
             self.to_tensorboard(trainer, "add_image", f"image_{number}", picture, step, dataformats="HWC")
 
 
@@ -82,6 +86,8 @@ class ImageSamples(Samples):
         self.num = num
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
+        names = preview_names(data, self.num)
         for number, (image, target) in enumerate(data.preview_images(self.num)):
+            add_captions(folder / "samples", {f"image_{number:03d}": {"file": names[number]}})
             write_image(folder / "samples" / f"image_{number:03d}.png", panel(network, image, target))
         return f"Look: {folder / 'report.html'}\nmore images: wavedil segment {folder / 'model'} IMAGE... --out labeled"

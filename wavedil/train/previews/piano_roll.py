@@ -10,15 +10,19 @@ import torch
 from torch import nn
 
 from wavedil.audio.data.audio_files import write
-from wavedil.audio.piano_rolls import collate, evaluate_rolls, play, sample_rolls
+from wavedil.audio.piano_rolls import LOWEST, collate, evaluate_rolls, play, sample_rolls
 from wavedil.core.schema import checked
 from wavedil.files import atomic_write
+from wavedil.report import add_captions
+from wavedil.report.png import indexed_png
 from wavedil.train.data import Count, OptionalCount
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples
 
 SAMPLE_RATE = 32000  # Hz: the highest key of a piano, plucked, needs 25 kHz
 PROMPT_STEPS = 8  # time steps of a held-out piece that the model continues
+FACTS = {"given": f"the first {PROMPT_STEPS} steps of the held-out piece, in blue", "lines": "the keys C"}
+_ROLL_COLORS = ((20, 22, 28), (86, 180, 233), (255, 200, 60), (60, 66, 78))  # none, prompt, continuation, C
 
 
 class RollPreviews(Previews):
@@ -41,6 +45,7 @@ class RollPreviews(Previews):
     def write_targets(self, trainer: L.Trainer, module: TrainingModule) -> None:
         for index, roll in enumerate(trainer.datamodule.valid_rolls()[: self.num]):
             self._write(trainer, roll[: self.length], f"target_{index}", 0)
+            add_captions(self.folder(trainer), {f"row_{index}": {"belongs": True, **FACTS}})
 
     def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         rolls = trainer.datamodule.valid_rolls()[: self.num]
@@ -49,7 +54,9 @@ class RollPreviews(Previews):
 
     def _write(self, trainer: L.Trainer, roll: np.ndarray, name: str, step: int) -> None:
         clip = torch.from_numpy(play(roll, SAMPLE_RATE))
-        self.write_clip(trainer, clip, SAMPLE_RATE, name, name.split("_")[0], step)
+        picture = roll_picture(roll)
+        self.write_clip(trainer, clip, SAMPLE_RATE, name, name.split("_")[0], step, picture)
+        add_captions(self.folder(trainer), {name: {"picture": "piano roll"}})
 
 
 class RollSamples(Samples):
@@ -71,13 +78,27 @@ class RollSamples(Samples):
         with atomic_write(folder / "likelihood.json") as beside:
             text = json.dumps({"valid": vars(valid), "test": vars(test)}, indent=2)
             beside.write_text(text + "\n", encoding="utf-8")
-        for index, roll in enumerate(continue_rolls(network, data.test_rolls()[: self.num], self.length)):
-            clip = torch.from_numpy(play(roll, SAMPLE_RATE))[None]
-            write(folder / "samples" / f"sample_{index:03d}.wav", clip, SAMPLE_RATE)
+        originals = data.test_rolls()[: self.num]
+        for index, roll in enumerate(continue_rolls(network, originals, self.length)):
+            for name, each in (("", roll), ("_original", originals[index][: self.length])):
+                path = folder / "samples" / f"sample_{index:03d}{name}.wav"
+                write(path, torch.from_numpy(play(each, SAMPLE_RATE))[None], SAMPLE_RATE)
+                with atomic_write(path.with_suffix(".png")) as beside:
+                    beside.write_bytes(roll_picture(each))
+                add_captions(path.parent, {path.stem: {"picture": "piano roll"}, f"row_{index}": FACTS})
         return (
             f"Best on validation: {valid.nll_nats_per_step:.3f} nats per step; test: {test.nll_nats_per_step:.3f}\n"
             f"Listen: {folder / 'report.html'}"
         )
+
+
+def roll_picture(roll: np.ndarray) -> bytes:
+    """PNG of a piece ``(time, 88)``: time to the right, high keys at the top, the first ``PROMPT_STEPS`` in blue."""
+    colors = roll.T[::-1].astype(np.uint8)
+    colors[:, PROMPT_STEPS:] *= 2
+    is_c = (np.arange(len(colors))[::-1] + LOWEST) % 12 == 0
+    colors[(colors == 0) & is_c[:, None]] = 3
+    return indexed_png(colors.repeat(3, axis=0).repeat(8, axis=1), np.array(_ROLL_COLORS, np.uint8))
 
 
 def continue_rolls(network: nn.Module, rolls: Sequence[np.ndarray], length: int) -> Sequence[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -11,9 +12,10 @@ from wavedil.audio.data.audio_files import write
 from wavedil.audio.generation.generate import generate
 from wavedil.core.schema import Seconds, checked
 from wavedil.progress import Bar
+from wavedil.report import add_captions
 from wavedil.train.data import Count, NotNegative, OptionalCount
 from wavedil.train.module import TrainingModule
-from wavedil.train.previews import Previews, Samples, has_methods
+from wavedil.train.previews import Previews, Samples, has_methods, preview_names
 
 
 class SoundPreviews(Previews):
@@ -42,6 +44,8 @@ class SoundPreviews(Previews):
             clip = torch.as_tensor(sound)[: round(self.seconds * network.sample_rate)]
             clip = network.decode(network.encode(clip))
             self.write_clip(trainer, clip, network.sample_rate, f"target_{index}", "target", 0)
+            facts = {"belongs": network.conditioner.upsampling is not None}
+            add_captions(self.folder(trainer), {f"row_{index}": facts | _facts(trainer.datamodule, index)})
 
     def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         network = module.eval_network
@@ -52,6 +56,8 @@ class SoundPreviews(Previews):
             raise KeyboardInterrupt  # generate returns early on Ctrl-C, which was meant for the run
         for index, clip in enumerate(sound[:, 0]):
             self.write_clip(trainer, clip.cpu(), network.sample_rate, f"step_{step:06d}_{index}", "step", step)
+            speaker = _speaker(network, conditioning, index)
+            add_captions(self.folder(trainer), {f"row_{index}": {"speaker": speaker, "temperature": 1.0, "seed": 0}})
 
 
 class SoundSamples(Samples):
@@ -75,7 +81,16 @@ class SoundSamples(Samples):
         options = _conditioning(network, data, total, self.num) | {"temperature": self.temperature}
         with Bar("sampling", network.sample_rate) as bar:
             sound = generate(network, total, num=self.num, progress=bar.update, **options)
+        belongs = network.conditioner.upsampling is not None
+        sounds = data.preview_sounds() if belongs and hasattr(data, "preview_sounds") else []
         for index, clip in enumerate(sound):
+            facts = {"speaker": _speaker(network, options, index), "temperature": self.temperature, "seed": 0}
+            if belongs:
+                facts = _facts(data, index) | facts
+            add_captions(folder / "samples", {f"row_{index}": facts})
+            if index < len(sounds):
+                original = torch.as_tensor(sounds[index])[None, :total]
+                write(folder / "samples" / f"sample_{index:03d}_original.wav", original, network.sample_rate)
             write(folder / "samples" / f"sample_{index:03d}.wav", clip.cpu(), network.sample_rate)
         return (
             f"Listen: {folder / 'report.html'}\n"
@@ -89,6 +104,15 @@ def _is_conditional(network: nn.Module) -> bool:
 
 def _conditioning_method(network: nn.Module) -> Sequence[str]:
     return ["preview_conditioning"] if _is_conditional(network) else []
+
+
+def _facts(data: L.LightningDataModule, index: int) -> dict[str, Any]:
+    """Caption with the file that a clip belongs to."""
+    return {"file": preview_names(data, index + 1)[index]}
+
+
+def _speaker(network: nn.Module, options: dict[str, Any], index: int) -> str | None:
+    return network.speakers[options["speaker"][index]] if network.speakers and "speaker" in options else None
 
 
 def _conditioning(network: nn.Module, data: L.LightningDataModule | None, samples: int, num: int) -> dict:

@@ -1,0 +1,239 @@
+"""Structure of the pages of runs."""
+
+import base64
+import importlib.util
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from wavedil.cli import main
+from wavedil.errors import WavedilError
+from wavedil.report import add_captions, write_clips_page, write_report
+from wavedil.report.charts import Line, chart
+
+_spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("runs.py"))
+runs = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(runs)
+
+VOID = {"meta", "link", "img", "input", "br"}
+HOSTILE = "</script><script>alert(1)</script>\"'><img src=http://x.invalid/>"
+
+
+class Page(HTMLParser):
+    """Elements of a page; raises if one is not closed in its order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.text, self.open, self.elements = Path(path).read_text(encoding="utf-8"), [], []
+        self.feed(self.text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, (tag, self.open)
+
+    def all(self, tag, name=None):
+        found = [attributes for each, attributes in self.elements if each == tag]
+        return [each for each in found if name in (each.get("class") or "").split()] if name else found
+
+
+def sounds(page):
+    return [soundfile.read(io.BytesIO(base64.b64decode(each["src"].split(",")[1])))[0] for each in page.all("audio")]
+
+
+@pytest.fixture
+def vocoder(tmp_path):
+    return runs.make_vocoder_run(tmp_path / "vocoder")
+
+
+def test_a_clip_stands_beside_its_original(vocoder):
+    page = Page(write_report(vocoder))
+    labels = [each["aria-label"] for each in page.all("figure", "clip")]
+    assert labels[:4] == ["A: original", "B: model"] * 2 and labels[4:6] == ["A: step 10", "B: step 20"]
+    original, model = sounds(page)[:2]
+    np.testing.assert_allclose(original, runs.tone(210), atol=1e-4)
+    np.testing.assert_allclose(model, runs.tone(200), atol=1e-4)
+    assert "voice0.flac" in page.text and "anna" in page.text and "no preview repeats it" in page.text
+    assert "9 samples" in page.text and "5.0 × real time" in page.text and "endless tones" in page.text
+    assert all(each.get("aria-label") for each in page.all("input", "seek") + page.all("button", "play"))
+    assert all(each.get("alt") for each in page.all("img"))
+
+
+def test_a_recording_that_a_preview_belongs_to_is_in_its_row(vocoder):
+    add_captions(vocoder / "previews", {"row_0": {"belongs": True, "file": "voice0.flac"}})
+    page = Page(write_report(vocoder))
+    labels = [each["aria-label"] for each in page.all("figure", "clip")]
+    assert labels[4:] == ["A: held-out recording", "B: step 10", "C: step 20"]
+
+
+def test_effects_have_a_difference_charts_and_esr_by_knob(tmp_path):
+    page = Page(write_report(runs.make_effect_run(tmp_path / "amp")))
+    _, wet, model, difference = sounds(page)
+    np.testing.assert_allclose(difference, wet - model, atol=1e-4)
+    assert "ESR of this clip" in page.text and "guitar.wav" in page.text and "drive 0.5" in page.text
+    charts = [each["aria-label"] for each in page.all("svg") if "aria-label" in each]
+    for name in ("mean output over input", "power in dB over frequency", "amplitude over time", "ESR in % over drive"):
+        assert any(label.startswith(name) for label in charts), (name, charts)
+    assert re.search(r"<td class=number>0.5</td><td class=number>5</td><td class=number>2</td>", page.text)
+
+
+def test_images_have_parts_legend_and_confusion_matrix(tmp_path):
+    page = Page(write_report(runs.make_image_run(tmp_path / "camvid")))
+    parts = [each["data-part"] for each in page.all("figure") if "data-part" in each]
+    assert parts == ["image", "truth", "prediction", "difference"] * 2
+    assert "street.png" in page.text and "wrong pixels" in page.text and "50.0 %" in page.text
+    assert "background:rgb(0, 90, 200)" in page.text
+    assert "0.750" in page.text and "0.857" in page.text  # 30 / 40 and 60 / 70
+    assert ">25.0</td>" in page.text and page.text.count("step 20</figcaption>") == 1
+
+
+def test_a_run_that_ended_early_says_so(tmp_path):
+    early = Page(write_report(runs.make_vocoder_run(tmp_path / "early", steps=40)))
+    assert "Stopped before the end of its budget (100 steps or 4 minutes): trained for 40 steps" in early.text
+    timed = Page(write_report(runs.make_run(tmp_path / "timed", steps=40, seconds=240.0)))
+    assert "the time limit of 4 minutes, before all 100 steps" in timed.text
+    full = Page(write_report(runs.make_run(tmp_path / "full")))
+    assert "all 100 steps" in full.text and "Stopped" not in full.text
+
+
+def test_a_page_of_a_run_in_training_reloads_itself(vocoder):
+    root = Page(write_report(vocoder, running=True)).all("html")[0]
+    assert int(root["data-running"]) > 0 and int(root["data-written"]) > 1e9
+    assert "data-running" not in Page(write_report(vocoder)).all("html")[0]
+
+
+def test_one_point_is_no_curve():
+    assert "<svg" not in chart([Line("held-out data", [(5, 2.0)])], "step", "loss")
+    assert "one value so far: held-out" not in chart([], "step", "loss")
+    both = chart([Line("training", [(1, 3.0), (2, 2.0)]), Line("held-out data", [(5, 2.5)])], "step", "loss")
+    assert both.count("<path style") == 2 and "held-out data: one value so far, 2.5 at step 5" in both
+
+
+@pytest.mark.parametrize("values", [[1, 1], [0, 0], [-1e300, 1e300], [1e-30, 2e-30], [float("nan"), float("inf")]])
+def test_charts_of_odd_values(values):
+    page = chart([Line("a", list(enumerate(values)))], "step", "loss", robust=True)
+    assert "nan" not in page and "inf" not in page
+
+
+def test_several_runs_are_compared(tmp_path, monkeypatch):
+    first, second = (runs.make_vocoder_run(tmp_path / name) for name in ("one", "two"))
+    runs.write_clip(second / "samples" / "sample_001_original.wav", runs.tone(99))
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(first), str(second)]) == 0
+    page = Page(tmp_path / "comparison.html")
+    labels = [each["aria-label"] for each in page.all("figure", "clip")]
+    assert labels[:3] == ["A: original", "B: one", "C: two"]
+    assert labels[3:] == ["A: original", "B: original of two", "C: one", "D: two"]
+    assert "one: held-out data" in page.text and "two: held-out data" in page.text
+
+
+@pytest.mark.parametrize("kind", ["vocoder", "effect", "image"])
+def test_hostile_names_are_text(tmp_path, kind):
+    run = getattr(runs, f"make_{kind}_run")(tmp_path / "<b>&'\"")
+    about = json.loads((run / "about.json").read_text())
+    about |= {"model": HOSTILE, "data": HOSTILE, "machine": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    (run / "about.json").write_text(
+        json.dumps(about | {"classes": [HOSTILE, HOSTILE], "colors": [[1, 2, 3], [1, 2, 3]]})
+    )
+    facts = {"file": HOSTILE, "knobs": {HOSTILE: 1.0}, HOSTILE: HOSTILE, "speaker": [HOSTILE]}
+    captions = {"row_0": facts, "image_000": facts, "sample_000": facts}
+    add_captions(run / "samples", captions)
+    validation = {
+        "step": HOSTILE,
+        "confusion": [[0, 0, 1]],
+        "segments": [{"knobs": {HOSTILE: 1}, "error": 1, "signal": 1}],
+    }
+    (run / "validation.json").write_text(json.dumps(validation))
+    runs.write_clip(run / "samples" / "it's <i>.wav", runs.tone(100))
+    page = Page(write_report(run))
+    assert len(page.all("script")) == 1 and not page.all("b", "x") and not page.all("i", "x")
+    assert not [each for each in page.all("img") if not each["src"].startswith("data:image/")]
+    assert HOSTILE not in page.text
+
+
+@pytest.mark.parametrize(
+    "value", ["[]", "{", '{"classes": 3}', '{"classes": ["a"], "colors": [[1]]}', "\0", '{"versions": 1}']
+)
+def test_damaged_facts_are_left_out(tmp_path, value):
+    run = runs.make_image_run(tmp_path / "run")
+    for name in ("about.json", "validation.json", "samples/captions.json"):
+        (run / name).write_text(value)
+    Page(write_report(run))
+
+
+@pytest.mark.parametrize("entries", [[[0, 5, 1]], [[0, 0, -1]], [[0]], 3, [["a", "b", "c"]], [[0, 0, 10**30]]])
+def test_a_damaged_confusion_matrix_is_left_out(tmp_path, entries):
+    run = runs.make_image_run(tmp_path / "run")
+    (run / "validation.json").write_text(json.dumps({"confusion": entries}))
+    assert "Confusion" not in Page(write_report(run)).text
+
+
+def test_a_page_has_at_most_20_mb(tmp_path):
+    run = runs.make_run(tmp_path / "long")
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 44100 * 60).astype(np.float32)
+    for index in range(3):
+        runs.write_clip(run / "samples" / f"sample_{index:03d}.wav", noise, 44100)
+    for step in range(40):
+        runs.write_clip(run / "previews" / f"step_{step:06d}_0.wav", noise[: 44100 * 6], 44100)
+    path = write_report(run)
+    page = Page(path)
+    assert 10e6 < path.stat().st_size < 20e6
+    assert page.text.count("of 60.0 s") == 3 and "of the oldest previews are left out" in page.text
+    labels = [each["aria-label"] for each in page.all("figure", "clip")]
+    assert labels[-1].endswith("step 39") and "step 0" not in str(labels)
+
+
+def test_a_broken_file_is_named(vocoder):
+    (vocoder / "samples" / "sample_001.wav").write_bytes(b"RIFF")
+    text = Page(write_report(vocoder)).text
+    assert "skipped: sample_001.wav" in text and text.count("<audio") == 6
+
+
+def test_clips_of_a_folder(tmp_path):
+    for index in range(2):
+        runs.write_clip(tmp_path / f"clip_{index}.wav", runs.tone(100 * (index + 1)))
+    clips = [{"path": tmp_path / f"clip_{index}.wav", "row": "seed 3", "label": str(index)} for index in range(2)]
+    path = write_clips_page(tmp_path, [*clips, {"path": tmp_path / "clip_0.wav", "facts": {"seed": 4}}])
+    page = Page(path)
+    assert path == tmp_path / "clips.html" and len(sounds(page)) == 3
+    assert [each["aria-label"] for each in page.all("figure", "clip")] == ["A: 0", "B: 1", "A: clip_0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{run}", "nowhere"], "nowhere is not a run folder"),
+        (["{run}", "--out", "{run}"], "is a folder: expected a file"),
+        (["{run}", "--out", "{run}/config.yaml"], "is the input"),
+        (["{run}", "--out", "{run}/samples/page.html"], "is in the input folder"),
+    ],
+)
+def test_what_a_page_must_not_replace(tmp_path, capsys, words, message):
+    run = runs.make_vocoder_run(tmp_path / "run")
+    before = (run / "config.yaml").read_text()
+    assert main(["report", *(word.format(run=run) for word in words)]) == 2
+    assert message in capsys.readouterr().err and (run / "config.yaml").read_text() == before
+
+
+def test_the_paths_of_a_page_are_relative_to_nothing(vocoder):
+    page = Page(write_report(vocoder))
+    for tag, attributes in page.elements:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+    assert "url(" not in page.text and "import " not in page.text and "fetch(" not in page.text
+    with pytest.raises(WavedilError, match="runs is empty"):
+        write_report()

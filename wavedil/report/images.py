@@ -1,0 +1,220 @@
+"""Images of dense predictors: image, ground truth, prediction and difference, legend, IoU and confusion matrix."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from wavedil.errors import WavedilError
+from wavedil.report.clips import facts_html
+from wavedil.report.files import Budget, data_uri, text
+from wavedil.report.png import indexed_png
+from wavedil.report.run import Media, Run
+
+GAP = 4  # pixels between the three parts of a panel
+MAX_CLASSES = 32  # in the confusion matrix
+MEANINGS = (
+    ("IoU", "of a class: pixels that both are and are predicted as the class, divided by pixels that are either."),
+    ("confusion matrix", "share of the pixels of a true class (row) that are predicted as each class (column), in %."),
+    ("difference", "of classes: wrong pixels are orange, others dark; of values: the brighter, the larger."),
+)
+
+
+def split_panel(panel: np.ndarray) -> list[np.ndarray]:
+    """Image, ground truth and prediction of a panel ``(height, 3 * width + 2 * GAP, 3)``.
+
+    Raises:
+        WavedilError: the width is that of no panel.
+    """
+    width, rest = divmod(panel.shape[1] - 2 * GAP, 3)
+    if rest or width < 1:
+        raise WavedilError(f"a panel is {panel.shape[1]} pixels wide: expected three images with {GAP} pixels between")
+    return [panel[:, start : start + width] for start in range(0, 3 * (width + GAP), width + GAP)]
+
+
+def _read(media: Media) -> list[np.ndarray]:
+    from wavedil.vision.data.images import read_image
+
+    return split_panel(read_image(media.path))
+
+
+def _picture(image: np.ndarray) -> str:
+    """A data URI: PNG, or JPEG where that is much smaller, as for photos."""
+    from PIL import Image
+
+    found = []
+    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 88})):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, kind, **options)
+        found.append((kind, buffer.getvalue()))
+    kind, content = found[1] if len(found[0][1]) > 100_000 + len(found[1][1]) else found[0]
+    return data_uri(content, f"image/{kind}")
+
+
+def _difference(truth: np.ndarray, prediction: np.ndarray, has_classes: bool) -> str:
+    error = np.abs(truth.astype(np.int16) - prediction).max(2)
+    if has_classes:
+        palette = np.array([[40, 44, 52], [240, 150, 40]], np.uint8)
+        return data_uri(indexed_png((error > 2).astype(np.uint8), palette), "image/png")
+    palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    return data_uri(indexed_png(error.astype(np.uint8), palette), "image/png")
+
+
+def panels_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
+    """A row for each panel: its parts, their difference, and a slider between truth and prediction."""
+    has_classes, parts, dropped = bool(classes(run)), [], 0
+    for each in media:
+        try:
+            image, truth, prediction = _read(each)
+        except WavedilError as error:
+            run.skipped.append(f"{each.path.name}: {error}")
+            continue
+        pictures = {
+            "image": _picture(image),
+            "truth": _picture(truth),
+            "prediction": _picture(prediction),
+            "difference": _difference(truth, prediction, has_classes),
+        }
+        names = {"truth": "ground truth"}
+        title = text(each.facts.get("file") or each.title("Image"))
+        figures = "".join(
+            f"<figure class=pixels data-part={part}><img alt='{names.get(part, part)} of {title}' src='{uri}'>"
+            f"<figcaption>{names.get(part, part)}</figcaption></figure>"
+            for part, uri in pictures.items()
+        )
+        facts = {name: value for name, value in each.facts.items() if name != "file"}
+        if has_classes:
+            facts["wrong pixels"] = f"{100 * (np.abs(truth.astype(np.int16) - prediction).max(2) > 2).mean():.1f} %"
+        html = (
+            f"<section class=row aria-label='{title}'><h3>{title}</h3>{facts_html(facts)}"
+            f"<div class='pictures five'>{figures}"
+            "<figure class='pixels comparison' hidden><div class=compare></div><figcaption>ground truth │ prediction"
+            "</figcaption><input type=range min=0 max=100 value=50 aria-label='Boundary between ground truth and "
+            "prediction'></figure></div></section>"
+        )
+        if budget.take(html):
+            parts.append(html)
+        else:
+            dropped += 1
+    if dropped:
+        budget.notes.append(f"{dropped} images are not in this page, which may have 20 MB: they are in the run folder")
+    return "".join(parts)
+
+
+def steps_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
+    """A row for each image of the previews: the ground truth, then the predictions, of which the oldest may not fit."""
+    rows: dict[int, list[Media]] = {}
+    for each in media:
+        rows.setdefault(each.row, []).append(each)
+    parts, dropped = [], 0
+    limit = budget.left // max(1, len(rows))
+    for number, previews in sorted(rows.items()):
+        figures, used, title = [], 0, f"Image {number + 1}"
+        for index, each in enumerate(reversed(previews)):
+            try:
+                _, truth, prediction = _read(each)
+            except WavedilError as error:
+                run.skipped.append(f"{each.path.name}: {error}")
+                continue
+            shown = {f"step {each.step}": prediction} | ({"ground truth": truth} if index == 0 else {})
+            title = each.facts.get("file") or title
+            html = [
+                f"<figure class=pixels><img alt='{name} of {text(title)}' src='{_picture(image)}'>"
+                f"<figcaption>{name}</figcaption></figure>"
+                for name, image in shown.items()
+            ]
+            if used + len("".join(html)) > limit or not budget.take("".join(html)):
+                dropped += len(previews) - index
+                break
+            used += len("".join(html))
+            figures += html[::-1] if index == 0 else html
+        if figures:  # ground truth, oldest step ... newest step
+            figures = [figures[0], *figures[:0:-1]]
+            parts.append(
+                f"<section class=row aria-label='{text(title)}'><h3>{text(title)}</h3>"
+                f"<div class='pictures small'>{''.join(figures)}</div></section>"
+            )
+    if dropped:
+        budget.notes.append(f"{dropped} of the oldest previews are not in this page, which may have 20 MB")
+    return "".join(parts)
+
+
+def classes(run: Run) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and colors of the classes of a run; empty for a run without classes, or with damaged facts."""
+    names, colors = run.about.get("classes"), run.about.get("colors")
+    try:
+        found = [(str(name), tuple(int(value) for value in color)) for name, color in zip(names, colors, strict=True)]
+        return found[:256] if all(len(color) == 3 for _, color in found) else []
+    except (TypeError, ValueError):
+        return []
+
+
+def classes_html(run: Run) -> str:
+    """Legend with the IoU of each class, and the confusion matrix of the last validation."""
+    known = classes(run)
+    if not known:
+        return ""
+    matrix = _matrix(run.validation, len(known))
+    rows = []
+    for index, (name, color) in enumerate(known):
+        swatch = f"<span class=swatch style='background:rgb{color}'></span>{text(name)}"
+        cells = ""
+        if matrix is not None:
+            union = matrix[index].sum() + matrix[:, index].sum() - matrix[index, index]
+            iou = matrix[index, index] / union if union else None
+            bar = (
+                "" if iou is None else f"<span class=bar aria-hidden=true><i style='width:{100 * iou:.1f}%'></i></span>"
+            )
+            value = "none" if iou is None else f"{iou:.3f}"
+            share = 100 * matrix[index].sum() / max(1, matrix.sum())
+            cells = f"<td class=number>{value}</td><td>{bar}</td><td class=number>{share:.1f} %</td>"
+        rows.append(f"<tr><th scope=row>{swatch}</th>{cells}</tr>")
+    head = (
+        ""
+        if matrix is None
+        else "<th class=number scope=col>IoU</th><th scope=col>0 to 1</th><th class=number scope=col>pixels</th>"
+    )
+    step = "" if matrix is None else f"<p class=note>Held-out images at step {text(run.validation.get('step'))}.</p>"
+    table = f"<table><thead><tr><th scope=col>class</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<h2>Classes</h2>{step}<div class=scroll>{table}</div>{_matrix_html(known, matrix)}"
+
+
+def _matrix(validation: dict[str, Any], count: int) -> np.ndarray | None:
+    """Pixel counts by label and prediction."""
+    try:
+        matrix = np.zeros((count, count), np.int64)
+        for label, prediction, pixels in validation["confusion"]:
+            if min(label, prediction, pixels) < 0:
+                return None
+            matrix[label, prediction] = pixels
+        return matrix
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
+def _matrix_html(known: Sequence[tuple[str, tuple[int, ...]]], matrix: np.ndarray | None) -> str:
+    if matrix is None:
+        return ""
+    order = np.argsort(-matrix.sum(1), kind="stable")[:MAX_CLASSES]
+    order.sort()
+    note = (
+        ""
+        if len(known) <= MAX_CLASSES
+        else f"<p class=note>The {MAX_CLASSES} most frequent of {len(known)} classes.</p>"
+    )
+    head = "".join(f"<th scope=col>{text(known[index][0])}</th>" for index in order)
+    body = []
+    for row in order:
+        total = max(1, int(matrix[row].sum()))
+        shares = [matrix[row, column] / total for column in order]
+        cells = "".join(
+            f"<td style='--share:{0.85 * share:.2f}'{' class=strong' if share > 0.5 else ''}>{100 * share:.1f}</td>"
+            for share in shares
+        )
+        body.append(f"<tr><th scope=row>{text(known[row][0])}</th>{cells}</tr>")
+    return (
+        f"<h3>Confusion matrix</h3><p class=note>Rows: true class. Columns: predicted class. Percent of the true "
+        f"class's pixels.</p>{note}<div class=scroll><table class=matrix><thead><tr><th></th>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
