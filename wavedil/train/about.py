@@ -12,7 +12,7 @@ import lightning as L
 import torch
 
 from wavedil import __version__
-from wavedil.core.receptive_field import count_parameters
+from wavedil.core.cost import count_parameters
 from wavedil.files import atomic_write
 from wavedil.outputs import BestEffort
 from wavedil.train.module import TrainingModule
