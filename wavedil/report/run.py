@@ -117,7 +117,7 @@ class Run:
         return " or ".join(parts) or "no limit"
 
     def status(self) -> tuple[str, str]:
-        """``"finished"``, ``"stopped"`` or ``"empty"``, and a sentence."""
+        """``"ended"``, ``"stopped"`` or ``"empty"``, and a sentence."""
         if not self.rows:
             return "empty", "No training steps yet."
         step, seconds = int(self.rows[-1]["step"]), self.rows[-1]["seconds"]
@@ -125,12 +125,12 @@ class Run:
         steps, limit = self.setting("max_steps"), _seconds(self.setting("max_time"))
         most = int(steps) if steps and re.fullmatch(r"\d{1,15}", steps) else None
         if most is not None and step >= most:
-            return "finished", f"Trained for {done}: all {most} steps."
+            return "ended", f"Trained for {done}: all {most} steps."
         if limit and seconds >= 0.98 * limit:
             rest = "" if most is None else f", before all {most} steps"
-            return "finished", f"Trained for {done}: the time limit of {limit / 60:g} minutes{rest}."
+            return "ended", f"Trained for {done}: the time limit of {limit / 60:g} minutes{rest}."
         if most is None and not limit:
-            return "finished", f"Trained for {done}."
+            return "ended", f"Trained for {done}."
         return "stopped", f"Stopped before the end of its budget ({self.budget}): trained for {done}."
 
 
