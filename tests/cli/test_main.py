@@ -74,7 +74,7 @@ def test_every_command_imports_modules_first(tmp_path, monkeypatch, refused):
         (["train", "-c", "Ampp"], "did you mean amp?"),
         (["bench", "cods"], "did you mean codes?"),
         (["bench", "codes", "more", "--devic", "cpu"], "--devic is unknown: did you mean --device?"),
-        (["report", "x", "y"], "unexpected argument 'y'"),
+        (["inspect", "x", "y"], "unexpected argument 'y'"),
         (["--dance"], "--dance"),
     ],
 )

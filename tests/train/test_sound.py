@@ -181,7 +181,7 @@ def test_validation_uses_the_first_seconds_of_the_files(recordings):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.network=wavedil.audio.Effect"], "network is a Effect: expected a WaveNet"),
+        (["--model.network=wavedil.audio.Effect"], "network is an Effect: expected a WaveNet"),
         (["--data.crop=30"], "crop is 30 samples: expected more than the receptive field of 32"),
         (["--data.root=/nowhere"], "/nowhere"),
         (["--model.network.chanels=8"], "chanels"),
