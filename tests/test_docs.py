@@ -1,14 +1,121 @@
-"""The pages beside the README: links lead somewhere, and the map in CONTRIBUTING.md is that of the package."""
+"""README, docs and notebooks are true: their code runs, their commands parse, their links lead somewhere."""
 
+import json
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 import wavedil
+from wavedil.audio import Effect, WaveNet, save
+from wavedil.audio.models.tcn import TCN
+from wavedil.cli import build_parser, main
+from wavedil.vision import Conv1x1Head, PixelUnshuffle, Segmenter
 
 ROOT = Path(__file__).parents[1]
-PAGES = [path for folder in (".", "docs", "recipes") for path in sorted((ROOT / folder).glob("*.md"))]
+DOCS = ROOT / "docs"
+GENERATED = {DOCS / "_build", DOCS / "project"}
+PAGES = [path for folder in (".", "recipes") for path in sorted((ROOT / folder).glob("*.md"))]
+PAGES += [path for path in sorted(DOCS.rglob("*.md")) if GENERATED.isdisjoint(path.parents)]
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each block of a page, and of each code cell of a notebook, where ``!`` starts a command."""
+    if page.suffix == ".md":
+        return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
+    cells = [cell for cell in json.loads(page.read_text())["cells"] if cell["cell_type"] == "code"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    return [("bash", re.sub("^!", "", text, flags=re.M)) if text[0] == "!" else ("python", text) for text in texts]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Words of the ``wavedil`` commands of a block."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("wavedil ")]
+
+
+TO_RUN = [page for page in PAGES + NOTEBOOKS if any(language in ("python", "bash") for language, _ in blocks(page))]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working folder, whose modules are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for module in [key for key, value in sys.modules.items() if str(tmp_path) in str(getattr(value, "__file__", ""))]:
+        del sys.modules[module]
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and intervals
+@pytest.mark.parametrize("page", TO_RUN, ids=map(name, TO_RUN))
+def test_code_runs_in_order(page, folder):
+    """A block whose first line is ``# NAME.py`` or ``# NAME.yaml`` is saved as this file."""
+    names: dict = {"__name__": "__main__"}
+    for language, text in blocks(page):
+        file = re.match(r"# (\w+\.(py|yaml))\n", text)
+        if file:
+            (folder / file[1]).write_text(text)
+        elif language == "python":
+            exec(compile(text, name(page), "exec"), names)
+        elif language == "bash":
+            assert all(line.startswith(("wavedil ", " ")) for line in text.splitlines()), text
+            for words in commands(text):
+                assert main(words) == 0, shlex.join(words)
+
+
+PARSED = [
+    pytest.param(words, id=f"{name(page)}: {shlex.join(words)}")
+    for page in PAGES
+    for language, text in blocks(page)
+    for words in commands(text)
+    if not language
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with models in ``runs/NAME/model``, of the kind that the recipe of this name trains."""
+    folder = tmp_path_factory.mktemp("docs")
+    for recipe in ("speech", "vocoder", "digits", "speakers", "music"):
+        save(WaveNet(4, 4, "1"), folder / "runs" / recipe / "model")
+    for recipe in ("tiny", "frontend", "context", "joint"):
+        save(Segmenter(PixelUnshuffle(4), Conv1x1Head(48, 2), num_classes=2), folder / "runs" / recipe / "model")
+    save(Effect(4, 4, "1"), folder / "runs" / "amp" / "model")
+    save(TCN(88, 88, 4, "1"), folder / "runs" / "jsb" / "model")
+    return folder
+
+
+@pytest.mark.parametrize("words", PARSED)
+def test_commands_parse(monkeypatch, runs, words):
+    monkeypatch.chdir(runs)
+    arguments, unknown = build_parser(words).parse_known_args(words)
+    if words[0] in ("evaluate", "segment") and arguments.model != "MODEL":
+        assert Path(arguments.model, "config.json").is_file(), f"add a model to the fixture: {arguments.model}"
+    assert not unknown or words[0] == "train"
+
+
+def test_options_of_evaluate_are_checked_by_the_commands_above(monkeypatch, runs):
+    monkeypatch.chdir(runs)
+    words = "evaluate runs/amp/model pedal.csv --crf".split()
+    assert build_parser(words).parse_known_args(words)[1] == ["--crf"]
+
+
+def test_ci_runs_the_readmes_test_command():
+    command = "pip install uv && uv run pytest"
+    assert command in (ROOT / "README.md").read_text()
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == command
+
+
+def test_the_citation_has_the_version():
+    assert f"\nversion: {wavedil.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def anchors(page: Path) -> set[str]:
@@ -17,7 +124,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[path.relative_to(ROOT).as_posix() for path in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=map(name, PAGES))
 def test_links_lead_to_files_and_headings(page):
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if link.startswith("https://"):
@@ -28,11 +135,20 @@ def test_links_lead_to_files_and_headings(page):
         assert not heading or heading in anchors(target), f"{link}: no such heading"
 
 
+@pytest.mark.parametrize("package", ["wavedil", "audio", "vision", "train"])
+def test_the_reference_has_every_public_name(package):
+    path = "wavedil" if package == "wavedil" else f"wavedil.{package}"
+    reference = (DOCS / "api" / f"{package}.md").read_text()
+    reference += (DOCS / "api" / "audio.md").read_text()  # save and load, which vision has too
+    missing = [public for public in sys.modules[path].__all__ if not re.search(rf":: .*\.{public}$", reference, re.M)]
+    assert missing in ([], ["__version__"])
+
+
 def mapped_folders() -> set[str]:
     """The folders of the map in CONTRIBUTING.md, relative to the root; each level is indented by two spaces."""
     folders, path = set(), []
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    for line in text[text.index("```\nwavedil/") :].split("```")[1].splitlines():
+    for line in text[text.index("```text\nwavedil/") :].split("```")[1].splitlines()[1:]:
         name = line.split()[0] if line.strip() else ""
         if name.endswith("/"):
             path = path[: (len(line) - len(line.lstrip())) // 2] + [name.rstrip("/")]

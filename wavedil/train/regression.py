@@ -69,8 +69,8 @@ class RegressionData(SegmentationData):
         step: value of one gray level of a target image, e.g. 0.001 for millimeters to meters.
         targets, target_ending: folder of the targets, and ending of their file names, without suffix.
         scales: minimum and maximum of the random scale of a crop; its target values are not changed.
-        crop, batch_size, scale, images, image_ending, validation, flip, valid_images, built_in_images,
-            max_skipped, seed, num_workers: see :class:`SegmentationData`.
+        **options: crop, batch_size, scale, images, image_ending, validation, flip, valid_images, built_in_images,
+            max_skipped, seed, num_workers; see :class:`SegmentationData`.
     """
 
     @checked

@@ -115,7 +115,7 @@ class SmoothL1(nn.Module):
     The mean over the pixels whose target is not NaN.
 
     Args:
-        beta: errors below it contribute error^2 / (2 beta), larger ones |error| - beta / 2. 0 is the L1 loss.
+        beta: errors below it contribute error^2 / (2 beta), larger ones ``|error| - beta / 2``. 0 is the L1 loss.
     """
 
     def __init__(self, beta: float = 0.0):
