@@ -92,3 +92,28 @@ def test_evenly_spaced():
 def test_an_empty_batch_is_refused():
     with pytest.raises(WavedilError, match="batch_size is 0"):
         TrainingData(batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("before", "logged"),
+    [
+        ("4 files\n3 classes", ""),
+        (None, ""),  # a checkpoint of an older version
+        ("5 files\n3 classes", "the data are not those of the checkpoint: 4 files; before: 5 files"),
+    ],
+)
+def test_a_resumed_run_says_that_its_data_have_changed(caplog, before, logged):
+    class Data(TrainingData):
+        def read_data(self):
+            return "4 files\n3 classes"
+
+    data = Data(2)
+    data.trainer = SimpleNamespace(global_step=0, is_global_zero=True, accumulate_grad_batches=1, world_size=1)
+    data.setup("fit")
+    state = data.state_dict()
+    assert state["summary"] == "4 files\n3 classes"
+    state |= {"summary": before}
+    if before is None:
+        del state["summary"]
+    data.load_state_dict(state)
+    assert caplog.messages == ([logged] if logged else [])

@@ -1,6 +1,7 @@
 """The base class of all data modules, and the order in which training visits the data."""
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,8 @@ from wavedil.core import DilatedConv
 from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError
 from wavedil.ops.memory import check_memory
+
+_log = logging.getLogger("wavedil")
 
 #: Types of the arguments of modules, data modules, previews and samples.
 Count = Annotated[int, Range(1, 2**31)]
@@ -29,7 +32,8 @@ class TrainingData(L.LightningDataModule):
     """Base of the data modules: random items without end, in an order that a resumed run continues.
 
     Subclasses write or download files in ``prepare_data`` and read them in :meth:`read_data`. A checkpoint has the
-    number of items that training has used, so a run can be resumed with another number of processes or batch size.
+    number of items that training has used, so a run can be resumed with another number of processes or batch size. A
+    warning says if the lines of :meth:`read_data` have changed since.
 
     Args:
         batch_size: items in a batch of one process.
@@ -125,11 +129,16 @@ class TrainingData(L.LightningDataModule):
                 found.append((self._dataset.origin(index), None))
         return found
 
-    def state_dict(self) -> dict[str, int]:
-        return {"items_used": self.items_used(), "step": self.trainer.global_step}
+    def state_dict(self) -> dict[str, Any]:
+        return {"items_used": self.items_used(), "step": self.trainer.global_step, "summary": self._summary}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict["items_used"], state_dict["step"]
+        before = state_dict.get("summary", self._summary).splitlines()
+        changed = [line for line in self._summary.splitlines() if line not in before]
+        if changed and self.trainer.is_global_zero:
+            old = [line for line in before if line not in self._summary.splitlines()]
+            _log.warning("the data are not those of the checkpoint: %s; before: %s", "; ".join(changed), "; ".join(old))
 
 
 def activation_bytes(network: nn.Module) -> int:
