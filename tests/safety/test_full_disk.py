@@ -45,7 +45,7 @@ def small_files():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("size", [30, 2000])
+@pytest.mark.parametrize("size", [2000])
 def test_what_exceeds_the_disk_ends_a_run_with_its_folder_in_one_line(task, at_step, small_files, capsys, size):
     task.train("--trainer.max_steps=6")
     at_step(7, lambda: small_files(size))
