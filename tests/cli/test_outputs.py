@@ -42,7 +42,7 @@ def place(tmp_path, models, monkeypatch):
             (tmp_path / name / file.name).write_bytes(file.read_bytes())
     (tmp_path / "x.nam").write_bytes((models / "x.nam").read_bytes())
     audio_files.write(tmp_path / "in.wav", 0.1 * torch.sin(torch.arange(300.0))[None], 8000)
-    audio_files.write(tmp_path / "clips" / "sample_000.wav", 0.1 * torch.sin(torch.arange(300.0))[None], 8000)
+    audio_files.write(tmp_path / "clips" / "clip_000_seed0.wav", 0.1 * torch.sin(torch.arange(300.0))[None], 8000)
     (tmp_path / "photos").mkdir()
     Image.fromarray(np.full((9, 12, 3), 90, np.uint8)).save(tmp_path / "photos" / "a.png")
     (tmp_path / "link.wav").symlink_to("in.wav")
@@ -66,14 +66,17 @@ def contents(folder):
         ("process effect link.wav in.wav", "is the input link.wav"),
         ("process effect hard.wav in.wav", "is the input hard.wav"),
         ("process effect in.wav effect/out.wav", "is in the input folder effect"),
-        ("sample wavenet --seconds .01 --prime clips/sample_000.wav --out clips", "is the input clips/sample_000.wav"),
+        (
+            "sample wavenet --seconds .01 --prime clips/clip_000_seed0.wav --out clips",
+            "is the input clips/clip_000_seed0.wav",
+        ),
         ("sample wavenet --seconds .01 --out wavenet", "--out wavenet is the model folder"),
         ("segment segmenter photos --out photos", "is the input photos/a.png"),
         ("segment segmenter photos/a.png --out other", "is the input photos/a.png"),
         ("segment segmenter photos photos/a.png --out new", "would both be written as a.png"),
         ("segment segmenter photos --out segmenter/", "--out segmenter/ is the model folder"),
         ("export nam nam/x.nam", "is in the input folder nam"),
-        ("check clips --list clips/sample_000.wav", "is in the input folder clips"),
+        ("check clips --list clips/clip_000_seed0.wav", "is in the input folder clips"),
         ("check clips --plot clips/a.png", "is in the input folder clips"),
         ("convert x.nam x.nam", "is the input x.nam"),
         ("convert x.nam .", "contains the input x.nam"),
@@ -104,7 +107,8 @@ def test_a_command_may_be_repeated_and_reads_none_of_its_results(run, place):
         run("convert", "x.nam", "converted")
         run("inspect", "1,2", "--plot", "picture.png")
     assert sorted(os.listdir("photos/labeled")) == ["a.png", "a_overlay.png"]
-    assert os.listdir("new") == ["sample_000.wav"] and not [name for name in os.listdir() if name.startswith(".")]
+    assert sorted(os.listdir("new")) == ["clip_000_seed0-2.wav", "clip_000_seed0.wav", "index.html"]
+    assert not [name for name in os.listdir() if name.startswith(".")]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,7 @@ def test_odd_values_are_refused_in_one_line(refused, place, words):
 @pytest.mark.parametrize(
     ("words", "output"),
     [
-        (SAMPLE, "new/sample_000.wav"),
+        (f"{SAMPLE}/clip.wav", "new/clip.wav"),
         (PROCESS, "out.wav"),
         ("process effect in.wav out.flac", "out.flac"),
         ("process effect in.wav out.ogg", "out.ogg"),

@@ -28,6 +28,37 @@ def test_a_recording_is_continued(run, tmp_path, wavenet, sounds):
     assert primed.shape == plain.shape == (1, 80) and (primed != plain).any()
 
 
+def test_clips_of_earlier_calls_are_kept(run, tmp_path, wavenet, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["sample", wavenet, "--seconds", 0.01, "--num", 2]
+    names = [f"clip_00{index}_seed0{end}.wav" for end in ("", "-2", "-3") for index in (0, 1)]
+    for _ in range(3):
+        run(*words, "--out", "clips")
+    assert sorted(path.name for path in (tmp_path / "clips").glob("*.wav")) == sorted(names)
+    page = (tmp_path / "clips" / "index.html").read_text()
+    assert page.count("<audio") == 6 and all(f'src="{name}"' in page for name in names)
+    (tmp_path / "clips" / "index.html").write_text("mine")
+    run(*words, "--seed", 5, "--temperature", 0.7, "--out", "clips")
+    assert (tmp_path / "clips" / "clip_001_seed5_t0.7.wav").exists()
+    assert (tmp_path / "clips" / "index.html").read_text() == "mine"
+
+
+def test_one_clip_is_written_to_a_file_with_what_it_continues(run, tmp_path, wavenet, sounds):
+    words = ["sample", wavenet, "--seconds", 0.01, "--prime", sounds / "0.flac"]
+    assert json.loads(run(*words, "--out", tmp_path / "new" / "a.flac").out)["files"] == [f"{tmp_path}/new/a.flac"]
+    clip = audio_files.read(tmp_path / "new" / "a.flac")[0]
+    out = run(*words, "--out", tmp_path / "new" / "a.flac", "--with-prime")
+    assert "a.flac was there, and is replaced" in out.err
+    both, prime = audio_files.read(tmp_path / "new" / "a.flac")[0], audio_files.read(sounds / "0.flac")[0]
+    np.testing.assert_allclose(both, np.concatenate([prime, clip], 1), atol=1e-4)
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["a.flac"]
+
+
+def test_names_tell_the_speaker(run, tmp_path, vocoder):
+    words = ["sample", vocoder / "model", "--condition", vocoder / "mels.npy", "--out", tmp_path]
+    assert json.loads(run(*words, "--speaker", "bob").out)["files"] == [f"{tmp_path}/clip_000_bob_seed0.wav"]
+
+
 def test_an_interrupted_generation_writes_the_samples_it_has(run, tmp_path, wavenet, monkeypatch):
     from wavedil.audio.generation import sample_files
 
@@ -88,7 +119,12 @@ def test_conditions_are_checked(refused, tmp_path, vocoder):
         (["--engine", "warp"], "expected one of auto"),
         (["--device", "abacus"], "abacus"),
         (["--prime", "nowhere.wav"], "nowhere.wav"),
-        (["--out", "{sounds}/0.flac"], "--out {sounds}/0.flac: {sounds}/0.flac is not a writable directory"),
+        (["--out", "{sounds}/0.flac/new"], "--out {sounds}/0.flac/new: {sounds}/0.flac is not a writable directory"),
+        (["--out", "x.mid"], "out x.mid: expected a folder, or a file that ends with one of .wav"),
+        (["--out", "x.wav", "--num", "2"], "num is 2, but out x.wav is one file"),
+        (["--with-prime"], "with_prime is set, but prime is not"),
+        (["--steps", "3"], "--steps is not an option of a WaveNet: expected one of --seconds"),
+        (["--engine", "numbaa"], "did you mean numba?"),
     ],
 )
 def test_bad_options_are_refused(refused, tmp_path, monkeypatch, wavenet, sounds, words, message):

@@ -209,7 +209,7 @@ def test_the_shell_evaluates_inspects_and_refuses(tmp_path, full_run, capsys):
         (["evaluate", model, path, "--exclude", "x"], "--exclude is not an option of a TCN"),
         (["evaluate", model, path, "--tile", "8"], "--tile is not an option of a TCN"),
         (["evaluate", model, str(tmp_path)], "is not a regular file"),
-        (["sample", model], "holds a TCN: expected a WaveNet"),
+        (["sample", other, "--out", str(tmp_path / "x")], "in_channels and out_channels are (3, 2)"),
     ):
         assert main(arguments) == 2
         line = capsys.readouterr().err

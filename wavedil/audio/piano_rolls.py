@@ -4,7 +4,7 @@ A piano roll is a uint8 array ``(time, 88)``: 1 where a key sounds in a time ste
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from wavedil.errors import WavedilError
 
 KEYS = 88  # keys of a piano
 LOWEST = 21  # MIDI note of key 0, A0
+STEP_SECONDS = 0.25  # duration of a time step: an eighth note at 120 beats per minute
 
 DEFINITION = (
     "mean over all time steps except each piece's first of -log p(the 88 keys | all earlier steps of the piece), in "
@@ -204,7 +205,14 @@ def evaluate_roll_file(
 
 
 @torch.inference_mode()
-def sample_rolls(model: nn.Module, start: Tensor, steps: int, seed: int = 0) -> Tensor:
+def sample_rolls(
+    model: nn.Module,
+    start: Tensor,
+    steps: int,
+    seed: int = 0,
+    temperature: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
     """Samples continuations; each key is drawn independently from the model's probability.
 
     Args:
@@ -212,21 +220,33 @@ def sample_rolls(model: nn.Module, start: Tensor, steps: int, seed: int = 0) -> 
         start: bool or float ``(batch, 88, time)``, the first steps of each piece.
         steps: number of steps to sample.
         seed: the result for piece i depends on ``seed``, i and its start only.
+        temperature: the logits are divided by it; values below 1 make likely keys more likely.
+        progress: called with the numbers of sampled and of all steps.
 
     Returns:
         float ``(batch, 88, steps)`` of 0 and 1.
     """
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(start))]
     x, state, sampled = start.float(), None, []
-    for _ in range(steps):
+    for index in range(steps):
         logits, state = model.step(x, state)
         uniforms = torch.stack([torch.rand(KEYS, generator=generator) for generator in generators])
-        x = (uniforms < logits[..., -1].sigmoid().cpu()).float().unsqueeze(2).to(start.device)
+        x = (uniforms < (logits[..., -1] / temperature).sigmoid().cpu()).float().unsqueeze(2).to(start.device)
         sampled.append(x)
+        if progress is not None:
+            progress(index + 1, steps)
     return torch.cat(sampled, 2)
 
 
-def play(roll: np.ndarray, sample_rate: int, step_seconds: float = 0.25) -> np.ndarray:
+def notes(roll: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Key, first step and end of each note of a piece ``(time, 88)``; consecutive steps of a key are one note."""
+    edges = np.diff(np.pad(roll.astype(np.int8), ((1, 1), (0, 0))), axis=0)
+    for key in np.flatnonzero(roll.any(0)):
+        starts, ends = np.flatnonzero(edges[:, key] == 1), np.flatnonzero(edges[:, key] == -1)
+        yield from ((int(key), int(start), int(end)) for start, end in zip(starts, ends, strict=True))
+
+
+def play(roll: np.ndarray, sample_rate: int, step_seconds: float = STEP_SECONDS) -> np.ndarray:
     """Renders a piece on plucked strings.
 
     Consecutive steps of a key are one note.
@@ -241,12 +261,9 @@ def play(roll: np.ndarray, sample_rate: int, step_seconds: float = 0.25) -> np.n
     """
     step = round(step_seconds * sample_rate)
     sound = np.zeros(len(roll) * step)
-    edges = np.diff(np.pad(roll.astype(np.int8), ((1, 1), (0, 0))), axis=0)
-    for key in np.flatnonzero(roll.any(0)):
-        starts, ends = np.flatnonzero(edges[:, key] == 1), np.flatnonzero(edges[:, key] == -1)
-        for start, end in zip(starts, ends, strict=True):
-            note = pluck(LOWEST + int(key), (end - start) * step / sample_rate, 0.25, sample_rate)
-            fade = min(len(note), step // 10)
-            note[len(note) - fade :] *= np.linspace(1, 0, fade)
-            sound[start * step : start * step + len(note)] += note
+    for key, start, end in notes(roll):
+        note = pluck(LOWEST + key, (end - start) * step / sample_rate, 0.25, sample_rate)
+        fade = min(len(note), step // 10)
+        note[len(note) - fade :] *= np.linspace(1, 0, fade)
+        sound[start * step : start * step + len(note)] += note
     return np.clip(sound, -1, 1).astype(np.float32)

@@ -55,6 +55,16 @@ class ModelFunction:
             )
         raise WavedilError(f"{unknown} is not an option of {with_article(cls)}: expected {one_of(unknown, known)}")
 
+    def check_options(self, model: Any, arguments: argparse.Namespace) -> None:
+        """Raises WavedilError for parsed options that other models take and this one does not."""
+        known = options.function_options(self.find(type(model), arguments.model))
+        common = {"--command", "--model", "--imports", "--out", "--device"}
+        for given in map(options.option, vars(arguments)):
+            if given not in (*known, *common):
+                raise WavedilError(
+                    f"{given} is not an option of {with_article(model)}: expected {one_of(given, known)}"
+                )
+
     def __call__(self, model: Any, arguments: argparse.Namespace, *inputs: Any, **others: Any) -> Any:
         """Calls the model's function with ``inputs``, ``others`` and the parsed options."""
         function = self.find(type(model), arguments.model)

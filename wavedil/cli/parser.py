@@ -56,6 +56,7 @@ _EXTRAS = {
     "onnxscript": "export",
     "huggingface_hub": "hub",
     "fsspec": "shards",
+    "mido": "midi",
 }
 
 

@@ -1,62 +1,85 @@
-"""``wavedil sample``."""
+"""``wavedil sample``. A model's class names the Python function that generates files: ``sampling()``.
+
+The function is ``f(model, out, *, progress=None, **options)``; its keyword-only arguments are those options of the
+shell that it takes, and its result is a dictionary for JSON.
+"""
 
 import argparse
 import json
+import os
+from pathlib import Path
 
-from wavedil.cli.options import add_device_option, check_writable, print_result
+from wavedil.cli import options
+from wavedil.cli.model_function import ModelFunction
 from wavedil.progress import Bar
-
-_OPTIONS = ("seconds", "num", "seed", "temperature", "top_k", "top_p", "prime", "condition", "speaker", "guidance")
-_OPTIONS += ("engine", "precision", "threads", "batch")
-
 
 EXAMPLES = (
     "wavedil sample runs/pluck --seconds 4 --num 8 --temperature 0.9",
     "wavedil sample runs/speech --prime start.wav --seed 3 --out continued.wav",
 )
+_SAMPLING = ModelFunction("sampling", "generates nothing: expected a WaveNet, or a TCN of piano rolls")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model folder, e.g. RUN/model")
-    parser.add_argument("--seconds", type=float, help="length of each clip (default: that of the condition, or 2)")
-    parser.add_argument("--num", type=int, default=1, help="number of clips (default 1)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="random seed; clip i depends only on the seed and i (default 0)"
+    parser.epilog = (
+        "The names of the files tell speaker, seed and temperature: clip_000_theo_seed1_t0.8.wav. Clips of earlier "
+        "calls are kept: if the names exist, a number is added. OUT/index.html has a player for each clip."
     )
-    parser.add_argument("--out", default="samples", help="folder for the files (default samples)")
-    parser.add_argument(
-        "--temperature", type=float, default=1.0, help="values below 1 make likely codes more likely (default 1)"
+    options.add_model_argument(parser)
+    clips = parser.add_argument_group("clips")
+    # Options that are not given are absent, so that the defaults of the model's function apply.
+    clips.argument_default = argparse.SUPPRESS
+    clips.add_argument("--seconds", type=float, help="length of each clip (default: that of the condition, or 2)")
+    clips.add_argument("--steps", type=int, metavar="N", help="piano rolls: length in steps of 0.25 s (default 64)")
+    clips.add_argument("--num", type=int, metavar="N", help="number of clips (default 1)")
+    clips.add_argument(
+        "--seed", type=int, metavar="N", help="random seed; clip i depends only on the seed and i (default 0)"
     )
-    parser.add_argument("--top-k", type=int, help="draw from the k most likely codes only")
-    parser.add_argument("--top-p", type=float, help="draw from the most likely codes of this total probability")
-    parser.add_argument("--prime", metavar="FILE", help="a recording that the clips continue")
-    parser.add_argument(
+    clips.add_argument(
+        "--out", default="samples", help="folder for the files, or a file for one clip, e.g. clip.wav (default samples)"
+    )
+    clips.add_argument(
+        "--prime", metavar="FILE", help="a recording that the clips continue; for piano rolls a .mid or .mat file"
+    )
+    clips.add_argument("--with-prime", action="store_true", help="write this recording before each clip")
+    clips.add_argument(
         "--condition", metavar="FILE", help="an audio file to compute features of, or a .npy file of features"
     )
-    parser.add_argument("--speaker", metavar="NAME", help="one of the model's speakers")
-    parser.add_argument(
-        "--guidance", type=float, default=1.0, help="above 1 strengthens condition and speaker (default 1)"
+    clips.add_argument("--speaker", metavar="NAME", help="one of the model's speakers")
+    draw = parser.add_argument_group("random choice")
+    draw.argument_default = argparse.SUPPRESS
+    draw.add_argument(
+        "--temperature", type=float, metavar="X", help="values below 1 make likely codes more likely (default 1)"
     )
-    parser.add_argument("--engine", default="auto", help="auto, torch, graphs, numba or triton (default auto)")
-    parser.add_argument("--precision", default="fp32", help="of the weights: fp32 (default), or bf16 (numba, triton)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the numba engine: 1 or 2 (default 1)")
-    parser.add_argument(
+    draw.add_argument("--top-k", type=int, metavar="N", help="draw from the N most likely codes only")
+    draw.add_argument(
+        "--top-p", type=float, metavar="X", help="draw from the most likely codes of this total probability"
+    )
+    draw.add_argument(
+        "--guidance", type=float, metavar="X", help="above 1 strengthens condition and speaker (default 1)"
+    )
+    speed = parser.add_argument_group("speed")
+    speed.argument_default = argparse.SUPPRESS
+    options.add_device_option(speed)
+    speed.add_argument("--engine", metavar="NAME", help="auto, torch, graphs, numba or triton (default auto)")
+    speed.add_argument("--precision", help="of the weights: fp32 (default), or bf16 (numba, triton)")
+    speed.add_argument("--threads", type=int, metavar="N", help="CPU threads of the numba engine: 1 or 2 (default 1)")
+    speed.add_argument(
         "--batch",
         type=int,
         metavar="N",
         help="generate N clips at a time; repeat the command to continue it, start it several times to share the work",
     )
-    add_device_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from wavedil.audio.generation.sample_files import sample_files
-    from wavedil.audio.models.wavenet import WaveNet
     from wavedil.weights import load
 
-    check_writable(arguments.out, "--out", arguments.model)
-    model = load(arguments.model, arguments.device, expect=WaveNet)
-    options = {name: getattr(arguments, name) for name in _OPTIONS}
-    with Bar("sampling", model.sample_rate) as bar:
-        result = sample_files(model, arguments.out, progress=bar.update, **options)
-    print_result(json.dumps(result, indent=2))
+    is_folder = not Path(arguments.out).suffix or os.path.isdir(arguments.out)
+    folder = arguments.out if is_folder else os.path.dirname(arguments.out) or "."
+    options.check_writable(folder, "--out", arguments.model)
+    model = load(arguments.model, arguments.device)
+    _SAMPLING.check_options(model, arguments)
+    with Bar("sampling", getattr(model, "sample_rate", None)) as bar:
+        result = _SAMPLING(model, arguments, arguments.out, progress=bar.update)
+    options.print_result(json.dumps(result, indent=2))

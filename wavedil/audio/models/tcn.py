@@ -106,6 +106,13 @@ class TCN(nn.Module):
 
         return evaluate_roll_file
 
+    @staticmethod
+    def sampling() -> Callable[..., Any]:
+        """The function behind ``wavedil sample``."""
+        from wavedil.audio.piano_roll_files import sample_roll_files
+
+        return sample_roll_files
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.stack(self.dropout(x))
         return y if self.head is None else self.head(y)

@@ -243,6 +243,13 @@ class WaveNet(nn.Module):
 
         return evaluate_recordings
 
+    @staticmethod
+    def sampling() -> Callable[..., Any]:
+        """The function behind ``wavedil sample``."""
+        from wavedil.audio.generation.sample_files import sample_files
+
+        return sample_files
+
 
 class Head(nn.Module):
     """Skip sum to distribution parameters: ReLU, 1x1, ReLU, 1x1 (section 2.4, figure 4).

@@ -88,7 +88,8 @@ class RollSamples(Samples):
                 add_captions(path.parent, {path.stem: {"picture": "piano roll"}, f"row_{index}": FACTS})
         return (
             f"Best on validation: {valid.nll_nats_per_step:.3f} nats per step; test: {test.nll_nats_per_step:.3f}\n"
-            f"Listen: {folder / 'report.html'}"
+            f"Listen: {folder / 'report.html'}\n"
+            f"more pieces: wavedil sample {folder} --steps 64 --num 4 --seed 1 --out clips"
         )
 
 
