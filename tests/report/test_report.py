@@ -77,7 +77,7 @@ def test_a_recording_that_a_preview_belongs_to_is_in_its_row(vocoder):
     add_captions(vocoder / "previews", {"row_0": {"belongs": True, "file": "voice0.flac"}})
     page = Page(write_report(vocoder))
     labels = [each["aria-label"] for each in page.all("figure", "clip")]
-    assert labels[4:] == ["A: held-out recording", "B: step 10", "C: step 20"]
+    assert labels[4:] == ["A: original", "B: step 10", "C: step 20"]
 
 
 def test_effects_have_a_difference_charts_and_esr_by_knob(tmp_path):
@@ -103,7 +103,7 @@ def test_images_have_parts_legend_and_confusion_matrix(tmp_path):
 
 def test_a_run_that_ended_early_says_so(tmp_path):
     early = Page(write_report(runs.make_vocoder_run(tmp_path / "early", steps=40)))
-    assert "Stopped before the end of its budget (100 steps or 4 minutes): trained for 40 steps" in early.text
+    assert "Stopped before the end of its budget (100 steps or 4 minutes): trained for 40 steps in 60 s." in early.text
     timed = Page(write_report(runs.make_run(tmp_path / "timed", steps=40, seconds=240.0)))
     assert "the time limit of 4 minutes, before all 100 steps" in timed.text
     full = Page(write_report(runs.make_run(tmp_path / "full")))
@@ -237,3 +237,16 @@ def test_the_paths_of_a_page_are_relative_to_nothing(vocoder):
     assert "url(" not in page.text and "import " not in page.text and "fetch(" not in page.text
     with pytest.raises(WavedilError, match="runs is empty"):
         write_report()
+
+
+def test_facts_without_end_are_cut(tmp_path):
+    run = runs.make_image_run(tmp_path / "run")
+    huge = "x" * 5_000_000
+    about = {"model": huge, "data": huge, "machine": huge, "classes": [huge, huge], "colors": [[1, 2, 3], [1, 2, 3]]}
+    (run / "about.json").write_text(json.dumps(about))
+    add_captions(run / "samples", {"image_000": {huge: huge} | {str(index): huge for index in range(100)}})
+    (run / "config.yaml").write_text(huge)
+    (run / "metrics.csv").write_text("step,seconds,valid_rmse\n" + "1,2,3\n" * 200_000)
+    path = write_report(run)
+    assert path.stat().st_size < 3e6
+    Page(path)

@@ -1,5 +1,6 @@
 """Runs: complete when they are called finished, one process per folder, exit status, damaged files, options."""
 
+import importlib
 import json
 import os
 import shutil
@@ -77,6 +78,32 @@ def test_a_damaged_record_means_not_finished(task, capsys, text):
     capsys.readouterr()
     task.resume()
     assert "completing" in capsys.readouterr().err
+
+
+def test_the_page_of_a_run_in_training_is_there_from_the_first_preview_on(task, tmp_path, at_step):
+    previews = """
+from wavedil.audio.data.audio_files import write
+from wavedil.train.previews import Previews
+
+class Tones(Previews):
+    def __init__(self):
+        super().__init__(2, 3)
+
+    def write_outputs(self, trainer, module, step):
+        write(self.folder(trainer) / f"step_{step:06d}_0.wav", torch.zeros(1, 100), 8000)
+"""
+    source = tmp_path / "line_task.py"
+    source.write_text(source.read_text() + previews)
+    import line_task
+
+    importlib.reload(line_task)
+    line_task.LineModule.previews_class = line_task.Tones
+    pages = []
+    at_step(4, lambda: pages.append((task.run / "report.html").read_text()))
+    task.train()
+    assert "data-running=" in pages[0] and "step 2" in pages[0] and "In training" in pages[0]
+    last = (task.run / "report.html").read_text()
+    assert "data-running=" not in last and "step 9" in last and "a line; endless points" in last
 
 
 # One process per folder

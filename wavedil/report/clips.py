@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.report.files import Budget, data_uri, text
+from wavedil.report.files import Budget, data_uri, short, text
 from wavedil.report.spectrogram import spectrogram_picture
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+PICTURE = 125_000  # bytes of a spectrogram of noise in a page
 MIN_SECONDS = 1.0  # a clip that would be shorter than this in the page is left out
 
 
@@ -117,8 +118,8 @@ def _row_html(row: Row, clips: Sequence[tuple[Clip, str]]) -> str:
 
 def facts_html(facts: Mapping[str, Any]) -> str:
     """Facts by name as one line; empty values are left out."""
-    shown = ((name, _value(value)) for name, value in facts.items() if value not in (None, "", {}, []))
-    items = (f"<span><b>{text(name)}</b> {text(value)}</span>" for name, value in shown)
+    shown = [(name, _value(value)) for name, value in facts.items() if value not in (None, "", {}, [])][:30]
+    items = (f"<span><b>{text(short(name))}</b> {text(short(value))}</span>" for name, value in shown)
     line = " ".join(items)
     return f"<p class=facts>{line}</p>" if line else ""
 
@@ -134,7 +135,7 @@ def _value(value: Any) -> str:
 def clip_html(clip: Clip, letter: str, limit: int) -> str:
     """A clip with player and picture, or an empty text if it does not fit in ``limit`` bytes."""
     _, rate, _ = clip.load(0.01)
-    seconds = limit * 0.95 / (8 / 3 * rate)  # base64 of int16
+    seconds = max(limit - PICTURE, 0.4 * limit) / (8 / 3 * rate)  # base64 of int16
     sound, rate, length = clip.load(seconds)
     shown = len(sound) / rate
     if shown < min(length, MIN_SECONDS):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from wavedil.report.charts import Line, chart
-from wavedil.report.files import data_uri, is_own, text
-from wavedil.report.run import Run
+from wavedil.report.files import data_uri, is_own, short, text
+from wavedil.report.run import Run, duration
 
 #: Quantity, format, meaning and whether lower is better, by the name of a metric without ``train_`` or ``valid_``.
 QUANTITIES = {
@@ -62,11 +62,11 @@ def header_html(run: Run, running: bool) -> str:
     """One line each of the state, and of model, data and budget."""
     state, sentence = run.status()
     if running:
-        state, sentence = "running", f"In training. {'' if state == 'empty' else sentence.split(': all')[0]}"
+        state, sentence = "running", "In training. "
         if run.rows:
             last = run.rows[-1]
-            sentence = f"In training: step {last['step']:.0f} after {last['seconds'] / 60:.1f} minutes. "
-        sentence += " This page reloads itself while nothing plays."
+            sentence = f"In training: step {last['step']:.0f} after {duration(last['seconds'])}. "
+        sentence += "This page reloads itself while nothing plays."
     about = [_line(run.about.get("model")), _line(run.about.get("data")), f"budget: {run.budget}"]
     line = "; ".join(part for part in about if part)
     return f"<p class='status {state}'>{text(sentence)}</p><p class=note>{text(line)}</p>"
@@ -74,7 +74,7 @@ def header_html(run: Run, running: bool) -> str:
 
 def _line(value: Any) -> str:
     """Lines as one."""
-    return "; ".join(str(value).split("\n")) if value else ""
+    return short("; ".join(str(value).split("\n")), 3000) if value else ""
 
 
 def figures_html(run: Run) -> str:
@@ -97,7 +97,7 @@ def figures_html(run: Run) -> str:
             items.append((f"{quantity(column)}, training batches", _formatted(column, values[-1][2]), note))
     if run.rows:
         last = run.rows[-1]
-        items.append(("trained", f"{last['step']:.0f} steps", f"{last['seconds'] / 60:.1f} minutes"))
+        items.append(("trained", f"{last['step']:.0f} steps", duration(last["seconds"])))
         for column in last:
             if column.endswith("_per_second") and math.isfinite(last[column]):
                 rate = run.about.get("sample_rate")
@@ -105,7 +105,7 @@ def figures_html(run: Run) -> str:
                 is_sound = column.startswith("samples") and isinstance(rate, int | float) and rate > 0
                 items.append(("speed of training", speed, f"{last[column] / rate:.1f} × real time" if is_sound else ""))
     for key, name in (("receptive_field", "receptive field"), ("parameters", "parameters")):
-        value, _, note = str(run.about.get(key, "")).partition(" = ")
+        value, _, note = short(run.about.get(key, "")).partition(" = ")
         if value:
             items.append((name, value, note))
     cells = (
@@ -134,7 +134,7 @@ def curves_html(runs: Sequence[Run]) -> str:
                 lines.append(Line(label, [(value[index], value[2]) for value in values], number, marks=held_out))
             charts.append(chart(lines, axis, name, (0.0, 1.0) if is_share else None, robust=True))
     charts = [each for each in charts if each]
-    return f"<h2>Curves</h2><div class=charts>{''.join(charts)}</div>" if charts else ""
+    return f"<h2>Curves</h2><div class='charts two'>{''.join(charts)}</div>" if charts else ""
 
 
 def restarts_html(run: Run) -> str:
@@ -170,10 +170,10 @@ def meanings_html(runs: Sequence[Run], further: Sequence[tuple[str, str]] = ()) 
 def settings_html(run: Run) -> str:
     """Machine, versions, ``config.yaml`` and downloads."""
     rows = [("folder", run.name)]
-    rows += [(name, str(run.about[name])) for name in ("machine", "started") if run.about.get(name)]
+    rows += [(name, short(run.about[name])) for name in ("machine", "started") if run.about.get(name)]
     versions = run.about.get("versions")
     if isinstance(versions, dict):
-        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+        rows.append(("versions", short(", ".join(f"{name} {version}" for name, version in versions.items()))))
     rows += [(f"trainer.{key}", run.setting(key)) for key in ("precision", "gradient_clip_val") if run.setting(key)]
     table = "".join(f"<tr><th scope=row>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in rows)
     config = run.config[:MAX_CONFIG]
@@ -195,7 +195,8 @@ def _metrics_csv(run: Run) -> str:
     """The rows of metrics.csv; of a long run evenly spaced ones and all with a held-out figure."""
     if not run.rows:
         return ""
-    columns, most = list(run.rows[0]), MAX_CONFIG // 60
+    columns = list(run.rows[0])
+    most = max(1, MAX_CONFIG // (15 * len(columns)))
     valid = [column for column in columns if column.startswith("valid_")]
     stride = max(1, math.ceil(len(run.rows) / most))
     kept = (
@@ -203,6 +204,5 @@ def _metrics_csv(run: Run) -> str:
         for index, row in enumerate(run.rows)
         if index % stride == 0 or any(math.isfinite(row[column]) for column in valid)
     )
-    return (
-        "\n".join([",".join(columns), *(",".join(f"{row[column]:.8g}" for column in columns) for row in kept)]) + "\n"
-    )
+    lines = [",".join(columns), *(",".join(f"{row[column]:.8g}" for column in columns) for row in kept)]
+    return "\n".join(lines[: 2 * most]) + "\n"

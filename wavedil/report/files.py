@@ -42,6 +42,12 @@ def text(value: Any) -> str:
     return html.escape(str(value).encode("utf-8", "replace").decode())
 
 
+def short(value: Any, limit: int = 300) -> str:
+    """A value as a text of at most ``limit`` characters."""
+    found = str(value)
+    return found if len(found) <= limit else f"{found[:limit]}…"
+
+
 def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 

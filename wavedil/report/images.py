@@ -8,7 +8,7 @@ import numpy as np
 
 from wavedil.errors import WavedilError
 from wavedil.report.clips import facts_html
-from wavedil.report.files import Budget, data_uri, text
+from wavedil.report.files import Budget, data_uri, short, text
 from wavedil.report.png import indexed_png
 from wavedil.report.run import Media, Run
 
@@ -64,7 +64,7 @@ def _difference(truth: np.ndarray, prediction: np.ndarray, has_classes: bool) ->
 def panels_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
     """A row for each panel: its parts, their difference, and a slider between truth and prediction."""
     has_classes, parts, dropped = bool(classes(run)), [], 0
-    for each in media:
+    for index, each in enumerate(media):
         try:
             image, truth, prediction = _read(each)
         except WavedilError as error:
@@ -77,7 +77,7 @@ def panels_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
             "difference": _difference(truth, prediction, has_classes),
         }
         names = {"truth": "ground truth"}
-        title = text(each.facts.get("file") or each.title("Image"))
+        title = text(short(each.facts.get("file") or each.title("Image")))
         figures = "".join(
             f"<figure class=pixels data-part={part}><img alt='{names.get(part, part)} of {title}' src='{uri}'>"
             f"<figcaption>{names.get(part, part)}</figcaption></figure>"
@@ -93,10 +93,10 @@ def panels_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
             "</figcaption><input type=range min=0 max=100 value=50 aria-label='Boundary between ground truth and "
             "prediction'></figure></div></section>"
         )
-        if budget.take(html):
-            parts.append(html)
-        else:
-            dropped += 1
+        if not budget.take(html):
+            dropped = len(media) - index
+            break
+        parts.append(html)
     if dropped:
         budget.notes.append(f"{dropped} images are not in this page, which may have 20 MB: they are in the run folder")
     return "".join(parts)
@@ -118,7 +118,7 @@ def steps_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
                 run.skipped.append(f"{each.path.name}: {error}")
                 continue
             shown = {f"step {each.step}": prediction} | ({"ground truth": truth} if index == 0 else {})
-            title = each.facts.get("file") or title
+            title = short(each.facts.get("file") or title)
             html = [
                 f"<figure class=pixels><img alt='{name} of {text(title)}' src='{_picture(image)}'>"
                 f"<figcaption>{name}</figcaption></figure>"
@@ -144,7 +144,9 @@ def classes(run: Run) -> list[tuple[str, tuple[int, ...]]]:
     """Names and colors of the classes of a run; empty for a run without classes, or with damaged facts."""
     names, colors = run.about.get("classes"), run.about.get("colors")
     try:
-        found = [(str(name), tuple(int(value) for value in color)) for name, color in zip(names, colors, strict=True)]
+        found = [
+            (short(name, 60), tuple(int(value) for value in color)) for name, color in zip(names, colors, strict=True)
+        ]
         return found[:256] if all(len(color) == 3 for _, color in found) else []
     except (TypeError, ValueError):
         return []

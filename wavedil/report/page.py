@@ -90,7 +90,7 @@ def write_clips_page(folder: str | Path, clips: Iterable[Mapping[str, Any]], tit
         row = rows.setdefault(name if "row" in clip else path, Row(str(name), []))
         row.clips.append(Clip(str(clip.get("label", path.stem)), path, facts=clip.get("facts", {})))
     budget = Budget()
-    body = TOOLBAR + rows_html(list(rows.values()), budget)
+    body = TOOLBAR + _sounds(list(rows.values()), budget, 1.0, [])
     page = Path(folder) / "clips.html"
     with atomic_write(page) as beside:
         beside.write_text(_page(title, "", body + _notes(budget.notes), ""), encoding="utf-8")
@@ -116,6 +116,7 @@ def _inputs(run: Run) -> list[Path]:
 def _single(run: Run, running: bool) -> tuple[str, str]:
     """Header and body of the page of one run."""
     budget, meanings = Budget(), []
+    settings = _settings([run], budget)
     parts = [figures_html(run)]
     samples, previews = sample_rows([run]), preview_rows(run)
     if samples or previews:
@@ -137,7 +138,7 @@ def _single(run: Run, running: bool) -> tuple[str, str]:
     steps = [each for each in run.media("previews", ".png") if not each.path.with_suffix(".wav").exists()]
     if steps:
         parts.append("<h2>Predictions during training</h2>" + images.steps_html(run, steps, budget))
-    parts += [meanings_html([run], meanings), "<h2>Settings</h2>", settings_html(run)]
+    parts += [meanings_html([run], meanings), settings]
     skipped = [f"skipped: {name}" for name in dict.fromkeys(run.skipped)]
     return header_html(run, running), "".join(parts) + _notes([*budget.notes, *skipped])
 
@@ -145,6 +146,7 @@ def _single(run: Run, running: bool) -> tuple[str, str]:
 def _compare(runs: Sequence[Run]) -> tuple[str, str]:
     """Header and body of a page of several runs."""
     budget, meanings = Budget(), []
+    settings = _settings(runs, budget)
     header = "".join(
         f"<section aria-label='{text(run.name)}'><h3>{text(run.name)}</h3>"
         f"{header_html(run, False)}{figures_html(run)}</section>"
@@ -162,9 +164,16 @@ def _compare(runs: Sequence[Run]) -> tuple[str, str]:
             parts.append(f"<h2>Held-out images, {text(run.name)}</h2>{pictures}{images.classes_html(run)}")
             meanings += images.MEANINGS
         parts.append(effects.esr_html(run.validation))
-    parts += [meanings_html(runs, meanings), "<h2>Settings</h2>", *map(settings_html, runs)]
+    parts += [meanings_html(runs, meanings), settings]
     skipped = [f"skipped: {run.name}/{name}" for run in runs for name in dict.fromkeys(run.skipped)]
     return header, "".join(parts) + _notes([*budget.notes, *skipped])
+
+
+def _settings(runs: Sequence[Run], budget: Budget) -> str:
+    found = [html for run in runs if budget.take(html := settings_html(run))]
+    if len(found) < len(runs):
+        budget.notes.append("settings of some runs are not in this page, which may have 20 MB")
+    return f"<h2>Settings</h2>{''.join(found)}"
 
 
 def _sounds(rows: Sequence[Row], budget: Budget, share: float, meanings: list) -> str:
@@ -173,7 +182,8 @@ def _sounds(rows: Sequence[Row], budget: Budget, share: float, meanings: list) -
     for row in rows:
         if any(clip.label.startswith("wet") for clip in row.clips):
             effects.add_differences(row)
-            charts.append(effects.charts_html(row))
+            chart = effects.charts_html(row)
+            charts.append(chart if budget.take(chart) else "")
             meanings += [each for each in effects.MEANINGS if each not in meanings]
     html = []
     for index, row in enumerate(rows):
@@ -181,7 +191,8 @@ def _sounds(rows: Sequence[Row], budget: Budget, share: float, meanings: list) -
         rest = sum(len(other.clips) for other in rows[index:])
         html.append(rows_html([row], budget, share * len(row.clips) / max(1, rest)))
         html += charts[index : index + 1]
-    return "".join(html)
+    single = " single" if all(len(row.clips) == 1 for row in rows) else ""
+    return f"<div class='rows{single}'>{''.join(html)}</div>"
 
 
 def _notes(notes: Sequence[str]) -> str:

@@ -95,7 +95,7 @@ class Run:
 
     def columns(self, prefix: str) -> Iterator[tuple[str, list[tuple[float, float, float]]]]:
         """The columns of ``metrics.csv`` with a prefix: name and finite values as ``(step, minutes, value)``."""
-        for column in self.rows[0] if self.rows else ():
+        for column in list(self.rows[0])[:40] if self.rows else ():
             if column.startswith(prefix):
                 values = [(row["step"], row["seconds"] / 60, row[column]) for row in self.rows]
                 yield column, [value for value in values if math.isfinite(value[2])]
@@ -121,7 +121,7 @@ class Run:
         if not self.rows:
             return "empty", "No training steps yet."
         step, seconds = int(self.rows[-1]["step"]), self.rows[-1]["seconds"]
-        done = f"{step} steps in {seconds / 60:.1f} minutes"
+        done = f"{step} steps in {duration(seconds)}"
         steps, limit = self.setting("max_steps"), _seconds(self.setting("max_time"))
         most = int(steps) if steps and re.fullmatch(r"\d{1,15}", steps) else None
         if most is not None and step >= most:
@@ -132,6 +132,12 @@ class Run:
         if most is None and not limit:
             return "ended", f"Trained for {done}."
         return "stopped", f"Stopped before the end of its budget ({self.budget}): trained for {done}."
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _seconds(value: str | None) -> float:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from wavedil.report.clips import Clip, Row
+from wavedil.report.clips import PICTURE, Clip, Row
 from wavedil.report.files import is_own
 from wavedil.report.run import LABELS, Media, Run
 
-PICTURE = 60_000  # bytes of a spectrogram in a page, at most
+MAX_ROWS = 300  # of a page
 
 
 def sample_rows(runs: Sequence[Run]) -> list[Row]:
@@ -21,7 +21,7 @@ def sample_rows(runs: Sequence[Run]) -> list[Row]:
             _add(row, media, run, len(runs) > 1)
     for row in rows.values():
         row.clips.sort(key=lambda clip: not clip.label.startswith(("dry", "wet", "original")))
-    return [row for _, row in sorted(rows.items())]
+    return [row for _, row in sorted(rows.items())][:MAX_ROWS]
 
 
 def _add(row: Row, media: Media, run: Run, named: bool) -> None:
@@ -61,7 +61,7 @@ def preview_rows(run: Run) -> list[Row]:
         if media.step is not None:
             row.clips.append(_clip(f"step {media.step}", media, run))
             continue
-        label = LABELS.get(media.part, "held-out recording")
+        label = LABELS.get(media.part, "original" if facts.get("belongs") else "held-out recording")
         clip = _clip(label, media, run)
         if media.part or facts.get("belongs"):
             row.clips.append(clip)
@@ -73,23 +73,24 @@ def preview_rows(run: Run) -> list[Row]:
     if recordings:
         for row in rows.values():
             row.facts.pop("file", None)
-    return [row for _, row in sorted(rows.items()) if row.clips] + recordings
+    return ([row for _, row in sorted(rows.items()) if row.clips] + recordings)[:MAX_ROWS]
 
 
 def newest_first(rows: Sequence[Row], limit: int) -> tuple[list[Row], int]:
     """Rows of previews without the oldest steps that do not fit in ``limit`` bytes; also how many clips these are."""
-    sizes = {id(clip): clip.path.stat().st_size * 4 // 3 + PICTURE for row in rows for clip in row.clips}
-    steps = {step for row in rows for clip in row.clips if (step := _step(clip)) is not None}
-    dropped: set[int] = set()
-    for step in sorted(steps)[:-1]:
-        if sum(sizes.values()) <= limit:
-            break
-        old = {id(clip) for row in rows for clip in row.clips if _step(clip) == step}
-        dropped |= old
-        sizes = {key: size for key, size in sizes.items() if key not in old}
-    kept = (Row(row.title, [clip for clip in row.clips if id(clip) not in dropped], row.facts) for row in rows)
-    return list(kept), len(dropped)
+    clips = [clip for row in rows for clip in row.clips]
+    sizes = [clip.path.stat().st_size * 4 // 3 + PICTURE for clip in clips]
+    by_step: dict[int, int] = {}
+    for clip, size in zip(clips, sizes, strict=True):
+        by_step[_step(clip)] = by_step.get(_step(clip), 0) + size
+    total, first = sum(sizes), -1
+    for step in sorted(by_step)[:-1]:
+        if total > limit and step >= 0:
+            total, first = total - by_step[step], step + 1
+    kept = [Row(row.title, [clip for clip in row.clips if not 0 <= _step(clip) < first], row.facts) for row in rows]
+    return kept, len(clips) - sum(len(row.clips) for row in kept)
 
 
-def _step(clip: Clip) -> int | None:
-    return int(clip.label.removeprefix("step ")) if clip.label.startswith("step ") else None
+def _step(clip: Clip) -> int:
+    """Step of an output; -1 for a recording."""
+    return int(clip.label.removeprefix("step ")) if clip.label.startswith("step ") else -1

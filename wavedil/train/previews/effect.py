@@ -25,7 +25,7 @@ def process_segment(network: nn.Module, segment: Segment) -> np.ndarray:
 
 
 def _facts(segment: Segment) -> dict[str, Any]:
-    return {"file": segment.name, "knobs": segment.knobs}
+    return {"file": Path(segment.name).name, "knobs": segment.knobs}
 
 
 def _clip(sound: np.ndarray, seconds: float, sample_rate: int) -> np.ndarray:
