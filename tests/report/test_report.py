@@ -138,6 +138,10 @@ def test_several_runs_are_compared(tmp_path, monkeypatch):
     labels = [each["aria-label"] for each in page.all("figure", "clip")]
     assert labels[:3] == ["A: original", "B: one", "C: two"]
     assert labels[3:] == ["A: original", "B: original of two", "C: one", "D: two"]
+    (tmp_path / "again").mkdir()
+    third = runs.make_vocoder_run(tmp_path / "again" / "one")
+    text = write_report(first, third, third, out=tmp_path / "page.html").read_text()
+    assert "again/one (2)" in text and "again/one (3)" in text and f"{tmp_path.name}/one" in text
     assert "one: held-out data" in page.text and "two: held-out data" in page.text
 
 
@@ -246,7 +250,7 @@ def test_facts_without_end_are_cut(tmp_path):
     (run / "about.json").write_text(json.dumps(about))
     add_captions(run / "samples", {"image_000": {huge: huge} | {str(index): huge for index in range(100)}})
     (run / "config.yaml").write_text(huge)
-    (run / "metrics.csv").write_text("step,seconds,valid_rmse\n" + "1,2,3\n" * 200_000)
+    (run / "metrics.csv").write_text("step,seconds,valid_rmse\n" + "1,2,3\n" * 20_000)
     path = write_report(run)
     assert path.stat().st_size < 3e6
     Page(path)

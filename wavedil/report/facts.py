@@ -2,6 +2,7 @@
 
 import csv
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,11 +100,14 @@ def figures_html(run: Run) -> str:
         last = run.rows[-1]
         items.append(("trained", f"{last['step']:.0f} steps", duration(last["seconds"])))
         for column in last:
-            if column.endswith("_per_second") and math.isfinite(last[column]):
+            if column.endswith("_per_second") and (speeds := [row[column] for row in run.rows if row[column] > 0]):
+                median = statistics.median(speeds[-50:])
                 rate = run.about.get("sample_rate")
-                speed = f"{last[column]:,.{0 if last[column] >= 1000 else 1}f} {column.removesuffix('_per_second')}/s"
+                speed = f"{median:,.{0 if median >= 1000 else 1}f} {column.removesuffix('_per_second')}/s"
                 is_sound = column.startswith("samples") and isinstance(rate, int | float) and rate > 0
-                items.append(("speed of training", speed, f"{last[column] / rate:.1f} × real time" if is_sound else ""))
+                items.append(
+                    ("speed of training, median", speed, f"{median / rate:.1f} × real time" if is_sound else "")
+                )
     for key, name in (("receptive_field", "receptive field"), ("parameters", "parameters")):
         value, _, note = short(run.about.get(key, "")).partition(" = ")
         if value:

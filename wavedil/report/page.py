@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -98,12 +98,16 @@ def write_clips_page(folder: str | Path, clips: Iterable[Mapping[str, Any]], tit
 
 
 def _name(runs: Sequence[Run]) -> None:
-    """Gives runs with the same name those of their folders, and the same folder a number."""
-    for key in (lambda run: str(run.folder), lambda run: f"{run.folder} ({runs.index(run) + 1})"):
+    """Makes the names of runs differ: by the folder around them, then by numbers."""
+
+    def rename(key: Callable[[int, Run], str]) -> None:
         names = [run.name for run in runs]
-        for run, name in zip(runs, names, strict=True):
-            if names.count(name) > 1:
-                run.name = key(run)
+        for index, run in enumerate(runs):
+            if names.count(names[index]) > 1:
+                run.name = key(index, run)
+
+    rename(lambda index, run: f"{run.folder.resolve().parent.name}/{run.name}")
+    rename(lambda index, run: f"{run.name} ({index + 1})")
 
 
 def _inputs(run: Run) -> list[Path]:
