@@ -245,7 +245,7 @@ def test_the_paths_of_a_page_are_relative_to_nothing(vocoder):
 
 def test_facts_without_end_are_cut(tmp_path):
     run = runs.make_image_run(tmp_path / "run")
-    huge = "x" * 5_000_000
+    huge = "x" * 200_000
     about = {"model": huge, "data": huge, "machine": huge, "classes": [huge, huge], "colors": [[1, 2, 3], [1, 2, 3]]}
     (run / "about.json").write_text(json.dumps(about))
     add_captions(run / "samples", {"image_000": {huge: huge} | {str(index): huge for index in range(100)}})

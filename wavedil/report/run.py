@@ -64,6 +64,7 @@ class Run:
         self.config = (self.folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
         self.about = read_json(self.folder / "about.json", self.folder)
         self.validation = read_json(self.folder / "validation.json", self.folder)
+        self.captions = {part: read_captions(self.folder / part, self.folder) for part in ("samples", "previews")}
         self.rows = self._metrics()
 
     def _metrics(self) -> list[dict[str, float]]:
@@ -75,7 +76,7 @@ class Run:
     def media(self, part: str, suffix: str) -> list[Media]:
         """The files of ``samples`` or ``previews`` with this suffix, sorted by row, step and name."""
         folder = self.folder / part
-        captions = read_captions(folder, self.folder)
+        captions = self.captions[part]
         found = []
         for index, path in enumerate(sorted(folder.glob(f"*{suffix}"))):
             match = _NAME.fullmatch(path.stem)
@@ -91,7 +92,7 @@ class Run:
 
     def row_facts(self, part: str, row: int) -> dict[str, Any]:
         """Captions of a row."""
-        return read_captions(self.folder / part, self.folder).get(f"row_{row}", {})
+        return self.captions[part].get(f"row_{row}", {})
 
     def columns(self, prefix: str) -> Iterator[tuple[str, list[tuple[float, float, float]]]]:
         """The columns of ``metrics.csv`` with a prefix: name and finite values as ``(step, minutes, value)``."""
