@@ -205,8 +205,9 @@ def _train(words: Sequence[str], folder: Path, moment: tuple[str, float] | None 
 
 
 def _results(folder: Path) -> dict[str, object]:
-    """The weights of a finished run, and the bytes of its samples."""
-    files = {path.name: path.read_bytes() for path in sorted((folder / "samples").iterdir())}
+    """The weights of a finished run, and the bytes of its samples; captions name files in the run folder."""
+    name = os.fsencode(folder)
+    files = {path.name: path.read_bytes().replace(name, b"RUN") for path in sorted((folder / "samples").iterdir())}
     return files | load_file(folder / "model" / "model.safetensors")
 
 
