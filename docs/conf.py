@@ -2,7 +2,9 @@
 
 import os
 import re
+import sys
 import typing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ suppress_warnings = ["ref.python"]  # attributes that many classes have, e.g. re
 
 html_theme = "pydata_sphinx_theme"
 html_title = "wavedil"
-html_theme_options = {"navbar_end": ["theme-switcher"], "show_toc_level": 2}
+html_theme_options = {"navbar_end": ["theme-switcher"], "show_toc_level": 2, "header_links_before_dropdown": 6}
 html_show_sourcelink = False
+html_static_path = ["static"]
+html_sidebars = {"index": [], "listen": []}  # these have no pages below them
 
 highlight_language = "bash"
 myst_heading_anchors = 4  # headings can be linked as on GitHub
@@ -30,7 +34,8 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False  # of Lightning, whose references lead nowhere here
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
+python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_ivar = True
@@ -72,15 +77,16 @@ def relink_page(app: Any, docname: str, source: list[str]) -> None:
         source[0] = relink(source[0], page.parent, page)
 
 
-def hide_ranges(app: Any, function: Any, bound_method: bool) -> None:
+def hide_ranges(app: Any, documented: Any, bound_method: bool) -> None:
     """Shows ``Annotated[int, Range(1, 8)]`` as ``int``."""
-    function = getattr(function, "__func__", function)
-    while function is not None and callable(function):
-        try:
-            function.__annotations__ = typing.get_type_hints(function)
-        except (NameError, TypeError, AttributeError):
-            pass
-        function = getattr(function, "__wrapped__", None)
+    functions = [getattr(documented, "__func__", documented)]
+    owner = sys.modules.get(documented.__module__), documented.__qualname__.split(".")[0]
+    functions += [value.fget for value in vars(getattr(*owner, object)).values() if isinstance(value, property)]
+    for function in functions:
+        while function is not None:
+            with suppress(NameError, TypeError, AttributeError):
+                function.__annotations__ = typing.get_type_hints(function)
+            function = getattr(function, "__wrapped__", None)
 
 
 def setup(app: Any) -> None:
