@@ -55,7 +55,9 @@ MAX_READ = 2**28  # bytes of a file of weights that is read; a larger one is map
 
 @checked
 def save(model: nn.Module, folder: AnyPath) -> Path:
-    """Saves a model folder. The files are written next to it and moved into place, so no reader sees half a folder.
+    """Saves a model folder: ``config.json`` and ``model.safetensors``.
+
+    The files are written next to it and moved into place, so no reader sees half a folder.
 
     An existing folder is replaced only if it is empty or holds a model folder's two files and nothing else. On Linux
     that is one step: a model is in place at each moment, also if the process or the machine stops.

@@ -27,6 +27,8 @@ class GatedBlock(nn.Module):
     Args:
         ndim: number of space axes.
         channels: residual channels of the input and output.
+        kernel_size, dilation: of the dilated convolution.
+        bias: whether the convolutions have biases.
         hidden_channels: width of the gated activations; default ``channels``. The convolution has twice as many outputs
             (called gate channels in some packages).
         skip_channels: width of the skip path; default ``channels``; 0 for none.

@@ -68,7 +68,13 @@ def receptive_field(
     strides: int | Sequence[int] = 1,
     ndim: int = 1,
 ) -> int:
-    """Receptive field of a stack along one axis, in input positions; arguments as for :func:`growth`.
+    """Receptive field of a stack along one axis, in input positions.
+
+    Args:
+        dilations: the schedule, e.g. ``"1..512"`` or ``[1, 2, 4]``.
+        kernel_size: one for all layers or one per layer; default 2 in one dimension, 3 in more.
+        strides: one for all layers or one per layer.
+        ndim: number of space axes; used only for the default kernel size.
 
     >>> receptive_field("1..512")
     1024

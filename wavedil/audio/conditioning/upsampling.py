@@ -91,6 +91,11 @@ class NearestUpsampling(Upsampling):
 
     The filter sees only three frames at a time. So its taps are summed to three factors per position in a frame, which
     gives the same result at a hundredth of the cost.
+
+    Args:
+        features: e.g. :class:`wavedil.audio.LogMel`.
+        channels: of the output; default those of the features.
+        frame_kernel_size: frames that the convolution before the upsampling sees, odd.
     """
 
     def __init__(self, features: Features, channels: Channels | None = None, frame_kernel_size: Taps = 3):
@@ -113,7 +118,10 @@ class TransposedUpsampling(Upsampling):
     """Transposed convolutions, one per factor, with leaky ReLUs between them.
 
     Args:
+        features: e.g. :class:`wavedil.audio.LogMel`.
         factors: upsampling factor of each; their product is ``hop_length``.
+        channels: of the output; default those of the features.
+        frame_kernel_size: frames that the convolution before the upsampling sees, odd.
     """
 
     def __init__(

@@ -32,7 +32,16 @@ def colorize(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray
 def overlay(
     image: np.ndarray, labels: np.ndarray, palette: Sequence[Color], opacity: Annotated[float, Range(0, 1)] = 0.55
 ) -> np.ndarray:
-    """Blends class colors over an image ``(height, width, 3)`` uint8; ignored pixels are unchanged.
+    """Blends class colors over an image; ignored pixels are unchanged.
+
+    Args:
+        image: uint8 ``(height, width, 3)``.
+        labels: classes ``(height, width)``, 255 where a pixel is ignored.
+        palette: red, green and blue of each class, 0 to 255.
+        opacity: of the colors, 0 to 1.
+
+    Returns:
+        uint8 ``(height, width, 3)``.
 
     Raises:
         WavedilError: another type or shape of image, or labels that are not integers from 0 to 255 of the same size.
