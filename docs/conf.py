@@ -23,8 +23,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "wavedil"
 html_theme_options = {"navbar_end": ["theme-switcher"], "show_toc_level": 2, "header_links_before_dropdown": 6}
 html_show_sourcelink = False
-html_static_path = ["static"]
-html_sidebars = {"index": [], "listen": []}  # these have no pages below them
+html_sidebars = {"index": []}
 
 highlight_language = "bash"
 myst_heading_anchors = 4  # headings can be linked as on GitHub

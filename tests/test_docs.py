@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -113,11 +112,6 @@ def test_ci_runs_the_readmes_test_command():
     command = "pip install uv && uv run pytest"
     assert command in (ROOT / "README.md").read_text()
     assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == command
-
-
-def test_the_clips_of_the_page_listen_are_made_again(tmp_path):
-    runpy.run_path(str(DOCS / "listen.py"))["main"](tmp_path, seconds=0.3, images=1)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "static" / "listen").iterdir()}
 
 
 def test_the_citation_has_the_version():
