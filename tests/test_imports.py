@@ -105,7 +105,7 @@ SHARED |= {"shards"}
         ("ops", {"ops", "errors"}),
         ("core", {"ops", "core", "errors"}),
         ("audio", {"ops", "core", "audio"} | SHARED),
-        ("interop", {"core", "audio", "interop", "errors", "files", "outputs", "weights"}),
+        ("interop", {"core", "audio", "interop", "errors", "files", "outputs", "packaged", "weights"}),
         ("vision", {"ops", "core", "vision", "renames"} | SHARED),
         ("inspection", {"core", "inspection", "errors", "figures", "files"}),
     ],

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from wavedil.allocation import AllocationLimit, AllocationLimitError
 from wavedil.core.schema import AnyPath, checked
 from wavedil.device import check_device
-from wavedil.errors import WavedilError, shortened, shown, with_article
+from wavedil.errors import WavedilError, one_of, shortened, shown, with_article
 from wavedil.files import (
     check_regular_file,
     errors_name,
@@ -32,6 +32,7 @@ from wavedil.files import (
     replace_folder,
     temporary_beside,
 )
+from wavedil.packaged import find_model, packaged_names
 from wavedil.registry import (
     build,
     check_nesting,
@@ -54,7 +55,7 @@ MAX_READ = 2**28  # bytes of a file of weights that is read; a larger one is map
 
 
 @checked
-def save(model: nn.Module, folder: AnyPath) -> Path:
+def save(model: nn.Module, folder: AnyPath, *, half: bool = False) -> Path:
     """Saves a model folder: ``config.json`` and ``model.safetensors``.
 
     The files are written next to it and moved into place, so no reader sees half a folder.
@@ -62,8 +63,12 @@ def save(model: nn.Module, folder: AnyPath) -> Path:
     An existing folder is replaced only if it is empty or holds a model folder's two files and nothing else. On Linux
     that is one step: a model is in place at each moment, also if the process or the machine stops.
 
+    Args:
+        half: store the weights as float16, in half the bytes. They are float32 again when they are loaded.
+
     Raises:
-        WavedilError: the class or a part is not registered, or the folder holds something else.
+        WavedilError: the class or a part is not registered, the folder holds something else, or a weight has no
+            float16 number.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -76,6 +81,8 @@ def save(model: nn.Module, folder: AnyPath) -> Path:
         try:
             # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
             tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+            if half:
+                tensors = {key: _half(key, value) for key, value in tensors.items()}
             try:
                 save_file(tensors, beside / WEIGHTS)
             except SafetensorError as error:  # e.g. a full disk
@@ -135,7 +142,8 @@ def load(folder: AnyPath, device: str | torch.device = "cpu", expect: type | Non
     """Loads the model of a folder, in evaluation mode. The file's tensors must be exactly those of the model.
 
     Args:
-        folder: as written by :func:`save`, e.g. RUN/model of a training run.
+        folder: as written by :func:`save`, e.g. RUN/model of a training run; or the name of a model of this package
+            (``wavedil models`` lists them), unless there is a folder of that name.
         device: where to put the model.
         expect: a class that the model must be an instance of; its ``title`` describes it in the error.
 
@@ -145,7 +153,7 @@ def load(folder: AnyPath, device: str | torch.device = "cpu", expect: type | Non
     from safetensors import SafetensorError
 
     device = check_device(device)
-    folder = Path(folder)
+    folder = find_model(folder)
     path, weights = folder / CONFIG, folder / WEIGHTS
 
     def read() -> tuple[Any, dict[str, Any], bool, dict[str, Tensor]]:
@@ -194,7 +202,7 @@ def model_class(folder: str | Path) -> type[nn.Module]:
     Raises:
         WavedilError: the folder has no readable ``config.json``, or the class is not registered.
     """
-    path = Path(folder) / CONFIG
+    path = find_model(folder) / CONFIG
     return find_class(_read_one_version(path.parent, lambda: _read_config(path))[0], path)
 
 
@@ -254,13 +262,25 @@ def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
             raise WavedilError(f"{path} is not a wavedil config: it has {keys}, expected format, class and arguments")
         return config["class"], config["arguments"], version == 1
     except OSError as error:
+        remedy = "" if path.parent.exists() else f", or {one_of(path.parent, packaged_names())}"
         raise WavedilError(
             f"{path.parent} is not a model folder: cannot read {CONFIG} ({error.strerror}); give RUN/model of a run"
+            f"{remedy}"
         ) from None
     except WavedilError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WavedilError(f"{path} is not a wavedil config ({type(error).__name__}: {error})") from None
+
+
+def _half(key: str, value: Tensor) -> Tensor:
+    """Floating-point numbers as float16; integers stay."""
+    if not value.is_floating_point():
+        return value
+    found = value.half()
+    if not torch.equal(torch.isfinite(found), torch.isfinite(value)):
+        raise WavedilError(f"half: {key} has numbers above 65504, the largest of float16; save it without half")
+    return found
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

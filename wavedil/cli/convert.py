@@ -2,6 +2,7 @@
 
 import argparse
 
+from wavedil.cli.options import find_model
 from wavedil.errors import with_article
 
 EXAMPLES = (
@@ -11,7 +12,8 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="a .nam file, a checkpoint, or hf://OWNER/NAME")
+    text = "a .nam file, a checkpoint, hf://OWNER/NAME, a model folder or run folder, or a packaged model"
+    parser.add_argument("source", metavar="SRC", type=find_model, help=text)
     parser.add_argument("folder", metavar="DST", help="model folder to write")
     parser.add_argument("--format", help="format of SRC if it cannot be detected: nam, wavenet-vocoder, ...")
     parser.add_argument(
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a setting that the tensors do not contain, e.g. stacks=2 or legacy=false; may be repeated",
     )
+    parser.add_argument("--half", action="store_true", help="store the weights as float16, in half the bytes")
     parser.add_argument("--prefix", default="", help="the part of a larger model to convert, e.g. enc_q.enc")
 
 
@@ -33,5 +36,5 @@ def run(arguments: argparse.Namespace) -> None:
 
     model, format = read_model(arguments.source, arguments.format, parse_options(arguments.set), arguments.prefix)
     with claim_file(arguments.folder, [arguments.source]):
-        folder = save(model, arguments.folder)
+        folder = save(model, arguments.folder, half=arguments.half)
     print(f"{folder}: {with_article(model)} of {count_parameters(model)} parameters, from {format}")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from wavedil.cli.options import find_model
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, similar
 
 EXAMPLES = (
     'wavedil inspect "1..512 x3" --rate 16000',
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "subject",
         metavar="SCHEDULE|MODEL",
         type=find_model,
-        help='e.g. "1..512 x3", "1,2,5 x4", or a model folder or run folder',
+        help='e.g. "1..512 x3", "1,2,5 x4", a model folder or run folder, or a packaged model',
     )
     parser.add_argument("--ndim", type=int, default=1, help="number of space axes, 1 to 3 (default 1)")
     parser.add_argument("--kernel-size", type=int, help="taps per axis (default 2 for 1 axis, 3 otherwise)")
@@ -44,6 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
         inspect, render = model.inspection() if hasattr(model, "inspection") else (inspect_model, render_text)
         info, title = inspect(model), f"{type(model).__name__} {arguments.subject}"
     else:
+        from wavedil.packaged import packaged_names
+
+        if (meant := similar(arguments.subject, packaged_names())) is not None:
+            raise WavedilError(f"{arguments.subject} is no schedule and no model folder: did you mean {meant}?")
         info = inspect_schedule(
             arguments.subject, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate
         )

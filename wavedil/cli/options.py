@@ -16,18 +16,22 @@ from wavedil.errors import WavedilError
 
 
 def add_model_argument(parser: argparse.ArgumentParser, example: str = "runs/pluck") -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", type=find_model, help=f"model folder, or run folder with a model, e.g. {example}"
-    )
+    text = f"model folder or run folder, e.g. {example}; or the name of a packaged model: wavedil models"
+    parser.add_argument("model", metavar="MODEL", type=find_model, help=text)
 
 
 def find_model(name: str) -> str:
-    """The model folder that an argument names: the folder itself, or that of a run folder.
+    """The model folder that an argument names: the folder itself, that of a run folder, or a packaged model.
 
     Raises:
         argparse.ArgumentTypeError: a run folder without a model.
     """
+    from wavedil.packaged import find_model
+
     folder = Path(name)
+    if not folder.is_dir():
+        found = find_model(name)
+        return name if found == folder else str(found)
     if (folder / "config.json").exists() or not (folder / "config.yaml").is_file():
         return name
     if not (folder / "model").is_dir():

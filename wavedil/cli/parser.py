@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "inspect": ("wavedil.cli.inspect", "Show receptive field, cost and gridding of a schedule or a model."),
     "convert": ("wavedil.cli.convert", "Convert another program's weights to a model folder."),
     "export": ("wavedil.cli.export", "Export a model for another program: .nam or .onnx."),
+    "models": ("wavedil.cli.models", "List the trained models of the package, which load by name."),
     "report": ("wavedil.cli.report", "Write one HTML page about a run: players, spectrograms, curves."),
     "bench": ("wavedil.cli.bench", "Measure on this machine: wavedil, plain torch, and other installed packages."),
 }

@@ -10,26 +10,31 @@ from wavedil.errors import WavedilError
 from wavedil.interop.formats import convert
 from wavedil.interop.hub import SCHEME
 from wavedil.outputs import claim_file
+from wavedil.packaged import find_model
+from wavedil.weights import load
 
 
 def read_model(
     source: str, format: str | None = None, options: Mapping[str, Any] | None = None, prefix: str = ""
 ) -> tuple[nn.Module, str]:
-    """Reads a model from a file or from the hub.
+    """Reads a model from a file, a model folder or the hub.
 
     Args:
-        source: a file, or ``hf://OWNER/NAME``.
+        source: a file, a model folder or the name of a packaged model, or ``hf://OWNER/NAME``.
         format, options, prefix: for a file; see :func:`wavedil.interop.formats.convert`.
 
     Returns:
-        The model, and the name of the format or ``"the hub"``.
+        The model, and the name of the format, ``"the hub"`` or the model folder.
     """
-    if not source.startswith(SCHEME):
+    folder = find_model(source)
+    if not source.startswith(SCHEME) and not folder.is_dir():
         return convert(source, format, options, prefix)
-    from wavedil.interop.hub import download
-
     if format or options or prefix:
         raise WavedilError(f"{source} is a model folder: omit format, set and prefix")
+    if folder.is_dir():
+        return load(folder), str(folder)
+    from wavedil.interop.hub import download
+
     return download(source.removeprefix(SCHEME)), "the hub"
 
 

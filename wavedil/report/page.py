@@ -112,7 +112,16 @@ def _name(runs: Sequence[Run]) -> None:
 
 def _inputs(run: Run) -> list[Path]:
     """What the page must not replace: everything in the run folder but its report."""
-    names = ("config.yaml", "metrics.csv", "about.json", "validation.json", "likelihood.json", ".finished", ".lock")
+    names = (
+        "config.yaml",
+        "metrics.csv",
+        "about.json",
+        "validation.json",
+        "likelihood.json",
+        "stopped.txt",
+        ".finished",
+        ".lock",
+    )
     folders = ("samples", "previews", "model", "checkpoints", "data", "tensorboard")
     return [run.folder / name for name in (*names, *folders)]
 

@@ -123,6 +123,9 @@ class Run:
             return "empty", "No training steps yet."
         step, seconds = int(self.rows[-1]["step"]), self.rows[-1]["seconds"]
         done = f"{step} steps in {duration(seconds)}"
+        recorded = self.folder / "stopped.txt"  # written by wavedil.train if a run ends before its last step
+        if is_own(recorded, self.folder):
+            return "stopped", f"Trained for {done}: {recorded.read_text(encoding='utf-8', errors='replace')[:2000]}"
         steps, limit = self.setting("max_steps"), _seconds(self.setting("max_time"))
         most = int(steps) if steps and re.fullmatch(r"\d{1,15}", steps) else None
         if most is not None and step >= most:

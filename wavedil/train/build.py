@@ -45,7 +45,9 @@ CHECKPOINT_EVERY = timedelta(minutes=2)
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI with two more keys, ``previews`` and ``samples``, whose arguments depend on the module."""
+    """LightningCLI with three more keys: ``previews`` and ``samples``, whose arguments depend on the module, and
+    ``expected``, what the recipe reaches with its own data.
+    """
 
     def __init__(
         self,
@@ -61,6 +63,8 @@ class RecipeCLI(LightningCLI):
         super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        text = "what the recipe reaches; printed if a training with its own data ends before its last step"
+        parser.add_argument("--expected", type=str | None, default=None, help=text)
         if self.module.previews_class is not None:
             parser.add_lightning_class_args(self.module.previews_class, "previews")
         if self.module.samples_class is not None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from wavedil.errors import Interrupted, WavedilError, reason
@@ -31,6 +32,7 @@ from wavedil.train.run_folder import (
     is_finished,
     missing_out,
     process_rank,
+    record_early_stop,
     record_finished,
 )
 from wavedil.weights import load
@@ -99,7 +101,7 @@ def run_recipe(
             signals.module = cli.model
             cli.trainer.callbacks.insert(0, ExactResume(signals))  # before the callbacks that take time
             with loggers_may_fail(cli.trainer):
-                _fit_and_sample(cli, folder, checkpoint, step)
+                _fit_and_sample(cli, folder, checkpoint, step, imports)
             return folder, 0
         except (KeyboardInterrupt, SystemExit, RuntimeError, MemoryError) as error:
             # Lightning turns Ctrl-C into SystemExit.
@@ -119,8 +121,7 @@ def run_recipe(
                 text = f"{folder}: interrupted before the first step, there is no model yet"
                 raise Interrupted(text, status) from None
             _try_report(folder)
-            modules = "".join(f" --import {name}" for name in imports)
-            text = f"continue with: wavedil train --out {folder} --resume auto{modules}"
+            text = _continuation(folder, imports)
             if not any((folder / "checkpoints").glob("*.ckpt")):
                 text = "the model is saved, but there is no checkpoint to continue from yet"
             print(f"\ninterrupted; {text}", file=sys.stderr)
@@ -137,7 +138,14 @@ def run_recipe(
                 signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
 
 
-def _fit_and_sample(cli: RecipeCLI, folder: Path, checkpoint: Path | None, step: int) -> None:
+def _continuation(folder: Path, imports: Sequence[str], options: str = "") -> str:
+    modules = "".join(f" --import {name}" for name in imports)
+    return f"continue with: wavedil train --out {folder} --resume auto{options}{modules}"
+
+
+def _fit_and_sample(
+    cli: RecipeCLI, folder: Path, checkpoint: Path | None, step: int, imports: Sequence[str] = ()
+) -> None:
     """Trains, validates, and writes samples and report. Completes what an earlier process has not done."""
     trainer, model, started = cli.trainer, cli.model, time.perf_counter()
     trainer.progress_bar_callback.print_summary(trainer, model)
@@ -154,14 +162,35 @@ def _fit_and_sample(cli: RecipeCLI, folder: Path, checkpoint: Path | None, step:
         next(each for each in trainer.callbacks if isinstance(each, SaveModel)).save_latest(trainer, model)
     else:
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    minutes = (time.perf_counter() - started) / 60
+    minutes, stopped = (time.perf_counter() - started) / 60, _early_stop(cli)
+    if stopped:
+        clock = " --trainer.max_time null" if "the clock" in stopped else ""
+        stopped += f"; {_continuation(folder, imports, clock)}"
     if is_overridden("val_dataloader", cli.datamodule, L.LightningDataModule):
         trainer.validate(model, cli.datamodule, verbose=False)
     if trainer.is_global_zero:
         lines = _write_samples(cli, folder)
+        record_early_stop(folder, stopped)  # part of the report
         _try_report(folder)
         record_finished(folder, trainer.global_step)
-        _print(trainer, f"{minutes:.1f} minutes of training. {lines}")
+        _print(trainer, f"{minutes:.1f} minutes of training. {lines}" + (f"\n{stopped}" if stopped else ""))
+
+
+def _early_stop(cli: RecipeCLI) -> str:
+    """What ended the training before its last step, and what the recipe reaches by then; empty if nothing did."""
+    trainer = cli.trainer
+    if not trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step:
+        return ""
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]
+    by_clock = any(left is not None and left <= 0 for left in (each.time_remaining() for each in timers))
+    if by_clock and trainer.max_steps < 0 and (trainer.max_epochs or -1) < 0:
+        return ""  # the time is the budget
+    others = [type(each).__name__ for each in trainer.callbacks if isinstance(each, EarlyStopping)]
+    cause = "the clock (trainer.max_time)" if by_clock else " or ".join(others) or "a callback"
+    text = f"stopped by {cause} at step {trainer.global_step}"
+    text += f" of {trainer.max_steps}" if trainer.max_steps > 0 else ""
+    expected, data = cli.config.get("expected"), cli.config.data.get("init_args", {})
+    return text if not expected or data.get("root") else f"{text} (with all steps: {expected})"
 
 
 def _try_report(folder: Path) -> None:
@@ -224,6 +253,8 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     # On the login node of a cluster, one process is what was asked for.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
+    # A run is continued without its limit of time.
+    warnings.filterwarnings("ignore", message=r".*Please add the following callbacks: \['Timer'\]")
     # The checkpoint folder of a resumed run is not empty.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     # Batches are dictionaries with fixed keys; Lightning finds the batch size in them.

@@ -16,6 +16,7 @@ from wavedil.metrics import read_metrics
 #: Environment variable with the folder of a run, for the other processes of the run.
 RUN_FOLDER_VARIABLE = "WAVEDIL_RUN_FOLDER"
 METRICS, RESTARTS = "metrics.csv", "restarts.csv"
+EARLY_STOP = "stopped.txt"  # why a run ended before its last step
 #: What a run writes before its first checkpoint; all that is removed when it fails before that.
 _FILES = ("config.yaml", METRICS, RESTARTS, "about.json", "validation.json", "report.html", ".lock")
 _FOLDERS = ("checkpoints", "data", "previews", "tensorboard")
@@ -85,6 +86,15 @@ def process_rank() -> int:
 
 def missing_out() -> WavedilError:
     return WavedilError("--out is missing: the processes of a run need the name of the same folder, e.g. --out runs/a")
+
+
+def record_early_stop(folder: Path, text: str) -> None:
+    """Writes why a run ended before its last step; removes the file of an earlier part of the run if it did not."""
+    if not text:
+        (folder / EARLY_STOP).unlink(missing_ok=True)
+        return
+    with atomic_write(folder / EARLY_STOP) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")
 
 
 def record_finished(folder: Path, step: int) -> None:

@@ -362,3 +362,11 @@ def test_an_interrupt_returns_the_finished_samples():
             raise KeyboardInterrupt
 
     assert generate(model, 5000, progress=progress).shape == (1, 1, 2048)
+
+
+@pytest.mark.parametrize("codes", [[[0, 256]], [[300, 1]], [[-1, 0]]])
+@pytest.mark.parametrize("call", ["forward", "loss", "nll", "step", "decode"])
+def test_codes_outside_their_range_are_refused(call, codes):
+    model = WaveNet(8, 8, "1,2")
+    with pytest.raises(WavedilError, match=r"codes span .*: expected 0\.\.255"):
+        getattr(model, call)(torch.tensor(codes))

@@ -89,13 +89,17 @@ class Quantizer(ABC):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes to float32 amplitudes in [-1, 1] of the same shape; ``encode`` returns the same codes."""
         codes = to_tensor("codes", codes, floating=False)
+        self.check_range(codes)
+        return self._decode(codes)
+
+    def check_range(self, codes: Tensor) -> None:
+        """Raises WavedilError unless all codes are from 0 to ``num_codes - 1``."""
         if codes.numel():
             low, high = (int(value) for value in codes.aminmax())
             if low < 0 or high >= self.num_codes:
                 raise WavedilError(
                     f"codes span {low}..{high}: expected 0..{self.num_codes - 1}; encode and decode with one num_codes"
                 )
-        return self._decode(codes)
 
     @abstractmethod
     def _encode(self, sound: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm  #
 from wavedil.core.schema import Channels, LayersPerSegment, SampleRate, Scale, Taps
 from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError, first_line, with_article
+from wavedil.ops.fallback import is_eager_cpu
 from wavedil.weights import register
 
 
@@ -132,10 +133,16 @@ class WaveNet(nn.Module):
             init_conv_(self.head.out, 0.1)  # its outputs are amplitudes, and sound has an RMS of about 0.1
 
     def forward(self, codes: Tensor, condition: Tensor | None = None) -> Tensor:
-        _check_codes(codes)
+        self._check_codes(codes)
         self.conditioner.check(condition, codes)
         x = self.input_embedding(F.pad(codes, (1, 0), value=self.zero_code)[:, :-1])  # at t: the code at t - 1
         return self.head(self.stack(x, condition))
+
+    def _check_codes(self, codes: Tensor) -> None:
+        if codes.ndim != 2 or codes.dtype != torch.int64:
+            raise WavedilError(f"codes is {codes.dtype} of shape {tuple(codes.shape)}: expected int64 (batch, time)")
+        if is_eager_cpu(codes):  # on a GPU the check would wait for the device
+            self.quantizer.check_range(codes)
 
     def nll(self, codes: Tensor, mask: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """Negative log-likelihood in nats of each code, ``(samples,)``; ``mask`` ``(batch, time)`` selects samples."""
@@ -166,7 +173,7 @@ class WaveNet(nn.Module):
 
     def step(self, codes: Tensor, state: State | None = None, condition: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk, of any length: parameters as :meth:`forward` returns them, and the state after the chunk."""
-        _check_codes(codes)
+        self._check_codes(codes)
         self.conditioner.check(condition, codes)
         state = self.start(len(codes)) if state is None else state
         expected = codes.shape[0], 1  # not len(codes), which an exporter would take as a constant
@@ -285,8 +292,3 @@ def _check_head(head: nn.Module, skip_channels: int, head_channels: int | None, 
         raise WavedilError(f"head does not take (1, {skip_channels}, 1): {first_line(error)}") from None
     if found != (1, parameters, 1):
         raise WavedilError(f"head returns {found} for (1, {skip_channels}, 1): expected (1, {parameters}, 1)")
-
-
-def _check_codes(codes: Tensor) -> None:
-    if codes.ndim != 2 or codes.dtype != torch.int64:
-        raise WavedilError(f"codes is {codes.dtype} of shape {tuple(codes.shape)}: expected int64 (batch, time)")

@@ -1,0 +1,49 @@
+"""Trained models of the package, which ``load`` and the shell take by name: ``wavedil sample pluck``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A packaged model: its name, and the facts at the top of its model card, ``README.md``."""
+
+    name: str
+    folder: str
+    task: str
+    sample_rate: int | None
+    parameters: int
+    bytes: int
+    figures: str
+
+
+def packaged_names() -> list[str]:
+    return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
+
+
+def packaged_models() -> list[PackagedModel]:
+    models = []
+    for name in packaged_names():
+        card = (FOLDER / name / "README.md").read_text(encoding="utf-8").split("---\n")[1]
+        facts = dict(line.split(": ", 1) for line in card.splitlines())
+        rate = facts.get("sample_rate")
+        models.append(
+            PackagedModel(
+                name=name,
+                folder=str(FOLDER / name),
+                task=facts["task"],
+                sample_rate=None if rate is None else int(rate),
+                parameters=int(facts["parameters"]),
+                bytes=sum(path.stat().st_size for path in (FOLDER / name).iterdir()),
+                figures=facts["figures"],
+            )
+        )
+    return models
+
+
+def find_model(name: str | Path) -> Path:
+    """The folder of a model: ``name`` if there is such a folder, else that of the packaged model of this name."""
+    path = Path(name)
+    return FOLDER / path if str(name) in packaged_names() and not path.is_dir() else path
