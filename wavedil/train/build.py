@@ -1,9 +1,10 @@
 """Builds module, data module and trainer of a recipe, with errors in one line that name the key."""
 
+import json
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveMod
 from wavedil.train.changes import changes, describe
 from wavedil.train.checkpoints import SafeCheckpointIO
 from wavedil.train.divergence import RestartOnDivergence, StopOnNaN
+from wavedil.train.loggers import with_folders
 from wavedil.train.module import TrainingModule
 from wavedil.train.parser_errors import reason
 from wavedil.train.recipe_help import classes_of, commented, key_groups
-from wavedil.train.recipe_text import load_yaml, strict_yaml
+from wavedil.train.recipe_text import load_yaml, parse_yaml, strict_yaml
 from wavedil.train.recipes import (
     SAFE_PACKAGES,
     check_options,
@@ -109,8 +111,10 @@ class RecipeCLI(LightningCLI):
             kwargs["precision"] = fast_precision(kwargs.get("accelerator", settings.accelerator))
         elif str(settings.precision) in ("16", "16-mixed") and kwargs.get("accelerator", settings.accelerator) == "cpu":
             raise WavedilError(f"trainer.precision is {settings.precision}: CPUs need bf16-mixed or 32-true")
-        if settings.logger is None:
-            kwargs["logger"] = TensorBoardLogger(settings.default_root_dir, name="", version="tensorboard")
+        if settings.logger is None or settings.logger is True:
+            kwargs["logger"] = TensorBoardLogger(
+                settings.default_root_dir, name="", version="tensorboard", default_hp_metric=False
+            )
         if any(isinstance(each, RestartOnDivergence) for each in self.config_init.trainer.callbacks or ()):
             defaults = self.trainer_defaults["callbacks"]
             defaults[:] = [each for each in defaults if not isinstance(each, StopOnNaN)]
@@ -164,6 +168,10 @@ def build(
     recorded = trainer.get("default_root_dir") if is_record and isinstance(trainer, dict) else None
     for text in [] if process_rank() else renamed:
         print(text, file=sys.stderr)
+    for each in recipes:
+        if isinstance(each.get("trainer"), dict) and isinstance(each["trainer"].get("logger"), str | dict | list):
+            each["trainer"]["logger"] = with_folders(each["trainer"]["logger"], folder, recorded)
+    overrides = _with_loggers(overrides, folder)
     texts = [
         str(path) if load_yaml(path) == each else yaml.safe_dump(each, sort_keys=False)
         for path, each in zip(configs, recipes, strict=True)
@@ -212,7 +220,32 @@ def build(
             raise unsafe_class(config, denied[1]) from None
         if isinstance(error, ModuleNotFoundError) and not _is_named(error.name or "", (recipe, list(overrides))):
             raise
-        raise WavedilError(reason(error)) from error
+        text = reason(error)
+        found = re.search(r"'[\w.]*\.(\w+)': Requirement '(\w+)[^']*' not met", text)
+        if found:
+            text = _missing_package(found[1], found[2], recipe, overrides)
+        raise WavedilError(text) from error
+
+
+def _missing_package(name: str, package: str, recipe: dict[str, Any], overrides: Sequence[str]) -> str:
+    """The error about a class whose package is not installed, with the option or key that names the class."""
+    options = [word.partition("=")[0] for word in overrides if name in word]
+    place = next((each for each, cls in classes_of(recipe) if cls.endswith(name)), "trainer.logger")
+    return f"{options[0] if options else place}: {name} needs {package}, which is not installed: pip install {package}"
+
+
+def _with_loggers(overrides: Sequence[str], folder: Path) -> list[str]:
+    """Options with the arguments that the loggers of this run have by default."""
+    words = list(overrides)
+    for index, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option not in ("--trainer.logger", "--trainer.logger+") or (not equals and index + 1 == len(words)):
+            continue
+        with suppress(WavedilError):  # the parser reports it
+            logger = parse_yaml(value if equals else words[index + 1])
+            if (complete := with_folders(logger, folder)) != logger:
+                words[index : index + 1 + (not equals)] = [f"{option}={json.dumps(complete)}"]
+    return words
 
 
 def _is_named(module: str, value: Any) -> bool:

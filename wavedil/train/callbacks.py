@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.progress import ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
@@ -21,6 +22,7 @@ from wavedil.files import atomic_write, check_in_place, errors_name
 from wavedil.metrics import read_metrics
 from wavedil.train.about import write_about, write_validation
 from wavedil.train.divergence import WINDOW, StopOnNaN
+from wavedil.train.loggers import log_recipe
 from wavedil.train.module import TrainingModule, is_finite
 from wavedil.weights import CONFIG, WEIGHTS, save
 
@@ -43,6 +45,7 @@ class Progress(ProgressBar):
         self._learning_rate = self._valid = math.nan
         self._training: tuple[float, float, float] | None = None  # loss, learning rate, items per second
         self._summary_printed = False
+        self.validated = -1, math.nan  # step and metric of the last validation
 
     def print_summary(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Prints the summary of the module once: before the data are read if its network exists by then."""
@@ -93,6 +96,7 @@ class Progress(ProgressBar):
     def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if module.metric_names.valid_key in trainer.callback_metrics:
             self._valid = float(trainer.callback_metrics[module.metric_names.valid_key])
+            self.validated = trainer.global_step, self._valid
             self._write_row(trainer, module)
             if trainer.is_global_zero and not trainer.sanity_checking:
                 write_validation(trainer, module)
@@ -116,6 +120,8 @@ class Progress(ProgressBar):
         check_in_place(self.path)
         with errors_name(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({"learning_rate": learning_rate, f"{names.items}_per_second": speed}, step)
         used = module.budget_used()
         used_now = used - self._used_at_start
         left = "?" if used_now <= 0 else _clock((now - self._start) * (1 - used) / used_now)
@@ -237,6 +243,7 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             with atomic_write(Path(trainer.default_root_dir) / self.config_filename) as beside:
                 beside.write_text(self.parser.dump(self.config), encoding="utf-8")
+            log_recipe(trainer, yaml.safe_load(self.parser.dump(self.config)))
 
 
 def _clear_damaged(folder: Path) -> None:

@@ -76,8 +76,10 @@ def _explained(text: str) -> str:
     if problems:
         return problems[-1].removeprefix("Problem with given class_path ").replace("HINT: ", "")
     unknown = re.search(r"Expected a dot import path string: (.+?)(?: - | Given |$)", innermost)
-    if unknown and not (set(kinds) - {"null", "a list"}):
-        return f"{unknown[1]} is no known class{_similar_class(unknown[1])}"
+    if unknown:
+        similar_class = _similar_class(unknown[1])
+        if "did you mean" in similar_class or not (set(kinds) - {"null", "a list"}):
+            return f"{unknown[1]} is no known class{similar_class}"
     if kinds and cut:
         return f"is {value}: expected {' or '.join([', '.join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)}"
     return innermost if len(innermost) <= 300 else f"{innermost[:300]}..."

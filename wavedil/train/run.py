@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
+import yaml
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -22,7 +23,7 @@ from wavedil.report import write_report
 from wavedil.train.build import RecipeCLI, build, check_same_recipe, print_changes, show_help
 from wavedil.train.callbacks import SaveModel
 from wavedil.train.checkpoints import newest_readable
-from wavedil.train.loggers import loggers_may_fail
+from wavedil.train.loggers import log_file, log_recipe, loggers_may_fail
 from wavedil.train.previews import has_methods
 from wavedil.train.recipes import find_recipes
 from wavedil.train.resume import ExactResume, signals_interrupt
@@ -166,14 +167,27 @@ def _fit_and_sample(
     if stopped:
         clock = " --trainer.max_time null" if "the clock" in stopped else ""
         stopped += f"; {_continuation(folder, imports, clock)}"
-    if is_overridden("val_dataloader", cli.datamodule, L.LightningDataModule):
+    progress = trainer.progress_bar_callback
+    has_validation = is_overridden("val_dataloader", cli.datamodule, L.LightningDataModule)
+    if has_validation and progress.validated[0] != trainer.global_step:
         trainer.validate(model, cli.datamodule, verbose=False)
     if trainer.is_global_zero:
         lines = _write_samples(cli, folder)
+        _log_end(cli, folder)
         record_early_stop(folder, stopped)  # part of the report
         _try_report(folder)
         record_finished(folder, trainer.global_step)
         _print(trainer, f"{minutes:.1f} minutes of training. {lines}" + (f"\n{stopped}" if stopped else ""))
+
+
+def _log_end(cli: RecipeCLI, folder: Path) -> None:
+    """Gives the samples, and the recipe beside the last validation, to the loggers."""
+    trainer = cli.trainer
+    for path in sorted((folder / "samples").glob("*.*")):
+        if path.suffix in (".wav", ".png"):
+            log_file(trainer, path, f"samples/{path.stem}", trainer.global_step)
+    metrics = {f"final/{cli.model.metric_names.valid}": trainer.progress_bar_callback.validated[1]}
+    log_recipe(trainer, yaml.safe_load(cli.parser.dump(cli.config)), metrics)
 
 
 def _early_stop(cli: RecipeCLI) -> str:

@@ -2,16 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from matplotlib.image import imread
 from torch import nn
 
 from wavedil.audio.data.audio_files import write
@@ -19,14 +16,14 @@ from wavedil.files import atomic_write
 from wavedil.outputs import BestEffort
 from wavedil.report import write_report
 from wavedil.report.spectrogram import spectrogram_png
-from wavedil.train.loggers import best_effort
+from wavedil.train.loggers import log_file
 from wavedil.train.module import TrainingModule
 
 
 class Previews(Callback):
     """Base of the previews: targets when training starts, then outputs at step ``first`` and every ``every`` steps.
 
-    Files are written to ``RUN/previews`` and, if the trainer has a TensorBoard logger, to TensorBoard. A data module
+    Files are written to ``RUN/previews`` and by the loggers that can: TensorBoard, W&B, MLflow, trackio. A data module
     that lacks a method of ``needs`` gets no previews, and a message is printed. So are previews that cannot be written.
 
     Args:
@@ -90,14 +87,6 @@ class Previews(Callback):
     def folder(trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir) / "previews"
 
-    @staticmethod
-    def to_tensorboard(trainer: L.Trainer, method: str, *args: Any, **options: Any) -> None:
-        """Calls a method of the writers of TensorBoard loggers, e.g. ``add_image``."""
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                with best_effort(logger):
-                    getattr(logger.experiment, method)(*args, **options)
-
     def write_clip(
         self,
         trainer: L.Trainer,
@@ -108,15 +97,15 @@ class Previews(Callback):
         step: int,
         picture: bytes | None = None,
     ) -> None:
-        """Writes a sound ``(time,)`` and a PNG, by default its spectrogram; ``tag`` is its name in TensorBoard."""
+        """Writes a sound ``(time,)`` and a PNG, by default its spectrogram; ``tag`` is its name in loggers."""
         folder = self.folder(trainer)
         write(folder / f"{name}.wav", clip.unsqueeze(0), sample_rate)
         if picture is None:
             picture = spectrogram_png(clip.numpy(), sample_rate, title=name)
         with atomic_write(folder / f"{name}.png") as beside:
             beside.write_bytes(picture)
-        self.to_tensorboard(trainer, "add_audio", tag, clip, step, sample_rate=sample_rate)
-        self.to_tensorboard(trainer, "add_image", tag, imread(BytesIO(picture)), step, dataformats="HWC")
+        for suffix in (".wav", ".png"):
+            log_file(trainer, folder / f"{name}{suffix}", tag, step)
 
 
 class Samples:

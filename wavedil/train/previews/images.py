@@ -10,6 +10,7 @@ from torch import nn
 from wavedil.core.schema import checked
 from wavedil.report import add_captions
 from wavedil.train.data import Count, OptionalCount
+from wavedil.train.loggers import log_file
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples, preview_names
 from wavedil.vision.data.images import write_image
@@ -69,7 +70,7 @@ class ImagePreviews(Previews):
             picture = panel(module.eval_network, image, target)
             write_image(self.folder(trainer) / f"{name}.png", picture)
             add_captions(self.folder(trainer), {name: {"file": names[number]}})
-            self.to_tensorboard(trainer, "add_image", f"image_{number}", picture, step, dataformats="HWC")
+            log_file(trainer, self.folder(trainer) / f"{name}.png", f"image_{number}", step)
 
 
 class ImageSamples(Samples):
