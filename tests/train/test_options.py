@@ -42,6 +42,12 @@ OPTIONS = [
     ("--model.optimizer.lr=fast", "--model.optimizer.lr is fast: expected a number$"),
     ("--model.optimizer=Adamm", "--model.optimizer: Adamm is no known class: did you mean Adam?"),
     ("--trainer.precision=bf17", "--trainer.precision is bf17: expected an integer, .* bf16 or null"),
+    ("--model.network.speakers=theo", "--model.network.speakers is theo: expected a list$"),
+    ("--data.balance=speaker", "expected files, speakers or null; did you mean speakers"),
+    ("--trainer.accelerator=gpuu", "trainer.accelerator is 'gpuu': expected one of auto, cpu, cuda"),
+    ("--trainer.profiler=simpel", "trainer.profiler is 'simpel': expected one of simple"),
+    ("--trainer.callbacks=EarlyStoping", "did you mean EarlyStopping"),
+    ("--trainer.logger=CSVLoger", "--trainer.logger: CSVLoger is no known class: did you mean CSVLogger"),
     ("--data.balance=3", "--data.balance is 3: expected files, speakers or null"),
     ("--trainer.max_time=00:00:00:00", "above 0"),
     ("--trainer.val_check_interval=0", "val_check_interval is 0"),
@@ -78,6 +84,24 @@ OPTIONS = [
 @pytest.mark.parametrize(("option", "message"), OPTIONS, ids=[option for option, _ in OPTIONS])
 def test_a_mistake_in_an_option_is_one_line(tmp_path, option, message):
     assert re.search(message, refusal(tmp_path, option)), refusal(tmp_path, option)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "message"),
+    [
+        ("amp", "--model.loss=AmpLos", "--model.loss: AmpLos is no known class: did you mean AmpLoss"),
+        ("amp", "--model.network.knobs=drive", "--model.network.knobs is drive: expected a dictionary or null"),
+        ("jsb", "--model.network.channels=[1,a]", "--model.network.channels is .*: expected "),
+        ("jsb", "--model.network=TCNN", "did you mean TCN"),
+        ("jsb", "--model.network.activation=Relu", "activation is 'Relu': .*did you mean ReLU"),
+        ("tiny", "--model.backbone=VGGFrontend", "--model.backbone: VGGFrontend is no known class: did you mean VGGFr"),
+        ("tiny", "--model.frozen=[heads]", r"frozen is \['heads'\]: .*did you mean head"),
+        ("tiny", "--data.crop=[1]", r"--data.crop is \[1\]: expected a list with 2 elements"),
+        ("depth", "--model.head=Conv1x1", "did you mean Conv1x1Head"),
+    ],
+)
+def test_a_mistake_in_an_option_of_other_recipes_is_one_line(tmp_path, recipe, option, message):
+    assert re.search(message, found := refusal(tmp_path, option, recipe=recipe)) and "Given" not in found, found
 
 
 @pytest.mark.parametrize(

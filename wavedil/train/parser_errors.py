@@ -18,10 +18,14 @@ _KINDS = {
     "list": "a list",
     "tuple": "a list",
     "dict": "a dictionary",
+    "Sequence": "a list",
+    "Mapping": "a dictionary",
     "NoneType": "null",
 }
 #: Modules with the classes that options may name without a path.
-_CLASSES = ("wavedil.train", "wavedil.audio", "wavedil.vision", "torch.optim")
+_CLASSES = ("wavedil.train", "wavedil.train.loggers", "wavedil.audio", "wavedil.vision", "torch.optim")
+_CLASSES += ("wavedil.audio.models.nam", "wavedil.audio.models.tcn", "wavedil.audio.effects.losses")
+_CLASSES += ("wavedil.vision.losses", "wavedil.vision.crf")
 _CLASSES += tuple(
     f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "strategies", "plugins", "profilers")
 )
@@ -63,13 +67,13 @@ def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: A
 
 def _explained(text: str) -> str:
     """What is wrong, without the types that the parser tried one after the other."""
-    text = re.sub(r"<class '([^']+)'>", r"\1", text.replace("typing.", ""))
+    text = re.sub(r"<class '([^']+)'>", r"\1", text.replace("typing.", "").replace("collections.abc.", ""))
     found = re.search(r"Option '[^']*' is not accepted", text)
     if found:
         return found[0]
     text = re.sub(r" - Expected a NoneType Given value type: \S+NestedArg .*", "", text)  # of model and data
     innermost = re.split(r'Parser key "[^"]+": ', text)[-1]
-    cut = re.search(r"(?:Given|Got) value: (.*?)(?: - |\. Got value: |$)", innermost)
+    cut = re.search(r"(?:Given|Got) value: (.*?)(?: - |\. Got value: | Given value type: |$)", innermost)
     value = cut[1].rstrip(".") if cut else ""
     kinds = list(dict.fromkeys(_kinds(innermost)))
     problems = re.findall(r"Problem with given class_path '[^']+': (?:(?! - |Problem with | Given value).)+", innermost)
@@ -81,7 +85,9 @@ def _explained(text: str) -> str:
         if "did you mean" in similar_class or not (set(kinds) - {"null", "a list"}):
             return f"{unknown[1]} is no known class{similar_class}"
     if kinds and cut:
-        return f"is {value}: expected {' or '.join([', '.join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)}"
+        meant = similar(value, kinds)
+        expected = " or ".join([", ".join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)
+        return f"is {value}: expected {expected}" + (f"; did you mean {meant}?" if meant else "")
     return innermost if len(innermost) <= 300 else f"{innermost[:300]}..."
 
 

@@ -15,6 +15,8 @@ _PositiveFraction = Annotated[float, Range(0, 1, exclude_low=True)]
 
 RANGES: dict[str, Any] = {
     "seed_everything": bool | Annotated[int, Range(0, 2**32 - 1)],
+    "trainer.accelerator": Literal["auto", "cpu", "cuda", "gpu", "tpu", "mps"] | dict,
+    "trainer.profiler": Literal["simple", "advanced", "pytorch", "xla"] | dict | None,
     "trainer.max_steps": Literal[-1] | _Positive,
     "trainer.max_epochs": Literal[-1] | _Positive | None,
     "trainer.min_steps": _NotNegative | None,
