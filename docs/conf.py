@@ -23,7 +23,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "wavedil"
 html_theme_options = {"navbar_end": ["theme-switcher"], "show_toc_level": 2, "header_links_before_dropdown": 6}
 html_show_sourcelink = False
-html_sidebars = {"index": []}
+html_static_path = ["static"]
+html_sidebars = {"index": [], "listen": []}  # these have no pages below them
 
 highlight_language = "bash"
 myst_heading_anchors = 4  # headings can be linked as on GitHub

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import wavedil
 from wavedil.audio import Effect, WaveNet, save
 from wavedil.audio.models.tcn import TCN
 from wavedil.cli import build_parser, main
+from wavedil.packaged import find_model
 from wavedil.vision import Conv1x1Head, PixelUnshuffle, Segmenter
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +100,9 @@ def test_commands_parse(monkeypatch, runs, words):
     monkeypatch.chdir(runs)
     arguments, unknown = build_parser(words).parse_known_args(words)
     if words[0] in ("evaluate", "segment") and arguments.model != "MODEL":
-        assert Path(arguments.model, "config.json").is_file(), f"add a model to the fixture: {arguments.model}"
+        assert Path(find_model(arguments.model), "config.json").is_file(), (
+            f"add a model to the fixture: {arguments.model}"
+        )
     assert not unknown or words[0] == "train"
 
 
@@ -112,6 +116,11 @@ def test_ci_runs_the_readmes_test_command():
     command = "pip install uv && uv run pytest"
     assert command in (ROOT / "README.md").read_text()
     assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == command
+
+
+def test_the_clips_of_the_page_listen_are_made_again(tmp_path):
+    runpy.run_path(str(DOCS / "listen.py"))["main"](tmp_path, seconds=0.3, images=1)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "static" / "listen").iterdir()}
 
 
 def test_the_citation_has_the_version():
