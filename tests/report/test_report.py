@@ -254,3 +254,25 @@ def test_facts_without_end_are_cut(tmp_path):
     path = write_report(run)
     assert path.stat().st_size < 3e6
     Page(path)
+
+
+def test_the_shell_says_that_a_run_is_in_training(vocoder, monkeypatch):
+    (vocoder / ".lock").touch()
+    assert main(["report", str(vocoder)]) == 0 and "data-running" not in Page(vocoder / "report.html").all("html")[0]
+    monkeypatch.setattr("wavedil.report.run.lock_file", lambda path: None)  # held by another process
+    assert main(["report", str(vocoder)]) == 0 and "data-running" in Page(vocoder / "report.html").all("html")[0]
+
+
+def test_the_newest_steps_are_kept(tmp_path):
+    sounds, images = runs.make_run(tmp_path / "sounds"), runs.make_image_run(tmp_path / "images")
+    for step in range(30, 60):
+        runs.write_clip(sounds / "previews" / f"step_{step:06d}_0.wav", runs.tone(100, 0.1))
+        (images / "previews" / f"step_{step:06d}_0.png").write_bytes(
+            (images / "samples" / "image_000.png").read_bytes()
+        )
+    page = Page(write_report(sounds))
+    labels = [each["aria-label"] for each in page.all("figure", "clip")]
+    assert labels[0] == "A: step 48" and labels[-1] == "L: step 59" and "18 of the oldest previews" in page.text
+    page = Page(write_report(images))
+    shown = re.findall(r"<figcaption>(ground truth|step \d+)</figcaption>", page.text)[2:]  # after those of samples
+    assert shown == ["ground truth", *(f"step {step}" for step in range(48, 60))]

@@ -1,6 +1,7 @@
 """``wavedil report``."""
 
 import argparse
+from pathlib import Path
 
 EXAMPLES = (
     "wavedil report runs/pluck",
@@ -19,5 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.report import write_report
+    from wavedil.report.run import is_training
 
-    print(write_report(*arguments.folders, out=arguments.out))
+    running = len(arguments.folders) == 1 and is_training(Path(arguments.folders[0]))
+    print(write_report(*arguments.folders, out=arguments.out, running=running))

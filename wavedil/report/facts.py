@@ -3,6 +3,7 @@
 import csv
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def header_html(run: Run, running: bool) -> str:
         if run.rows:
             last = run.rows[-1]
             sentence = f"In training: step {last['step']:.0f} after {duration(last['seconds'])}. "
-        sentence += "This page reloads itself while nothing plays."
+        sentence += f"Written at {time.strftime('%H:%M:%S')}; the page reloads itself while nothing plays."
     about = [_line(run.about.get("model")), _line(run.about.get("data")), f"budget: {run.budget}"]
     line = "; ".join(part for part in about if part)
     return f"<p class='status {state}'>{text(sentence)}</p><p class=note>{text(line)}</p>"

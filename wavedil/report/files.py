@@ -11,6 +11,7 @@ from wavedil.files import atomic_write
 
 MAX_PAGE_BYTES = 20_000_000
 MAX_BYTES = 2**26  # of a file that is read
+MAX_ROWS, MAX_STEPS = 100, 12  # rows of clips or images in a page, and steps of each: a run writes it often
 CAPTIONS = "captions.json"
 
 
@@ -26,6 +27,11 @@ class Budget:
         if fits:
             self.left -= len(text)
         return fits
+
+
+def left_out(count: int) -> str:
+    """The note about previews that are not in a page."""
+    return f"{count} of the oldest previews are left out: the page has the last {MAX_STEPS} steps and at most 20 MB"
 
 
 def is_own(path: Path, folder: Path) -> bool:

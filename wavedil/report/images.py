@@ -8,7 +8,7 @@ import numpy as np
 
 from wavedil.errors import WavedilError
 from wavedil.report.clips import facts_html
-from wavedil.report.files import Budget, data_uri, short, text
+from wavedil.report.files import MAX_ROWS, MAX_STEPS, Budget, data_uri, left_out, short, text
 from wavedil.report.png import indexed_png
 from wavedil.report.run import Media, Run
 
@@ -44,7 +44,7 @@ def _picture(image: np.ndarray) -> str:
     from PIL import Image
 
     found = []
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 88})):
+    for kind, options in (("png", {}), ("jpeg", {"quality": 88})):
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, kind, **options)
         found.append((kind, buffer.getvalue()))
@@ -65,6 +65,9 @@ def panels_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
     """A row for each panel: its parts, their difference, and a slider between truth and prediction."""
     has_classes, parts, dropped = bool(classes(run)), [], 0
     for index, each in enumerate(media):
+        if index == MAX_ROWS:
+            dropped = len(media) - index
+            break
         try:
             image, truth, prediction = _read(each)
         except WavedilError as error:
@@ -98,18 +101,20 @@ def panels_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
             break
         parts.append(html)
     if dropped:
-        budget.notes.append(f"{dropped} images are not in this page, which may have 20 MB: they are in the run folder")
+        budget.notes.append(f"{dropped} images are not in this page, which is limited: they are in the run folder")
     return "".join(parts)
 
 
 def steps_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
-    """A row for each image of the previews: the ground truth, then the predictions, of which the oldest may not fit."""
+    """A row for each image of the previews: the ground truth, then the newest predictions that fit in the page."""
     rows: dict[int, list[Media]] = {}
     for each in media:
         rows.setdefault(each.row, []).append(each)
     parts, dropped = [], 0
     limit = budget.left // max(1, len(rows))
-    for number, previews in sorted(rows.items()):
+    for number, all_previews in sorted(rows.items())[:MAX_ROWS]:
+        previews = all_previews[-MAX_STEPS:]
+        dropped += len(all_previews) - len(previews)
         figures, used, title = [], 0, f"Image {number + 1}"
         for index, each in enumerate(reversed(previews)):
             try:
@@ -117,7 +122,7 @@ def steps_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
             except WavedilError as error:
                 run.skipped.append(f"{each.path.name}: {error}")
                 continue
-            shown = {f"step {each.step}": prediction} | ({"ground truth": truth} if index == 0 else {})
+            shown = {f"step {each.step}": prediction} | ({} if figures else {"ground truth": truth})
             title = short(each.facts.get("file") or title)
             html = [
                 f"<figure class=pixels><img alt='{name} of {text(title)}' src='{_picture(image)}'>"
@@ -128,7 +133,7 @@ def steps_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
                 dropped += len(previews) - index
                 break
             used += len("".join(html))
-            figures += html[::-1] if index == 0 else html
+            figures += html if figures else html[::-1]
         if figures:  # ground truth, oldest step ... newest step
             figures = [figures[0], *figures[:0:-1]]
             parts.append(
@@ -136,7 +141,7 @@ def steps_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
                 f"<div class='pictures small'>{''.join(figures)}</div></section>"
             )
     if dropped:
-        budget.notes.append(f"{dropped} of the oldest previews are not in this page, which may have 20 MB")
+        budget.notes.append(left_out(dropped))
     return "".join(parts)
 
 

@@ -14,7 +14,7 @@ from wavedil.outputs import check_outputs
 from wavedil.report import effects, images
 from wavedil.report.clips import Clip, Row, rows_html
 from wavedil.report.facts import curves_html, figures_html, header_html, meanings_html, restarts_html, settings_html
-from wavedil.report.files import Budget, text
+from wavedil.report.files import Budget, left_out, text
 from wavedil.report.run import Run
 from wavedil.report.sounds import newest_first, preview_rows, sample_rows
 
@@ -144,10 +144,10 @@ def _single(run: Run, running: bool) -> tuple[str, str]:
         meanings += images.MEANINGS
     parts += [effects.esr_html(run.validation), curves_html([run]), restarts_html(run)]
     if previews:
-        kept, left_out = newest_first(previews, budget.left)
+        kept, old = newest_first(previews, budget.left)
         parts.append("<h2>Previews during training</h2>" + rows_html(kept, budget))
-        if left_out:
-            budget.notes.append(f"{left_out} clips of the oldest previews are left out: the page may have 20 MB")
+        if old:
+            budget.notes.append(left_out(old))
     steps = [each for each in run.media("previews", ".png") if not each.path.with_suffix(".wav").exists()]
     if steps:
         parts.append("<h2>Predictions during training</h2>" + images.steps_html(run, steps, budget))

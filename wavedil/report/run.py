@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wavedil.errors import WavedilError
+from wavedil.files import lock_file, unlock
 from wavedil.metrics import read_metrics
 from wavedil.report.files import is_own, read_captions, read_json
 
@@ -136,6 +137,19 @@ class Run:
         if most is None and not limit:
             return "ended", f"Trained for {done}."
         return "stopped", f"Stopped before the end of its budget ({self.budget}): trained for {done}."
+
+
+def is_training(folder: Path) -> bool:
+    """Whether another process trains in the folder, by its lock."""
+    lock = folder / ".lock"
+    if not is_own(lock, folder):
+        return False
+    try:
+        handle = lock_file(lock)
+    except OSError:  # the folder of somebody else
+        return False
+    unlock(handle)
+    return handle is None
 
 
 def duration(seconds: float) -> str:

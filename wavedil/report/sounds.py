@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 from wavedil.report.clips import PICTURE, Clip, Row
-from wavedil.report.files import is_own
+from wavedil.report.files import MAX_ROWS, MAX_STEPS, is_own
 from wavedil.report.run import LABELS, Media, Run
-
-MAX_ROWS = 300  # of a page
 
 
 def sample_rows(runs: Sequence[Run]) -> list[Row]:
@@ -77,15 +75,18 @@ def preview_rows(run: Run) -> list[Row]:
 
 
 def newest_first(rows: Sequence[Row], limit: int) -> tuple[list[Row], int]:
-    """Rows of previews without the oldest steps that do not fit in ``limit`` bytes; also how many clips these are."""
+    """Rows of previews with the last ``MAX_STEPS`` steps, fewer if these do not fit in ``limit`` bytes; also how many
+    clips are left out.
+    """
     clips = [clip for row in rows for clip in row.clips]
     sizes = [clip.path.stat().st_size * 4 // 3 + PICTURE for clip in clips]
     by_step: dict[int, int] = {}
     for clip, size in zip(clips, sizes, strict=True):
         by_step[_step(clip)] = by_step.get(_step(clip), 0) + size
     total, first = sum(sizes), -1
-    for step in sorted(by_step)[:-1]:
-        if total > limit and step >= 0:
+    steps = sorted(step for step in by_step if step >= 0)
+    for index, step in enumerate(steps[:-1]):
+        if total > limit or index < len(steps) - MAX_STEPS:
             total, first = total - by_step[step], step + 1
     kept = [Row(row.title, [clip for clip in row.clips if not 0 <= _step(clip) < first], row.facts) for row in rows]
     return kept, len(clips) - sum(len(row.clips) for row in kept)
