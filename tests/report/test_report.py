@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 
 from wavedil.cli import main
 from wavedil.errors import WavedilError
@@ -276,3 +277,12 @@ def test_the_newest_steps_are_kept(tmp_path):
     page = Page(write_report(images))
     shown = re.findall(r"<figcaption>(ground truth|step \d+)</figcaption>", page.text)[2:]  # after those of samples
     assert shown == ["ground truth", *(f"step {step}" for step in range(48, 60))]
+
+
+def test_unknown_targets_are_no_error():
+    from wavedil.report.images import _difference
+
+    truth, prediction = np.full((1, 2, 3), 50, np.uint8), np.full((1, 2, 3), 90, np.uint8)
+    truth[0, 1] = 40, 80, 160
+    with Image.open(io.BytesIO(base64.b64decode(_difference(truth, prediction, False).split(",")[1]))) as picture:
+        assert np.asarray(picture.convert("RGB"))[0].tolist() == [[40, 40, 40], [0, 0, 0]]

@@ -14,10 +14,14 @@ from wavedil.report.run import Media, Run
 
 GAP = 4  # pixels between the three parts of a panel
 MAX_CLASSES = 32  # in the confusion matrix
-MEANINGS = (
+OF_CLASSES = (
     ("IoU", "of a class: pixels that both are and are predicted as the class, divided by pixels that are either."),
     ("confusion matrix", "share of the pixels of a true class (row) that are predicted as each class (column), in %."),
-    ("difference", "of classes: wrong pixels are orange, others dark; of values: the brighter, the larger."),
+    ("difference", "wrong pixels are orange, others dark."),
+)
+OF_VALUES = (
+    ("values", "gray from the smallest (black) to the largest true one (white), blue where they are unknown."),
+    ("difference", "distance from the true value: the brighter, the larger."),
 )
 
 
@@ -57,6 +61,7 @@ def _difference(truth: np.ndarray, prediction: np.ndarray, has_classes: bool) ->
     if has_classes:
         palette = np.array([[40, 44, 52], [240, 150, 40]], np.uint8)
         return data_uri(indexed_png((error > 2).astype(np.uint8), palette), "image/png")
+    error[truth.max(2) != truth.min(2)] = 0  # unknown targets are blue
     palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
     return data_uri(indexed_png(error.astype(np.uint8), palette), "image/png")
 
@@ -80,9 +85,10 @@ def panels_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
             "difference": _difference(truth, prediction, has_classes),
         }
         names = {"truth": "ground truth"}
+        kind = "pixels" if image.shape[1] < 240 else "pixels smooth"  # a large one is scaled down
         title = text(short(each.facts.get("file") or each.title("Image")))
         figures = "".join(
-            f"<figure class=pixels data-part={part}><img alt='{names.get(part, part)} of {title}' src='{uri}'>"
+            f"<figure class='{kind}' data-part={part}><img alt='{names.get(part, part)} of {title}' src='{uri}'>"
             f"<figcaption>{names.get(part, part)}</figcaption></figure>"
             for part, uri in pictures.items()
         )
@@ -92,7 +98,7 @@ def panels_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
         html = (
             f"<section class=row aria-label='{title}'><h3>{title}</h3>{facts_html(facts)}"
             f"<div class='pictures five'>{figures}"
-            "<figure class='pixels comparison' hidden><div class=compare></div><figcaption>ground truth │ prediction"
+            f"<figure class='{kind} comparison' hidden><div class=compare></div><figcaption>ground truth │ prediction"
             "</figcaption><input type=range min=0 max=100 value=50 aria-label='Boundary between ground truth and "
             "prediction'></figure></div></section>"
         )
@@ -143,6 +149,11 @@ def steps_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
     if dropped:
         budget.notes.append(left_out(dropped))
     return "".join(parts)
+
+
+def meanings(run: Run) -> tuple[tuple[str, str], ...]:
+    """What the pictures and figures of a run with images mean."""
+    return OF_CLASSES if classes(run) else OF_VALUES
 
 
 def classes(run: Run) -> list[tuple[str, tuple[int, ...]]]:

@@ -141,7 +141,7 @@ def _single(run: Run, running: bool) -> tuple[str, str]:
     parts.append(images.classes_html(run))
     if panels:
         parts.append("<h2>Held-out images</h2>" + images.panels_html(run, panels, budget))
-        meanings += images.MEANINGS
+        meanings += images.meanings(run)
     parts += [effects.esr_html(run.validation), curves_html([run]), restarts_html(run)]
     if previews:
         kept, old = newest_first(previews, budget.left)
@@ -175,7 +175,7 @@ def _compare(runs: Sequence[Run]) -> tuple[str, str]:
         if panels:
             pictures = images.panels_html(run, panels, budget)
             parts.append(f"<h2>Held-out images, {text(run.name)}</h2>{pictures}{images.classes_html(run)}")
-            meanings += images.MEANINGS
+            meanings += images.meanings(run)
         parts.append(effects.esr_html(run.validation))
     parts += [meanings_html(runs, meanings), settings]
     skipped = [f"skipped: {run.name}/{name}" for run in runs for name in dict.fromkeys(run.skipped)]

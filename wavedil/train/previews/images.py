@@ -20,6 +20,7 @@ from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.segmenter import Segmenter
 
 GAP = 4  # pixels between images
+UNKNOWN = (40, 80, 160)  # color of unknown targets
 
 
 def _side_by_side(*images: np.ndarray) -> np.ndarray:
@@ -31,7 +32,7 @@ def panel(network: DensePredictor, image: np.ndarray, truth: np.ndarray) -> np.n
     """Image, ground truth and prediction side by side, ``(height, 3 * width + 2 * GAP, 3)`` uint8.
 
     Classes are overlays, without color where pixels are ignored. Values are gray: black is the minimum of the targets
-    and white their maximum.
+    and white their maximum; unknown targets are blue.
     """
     with torch.inference_mode():
         output = network(torch.from_numpy(image).to(network.mean.device).permute(2, 0, 1).unsqueeze(0) / 255)[0]
@@ -41,10 +42,12 @@ def panel(network: DensePredictor, image: np.ndarray, truth: np.ndarray) -> np.n
         return _side_by_side(image, *(overlay(image, each, network.palette) for each in (truth, predicted)))
     known = truth[~np.isnan(truth)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    gray = (
+    shares = (
         np.nan_to_num((each - low) / max(high - low, 1e-12)).clip(0, 1) for each in (truth, output[0].cpu().numpy())
     )
-    return _side_by_side(image, *(np.repeat(each[..., None] * 255, 3, axis=2).astype(np.uint8) for each in gray))
+    grays = [np.repeat(share[..., None] * 255, 3, axis=2).astype(np.uint8) for share in shares]
+    grays[0][np.isnan(truth)] = UNKNOWN
+    return _side_by_side(image, *grays)
 
 
 class ImagePreviews(Previews):
