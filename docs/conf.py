@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import wavedil
+from wavedil.packaged import packaged_names
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -44,6 +45,7 @@ napoleon_custom_sections = [("Shapes", "params_style")]
 #: Pages outside of docs/, and the name of their copy in docs/project/, which git ignores.
 PAGES = {"CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing", "SECURITY.md": "security"}
 PAGES |= {"recipes/README.md": "recipes"}
+PAGES |= {f"wavedil/models/{name}/README.md": f"model_{name}" for name in packaged_names()}
 
 
 def relink(text: str, folder: Path, page: Path) -> str:
