@@ -1,6 +1,25 @@
 """Progress bars on a terminal."""
 
+import sys
 from typing import Self
+
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Whether :class:`Bar` and :func:`say` print nothing: ``wavedil --quiet``."""
+    global _quiet
+    _quiet = quiet
+
+
+def is_quiet() -> bool:
+    return _quiet
+
+
+def say(text: str = "", end: str = "\n") -> None:
+    """Prints progress or a remark on standard error."""
+    if not _quiet:
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 class Bar:
@@ -17,7 +36,7 @@ class Bar:
         from tqdm import tqdm
 
         self._sample_rate = sample_rate
-        self._bar = tqdm(desc=name, unit="", unit_scale=True, disable=None, leave=False)
+        self._bar = tqdm(desc=name, unit="", unit_scale=True, disable=True if is_quiet() else None, leave=False)
 
     def update(self, done: int, total: int) -> None:
         """Shows that ``done`` of ``total`` units are finished."""

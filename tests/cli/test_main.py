@@ -35,7 +35,8 @@ def test_every_command_has_help(capsys, name):
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
     out = capsys.readouterr().out
-    assert out.startswith(f"usage: wavedil {name}") and COMMANDS[name][1][:30] in out and "--import MODULE" in out
+    assert out.startswith(f"usage: wavedil {name}") and COMMANDS[name][1][:30] in out
+    assert "--import MODULE" in out and "-q, --quiet" in out
     module = importlib.import_module(COMMANDS[name][0])
     assert len(module.EXAMPLES) > 1 and all(f"  {each}\n" in out for each in module.EXAMPLES)
     assert module.add_arguments and module.run

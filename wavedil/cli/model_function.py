@@ -58,7 +58,7 @@ class ModelFunction:
     def check_options(self, model: Any, arguments: argparse.Namespace) -> None:
         """Raises WavedilError for parsed options that other models take and this one does not."""
         known = options.function_options(self.find(type(model), arguments.model))
-        common = {"--command", "--model", "--imports", "--out", "--device"}
+        common = {"--command", "--model", "--imports", "--out", "--device", "--quiet", "--verbose"}
         for given in map(options.option, vars(arguments)):
             if given not in (*known, *common):
                 raise WavedilError(

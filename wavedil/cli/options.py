@@ -57,6 +57,21 @@ def print_result(text: str) -> None:
         print(text)
 
 
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options of all commands."""
+    add_import_option(parser)
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="print results and errors only"
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="print details, e.g. why an engine is used",
+    )
+
+
 def add_import_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--import",

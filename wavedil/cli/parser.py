@@ -23,9 +23,10 @@ from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any, NoReturn
 
-from wavedil.cli.options import add_import_option, import_named_modules
+from wavedil.cli.options import add_common_options, import_named_modules
 from wavedil.cli.streams import prepare_streams, printing
 from wavedil.errors import WavedilError, first_line, one_of, printable, shown, similar
+from wavedil.progress import set_quiet
 
 #: Module, or its import path, and one-line help of each command.
 COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
@@ -41,24 +42,12 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "export": ("wavedil.cli.export", "Export a model for another program: .nam or .onnx."),
     "models": ("wavedil.cli.models", "List the trained models of the package, which load by name."),
     "report": ("wavedil.cli.report", "Write one HTML page about a run: players, spectrograms, curves."),
+    "doctor": ("wavedil.cli.doctor", "Examine this installation: versions, devices, extras, fast paths."),
+    "completion": ("wavedil.cli.completion", "Print the script that completes commands and options in a shell."),
     "bench": ("wavedil.cli.bench", "Measure on this machine: wavedil, plain torch, and other installed packages."),
 }
 #: Entry points of this group add commands: the name is the command's, the value is the module's.
 ENTRY_POINTS = "wavedil.commands"
-
-#: The extra that installs a package.
-_EXTRAS = {
-    **dict.fromkeys(("jsonargparse", "librosa", "lightning", "matplotlib", "scipy", "tensorboard"), "train"),
-    **dict.fromkeys(("torchaudio", "torchmetrics", "yaml"), "train"),
-    "PIL": "vision",
-    "timm": "vision",
-    "onnx": "export",
-    "onnxruntime": "export",
-    "onnxscript": "export",
-    "huggingface_hub": "hub",
-    "fsspec": "shards",
-    "mido": "midi",
-}
 
 
 def register_command(name: str, module: str | ModuleType, help: str) -> None:
@@ -93,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in ("", "wavedil"):
             raise
-        remedy = f": pip install 'wavedil[{_EXTRAS[package]}]'" if package in _EXTRAS else ""
+        from wavedil.doctor import extra_of
+
+        remedy = f": pip install 'wavedil[{extra_of(package)}]'" if extra_of(package) else ""
         return _fail(f"{error.name} is not installed{remedy}")
     except (WavedilError, OSError) as error:
         return _fail(_line(error), getattr(error, "status", 2))
@@ -103,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("\ninterrupted", 130, prefix="")
     finally:
         logger.removeHandler(messages)
+        set_quiet(False)
 
 
 def _fail(message: str, status: int = 2, prefix: str = "error: ") -> int:
@@ -142,6 +134,9 @@ def _run(words: list[str]) -> int:
             parser.chosen.refuse(unknown)
         module.take_unknown(arguments, unknown)
     arguments.imports = imports
+    quiet, verbose = (hasattr(arguments, name) for name in ("quiet", "verbose"))
+    set_quiet(quiet)
+    logging.getLogger("wavedil").setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     status = module.run(arguments)
     return status if isinstance(status, int) else 0
 
@@ -152,18 +147,28 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     parser = _Parser(prog="wavedil", description="Audio models and dense prediction with dilated convolutions.")
     parser.add_argument("--version", action="version", version=__version__, help="print the version and exit")
-    add_import_option(parser)
+    add_common_options(parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    chosen = _command_index(words)
+    chosen, parser.commands = _command_index(words), {}
     for name, (_, text) in _commands().items():
         subparser = subparsers.add_parser(name, help=text, description=text)
+        parser.commands[name] = subparser
         if chosen is not None and words[chosen] == name:
             module, parser.chosen = _module(name), subparser
             module.add_arguments(subparser)
-            add_import_option(subparser)
+            add_common_options(subparser)
             if hasattr(module, "add_model_arguments"):
                 module.add_model_arguments(subparser, words[chosen + 1 :])
             subparser.epilog = _epilog(subparser.epilog, getattr(module, "EXAMPLES", ()))
+    return parser
+
+
+def complete_parser() -> argparse.ArgumentParser:
+    """The parser with the arguments of all commands."""
+    parser = build_parser()
+    for name, subparser in parser.commands.items():
+        _module(name).add_arguments(subparser)
+        add_common_options(subparser)
     return parser
 
 

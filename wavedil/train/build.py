@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
@@ -20,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from wavedil.errors import WavedilError, shown
+from wavedil.progress import say
 from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveModel
 from wavedil.train.changes import changes, describe
 from wavedil.train.checkpoints import SafeCheckpointIO
@@ -167,7 +167,7 @@ def build(
     trainer = recipe.get("trainer")
     recorded = trainer.get("default_root_dir") if is_record and isinstance(trainer, dict) else None
     for text in [] if process_rank() else renamed:
-        print(text, file=sys.stderr)
+        say(text)
     for each in recipes:
         if isinstance(each.get("trainer"), dict) and isinstance(each["trainer"].get("logger"), str | dict | list):
             each["trainer"]["logger"] = with_folders(each["trainer"]["logger"], folder, recorded)
@@ -269,7 +269,7 @@ def check_same_recipe(recipes: Sequence[Path], record: Path) -> None:
     if classes:
         raise WavedilError(f"{record} is not of the recipe {recipe}: {describe(classes)}; remove -c, or change --out")
     if found and not process_rank():
-        print(f"{record} is used, and not {recipe}, which has another {describe(found)}", file=sys.stderr)
+        say(f"{record} is used, and not {recipe}, which has another {describe(found)}")
 
 
 def print_changes(cli: RecipeCLI, record: Path) -> None:
@@ -278,7 +278,7 @@ def print_changes(cli: RecipeCLI, record: Path) -> None:
     found = list(changes(read_recipe(record)[0], yaml.safe_load(cli.parser.dump(cli.config))))
     cli.config.trainer.default_root_dir = str(cli.folder)
     if found and not process_rank():
-        print(f"changed when resuming: {describe(found)}", file=sys.stderr)
+        say(f"changed when resuming: {describe(found)}")
 
 
 def show_help(config: Sequence[Path], options: Sequence[str]) -> bool:

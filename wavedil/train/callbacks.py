@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from wavedil.errors import WavedilError, one_of
 from wavedil.files import atomic_write, check_in_place, errors_name
 from wavedil.metrics import read_metrics
+from wavedil.progress import say
 from wavedil.train.about import write_about, write_validation
 from wavedil.train.divergence import WINDOW, StopOnNaN
 from wavedil.train.loggers import log_recipe
@@ -50,7 +51,7 @@ class Progress(ProgressBar):
     def print_summary(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Prints the summary of the module once: before the data are read if its network exists by then."""
         if trainer.is_global_zero and not self._summary_printed and getattr(module, "network", None) is not None:
-            print(f"{Path(trainer.default_root_dir).name}: {module.summary()}", file=sys.stderr)
+            say(f"{Path(trainer.default_root_dir).name}: {module.summary()}")
             self._summary_printed = True
 
     def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
@@ -63,7 +64,7 @@ class Progress(ProgressBar):
         self.path = Path(trainer.default_root_dir) / "metrics.csv"
         self.print_summary(trainer, module)
         if hasattr(trainer.datamodule, "summary"):
-            print(trainer.datamodule.summary(), file=sys.stderr)
+            say(trainer.datamodule.summary())
         write_about(trainer, module)
         rows = []
         if self.path.exists() and trainer.global_step:
@@ -103,7 +104,7 @@ class Progress(ProgressBar):
 
     def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if self.tty:
-            print(file=sys.stderr)
+            say()
 
     def _write_row(self, trainer: L.Trainer, module: TrainingModule) -> None:
         now, step, names = time.perf_counter(), trainer.global_step, module.metric_names
@@ -129,7 +130,7 @@ class Progress(ProgressBar):
         rate = f"{speed / 1000:.1f} k" if speed >= 1000 else f"{speed:.1f}"
         line = f"step {step}  {loss:.3f} {names.unit}{valid}  {rate} {names.items}/s"
         line += f"  {_clock(seconds)} elapsed, {left} left"
-        print(f"\r{line:<110}" if self.tty else line, end="" if self.tty else "\n", file=sys.stderr, flush=True)
+        say(f"\r{line:<110}" if self.tty else line, end="" if self.tty else "\n")
 
     def _reduce(self, trainer: L.Trainer, module: TrainingModule, now: float) -> tuple[float, float]:
         """Mean loss and sum of items of all processes since the last row. Sets the step of the next row."""

@@ -1,6 +1,7 @@
 """``wavedil train``: a recipe and LightningCLI make a run folder with model, samples and a report page."""
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -186,7 +187,8 @@ def _log_end(cli: RecipeCLI, folder: Path) -> None:
     for path in sorted((folder / "samples").glob("*.*")):
         if path.suffix in (".wav", ".png"):
             log_file(trainer, path, f"samples/{path.stem}", trainer.global_step)
-    metrics = {f"final/{cli.model.metric_names.valid}": trainer.progress_bar_callback.validated[1]}
+    value = trainer.progress_bar_callback.validated[1]
+    metrics = {} if math.isnan(value) else {f"final/{cli.model.metric_names.valid}": value}
     log_recipe(trainer, yaml.safe_load(cli.parser.dump(cli.config)), metrics)
 
 

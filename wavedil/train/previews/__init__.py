@@ -1,6 +1,5 @@
 """Previews during training and samples at the end: base classes."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 from wavedil.audio.data.audio_files import write
 from wavedil.files import atomic_write
 from wavedil.outputs import BestEffort
+from wavedil.progress import say
 from wavedil.report import write_report
 from wavedil.report.spectrogram import spectrogram_png
 from wavedil.train.loggers import log_file
@@ -123,7 +123,7 @@ def has_methods(data: L.LightningDataModule | None, names: Sequence[str], purpos
     """Whether a data module has these methods; if not, prints that ``purpose`` is skipped."""
     missing = [name for name in names if not hasattr(data, name)]
     if missing:
-        print(f"{purpose} skipped: {type(data).__name__} has no method {' or '.join(missing)}", file=sys.stderr)
+        say(f"{purpose} skipped: {type(data).__name__} has no method {' or '.join(missing)}")
     return not missing
 
 

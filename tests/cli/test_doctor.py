@@ -1,0 +1,81 @@
+"""``wavedil doctor``, ``wavedil completion``, and the options of all commands."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from wavedil import doctor
+from wavedil.cli import main
+from wavedil.cli.parser import COMMANDS
+from wavedil.recipe_files import known_recipes
+
+
+def names(result):
+    return {each["name"]: each for each in result["findings"]}
+
+
+def test_everything_agrees_here(run):
+    result = json.loads(run("doctor", "--json").out)
+    found = names(result)
+    assert result["ok"] and {"python", "torch", "cpu", "numba cache", "extra train"} <= set(found)
+    for name in ("dilated_conv", "gate", "gated_residual", "skip_sum", "cross_entropy", "engine numba"):
+        assert found[f"{name} on cpu"]["state"] == "ok"
+
+
+def test_a_wrong_result_and_a_broken_library_are_found(capsys, monkeypatch):
+    monkeypatch.setattr("wavedil.ops.gate.gate", lambda h: torch.tanh(h[:, : h.shape[1] // 2]))
+    imported = doctor.import_module
+
+    def fail(name):
+        if name == "torchaudio":
+            raise OSError("undefined symbol")
+        return imported(name)
+
+    monkeypatch.setattr(doctor, "import_module", fail)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in ("mido", "onnx") else name)
+    assert main(["doctor"]) == 1
+    lines = {line[7:30].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert lines["gate on cpu"].startswith("wrong") and lines["skip_sum on cpu"].startswith("ok")
+    assert lines["torchaudio"].startswith("wrong") and "undefined symbol" in lines["torchaudio"]
+    assert "without onnx: pip install 'wavedil[export]'" in lines["extra export"]
+
+
+def test_an_error_of_a_check_does_not_end_the_others(monkeypatch):
+    def broken():
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(doctor, "_devices", broken)
+    monkeypatch.setattr(doctor, "_COMPARISONS", ())
+    result = doctor.examine()
+    assert not result.is_well and "RuntimeError: no device" in str(result) and "extra train" in str(result)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_have_commands_options_and_recipes(run, shell, tmp_path):
+    pytest.importorskip("shtab")
+    text = run("completion", shell).out
+    assert all(name in text for name in (*COMMANDS, *known_recipes(), "with-prime", "kernel-size"))
+    if shutil.which(shell):
+        (tmp_path / "script").write_text(text)
+        subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
+
+
+def test_completion_needs_a_known_shell_and_shtab(refused, monkeypatch):
+    assert "SHELL is 'bsh': expected one of bash, zsh, fish; did you mean bash?" in refused("completion", "bsh")
+    monkeypatch.setitem(__import__("sys").modules, "shtab", None)
+    assert refused("completion", "bash") == "error: shtab is not installed: pip install 'wavedil[completion]'\n"
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_quiet_commands_print_results_and_errors_only(run, refused, tmp_path, wavenet, place):
+    words = ["sample", wavenet, "--seconds", 0.01, "--out", tmp_path / "a.wav"]
+    run(*words)
+    assert "is replaced" in run(*words).err
+    words.insert(place, "-q")
+    out = run(*words)
+    assert not out.err and json.loads(out.out)["files"]
+    assert "did you mean" in refused(*words, "--engine", "numbaa")
+    assert "engine triton skipped" in run(*words[:place], "-v", *words[place + 1 :]).err
