@@ -29,12 +29,12 @@ def name(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and text of each block of a page, and of each code cell of a notebook, where ``!`` starts a command."""
+    """Language and text of each block of a page, and of each code cell of a notebook."""
     if page.suffix == ".md":
         return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M)
     cells = [cell for cell in json.loads(page.read_text())["cells"] if cell["cell_type"] == "code"]
     texts = ["".join(cell["source"]) for cell in cells]
-    return [("bash", re.sub("^!", "", text, flags=re.M)) if text[0] == "!" else ("python", text) for text in texts]
+    return [("bash", text[7:]) if text.startswith("%%bash\n") else ("python", text) for text in texts]
 
 
 def commands(text: str) -> list[list[str]]:
