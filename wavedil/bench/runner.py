@@ -19,6 +19,7 @@ import torch
 import wavedil
 from wavedil.device import check_device
 from wavedil.errors import WavedilError
+from wavedil.progress import Bar
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio", "torchvision", "segmentation-models-pytorch")
@@ -50,11 +51,13 @@ def measure(
         warm: number of calls before the measured ones.
     """
     times: dict[int, list[float]] = {i: [] for i, c in enumerate(candidates) if c.call is not None}
-    for turn in range(rounds + warm):
-        for index, seconds in times.items():
-            duration = _seconds(candidates[index].call, device)
-            if turn >= warm:
-                seconds.append(duration)
+    with Bar("measuring") as bar:
+        for turn in range(rounds + warm):
+            for index, seconds in times.items():
+                duration = _seconds(candidates[index].call, device)
+                if turn >= warm:
+                    seconds.append(duration)
+            bar.update(turn + 1, rounds + warm)
     baselines: dict[str, float] = {}  # group -> median of its first row
     rows = []
     for index, candidate in enumerate(candidates):

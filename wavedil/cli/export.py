@@ -1,8 +1,10 @@
 """``wavedil export``."""
 
 import argparse
+import sys
 
 from wavedil.cli.options import add_model_argument
+from wavedil.progress import say
 
 EXAMPLES = (
     "wavedil export runs/nam amp.nam",
@@ -21,6 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
     from wavedil.interop.files import check_target, write_model
     from wavedil.weights import load
 
+    if sys.stderr.isatty():
+        say(f"exporting to {arguments.file}; ONNX files are also compared with the model")
     check_target(arguments.file, arguments.streaming)
     model = load(arguments.model)
     options = {"streaming": arguments.streaming, "nam_version": arguments.nam_version, "inputs": [arguments.model]}
