@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from wavedil.audio import WaveNet, load, save
-from wavedil.audio.models.nam import NAM, LayerArray
+from wavedil.audio.models.nam import NAM, LayerArray, NAMContainer
 from wavedil.audio.models.vits import WN
 from wavedil.interop.nam import write_nam
 
@@ -28,6 +28,20 @@ def test_nam_files_are_converted_and_exported(run, tmp_path, amp):
     run("convert", tmp_path / "again.nam", tmp_path / "again")
     x = torch.randn(1, 1, 30)
     assert torch.equal(load(tmp_path / "again")(x), amp(x))
+
+
+def test_one_quality_of_a_nam_file_is_converted(run, refused, tmp_path, amp):
+    write_nam(NAMContainer([amp, NAM([LayerArray(1, 4, 1, "1,2")])], [0.5, 1]), tmp_path / "pack.nam")
+    run("convert", tmp_path / "pack.nam", tmp_path / "all")
+    run("convert", tmp_path / "pack.nam", tmp_path / "small", "--set", "quality=0.2")
+    x = torch.randn(1, 1, 30)
+    assert torch.equal(load(tmp_path / "small")(x), amp(x)) and not torch.equal(load(tmp_path / "all")(x), amp(x))
+    for setting, message in (
+        ("quality=2", "quality is 2"),
+        ("quality=x", "quality is 'x'"),
+        ("size=1", "'size' is not"),
+    ):
+        assert message in refused("convert", tmp_path / "pack.nam", tmp_path / "b", "--set", setting)
 
 
 def test_settings_complete_what_tensors_contain(run, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from wavedil.audio import Effect, WaveNet, save
 from wavedil.audio.data import audio_files
-from wavedil.audio.models.nam import NAM, LayerArray
+from wavedil.audio.models.nam import NAM, LayerArray, NAMContainer
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,23 @@ def test_process(run, folder, tmp_path):
     run("process", folder / "model", folder / "in44.wav", tmp_path / "b.wav", *options)
     info = audio_files.info(tmp_path / "b.wav")
     assert (info.frames, info.subtype) == (163, "FLOAT")
+
+
+def test_quality_picks_a_network(run, refused, folder, tmp_path):
+    torch.manual_seed(1)
+    networks = [NAM([LayerArray(1, 2, 1, "1,2")], sample_rate=8000, head_scale=0.3) for _ in range(2)]
+    save(NAMContainer(networks, [0.5, 1]), tmp_path / "pack")
+    save(networks[0], tmp_path / "small")
+    for name, model, words in (("a", "pack", ["--quality", 0.4]), ("b", "small", []), ("c", "pack", [])):
+        run("process", tmp_path / model, folder / "in.wav", tmp_path / f"{name}.wav", *words)
+    a, b, c = ((tmp_path / f"{name}.wav").read_bytes() for name in "abc")
+    assert a == b != c
+    words = ["process", tmp_path / "small", folder / "in.wav", tmp_path / "d.wav", "--quality"]
+    assert "quality is 0.5: a NAM like this has only one" in refused(*words, 0.5)
+    words[1] = tmp_path / "pack"
+    for value in ("1.5", "-1", "nan"):
+        assert f"quality is {value}: expected a number from 0 to 1" in refused(*words, value).replace("1.0", "1")
+    assert not (tmp_path / "d.wav").exists()
 
 
 def test_evaluate(run, folder):

@@ -1,5 +1,6 @@
 """.nam files: a published model, round trips of both versions, NAM itself (where installed), damaged files."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from wavedil.audio.models.nam import NAM, LayerArray
+from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
+from wavedil.audio.models.nam.layer import FILM_PLACES
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import read_nam, write_nam
 
@@ -135,23 +137,36 @@ def change(content, *keys, to):
 @pytest.mark.parametrize(
     ("keys", "to", "message"),
     [
-        (["architecture"], "LSTM", "architecture is 'LSTM': expected WaveNet"),
-        (["architecture"], None, "incomplete or malformed"),
-        (["config"], None, "incomplete or malformed"),
-        (["config"], [], "incomplete or malformed"),
+        (["architecture"], "Sequential", "architecture is 'Sequential': expected one of WaveNet, LSTM"),
+        (["architecture"], [], "architecture is "),
+        (["architecture"], None, "is not a .nam file: expected an object with architecture"),
+        (["config"], None, "is not a .nam file: expected an object with architecture"),
+        (["config"], [], r"config is \[\]: expected an object with condition_dsp, head"),
         (["config", "layers"], [], "arrays is empty"),
         (["config", "layers", 0, "kernel_sizes"], [10**6, 1], "weights has 147 numbers: expected 9000"),
         (["config", "layers", 0, "kernel_sizes"], [10**18, 1], "kernel_size is .*: expected a positive integer"),
         (["config", "layers", 0, "channels"], "3", "incomplete or malformed|expected a positive integer"),
         (["config", "layers", 0, "dilations"], [0], "dilation"),
         (["config", "layers", 0, "dilations"], [2**22, 2**22], "receptive field is"),
-        (["config", "layers", 0, "conv_pre_film"], {"active": True}, "conv_pre_film of a layer array is not supported"),
-        (["config", "layers", 0, "groups_input"], 3, "groups_input of a layer array is not supported"),
-        (["config", "layers", 0, "activation"], ["PReLU", "PReLU"], "activation is 'PReLU': expected one of"),
+        (["config", "layers", 0, "dilations"], [1] * 3000, "more than 2000 layers"),
+        (["config", "layers", 0, "dilations"], "1,2", "dilations is '1,2': expected a list"),
+        (["config", "layers", 0, "conv_pre_film"], {"shift": True}, "conv_pre_film.active is None: expected true"),
+        (["config", "layers", 0, "conv_pre_film"], {"active": 1}, "conv_pre_film.active is 1: expected true"),
+        (["config", "layers", 0, "head1x1_post_film"], {"active": True}, "head1x1_post' without head1x1"),
+        (["config", "layers", 0, "groups_input"], 2, "groups is 2: expected a divisor"),
+        (["config", "layers", 0, "activation"], ["PReLU", "PReLU"], "activation is 'PReLU': expected PReLU with neg"),
+        (["config", "layers", 0, "activation"], ["Swoosh", "Tanh"], "activation is 'Swoosh': expected one of"),
+        (["config", "layers", 0, "slimmable"], {"method": "x"}, "slimmable.method is 'x': expected slice_channels"),
+        (["config", "layers", 0, "slimmable"], False, "slimmable is False: expected an object"),
         (["config", "layers", 0, "reverb"], 0.5, "reverb is not supported"),
         (["config", "layers", 0, "head1x1", "bias"], True, "head1x1.bias is not supported: expected some of active"),
-        (["config", "layers", 1, "head", "skip"], 1, "head.skip is not supported: expected some of bias, kernel_size"),
-        (["config", "layers", 0, "head", "head_dilation"], 2, "head.head_dilation is not supported"),
+        (
+            ["config", "layers", 1, "head", "skip"],
+            1,
+            "head.skip is not supported: expected some of bias, head_dilation",
+        ),
+        (["config", "layers", 0, "head", "head_dilation"], 0, "dilation is .*: expected a positive integer"),
+        (["config", "layers", 0, "head", "dilation"], 2, r"config.layers\[0\].head.dilation is not supported"),
         (["config", "layers", 1, "layer1x1", "kernel_size"], 2, "layer1x1.kernel_size is not supported"),
         (["config", "layers", 0, "conv_post_film", "gain"], 0, "conv_post_film.gain is not supported"),
         (["config", "layers", 0, "kernel_size"], 3, "kernel_size and kernel_sizes are both set"),
@@ -159,11 +174,19 @@ def change(content, *keys, to):
         (["config", "layers", 0, "head_size"], 2, "head and head_size are both set"),
         (["config", "layers", 0, "activation", 0, "gain"], 2.0, "activation is .*gain"),
         (["config", "layers", 0, "activation", 0], {"type": "ELU", "alpha": float("nan")}, "activation is .*nan"),
+        (["config", "layers", 0, "activation", 0, "gain"], False, "activation is .*gain"),
+        (
+            ["config", "layers", 0, "secondary_activation"],
+            [{"type": "Sigmoid", "gain": 1}, None],
+            "activation is .*gain",
+        ),
+        (["metadata"], [1], "metadata is .*: expected an object"),
         (["oversampling"], 2, "oversampling is not supported"),
         (["config", "in_channels"], 2, "in_channels is 2: expected 1"),
         (["version"], "0.9.0", "version is 0.9.0: expected 0.7 or older"),
         (["version"], "new", "incomplete or malformed"),
-        (["config", "condition_dsp"], {"name": "WaveNet"}, "condition_dsp"),
+        (["config", "condition_dsp"], {"name": "WaveNet"}, "config.condition_dsp.name is not supported"),
+        (["config", "condition_dsp"], {}, "incomplete or malformed"),
         (["config", "head"], {"shape": 1}, "head.shape is not supported"),
         (["weights"], [0.5] * 146, "weights has 146 numbers: expected 147"),
         (["weights"], [0.5] * 146 + [float("nan")], "NaN or infinity"),
@@ -210,3 +233,68 @@ def test_models_that_cannot_be_written_are_refused(tmp_path):
     with pytest.raises(WavedilError, match="NaN or infinity"):
         write_nam(broken, tmp_path / "a.nam")
     assert not list(tmp_path.iterdir())
+
+
+def test_unknown_keys_are_refused_in_every_object_whatever_their_value(tmp_path):
+    """Objects of data, not of settings, are free: metadata."""
+    head = {"channels": 2, "kernel_sizes": [2], "activation": {"type": "LeakyReLU", "negative_slope": 0.1}}
+    films = {place: {} for place in FILM_PLACES}
+    array = LayerArray(1, 3, 1, "1,2", gating="gated", films=films, head1x1_channels=2, condition_channels=2)
+    model = NAM([array], head=head, condition=NAM([LayerArray(1, 2, 2, "1", slimmable=[1, 2])], out_channels=2))
+    layer = LayerArray(1, 2, 1, "1", slimmable=[1, 2])
+    networks = [model, NAM([layer]), NAMLSTM(2), NAMConvNet(2, [1]), NAMLinear(2)]
+    container = NAMContainer(networks, [0.1, 0.2, 0.3, 0.4, 1])
+    content = json.loads(write_nam(container, tmp_path / "good.nam").read_text())
+    read_nam(tmp_path / "good.nam")
+    places, values = list(objects(content)), itertools.cycle([None, False, 0, 2, {}])
+    assert len(places) > 50
+    for place in places:
+        place["surprise"] = next(values)
+        (tmp_path / "bad.nam").write_text(json.dumps(content))
+        with pytest.raises(WavedilError, match="surprise"):
+            read_nam(tmp_path / "bad.nam")
+        del place["surprise"]
+
+
+def objects(content):
+    if isinstance(content, dict):
+        yield content
+        for key, value in content.items():
+            yield from objects(value) if key != "metadata" else ()
+    elif isinstance(content, list):
+        for value in content:
+            yield from objects(value)
+
+
+def test_networks_in_each_other_have_limits(tmp_path):
+    content = json.loads(write_nam(NAM([LayerArray(1, 2, 1, "1")]), tmp_path / "good.nam").read_text())
+    for _ in range(20):
+        content = json.loads(json.dumps(content)) | {"config": content["config"] | {"condition_dsp": content}}
+    (tmp_path / "bad.nam").write_text(json.dumps(content))
+    with pytest.raises(WavedilError, match="nested deeper than 8"):
+        read_nam(tmp_path / "bad.nam")
+    container = {"architecture": "SlimmableContainer", "config": {"submodels": []}, "weights": []}
+    for submodels, message in (
+        ([], "max_values has 0 entries"),
+        ({}, "submodels is {}: expected a list"),
+        ([{"max_value": 1}], "incomplete"),
+        ([{"max_value": "1", "model": json.loads((tmp_path / "good.nam").read_text())}], "max_values is"),
+        ([{"max_value": 1, "model": {}}] * 3000, "more than 2000 layers"),
+    ):
+        container["config"]["submodels"] = submodels
+        (tmp_path / "bad.nam").write_text(json.dumps(container))
+        with pytest.raises(WavedilError, match=message):
+            read_nam(tmp_path / "bad.nam")
+
+
+def test_keys_of_early_files(tmp_path):
+    model = NAM([LayerArray(1, 2, 1, "1", head1x1_channels=3, head_dilation=2, head_kernel_size=2)])
+    content = json.loads(write_nam(model, tmp_path / "a.nam").read_text())
+    layer = content["config"]["layers"][0]
+    assert layer["head"]["head_dilation"] == 2
+    layer["head_1x1"] = layer.pop("head1x1")
+    layer["conv_pre_film"] = False
+    content["notes"] = ["for tests"]
+    (tmp_path / "b.nam").write_text(json.dumps(content))
+    x = torch.randn(1, 1, 20)
+    assert torch.equal(read_nam(tmp_path / "b.nam")(x), model(x))

@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--knob", metavar="NAME=VALUE", action="append", default=[], help="set a knob, e.g. gain=0.5; may be repeated"
     )
+    parser.add_argument(
+        "--quality", type=float, metavar="Q", help="0 (fastest) to 1, of a model with several networks (default 1)"
+    )
     parser.add_argument("--resample", action="store_true", help="convert IN to the model's sample rate")
     parser.add_argument("--subtype", help="sample format, e.g. PCM_24 or FLOAT (default: 16 bit if the format has it)")
     add_device_option(parser)
@@ -33,6 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_outputs([arguments.output], [arguments.input, arguments.model])
     model = load(arguments.model, arguments.device, expect=EffectModel)
+    if arguments.quality is not None:
+        model = model.at_quality(arguments.quality)
     with Bar("processing", model.sample_rate) as bar:
         result = process_file(
             model,

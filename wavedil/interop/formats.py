@@ -39,7 +39,8 @@ def convert(
     Args:
         path: a ``.nam`` file or a checkpoint.
         name: of the format, one of ``NAMES``; None detects it.
-        options: keyword arguments of the format's function, e.g. ``{"stacks": 2}``.
+        options: keyword arguments of the format's function, e.g. ``{"stacks": 2}``. A .nam file with several networks
+            has ``quality``, from 0 to 1, which converts one of them; without it all are, used at quality 1.
         prefix: converts only the tensors of this submodule of a larger model, e.g. ``"enc_q.enc"``.
 
     Raises:
@@ -49,9 +50,10 @@ def convert(
     if name not in (None, *NAMES):
         raise WavedilError(f"format is {name!r}: expected {one_of(name, NAMES)}")
     if name == "nam" or (name is None and path.suffix.lower() == ".nam"):
-        if options or prefix:
-            raise WavedilError(f"{[*options, prefix][0]!r} is not an option of .nam files: omit it")
-        return read_nam(path), "nam"
+        if unknown := [*(key for key in options if key != "quality"), *([prefix] if prefix else [])]:
+            raise WavedilError(f"{unknown[0]!r} is not an option of .nam files: omit it")
+        model = read_nam(path)
+        return model.at_quality(options["quality"]) if "quality" in options else model, "nam"
     tensors = read_tensors(path)
     if prefix:
         start = prefix.rstrip(".") + "."

@@ -1,12 +1,15 @@
 """NAM: the definition in torch functions, streaming, start-up, and refused arguments."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from wavedil.audio import load, save
+from wavedil.audio import LiveEffect, load, save
 from wavedil.audio.models.activations import ACTIVATIONS, make_activation
-from wavedil.audio.models.nam import NAM, LayerArray
+from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
+from wavedil.audio.models.nam.layer import FILM_PLACES
 from wavedil.core import measure_receptive_field
 from wavedil.errors import WavedilError
 
@@ -102,12 +105,92 @@ def test_a_loaded_model_equals_the_saved_one(tmp_path):
     assert torch.equal(again(x), model(x)) and again.metadata == model.metadata and again.config == model.config
 
 
+def modulated(**kwargs) -> NAM:
+    """A NAM with every option of its parts, and a condition."""
+    films = dict.fromkeys(FILM_PLACES, {}) | {"conv_post": {"groups": 2}, "input_mixin_pre": {"shift": False}}
+    slopes = {"type": "PReLU", "negative_slopes": [0.1, 0.2]}
+    array = LayerArray(
+        1, 4, 1, "1,3", 2, activation=["Tanh", slopes], gating=["blended", "none"], bottleneck=2, condition_channels=2,
+        head_kernel_size=3, head_dilation=4, groups=2, mixin_groups=2, layer1x1_groups=2, head1x1_channels=4,
+        head1x1_groups=2, films=films,
+    )  # fmt: skip
+    return NAM([array], condition=NAM([LayerArray(1, 3, 2, "1,5")], out_channels=2, **kwargs), head_scale=0.5, **kwargs)
+
+
+def slimmable() -> NAM:
+    arrays = [
+        LayerArray(1, 4, 3, "1,2", 2, gating="gated", bottleneck=8, slimmable=[1, 2, 4], films={"conv_post": {}}),
+        LayerArray(4, 6, 1, "1,4", 3, bottleneck=3, slimmable=[2, 6]),
+    ]
+    return NAM(arrays, head_scale=0.5, sample_rate=8000)
+
+
+def others() -> list:
+    return [
+        modulated(sample_rate=8000),
+        NAMLSTM(3, 2, sample_rate=8000),
+        NAMConvNet(3, [1, 2, 5], {"type": "LeakyReLU", "negative_slope": 0.2}, batchnorm=True, sample_rate=8000),
+        NAMLinear(7, True, sample_rate=8000),
+        slimmable().at_quality(0.4),
+        NAMContainer([NAMLSTM(3, sample_rate=8000), small(sample_rate=8000).float()], [0.5, 1], metadata={"a": 1}),
+    ]
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_every_network_streams_saves_and_runs_live(index, tmp_path):
+    torch.manual_seed(0)
+    model, x = others()[index].eval(), torch.randn(2, 1, 60)
+    with torch.no_grad():
+        for weight in model.state_dict().values():
+            weight.add_(0.1 * torch.rand_like(weight))  # also those that start at 0 and 1
+        expected, state, parts = model(x), None, []
+        for chunk in x.split([1, 0, 7, 52], dim=-1):
+            y, state = model.step(chunk, state)
+            parts.append(y)
+        torch.testing.assert_close(torch.cat(parts, -1), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(model(x, skip=41), expected[:, :, 41:], rtol=1e-5, atol=1e-6)
+        again = load(save(model, tmp_path / "amp"))
+        assert torch.equal(again(x), expected) and again.config == model.config
+    x = x.clamp(-1, 1)
+    live = LiveEffect(model, channels=2)
+    blocks = [torch.from_numpy(live.process(block[:, 0].numpy())) for block in x.split(13, dim=-1)]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(blocks, -1), model(x)[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_head_dilation_spreads_the_taps():
+    model, x = NAM([LayerArray(1, 2, 1, "1", head_kernel_size=3, head_dilation=4)]), torch.randn(1, 1, 50)
+    dense = NAM([LayerArray(1, 2, 1, "1", head_kernel_size=9)])
+    with torch.no_grad():
+        state = copy.deepcopy(model.state_dict())
+        kernel = state["arrays.0.head_rechannel.weight"]
+        state["arrays.0.head_rechannel.weight"] = torch.zeros(1, 2, 9)
+        state["arrays.0.head_rechannel.weight"][:, :, ::4] = kernel
+        dense.load_state_dict(state)
+        torch.testing.assert_close(model(x), dense(x))
+    assert model.receptive_field == dense.receptive_field == 11
+
+
+def test_qualities_of_several_arrays():
+    model = slimmable()
+    small = model.at_quality(0.4)  # number floor(3 * 0.4) of the first, floor(2 * 0.4) of the second
+    widths = [(array.channels, array.bottleneck, array.head_channels) for array in small.arrays]
+    assert widths == [(2, 4, 1), (2, 1, 1)]
+    conv, full = small.arrays[0].layers[1].conv, model.arrays[0].layers[1].conv
+    assert torch.equal(conv.weight, full.weight[:8, :2]) and torch.equal(conv.bias, full.bias[:8])
+    assert model.at_quality(1) is model and small.at_quality is not None
+    with pytest.raises(WavedilError, match="quality is 1.2: expected a number from 0 to 1"):
+        model.at_quality(1.2)
+    with pytest.raises(WavedilError, match="quality is 0.5: a NAM like this has only one"):
+        small.at_quality(0.5)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_at_known_points(name):
     known = {
         "ELU": (-0.8646647, 0.5), "GELU": (-0.0455003, 0.3457312), "Hardsigmoid": (1 / 6, 0.5833333),
         "Hardswish": (-1 / 3, 0.2916667), "Hardtanh": (-1.0, 0.5), "LeakyHardtanh": (-1.01, 0.5),
-        "LeakyReLU": (-0.02, 0.5), "ReLU": (0.0, 0.5), "SELU": (-1.5201665, 0.5253505),
+        "LeakyReLU": (-0.02, 0.5), "PReLU": (-0.5, 0.5), "ReLU": (0.0, 0.5), "SELU": (-1.5201665, 0.5253505),
         "SiLU": (-0.2384058, 0.3112296),
         "Sigmoid": (0.1192029, 0.6224593),
         "Softsigmoid": (1 / 6, 2 / 3), "Softsign": (-2 / 3, 1 / 3), "Tanh": (-0.9640276, 0.4621172),
@@ -118,7 +201,7 @@ def test_activations_at_known_points(name):
 def test_bad_arguments_are_refused():
     with pytest.raises(WavedilError, match="activation is 'Swoosh': expected one of ELU"):
         LayerArray(1, 2, 1, activation="Swoosh")
-    with pytest.raises(WavedilError, match="activation is .*unexpected keyword"):
+    with pytest.raises(WavedilError, match="activation is .*Tanh has no parameter 'slope'"):
         LayerArray(1, 2, 1, activation={"type": "Tanh", "slope": 1})
     with pytest.raises(WavedilError, match="kernel_size has 2 values: expected one, or one for each of 3 layers"):
         LayerArray(1, 2, 1, [1, 2, 4], [3, 3])
@@ -135,3 +218,33 @@ def test_bad_arguments_are_refused():
         NAM(start="silence")
     with pytest.raises(WavedilError, match=r"expected \(batch, 1, time\)"):
         small()(torch.zeros(1, 2, 5))
+    for options, message in (
+        ({"films": {"conv": {}}}, "films has 'conv': expected some of conv_pre"),
+        ({"films": {"head1x1_post": {}}}, "films has 'head1x1_post' without head1x1"),
+        ({"films": {"conv_pre": {"scale": 2}}}, "films.conv_pre is .*scale"),
+        ({"films": {"conv_pre": {"groups": 2}}}, "films.conv_pre is .*groups is 2: expected a divisor"),
+        ({"groups": 4}, "groups is 4: expected a divisor"),
+        ({"slimmable": [1]}, r"slimmable is \[1\]: expected ascending numbers that end with 2"),
+        ({"slimmable": [2, 1, 2]}, "slimmable is .*ascending"),
+        ({"slimmable": [1, 2], "groups": 2}, "slimmable is .*with groups"),
+        (
+            {"activation": {"type": "PReLU", "negative_slopes": [0.1] * 3}},
+            "PReLU has 3 negative_slopes: expected 1 or 2",
+        ),
+        ({"activation": {"type": "PReLU", "negative_slopes": [None]}}, "expected numbers"),
+        ({"activation": {"type": "PReLU", "negative_slopes": [0.1], "negative_slope": 1}}, "only one of"),
+        ({"activation": {"type": "Hardtanh", "inplace": True}}, "Hardtanh has no parameter 'inplace'"),
+    ):
+        with pytest.raises(WavedilError, match=message):
+            LayerArray(1, 2, 1, **options)
+    with pytest.raises(WavedilError, match="condition_channels=1: expected 1, 2 and 3"):
+        NAM([LayerArray(1, 2, 1)], condition=NAM([LayerArray(1, 2, 3)], out_channels=3))
+    with pytest.raises(WavedilError, match="condition has sample_rate 8000: expected 48000"):
+        NAM([LayerArray(1, 2, 1)], condition=NAM([LayerArray(1, 2, 1)], sample_rate=8000))
+    with pytest.raises(WavedilError, match="out_channels is 2: such a NAM is only the condition of another"):
+        NAM([LayerArray(1, 2, 2)], out_channels=2)(torch.zeros(1, 1, 5))
+    for ends in ([0.5], [0.5, 0.4], [0.5, 0.9]):
+        with pytest.raises(WavedilError, match="max_values"):
+            NAMContainer([small(), small()], ends)
+    with pytest.raises(WavedilError, match="sample rate 8000"):
+        NAMContainer([small(), small(sample_rate=8000)], [0.5, 1])

@@ -1,7 +1,7 @@
 """Activations by name, as in ``.nam`` files: a name, or ``{"type": name, **parameters}``."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,16 @@ class Softsigmoid(nn.Module):
         return 0.5 + 0.5 * F.softsign(x)
 
 
+class PReLU(nn.PReLU):
+    """``max(0, x) + slope * min(0, x)`` with a learned slope, or one for each channel."""
+
+    def __init__(self, negative_slope: float = 0.25, negative_slopes: Sequence[float] | None = None):
+        slopes = [negative_slope] if negative_slopes is None else negative_slopes
+        super().__init__(len(slopes))
+        with torch.no_grad():
+            self.weight.copy_(torch.tensor(slopes))
+
+
 class Gated(nn.Module):
     """primary(first half of the channels) * secondary(second half)."""
 
@@ -55,7 +65,7 @@ class Blended(Gated):
 #: Gated activations by the names that layer arrays use.
 GATINGS: dict[str, type[Gated] | None] = {"none": None, "gated": Gated, "blended": Blended}
 
-#: Activations by name. None has weights.
+#: Activations by name.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "ELU": nn.ELU,
     "GELU": nn.GELU,
@@ -64,6 +74,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "Hardtanh": nn.Hardtanh,
     "LeakyHardtanh": LeakyHardtanh,
     "LeakyReLU": nn.LeakyReLU,
+    "PReLU": PReLU,
     "ReLU": nn.ReLU,
     "SELU": nn.SELU,
     "SiLU": nn.SiLU,
@@ -71,6 +82,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "Softsigmoid": Softsigmoid,
     "Softsign": nn.Softsign,
     "Tanh": nn.Tanh,
+}
+
+#: Parameters of those that have some.
+PARAMETERS = {
+    "ELU": ("alpha",),
+    "Hardtanh": ("min_val", "max_val"),
+    "LeakyHardtanh": ("min_val", "max_val", "min_slope", "max_slope"),
+    "LeakyReLU": ("negative_slope",),
+    "PReLU": ("negative_slope", "negative_slopes"),
 }
 
 
@@ -84,8 +104,15 @@ def make_activation(spec: ActivationSpec) -> nn.Module:
     name = parameters.pop("type", None)
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise WavedilError(f"activation is {spec!r}: expected {one_of(name, ACTIVATIONS)}")
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in parameters.values()):
-        raise WavedilError(f"activation is {spec!r}: expected numbers as the parameters of {name}")
+    for key, value in parameters.items():
+        if key not in PARAMETERS.get(name, ()):
+            known = one_of(key, PARAMETERS.get(name, ()))
+            raise WavedilError(f"activation is {spec!r}: {name} has no parameter {key!r}, expected {known}")
+        values = value if key == "negative_slopes" and isinstance(value, list | tuple) and value else [value]
+        if not all(type(item) in (int, float) and math.isfinite(item) for item in values):
+            raise WavedilError(f"activation is {spec!r}: expected numbers as the parameters of {name}")
+    if len(parameters) == 2 and name == "PReLU":
+        raise WavedilError(f"activation is {spec!r}: expected only one of {' and '.join(parameters)}")
     try:
         return ACTIVATIONS[name](**parameters)
     except (TypeError, ValueError) as error:
@@ -98,3 +125,10 @@ def make_gated_activation(gating: str, primary: ActivationSpec, secondary: Activ
         raise WavedilError(f"gating is {gating!r}: expected {one_of(gating, GATINGS)}")
     pair = GATINGS[gating]
     return make_activation(primary) if pair is None else pair(make_activation(primary), make_activation(secondary))
+
+
+def check_slopes(activation: nn.Module, channels: int) -> None:
+    """Raises WavedilError for a PReLU with slopes for another number of channels."""
+    for part in activation.modules():
+        if isinstance(part, nn.PReLU) and part.num_parameters not in (1, channels):
+            raise WavedilError(f"PReLU has {part.num_parameters} negative_slopes: expected 1 or {channels}")

@@ -1,14 +1,16 @@
 """Base class of models that process sound."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.schema import checked
+from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError, one_of
+from wavedil.errors import WavedilError, one_of, with_article
+
+Quality = Annotated[float, Range(0, 1)]
 
 
 class EffectModel(nn.Module):
@@ -49,6 +51,15 @@ class EffectModel(nn.Module):
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
         raise NotImplementedError
+
+    @checked
+    def at_quality(self, quality: Quality) -> "EffectModel":
+        """The model to use at a quality from 0, the fastest, to 1, of a model that has several.
+
+        Raises:
+            WavedilError: this model has only one quality.
+        """
+        raise WavedilError(f"quality is {quality:g}: {with_article(self)} like this has only one, omit it")
 
     def check_input(self, x: Tensor, knobs: Tensor | None) -> None:
         """Raises WavedilError unless x is ``(batch, 1, time)`` and knobs ``(batch, knobs)``, or None without knobs."""

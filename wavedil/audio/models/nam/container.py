@@ -1,0 +1,89 @@
+"""Several networks of one effect, of which a quality picks one."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from wavedil.audio.models.effect_model import EffectModel, Quality
+from wavedil.core.schema import checked
+from wavedil.core.stream import State
+from wavedil.errors import WavedilError, shown
+from wavedil.weights import register
+
+
+@register
+class NAMContainer(EffectModel):
+    """Networks of one effect in ascending quality and cost; one of them runs: ``(batch, 1, time) -> (batch, 1, time)``.
+
+    A quality uses the first network whose ``max_values`` entry is above it, and at 1 the last.
+
+    Args:
+        networks: effect models without knobs, e.g. :class:`NAM`, of one sample rate.
+        max_values: for each network the quality where the next one begins: ascending, 1 for the last.
+        quality: of the network that ``forward`` and ``step`` use. :meth:`at_quality` returns that of another quality.
+        metadata: plain values stored in the files.
+    """
+
+    __module__ = "wavedil.audio.models.nam"
+
+    def __init__(
+        self,
+        networks: Sequence[EffectModel],
+        max_values: Sequence[float],
+        *,
+        quality: Quality = 1.0,
+        metadata: dict | None = None,
+    ):
+        super().__init__()
+        if len(networks) != len(max_values) or not networks:
+            raise WavedilError(f"max_values has {len(max_values)} entries: expected one for each network")
+        if list(max_values) != sorted(set(max_values)) or not max_values[-1] >= 1:
+            raise WavedilError(f"max_values is {shown(max_values)}: expected ascending numbers of which the last is 1")
+        for index, network in enumerate(networks):
+            if network.knobs or network.sample_rate != networks[0].sample_rate:
+                raise WavedilError(
+                    f"networks[{index}] has sample rate {network.sample_rate} and knobs {shown(list(network.knobs))}: "
+                    f"expected {networks[0].sample_rate}, as the first network has, and no knobs"
+                )
+        self.networks, self.max_values = nn.ModuleList(networks), list(max_values)
+        self.quality, self.metadata = quality, metadata
+        self.sample_rate = networks[0].sample_rate
+
+    @checked
+    def at_quality(self, quality: Quality) -> EffectModel:
+        """The network of another quality."""
+        index = next((i for i, end in enumerate(self.max_values) if quality < end), len(self.max_values) - 1)
+        return self.networks[index]
+
+    @property
+    def selected(self) -> EffectModel:
+        """The network of ``quality``."""
+        return self.at_quality(self.quality)
+
+    def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
+        """``(batch, 1, time) -> (batch, 1, time - skip)``, without the first ``skip`` outputs."""
+        return self.selected(x, knobs, skip)
+
+    def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
+        """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
+        return self.selected.step(x, state, knobs)
+
+    @property
+    def receptive_field(self) -> int:
+        return self.selected.receptive_field
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return self.selected.dilations
+
+    @property
+    def kernel_size(self) -> int:
+        return self.selected.kernel_size
+
+    @property
+    def settle(self) -> float:
+        return self.selected.settle
+
+    @property
+    def start_description(self) -> str:
+        return self.selected.start_description
