@@ -30,6 +30,26 @@ def test_nam_files_are_converted_and_exported(run, tmp_path, amp):
     assert torch.equal(load(tmp_path / "again")(x), amp(x))
 
 
+def test_metadata_of_an_exported_file(run, refused, tmp_path, amp):
+    save(amp, tmp_path / "amp")
+    words = ["export", tmp_path / "amp", tmp_path / "amp.nam"]
+    run(*words, "--metadata", "name=My = amp", "--metadata", "gear_type=amp_cab", "--metadata", "input_level_dbu=-3.5")
+    found = json.loads((tmp_path / "amp.nam").read_text())["metadata"]
+    assert found.keys() == {"date", "loudness", "gain", "name", "gear_type", "input_level_dbu"}
+    assert (found["name"], found["gear_type"], found["input_level_dbu"]) == ("My = amp", "amp_cab", -3.5)
+    for setting, message in (
+        ("nane=x", "did you mean name?"),
+        ("name", "expected KEY=VALUE"),
+        ("gear_type=guitar", "expected one of amp, pedal"),
+        ("output_level_dbu=loud", "expected a number of dBu"),
+        ("output_level_dbu=nan", "expected a number of dBu"),
+    ):
+        assert message in refused(*words[:2], tmp_path / "b.nam", "--metadata", setting)
+    assert "is given twice" in refused(*words[:2], tmp_path / "b.nam", *["--metadata", "name=x"] * 2)
+    assert "for .nam files" in refused(*words[:2], tmp_path / "b.onnx", "--metadata", "name=x")
+    assert not list(tmp_path.glob("b.*"))
+
+
 def test_one_quality_of_a_nam_file_is_converted(run, refused, tmp_path, amp):
     write_nam(NAMContainer([amp, NAM([LayerArray(1, 4, 1, "1,2")])], [0.5, 1]), tmp_path / "pack.nam")
     run("convert", tmp_path / "pack.nam", tmp_path / "all")

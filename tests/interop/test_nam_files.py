@@ -11,12 +11,17 @@ import torch
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
 from wavedil.audio.models.nam.layer import FILM_PLACES
 from wavedil.errors import WavedilError
-from wavedil.interop.nam import read_nam, write_nam
+from wavedil.interop.nam import metadata, read_nam, write_nam
 
 DATA = Path(os.environ.get("WAVEDIL_DATA", "")) / "audio" / "nam_models"
 published = pytest.mark.skipif(
     not os.environ.get("WAVEDIL_DATA") or not DATA.is_dir(), reason="set WAVEDIL_DATA to a folder with audio/nam_models"
 )
+
+
+@pytest.fixture(autouse=True)
+def short_loudness_input(monkeypatch):
+    monkeypatch.setattr(metadata, "_loudness_input", lambda: torch.ones(1, 1, 9))
 
 
 def plain() -> NAM:
@@ -80,7 +85,8 @@ def test_round_trip(make, version, tmp_path):
     again = read_nam(write_nam(model, tmp_path / "sub" / "amp.nam", version))
     x = torch.randn(2, 1, 99)
     assert torch.equal(again(x), model(x))
-    assert (again.sample_rate, again.metadata or None) == (model.sample_rate, model.metadata)
+    assert again.sample_rate == model.sample_rate and again.metadata.keys() >= {"date", "loudness", "gain"}
+    assert again.metadata == again.metadata | (model.metadata or {})  # also where it differs from the computed one
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["amp.nam"]
 
 
@@ -123,6 +129,12 @@ def test_missing_keys_of_old_files_have_defaults(tmp_path):
     (tmp_path / "b.nam").write_text(json.dumps(content))
     again, x = read_nam(tmp_path / "b.nam"), torch.randn(1, 1, 20)
     assert again.sample_rate == 48000 and torch.equal(again(x), plain()(x))
+
+
+def test_a_silent_model_has_no_level(tmp_path):
+    model = plain()
+    model.metadata, model.head_scale = None, 0.0
+    assert json.loads(write_nam(model, tmp_path / "a.nam").read_text())["metadata"].keys() == {"date"}
 
 
 def change(content, *keys, to):

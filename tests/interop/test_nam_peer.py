@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wavedil.audio.models.nam import NAMContainer
-from wavedil.interop.nam import read_nam, write_nam
+from wavedil.interop.nam import metadata, read_nam, write_nam
 
 models = pytest.importorskip("nam.models", reason="needs neural-amp-modeler")
 FILMS = ("conv_pre", "conv_post", "input_mixin_pre", "input_mixin_post", "activation_pre", "activation_post",
@@ -16,9 +16,11 @@ SIMPLE = ["Tanh", "ReLU", "Hardtanh", "Sigmoid", "SiLU", "Hardswish", "Softsign"
 
 
 @pytest.fixture(autouse=True)
-def short_loudness_input(monkeypatch):
-    """The peer computes the loudness of each export 12 times on a second of sound, which takes seconds."""
-    monkeypatch.setattr(models.base.BaseNet, "_metadata_loudness_x", classmethod(lambda cls: torch.ones(9)))
+def short_loudness_input(monkeypatch, request):
+    """Loudness and gain take 12 seconds of sound."""
+    if "metadata" not in request.node.name:
+        monkeypatch.setattr(models.base.BaseNet, "_metadata_loudness_x", classmethod(lambda cls: torch.ones(9)))
+        monkeypatch.setattr(metadata, "_loudness_input", lambda: torch.ones(1, 1, 9))
 
 
 def activation(rng: random.Random, width: int, plain: bool = False):
@@ -102,12 +104,14 @@ def export(peer, folder) -> tuple[dict, torch.nn.Module]:
 
 
 def check_equal(model, peer, expected=None) -> None:
-    x = 0.5 * torch.randn(2, 400)
+    """In float64: products of many random modulations amplify rounding, to 1e-5 of the output in float32."""
+    x = 0.5 * torch.randn(2, 400).double()
+    model, peer = model.double(), peer.double()
     with torch.no_grad():
         expected = peer(x) if expected is None else expected(x)
         assert expected.abs().max() > 1e-3
         scale = expected.abs().max().clamp(min=1)
-        torch.testing.assert_close(model(x.unsqueeze(1)).squeeze(1) / scale, expected / scale, rtol=0, atol=1e-6)
+        torch.testing.assert_close(model(x.unsqueeze(1)).squeeze(1) / scale, expected / scale, rtol=0, atol=1e-10)
 
 
 def without_dates(content):
@@ -196,3 +200,23 @@ def test_other_architectures(name, config, tmp_path):
     assert without_dates(written) == without_dates(content)
     if name != "ConvNet":  # which the peer does not read
         check_equal(model, models.init_from_nam(written).eval())
+
+
+def test_metadata(tmp_path):
+    """Loudness and gain of a compressing and of a linear network; user's values stay on a round trip."""
+    for name, config in (("ConvNet", {"channels": 2, "dilations": [4]}), ("Linear", {"receptive_field": 3})):
+        peer = models.factory.init(name, kwargs={"config": config})
+        with torch.no_grad():
+            for weight in peer.parameters():
+                weight.copy_(2 * torch.randn_like(weight))
+        peer.sample_rate = 48000
+        user = models.metadata.UserMetadata(name="Klon", gear_type="pedal", input_level_dbu=12.5)
+        peer.eval().export(tmp_path, user_metadata=user, other_metadata={"training": {"validation_esr": 0.02}})
+        expected = json.loads((tmp_path / "model.nam").read_text())["metadata"]
+        model = read_nam(tmp_path / "model.nam")
+        assert json.loads(write_nam(model, tmp_path / "a.nam").read_text())["metadata"] == expected
+        model.metadata = None
+        found = json.loads(write_nam(model, tmp_path / "a.nam").read_text())["metadata"]
+        assert found.keys() == {"date", "loudness", "gain"} and found["date"].keys() == expected["date"].keys()
+        assert found["loudness"] == pytest.approx(expected["loudness"], abs=1e-4)
+        assert found["gain"] == pytest.approx(expected["gain"], abs=1e-5)

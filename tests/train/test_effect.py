@@ -108,7 +108,10 @@ def test_an_amplifier_trains_and_is_exported(tmp_path, capsys):
     assert float(rows[-1]["valid_esr"]) < min(100.0, float(rows[0]["train_loss"]) * 100)
     assert main(["export", str(folder / "model"), str(tmp_path / "amp.nam")]) == 0
     x = torch.randn(1, 1, 60)
-    assert torch.equal(read_nam(tmp_path / "amp.nam")(x), load(folder / "model")(x))
+    amp = read_nam(tmp_path / "amp.nam")
+    assert torch.equal(amp(x), load(folder / "model")(x))
+    assert amp.metadata["training"]["validation_esr"] == pytest.approx(float(rows[-1]["valid_esr"]) / 100, abs=1e-5)
+    assert amp.metadata["loudness"] < 0 and 0 <= amp.metadata["gain"] <= 1
     capsys.readouterr()
     assert main(["evaluate", str(folder / "model"), str(folder / "data" / "table.csv"), "--held-out", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

@@ -7,7 +7,7 @@ from wavedil.cli.options import add_model_argument
 from wavedil.progress import say
 
 EXAMPLES = (
-    "wavedil export runs/nam amp.nam",
+    "wavedil export runs/nam amp.nam --metadata name=Klon --metadata gear_type=pedal",
     "wavedil export runs/speech speech.onnx --streaming",
 )
 
@@ -17,15 +17,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a .nam or .onnx file to write, or hf://OWNER/NAME")
     parser.add_argument("--streaming", action="store_true", help=".onnx: one step, with its state in and out")
     parser.add_argument("--nam-version", default="0.7.0", help=".nam: 0.7.0 (default), or 0.5.4 for older programs")
+    parser.add_argument(
+        "--metadata",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help=".nam: name, modeled_by, gear_type, gear_make, gear_model, tone_type, input_level_dbu, output_level_dbu",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.interop.files import check_target, write_model
+    from wavedil.interop.nam.metadata import parse_metadata
     from wavedil.weights import load
 
     if sys.stderr.isatty():
         say(f"exporting to {arguments.file}; ONNX files are also compared with the model")
     check_target(arguments.file, arguments.streaming)
+    metadata = parse_metadata(arguments.metadata)
     model = load(arguments.model)
-    options = {"streaming": arguments.streaming, "nam_version": arguments.nam_version, "inputs": [arguments.model]}
-    print(write_model(model, arguments.file, **options))
+    options = {"streaming": arguments.streaming, "nam_version": arguments.nam_version, "metadata": metadata}
+    print(write_model(model, arguments.file, **options, inputs=[arguments.model]))

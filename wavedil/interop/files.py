@@ -44,6 +44,7 @@ def write_model(
     *,
     streaming: bool = False,
     nam_version: str = "0.7.0",
+    metadata: Mapping[str, Any] | None = None,
     inputs: Sequence[str | Path] = (),
 ) -> str:
     """Writes a model to a file or to the hub.
@@ -52,6 +53,7 @@ def write_model(
         target: a .nam or .onnx file, or ``hf://OWNER/NAME``.
         streaming: .onnx: export one step, with its state as inputs and outputs.
         nam_version: .nam: version of the file format.
+        metadata: .nam: values in place of the model's; see :data:`wavedil.interop.nam.metadata.KEYS`.
         inputs: files or folders that the target must not replace, e.g. the model's folder.
 
     Returns:
@@ -61,6 +63,8 @@ def write_model(
         WavedilError: the target has another suffix, or the model does not fit the format.
     """
     check_target(target, streaming)
+    if metadata and Path(target).suffix.lower() != ".nam":
+        raise WavedilError(f"metadata is for .nam files, not for {target}: omit it")
     if target.startswith(SCHEME):
         from wavedil.interop.hub import upload
 
@@ -69,7 +73,7 @@ def write_model(
         if Path(target).suffix.lower() == ".nam":
             from wavedil.interop.nam import write_nam
 
-            write_nam(model, target, nam_version)
+            write_nam(model, target, nam_version, metadata)
         else:
             from wavedil.interop.onnx import export_onnx
 

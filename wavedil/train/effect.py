@@ -102,6 +102,7 @@ class EffectModule(TrainingModule):
     def on_validation_epoch_end(self) -> None:
         error, signal = self.trainer.strategy.reduce(self.energies.to(self.device), reduce_op="sum")
         self.log("valid/esr", 100 * error / signal)
+        self.eval_network.set_validation_esr(float(error / signal))
 
 
 class EffectData(TrainingData):

@@ -266,7 +266,9 @@ class TrainingModule(L.LightningModule):
         Raises:
             WavedilError: the checkpoint belongs to another network, also if all tensors fit.
         """
-        before, after = checkpoint.get("network"), getattr(self.network, "config", None)
+        # Metadata are no part of the computation, and change with each validation.
+        configs = (checkpoint.get("network"), getattr(self.network, "config", None))
+        before, after = ({k: v for k, v in (config or {}).items() if k != "metadata"} for config in configs)
         if found := list(changes(before, after, "network")) if before and after else []:
             raise WavedilError(
                 f"the checkpoint does not fit these options: {describe(found)}; resume with the options of the run, or "

@@ -1,5 +1,6 @@
 """Base class of models that process sound."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -60,6 +61,14 @@ class EffectModel(nn.Module):
             WavedilError: this model has only one quality.
         """
         raise WavedilError(f"quality is {quality:g}: {with_article(self)} like this has only one, omit it")
+
+    def set_validation_esr(self, esr: float) -> None:
+        """Stores the ESR on held-out recordings, a fraction, in the metadata of a model that has them."""
+        if hasattr(self, "metadata") and math.isfinite(esr):
+            metadata = dict(self.metadata or {})
+            metadata["training"] = {**metadata.get("training", {}), "validation_esr": esr}
+            self.metadata = metadata
+            self.config = {**self.config, "metadata": metadata}
 
     def check_input(self, x: Tensor, knobs: Tensor | None) -> None:
         """Raises WavedilError unless x is ``(batch, 1, time)`` and knobs ``(batch, knobs)``, or None without knobs."""

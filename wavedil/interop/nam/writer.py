@@ -1,6 +1,7 @@
 """Writes ``.nam`` files."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAM
 from wavedil.errors import WavedilError, one_of, with_article
 from wavedil.files import atomic_write
 from wavedil.interop.nam.keys import FILMS, SLIMMING
+from wavedil.interop.nam.metadata import completed, now
 from wavedil.interop.nam.weights import flat
 
 VERSIONS = ("0.7.0", "0.5.4")
@@ -20,8 +22,13 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
-def write_nam(model: nn.Module, path: str | Path, version: str = "0.7.0") -> Path:
+def write_nam(
+    model: nn.Module, path: str | Path, version: str = "0.7.0", metadata: Mapping[str, Any] | None = None
+) -> Path:
     """Writes ``model`` as a ``.nam`` file.
+
+    Its metadata are those of the model and of ``metadata``, with date, loudness and gain where the model has none. The
+    last two take 11 seconds of sound through each network.
 
     Raises:
         WavedilError: the model is not a :class:`NAM` or another class of ``wavedil.audio.models.nam``, has another
@@ -31,21 +38,21 @@ def write_nam(model: nn.Module, path: str | Path, version: str = "0.7.0") -> Pat
         raise WavedilError(f"model is {with_article(model)}: expected a NAM, since a .nam file holds layer arrays")
     if version not in VERSIONS:
         raise WavedilError(f"version is {version!r}: expected {one_of(version, VERSIONS)}")
-    content = _content(model, version)
+    content = _content(model, version, metadata or {})
     path = Path(path)
     with atomic_write(path) as beside:
         beside.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
-def _content(model: nn.Module, version: str) -> dict[str, Any]:
+def _content(model: nn.Module, version: str, metadata: Mapping[str, Any], is_heard: bool = True) -> dict[str, Any]:
     weights: list[float] = []
     if isinstance(model, NAMContainer):
         if version != "0.7.0":
             raise WavedilError(f"version is {version}, which has no containers: write version 0.7.0")
         config: dict[str, Any] = {
             "submodels": [
-                {"max_value": end, "model": _content(network, version)}
+                {"max_value": end, "model": _content(network, version, {})}
                 for end, network in zip(model.max_values, model.networks, strict=True)
             ]
         }
@@ -65,7 +72,7 @@ def _content(model: nn.Module, version: str) -> dict[str, Any]:
             weights.append(torch.tensor(model.head_scale).item())  # in float32, as NAM writes it
     return {
         "version": version,
-        "metadata": dict(model.metadata or {}),
+        "metadata": {**(completed(model) if is_heard else {"date": now(), **(model.metadata or {})}), **metadata},
         "architecture": ARCHITECTURES[type(model)],
         "config": config,
         "weights": weights,
@@ -96,7 +103,7 @@ def _config(model: nn.Module, version: str) -> dict[str, Any]:
         options = {"activation": "ReLU", "out_channels": model.out_channels, **model.config["head"]}
         config["head"] = options | {"activation": _spec(model.head.activation, options["activation"])}
     if model.condition is not None:
-        config["condition_dsp"] = _content(model.condition, version)
+        config["condition_dsp"] = _content(model.condition, version, {}, is_heard=False)
     return config
 
 
