@@ -30,7 +30,8 @@ def slope(folder):
 
 @pytest.mark.parametrize("place", ["validate", "_write_samples", "write_report", "record_finished"])
 def test_a_run_that_ended_after_its_last_step_is_completed(task, monkeypatch, capsys, place):
-    expected = slope(task.train())
+    between = "--trainer.val_check_interval=5"  # so that the last step is validated after training
+    expected = slope(task.train(between))
     shutil.rmtree(task.run)
 
     def killed(*args, **kwargs):
@@ -38,7 +39,7 @@ def test_a_run_that_ended_after_its_last_step_is_completed(task, monkeypatch, ca
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr("lightning.Trainer.validate" if place == "validate" else f"wavedil.train.run.{place}", killed)
-        task.train()
+        task.train(between)
     (task.run / "model" / "model.safetensors").unlink()  # of an earlier step, or none
     capsys.readouterr()
     task.resume()
@@ -232,7 +233,7 @@ def test_a_signal_after_the_last_step(task, monkeypatch, capsys, place):
     with monkeypatch.context() as patch:
         patch.setattr(place, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
         words = ["train", "--import", "line_task", "-c", task.recipe, "--out", str(task.run)]
-        assert main(words) == 143
+        assert main([*words, "--trainer.val_check_interval=5"]) == 143
     assert "Traceback" not in capsys.readouterr().err
     task.resume()
     assert (task.run / "samples" / "slope.txt").exists()
@@ -252,7 +253,8 @@ def test_a_signal_in_the_last_validation_leaves_the_last_checkpoint(task, monkey
         return hook(self, batch, batch_idx)
 
     monkeypatch.setattr(line_task.LineModule, "validation_step", validation_step)
-    assert main(["train", "--import", "line_task", "-c", task.recipe, "--out", str(task.run)]) == 143
+    words = ["train", "--import", "line_task", "-c", task.recipe, "--out", str(task.run)]
+    assert main([*words, "--trainer.val_check_interval=5"]) == 143
     assert not (task.run / "checkpoints" / "interrupted.ckpt").exists()
     task.resume("--trainer.max_steps=14")
 
