@@ -74,9 +74,9 @@ def test_the_state_of_an_incomplete_step_is_undone(network):
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, small_recipe, interrupted_at, workers):
     data = {"truncated_bptt": True, "crop": 100, "batch_size": 2, "num_workers": workers}
     model = {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}}
-    trainer = {"max_steps": 9, "val_check_interval": 6, "accumulate_grad_batches": 2}
+    trainer = {"max_steps": 7, "val_check_interval": 6, "accumulate_grad_batches": 2}
     recipe = small_recipe(model, data, trainer)
-    options = ["--model.network.dilations=1..128"]  # a receptive field of 257
+    options = ["--model.network.dilations=1..64"]  # a receptive field of 129
     full = train(recipe, out=str(tmp_path / "full"), overrides=options)
     parts = str(tmp_path / "parts")
     interrupted_at(AudioModule, 5, lambda: train(recipe, out=parts, overrides=options))
