@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-from wavedil.cli.options import add_model_argument
+from wavedil.cli.options import add_model_argument, parse_knobs
 from wavedil.progress import say
 
 EXAMPLES = (
@@ -16,6 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser, "runs/nam")
     parser.add_argument("file", metavar="FILE", help="a .nam or .onnx file to write, or hf://OWNER/NAME")
     parser.add_argument("--streaming", action="store_true", help=".onnx: one step, with its state in and out")
+    parser.add_argument(
+        "--knob",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="--streaming: a setting that the start state is for (default: the middle of its range)",
+    )
     parser.add_argument("--nam-version", default="0.7.0", help=".nam: 0.7.0 (default), or 0.5.4 for older programs")
     parser.add_argument(
         "--metadata",
@@ -37,4 +45,10 @@ def run(arguments: argparse.Namespace) -> None:
     metadata = parse_metadata(arguments.metadata)
     model = load(arguments.model)
     options = {"streaming": arguments.streaming, "nam_version": arguments.nam_version, "metadata": metadata}
-    print(write_model(model, arguments.file, **options, inputs=[arguments.model]))
+    knobs = parse_knobs(arguments.knob)
+    print(write_model(model, arguments.file, **options, knobs=knobs, inputs=[arguments.model]))
+    if arguments.streaming:
+        from wavedil.interop.onnx import example_code
+
+        print(Path(arguments.file).with_suffix(".start.npz"))
+        print(example_code(model, arguments.file, knobs))

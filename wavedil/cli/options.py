@@ -49,6 +49,18 @@ def _local_device(name: str) -> str:
     return f"{name}:{number}" if name == "cuda" and number.isdigit() else name
 
 
+def parse_knobs(settings: list[str]) -> dict[str, float]:
+    """``["gain=0.5"]`` as a dictionary."""
+    values: dict[str, float] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise WavedilError(f"--knob {setting}: expected NAME=NUMBER, e.g. gain=0.5") from None
+    return values
+
+
 def print_result(text: str) -> None:
     """Prints the result of a command; of the processes that ``torchrun`` or SLURM started, only the first does."""
     from wavedil.batches import rank

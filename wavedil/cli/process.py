@@ -3,8 +3,7 @@
 import argparse
 import json
 
-from wavedil.cli.options import add_device_option, add_model_argument
-from wavedil.errors import WavedilError
+from wavedil.cli.options import add_device_option, add_model_argument, parse_knobs
 from wavedil.progress import Bar
 
 EXAMPLES = (
@@ -43,21 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
             model,
             arguments.input,
             arguments.output,
-            _knobs(arguments.knob),
+            parse_knobs(arguments.knob),
             resample=arguments.resample,
             subtype=arguments.subtype,
             progress=bar.update,
         )
     print(json.dumps(result, indent=2))
-
-
-def _knobs(settings: list[str]) -> dict[str, float]:
-    """``["gain=0.5"]`` as a dictionary."""
-    values: dict[str, float] = {}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        try:
-            values[name] = float(value)
-        except ValueError:
-            raise WavedilError(f"--knob {setting}: expected NAME=NUMBER, e.g. gain=0.5") from None
-    return values

@@ -45,6 +45,7 @@ def write_model(
     streaming: bool = False,
     nam_version: str = "0.7.0",
     metadata: Mapping[str, Any] | None = None,
+    knobs: Mapping[str, float] | None = None,
     inputs: Sequence[str | Path] = (),
 ) -> str:
     """Writes a model to a file or to the hub.
@@ -54,6 +55,7 @@ def write_model(
         streaming: .onnx: export one step, with its state as inputs and outputs.
         nam_version: .nam: version of the file format.
         metadata: .nam: values in place of the model's; see :data:`wavedil.interop.nam.metadata.KEYS`.
+        knobs: .onnx with ``streaming``: settings that the start state is for; default: the middle of each range.
         inputs: files or folders that the target must not replace, e.g. the model's folder.
 
     Returns:
@@ -63,6 +65,8 @@ def write_model(
         WavedilError: the target has another suffix, or the model does not fit the format.
     """
     check_target(target, streaming)
+    if knobs and not streaming:
+        raise WavedilError("knobs are for the start state of a streaming .onnx file: omit them, or set streaming")
     if metadata and Path(target).suffix.lower() != ".nam":
         raise WavedilError(f"metadata is for .nam files, not for {target}: omit it")
     if target.startswith(SCHEME):
@@ -77,7 +81,7 @@ def write_model(
         else:
             from wavedil.interop.onnx import export_onnx
 
-            export_onnx(model, target, streaming)
+            export_onnx(model, target, streaming, knobs)
     return target
 
 

@@ -22,8 +22,8 @@ class EffectModel(nn.Module):
 
     #: Name of this kind of model in messages.
     title = "an Effect or NAM"
-    #: Name of the first input in an ONNX file.
-    input_name = "sound"
+    #: Name of the first input in an ONNX file; None if there can be none.
+    input_name: str | None = "sound"
     sample_rate: int  # in Hz
     receptive_field: int  # input samples, up to the present, that an output depends on
     #: Name and range of each control.

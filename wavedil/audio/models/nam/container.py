@@ -69,6 +69,10 @@ class NAMContainer(EffectModel):
         return self.selected.step(x, state, knobs)
 
     @property
+    def input_name(self) -> str | None:
+        return self.selected.input_name
+
+    @property
     def receptive_field(self) -> int:
         return self.selected.receptive_field
 

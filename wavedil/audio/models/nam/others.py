@@ -48,6 +48,7 @@ class NAMLSTM(_Network):
     """
 
     receptive_field = 1  # without an end: the state remembers
+    input_name = None  # torch 2.14 exports an LSTM to ONNX for one length only
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class NAMLSTM(_Network):
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
         self.check_input(x, knobs)
         if state is None:
-            state = {name: getattr(self, name).expand(len(x), -1, -1).to(x) for name in ("hidden", "cell")}
+            state = {name: getattr(self, name).expand(x.shape[0], -1, -1).to(x) for name in ("hidden", "cell")}
         if x.shape[2] == 0:
             return x, state
         before = tuple(state[name].transpose(0, 1).contiguous() for name in ("hidden", "cell"))
@@ -144,7 +145,7 @@ class NAMConvNet(_Network):
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
         self.check_input(x, knobs)
         if state is None:  # the input was zero before time 0
-            state = self._run(x.new_zeros(len(x), 1, self.receptive_field - 1), None)[1]
+            state = self._run(x.new_zeros(x.shape[0], 1, self.receptive_field - 1), None)[1]
         return self._run(x, state)
 
     def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
