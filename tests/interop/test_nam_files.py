@@ -170,6 +170,8 @@ def change(content, *keys, to):
         (["config", "layers", 0, "activation"], ["Swoosh", "Tanh"], "activation is 'Swoosh': expected one of"),
         (["config", "layers", 0, "slimmable"], {"method": "x"}, "slimmable.method is 'x': expected slice_channels"),
         (["config", "layers", 0, "slimmable"], False, "slimmable is False: expected an object"),
+        (["config", "layers", 0, "head1x1", "active"], "false", "layers.0..head1x1.active is 'false': expected true"),
+        (["config", "layers", 0, "layer1x1", "active"], 1, "layers.0..layer1x1.active is 1: expected true or false"),
         (["config", "layers", 0, "reverb"], 0.5, "reverb is not supported"),
         (["config", "layers", 0, "head1x1", "bias"], True, "head1x1.bias is not supported: expected some of active"),
         (
@@ -297,6 +299,14 @@ def test_networks_in_each_other_have_limits(tmp_path):
         (tmp_path / "bad.nam").write_text(json.dumps(container))
         with pytest.raises(WavedilError, match=message):
             read_nam(tmp_path / "bad.nam")
+
+
+def test_gated_is_true_or_false(tmp_path):
+    content = json.loads(write_nam(plain(), tmp_path / "a.nam", "0.5.4").read_text())
+    content["config"]["layers"][0]["gated"] = "false"
+    (tmp_path / "b.nam").write_text(json.dumps(content))
+    with pytest.raises(WavedilError, match="gated is 'false': expected true or false"):
+        read_nam(tmp_path / "b.nam")
 
 
 def test_keys_of_early_files(tmp_path):

@@ -36,6 +36,7 @@ PARTS = {
     "slimmable": {"method", "kwargs"},
     **{film: {"active", "shift", "groups"} for film in FILMS},
 }
+SWITCHED = ("head1x1", "head_1x1", "layer1x1")
 SLIMMING_OPTIONS = {"allowed_channels", "boosting", "init_strategy"}  # the last two matter in training only
 POST_HEAD = {"channels", "kernel_sizes", "activation", "out_channels", "in_channels"}
 SUBMODEL = {"max_value", "model"}
@@ -75,6 +76,10 @@ def check_array(layer: Any, name: str) -> None:
         # Without active, the Python package takes a modulation as inactive and the C++ core as active.
         if isinstance(layer.get(film), Mapping) and type(layer[film].get("active")) is not bool:
             raise WavedilError(f"{name}.{film}.active is {shown(layer[film].get('active'))}: expected true or false")
+    switches = {f"{part}.active": layer[part].get("active", True) for part in SWITCHED if layer.get(part) is not None}
+    for switch, value in {**switches, "gated": layer.get("gated") or False}.items():
+        if type(value) is not bool:  # "false" and 0 would be taken for true by one program and for false by another
+            raise WavedilError(f"{name}.{switch} is {shown(value)}: expected true or false")
     for keys in ALTERNATIVES:
         if len(given := sorted(key for key in keys if layer.get(key) is not None)) > 1:
             raise WavedilError(f"{name}: {given[0]} and {given[1]} are both set: expected only one of them")
