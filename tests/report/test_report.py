@@ -15,7 +15,7 @@ from PIL import Image
 
 from wavedil.cli import main
 from wavedil.errors import WavedilError
-from wavedil.report import add_captions, write_clips_page, write_report
+from wavedil.report import add_captions, write_report
 from wavedil.report.charts import Line, chart
 
 _spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("runs.py"))
@@ -206,16 +206,6 @@ def test_a_broken_file_is_named(vocoder):
     (vocoder / "samples" / "sample_001.wav").write_bytes(b"RIFF")
     text = Page(write_report(vocoder)).text
     assert "skipped: sample_001.wav" in text and text.count("<audio") == 6
-
-
-def test_clips_of_a_folder(tmp_path):
-    for index in range(2):
-        runs.write_clip(tmp_path / f"clip_{index}.wav", runs.tone(100 * (index + 1)))
-    clips = [{"path": tmp_path / f"clip_{index}.wav", "row": "seed 3", "label": str(index)} for index in range(2)]
-    path = write_clips_page(tmp_path, [*clips, {"path": tmp_path / "clip_0.wav", "facts": {"seed": 4}}])
-    page = Page(path)
-    assert path == tmp_path / "clips.html" and len(sounds(page)) == 3
-    assert [each["aria-label"] for each in page.all("figure", "clip")] == ["A: 0", "B: 1", "A: clip_0"]
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,15 @@
 import base64
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from wavedil.errors import WavedilError
 from wavedil.files import atomic_write
 from wavedil.outputs import check_outputs
 from wavedil.report import effects, images
-from wavedil.report.clips import Clip, Row, rows_html
+from wavedil.report.clips import Row, rows_html
 from wavedil.report.facts import curves_html, figures_html, header_html, meanings_html, restarts_html, settings_html
 from wavedil.report.files import Budget, left_out, text
 from wavedil.report.run import Run
@@ -63,38 +62,6 @@ def write_report(*runs: str | Path, out: str | Path | None = None, running: bool
     with atomic_write(path) as beside:
         beside.write_text(_page(" · ".join(run.name for run in found), *parts, attributes), encoding="utf-8")
     return path
-
-
-def write_clips_page(folder: str | Path, clips: Iterable[Mapping[str, Any]], title: str = "Clips") -> Path:
-    """Writes ``clips.html`` in a folder: a page to listen to sound files.
-
-    Args:
-        folder: for the page.
-        clips: dictionaries with ``path`` (a sound file) and optionally ``row`` (title of the row: clips with the same
-            one are beside each other; default: a row of its own), ``label`` (what it is; default: the file's name) and
-            ``facts`` (a dictionary, shown below the clip).
-        title: of the page.
-
-    Returns:
-        Path of the page, which has at most about 20 MB, as that of :func:`write_report`.
-
-    Raises:
-        WavedilError: a clip has no ``path``.
-    """
-    rows: dict[Any, Row] = {}
-    for clip in clips:
-        if "path" not in clip:
-            raise WavedilError(f"clips has {dict(clip)}: expected a dictionary with path")
-        path = Path(clip["path"])
-        name = clip.get("row", path.stem)
-        row = rows.setdefault(name if "row" in clip else path, Row(str(name), []))
-        row.clips.append(Clip(str(clip.get("label", path.stem)), path, facts=clip.get("facts", {})))
-    budget = Budget()
-    body = TOOLBAR + _sounds(list(rows.values()), budget, 1.0, [])
-    page = Path(folder) / "clips.html"
-    with atomic_write(page) as beside:
-        beside.write_text(_page(title, "", body + _notes(budget.notes), ""), encoding="utf-8")
-    return page
 
 
 def _name(runs: Sequence[Run]) -> None:
