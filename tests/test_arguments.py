@@ -78,6 +78,12 @@ EXAMPLES = {
         head={"channels": 2, "kernel_sizes": [2, 3]},
         metadata={"name": "x"},
     ),  # fmt: skip
+    nam.NAMContainer: lambda: nam.NAMContainer(
+        [nam.NAM([nam.LayerArray(1, 2, 1, "1,2")]), nam.NAMLinear(4)], [0.5, 1.0], quality=0.3, metadata={"name": "x"}
+    ),
+    nam.NAMConvNet: lambda: nam.NAMConvNet(3, [1, 2], batchnorm=True, metadata={"name": "x"}),
+    nam.NAMLSTM: lambda: nam.NAMLSTM(3, 2, metadata={"name": "x"}),
+    nam.NAMLinear: lambda: nam.NAMLinear(5, bias=True, metadata={"name": "x"}),
     vision.Segmenter: segmenter,
     vision.Regressor: lambda: vision.Regressor(vision.PixelUnshuffle(4), vision.Conv1x1Head(48, 1)),
     vision.CRFRNN: lambda: vision.CRFRNN(3),

@@ -1,11 +1,12 @@
 """Several networks of one effect, of which a quality picks one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from wavedil.audio.models.effect_model import EffectModel, Quality
-from wavedil.core.schema import checked
+from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, shown
 from wavedil.weights import register
@@ -29,10 +30,10 @@ class NAMContainer(EffectModel):
     def __init__(
         self,
         networks: Sequence[EffectModel],
-        max_values: Sequence[float],
+        max_values: Sequence[Annotated[float, Range(0, 1e6)]],
         *,
         quality: Quality = 1.0,
-        metadata: dict | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         if len(networks) != len(max_values) or not networks:

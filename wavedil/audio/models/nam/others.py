@@ -1,6 +1,6 @@
 """The other networks of ``.nam`` files: an LSTM, a stack of convolutions, and one convolution."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -20,7 +20,7 @@ class _Network(EffectModel):
 
     __module__ = "wavedil.audio.models.nam"
 
-    def __init__(self, sample_rate: int, metadata: dict | None):
+    def __init__(self, sample_rate: int, metadata: Mapping[str, Any] | None):
         super().__init__()
         self.sample_rate, self.metadata = sample_rate, metadata
 
@@ -56,7 +56,7 @@ class NAMLSTM(_Network):
         num_layers: Layers = 1,
         *,
         sample_rate: SampleRate = 48000,
-        metadata: dict | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ):
         super().__init__(sample_rate, metadata)
         self.lstm = nn.LSTM(1, hidden_size, num_layers, batch_first=True)
@@ -121,7 +121,7 @@ class NAMConvNet(_Network):
         *,
         batchnorm: bool = False,
         sample_rate: SampleRate = 48000,
-        metadata: dict | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ):
         super().__init__(sample_rate, metadata)
         if not dilations:
@@ -176,7 +176,7 @@ class NAMLinear(_Network):
         bias: bool = False,
         *,
         sample_rate: SampleRate = 48000,
-        metadata: dict[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ):
         super().__init__(sample_rate, metadata)
         self.receptive_field = self.kernel_size = receptive_field
