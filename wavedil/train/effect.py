@@ -155,7 +155,10 @@ class EffectData(TrainingData):
             try:
                 network.knob_values(recording.knobs)
             except WavedilError as error:
-                raise WavedilError(f"{root}: {recording.target.name}: {error}") from None
+                raise WavedilError(
+                    f"{root}: {recording.target.name}: {error}; set model.network.knobs to the knobs of the table and "
+                    'their ranges, e.g. "{gain: [0, 1]}", or to {} if it has none'
+                ) from None
         self.train, self.valid, summary = split_recordings(
             recordings, network.sample_rate, context=context, validation=self.validation, resample=self.resample
         )
