@@ -263,9 +263,10 @@ def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
         return config["class"], config["arguments"], version == 1
     except OSError as error:
         remedy = "" if path.parent.exists() else f", or {one_of(path.parent, packaged_names())}"
+        inner = path.parent / "model"
+        model = inner if (inner / CONFIG).is_file() else "RUN/model of a run"
         raise WavedilError(
-            f"{path.parent} is not a model folder: cannot read {CONFIG} ({error.strerror}); give RUN/model of a run"
-            f"{remedy}"
+            f"{path.parent} is not a model folder: cannot read {CONFIG} ({error.strerror}); give {model}{remedy}"
         ) from None
     except WavedilError:
         raise

@@ -111,5 +111,5 @@ def _gridding_facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         return facts
     text = f"{'passes' if info['hdc_passes'] else 'fails'}: M_2 = {info['hdc_m2']}, limit is the kernel size"
     if info["hdc_passes"] == bool(holes):
-        text += "; wrong here, since the counts are exact"
+        text += f"; wrong here: there are {'holes' if holes else 'no holes'}"  # the counts are exact
     return [*facts, ("HDC rule", text)]

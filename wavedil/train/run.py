@@ -178,7 +178,7 @@ def _fit_and_sample(
         record_early_stop(folder, stopped)  # part of the report
         _try_report(folder)
         record_finished(folder, trainer.global_step)
-        _print(trainer, f"{minutes:.1f} minutes of training. {lines}" + (f"\n{stopped}" if stopped else ""))
+        _print(trainer, f"{_amount(minutes)} of training. {lines}" + (f"\n{stopped}" if stopped else ""))
 
 
 def _log_end(cli: RecipeCLI, folder: Path) -> None:
@@ -190,6 +190,10 @@ def _log_end(cli: RecipeCLI, folder: Path) -> None:
     value = trainer.progress_bar_callback.validated[1]
     metrics = {} if math.isnan(value) else {f"final/{cli.model.metric_names.valid}": value}
     log_recipe(trainer, yaml.safe_load(cli.parser.dump(cli.config)), metrics)
+
+
+def _amount(minutes: float) -> str:
+    return f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
 
 
 def _early_stop(cli: RecipeCLI) -> str:
