@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write, matching_paths, pair_by_name, unique_names, walk_files
+from wavedil.files import matching_paths, pair_by_name, unique_names, walk_files
+from wavedil.writing import atomic_write
 
 
 def test_an_interrupted_write_keeps_the_old_file(tmp_path):

@@ -96,7 +96,7 @@ def test_a_schedule_is_inspected_without_torch():
 
 #: Modules of the package itself that audio and vision may import.
 SHARED = {"arrays", "batches", "data_check", "skipped", "errors", "files", "losses", "outputs", "splits", "weights"}
-SHARED |= {"shards"}
+SHARED |= {"shards", "writing"}
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ SHARED |= {"shards"}
         ("ops", {"ops", "errors"}),
         ("core", {"ops", "core", "errors"}),
         ("audio", {"ops", "core", "audio"} | SHARED),
-        ("interop", {"core", "audio", "interop", "errors", "files", "outputs", "packaged", "weights"}),
+        ("interop", {"core", "audio", "interop", "errors", "files", "outputs", "packaged", "weights", "writing"}),
         ("vision", {"ops", "core", "vision", "renames"} | SHARED),
-        ("inspection", {"core", "inspection", "errors", "figures", "files"}),
+        ("inspection", {"core", "inspection", "errors", "figures", "files", "writing"}),
     ],
 )
 def test_each_folder_imports_only_the_folders_below_it(folder, allowed):

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from wavedil.errors import WavedilError, check_positive
-from wavedil.files import atomic_write
 from wavedil.outputs import check_outputs
+from wavedil.writing import atomic_write
 
 try:
     import fcntl
@@ -191,7 +191,7 @@ class Batches:
 
 
 def check_records(records: str | Path | None, batch: int | None, data: str | Path) -> None:
-    """Raises WavedilError for a folder of records in the evaluated data, or a batch size without such a folder."""
+    """Raises WavedilError if the folder of the records is in the evaluated data, or is missing beside a batch size."""
     if records is not None:
         check_outputs([records], [data])
     elif batch is not None:

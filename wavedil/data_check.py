@@ -9,7 +9,7 @@ from typing import Any
 
 from wavedil.errors import printable
 from wavedil.figures import write_figure
-from wavedil.files import atomic_write
+from wavedil.writing import atomic_write
 
 #: Kind of finding for files that cannot be used.
 BROKEN = "broken"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
+from wavedil.writing import atomic_write
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 

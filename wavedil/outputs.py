@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from wavedil.errors import WavedilError, printable, reason
-from wavedil.files import lock_file, normalized, unlock
+from wavedil.files import normalized
+from wavedil.writing import lock_file, unlock
 
 PathLike = str | os.PathLike[str]
 _log = logging.getLogger("wavedil")

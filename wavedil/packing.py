@@ -20,10 +20,11 @@ from wavedil.audio.data import audio_files
 from wavedil.audio.data.streams import FORMATS, decoded_blocks, open_sound
 from wavedil.batches import Batches, Record, fingerprint_paths
 from wavedil.errors import WavedilError, check_positive
-from wavedil.files import atomic_write, excluded_paths, walk_files
+from wavedil.files import excluded_paths, walk_files
 from wavedil.outputs import check_outputs
 from wavedil.shards import COLUMNS, INDEX, VERSION, is_url, packed_files, shard_name
 from wavedil.vision.data.images import SUFFIXES
+from wavedil.writing import atomic_write
 
 #: Codings whose samples are multiples of 1 / 32768.
 _SHORT = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW", "ALAC_16"}

@@ -252,7 +252,7 @@ class Shards:
         return data
 
     def _fetch(self, number: int, first: int, count: int) -> bytes:
-        """Bytes of a shard at a URL. What is read in order is fetched in large pieces."""
+        """Bytes of a shard at a URL. Reads in order are served from large pieces, which are fetched ahead."""
         shard, begin, data = self._fetched
         end = begin + len(data)
         if shard != number or not begin <= first <= first + count <= end:

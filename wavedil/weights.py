@@ -22,16 +22,7 @@ from wavedil.allocation import AllocationLimit, AllocationLimitError
 from wavedil.core.schema import AnyPath, checked
 from wavedil.device import check_device
 from wavedil.errors import WavedilError, one_of, shortened, shown, with_article
-from wavedil.files import (
-    check_regular_file,
-    errors_name,
-    flush_to_disk,
-    folder_leftovers,
-    is_being_replaced,
-    make_folder,
-    replace_folder,
-    temporary_beside,
-)
+from wavedil.files import check_regular_file
 from wavedil.packaged import find_model, packaged_names
 from wavedil.registry import (
     build,
@@ -43,6 +34,15 @@ from wavedil.registry import (
     register,
 )
 from wavedil.renames import upgrade_config, upgrade_tensors
+from wavedil.writing import (
+    errors_name,
+    flush_to_disk,
+    folder_leftovers,
+    is_being_replaced,
+    make_folder,
+    replace_folder,
+    temporary_beside,
+)
 
 __all__ = ["check_savable", "load", "model_class", "register", "save", "with_article"]
 

@@ -239,7 +239,7 @@ def test_an_interrupt_leaves_nothing(place, monkeypatch, capsys, words):
         raise KeyboardInterrupt
 
     before = contents(place)
-    monkeypatch.setattr("wavedil.files.os.replace", interrupt)
+    monkeypatch.setattr("wavedil.writing.os.replace", interrupt)
     assert main(words.split()) == 130 and "interrupted" in capsys.readouterr().err
     assert contents(place) == before
 

@@ -16,11 +16,11 @@ from wavedil.audio import Effect
 from wavedil.audio.data import audio_files
 from wavedil.cli import main
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
 from wavedil.outputs import BestEffort, claim_folder
 from wavedil.train import loggers
 from wavedil.train.checkpoints import SafeCheckpointIO
 from wavedil.weights import load, save
+from wavedil.writing import atomic_write
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

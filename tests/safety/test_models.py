@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from wavedil import files, weights
+from wavedil import weights, writing
 from wavedil.audio import WaveNet
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
 from wavedil.weights import load, model_class, register, save
+from wavedil.writing import atomic_write
 
 
 @register
@@ -85,7 +85,7 @@ def test_a_killed_saver_leaves_a_model_and_the_next_save_its_folder_only(tmp_pat
 def test_replacing_is_one_step_where_the_system_can(tmp_path, monkeypatch, exchange):
     folder = save(Number(0), tmp_path / "model")
     if not exchange:
-        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+        monkeypatch.setattr(writing, "_exchange", lambda *_: False)
     save(Number(1), folder)
     assert load(folder).config["value"] == 1 and names(tmp_path) == ["model"]
 
@@ -144,7 +144,7 @@ def test_only_our_own_leftovers_of_dead_processes_are_removed(tmp_path):
 
 
 def test_the_folder_of_a_living_process_is_not_removed(tmp_path):
-    with files.temporary_beside(tmp_path / "model", is_folder=True) as other:
+    with writing.temporary_beside(tmp_path / "model", is_folder=True) as other:
         save(Number(0), tmp_path / "model")
         assert other.is_dir()
     save(Number(0), tmp_path / "model")

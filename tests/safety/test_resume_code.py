@@ -59,7 +59,9 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("value", [EVIL, SYSTEM, {"class_path": "wavedil.files.os.system"}], ids=["evil", "os", "via"])
+@pytest.mark.parametrize(
+    "value", [EVIL, SYSTEM, {"class_path": "wavedil.writing.os.system"}], ids=["evil", "os", "via"]
+)
 @pytest.mark.parametrize("place", PLACES)
 def test_code_that_a_run_names_does_not_run(task, received, tmp_path, place, value):
     received(PLACES[place](value))
@@ -77,7 +79,7 @@ def test_code_that_a_run_names_does_not_run(task, received, tmp_path, place, val
         "{class_path: os.system, init_args: {command: touch ran}}",
         {"class_path": "evil_module.Evil"},
         "evil_module.Evil",
-        "wavedil.files.os.system",
+        "wavedil.writing.os.system",
         "torch.optim.swa_utils.deepcopy",
         "nested.yaml",
         {"class_path": "wavedil.cli.parser.main", "init_args": {"argv": ["--version"]}},

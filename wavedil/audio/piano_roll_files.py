@@ -17,8 +17,9 @@ from wavedil.audio.generation.clips import MIDI, Clips
 from wavedil.audio.piano_rolls import KEYS, LOWEST, STEP_SECONDS, collate, make_rolls, notes, play, read_rolls
 from wavedil.audio.piano_rolls import sample_rolls as generate_rolls
 from wavedil.errors import WavedilError, check_positive, first_line, shown
-from wavedil.files import atomic_write, check_regular_file
+from wavedil.files import check_regular_file
 from wavedil.outputs import check_outputs, claim_folder
+from wavedil.writing import atomic_write
 
 SAMPLE_RATE = 32000  # Hz: the highest key of a piano, plucked, needs 25 kHz
 PRIME_STEPS = 8

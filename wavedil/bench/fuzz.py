@@ -79,7 +79,7 @@ def mutate(data: bytes, draw: random.Random) -> bytes:
 
 
 def _fault(read: Callable[[Path], Any], path: Path) -> str | None:
-    """What is wrong with how a file was read; "" if it was refused, and None if it was read."""
+    """The fault in the answer to a file; "" if the file was refused in one line, and None if it was read."""
     try:
         read(path)
     except (WavedilError, OSError) as error:

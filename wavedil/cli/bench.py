@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from importlib import import_module
 
 from wavedil.cli.options import add_device_option
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 
 #: One line for each benchmark; the names are those of :data:`wavedil.bench.BENCHMARKS`.
 NAMES = {
@@ -61,9 +61,13 @@ def run(arguments: argparse.Namespace) -> int | None:
             if getattr(arguments, option):
                 raise WavedilError(f"{option} is not an option of {arguments.name}: leave it out")
         return import_module(TRIALS[arguments.name]).run(arguments)
+    if arguments.name not in NAMES:
+        raise WavedilError(
+            f"benchmark {arguments.name!r} is unknown: expected {one_of(arguments.name, NAMES | TRIALS)}"
+        )
     from wavedil.bench import render, run_benchmark
-    from wavedil.files import atomic_write
     from wavedil.outputs import claim_file
+    from wavedil.writing import atomic_write
 
     with claim_file(arguments.json) if arguments.json else nullcontext():
         options = {"device": arguments.device, "threads": arguments.threads, "long": arguments.long}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, with_article
-from wavedil.files import atomic_write
+from wavedil.writing import atomic_write
 
 OPSET = 18
 #: The only input without a time axis: it is constant in a chunk.

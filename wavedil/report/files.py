@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wavedil.files import atomic_write
+from wavedil.writing import atomic_write
 
 MAX_PAGE_BYTES = 20_000_000
 MAX_BYTES = 2**26  # of a file that is read

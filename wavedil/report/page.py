@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write
 from wavedil.outputs import check_outputs
 from wavedil.report import effects, images
 from wavedil.report.clips import Row, rows_html
@@ -16,6 +15,7 @@ from wavedil.report.facts import curves_html, figures_html, header_html, meaning
 from wavedil.report.files import Budget, left_out, text
 from wavedil.report.run import Run
 from wavedil.report.sounds import newest_first, preview_rows, sample_rows
+from wavedil.writing import atomic_write
 
 RELOAD_SECONDS = 20  # between two readings of the page of a run in training
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from wavedil.errors import WavedilError
-from wavedil.files import lock_file, unlock
 from wavedil.metrics import read_metrics
 from wavedil.report.files import is_own, read_captions, read_json
+from wavedil.writing import lock_file, unlock
 
 #: Names of the columns of a row, by the last part of a file's name.
 LABELS = {

@@ -13,9 +13,9 @@ import torch
 
 from wavedil import __version__
 from wavedil.core.cost import count_parameters
-from wavedil.files import atomic_write
 from wavedil.outputs import BestEffort
 from wavedil.train.module import TrainingModule
+from wavedil.writing import atomic_write
 
 PACKAGES = ("torch", "lightning", "numpy", "numba", "triton")
 

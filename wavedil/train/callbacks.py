@@ -18,7 +18,6 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from wavedil.errors import WavedilError, one_of
-from wavedil.files import atomic_write, check_in_place, errors_name
 from wavedil.metrics import read_metrics
 from wavedil.progress import say
 from wavedil.train.about import write_about, write_validation
@@ -26,6 +25,7 @@ from wavedil.train.divergence import WINDOW, StopOnNaN
 from wavedil.train.loggers import log_recipe
 from wavedil.train.module import TrainingModule, is_finite
 from wavedil.weights import CONFIG, WEIGHTS, save
+from wavedil.writing import atomic_write, check_in_place, errors_name
 
 
 class Progress(ProgressBar):

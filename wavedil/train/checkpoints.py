@@ -13,8 +13,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from wavedil.errors import WavedilError
-from wavedil.files import errors_name, make_folder
 from wavedil.train.run_folder import process_rank
+from wavedil.writing import errors_name, make_folder
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

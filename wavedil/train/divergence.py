@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import Callback
 
 from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError, shortened
-from wavedil.files import atomic_write
 from wavedil.train.data import OptionalCount
 from wavedil.train.module import TrainingModule, is_finite
 from wavedil.train.run_folder import RESTARTS
+from wavedil.writing import atomic_write
 
 FIRST_STEPS, WINDOW, MEAN_STEPS = 5, 20, 100
 SNAPSHOT_EVERY = 100  # steps

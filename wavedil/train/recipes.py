@@ -28,9 +28,10 @@ SAFE_PACKAGES = (
         for part in ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
     ),
 )
+_OWN_PARTS = "bench cli figures files interop outputs packing report train.run weights writing".split()
 #: Parts of them that start programs, run commands, or read and write files of any name.
 _UNSAFE_PARTS = (
-    *(f"wavedil.{part}" for part in ("bench", "cli", "files", "interop", "report", "train.run", "weights")),
+    *(f"wavedil.{part}" for part in _OWN_PARTS),
     "lightning.pytorch.callbacks.LambdaCallback",
     "lightning.pytorch.callbacks.lambda_function",
 )
@@ -164,7 +165,7 @@ def safe_classes_only(imports: Sequence[str]) -> Iterator[None]:
     """While it is active, jsonargparse refuses to import anything but :data:`SAFE_PACKAGES` and ``imports``.
 
     It checks each text where a class or function is expected, also in nested files and strings, and the module that
-    defines the object, so ``wavedil.files.os.system`` is refused as ``os.system`` is.
+    defines the object, so ``wavedil.writing.os.system`` is refused as ``os.system`` is.
     """
     with patch.dict(jsonargparse_settings.parsing_settings):  # the settings are of the process
         set_parsing_settings(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from wavedil.batches import world_size
 from wavedil.errors import WavedilError, reason
-from wavedil.files import atomic_write, check_in_place, lock_file, unlock
 from wavedil.metrics import read_metrics
+from wavedil.writing import atomic_write, check_in_place, lock_file, unlock
 
 #: Environment variable with the folder of a run, for the other processes of the run.
 RUN_FOLDER_VARIABLE = "WAVEDIL_RUN_FOLDER"

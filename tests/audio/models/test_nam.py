@@ -178,7 +178,9 @@ def test_qualities_of_several_arrays():
     assert widths == [(2, 4, 1), (2, 1, 1)]
     conv, full = small.arrays[0].layers[1].conv, model.arrays[0].layers[1].conv
     assert torch.equal(conv.weight, full.weight[:8, :2]) and torch.equal(conv.bias, full.bias[:8])
-    assert model.at_quality(1) is model and small.at_quality is not None
+    assert model.at_quality(1) is model
+    x = torch.randn(1, 1, 40)
+    assert small(x).shape == model(x).shape and not torch.equal(small(x), model(x))
     with pytest.raises(WavedilError, match="quality is 1.2: expected a number from 0 to 1"):
         model.at_quality(1.2)
     with pytest.raises(WavedilError, match="quality is 0.5: a NAM like this has only one"):

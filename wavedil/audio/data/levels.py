@@ -36,7 +36,7 @@ class Levels:
         self.peak = max(self.peak, peak)
 
     def warn(self) -> None:
-        """Warns once if there are such samples."""
+        """Warns once if any sample was beyond -1 or 1."""
         if self.count and not self._warned:
             self._warned = True
             others = f" (and {self.sounds - 1} more)" if self.sounds > 1 else ""

@@ -8,7 +8,7 @@ import numpy as np
 
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.pluck import compose, render_melody
-from wavedil.files import atomic_write, check_replaceable
+from wavedil.writing import atomic_write, check_replaceable
 
 SETTINGS = (0.0, 0.5, 1.0)  # settings of the drive knob that are recorded
 

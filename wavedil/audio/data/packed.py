@@ -10,7 +10,7 @@ from wavedil.shards import PackedFile
 class PackedSound:
     """Samples in a shard: int16, or float32 for all other codings.
 
-    What is read in order from the first to the last sample is compared with the file's checksum.
+    A file that is read in order from its first to its last sample is compared with its checksum.
     """
 
     format, can_seek = "WAV", True

@@ -19,7 +19,7 @@ import numpy as np
 
 from wavedil.audio.data import audio_files
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write, check_replaceable
+from wavedil.writing import atomic_write, check_replaceable
 
 #: MIDI notes of the melodies: E minor pentatonic, E3 (164.8 Hz) to D5 (587.3 Hz).
 SCALE = (52, 55, 57, 59, 62, 64, 67, 69, 71, 74)

@@ -22,8 +22,8 @@ import numpy as np
 from wavedil.audio.data.packed import PackedSound
 from wavedil.audio.data.resampling import check_rates, resampled_length
 from wavedil.errors import WavedilError, one_of
-from wavedil.files import atomic_write
 from wavedil.shards import find_packed
+from wavedil.writing import atomic_write
 
 if TYPE_CHECKING:
     import soundfile

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from wavedil.audio.data.streams import FORMATS
 from wavedil.errors import WavedilError, one_of
-from wavedil.files import atomic_write
 from wavedil.outputs import BestEffort
+from wavedil.writing import atomic_write
 
 MIDI = (".mid", ".midi")
 PAGE = "index.html"
@@ -24,7 +24,7 @@ _log = logging.getLogger("wavedil")
 class Clips:
     """The files of one call: in a folder, or one file that is named.
 
-    The names in a folder tell what was generated: ``clip_000_theo_seed1_t0.8.wav`` is clip 0 of the speaker theo, of
+    The names in a folder show what was generated: ``clip_000_theo_seed1_t0.8.wav`` is clip 0 of the speaker theo, of
     seed 1, at temperature 0.8 (left out if it is 1). If a clip of these names exists, all get a number:
     ``clip_000_seed1-2.wav``.
 
@@ -79,8 +79,10 @@ class Clips:
             self.label, number = f"{label}-{number}", number + 1
 
     def finish(self, title: str) -> None:
-        """Writes ``index.html`` with a player for each clip in the folder, the newest first; for a file, tells if it is
-        replaced."""
+        """Writes ``index.html`` with a player for each clip in the folder, the newest first.
+
+        For a clip with a name of its own, only logs if an earlier file was replaced.
+        """
         path = self.folder / PAGE
         if self.is_file and self.is_replaced:
             _log.warning("%s was there, and is replaced", self.out)

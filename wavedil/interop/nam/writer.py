@@ -11,10 +11,10 @@ from torch import nn
 from wavedil.audio.models.activations import Gated
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
 from wavedil.errors import WavedilError, one_of, with_article
-from wavedil.files import atomic_write
 from wavedil.interop.nam.keys import FILMS, SLIMMING
 from wavedil.interop.nam.metadata import completed, now
 from wavedil.interop.nam.weights import flat
+from wavedil.writing import atomic_write
 
 VERSIONS = ("0.7.0", "0.5.4")
 ARCHITECTURES = {

@@ -11,13 +11,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from wavedil.audio.data.audio_files import write
-from wavedil.files import atomic_write
 from wavedil.outputs import BestEffort
 from wavedil.progress import say
 from wavedil.report import write_report
 from wavedil.report.spectrogram import spectrogram_png
 from wavedil.train.loggers import log_file
 from wavedil.train.module import TrainingModule
+from wavedil.writing import atomic_write
 
 
 class Previews(Callback):

@@ -12,12 +12,12 @@ from torch import nn
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.piano_rolls import LOWEST, collate, evaluate_rolls, play, sample_rolls
 from wavedil.core.schema import checked
-from wavedil.files import atomic_write
 from wavedil.report import add_captions
 from wavedil.report.png import indexed_png
 from wavedil.train.data import Count, OptionalCount
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples
+from wavedil.writing import atomic_write
 
 SAMPLE_RATE = 32000  # Hz: the highest key of a piano, plucked, needs 25 kHz
 PROMPT_STEPS = 8  # time steps of a held-out piece that the model continues

@@ -13,7 +13,7 @@ import numpy as np
 from wavedil.arrays import ArrayFile, open_array
 from wavedil.core.schema import AnyPath, checked
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write, walk_files
+from wavedil.files import walk_files
 from wavedil.shards import is_folder
 from wavedil.vision.data.pictures import (
     check_size,
@@ -24,6 +24,7 @@ from wavedil.vision.data.pictures import (
     load_stored,
     open_picture,
 )
+from wavedil.writing import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.files import atomic_write, check_replaceable
 from wavedil.vision.data.images import write_image, write_labels
+from wavedil.writing import atomic_write, check_replaceable
 
 CLASSES = (
     "background",

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.errors import WavedilError
-from wavedil.files import check_replaceable
 from wavedil.vision.data.images import write_image, write_values
+from wavedil.writing import check_replaceable
 
 STEP = 0.001  # meters per gray level
 UNKNOWN = 0.16  # side of the square without depth values, as a fraction of the image's side
