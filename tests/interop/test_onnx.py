@@ -82,7 +82,7 @@ def test_streaming_over_two_seconds(make, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step.onnx", "step.start.npz"]
     if make is wavenet:
         found = metadata(path)
-        assert json.loads(found["quantizer"]) == {"name": "mulaw", "num_codes": 32}
+        assert json.loads(found["quantizer"]) == {"name": "mulaw", "num_codes": 32, "pre_emphasis": 0.0}
         assert found["sample_rate"] == str(model.sample_rate) and "start_knobs" not in found
 
 

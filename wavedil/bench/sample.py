@@ -175,7 +175,7 @@ def _starts(size: Size, rounds: int) -> list[dict[str, Any]]:
     def first(engine: str, precision: str) -> Callable[[], Any]:
         def call() -> None:
             with torch_threads(1):
-                Stream(model, engine=engine, precision=precision, seed=0).next_codes(1)
+                Stream(model, engine=engine, precision=precision, seed=0).next_sound(1)
 
         return call
 
@@ -214,5 +214,5 @@ def print_first_sample_seconds() -> None:
     """Main function of a separate process: prints the seconds from the construction of a stream to its first sample."""
     model = Size("small", 16, 16, "1..4").model("cpu")
     started = time.perf_counter()
-    Stream(model, engine="numba", precision=sys.argv[1]).next_codes(1)
+    Stream(model, engine="numba", precision=sys.argv[1]).next_sound(1)
     print(time.perf_counter() - started)

@@ -179,7 +179,9 @@ def _metadata(model: nn.Module, settings: Mapping[str, float]) -> dict[str, str]
     if getattr(model, "knobs", None):
         values["knobs"] = {name: list(ends) for name, ends in model.knobs.items()}
     if hasattr(model, "quantizer"):
-        values["quantizer"] = {"name": model.config["quantizer"], "num_codes": model.num_codes}
+        quantizer = model.quantizer
+        values["quantizer"] = {"name": model.config["quantizer"], "num_codes": quantizer.num_codes}
+        values["quantizer"]["pre_emphasis"] = quantizer.pre_emphasis
     if settings:
         values["start_knobs"] = settings
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavedil.audio.distributions.quantizers import mu_law_decode, mu_law_encode
+from wavedil.audio.distributions.quantizers import Linear, MuLaw, mu_law_decode, mu_law_encode
 from wavedil.errors import WavedilError
 
 # torchaudio raises OSError or RuntimeError with a torch that it was not built for.
@@ -104,3 +104,56 @@ def test_agrees_with_librosa(codes, sound):
     torch.testing.assert_close(decoded, torch.from_numpy(expanded).float(), rtol=1e-4, atol=1e-6)
     quantized = torch.from_numpy(librosa.mu_compress(sound.numpy(), mu=mu)) + codes // 2
     assert (quantized - mu_law_encode(sound, codes)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("quantizer", [MuLaw(256, 0.85), MuLaw(31, 0.5), Linear(65536, 0.97), Linear(7, 0.3)])
+def test_pre_emphasis_is_applied_and_undone(quantizer, sound):
+    sound = 0.3 * sound.unsqueeze(0)
+    codes = quantizer.encode_sound(sound)
+    emphasized = sound - quantizer.pre_emphasis * torch.cat([torch.zeros(1, 1), sound[:, :-1]], dim=1)
+    assert torch.equal(codes, quantizer.encode(emphasized))
+    decoded, last = quantizer.decode_sound(codes)
+    expected, value = [], 0.0
+    for level in quantizer.decode(codes[0]).tolist():
+        value = level + quantizer.pre_emphasis * value
+        expected.append(value)
+    expected = torch.tensor(expected, dtype=torch.float64)
+    assert (decoded[0] - expected.clamp(-1, 1)).abs().max() < 1e-7
+    assert last.item() == pytest.approx(expected[-1].item())
+    if expected.abs().max() < 1:
+        assert torch.equal(quantizer.encode_sound(decoded), codes)
+
+
+@pytest.mark.parametrize("parts", [[8001], [1, 8000], [511, 512, 513, 6465], [0, 8001]])
+def test_sound_is_coded_and_decoded_in_chunks(parts, sound):
+    quantizer, sound = MuLaw(256, 0.85), 0.5 * sound.repeat(2, 1)
+    codes, before = [], None
+    for chunk in sound.split(parts, dim=1):
+        codes.append(quantizer.encode_sound(chunk, before))
+        before = chunk[:, -1] if chunk.shape[1] else before
+    codes = torch.cat(codes, dim=1)
+    assert torch.equal(codes, quantizer.encode_sound(sound))
+    decoded, last = [], None
+    for chunk in codes.split(parts, dim=1):
+        part, last = quantizer.decode_sound(chunk, last)
+        decoded.append(part)
+    whole, end = quantizer.decode_sound(codes)
+    assert torch.equal(torch.cat(decoded, dim=1), whole)
+    assert torch.allclose(last, end, atol=1e-12, rtol=0)
+
+
+def test_pre_emphasis_lowers_the_noise_at_high_frequencies():
+    time = torch.arange(16000) / 16000
+    sound = sum(0.3 / k * torch.sin(2 * torch.pi * 173.3 * k * time + k) for k in range(1, 10)).unsqueeze(0)
+
+    def noise(quantizer):
+        error = quantizer.decode_sound(quantizer.encode_sound(sound))[0] - sound
+        return torch.fft.rfft(error).abs().square()[0, 4000:].mean()
+
+    assert noise(MuLaw(256, 0.85)) < 0.25 * noise(MuLaw(256))
+
+
+@pytest.mark.parametrize("value", [1.0, -0.1, float("nan"), "x", None])
+def test_pre_emphasis_outside_its_range_is_refused(value):
+    with pytest.raises(WavedilError, match="pre_emphasis"):
+        MuLaw(256, value)

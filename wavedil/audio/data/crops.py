@@ -172,11 +172,13 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         return f"{self.corpus.paths[file]} from sample {int(self.corpus.starts[file]) + start}"
 
     def _crop(self, file: int, start: int) -> dict[str, Tensor]:
-        sound = torch.from_numpy(self.corpus.sound(file, start, self.length))
+        before = min(start, 1)  # the sample before the crop, for the pre-emphasis
+        sound = torch.from_numpy(self.corpus.sound(file, start - before, self.length + before))
+        encoded = self.quantizer.encode_sound(sound[before:], sound[0] if before else None)
         codes = torch.full((self.length,), self.quantizer.zero, dtype=torch.int64)
-        codes[: len(sound)] = self.quantizer.encode(sound)
+        codes[: len(encoded)] = encoded
         mask = torch.zeros(self.length, dtype=torch.bool)
-        mask[self.context if start else 0 : len(sound)] = True
+        mask[self.context if start else 0 : len(encoded)] = True
         item = {"codes": codes, "mask": mask}
         if self.excerpt is not None:
             read = partial(self.corpus.sound, file)
@@ -228,7 +230,7 @@ class WholeFiles(Dataset[dict[str, Tensor]]):
         if not 0 <= index < len(self):
             raise IndexError(f"file {index} of {len(self)}")
         sound = torch.from_numpy(self.corpus.sound(index))
-        item = {"codes": self.quantizer.encode(sound), "sound": sound}
+        item = {"codes": self.quantizer.encode_sound(sound), "sound": sound}
         if self.features is not None:
             item["features"] = self.features.whole(index)
         if self.speakers is not None:

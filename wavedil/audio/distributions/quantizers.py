@@ -8,6 +8,11 @@ section 2.2)::
 f(x) in [-1, 1] is rounded to the nearest of ``num_codes`` equally spaced levels. Codes equal those of
 ``torchaudio.functional.mu_law_encoding``. librosa's ``mu_compress(quantize=True)`` has the same curve but rounds up
 instead of to nearest, so its codes (plus ``num_codes // 2``) differ by at most one.
+
+A quantizer may have pre-emphasis a: it codes ``e[t] = x[t] - a x[t-1]`` in place of the sound x. Speech has little
+energy at high frequencies, and the filter that undoes the pre-emphasis, ``x[t] = e[t] + a x[t-1]``, attenuates the
+quantization noise there (LPCNet: Valin & Skoglund 2019, arXiv 1810.11846). Bits per sample are comparable only for the
+same a.
 """
 
 import math
@@ -16,6 +21,7 @@ from typing import Annotated
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from wavedil.audio.data.levels import check_floating
 from wavedil.core.schema import Range, checked
@@ -23,7 +29,9 @@ from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError, one_of
 
 _MAX_CODES = 65536  # with more, neighboring mu-law codes would decode to the same float32 value
+_BLOCK = 512  # samples of which one matrix product undoes the pre-emphasis
 Codes = Annotated[int, Range(2, _MAX_CODES)]
+PreEmphasis = Annotated[float, Range(0, 1, exclude_high=True)]
 
 
 def mu_law_encode(sound: Tensor, num_codes: int = 256) -> Tensor:
@@ -67,24 +75,59 @@ class Quantizer(ABC):
 
     The cell of code c is the interval from ``boundary(c)`` to ``boundary(c + 1)``; the first and the last cell extend
     to infinity, since :meth:`encode` clips. Zero amplitude is code ``num_codes // 2``.
+
+    :meth:`encode` and :meth:`decode` map each amplitude by itself. :meth:`encode_sound` and :meth:`decode_sound` also
+    apply and undo the pre-emphasis along time.
+
+    Args:
+        num_codes: 2 to 65536.
+        pre_emphasis: coefficient a in [0, 1) of ``x[t] - a x[t-1]``, which is coded; 0 codes the sound itself.
     """
 
     #: Name of the codes in messages and definitions.
-    text: str
+    name: str
 
     @checked
-    def __init__(self, num_codes: Codes):
-        self.num_codes = num_codes
+    def __init__(self, num_codes: Codes, pre_emphasis: PreEmphasis = 0.0):
+        self.num_codes, self.pre_emphasis = num_codes, pre_emphasis
+
+    @property
+    def text(self) -> str:
+        """Name of the codes, with the pre-emphasis, in messages and definitions."""
+        return self.name + (f" with pre-emphasis {self.pre_emphasis:g}" if self.pre_emphasis else "")
+
+    def encode_sound(self, sound: Tensor, before: Tensor | None = None) -> Tensor:
+        """Sound ``(..., time)``, clipped to [-1, 1], to int64 codes of the same shape.
+
+        Args:
+            sound: floating point.
+            before: ``(...,)``, the sample before the first; default zero. Used only with pre-emphasis.
+        """
+        if not self.pre_emphasis:
+            return self.encode(sound)
+        sound = _checked_sound(sound)
+        delayed = F.pad(sound, (1, 0))[..., :-1]
+        if before is not None and sound.shape[-1]:
+            delayed[..., 0] = before.clamp(-1, 1)
+        return self.encode(sound - self.pre_emphasis * delayed)
+
+    def decode_sound(self, codes: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Codes ``(..., time)`` to sound of the same shape, float32 in [-1, 1], and the state after it.
+
+        Args:
+            codes: integers in [0, num_codes).
+            before: the state after the codes before, float64 ``(...,)``; None at the start, and without pre-emphasis.
+        """
+        values = self.decode(codes)
+        if not self.pre_emphasis:
+            return values, None
+        sound = _undo_pre_emphasis(values.cpu().double(), self.pre_emphasis, before)
+        last = sound[..., -1].clone() if sound.shape[-1] else before
+        return sound.clamp(-1, 1).float().to(codes.device), last
 
     def encode(self, sound: Tensor) -> Tensor:
         """Sound, clipped to [-1, 1], to int64 codes of the same shape; float64 sound is computed in float64."""
-        sound = to_tensor("sound", sound)
-        check_floating(sound)
-        # Half precision cannot distinguish neighboring codes.
-        sound = sound if sound.dtype == torch.float64 else sound.float()
-        if torch.isnan(sound).any():
-            raise WavedilError(f"sound: {int(torch.isnan(sound).sum())} of {sound.numel()} samples are NaN")
-        return self._encode(sound.clamp(-1, 1))
+        return self._encode(_checked_sound(sound))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes to float32 amplitudes in [-1, 1] of the same shape; ``encode`` returns the same codes."""
@@ -141,7 +184,7 @@ class MuLaw(Quantizer):
     ``code = trunc((f + 1) / 2 * mu + 0.5)``.
     """
 
-    text = "mu-law codes"
+    name = "mu-law codes"
 
     def _encode(self, sound: Tensor) -> Tensor:
         mu = float(self.num_codes - 1)
@@ -167,7 +210,7 @@ class Linear(Quantizer):
     ``code = floor(x * (num_codes / 2) + 0.5) + num_codes // 2``, at most ``num_codes - 1``.
     """
 
-    text = "linear codes"
+    name = "linear codes"
 
     def _encode(self, sound: Tensor) -> Tensor:
         steps = torch.floor(sound * (self.num_codes / 2) + 0.5).to(torch.int64)
@@ -184,8 +227,38 @@ class Linear(Quantizer):
 QUANTIZERS = {"mulaw": MuLaw, "linear": Linear}
 
 
-def make_quantizer(name: str, num_codes: int) -> Quantizer:
+def make_quantizer(name: str, num_codes: int, pre_emphasis: float = 0.0) -> Quantizer:
     """A quantizer by name."""
     if name not in QUANTIZERS:
         raise WavedilError(f"quantizer is {name!r}: expected {one_of(name, QUANTIZERS)}")
-    return QUANTIZERS[name](num_codes)
+    return QUANTIZERS[name](num_codes, pre_emphasis)
+
+
+def _checked_sound(sound: Tensor) -> Tensor:
+    """Sound in float32 or float64, clipped to [-1, 1]; raises WavedilError for integers or NaN."""
+    sound = to_tensor("sound", sound)
+    check_floating(sound)
+    # Half precision cannot distinguish neighboring codes.
+    sound = sound if sound.dtype == torch.float64 else sound.float()
+    if torch.isnan(sound).any():
+        raise WavedilError(f"sound: {int(torch.isnan(sound).sum())} of {sound.numel()} samples are NaN")
+    return sound.clamp(-1, 1)
+
+
+def _undo_pre_emphasis(values: Tensor, coefficient: float, before: Tensor | None) -> Tensor:
+    """``x[t] = values[t] + coefficient * x[t-1]`` along the last axis, in float64 on the CPU.
+
+    In float64 the result, rounded to float32, does not depend on how a sound is divided into chunks.
+    """
+    steps = torch.arange(_BLOCK + 1, dtype=torch.float64)
+    distance = (steps[:-1] - steps[:-1, None]).clamp(min=0)
+    within = torch.triu(coefficient**distance)  # the effect of each value on the later ones of its block
+    decay = coefficient ** steps[1:]
+    last = values.new_zeros(values.shape[:-1]) if before is None else before.to(values)
+    parts = []
+    for block in values.split(_BLOCK, dim=-1):
+        size = block.shape[-1]
+        part = block @ within[:size, :size] + last.unsqueeze(-1) * decay[:size]
+        last = part[..., -1] if size else last
+        parts.append(part)
+    return torch.cat(parts, dim=-1)

@@ -14,7 +14,7 @@ from wavedil.audio.data.levels import check_level
 from wavedil.audio.distributions.base import Sampling, Temperature, TopK, TopP
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.generation.engines.session import Guidance, Threads
-from wavedil.audio.generation.plan import CONDITION_POSITION, PREVIOUS, RANDOM, UNGUIDED, GenerationPlan
+from wavedil.audio.generation.plan import CONDITION_POSITION, LAST_SOUND, PREVIOUS, RANDOM, UNGUIDED, GenerationPlan
 from wavedil.audio.generation.random_numbers import Uniforms
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core import stream as streaming
@@ -82,6 +82,7 @@ class Stream(Iterator[Tensor]):
         )
         if state is not None and CONDITION_POSITION in state:
             self.position = int(state.pop(CONDITION_POSITION)[0])
+        self._last: Tensor | None = None if state is None else state.pop(LAST_SOUND, None)
         self.conditioning = model.conditioning(condition, speaker, num)
         if prime is not None:
             prime = _checked_prime(prime, num)
@@ -91,6 +92,9 @@ class Stream(Iterator[Tensor]):
                 if prime is not None and guidance != 1:  # the unconditioned copies of the streams have another past
                     unguided = _prime(model, prime, num, self.conditioning.unconditional())
                     state |= streaming.add_prefix(UNGUIDED, unguided)
+        if prime is not None:
+            last = model.decode_step(model.encode(prime[:, 0]))[1]
+            self._last = None if last is None else last.expand(num)
         if prime is not None and self.conditioning.samples is not None:
             self.position = prime.shape[2]  # the condition covers the prime too
         self.conditioning.check(self.position + 1)  # at least one sample is left to generate
@@ -108,10 +112,10 @@ class Stream(Iterator[Tensor]):
             time = min(time, total - self.position)
             if time == 0:
                 raise StopIteration
-        return self.model.decode(self.next_codes(time)).unsqueeze(1)
+        return self.next_sound(time).unsqueeze(1)
 
-    def next_codes(self, time: int) -> Tensor:
-        """The next codes, int64 ``(num, time)``."""
+    def next_sound(self, time: int) -> Tensor:
+        """The next samples, float32 ``(num, time)`` in [-1, 1]."""
         self._check_not_interrupted()
         self._interrupted = True  # until the chunk is finished
         if self._process != os.getpid():  # after a fork, torch would wait forever for threads of the parent
@@ -123,8 +127,9 @@ class Stream(Iterator[Tensor]):
         codes = self._session.sample(uniforms, condition)
         if bool((codes < 0).any()):
             raise WavedilError("the model's numbers overflow: its weights are too large; use an earlier checkpoint")
+        sound, self._last = self.model.decode_step(codes, self._last)
         self._interrupted = False
-        return codes
+        return sound
 
     def state(self) -> State:
         """Everything that the next chunk depends on, except model and condition: a dict of tensors, batch first.
@@ -137,6 +142,8 @@ class Stream(Iterator[Tensor]):
         state = self._session.state() | self._uniforms.state()
         if self.conditioning.samples is not None:
             state[CONDITION_POSITION] = torch.full((len(state[PREVIOUS]),), self.position)
+        if self._last is not None:
+            state[LAST_SOUND] = self._last.clone()
         return state
 
     def _check_not_interrupted(self) -> None:
@@ -147,6 +154,7 @@ class Stream(Iterator[Tensor]):
         """Continues with some streams of the batch and drops the others."""
         state = streaming.select(self._session.state(), streams)
         self._uniforms = self._uniforms.select(streams)
+        self._last = None if self._last is None else self._last[streams]
         self.conditioning = self.conditioning.select(streams)
         session = self._session
         self._session = type(session)(session.plan, state, session.sampling, self.conditioning.speaker, **self._options)
@@ -223,13 +231,13 @@ def generate(
     lengths = lengths if is_list else [total] * num
     text = f"samples is {total} for {num} stream{'s' * (num > 1)}"
     _check_sound(source, sum(lengths), text, "generate fewer or shorter clips, or take chunks from stream")
-    chunks: list[tuple[list[int], Tensor]] = []  # the streams still running, and a chunk of codes for each of them
+    chunks: list[tuple[list[int], Tensor]] = []  # the streams still running, and a chunk of sound for each of them
     running, done = list(range(num)), 0
     try:
         while running:
             time = min(CHUNK, max(1, SAMPLES // len(running)), min(lengths[i] for i in running) - done)
-            codes = source.next_codes(time)
-            chunks.append((running, codes))  # one statement, so that Ctrl-C leaves all streams equally long
+            chunk = source.next_sound(time)
+            chunks.append((running, chunk))  # one statement, so that Ctrl-C leaves all streams equally long
             done += time
             rows = [row for row, index in enumerate(running) if lengths[index] > done]
             if rows and len(rows) < len(running):
@@ -242,8 +250,8 @@ def generate(
             raise
     clips = []
     for index in range(num):
-        codes = torch.cat([chunk[streams.index(index)] for streams, chunk in chunks if index in streams])
-        clips.append(model.decode(codes).unsqueeze(0))
+        parts = [chunk[streams.index(index)] for streams, chunk in chunks if index in streams]
+        clips.append(torch.cat(parts).unsqueeze(0))
     return clips if is_list else torch.stack(clips)
 
 
@@ -252,6 +260,8 @@ def _checked_state(state: Mapping[str, Tensor], plan: GenerationPlan, num: int) 
     expected, num_codes = plan.state_template(num), plan.input_embedding.num_codes
     if any(key.startswith(f"{UNGUIDED}.") for key in state):
         expected |= streaming.add_prefix(UNGUIDED, expected)
+    if LAST_SOUND in state:  # its absence means zero
+        expected[LAST_SOUND] = torch.empty(num, dtype=torch.float64, device="meta")
     counters = [CONDITION_POSITION, *(f"{RANDOM}.{name}" for name in ("seed", "number", "position"))]
     expected |= {key: torch.empty(num, dtype=torch.int64, device="meta") for key in counters if key in state}
     known = {}

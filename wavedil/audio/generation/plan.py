@@ -42,6 +42,7 @@ PREVIOUS = "previous"
 INPUT_HISTORY = "input_embedding.history"
 UNGUIDED = "unguided"
 CONDITION_POSITION = "condition.position"
+LAST_SOUND = "sound.last"  # the last sample, with which the pre-emphasis of the next is undone
 RANDOM = "random"
 
 

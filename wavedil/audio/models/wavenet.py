@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from wavedil.audio.conditioning.conditioner import Conditioner, Conditioning, Speaker
 from wavedil.audio.distributions.base import Distribution
 from wavedil.audio.distributions.mixtures import Components, make_distribution
-from wavedil.audio.distributions.quantizers import Codes, make_quantizer
+from wavedil.audio.distributions.quantizers import Codes, PreEmphasis, make_quantizer
 from wavedil.audio.generation.plan import GenerationPlan, LayerPlan
 from wavedil.audio.models.initialization import init_conv_, init_stack_
 from wavedil.audio.models.input_embedding import make_input_embedding
@@ -42,6 +42,9 @@ class WaveNet(nn.Module):
         input_kernel_size: taps of the causal input convolution.
         input: ``"codes"`` embeds each code as a vector, ``"scalar"`` takes its amplitude.
         quantizer, num_codes: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 codes are 16-bit sound).
+        pre_emphasis: coefficient a in [0, 1): the codes are those of ``x[t] - a x[t-1]`` in place of the sound x, which
+            has less quantization noise at high frequencies, e.g. 0.85 for speech in 256 codes; see
+            :mod:`wavedil.audio.distributions.quantizers`.
         distribution: of the next code. ``"categorical"`` is a softmax over the codes. ``"logistics"`` and
             ``"gaussians"`` are mixtures over amplitudes (:mod:`wavedil.audio.distributions.mixtures`). Or an instance
             of a registered subclass of :class:`wavedil.audio.distributions.Distribution`. The likelihood is a
@@ -77,6 +80,7 @@ class WaveNet(nn.Module):
         input: str = "codes",
         quantizer: str = "mulaw",
         num_codes: Codes = 256,
+        pre_emphasis: PreEmphasis = 0.0,
         distribution: str | Distribution = "categorical",
         components: Components | None = None,
         condition: nn.Module | None = None,
@@ -90,7 +94,7 @@ class WaveNet(nn.Module):
         checkpoint_layers: LayersPerSegment = 0,
     ):
         super().__init__()
-        self.quantizer = make_quantizer(quantizer, num_codes)
+        self.quantizer = make_quantizer(quantizer, num_codes, pre_emphasis)
         self.distribution = make_distribution(distribution, self.quantizer, components)
         self.input_embedding = make_input_embedding(input, self.quantizer, channels, input_kernel_size)
         self.conditioner = Conditioner(condition, speakers, speaker_channels, sample_rate)
@@ -198,12 +202,19 @@ class WaveNet(nn.Module):
         return self.conditioner.conditioning(condition, speaker, num)
 
     def encode(self, sound: Tensor) -> Tensor:
-        """Sound in [-1, 1] to codes of the same shape."""
-        return self.quantizer.encode(sound)
+        """Sound ``(..., time)`` in [-1, 1] to codes of the same shape. The sound before it is zero."""
+        return self.quantizer.encode_sound(sound)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes to float32 sound in [-1, 1] of the same shape; ``encode`` returns the same codes."""
-        return self.quantizer.decode(codes)
+        """Codes ``(..., time)`` to float32 sound in [-1, 1] of the same shape; ``encode`` returns the same codes.
+
+        The sound before it is zero. With pre-emphasis, sound beyond [-1, 1] is clipped, and then its codes differ.
+        """
+        return self.decode_step(codes)[0]
+
+    def decode_step(self, codes: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The next codes ``(..., time)`` to sound, and the state after it; see :meth:`Quantizer.decode_sound`."""
+        return self.quantizer.decode_sound(codes, state)
 
     def plan(self) -> GenerationPlan:
         """The weights and their wiring as flat tensors, for the generation engines."""
