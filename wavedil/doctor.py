@@ -35,6 +35,7 @@ EXTRAS = {
     "hub": ("models of the Hugging Face hub", ("huggingface_hub",)),
     "shards": ("packed data at URLs", ("fsspec", "s3fs")),
     "completion": ("wavedil completion", ("shtab",)),
+    "live": ("wavedil live: sound devices", ("sounddevice",)),
     "midi": ("piano rolls as MIDI files", ("mido",)),
 }
 _PACKAGES = ("torch", "numpy", "numba", "soundfile", "soxr", "safetensors", "tqdm")

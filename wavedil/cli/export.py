@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from wavedil.cli.options import add_model_argument, parse_knobs
+from wavedil.cli.options import add_model_argument
 from wavedil.progress import say
 
 EXAMPLES = (
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from wavedil.audio.models.effect_model import parse_knobs
     from wavedil.interop.files import check_target, write_model
     from wavedil.interop.nam.metadata import parse_metadata
     from wavedil.weights import load
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     metadata = parse_metadata(arguments.metadata)
     model = load(arguments.model)
     options = {"streaming": arguments.streaming, "nam_version": arguments.nam_version, "metadata": metadata}
-    knobs = parse_knobs(arguments.knob)
+    knobs = parse_knobs(arguments.knob, "--knob ")
     print(write_model(model, arguments.file, **options, knobs=knobs, inputs=[arguments.model]))
     if arguments.streaming:
         from wavedil.interop.onnx import example_code

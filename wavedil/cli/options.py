@@ -15,9 +15,9 @@ from wavedil.docstrings import argument_texts
 from wavedil.errors import WavedilError
 
 
-def add_model_argument(parser: argparse.ArgumentParser, example: str = "runs/pluck") -> None:
+def add_model_argument(parser: argparse.ArgumentParser, example: str = "runs/pluck", nargs: str | None = None) -> None:
     text = f"model folder or run folder, e.g. {example}; or the name of a packaged model: wavedil models"
-    parser.add_argument("model", metavar="MODEL", type=find_model, help=text)
+    parser.add_argument("model", metavar="MODEL", nargs=nargs, type=find_model, help=text)
 
 
 def find_model(name: str) -> str:
@@ -49,16 +49,14 @@ def _local_device(name: str) -> str:
     return f"{name}:{number}" if name == "cuda" and number.isdigit() else name
 
 
-def parse_knobs(settings: list[str]) -> dict[str, float]:
-    """``["gain=0.5"]`` as a dictionary."""
-    values: dict[str, float] = {}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        try:
-            values[name] = float(value)
-        except ValueError:
-            raise WavedilError(f"--knob {setting}: expected NAME=NUMBER, e.g. gain=0.5") from None
-    return values
+def add_effect_options(parser: argparse.ArgumentParser) -> None:
+    """The settings of an effect."""
+    parser.add_argument(
+        "--knob", metavar="NAME=VALUE", action="append", default=[], help="set a knob, e.g. gain=0.5; may be repeated"
+    )
+    parser.add_argument(
+        "--quality", type=float, metavar="Q", help="0 (fastest) to 1, of a model with several networks (default 1)"
+    )
 
 
 def print_result(text: str) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from wavedil.cli.options import add_device_option, add_model_argument, parse_knobs
+from wavedil.cli.options import add_device_option, add_effect_options, add_model_argument
 from wavedil.progress import Bar
 
 EXAMPLES = (
@@ -16,12 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser, "runs/amp")
     parser.add_argument("input", metavar="IN", help="an audio file of any length; each channel is processed separately")
     parser.add_argument("output", metavar="OUT", help="the file to write; its suffix decides the format")
-    parser.add_argument(
-        "--knob", metavar="NAME=VALUE", action="append", default=[], help="set a knob, e.g. gain=0.5; may be repeated"
-    )
-    parser.add_argument(
-        "--quality", type=float, metavar="Q", help="0 (fastest) to 1, of a model with several networks (default 1)"
-    )
+    add_effect_options(parser)
     parser.add_argument("--resample", action="store_true", help="convert IN to the model's sample rate")
     parser.add_argument("--subtype", help="sample format, e.g. PCM_24 or FLOAT (default: 16 bit if the format has it)")
     add_device_option(parser)
@@ -29,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.audio.effects.process import process_file
-    from wavedil.audio.models.effect_model import EffectModel
+    from wavedil.audio.models.effect_model import EffectModel, parse_knobs
     from wavedil.outputs import check_outputs
     from wavedil.weights import load
 
@@ -42,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
             model,
             arguments.input,
             arguments.output,
-            parse_knobs(arguments.knob),
+            parse_knobs(arguments.knob, "--knob "),
             resample=arguments.resample,
             subtype=arguments.subtype,
             progress=bar.update,

@@ -1,7 +1,7 @@
 """Base class of models that process sound."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -96,3 +96,21 @@ class EffectModel(nn.Module):
             if not low <= values[name] <= high:
                 raise WavedilError(f"knob {name!r} is {values[name]:g}: expected a value in {low:g}..{high:g}")
         return torch.tensor([float(values[name]) for name in self.knobs])
+
+
+def parse_knobs(settings: Iterable[str], option: str = "") -> dict[str, float]:
+    """``["gain=0.5"]`` as a dictionary; ``option`` is the beginning of messages.
+
+    Raises:
+        WavedilError: a setting is not ``NAME=NUMBER``, or a name occurs twice.
+    """
+    values: dict[str, float] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name in values:
+            raise WavedilError(f"{option}{setting}: {name} is set twice: keep one of them")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise WavedilError(f"{option}{setting}: expected NAME=NUMBER, e.g. gain=0.5") from None
+    return values
