@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from wavedil.files import normalized
 from wavedil.writing import lock_file, unlock
 
 PathLike = str | os.PathLike[str]
+_FILE_SUFFIX = re.compile(r"[^/\\]\.([A-Za-z]{2,11}\d?|h5|m4a)\Z")  # not runs/amp.v2, runs/lr0.001
 _log = logging.getLogger("wavedil")
 
 
@@ -69,6 +71,20 @@ def claim_folder(
     check_outputs([Path(folder, name) for name in names], inputs)
     with nullcontext() if shared else _locked(Path(folder, ".lock"), folder):
         yield
+
+
+def check_folder_name(name: str, folder: PathLike, others: str = "") -> None:
+    """Raises WavedilError for a new folder that is named like a file, ``clip.xyz``, unless it ends with a slash.
+
+    Args:
+        name: of the argument or option.
+        others: what is expected besides a folder, e.g. ``", or a file that ends in .wav"``.
+    """
+    text = os.fspath(folder)
+    if _FILE_SUFFIX.search(text) and not os.path.exists(folder):
+        raise WavedilError(
+            f"{name} {text} looks like a file: expected a folder{others}; for a folder of this name, write {text}/"
+        )
 
 
 def check_outputs(outputs: Sequence[PathLike], inputs: Iterable[PathLike] = ()) -> None:

@@ -21,7 +21,7 @@ from wavedil.audio.data.streams import FORMATS, decoded_blocks, open_sound
 from wavedil.batches import Batches, Record, fingerprint_paths
 from wavedil.errors import WavedilError, check_positive
 from wavedil.files import excluded_paths, walk_files
-from wavedil.outputs import check_outputs
+from wavedil.outputs import check_folder_name, check_outputs
 from wavedil.shards import COLUMNS, INDEX, VERSION, is_url, packed_files, shard_name
 from wavedil.vision.data.images import SUFFIXES
 from wavedil.writing import atomic_write
@@ -73,6 +73,7 @@ def pack(
         raise WavedilError(f"{data if is_url(data) else shards} is a URL: pack from and to a folder, and then copy it")
     if data.is_dir() and packed_files(data) is not None:
         raise WavedilError(f"{data} is packed already: expected a folder of sound files, or of images and masks")
+    check_folder_name("SHARDS", shards)
     check_outputs([folder], [data])
     _check_folder(folder)
     root = data.parent if data.is_file() else data

@@ -82,7 +82,11 @@ def test_bad_files_and_targets_are_refused(refused, tmp_path, amp):
     save(WaveNet(4, 4, "1"), tmp_path / "wavenet")
     (tmp_path / "bad.nam").write_text("{}")
     assert "bad.nam is not a .nam file" in refused("convert", tmp_path / "bad.nam", tmp_path / "a")
-    assert "cannot be read" in refused("convert", tmp_path / "none.pt", tmp_path / "a")
+    assert "none.pt does not exist: expected a file of weights" in refused(
+        "convert", tmp_path / "none.pt", tmp_path / "a"
+    )
+    assert "did you mean pluck?" in refused("convert", "plukc", tmp_path / "a")
+    assert "DST a.pt looks like a file: expected a folder" in refused("convert", tmp_path / "bad.nam", "a.pt")
     assert "expected a file that ends in .nam or .onnx" in refused("export", tmp_path / "amp", "amp.wav")
     assert "model is a WaveNet: expected a NAM" in refused("export", tmp_path / "wavenet", tmp_path / "a.nam")
     assert "streaming is for .onnx" in refused("export", tmp_path / "amp", "a.nam", "--streaming")

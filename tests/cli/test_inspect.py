@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 
 def test_schedules(run):
     info = json.loads(run("inspect", "1,2,4,8,16", "--ndim", 2, "--kernel-size", 3, "--json").out)
@@ -14,6 +16,21 @@ def test_schedules(run):
     assert (bad["holes"], bad["hdc_m2"]) == (6, 2)
     text = run("inspect", "1..512", "--rate", 16000).out
     assert "1024" in text and "64" in text and "ms" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("2 4 8", "SCHEDULE is in 3 arguments, 2 4 8: write wavedil inspect 2,4,8"),
+        ("1, 2, 5 --ndim 2", "write wavedil inspect 1,2,5"),
+        ("1..512 x3", 'write wavedil inspect "1..512 x3"'),
+        ("1,2 shapes", "unexpected argument 'shapes'"),
+        ("1,2 --kernal-size 3", "--kernal-size is unknown: did you mean --kernel-size?"),
+        ("pulck", "did you mean pluck?"),
+    ],
+)
+def test_a_schedule_in_several_words_and_misspelt_ones(refused, words, message):
+    assert message in refused("inspect", *words.split())
 
 
 def test_models(run, tmp_path, wavenet):

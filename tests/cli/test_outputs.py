@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from wavedil.audio.models.nam import NAM, LayerArray
 from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import write_nam
-from wavedil.outputs import check_outputs, claim_file, claim_folder
+from wavedil.outputs import check_folder_name, check_outputs, claim_file, claim_folder
 from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone
 
 
@@ -242,6 +243,25 @@ def test_an_interrupt_leaves_nothing(place, monkeypatch, capsys, words):
     monkeypatch.setattr("wavedil.writing.os.replace", interrupt)
     assert main(words.split()) == 130 and "interrupted" in capsys.readouterr().err
     assert contents(place) == before
+
+
+@pytest.mark.parametrize("words", ["sample wavenet --out clip.xyz --num 2", "segment segmenter photos --out map.png",
+                                   "train --out run.yaml", "convert nam a.pt", "pack photos all.tar"])  # fmt: skip
+def test_a_folder_named_like_a_file_is_refused(place, refused, words):
+    before = contents(place)
+    name = next(word for word in words.split() if "." in word)
+    assert f"{name} looks like a file: expected a folder" in refused(*words.split())
+    assert contents(place) == before
+
+
+def test_which_names_look_like_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("made.xyz").mkdir()
+    for name in ("clips", "made.xyz", "new.xyz/", "amp.v2", "runs/lr0.001", "..", ".hidden", "a.b/clips"):
+        check_folder_name("out", name)
+    for name in ("clip.wav", "a/b.ckpt", "x.mp3", "x.h5", Path("x.safetensors")):
+        with pytest.raises(WavedilError, match="out .* looks like a file"):
+            check_folder_name("out", name)
 
 
 def shell(line, **environment):

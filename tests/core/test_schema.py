@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from wavedil.core import ConvBlock, DilatedConv, DilatedConv2d, DilatedStack, GatedBlock, Schedule
+from wavedil.audio import WaveNet
+from wavedil.core import ConvBlock, DilatedConv, DilatedConv2d, DilatedStack, GatedBlock, Schedule, audit_gridding
 from wavedil.core.schema import Range, check, checked
 from wavedil.errors import WavedilError, shown
 
@@ -108,6 +109,21 @@ def test_defaults_and_missing_arguments_are_those_of_the_function():
         join(1, "x")
 
 
+@pytest.mark.parametrize(
+    ("call", "name", "meant"),
+    [
+        (lambda: DilatedStack(ndim=1, chanels=4), "chanels", "channels"),
+        (lambda: DilatedStack(1, 4, dilation=[1, 2]), "dilation", "dilations"),
+        (lambda: GatedBlock(1, 4, skip_chanels=2), "skip_chanels", "skip_channels"),
+        (lambda: WaveNet(4, 4, "1,2", sampel_rate=8000), "sampel_rate", "sample_rate"),
+        (lambda: audit_gridding([1, 2], kernelsize=3), "kernelsize", "kernel_size"),
+    ],
+)
+def test_a_misspelt_argument_is_named(call, name, meant):
+    with pytest.raises(WavedilError, match=rf"^{name} is not an argument of \w+: did you mean {meant}\?$"):
+        call()
+
+
 def test_values_are_shown_in_one_short_line():
     endless: list = []
     endless.append(endless)
@@ -118,7 +134,7 @@ def test_values_are_shown_in_one_short_line():
 BAD = {
     "ndim": [0, 4, True, 1.0, "1", None, [1]],
     "channels": [0, -1, 2.0, "8", [], [8, 8, 8], True, 10**9, None, math.nan],
-    "kernel_size": [0, "3", None, 2.5, [3, 3], 10**12, math.inf],
+    "kernel_size": [0, "3", 2.5, [3, 3], 10**12, math.inf],
     "dilation": [0, -2, "x", [1, 1, 1, 1], math.nan],
     "groups": [0, 3, "1", None],
     "causal": [1, "yes", None, [True, True]],

@@ -14,9 +14,11 @@ from wavedil import (
     DilatedStack,
     GatedBlock,
     doubling,
+    receptive_field,
 )
 from wavedil.core import add_weight_norm, fold_weight_norm
 from wavedil.errors import WavedilError
+from wavedil.inspection.schedule import inspect_schedule
 
 pytestmark = pytest.mark.usefixtures("float64")
 DIMS = (1, 2, 3)
@@ -135,6 +137,10 @@ def test_subclasses_per_dimension_and_receptive_fields():
     assert DilatedStack(1, 4, doubling(512, repeats=3)).receptive_field == 3 * 1023 + 1
     assert DilatedStack(2, 4, [1, 1, 2, 4, 8, 16, 1], 3, block=ConvBlock).receptive_field == 67
     assert DilatedStack(2, 4, [1, 2], (1, 3)).receptive_field == (1, 7)
+    for ndim, kernel in ((1, 2), (2, 3), (3, 3)):  # without a kernel size, that of wavedil inspect
+        assert inspect_schedule("1,2", ndim)["kernel_size"] == kernel
+        assert GatedBlock(ndim, 4).conv.kernel_size == (kernel,) * ndim
+        assert DilatedStack(ndim, 4, "1,2").receptive_field == receptive_field("1,2", ndim=ndim)
 
 
 @pytest.mark.parametrize(

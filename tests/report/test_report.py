@@ -142,6 +142,9 @@ def test_several_runs_are_compared(tmp_path, monkeypatch):
     (tmp_path / "again").mkdir()
     third = runs.make_vocoder_run(tmp_path / "again" / "one")
     text = write_report(first, third, third, out=tmp_path / "page.html").read_text()
+    for name in ("page.png", "page"):
+        with pytest.raises(WavedilError, match=f"--out .*{name}: expected a file that ends in .html"):
+            write_report(first, out=tmp_path / name)
     assert "again/one (2)" in text and "again/one (3)" in text and f"{tmp_path.name}/one" in text
     assert "one: held-out data" in page.text and "two: held-out data" in page.text
 

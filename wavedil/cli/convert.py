@@ -31,9 +31,10 @@ def run(arguments: argparse.Namespace) -> None:
     from wavedil.core.cost import count_parameters
     from wavedil.interop.files import read_model
     from wavedil.interop.formats import parse_options
-    from wavedil.outputs import claim_file
+    from wavedil.outputs import check_folder_name, claim_file
     from wavedil.weights import save
 
+    check_folder_name("DST", arguments.folder)
     model, format = read_model(arguments.source, arguments.format, parse_options(arguments.set), arguments.prefix)
     with claim_file(arguments.folder, [arguments.source]):
         folder = save(model, arguments.folder, half=arguments.half)

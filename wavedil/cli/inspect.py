@@ -31,6 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def take_unknown(arguments: argparse.Namespace, words: list[str]) -> list[str]:
+    """Refuses a schedule in several arguments, ``inspect 2 4 8``, with the form that is expected."""
+    from wavedil.core.schedule import parse_schedule
+
+    parts = [arguments.subject, *words]
+    schedule = " ".join(parts)
+    if all(part.strip(",").isdigit() for part in parts):
+        schedule = ",".join(part.strip(",") for part in parts)
+    try:
+        parse_schedule(schedule)
+    except WavedilError:
+        return words
+    schedule = f'"{schedule}"' if " " in schedule else schedule
+    raise WavedilError(f"SCHEDULE is in {len(parts)} arguments, {' '.join(parts)}: write wavedil inspect {schedule}")
+
+
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.inspection.schedule import inspect_schedule
     from wavedil.inspection.text import render_text

@@ -5,7 +5,7 @@ also have
 
 - ``EXAMPLES``: command lines that its help shows;
 - ``add_model_arguments(parser, words)``: adds options that depend on the model that the command line names;
-- ``take_unknown(arguments, words)``: uses or refuses the words that the parser does not know.
+- ``take_unknown(arguments, words)``: uses the words that the parser does not know; it may return those to refuse.
 
 Commands import heavy modules inside these functions: ``wavedil --help`` imports neither torch nor numpy.
 """
@@ -131,9 +131,9 @@ def _run(words: list[str]) -> int:
     module = _module(arguments.command)
     if unknown:
         _refuse_renamed(unknown)
-        if not hasattr(module, "take_unknown"):
-            parser.chosen.refuse(unknown)
-        module.take_unknown(arguments, unknown)
+        refused = module.take_unknown(arguments, unknown) if hasattr(module, "take_unknown") else unknown
+        if refused:
+            parser.chosen.refuse(refused)
     arguments.imports = imports
     quiet, verbose = (hasattr(arguments, name) for name in ("quiet", "verbose"))
     set_quiet(quiet)

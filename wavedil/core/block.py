@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core.conv import DilatedConv, axes_value, has_hooks, paddings
-from wavedil.core.receptive_field import PerAxis, per_axis
+from wavedil.core.receptive_field import PerAxis, default_kernel_size, per_axis
 from wavedil.core.schema import Channels, Dimensions, OptionalChannels, Scale, Width, checked
 from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError, one_of
@@ -27,7 +27,8 @@ class GatedBlock(nn.Module):
     Args:
         ndim: number of space axes.
         channels: residual channels of the input and output.
-        kernel_size, dilation: of the dilated convolution.
+        kernel_size: of the dilated convolution; default 2 in one dimension, 3 in more.
+        dilation: of the dilated convolution.
         bias: whether the convolutions have biases.
         hidden_channels: width of the gated activations; default ``channels``. The convolution has twice as many outputs
             (called gate channels in some packages).
@@ -52,7 +53,7 @@ class GatedBlock(nn.Module):
         ndim: Dimensions,
         channels: Channels,
         *,
-        kernel_size: PerAxis = 2,
+        kernel_size: PerAxis | None = None,
         dilation: PerAxis = 1,
         hidden_channels: Channels | None = None,
         skip_channels: OptionalChannels | None = None,
@@ -69,6 +70,7 @@ class GatedBlock(nn.Module):
             raise WavedilError(f"gate_order is {gate_order!r}: expected {one_of(gate_order, GATE_ORDERS)}")
         hidden = channels if hidden_channels is None else hidden_channels
         skips = channels if skip_channels is None else skip_channels
+        kernel_size = default_kernel_size(ndim) if kernel_size is None else kernel_size
         self.ndim, self.channels = ndim, channels
         self.residual_scale, self.skip_scale, self.gate_order = residual_scale, skip_scale, gate_order
 

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, shown, similar
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -111,11 +113,12 @@ class Arguments:
         """The arguments of a call; None if they do not fit the signature, which the call itself reports.
 
         Raises:
-            WavedilError: an argument is not what its annotation says.
+            WavedilError: an argument is not what its annotation says, or its name is misspelt.
         """
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError:
+            self._check_names(kwargs)
             return None
         for name, value in bound.arguments.items():
             parameter, hint = self.signature.parameters[name], self.hints[name]
@@ -126,6 +129,18 @@ class Arguments:
             elif value is not parameter.default:
                 bound.arguments[name] = check(name, value, hint)
         return bound
+
+    def _check_names(self, names: Mapping[str, Any]) -> None:
+        """Raises WavedilError for an unknown name that resembles an argument; the call reports the others.
+
+        A function with ``**options`` would report only the argument that is missing.
+        """
+        known = [name for name, one in self.signature.parameters.items() if one.kind in _NAMED and name != "self"]
+        absent = [name for name in known if name not in names]
+        for name in names:
+            if name not in known and (meant := similar(name, absent)) is not None:
+                function = self.function.__qualname__.removesuffix(".__init__")
+                raise WavedilError(f"{name} is not an argument of {function}: did you mean {meant}?")
 
 
 def check(name: str, value: Any, hint: Any) -> Any:

@@ -103,7 +103,7 @@ def _gridding_facts(info: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         coverage = f"none: all {total:,} {unit} in the field reach the output"
     if ratio > 1:
-        spread = "largest over smallest number of paths from an input to the output"
+        spread = "largest over smallest number of paths from an input to the output; not an error"
     else:
         spread = "all inputs in use have the same number of paths to the output"
     facts = [("holes (gridding)", coverage), ("path ratio", f"{ratio_text(ratio)}: {spread}")]

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.interop.formats import convert
 from wavedil.interop.hub import SCHEME
 from wavedil.outputs import claim_file
-from wavedil.packaged import find_model
+from wavedil.packaged import find_model, packaged_names
 from wavedil.weights import load
 
 
@@ -27,7 +27,12 @@ def read_model(
         The model, and the name of the format, ``"the hub"`` or the model folder.
     """
     folder = find_model(source)
-    if not source.startswith(SCHEME) and not folder.is_dir():
+    if not source.startswith(SCHEME) and not folder.exists():
+        raise WavedilError(
+            f"{source} does not exist: expected a file of weights, a model folder, {SCHEME}OWNER/NAME, or "
+            f"{one_of(source, packaged_names())}"
+        )
+    if folder.is_file():
         return convert(source, format, options, prefix)
     if format or options or prefix:
         raise WavedilError(f"{source} is a model folder: omit format, set and prefix")

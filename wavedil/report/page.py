@@ -57,6 +57,8 @@ def write_report(*runs: str | Path, out: str | Path | None = None, running: bool
         if path.is_dir():
             raise WavedilError(f"--out {path} is a folder: expected a file, e.g. page.html")
         check_outputs([path], [each for run in found for each in _inputs(run)])
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise WavedilError(f"--out {path}: expected a file that ends in .html")
     parts = _compare(found) if len(found) > 1 else _single(found[0], running)
     attributes = f"data-running={RELOAD_SECONDS} data-written={time.time():.0f}" if running else ""
     with atomic_write(path) as beside:

@@ -11,6 +11,7 @@ from pathlib import Path
 from wavedil.batches import world_size
 from wavedil.errors import WavedilError, reason
 from wavedil.metrics import read_metrics
+from wavedil.outputs import check_folder_name
 from wavedil.writing import atomic_write, check_in_place, lock_file, unlock
 
 #: Environment variable with the folder of a run, for the other processes of the run.
@@ -142,6 +143,8 @@ def _folder_to_resume(recipe: Path, out: str | None, resume: str) -> Path:
 
 def _new_folder(recipe: Path, out: str | None) -> tuple[Path, bool]:
     """A folder for a new run, and whether it was created. Without ``out``, one that no other run has."""
+    if out:
+        check_folder_name("--out", out)
     base = Path(out) if out else Path("runs") / recipe.stem
     base.parent.mkdir(parents=True, exist_ok=True)
     folder, number = base, 2

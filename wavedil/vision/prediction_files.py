@@ -10,7 +10,7 @@ import numpy as np
 
 from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths, refuse_batches
 from wavedil.errors import WavedilError
-from wavedil.outputs import claim_folder
+from wavedil.outputs import check_folder_name, claim_folder
 from wavedil.vision.crf import DenseCRF
 from wavedil.vision.data.images import list_images, read_image, write_image, write_labels, write_values
 from wavedil.vision.data.palette import overlay
@@ -61,6 +61,7 @@ def write_predictions(
             would be too long, or an option does not fit the model.
     """
     options = prediction_options(model, tile, scales, flip, crf, crf_preset)
+    check_folder_name("out", out)
     out = Path(out)
     if batch is None:
         refuse_batches(out)

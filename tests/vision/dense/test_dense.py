@@ -299,8 +299,14 @@ def test_errors_name_the_layer(make, options, message):
 
 
 def test_networks_for_one_image_size_raise(classifier):
-    with pytest.raises(WavedilError, match=r"VisionTransformer .* expected a network for images of any size"):
+    with pytest.raises(WavedilError, match=r"VisionTransformer has a fixed input size, 224 x 224 .*, e.g. a ResNet"):
         to_dense(classifier("timm vit_tiny_patch16_224"), 8)
+    flat = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Flatten(), nn.Linear(4 * 16 * 16, 5))
+    with pytest.raises(WavedilError, match=r"Sequential has a fixed input size, 32 x 32 \(layer 2 "):
+        to_dense(flat, 1)
+    odd = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Flatten(), nn.Linear(4 * 17 * 17, 5))
+    with pytest.raises(WavedilError, match=r"layer 2 of Sequential does not accept an image of 448 x 704"):
+        to_dense(odd, 1)
 
 
 def test_an_image_of_wrong_shape_raises():

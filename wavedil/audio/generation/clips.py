@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wavedil.audio.data.streams import FORMATS
 from wavedil.errors import WavedilError, one_of
-from wavedil.outputs import BestEffort
+from wavedil.outputs import BestEffort, check_folder_name
 from wavedil.writing import atomic_write
 
 MIDI = (".mid", ".midi")
@@ -53,6 +53,8 @@ class Clips:
         self.is_file = suffix in (*FORMATS, *MIDI) and not self.out.is_dir()
         if self.is_file and suffix not in allowed:
             raise WavedilError(f"out {out}: expected a folder, or a file that ends with {one_of(suffix, allowed)}")
+        if not self.is_file:
+            check_folder_name("out", out, f", or a sound file, e.g. {self.out.with_suffix('.wav').name}")
         if self.is_file and num > 1:
             raise WavedilError(f"num is {num}, but out {out} is one file: name a folder, or generate one clip")
         label = "" if speaker is None else "_" + re.sub(r"[^\w-]+", "-", str(speaker))[:40]

@@ -13,6 +13,7 @@ from wavedil.vision.dense.spatial import has_custom_forward
 
 #: Image size for which shapes are computed: multiples of 64, different from each other and from most channel counts.
 SAMPLE_SIZE = (448, 704)
+_FIXED_SIZES = (224, 256, 384, 28, 32, 64, 96, 128, 160, 192, 240, 288, 299, 336, 448, 512)  # of published networks
 _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, LookupError)
 
 
@@ -72,9 +73,16 @@ def trace_classifier(classifier: nn.Module) -> Trace:
         with torch.no_grad():
             shapes.run(image)
     except _ERRORS as error:
+        at, name = describe_node(shapes.node), type(classifier).__name__
+        size = next((size for size in _FIXED_SIZES if _accepts(skeleton, graph, image, size)), None)
+        if size is not None:
+            raise WavedilError(
+                f"{name} has a fixed input size, {size} x {size} ({at} accepts no other): to_dense needs a network for "
+                "images of any size, e.g. a ResNet; few networks with attention are"
+            ) from None
         raise WavedilError(
-            f"{describe_node(shapes.node)} of {type(classifier).__name__} does not accept an image of {SAMPLE_SIZE[0]} "
-            f"x {SAMPLE_SIZE[1]} ({first_line(error)}): expected a network for images of any size"
+            f"{at} of {name} does not accept an image of {SAMPLE_SIZE[0]} x {SAMPLE_SIZE[1]} ({first_line(error)}): "
+            "expected a network for images of any size"
         ) from None
     return Trace(graph, skeleton, tracer.calls, convs[0].in_channels, method)
 
@@ -95,6 +103,15 @@ def describe_node(node: fx.Node) -> str:
     layers = list(node.meta.get("nn_module_stack", {}))
     operation = getattr(node.target, "__name__", str(node.target))
     return f"{operation} in layer {layers[-1]}" if layers and layers[-1] else operation
+
+
+def _accepts(skeleton: nn.Module, graph: fx.Graph, image: Tensor, size: int) -> bool:
+    try:
+        with torch.no_grad():
+            fx.Interpreter(skeleton, graph=graph).run(image.new_empty(*image.shape[:2], size, size))
+    except _ERRORS:
+        return False
+    return True
 
 
 class _Tracer(fx.Tracer):
