@@ -15,7 +15,7 @@ import torch
 import wavedil
 from wavedil import audio, core, vision
 from wavedil.audio.evaluation import evaluate
-from wavedil.audio.resynthesis import log_spectral_distance
+from wavedil.audio.speech_measures import log_spectral_distance
 from wavedil.core import gridding
 from wavedil.errors import WavedilError
 

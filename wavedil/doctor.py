@@ -33,6 +33,7 @@ EXTRAS = {
     "vision": ("image files, and backbones for to_dense", ("PIL", "timm")),
     "export": ("wavedil export to .onnx", ("onnx", "onnxscript", "onnxruntime")),
     "hub": ("models of the Hugging Face hub", ("huggingface_hub",)),
+    "metrics": ("PESQ and STOI of vocoders", ("pesq", "pystoi")),
     "shards": ("packed data at URLs", ("fsspec", "s3fs")),
     "completion": ("wavedil completion", ("shtab",)),
     "live": ("wavedil live: sound devices", ("sounddevice",)),

@@ -1,12 +1,14 @@
-"""Log-spectral distance, Griffin-Lim and resynthesis from log-mels."""
+"""Griffin-Lim, filtered noise and resynthesis from log-mels."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from wavedil.audio import Features, LogMel, NearestUpsampling, WaveNet
-from wavedil.audio.resynthesis import griffin_lim, log_spectral_distance, resynthesize
+from wavedil.audio.resynthesis import SOURCES, filtered_noise, griffin_lim, resynthesize
+from wavedil.audio.speech_measures import UNITS, log_spectral_distance
 from wavedil.errors import WavedilError
 
 MELS = LogMel(sample_rate=8000, n_mels=60, n_fft=512, hop_length=64)
@@ -15,14 +17,6 @@ MELS = LogMel(sample_rate=8000, n_mels=60, n_fft=512, hop_length=64)
 def tones(time=8000):
     t = torch.arange(time) / 8000
     return 0.3 * torch.sin(2 * math.pi * 440 * t) + 0.1 * torch.sin(2 * math.pi * 1230 * t) * (t > 0.4)
-
-
-def test_a_gain_gives_a_distance_of_as_many_decibels():
-    noise = torch.randn(4000, generator=torch.Generator().manual_seed(0)) / 10
-    assert log_spectral_distance(noise, noise) == 0
-    assert log_spectral_distance(noise / 2, noise) == pytest.approx(20 * math.log10(2), abs=0.01)
-    # Silence is clamped at 80 dB below the loudest bin, so the distance is the level of each bin above that.
-    assert 60 < log_spectral_distance(torch.zeros(4000), noise) < 80
 
 
 def test_griffin_lim_reconstructs_sound_and_timing():
@@ -39,6 +33,18 @@ def test_griffin_lim_reconstructs_sound_and_timing():
     assert abs(begins - 3200) <= 4 * 64
 
 
+def test_filtered_noise_has_the_level_of_the_mels_and_no_pitch():
+    pytest.importorskip("torchaudio.functional", reason="torchaudio does not import beside this torch")
+    sound = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))
+    sound[8000:] *= 0.1
+    noise = filtered_noise(MELS, MELS(sound.unsqueeze(0))[0])
+    assert noise.shape == sound.shape and abs(float(torch.corrcoef(torch.stack([noise, sound]))[0, 1])) < 0.1
+    for part in (slice(500, 7500), slice(8500, 15500)):
+        assert float(noise[part].std() / sound[part].std()) == pytest.approx(1, abs=0.25)
+    # Two realizations of one noise are about 8 dB apart.
+    assert log_spectral_distance(noise[500:7500], sound[500:7500]) == pytest.approx(7.9, abs=0.8)
+
+
 def test_resynthesis_returns_both_distances():
     pytest.importorskip("torchaudio.functional", reason="torchaudio does not import beside this torch")
     torch.manual_seed(0)
@@ -53,7 +59,15 @@ def test_resynthesis_returns_both_distances():
     )
     assert result.clips == 2 and calls == [(1, 2), (2, 2)]
     assert 0 < result.griffin_lim_db < result.distance_db  # of a model that has learned nothing
-    assert "8000 Hz; the first 0.5 s" in result.definition and "temperature 1 with guidance 1" in result.definition
+    assert "the first 0.5 s of each file at 8000 Hz" in result.definition
+    assert "temperature 1 with guidance 1" in result.definition
+    assert list(result.measures) == list(SOURCES)
+    assert result.measures["model"]["log_spectral_distance"] == result.distance_db
+    assert result.measures["codes"]["log_spectral_distance"] < result.distance_db / 2
+    lines = str(result).splitlines()
+    assert lines[0].split("  ")[0] == "" and "mel cepstral distortion (dB)" in lines[0]
+    assert lines[1].startswith("the model ") and lines[5] == "2 clips"
+    assert set(result.measures["noise"]) <= set(UNITS) and json.loads(json.dumps(vars(result)))["clips"] == 2
     likeliest = resynthesize(model, [tones(), tones(9000)], ["ann", "ben"], seconds=0.5, temperature=0, guidance=2)
     assert likeliest.distance_db != result.distance_db and likeliest.griffin_lim_db == result.griffin_lim_db
     assert "temperature 0 with guidance 2" in likeliest.definition

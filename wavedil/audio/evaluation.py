@@ -1,4 +1,4 @@
-"""Evaluates a WaveNet on recordings: bits per sample, or the spectral distance of resynthesized clips.
+"""Evaluates a WaveNet on recordings: bits per sample, or the quality of resynthesized clips.
 
 Bits per sample of two models are comparable only if both have the same sample rate and quantizer.
 """
@@ -198,7 +198,7 @@ def evaluate_recordings(
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BitsPerSample | Resynthesis:
-    """Bits per sample over recordings, or the spectral distance of clips resynthesized from their mels.
+    """Bits per sample over recordings, or the quality of clips resynthesized from their mels.
 
     Args:
         data: an audio file, or a folder that is searched for them.
@@ -210,7 +210,8 @@ def evaluate_recordings(
         normalize: peak or rms, as in the recipe's data.
         trim_db: remove silence more than this many dB below the loudest frame, as in the recipe's data.
         precision: evaluate with the sampling engine, with its weights in fp32 or bf16.
-        resynthesize: vocoders: spectral distance of clips generated from the mels of N files, and of Griffin-Lim's.
+        resynthesize: vocoders: quality of clips generated from the mels of N files, beside Griffin-Lim's; with the
+            extra metrics also PESQ and STOI.
         temperature: of the clips of resynthesize (default 1).
         guidance: of the clips of resynthesize (default 1).
         records: folder for the results of each batch of files; repeat the command to continue it, or start it several

@@ -1,4 +1,4 @@
-"""Evaluates a vocoder: spectral distance of clips generated from log-mels to the recordings, beside Griffin-Lim's."""
+"""Evaluates a vocoder: clips generated from log-mels, beside Griffin-Lim's, filtered noise and the codes' own error."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,52 +10,46 @@ from torch import Tensor
 from wavedil.audio.conditioning.features import LogMel
 from wavedil.audio.generation.generate import generate
 from wavedil.audio.models.wavenet import WaveNet
-from wavedil.audio.spectrogram import hann_stft
-from wavedil.core.tensors import to_tensor
+from wavedil.audio.speech_measures import DEFINITION, FFT, UNITS, mean_measures, speech_measures
 from wavedil.errors import WavedilError, matched
 
-FFT, HOP = 1024, 256
-RANGE_DB = 80.0  # magnitudes more than this below the recording's largest count as equal
-DEFINITION = (
-    "log-spectral distance to the recording in dB: root mean square over frequencies of the difference of magnitudes "
-    f"in dB (clamped at {RANGE_DB:.0f} dB below the recording's largest), mean over frames and clips; Hann windows of "
-    f"{FFT} samples, hop {HOP}, at {{rate}} Hz; the first {{seconds:g}} s of each file, generated from its mels at "
-    "temperature {temperature:g} with guidance {guidance:g}"
+#: What is compared with the recordings, by the keys of ``Resynthesis.measures``.
+SOURCES = {
+    "model": "the model",
+    "griffin_lim": "Griffin-Lim, from the same mels",
+    "noise": "white noise filtered by the mels",
+    "codes": "the recording, encoded and decoded",
+}
+CLIPS = (
+    "means over clips, each compared with its recording; the first {seconds:g} s of each file at {rate} Hz, generated "
+    "from its mels at temperature {temperature:g} with guidance {guidance:g}. "
 )
 
 
 @dataclass(frozen=True)
 class Resynthesis:
-    """Mean distance in dB of the model's clips, and of Griffin-Lim's, to the recordings."""
+    """Mean distance in dB of the model's clips, and of Griffin-Lim's, to the recordings, and all measures.
+
+    ``measures`` has a dictionary for each of :data:`SOURCES`, by the names of
+    :data:`wavedil.audio.speech_measures.UNITS`; a value that is undefined for all clips is None.
+    """
 
     distance_db: float
     griffin_lim_db: float
     clips: int
+    measures: dict[str, dict[str, float | None]]
     definition: str
 
     def __str__(self) -> str:
-        text = (
-            f"{self.distance_db:.2f} dB by the model, {self.griffin_lim_db:.2f} dB by Griffin-Lim, {self.clips} clips"
-        )
-        return f"{text}\n({self.definition})"
-
-
-def log_spectral_distance(sound: Tensor, recording: Tensor) -> float:
-    """Log-spectral distance in dB (Gray & Markel 1976) on short-time spectra; see ``DEFINITION``.
-
-    Args:
-        sound, recording: ``(time,)`` of the same length, at least 1024 samples.
-    """
-    sound, recording = to_tensor("sound", sound), to_tensor("recording", recording)
-    if sound.shape != recording.shape or sound.ndim != 1 or len(sound) < FFT:
-        raise WavedilError(
-            f"sound is {tuple(sound.shape)} and recording {tuple(recording.shape)}: expected (time,) of the same "
-            f"length, at least {FFT}"
-        )
-    magnitudes = [hann_stft(x.double(), FFT, HOP).abs() for x in (sound, recording)]
-    floor = max(float(magnitudes[1].max()), 1e-9) * 10 ** (-RANGE_DB / 20)
-    ours, theirs = (20 * torch.log10(each.clamp(min=floor)) for each in magnitudes)
-    return float((ours - theirs).square().mean(0).sqrt().mean())
+        names = list(self.measures["model"])
+        head = [f"{name.replace('_', ' ')}{f' ({UNITS[name]})' if UNITS[name] else ''}" for name in names]
+        rows = [["", *head]]
+        for source, text in SOURCES.items():
+            values = [self.measures[source][name] for name in names]
+            rows.append([text, *("-" if value is None else f"{value:.2f}" for value in values)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, f"{self.clips} clips", f"({self.definition})"])
 
 
 def griffin_lim(features: LogMel, mels: Tensor, iterations: int = 60, seed: int = 0) -> Tensor:
@@ -65,22 +59,37 @@ def griffin_lim(features: LogMel, mels: Tensor, iterations: int = 60, seed: int 
     (2013), gives the phases.
     """
     from librosa import griffinlim
+
+    options = {"n_fft": features.n_fft, "n_iter": iterations, "random_state": seed}
+    return _invert(features, mels, lambda magnitudes, common: griffinlim(magnitudes, **options, **common))
+
+
+def filtered_noise(features: LogMel, mels: Tensor, seed: int = 0) -> Tensor:
+    """White noise with the magnitudes of log-mels ``(n_mels, frames)``: sound ``(frames * hop_length,)`` without pitch.
+
+    The baseline of a vocoder that has learned the spectrum and nothing else.
+    """
+    from librosa import istft, stft
+
+    def excite(magnitudes: np.ndarray, common: dict) -> np.ndarray:
+        noise = np.random.default_rng(seed).standard_normal(common["length"])
+        spectrum = stft(noise, n_fft=features.n_fft, hop_length=common["hop_length"])
+        spectrum /= np.sqrt(np.mean(np.abs(spectrum) ** 2))
+        return istft(magnitudes * spectrum[:, : magnitudes.shape[1]], n_fft=features.n_fft, **common)
+
+    return _invert(features, mels, excite)
+
+
+def _invert(features: LogMel, mels: Tensor, synthesize: Callable[[np.ndarray, dict], np.ndarray]) -> Tensor:
+    """Sound of log-mels: ``synthesize`` makes it from magnitudes, ``(n_fft // 2 + 1, frames + 1)``."""
     from librosa.util import nnls
 
-    bands = features.bands().double().numpy()
-    magnitudes = nnls(bands, features.magnitudes(mels).double().cpu().numpy())
+    magnitudes = nnls(features.bands().double().numpy(), features.magnitudes(mels).double().cpu().numpy())
     # librosa's frames are centered on multiples of the hop; those of LogMel half a hop later.
-    shift = features.hop_length // 2
-    sound = griffinlim(
-        np.pad(magnitudes, [(0, 0), (0, 1)], mode="edge"),
-        n_iter=iterations,
-        hop_length=features.hop_length,
-        n_fft=features.n_fft,
-        random_state=seed,
-        length=features.hop_length * mels.shape[1] + shift,
-    )
-    sound = np.pad(sound, (shift, 0))[: features.hop_length * mels.shape[1]]
-    return torch.from_numpy(sound.astype(np.float32))
+    shift, time = features.hop_length // 2, features.hop_length * mels.shape[1]
+    common = {"hop_length": features.hop_length, "length": time + shift}
+    sound = synthesize(np.pad(magnitudes, [(0, 0), (0, 1)], mode="edge"), common)
+    return torch.from_numpy(np.pad(sound, (shift, 0))[:time].astype(np.float32))
 
 
 def resynthesize(
@@ -93,7 +102,10 @@ def resynthesize(
     guidance: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Resynthesis:
-    """Generates the start of each recording from its log-mels, by the model and by Griffin-Lim, and compares them.
+    """Generates the start of each recording from its log-mels and compares it with the recording.
+
+    Beside the model's clips it measures those of Griffin-Lim, filtered noise, and the recordings after encoding and
+    decoding, the best that the model's codes allow.
 
     Args:
         model: conditioned on log-mels.
@@ -120,14 +132,21 @@ def resynthesize(
             clips.append((recording[:length], speaker))
     if not clips:
         raise WavedilError(f"recordings: no clip of at most {seconds:g} s has {FFT} samples: use longer recordings")
-    ours = theirs = 0.0
+    found: dict[str, list[dict[str, float]]] = {source: [] for source in SOURCES}
     for index, (clip, speaker) in enumerate(clips):
         mels = model.features(clip.unsqueeze(0))
         options = {"condition": mels, "speaker": speaker, "temperature": temperature, "guidance": guidance}
-        generated = generate(model, len(clip), seed=seed + index, **options)[0, 0].cpu()
-        ours += log_spectral_distance(generated, clip) / len(clips)
-        theirs += log_spectral_distance(griffin_lim(features, mels[0]), clip) / len(clips)
+        sounds = {
+            "model": generate(model, len(clip), seed=seed + index, **options)[0, 0].cpu(),
+            "griffin_lim": griffin_lim(features, mels[0]),
+            "noise": filtered_noise(features, mels[0]),
+            "codes": model.decode(model.encode(clip)),
+        }
+        for source, sound in sounds.items():
+            found[source].append(speech_measures(sound, clip, model.sample_rate))
         if progress is not None:
             progress(index + 1, len(clips))
-    definition = DEFINITION.format(rate=model.sample_rate, seconds=seconds, temperature=temperature, guidance=guidance)
-    return Resynthesis(ours, theirs, len(clips), definition)
+    measures = {source: mean_measures(each) for source, each in found.items()}
+    settings = {"rate": model.sample_rate, "seconds": seconds, "temperature": temperature, "guidance": guidance}
+    distances = (measures[source]["log_spectral_distance"] for source in ("model", "griffin_lim"))
+    return Resynthesis(*distances, len(clips), measures, CLIPS.format(**settings) + DEFINITION)
