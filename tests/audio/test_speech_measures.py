@@ -76,3 +76,5 @@ def test_perfect_copies_have_the_best_pesq_and_stoi(rate):
     worse = sound + 0.3 * noise(2 * rate)
     assert pesq(worse, sound, rate) < 4 and stoi(worse, sound, rate) < 0.99
     assert math.isnan(pesq(sound, torch.zeros_like(sound), rate))
+    short = sound[: rate // 5]
+    assert math.isnan(pesq(short, short, rate)) and math.isnan(stoi(short, short, rate))

@@ -4,6 +4,7 @@ PESQ and STOI need the packages ``pesq`` and ``pystoi`` (the extra ``metrics``);
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
@@ -120,27 +121,33 @@ def pitch_errors(sound: Tensor, recording: Tensor, sample_rate: int) -> tuple[fl
 
 
 def pesq(sound: Tensor, recording: Tensor, sample_rate: int) -> float:
-    """Perceptual evaluation of speech quality, -0.5 to 4.6 (ITU-T P.862); NaN for a clip without speech."""
+    """Perceptual evaluation of speech quality, -0.5 to 4.6 (ITU-T P.862).
+
+    NaN for a clip without speech or shorter than a quarter of a second.
+    """
+    from pesq import BufferTooShortError, NoUtterancesError
     from torchmetrics.functional.audio import perceptual_evaluation_speech_quality
 
     rate, mode = (16000, "wb") if sample_rate >= 16000 else (8000, "nb")
     ours, theirs = (_resampled(x, sample_rate, rate) for x in _checked(sound, recording))
     try:
         return float(perceptual_evaluation_speech_quality(ours, theirs, rate, mode))
-    except Exception as error:  # the package's errors have no common class
-        if "utterance" in str(error).lower() or "short" in str(error).lower():
-            return math.nan
-        raise
+    except (BufferTooShortError, NoUtterancesError):
+        return math.nan
 
 
 def stoi(sound: Tensor, recording: Tensor, sample_rate: int) -> float:
-    """Short-time objective intelligibility, 0 to 1 (Taal et al. 2011)."""
+    """Short-time objective intelligibility, 0 to 1 (Taal et al. 2011); NaN with less than 0.4 seconds of sound."""
     from torchmetrics.functional.audio import short_time_objective_intelligibility
 
     sound, recording = _checked(sound, recording)
     if not bool(recording.any()):
         return math.nan
-    return float(short_time_objective_intelligibility(sound.double(), recording.double(), sample_rate))
+    with warnings.catch_warnings(action="error", category=RuntimeWarning):  # it warns, and returns 1e-5
+        try:
+            return float(short_time_objective_intelligibility(sound.double(), recording.double(), sample_rate))
+        except RuntimeWarning:
+            return math.nan
 
 
 def mean_measures(clips: list[Mapping[str, float]]) -> dict[str, float | None]:
