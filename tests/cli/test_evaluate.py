@@ -48,7 +48,7 @@ def test_speakers_and_resynthesis(run, refused, tmp_path, sounds):
     words = ["evaluate", model, tmp_path / "ann.wav", "--speakers", "^(...)", "--resynthesize", 1]
     first, second = (json.loads(run(*words, "--temperature", t, "--guidance", 2, "--json").out) for t in (1, 0.5))
     assert first["distance_db"] != second["distance_db"] and first["griffin_lim_db"] == second["griffin_lim_db"]
-    assert "dB by the model" in run(*words).out
+    assert "log spectral distance (dB)" in run(*words).out
     assert "resynthesize is 0" in refused(*words[:-1], 0)
     assert "leave one of them out" in refused(*words, "--precision", "bf16")
 
