@@ -3,9 +3,9 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from wavedil.errors import WavedilError, printable, reason
@@ -13,6 +13,7 @@ from wavedil.files import normalized
 from wavedil.writing import lock_file, unlock
 
 PathLike = str | os.PathLike[str]
+MAX_NAME = 255  # bytes of a file name, in most file systems
 _FILE_SUFFIX = re.compile(r"[^/\\]\.([A-Za-z]{2,11}\d?|h5|m4a)\Z")  # not runs/amp.v2, runs/lr0.001
 _log = logging.getLogger("wavedil")
 
@@ -85,6 +86,52 @@ def check_folder_name(name: str, folder: PathLike, others: str = "") -> None:
         raise WavedilError(
             f"{name} {text} looks like a file: expected a folder{others}; for a folder of this name, write {text}/"
         )
+
+
+def name_outputs(
+    sources: Iterable[PathLike],
+    out: PathLike,
+    list_folder: Callable[[Path], Iterable[Path]],
+    names: Callable[[PurePath], Sequence[str]],
+) -> dict[str, Path]:
+    """Chooses names in a folder for the results of files and folders; the subfolders of a folder are kept.
+
+    If ``out`` is in one of the folders, its files, which are results of an earlier command, are not read.
+
+    Args:
+        sources: files and folders.
+        out: folder for the results.
+        list_folder: lists the files of a folder to read.
+        names: the names of the results of a file, from its path relative to its folder.
+
+    Returns:
+        The files to read, by their paths relative to their folders.
+
+    Raises:
+        WavedilError: two results have one name, or a name is too long.
+    """
+    found: dict[str, Path] = {}
+    written: dict[str, Path] = {}
+    results = Path(os.path.realpath(out))
+    for source in map(Path, sources):
+        is_folder = source.is_dir()
+        paths = list(list_folder(source)) if is_folder else [source]
+        if is_folder and Path(os.path.realpath(source)) in results.parents:
+            paths = [path for path in paths if results not in Path(os.path.realpath(path)).parents]
+        for path in paths:
+            relative = path.relative_to(source) if is_folder else Path(path.name)
+            for name in names(relative):
+                if name in written:
+                    raise WavedilError(
+                        f"{written[name]} and {path} would both be written as {name}: write one elsewhere"
+                    )
+                if len(os.fsencode(os.path.basename(name))) > MAX_NAME:
+                    raise WavedilError(
+                        f"{path} would be written as {name}, a name of more than {MAX_NAME} bytes: rename it"
+                    )
+                written[name] = path
+            found[relative.as_posix()] = path
+    return found
 
 
 def check_outputs(outputs: Sequence[PathLike], inputs: Iterable[PathLike] = ()) -> None:

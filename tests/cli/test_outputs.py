@@ -189,7 +189,7 @@ BAD_WORDS = [
             "report {}",
         )
     ),
-    "process effect in.wav photos",
+    "process effect in.wav photos/a.png",
     "export nam photos",
     "inspect 1,2 --plot photos",
     "bench conv --json /",

@@ -1,14 +1,16 @@
 """``wavedil process`` and ``wavedil evaluate`` with effects."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from wavedil.audio import Effect, WaveNet, save
+from wavedil.audio import Effect, WaveNet, load, process_file, save
 from wavedil.audio.data import audio_files
 from wavedil.audio.models.nam import NAM, LayerArray, NAMContainer
+from wavedil.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,75 @@ def test_process(run, folder, tmp_path):
     run("process", folder / "model", folder / "in44.wav", tmp_path / "b.wav", *options)
     info = audio_files.info(tmp_path / "b.wav")
     assert (info.frames, info.subtype) == (163, "FLOAT")
+
+
+@pytest.fixture
+def takes(tmp_path):
+    """A folder with sounds in a subfolder, and a broken file."""
+    sound = 0.1 * np.random.default_rng(0).standard_normal((2, 400)).astype(np.float32)
+    audio_files.write(tmp_path / "takes/a.wav", sound, 8000, "PCM_24")
+    audio_files.write(tmp_path / "takes/day 2/b.flac", sound[:1], 8000)
+    audio_files.write(tmp_path / "solo.wav", 20 * sound[:, :50], 8000, "FLOAT")
+    (tmp_path / "takes/c.wav").write_bytes(b"RIFF")
+    return tmp_path
+
+
+def test_folders_are_processed_file_by_file_and_a_broken_one_is_named(capsys, folder, takes):
+    words = ["process", folder / "model", takes / "takes", takes / "solo.wav", takes / "out", "--knob", "gain=0.5"]
+    with pytest.warns(UserWarning, match=r"solo.wav: \d+ of 100 samples are outside"):
+        assert main([str(word) for word in words]) == 2
+    out, err = capsys.readouterr()
+    result = {entry["input"].removeprefix(f"{takes}/"): entry for entry in json.loads(out)}
+    message = "takes/c.wav: not a readable sound file"
+    assert list(result) == ["takes/a.wav", "takes/c.wav", "takes/day 2/b.flac", "solo.wav"]
+    assert message in result["takes/c.wav"]["error"] and len(result["takes/c.wav"]) == 2
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    written = {path.relative_to(takes / "out").as_posix() for path in (takes / "out").rglob("*") if path.is_file()}
+    assert written == {"a.wav", "day 2/b.flac", "solo.wav"}
+    for name in ("takes/a.wav", "takes/day 2/b.flac"):
+        entry = result[name]
+        run_alone = process_file(load(folder / "model"), takes / name, takes / Path(name).name, {"gain": 0.5})
+        assert {"input", *run_alone} == set(entry) and entry["channels"] == run_alone["channels"]
+        assert Path(entry["file"]).read_bytes() == Path(run_alone["file"]).read_bytes()
+    (takes / "takes/c.wav").unlink()
+    words = ["process", folder / "model", takes / "takes", takes / "takes/wet", "--knob", "gain=0.5"]
+    for message in (
+        "",
+        f"{takes}/takes/wet: 2 of 2 files are replaced\n",
+    ):  # the second time, its results are no inputs
+        assert main([str(word) for word in words]) == 0
+        out, err = capsys.readouterr()
+        assert len(json.loads(out)) == 2 and err == message
+
+
+def test_one_file_goes_to_a_folder_or_to_a_file(run, folder, tmp_path):
+    for out, file in (("new", "new/in.wav"), ("v1.0/", "v1.0/in.wav"), ("new", "new/in.wav"), ("x.flac", "x.flac")):
+        result = run("process", folder / "model", folder / "in.wav", f"{tmp_path}/{out}", "--knob", "gain=0.5")
+        assert json.loads(result.out)["file"] == f"{tmp_path}/{file}" and (tmp_path / file).is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["takes", "takes/a.wav", "out"], "would both be written as a.wav: write one elsewhere"),
+        (["takes", "takes"], "a.wav is the input"),
+        (["takes", "solo.wav", "other.wav"], "out other.wav looks like a file: expected a folder"),
+        (["takes", "out", "--subtype", "VORBIS"], "out/a.wav: WAV has no subtype 'VORBIS'"),
+        (["takes", "out", "--knob", "tone=1"], "knob 'tone' is unknown"),
+        (["takes", "out", "--quality", "0.5"], "an Effect like this has only one"),
+        (["empty", "out"], "no sound files in this folder"),
+        (["takes", "takes/c.wav"], "out takes/c.wav is a file: expected a folder"),
+        (["takes", "model"], "is in the input folder"),
+    ],
+)
+def test_several_files_are_refused_before_anything_is_written(refused, folder, takes, monkeypatch, words, message):
+    (takes / "empty").mkdir()
+    (takes / "model").symlink_to(folder / "model")
+    before = sorted(takes.rglob("*"))
+    knobs = [] if "--knob" in words else ["--knob", "gain=0.5"]
+    monkeypatch.chdir(takes)
+    assert message in refused("process", "model", *words, *knobs)
+    assert sorted(takes.rglob("*")) == before
 
 
 def test_quality_picks_a_network(run, refused, folder, tmp_path):

@@ -32,7 +32,7 @@ from wavedil.progress import set_quiet
 COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "train": ("wavedil.cli.train", "Train by a recipe; without one, the default recipe on built-in sound."),
     "sample": ("wavedil.cli.sample", "Generate audio files with a model."),
-    "process": ("wavedil.cli.process", "Run an audio file through an effect (amp, pedal, denoiser)."),
+    "process": ("wavedil.cli.process", "Run audio files through an effect (amp, pedal, denoiser)."),
     "live": ("wavedil.cli.live", "Play an effect: from an input device through the model to an output device."),
     "segment": ("wavedil.cli.segment", "Label images: class maps and color overlays, or maps of values."),
     "evaluate": ("wavedil.cli.evaluate", "Evaluate a model: bits per sample, ESR, nats per step, or mean IoU."),

@@ -1,24 +1,21 @@
 """Writes predictions of images to files: the function behind ``wavedil segment``."""
 
-import os
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths, refuse_batches
 from wavedil.errors import WavedilError
-from wavedil.outputs import check_folder_name, claim_folder
+from wavedil.outputs import check_folder_name, claim_folder, name_outputs
 from wavedil.vision.crf import DenseCRF
 from wavedil.vision.data.images import list_images, read_image, write_image, write_labels, write_values
 from wavedil.vision.data.palette import overlay
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import Progress, estimate, predict
-
-MAX_NAME = 255  # bytes of a file name, in most file systems
 
 
 def write_predictions(
@@ -67,7 +64,8 @@ def write_predictions(
         refuse_batches(out)
     write = _write_values if isinstance(model, Regressor) else _write_labels
     endings = (".npy", ".png") if isinstance(model, Regressor) else (".png", "_overlay.png")
-    named = _named(images, out, endings)
+    found = name_outputs(images, out, list_images, lambda path: [_stem(path) + ending for ending in endings])
+    named = {_stem(PurePath(name)): path for name, path in found.items()}
     names, pixels, started = list(named), 0, time.perf_counter()
 
     def write_images(numbers: range, progress: Progress | None = None) -> list[Record]:
@@ -98,6 +96,10 @@ def write_predictions(
     return result | about | {"seconds": round(seconds, 3), "pixels_per_second": round(pixels / seconds) or None}
 
 
+def _stem(path: PurePath) -> str:
+    return path.with_suffix("").as_posix()
+
+
 def prediction_options(
     model: Segmenter | Regressor, tile: int | None, scales: Sequence[float], flip: bool, crf: bool, preset: str | None
 ) -> dict[str, Any]:
@@ -125,28 +127,3 @@ def _write_values(model: Regressor, image: np.ndarray, place: str, options: dict
     for path in files.values():
         write_values(path, values, model.step)
     return files
-
-
-def _named(sources: Iterable[str | Path], out: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """The images by the name of their files in ``out``, which have this name and each of the endings."""
-    named: dict[str, Path] = {}
-    results = Path(os.path.realpath(out))
-    written: dict[str, Path] = {}
-    for source in map(Path, sources):
-        paths: Sequence[Path] = list_images(source) if source.is_dir() else [source]
-        if source.is_dir() and Path(os.path.realpath(source)) in results.parents:  # results of an earlier command
-            paths = [path for path in paths if results not in Path(os.path.realpath(path)).parents]
-        for path in paths:
-            name = (path.relative_to(source) if source.is_dir() else Path(path.name)).with_suffix("").as_posix()
-            for file in (name + ending for ending in endings):
-                if file in written:
-                    raise WavedilError(
-                        f"{written[file]} and {path} would both be written as {file}: use another --out for one of them"
-                    )
-                if len(os.fsencode(os.path.basename(file))) > MAX_NAME:
-                    raise WavedilError(
-                        f"{path} would be written as {file}, a name of more than {MAX_NAME} bytes: rename it"
-                    )
-                written[file] = path
-            named[name] = path
-    return named

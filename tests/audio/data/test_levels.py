@@ -13,7 +13,7 @@ from wavedil.audio.conditioning.upsampling import NearestUpsampling
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.check import check_recordings
 from wavedil.audio.data.corpus import Corpus
-from wavedil.audio.data.levels import check_level
+from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.recordings import Recording, read_segments, split_recordings
 from wavedil.audio.effects.evaluation import evaluate_effect
 from wavedil.audio.effects.process import apply_model
@@ -138,3 +138,11 @@ def test_levels_of_odd_sounds():
             check_level(np.array([0, -np.inf], dtype))
     with pytest.raises(WavedilError, match="is bool: expected floating"):
         check_level(np.ones(3, bool))
+
+
+def test_blocks_of_one_sound_are_one_sound():
+    levels = Levels()
+    for name in ("a.wav", "a.wav", "b.wav", "b.wav"):
+        levels.add(name, 1, 10, 2.0)
+    with pytest.warns(UserWarning, match=r"a.wav \(and 1 more\): 4 of 40 samples"):
+        levels.warn()

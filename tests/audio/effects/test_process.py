@@ -124,6 +124,42 @@ def test_a_processed_file_equals_one_pass(tmp_path, model, monkeypatch, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out.wav"])
 
 
+@pytest.mark.parametrize(
+    ("source", "subtype", "target", "expected"),
+    [
+        ("wav", "PCM_24", "wav", "PCM_24"),
+        ("wav", "ULAW", "wav", "ULAW"),
+        ("wav", "FLOAT", "wav", "FLOAT"),
+        ("wav", "FLOAT", "flac", "PCM_24"),
+        ("wav", "PCM_32", "flac", "PCM_24"),
+        ("flac", "PCM_S8", "flac", "PCM_S8"),
+        ("flac", "PCM_S8", "wav", "PCM_16"),
+        ("ogg", "VORBIS", "ogg", "VORBIS"),
+        ("ogg", "VORBIS", "wav", "PCM_16"),
+        ("wav", "PCM_24", "ogg", "VORBIS"),
+        ("wav", "PCM_24", "opus", "OPUS"),
+    ],
+)
+def test_the_coding_and_the_tags_are_kept(tmp_path, model, source, subtype, target, expected):
+    tags = {"title": "Zoë's take", "artist": "me", "album": "x", "date": "2024"}
+    source, target = tmp_path / f"in.{source}", tmp_path / f"out.{target}"
+    with written_blocks(source, RATE, 2, subtype, tags) as append:
+        append(noise(2, 200))
+    process_file(model, source, target, {"gain": 0.5})
+    info = audio_files.info(target)
+    assert (info.subtype, info.tags) == (expected, tags)
+    process_file(model, source, tmp_path / "other.wav", {"gain": 0.5}, subtype="DOUBLE")
+    assert audio_files.info(tmp_path / "other.wav").subtype == "DOUBLE"
+
+
+def test_tags_that_a_format_cannot_store_are_left_out(tmp_path):
+    for name, kept in (("a.au", {}), ("a.aiff", {"artist": "me"}), ("a.mp3", {"artist": "me"})):
+        with written_blocks(tmp_path / name, RATE, 1, tags={"title": "Zoë", "artist": "me"}) as append:
+            append(noise(1, 2000))
+        tags = audio_files.info(tmp_path / name).tags
+        assert {tag: tags[tag] for tag in tags.keys() & {"title", "artist"} if tags[tag]} == kept
+
+
 def test_memory_does_not_grow_with_the_file(tmp_path, model, monkeypatch):
     lengths = []
     step = LiveEffect.process

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """Properties of a sound file. ``frames`` is the number that can be decoded, not the header's."""
+    """Properties of a sound file. ``frames`` is the number that can be decoded, not the header's.
+
+    ``tags`` are the texts that libsndfile knows: title, artist, album, date …
+    """
 
     path: Path
     sample_rate: int  # Hz
@@ -40,6 +44,7 @@ class AudioInfo:
     frames: int
     format: str
     subtype: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -61,7 +66,8 @@ def info(path: AnyPath) -> AudioInfo:
     with open_sound(path) as file:  # again: after a failed seek, some formats cannot be read
         if frames is None:
             frames = sum(len(block) for block in unchecked_blocks(file))
-        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype)
+        tags = {} if isinstance(file, PackedSound) else file.copy_metadata()
+        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype, tags)
 
 
 @checked

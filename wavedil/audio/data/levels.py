@@ -27,12 +27,13 @@ class Levels:
     def __init__(self, remedy: str = "scale the sound"):
         self.remedy = remedy
         self.sounds = self.count = self.total = 0
-        self.peak, self.first, self._warned = 0.0, "", False
+        self.peak, self.first, self._last, self._warned = 0.0, "", None, False
 
     def add(self, name: str, count: int, total: int, peak: float) -> None:
-        """Adds a sound with ``count`` of ``total`` samples outside [-1, 1]."""
-        self.first = self.first or name
-        self.sounds, self.count, self.total = self.sounds + 1, self.count + count, self.total + total
+        """Adds a sound, or the next block of one, with ``count`` of ``total`` samples outside [-1, 1]."""
+        self.sounds += name != self._last
+        self.first, self._last = self.first or name, name
+        self.count, self.total = self.count + count, self.total + total
         self.peak = max(self.peak, peak)
 
     def warn(self) -> None:

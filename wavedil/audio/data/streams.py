@@ -12,8 +12,8 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ FORMATS = {
 SUFFIXES = ", ".join(FORMATS)
 #: Subtypes that can store values outside [-1, 1].
 FLOATING = ("FLOAT", "DOUBLE")
+_MANY_BITS = ("PCM_24", "PCM_32", *FLOATING)
+_ASCII_TAGS = ("MP3", "AIFF")  # libsndfile 1.2.2 damages other characters in them
 _BLOCK = 2**20  # values (frames x channels) decoded at a time
 # Codings in which a seek fails or ends at another frame (libsndfile issue 885), so a crop decodes and drops all frames
 # before it.
@@ -250,7 +252,7 @@ class _CorrectedFile(io.FileIO):
 
 @contextmanager
 def written_blocks(
-    path: str | Path, sample_rate: int, channels: int, subtype: str | None = None
+    path: str | Path, sample_rate: int, channels: int, subtype: str | None = None, tags: Mapping[str, str] | None = None
 ) -> Iterator[Callable[[np.ndarray], int]]:
     """Writes a sound file in blocks.
 
@@ -263,6 +265,7 @@ def written_blocks(
         sample_rate: in Hz.
         channels: number of channels.
         subtype: libsndfile's name of the coding, e.g. ``"FLOAT"``; default 16-bit PCM if the format supports it.
+        tags: texts such as ``{"artist": "..."}``. Those that the format cannot store are left out.
 
     Raises:
         WavedilError: the suffix is unknown, the format does not support subtype, rate or number of channels, or a block
@@ -271,7 +274,7 @@ def written_blocks(
     import soundfile
 
     path = Path(path)
-    kind, subtype = _coding(path, subtype)
+    kind, subtype = coding(path, subtype)
 
     def append(block: np.ndarray) -> int:
         if not np.isfinite(block).all():
@@ -288,6 +291,10 @@ def written_blocks(
         with atomic_write(path) as temporary:
             name = _file_name(temporary)
             with soundfile.SoundFile(name, "w", sample_rate, channels, subtype, format=kind) as file:
+                for tag, text in (tags or {}).items():
+                    if text.isascii() or kind not in _ASCII_TAGS:
+                        with suppress(soundfile.LibsndfileError):
+                            setattr(file, tag, text)
                 yield append
             _check_space(temporary, path)
     except soundfile.LibsndfileError as error:
@@ -308,18 +315,29 @@ def _check_space(temporary: Path, path: Path) -> None:
     os.truncate(temporary, size)
 
 
-def _coding(path: Path, subtype: str | None) -> tuple[str, str]:
-    """libsndfile's format and subtype for a path; 16-bit PCM by default if the format supports it."""
+def coding(path: Path, subtype: str | None = None, like: str | None = None) -> tuple[str, str]:
+    """libsndfile's format and subtype for a file to write.
+
+    Args:
+        path: of the file; its suffix decides the format.
+        subtype: None for that of ``like`` if the format has it, 24-bit PCM in place of more bits, else 16-bit PCM or
+            the format's default.
+        like: subtype of the file that the sound comes from.
+
+    Raises:
+        WavedilError: the suffix is unknown, or the format does not have the subtype.
+    """
     import soundfile
 
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise WavedilError(f"{path}: unknown suffix '{path.suffix}': expected one of {SUFFIXES}")
     kind = FORMATS[suffix]
-    if subtype is None and suffix == ".opus":
-        subtype = "OPUS"
-    elif subtype is None:
-        subtype = "PCM_16" if soundfile.check_format(kind, "PCM_16") else soundfile.default_subtype(kind)
+    if subtype is None:
+        first = ["OPUS"] if suffix == ".opus" else [like, "PCM_24" if like in _MANY_BITS else None]
+        wanted = [*(each for each in first if each), "PCM_16"]
+        fallback = soundfile.default_subtype(kind)
+        subtype = next((each for each in wanted if soundfile.check_format(kind, each)), fallback)
     if not soundfile.check_format(kind, subtype):
         raise WavedilError(
             f"{path}: {kind} has no subtype '{subtype}': expected {one_of(subtype, soundfile.available_subtypes(kind))}"

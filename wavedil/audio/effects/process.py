@@ -1,6 +1,8 @@
 """Applies effect models to tensors and to files of any length."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,15 +11,17 @@ from torch import Tensor
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.resampling import resampled_length
-from wavedil.audio.data.streams import read_blocks, written_blocks
+from wavedil.audio.data.streams import coding, read_blocks, written_blocks
 from wavedil.audio.effects.live import LiveEffect
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core.schema import AnyPath, checked
 from wavedil.errors import WavedilError
-from wavedil.outputs import claim_file
+from wavedil.outputs import check_folder_name, claim_file, claim_folder, name_outputs
 
 #: Samples per pass, to bound memory; the state is carried from one pass to the next.
 CHUNK = 2**15
+
+_log = logging.getLogger("wavedil")
 
 
 @torch.inference_mode()
@@ -52,12 +56,15 @@ def process_file(
 ) -> dict[str, Any]:
     """Applies an effect to a sound file of any length, in constant memory, each channel separately.
 
+    The target has the source's tags (title, artist …), as far as its format can store them.
+
     Args:
         model: the effect.
         source, target: sound files. The suffix of ``target`` sets its format; it is created when it is complete.
         knobs: settings by name.
         resample: resample a file of another rate to the model's; the target has the model's rate.
-        subtype: coding of the target, see :func:`wavedil.audio.data.audio_files.write`.
+        subtype: coding of the target, see :func:`wavedil.audio.data.audio_files.write`. Default: that of the source if
+            the target's format has it, 24-bit PCM in place of more bits, else 16-bit PCM.
         progress: called with (finished, total) samples.
 
     Returns:
@@ -68,20 +75,114 @@ def process_file(
         WavedilError: for another sample rate without ``resample``, the same file as source and target, unknown knobs,
             or a peak above 16.
     """
-    info = audio_files.info(source)
-    rate = model.sample_rate
+    levels = Levels()
+    info, total = _examine(source, model, resample)
+    report = None if progress is None else lambda done: progress(done, total)
+    result = _process(model, info, target, knobs, subtype, levels, report)
+    levels.warn()
+    return result
+
+
+@checked
+def process_files(
+    model: EffectModel,
+    sources: Sequence[AnyPath],
+    out: AnyPath,
+    knobs: Mapping[str, float] | None = None,
+    *,
+    resample: bool = False,
+    subtype: str | None = None,
+    inputs: Iterable[AnyPath] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Applies an effect to files and folders of sound, as :func:`process_file` does to each file.
+
+    The results have the names of the sources, and the subfolders of a folder are kept. A file that cannot be read or
+    written is logged, and the others are processed.
+
+    Args:
+        sources: sound files, and folders of them.
+        out: folder for the results. Files in it with the names of results are replaced.
+        inputs: further files and folders that must not be written to.
+        progress: called with (finished, total) samples of all files.
+        model, knobs, resample, subtype: as for :func:`process_file`.
+
+    Returns:
+        For each file a dict of ``input`` (its path) and the items of :func:`process_file`, or ``error``, a message.
+
+    Raises:
+        WavedilError: an unknown knob, a subtype that a result's format does not have, two results of one name, or a
+            result that would replace an input. Nothing is written then.
+    """
+    check_folder_name("out", out)
+    model.knob_values(knobs)
+    found = name_outputs(sources, out, audio_files.list_audio_files, lambda path: [path.as_posix()])
+    for name in found:
+        coding(Path(out, name), subtype)
+    results: list[dict[str, Any]] = [{"input": str(path)} for path in found.values()]
+    levels, finished = Levels(), 0
+    with claim_folder(out, list(found), [*found.values(), *inputs]):
+        replaced = sum(Path(out, name).exists() for name in found)
+        if replaced:
+            _log.info("%s: %d of %d files are replaced", out, replaced, len(found))
+        examined = [
+            _attempt(result, _examine, path, model, resample)
+            for result, path in zip(results, found.values(), strict=True)
+        ]
+        total = sum(each[1] for each in examined if each)
+        for name, result, each in zip(found, results, examined, strict=True):
+            if each is not None:
+                before = finished
+                report = None if progress is None else lambda done, before=before: progress(before + done, total)
+                result |= (
+                    _attempt(result, _process, model, each[0], Path(out, name), knobs, subtype, levels, report) or {}
+                )
+                finished += each[1]
+    levels.warn()
+    return results
+
+
+def _attempt(result: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function; of an error it logs the message, adds it to the result of the file, and returns None."""
+    try:
+        return function(*arguments)
+    except WavedilError as error:
+        _log.error("error: %s", error)
+        result["error"] = str(error)
+        return None
+
+
+def _examine(source: str | Path, model: EffectModel, resample: bool) -> tuple[audio_files.AudioInfo, int]:
+    """Properties of a file, and the number of its samples at the model's rate."""
+    info, rate = audio_files.info(source), model.sample_rate
     if info.sample_rate != rate and not resample:
         raise WavedilError(f"{source} has {info.sample_rate} Hz and the model {rate} Hz: set resample (--resample)")
-    effect = LiveEffect(model, knobs, info.channels, source)
-    total = resampled_length(info.frames, info.sample_rate, rate)
+    return info, resampled_length(info.frames, info.sample_rate, rate)
+
+
+def _process(
+    model: EffectModel,
+    info: audio_files.AudioInfo,
+    target: str | Path,
+    knobs: Mapping[str, float] | None,
+    subtype: str | None,
+    levels: Levels,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Any]:
+    """Processes a file; ``progress`` is called with the number of finished samples."""
+    effect, rate = LiveEffect(model, knobs, info.channels, info.path), model.sample_rate
+    effect.levels = levels
+    subtype = coding(Path(target), subtype, info.subtype)[1]
     clipped = done = 0
-    with claim_file(target, [source]), written_blocks(target, rate, info.channels, subtype) as append:
-        for block in read_blocks(source, CHUNK, rate):
+    with (
+        claim_file(target, [info.path]),
+        written_blocks(target, rate, info.channels, subtype, info.tags) as append,
+    ):
+        for block in read_blocks(info.path, CHUNK, rate):
             clipped += append(effect.process(block))
             done += block.shape[1]
             if progress is not None:
-                progress(done, total)
-    effect.levels.warn()
+                progress(done)
     return {
         "file": str(target),
         "seconds": done / rate,
