@@ -8,10 +8,8 @@ from wavedil.audio import Effect, LiveEffect, process_file
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.recordings import Segment
 from wavedil.audio.data.streams import read_blocks, written_blocks
-from wavedil.audio.effects import kernels as effect_kernels
 from wavedil.audio.effects import process
 from wavedil.audio.effects.evaluation import evaluate_pairs
-from wavedil.audio.effects.live import CompiledEngine, TorchEngine, make_engine
 from wavedil.errors import WavedilError
 
 RATE = 8000
@@ -43,43 +41,6 @@ def test_blocks_equal_one_pass_after_silence(model):
     parts = [effect.process(sound[:, start:stop]) for start, stop in ((0, 1), (1, 65), (65, 65), (65, 700))]
     np.testing.assert_allclose(np.concatenate(parts, 1), settled(model, sound, 0.3), atol=2e-6)
     assert effect.blocks == 4 and effect.samples == 700 and effect.seconds_per_block > 0
-
-
-@pytest.mark.parametrize("knobs", [None, {"gain": [0, 1], "tone": [0, 1]}])
-@pytest.mark.parametrize("taps", [1, 2, 3])
-@pytest.mark.parametrize("slow", [{}, {"time_constants": [0.02, 0.001], "charges": [50.0, 0.0]}])
-def test_compiled_loops_equal_the_model(knobs, taps, slow):
-    """With odd widths, blocks longer than those of the loops, and enough of them that histories are moved."""
-    torch.manual_seed(taps)
-    model = Effect(
-        7, 5, [1, 150, 2], taps, knobs=knobs, head_channels=3, knob_channels=2, sample_rate=RATE, settle=0, **slow
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))  # biases too
-    engines = CompiledEngine(model.eval(), 2, effect_kernels), TorchEngine(model, 2)
-    sound, position = noise(2, 4000), 0
-    for index, length in enumerate([1, 127, 128, 129, 0, 1000, 515, 700, 1400]):
-        setting = torch.tensor([0.1 * index, 0.5])[: len(knobs or ())]
-        block = sound[:, position : position + length]
-        a, b = (engine.step(block, setting) for engine in engines)
-        np.testing.assert_allclose(a, b, atol=1e-5)
-        position += length
-    assert position == 4000
-
-
-class Inverted(Effect):
-    """An effect with another step than the compiled loops."""
-
-    def step(self, x, state=None, knobs=None):
-        y, state = super().step(x, state, knobs)
-        return -y, state
-
-
-def test_live_effects_run_as_compiled_loops_on_a_cpu(model):
-    assert isinstance(make_engine(model, 1), CompiledEngine)
-    assert isinstance(make_engine(Effect(4, 4, "1,2").double(), 1), TorchEngine)
-    assert isinstance(make_engine(Inverted(4, 4, "1,2"), 1), TorchEngine)
 
 
 def test_the_first_block_has_no_start_up_transient(model):

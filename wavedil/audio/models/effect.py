@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from wavedil.audio.effects.compiled.program import Builder, Program, Term
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.audio.models.initialization import init_stack_
 from wavedil.audio.models.one_poles import OnePoles
@@ -127,6 +128,21 @@ class Effect(EffectModel):
         x, filters = self.one_poles.step(x, substate(state, "one_poles"))
         skips, stack = self.stack.step(self.input_conv(x), substate(state, "stack"), self.condition(knobs))
         return self._head(skips), {**add_prefix("one_poles", filters), **add_prefix("stack", stack)}
+
+    def program(self) -> Program:
+        """The model for compiled code."""
+        program = Builder()
+        term = program.term(self.input_conv, program.sound)
+        terms = [term]
+        if len(self.one_poles):
+            filtered = program.one_pole(program.sound, self.one_poles.decay, self.one_poles.charges)
+            terms = [Term(program.sound, term.weight[:, :1]), Term(filtered, term.weight[:, 1:])]
+        x = program.product(terms, self.input_conv.bias)
+        skips = program.gated_stack(self.stack, x, "stack")
+        program.conv(self.out, program.map(program.conv(self.hidden, skips), nn.Tanh()))
+        layer = self.knob_layer
+        condition = () if layer is None else ((layer.weight.detach().float(), layer.bias.detach().float(), True),)
+        return program.program(self, self.sample_rate, self.settle, knobs=self.knobs, condition=condition)
 
     def _head(self, skips: Tensor) -> Tensor:
         return self.out(torch.tanh(self.hidden(skips)))

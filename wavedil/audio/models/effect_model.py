@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from wavedil.audio.effects.compiled.program import Program
 from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, one_of, with_article
@@ -52,6 +53,14 @@ class EffectModel(nn.Module):
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
         raise NotImplementedError
+
+    def program(self) -> Program:
+        """The model for compiled code. A subclass that computes something else has to define its own.
+
+        Raises:
+            WavedilError: there is no compiled code for this model.
+        """
+        raise WavedilError(f"{with_article(self)} has no C source: expected an Effect or a model of .nam files")
 
     @checked
     def at_quality(self, quality: Quality) -> "EffectModel":

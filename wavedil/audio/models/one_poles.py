@@ -44,8 +44,8 @@ class OnePoles(nn.Module):
 
     @property
     def decay(self) -> Tensor:
-        """The coefficients a, ``(filters,)``."""
-        return torch.exp(-torch.exp(-self.log_samples)) if len(self) else torch.zeros(0)
+        """The coefficients a, ``(filters,)``, in float64: near 1 a float32 is too coarse."""
+        return torch.exp(-torch.exp(-self.log_samples.double())) if len(self) else torch.zeros(0)
 
     @property
     def settle(self) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from wavedil.audio.effects.compiled.program import Builder
 from wavedil.audio.models.activations import ActivationSpec, check_slopes, make_gated_activation
 from wavedil.audio.models.nam.layer import NAMLayer
 from wavedil.core import DilatedConv, Schedule, parse_schedule
@@ -144,6 +145,16 @@ class LayerArray(nn.Module):
             new |= add_prefix(f"layers.{index}", history)
         head, history = self.head_rechannel.step(head, substate(state, "head_rechannel"))
         return (x, head), new | add_prefix("head_rechannel", history)
+
+    def lower(
+        self, program: Builder, x: int, condition: int, head: int | None, name: str, scale: float = 1.0
+    ) -> tuple[int, int]:
+        """Adds the array to a program: the buffers (x, head signal times ``scale``)."""
+        x = program.conv(self.rechannel, x)
+        for index, layer in enumerate(self.layers):
+            x, term = layer.lower(program, x, condition, f"{name}.layers.{index}")
+            head = term if head is None else program.sum(head, term)
+        return x, program.conv(self.head_rechannel, head, f"{name}.head_rechannel", scale=scale)
 
 
 def _check_slimmable(slimmable: Sequence[int], channels: int, groups: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
+from wavedil.audio.effects.compiled.program import Program, lower
 from wavedil.audio.models.effect_model import EffectModel, Quality
 from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
@@ -68,6 +69,10 @@ class NAMContainer(EffectModel):
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
         return self.selected.step(x, state, knobs)
+
+    def program(self) -> Program:
+        """The selected network for compiled code."""
+        return lower(self.selected)
 
     @property
     def input_name(self) -> str | None:

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wavedil.audio.models.activations import Gated
+from wavedil.audio.effects.compiled.program import Builder
+from wavedil.audio.models.activations import Blended, Gated
 from wavedil.core import DilatedConv
 from wavedil.core.schema import Channels, Dilation, OptionalChannels, Taps, checked
 from wavedil.core.stream import State, add_prefix, substate
@@ -36,6 +37,10 @@ class FiLM(nn.Module):
             return modulation * x
         scale, shift = modulation.chunk(2, dim=1)
         return scale * x + shift
+
+    def lower(self, program: Builder, x: int, condition: int) -> int:
+        """Adds the modulation to a program; x, condition and result are buffers."""
+        return program.modulate(x, program.conv(self.conv, condition), self.shift)
 
 
 class NAMLayer(nn.Module):
@@ -105,6 +110,33 @@ class NAMLayer(nn.Module):
         residual = a if self.layer1x1 is None else self._modulate("layer1x1_post", self.layer1x1(a), condition)
         term = a if self.head1x1 is None else self._modulate("head1x1_post", self.head1x1(a), condition)
         return (x + residual, term), add_prefix("conv", history)
+
+    def lower(self, program: Builder, x: int, condition: int, name: str) -> tuple[int, int]:
+        """Adds the layer to a program: the buffers (x, head term). ``name`` is its key in the state."""
+
+        def modulated(place: str, buffer: int) -> int:
+            return self.films[place].lower(program, buffer, condition) if place in self.films else buffer
+
+        source, mixed = modulated("conv_pre", x), modulated("input_mixin_pre", condition)
+        if "conv_post" in self.films or "input_mixin_post" in self.films:
+            h = modulated("conv_post", program.conv(self.conv, source, f"{name}.conv"))
+            h = program.sum(h, modulated("input_mixin_post", program.conv(self.mixin, mixed)))
+        else:
+            terms = [program.term(self.conv, source, f"{name}.conv"), program.term(self.mixin, mixed)]
+            h = program.product(terms, self.conv.bias)
+        h = modulated("activation_pre", h)
+        if isinstance(self.activation, Gated):
+            pair = self.activation.primary, self.activation.secondary
+            a = program.gate(h, *pair, blended=isinstance(self.activation, Blended))
+        else:
+            a = program.map(h, self.activation)
+        a = modulated("activation_post", a)
+        term = a if self.head1x1 is None else modulated("head1x1_post", program.conv(self.head1x1, a))
+        if self.layer1x1 is None:
+            return program.sum(x, a), term
+        if "layer1x1_post" in self.films:
+            return program.sum(x, modulated("layer1x1_post", program.conv(self.layer1x1, a))), term
+        return program.conv(self.layer1x1, a, add=x), term
 
 
 def _film(condition_channels: int, channels: int, place: str, options: Any) -> FiLM:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from wavedil.audio.effects.compiled.program import Builder, Program
 from wavedil.audio.models.activations import ActivationSpec, check_slopes, make_activation
 from wavedil.audio.models.effect_model import EffectModel, Quality
 from wavedil.audio.models.nam.array import LayerArray
@@ -52,6 +53,12 @@ class PostHead(nn.Module):
             x, history = conv.step(self.activation(x), substate(state, f"convs.{index}"))
             new |= add_prefix(f"convs.{index}", history)
         return x, new
+
+    def lower(self, program: Builder, x: int, name: str) -> int:
+        """Adds the convolutions to a program; x and the result are buffers, ``name`` the key in the state."""
+        for index, conv in enumerate(self.convs):
+            x = program.conv(conv, program.map(x, self.activation), f"{name}.convs.{index}")
+        return x
 
 
 @register
@@ -154,6 +161,21 @@ class NAM(EffectModel):
             y, history = self.head.step(y, substate(state, "head"))
             new |= add_prefix("head", history)
         return y, new
+
+    def program(self) -> Program:
+        """The model for compiled code."""
+        program = Builder(self.start(next(self.parameters()).new_zeros(1, 1, 0)))
+        self._lower(program)
+        return program.program(self, self.sample_rate, self.settle)
+
+    def _lower(self, program: Builder, prefix: str = "") -> int:
+        h, c, head = program.sound, program.sound, None
+        if self.condition is not None:
+            c = self.condition._lower(program, f"{prefix}condition.")
+        for index, array in enumerate(self.arrays):
+            scale = self.head_scale if array is self.arrays[-1] else 1.0
+            h, head = array.lower(program, h, c, head, f"{prefix}arrays.{index}", scale)
+        return head if self.head is None else self.head.lower(program, head, f"{prefix}head")
 
     @property
     def settle(self) -> float:

@@ -1,11 +1,13 @@
 """The other networks of ``.nam`` files: an LSTM, a stack of convolutions, and one convolution."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from wavedil.audio.effects.compiled.program import Builder, Program, Term
 from wavedil.audio.models.activations import ActivationSpec, check_slopes, make_activation
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core import DilatedConv
@@ -78,6 +80,19 @@ class NAMLSTM(_Network):
         h, after = self.lstm(x.transpose(1, 2), before)
         names = zip(("hidden", "cell"), after, strict=True)
         return self.out(h).transpose(1, 2), {name: value.transpose(0, 1) for name, value in names}
+
+    def program(self) -> Program:
+        """The model for compiled code."""
+        program = Builder()
+        x = program.sound
+        for layer in range(self.lstm.num_layers):
+            inputs, hidden, first, second = (
+                getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            weight = torch.cat([inputs, hidden], dim=1)
+            x = program.lstm(x, weight, first + second, self.hidden[layer], self.cell[layer])
+        program.product([Term(x, self.out.weight.detach().float().unsqueeze(2))], self.out.bias)
+        return program.program(self, self.sample_rate)
 
     @property
     def start_description(self) -> str:
@@ -156,6 +171,21 @@ class NAMConvNet(_Network):
             new |= add_prefix(f"convs.{index}", history)
         return self.out(x), new
 
+    def program(self) -> Program:
+        """The model for compiled code."""
+        silence = self.out.weight.new_zeros(1, 1, self.receptive_field - 1)
+        program = Builder(self._run(silence, None)[1])
+        x = program.sound
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            term, bias = program.term(conv, x, f"convs.{index}"), conv.bias
+            if isinstance(norm, _FixedNorm):
+                scale = norm.weight / torch.sqrt(norm.variance + norm.eps)
+                bias = norm.bias - norm.mean * scale
+                term = replace(term, weight=term.weight * scale.float().view(-1, 1, 1))
+            x = program.map(program.product([term], bias), self.activation)
+        program.conv(self.out, x)
+        return program.program(self, self.sample_rate)
+
 
 @register
 class NAMLinear(_Network):
@@ -187,3 +217,9 @@ class NAMLinear(_Network):
         self.check_input(x, knobs)
         y, history = self.conv.step(x, substate(state, "conv"))
         return y, add_prefix("conv", history)
+
+    def program(self) -> Program:
+        """The model for compiled code."""
+        program = Builder()
+        program.conv(self.conv, program.sound)
+        return program.program(self, self.sample_rate)

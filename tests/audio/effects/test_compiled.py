@@ -1,0 +1,301 @@
+"""Effects as C: every option beside the model's own ``step``, knobs, states, compilers, and the cache."""
+
+import ctypes
+import logging
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from wavedil.audio import Effect, LiveEffect
+from wavedil.audio.effects import engines
+from wavedil.audio.effects.compiled import library
+from wavedil.audio.effects.compiled.program import lower
+from wavedil.audio.effects.engines import CompiledEngine, TorchEngine, make_engine
+from wavedil.audio.models.activations import ACTIVATIONS
+from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
+from wavedil.audio.models.nam.layer import FILM_PLACES
+from wavedil.errors import WavedilError
+
+RATE = 8000
+#: Parameters other than the default ones, for those activations that have some.
+SPECIAL = {
+    "PReLU": {"negative_slopes": [0.1, 0.4, -0.2]},
+    "LeakyHardtanh": {"min_val": -0.5, "max_val": 0.7, "min_slope": 0.1, "max_slope": 0.2},
+}
+
+
+def all_activations(**kwargs) -> NAM:
+    """One layer for each activation: alone, as first, or as second part of a gate."""
+    names = list(ACTIVATIONS)
+    specs = [{"type": name, **SPECIAL.get(name, {})} for name in names]
+    gatings = [("none", "gated", "blended")[index % 3] for index in range(len(names))]
+    array = LayerArray(
+        1, 3, 2, "1..4 x5", 2, activation=specs, gating=gatings, secondary=specs[1:] + specs[:1], head_bias=True,
+        head1x1_channels=5,
+    )  # fmt: skip
+    return NAM([array, LayerArray(3, 2, 1, "1,300")], head_scale=0.5, sample_rate=RATE, **kwargs)
+
+
+def all_options(**kwargs) -> NAM:
+    """Every place of modulation, groups that differ, a condition with its own layers, and convolutions at the end."""
+    films = dict.fromkeys(FILM_PLACES, {}) | {"conv_post": {"groups": 2}, "input_mixin_pre": {"shift": False}}
+    arrays = [
+        LayerArray(
+            1, 6, 4, "1,150", [3, 2], gating=["blended", "gated"], bottleneck=6, condition_channels=6, films=films,
+            head_kernel_size=3, head_dilation=40, groups=2, mixin_groups=3, layer1x1_groups=2, head1x1_channels=4,
+            head1x1_groups=2,
+        ),
+        LayerArray(6, 4, 2, "3", 5, condition_channels=6, layer1x1=False, groups=4, mixin_groups=2, head1x1_channels=4),
+    ]  # fmt: skip
+    condition = NAM([LayerArray(1, 3, 6, "1,5")], out_channels=6, sample_rate=RATE, head_scale=0.5)
+    head = {"channels": 3, "kernel_sizes": [2, 3], "activation": "LeakyReLU"}
+    return NAM(arrays, condition=condition, head=head, head_scale=0.7, sample_rate=RATE, **kwargs)
+
+
+def effect(**kwargs) -> Effect:
+    return Effect(7, 5, [1, 150, 2], 3, head_channels=3, sample_rate=RATE, **kwargs)
+
+
+#: Of each kind of model, with odd widths, and spans that are longer and shorter than a block.
+MODELS = {
+    "effect": lambda: effect(
+        knobs={"gain": [0, 2], "tone": [-1, 1]}, knob_channels=2, time_constants=[0.02, 0.001], charges=[50.0, 0.0]
+    ),
+    "linear knobs": lambda: effect(knobs={"gain": [0, 1]}, knob_channels=0),
+    "no knobs": lambda: Effect(4, 4, "1,2", 1, sample_rate=RATE),
+    "activations": all_activations,
+    "options": all_options,
+    "zero history": lambda: all_options(start="zero_history"),
+    "slimmed": lambda: NAM(
+        [
+            LayerArray(1, 4, 3, "1,2", 2, gating="gated", slimmable=[2, 4]),
+            LayerArray(4, 6, 1, "1,4", bottleneck=3, slimmable=[2, 6]),
+        ]
+    ).at_quality(0.3),
+    "container": lambda: NAMContainer([NAMLinear(3), NAMLinear(3), NAMLSTM(17, 2)], [0.3, 0.5, 1]),
+    "convnet": lambda: NAMConvNet(3, [1, 2, 5], "ReLU", batchnorm=True),
+    "linear": lambda: NAMLinear(700, True),
+}
+
+
+def made(name: str, seed: int = 0):
+    torch.manual_seed(seed)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        for weight in model.state_dict().values():
+            weight.add_(0.1 * torch.rand_like(weight))  # also those that start at 0 and 1
+    return model
+
+
+def noise(length: int, loudness: float = 0.5) -> np.ndarray:
+    return (loudness * np.random.default_rng(length).standard_normal((2, length))).astype(np.float32)
+
+
+def knob_settings(model, fraction: float) -> torch.Tensor:
+    return torch.tensor([low + fraction * (high - low) for low, high in model.knobs.values()])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_c_code_equals_the_model(name):
+    """In blocks of all kinds, soft and loud, on two channels; knobs are changed while they still move."""
+    model = made(name)
+    loud = 0.5 if name == "activations" else 10.0  # there, gates without bounds multiply each other
+    pair = CompiledEngine(model, 2), TorchEngine(model, 2)
+    for index, length in enumerate([1, 64, 65, 0, 31, 1, 200, 1400, 63, 500]):
+        if index in (0, 2, 3, 6, 8):
+            for engine in pair:
+                engine.set_knobs(knob_settings(model, (0.3 + 0.17 * index) % 1))
+        sound = noise(length, loud if index == 7 else 0.5)
+        a, b = (engine.process(sound) for engine in pair)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert np.abs(b).max() > 1e-3
+
+
+def test_a_state_is_copied_and_restored():
+    model = made("effect")
+    engine = CompiledEngine(model, 2)
+    engine.process(noise(300))
+    engine.set_knobs(knob_settings(model, 0.9))
+    engine.process(noise(50))
+    size = engine.library.effect_state_size()
+    saved = [ctypes.string_at(state, size) for state in engine.states]
+    first = engine.process(noise(400))
+    for state, content in zip(engine.states, saved, strict=True):
+        ctypes.memmove(state, content, size)
+    np.testing.assert_array_equal(engine.process(noise(400)), first)
+    # The library has no state of its own: another instance starts anew.
+    again = CompiledEngine(model, 2)
+    again.process(noise(300))
+    again.set_knobs(knob_settings(model, 0.9))
+    again.process(noise(50))
+    np.testing.assert_array_equal(again.process(noise(400)), first)
+
+
+def test_a_knob_moves_without_a_jump():
+    """In a sound of 100 Hz two samples differ as with the knob at rest; at once it would be 4 times as much."""
+    model = made("linear knobs")
+    sound = np.sin(2 * np.pi * 100 / RATE * np.arange(4000, dtype=np.float32))[None]
+    jumps = []
+    for start, end in ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0)):
+        for engine in (CompiledEngine(model, 1), TorchEngine(model, 1)):
+            engine.set_knobs(torch.tensor([start]))
+            before = engine.process(sound[:, :2056])
+            engine.set_knobs(torch.tensor([end]))
+            after = engine.process(sound[:, 2056:])
+            result = np.concatenate([before, after], axis=1)[:, 1000:]
+            jumps.append(np.abs(np.diff(result)).max())
+    assert max(jumps[4:]) <= 1.1 * max(jumps[:4])
+    # Within 20 ms the knob is there, and the layers have forgotten the way after their receptive field.
+    there = TorchEngine(model, 1)
+    there.set_knobs(torch.tensor([1.0]))
+    there.process(sound[:, :2056])
+    settled = 160 + model.receptive_field
+    np.testing.assert_allclose(after[:, settled:], there.process(sound[:, 2056:])[:, settled:], atol=1e-5)
+
+
+def test_knobs_are_clamped_and_bad_ones_refused():
+    model = made("effect")
+    engine = CompiledEngine(model, 1)
+    call, state = engine.library.effect_set_knob, engine.states[0]
+    assert [call(state, index, value) for index, value in ((0, 1), (2, 1), (-1, 1), (0, float("nan")))] == [
+        0,
+        -1,
+        -1,
+        -1,
+    ]
+    assert call(state, 1, 99) == 0
+    expected = CompiledEngine(model, 1)
+    expected.set_knobs(torch.tensor([1.0, 1.0]))
+    np.testing.assert_array_equal(engine.process(noise(100)[:1]), expected.process(noise(100)[:1]))
+
+
+@pytest.mark.parametrize("name", ["effect", "container"])
+def test_nan_and_infinity_count_as_zero_and_do_not_stay(name):
+    engine, clean = CompiledEngine(made(name), 2), CompiledEngine(made(name), 2)
+    sound = noise(200)
+    sound[0, 50], sound[1, 51], sound[1, 60] = np.nan, np.inf, -1e30
+    without = np.where(np.abs(sound) < 1e6, sound, 0).astype(np.float32)
+    np.testing.assert_array_equal(engine.process(sound), clean.process(without))
+
+
+class Inverted(Effect):
+    """An effect with another step than the program."""
+
+    def step(self, x, state=None, knobs=None):
+        y, state = super().step(x, state, knobs)
+        return -y, state
+
+
+class Cube(torch.nn.Module):
+    def forward(self, x):
+        return x**3
+
+
+def test_models_without_a_program_run_in_torch(caplog):
+    with pytest.raises(WavedilError, match="an Inverted has no C source"):
+        lower(Inverted(4, 4, "1,2"))
+    model = NAMConvNet(2, [1])
+    model.activation = Cube()
+    with pytest.raises(WavedilError, match="the activation is a Cube: expected one of"):
+        lower(model)
+    with caplog.at_level(logging.WARNING, "wavedil"):
+        assert isinstance(make_engine(Inverted(4, 4, "1,2"), 1), TorchEngine)
+        assert isinstance(make_engine(Inverted(4, 4, "1,2"), 1), TorchEngine)
+        assert isinstance(make_engine(Effect(4, 4, "1,2").double(), 1), TorchEngine)
+    assert caplog.text.count("this effect runs in PyTorch, which is slower: an Inverted has no C source") == 1
+
+
+# The compiler and the cache
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """An empty cache, and no library in memory; returns the cache's folder and a function that loads a program."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(library, "_cache_failed", False)
+    monkeypatch.setattr(library, "FLAGS", ("-O0", "-shared"))
+    compiled = []
+    build = library._compile
+    monkeypatch.setattr(library, "_compile", lambda *args: compiled.append(1) or build(*args))
+
+    def load() -> int:
+        """Loads and tries the program; returns how often the compiler ran since the start of the test."""
+        library._loaded.clear()
+        torch.manual_seed(0)
+        engine = CompiledEngine(NAMLinear(3), 1)
+        assert engine.process(np.ones((1, 4), np.float32)).shape == (1, 4)
+        return len(compiled)
+
+    yield tmp_path / "cache" / "wavedil" / "effects", load
+    library._loaded.clear()
+
+
+def test_a_compiled_effect_is_cached_and_a_damaged_file_replaced(fresh):
+    folder, load = fresh
+    assert [load(), load()] == [1, 1]
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    path.unlink()  # this process uses it
+    path.write_bytes(content[:-1000])
+    assert [load(), load()] == [2, 2]
+    path.rename(path.with_name(path.name[::-1]))  # of another program
+    assert load() == 3
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(fresh, caplog):
+    folder, load = fresh
+    load()
+    folder.chmod(0o777)
+    with caplog.at_level(logging.WARNING, "wavedil"):
+        assert [load(), load()] == [2, 3]
+    assert caplog.text.count("each process compiles again; set XDG_CACHE_HOME to a folder of yours") == 1
+    assert "other users can write to" in caplog.text
+    folder.chmod(0o700)
+    folder.parent.chmod(0o770)
+    assert load() == 4
+    folder.parent.chmod(0o755)
+    assert load() == 4
+
+
+def test_without_a_cache_each_process_compiles(fresh, caplog):
+    folder, load = fresh
+    folder.parent.parent.mkdir()
+    folder.parent.write_text("a file")
+    with caplog.at_level(logging.WARNING, "wavedil"):
+        assert [load(), load()] == [1, 2]
+    assert len(caplog.records) == 1
+
+
+def test_another_compiler_compiles_anew(fresh, tmp_path, monkeypatch):
+    _, load = fresh
+    assert load() == 1
+    command = tmp_path / "my cc"
+    command.write_text(f'#!/bin/sh\nexec {library.find_compiler()[0]} "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("CC", f"'{command}' -g0")
+    assert library.find_compiler() == [str(command), "-g0"]
+    assert [load(), load()] == [2, 2]
+
+
+def test_without_a_working_compiler_effects_run_in_torch(fresh, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(engines, "_given", set())
+    model = NAMLinear(3)
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'x.c: fatal error: no license' >&2; exit 1\n")
+    broken.chmod(0o755)
+    with caplog.at_level(logging.WARNING, "wavedil"):
+        monkeypatch.setenv("CC", str(broken))
+        assert isinstance(make_engine(model, 1), TorchEngine)
+        monkeypatch.delenv("CC")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(library, "find_spec", lambda name: None)
+        effects = [LiveEffect(model) for _ in range(2)]
+    assert [type(effect._engine) for effect in effects] == [TorchEngine, TorchEngine]
+    first, second = caplog.messages
+    assert first.endswith("broken failed: x.c: fatal error: no license")
+    assert second.startswith("this effect runs in PyTorch, which is slower: there is no C compiler: install one")
+    monkeypatch.setattr(library, "find_spec", lambda name: True)
+    assert library.find_compiler()[1:] == ["-m", "ziglang", "cc"]
+    assert os.path.isabs(library.find_compiler()[0])

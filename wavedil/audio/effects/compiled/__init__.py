@@ -1,0 +1,1 @@
+"""Effects as C: the program that a model makes, the C source of it, and the library compiled from it."""

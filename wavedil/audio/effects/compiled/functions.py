@@ -1,0 +1,73 @@
+"""Activations in C: the expressions of those that :mod:`wavedil.audio.models.activations` makes."""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from wavedil.audio.models.activations import LeakyHardtanh, PReLU, Softsigmoid
+from wavedil.errors import WavedilError, with_article
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of one sample by its name in ``EXPRESSIONS``; ``parameters`` are numbers, or one per channel."""
+
+    name: str
+    parameters: tuple[tuple[float, ...], ...] = ()
+
+
+#: C expressions of the vector x; p0, p1 … are the parameters. F is the type prefix of functions.
+EXPRESSIONS = {
+    "identity": "x",
+    "elu": "select(x > 0, x, p0 * (exp_v(min_v(x, splat(0))) - 1))",
+    "gelu": "0.5f * x * (1 + erf_v(0.70710678f * x))",
+    "hardsigmoid": "clamp_v(x * (1.0f / 6) + 0.5f, 0, 1)",
+    "hardswish": "x * clamp_v(x * (1.0f / 6) + 0.5f, 0, 1)",
+    "hardtanh": "min_v(max_v(x, p0), p1)",
+    "leaky_hardtanh": "min_v(max_v(x, p0), p1) + p2 * min_v(x - p0, splat(0)) + p3 * max_v(x - p1, splat(0))",
+    "leaky_relu": "max_v(x, splat(0)) + p0 * min_v(x, splat(0))",
+    "relu": "max_v(x, splat(0))",
+    "sigmoid": "1 / (1 + exp_v(-x))",
+    "silu": "x / (1 + exp_v(-x))",
+    "softsigmoid": "0.5f + 0.5f * (x / (1 + abs_v(x)))",
+    "softsign": "x / (1 + abs_v(x))",
+    "tanh": "tanh_v(x)",
+}
+_PLAIN = {
+    nn.GELU: "gelu", nn.Hardsigmoid: "hardsigmoid", nn.Hardswish: "hardswish", nn.Identity: "identity",
+    nn.ReLU: "relu", nn.SiLU: "silu", nn.Sigmoid: "sigmoid", Softsigmoid: "softsigmoid", nn.Softsign: "softsign",
+    nn.Tanh: "tanh",
+}  # fmt: skip
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+def function_of(module: nn.Module) -> Function:
+    """The function of an activation module.
+
+    Raises:
+        WavedilError: there is no C expression for it.
+    """
+    kind = type(module)
+    if kind is nn.GELU and module.approximate != "none":
+        kind = None
+    if kind in _PLAIN:
+        return Function(_PLAIN[kind])
+    if kind is nn.ELU:
+        return Function("elu", ((module.alpha,),))
+    if kind is nn.Hardtanh:
+        return Function("hardtanh", ((module.min_val,), (module.max_val,)))
+    if kind is LeakyHardtanh:
+        values = module.min_val, module.max_val, module.min_slope, module.max_slope
+        return Function("leaky_hardtanh", tuple((value,) for value in values))
+    if kind is nn.LeakyReLU:
+        return Function("leaky_relu", ((module.negative_slope,),))
+    if kind in (nn.PReLU, PReLU):
+        return Function("leaky_relu", (tuple(module.weight.detach().tolist()),))
+    if kind is nn.SELU:
+        return Function("selu")
+    raise WavedilError(f"the activation is {with_article(module)}: expected one of those of .nam files, for C")
+
+
+EXPRESSIONS["selu"] = f"{_SELU_SCALE:.9g}f * select(x > 0, x, {_SELU_ALPHA:.9g}f * (exp_v(min_v(x, splat(0))) - 1))"
+assert math.isclose(_SELU_SCALE * _SELU_ALPHA, 1.7580993408473766)

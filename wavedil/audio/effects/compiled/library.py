@@ -1,0 +1,189 @@
+"""Compiles the C source of a program with the machine's compiler, and loads the result.
+
+Compiled libraries are kept in ``wavedil/effects`` of the user's cache folder, under a name with the checksums of what
+they were made from and of their contents. Loading a library runs its code. So it is read only from a folder that other
+users cannot write to, and only if its checksum is right.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from wavedil.audio.effects.compiled.c_writer import Source, write_c
+from wavedil.audio.effects.compiled.program import Program
+from wavedil.errors import WavedilError, printable, reason
+from wavedil.writing import atomic_write
+
+NAME = "effect"  # of the source, and prefix of its functions
+FLAGS = ("-O3", "-std=gnu99", "-fno-math-errno", "-fno-trapping-math", "-shared")
+SECONDS = 300  # that a compiler may take
+REMEDY = "install one (gcc or clang as cc), set CC to its command, or pip install 'wavedil[live]'"
+
+_log = logging.getLogger("wavedil")
+_loaded: dict[str, ctypes.CDLL] = {}
+_cache_failed = False  # whether the warning was given
+
+
+def find_compiler() -> list[str] | None:
+    """The command of a C compiler: ``$CC``, ``cc``, ``gcc`` or ``clang``, or the package ziglang; None without any."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        try:
+            words = shlex.split(name or "")
+        except ValueError:  # a quotation without end
+            continue
+        if words and (path := shutil.which(words[0])):
+            return [path, *words[1:]]
+    return [sys.executable, "-m", "ziglang", "cc"] if find_spec("ziglang") else None
+
+
+def load_program(program: Program) -> ctypes.CDLL:
+    """The library with the functions of a program, ``effect_init`` and so on; compiled if it is not in the cache.
+
+    Raises:
+        WavedilError: there is no compiler, or it failed.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise WavedilError(f"there is no C compiler: {REMEDY}")
+    source = write_c(program, NAME)
+    key = _key(source, compiler)
+    if key not in _loaded:
+        _loaded[key] = _load(source, compiler, key)
+    return _loaded[key]
+
+
+def _load(source: Source, compiler: list[str], key: str) -> ctypes.CDLL:
+    folder = _cache_folder()
+    if folder is not None:
+        for path in sorted(folder.glob(f"{key}-*")):
+            with _without_cache(folder):
+                if _checksum(path.read_bytes()) == path.stem.rpartition("-")[2]:
+                    return _bind(path)
+                path.unlink()  # damaged
+    with tempfile.TemporaryDirectory(prefix="wavedil-", ignore_cleanup_errors=True) as temporary:
+        built = _compile(source, compiler, Path(temporary))
+        content = built.read_bytes()
+        if folder is not None:
+            with _without_cache(folder):
+                place = folder / f"{key}-{_checksum(content)}{built.suffix}"
+                with atomic_write(place) as beside:
+                    beside.write_bytes(content)
+                return _bind(place)
+        return _bind(built)
+
+
+def _bind(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    library.effect_state_size.restype = ctypes.c_size_t
+    library.effect_init.argtypes = [ctypes.c_void_p]
+    library.effect_set_knob.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_float]
+    library.effect_process.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+    library.effect_init.restype = library.effect_process.restype = None
+    return library
+
+
+def _compile(source: Source, compiler: list[str], folder: Path) -> Path:
+    folder.joinpath(f"{NAME}.c").write_text(source.code)
+    folder.joinpath(f"{NAME}.h").write_text(source.header)
+    target = folder / f"{NAME}{'.dll' if os.name == 'nt' else '.so'}"
+    pic = [] if os.name == "nt" else ["-fPIC"]
+    done = None
+    for native in (["-march=native"], []):  # not every compiler knows this machine
+        command = [*compiler, *FLAGS, *pic, *native, "-o", str(target), f"{NAME}.c"]
+        try:
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise WavedilError(f"{shlex.join(compiler)} took more than {SECONDS} seconds") from None
+        except OSError as error:
+            raise WavedilError(f"{shlex.join(compiler)} cannot be started: {reason(error)}; {REMEDY}") from None
+        if done.returncode == 0 and target.is_file():
+            return target
+    lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+    raise WavedilError(f"{shlex.join(compiler)} failed: {lines[0][:200]}")
+
+
+def _key(source: Source, compiler: list[str]) -> str:
+    program = os.path.realpath(compiler[0])
+    status = os.stat(program)
+    parts = [
+        *compiler,
+        program,
+        str(status.st_size),
+        str(status.st_mtime_ns),
+        *FLAGS,
+        _cpu(),
+        source.code,
+        source.header,
+    ]
+    return _checksum("\0".join(parts).encode())
+
+
+@functools.cache
+def _cpu() -> str:
+    """What the code for this machine depends on."""
+    text = " ".join((platform.system(), platform.machine(), platform.processor()))
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0].splitlines()
+    except OSError:
+        return text
+    keys = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU part")
+    return "\n".join([text, *(line for line in lines if line.split(":")[0].strip() in keys)])
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:40]
+
+
+def _cache_folder() -> Path | None:
+    """The folder of the cache; None, with one message, if it cannot be used."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
+    folder = Path(base, "wavedil", "effects").absolute()
+    with _without_cache(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if hasattr(os, "getuid"):
+            for place in (folder.resolve(), *folder.resolve().parents):
+                status = place.stat()
+                others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                if status.st_uid not in (0, os.getuid()) or (others and not status.st_mode & stat.S_ISVTX):
+                    raise PermissionError(f"other users can write to {place}")
+            if folder.stat().st_uid != os.getuid():
+                raise PermissionError(f"{folder} belongs to another user")
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} is not writable")
+        return folder
+    return None
+
+
+class _without_cache:  # noqa: N801
+    """Context in which an error of the system is logged, once, and not raised."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        global _cache_failed
+        if not isinstance(error, OSError | WavedilError):
+            return False
+        if not _cache_failed:
+            why = printable(error if error.args and not getattr(error, "strerror", None) else reason(error))
+            _log.warning(
+                "the cache of compiled effects in %s cannot be used (%s): each process compiles again; set "
+                "XDG_CACHE_HOME to a folder of yours", printable(self.folder), why,
+            )  # fmt: skip
+        _cache_failed = True
+        return True
