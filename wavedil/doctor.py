@@ -37,6 +37,7 @@ EXTRAS = {
     "shards": ("packed data at URLs", ("fsspec", "s3fs")),
     "completion": ("wavedil completion", ("shtab",)),
     "live": ("wavedil live: sound devices", ("sounddevice",)),
+    "compiler": ("a C compiler for effects, if the system has none", ("ziglang",)),
     "midi": ("piano rolls as MIDI files", ("mido",)),
 }
 _PACKAGES = ("torch", "numpy", "numba", "soundfile", "soxr", "safetensors", "tqdm")
@@ -134,6 +135,11 @@ def _compilers() -> Iterator[Finding]:
     found = next((path for name in names if (path := shutil.which(name))), None)
     text = found or "none found: --model.compile true needs one; all else works without"
     yield Finding("C++ compiler", OK if found else NOTE, text)
+    from wavedil.audio.effects.compiled.library import REMEDY, find_compiler
+
+    command = find_compiler()
+    text = " ".join(command) if command else f"none found: effects run in PyTorch, which is slower; {REMEDY}"
+    yield Finding("C compiler", OK if command else NOTE, text)
     if find_spec("triton") is None:
         yield Finding("triton", NOTE, "not installed: on a GPU, kernels of torch are used")
 
@@ -256,4 +262,21 @@ def _engines() -> Iterator[Finding]:
             yield Finding(f"engine {name} on {device}", state, f"{equal:.0%} of {2 * samples} codes as engine torch")
 
 
-_COMPARISONS = (_operations, _engines)
+def _effects() -> Iterator[Finding]:
+    """An effect as compiled C beside its model."""
+    import torch
+
+    from wavedil.audio.effects.engines import TorchEngine, make_engine
+    from wavedil.audio.models.effect import Effect
+
+    torch.manual_seed(0)
+    engines = [kind(Effect(8, 8, "1..8").eval(), 1) for kind in (TorchEngine, make_engine)]
+    if isinstance(engines[1], TorchEngine):
+        return  # the check of compilers says why
+    x = torch.randn(1, 500).numpy()
+    expected, result = (engine.process(x) for engine in engines)
+    error = float(abs(result - expected).max())
+    yield Finding("compiled effect on cpu", OK if error < _TOLERANCE else WRONG, f"differs by {error:.1g} from torch")
+
+
+_COMPARISONS = (_operations, _engines, _effects)

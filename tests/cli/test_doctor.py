@@ -21,7 +21,15 @@ def test_everything_agrees_here(run):
     result = json.loads(run("doctor", "--json").out)
     found = names(result)
     assert result["ok"] and {"python", "torch", "cpu", "numba cache", "extra train"} <= set(found)
-    for name in ("dilated_conv", "gate", "gated_residual", "skip_sum", "cross_entropy", "engine numba"):
+    for name in (
+        "dilated_conv",
+        "gate",
+        "gated_residual",
+        "skip_sum",
+        "cross_entropy",
+        "engine numba",
+        "compiled effect",
+    ):
         assert found[f"{name} on cpu"]["state"] == "ok"
 
 

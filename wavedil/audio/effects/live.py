@@ -60,12 +60,11 @@ class LiveEffect:
     ):
         self.model, self.channels = model.eval(), channels
         self.levels, self._source = Levels(), source
-        model.knob_values(knobs)  # before anything is compiled
-        self._engine = make_engine(model, channels)
         self.knobs = knobs or {}
+        self._engine, self._engine_values = make_engine(model, channels), None
         silence = math.ceil(model.settle * model.sample_rate)
         for start in range(0, silence, CHUNK):
-            self._engine.process(np.zeros((channels, min(CHUNK, silence - start)), np.float32))
+            self._run(np.zeros((channels, min(CHUNK, silence - start)), np.float32))
         self.blocks, self.samples, self.seconds, self.slowest_block = 0, 0, 0.0, 0.0
 
     @property
@@ -74,7 +73,7 @@ class LiveEffect:
 
     @knobs.setter
     def knobs(self, settings: Mapping[str, float]) -> None:
-        self._engine.set_knobs(self.model.knob_values(settings))
+        self._values = self.model.knob_values(settings)  # the engine gets them in the thread that processes
         self._knobs = dict(settings)
 
     def process(self, block: np.ndarray) -> np.ndarray:
@@ -92,11 +91,18 @@ class LiveEffect:
             raise WavedilError(f"block has shape {sound.shape}: expected ({self.channels}, time)")
         if not np.isfinite(sound).all():
             raise WavedilError("block has NaN or infinity, which would stay in the effect's state: leave it out")
-        y = self._engine.process(sound.reshape(self.channels, -1))
+        y = self._run(sound.reshape(self.channels, -1))
         self.blocks, self.samples = self.blocks + 1, self.samples + y.shape[1]
         seconds = time.perf_counter() - started
         self.seconds, self.slowest_block = self.seconds + seconds, max(self.slowest_block, seconds)
         return y.reshape(sound.shape)
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        values = self._values
+        if values is not self._engine_values:
+            self._engine.set_knobs(values)
+            self._engine_values = values
+        return self._engine.process(x)
 
     @property
     def seconds_per_block(self) -> float:

@@ -13,6 +13,7 @@ LANES = 16  # largest number of samples in a vector; blocks are computed in comp
 VECTORS = """\
 /* Vectors of samples. A compiler without vectors, or with AMP_SCALAR defined, computes single numbers. */
 #if defined(__GNUC__) && !defined(AMP_SCALAR)
+#define INLINE static inline __attribute__((unused))
 #if defined(__AVX512F__)
 #define LANES 16
 #define SPLAT4(x) (x), (x), (x), (x)
@@ -27,51 +28,52 @@ VECTORS = """\
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef vec mem __attribute__((aligned(4), may_alias)); /* anywhere in memory */
-static inline vec splat(float x) { vec v = SPLAT(x); return v; }
-static inline vec select(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
-static inline vec min_v(vec a, vec b) { return select(a < b, a, b); }
-static inline vec max_v(vec a, vec b) { return select(a > b, a, b); }
-static inline vec abs_v(vec a) { return (vec)((ivec)a & 0x7fffffff); }
+INLINE vec splat(float x) { vec v = SPLAT(x); return v; }
+INLINE vec select(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
+INLINE vec min_v(vec a, vec b) { return select(a < b, a, b); }
+INLINE vec max_v(vec a, vec b) { return select(a > b, a, b); }
+INLINE vec abs_v(vec a) { return (vec)((ivec)a & 0x7fffffff); }
 /* 2 to the power of n, an integer */
-static inline vec power_of_2(vec n) { return (vec)((__builtin_convertvector(n, ivec) + 127) << 23); }
+INLINE vec power_of_2(vec n) { return (vec)((__builtin_convertvector(n, ivec) + 127) << 23); }
 /* the nearest integer */
-static inline vec round_v(vec a) {
+INLINE vec round_v(vec a) {
   vec half = (vec)(((ivec)a & (int32_t)0x80000000) | (ivec)splat(0.5f));
   return __builtin_convertvector(__builtin_convertvector(a + half, ivec), vec);
 }
 /* x, or 0 where it is NaN, infinite, 2^20 or more, or so small that sums of it would be denormal and slow */
-static inline vec sane(vec a) {
+INLINE vec sane(vec a) {
   ivec e = (ivec)a & 0x7f800000;
   return (vec)((ivec)a & (e < ((127 + 20) << 23)) & (e > ((127 - 50) << 23)));
 }
 #else
+#define INLINE static inline
 #define LANES 1
 typedef float vec;
 typedef float mem;
 typedef int ivec;
-static inline vec splat(float x) { return x; }
-static inline vec select(int mask, vec a, vec b) { return mask ? a : b; }
-static inline vec min_v(vec a, vec b) { return a < b ? a : b; }
-static inline vec max_v(vec a, vec b) { return a > b ? a : b; }
-static inline vec abs_v(vec a) { return a < 0 ? -a : a; }
-static inline vec power_of_2(vec n) {
+INLINE vec splat(float x) { return x; }
+INLINE vec select(int mask, vec a, vec b) { return mask ? a : b; }
+INLINE vec min_v(vec a, vec b) { return a < b ? a : b; }
+INLINE vec max_v(vec a, vec b) { return a > b ? a : b; }
+INLINE vec abs_v(vec a) { return a < 0 ? -a : a; }
+INLINE vec power_of_2(vec n) {
   int32_t bits = ((int32_t)n + 127) * (1 << 23);
   memcpy(&n, &bits, 4);
   return n;
 }
-static inline vec round_v(vec a) { return (vec)(int32_t)(a + (a < 0 ? -0.5f : 0.5f)); }
-static inline vec sane(vec a) {
+INLINE vec round_v(vec a) { return (vec)(int32_t)(a + (a < 0 ? -0.5f : 0.5f)); }
+INLINE vec sane(vec a) {
   uint32_t bits, e;
   memcpy(&bits, &a, 4);
   e = bits & 0x7f800000u;
   return e < ((127u + 20u) << 23) && e > ((127u - 50u) << 23) ? a : 0;
 }
 #endif
-static inline vec load(const float *p) { return *(const mem *)p; }
-static inline void store(float *p, vec v) { *(mem *)p = v; }
-static inline vec clamp_v(vec x, float low, float high) { return min_v(max_v(x, splat(low)), splat(high)); }
+INLINE vec load(const float *p) { return *(const mem *)p; }
+INLINE void store(float *p, vec v) { *(mem *)p = v; }
+INLINE vec clamp_v(vec x, float low, float high) { return min_v(max_v(x, splat(low)), splat(high)); }
 /* rational approximation, relative error below 4e-7 */
-static inline vec tanh_v(vec x) {
+INLINE vec tanh_v(vec x) {
   vec u, p, q;
   x = clamp_v(x, -9.1f, 9.1f);
   u = x * x;
@@ -86,7 +88,7 @@ static inline vec tanh_v(vec x) {
   return x * p / q;
 }
 /* 2^n exp(r) with |r| <= ln(2) / 2; relative error below 2e-7 */
-static inline vec exp_v(vec x) {
+INLINE vec exp_v(vec x) {
   vec n, r, p;
   x = clamp_v(x, -87.0f, 88.0f);
   n = round_v(x * 1.44269504f);
@@ -99,7 +101,7 @@ static inline vec exp_v(vec x) {
   return (1 + (r + r * r * p)) * power_of_2(n);
 }
 /* Abramowitz and Stegun 7.1.26, error below 2e-7 */
-static inline vec erf_v(vec x) {
+INLINE vec erf_v(vec x) {
   vec a = abs_v(x), t = 1 / (1 + 0.3275911f * a), p;
   p = t * 1.061405429f - 1.453152027f;
   p = p * t + 1.421413741f;

@@ -28,7 +28,7 @@ from wavedil.writing import atomic_write
 NAME = "effect"  # of the source, and prefix of its functions
 FLAGS = ("-O3", "-std=gnu99", "-fno-math-errno", "-fno-trapping-math", "-shared")
 SECONDS = 300  # that a compiler may take
-REMEDY = "install one (gcc or clang as cc), set CC to its command, or pip install 'wavedil[live]'"
+REMEDY = "install one (gcc or clang as cc), set CC to its command, or pip install 'wavedil[compiler]'"
 
 _log = logging.getLogger("wavedil")
 _loaded: dict[str, ctypes.CDLL] = {}
