@@ -18,7 +18,7 @@ from wavedil.audio.data import audio_files
 from wavedil.audio.data.check import check_recordings
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import RandomCrops
-from wavedil.audio.data.recordings import find_recordings
+from wavedil.audio.data.recording_files import find_recordings
 from wavedil.audio.data.split import split_files
 from wavedil.audio.data.streams import read_blocks
 from wavedil.cli import main

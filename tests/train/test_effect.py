@@ -9,7 +9,8 @@ import torch
 
 from wavedil.audio import Effect, load
 from wavedil.audio.data import audio_files
-from wavedil.audio.data.recordings import Segment, find_recordings, split_recordings
+from wavedil.audio.data.recording_files import find_recordings
+from wavedil.audio.data.recordings import Segment, split_recordings
 from wavedil.audio.effects.evaluation import evaluate_pairs
 from wavedil.cli import main
 from wavedil.errors import WavedilError

@@ -157,7 +157,7 @@ def _tables(folder: Path) -> None:
 
 def _read_table(path: Path) -> None:
     from wavedil.audio.conditioning.speakers import speaker_source
-    from wavedil.audio.data.recordings import find_recordings
+    from wavedil.audio.data.recording_files import find_recordings
     from wavedil.files import excluded_paths
     from wavedil.report import write_report
 

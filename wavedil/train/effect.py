@@ -10,7 +10,10 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio.data import overdrive
-from wavedil.audio.data.recordings import Segment, find_recordings, split_recordings
+from wavedil.audio.data.alignment import Align
+from wavedil.audio.data.captures import Findings
+from wavedil.audio.data.recording_files import find_recordings
+from wavedil.audio.data.recordings import Segment, split_recordings
 from wavedil.audio.effects.losses import ESR, compute_loss
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
@@ -106,18 +109,22 @@ class EffectModule(TrainingModule):
 
 
 class EffectData(TrainingData):
-    """Random windows of recordings of input and target; see :func:`wavedil.audio.data.recordings.find_recordings`.
+    """Random windows of recordings of input and target; see
+    :func:`wavedil.audio.data.recording_files.find_recordings`.
 
     Args:
-        root: a CSV table, or a folder with ``input`` and ``target``; null for built-in overdriven strings, which are
-            written to ``RUN/data``.
+        root: ``DRY.wav,WET.wav``, a CSV table, a folder with ``input`` and ``target``, or a folder with ``input.wav``
+            and targets named ``KNOB=VALUE.wav``; null for built-in overdriven strings, which are written to
+            ``RUN/data``.
         crop: samples in each window that count in the loss.
         context: samples of the input before the window; null for the receptive field - 1. Windows start inside their
             segment, and the first ``skip`` samples of a segment do not count.
         batch_size: windows in a batch.
         validation: null or a regular expression, for recordings without a column ``held_out``; see
-            :func:`wavedil.audio.data.recordings.split`.
+            :func:`wavedil.audio.data.recordings.split_recordings`.
         resample: resample recordings of another rate to the model's; otherwise they are an error.
+        align: ``auto`` estimates the delay of each target and removes it, ``none`` leaves it, and a number is the delay
+            in samples of all targets (negative if they are early).
         built_in_seconds: length of the built-in sound.
         seed: seed of the windows.
         num_workers: processes that load windows.
@@ -132,13 +139,15 @@ class EffectData(TrainingData):
         batch_size: Count = 3,
         validation: str | None = None,
         resample: bool = False,
+        align: Align = "auto",
         built_in_seconds: Seconds = 30.0,
         seed: Seed = 0,
         num_workers: Workers = 0,
     ):
         super().__init__(batch_size, seed, num_workers)
         self.root, self.crop, self.context = root, crop, context
-        self.validation, self.resample, self.built_in_seconds = validation, resample, built_in_seconds
+        self.validation, self.resample, self.align = validation, resample, align
+        self.built_in_seconds, self.findings = built_in_seconds, Findings()
 
     def prepare_data(self) -> None:
         if self.root is None and not self.ready:
@@ -159,9 +168,8 @@ class EffectData(TrainingData):
                     f"{root}: {recording.target.name}: {error}; set model.network.knobs to the knobs of the table and "
                     'their ranges, e.g. "{gain: [0, 1]}", or to {} if it has none'
                 ) from None
-        self.train, self.valid, summary = split_recordings(
-            recordings, network.sample_rate, context=context, validation=self.validation, resample=self.resample
-        )
+        options = {"context": context, "validation": self.validation, "resample": self.resample, "align": self.align}
+        self.train, self.valid, self.findings = split_recordings(recordings, network.sample_rate, **options)
         self.windows = RandomWindows(self.train, network, self.crop, context, self.seed)
         size = f"data.crop is {self.crop} with {context} samples of context"
         self.check_batch_memory((self.crop + context) * activation_bytes(network), size)
@@ -170,7 +178,7 @@ class EffectData(TrainingData):
                 f"context + crop is {context + self.crop} samples, less than a segment, but the network has charges at "
                 "time 0, the start of a segment: set context and crop so that their sum is the length of every segment"
             )
-        return summary
+        return str(self.findings)
 
     def train_dataloader(self) -> DataLoader:
         return self.endless_loader(self.windows)

@@ -14,7 +14,8 @@ from wavedil.audio.data import audio_files
 from wavedil.audio.data.check import check_recordings
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.levels import Levels, check_level
-from wavedil.audio.data.recordings import Recording, read_segments, split_recordings
+from wavedil.audio.data.recording_files import Recording
+from wavedil.audio.data.recordings import read_recordings, split_recordings
 from wavedil.audio.effects.evaluation import evaluate_effect
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.evaluation import evaluate
@@ -63,7 +64,7 @@ def entrances(folder, wavenet, vocoder, effect):
         "corpus in memory": lambda x: Corpus([file(x)], RATE),
         "corpus on disk": lambda x: Corpus([file(x)], RATE, preload_bytes=0).sound(0, 100, 800),
         "trimmed corpus": lambda x: Corpus([file(x)], RATE, preload_bytes=0, trim_db=40.0),
-        "segments": lambda x: read_segments(pair(x), RATE),
+        "segments": lambda x: read_recordings([pair(x)], RATE),
         "recordings": lambda x: split_recordings([pair(x)], RATE, context=10),
         "evaluated effect": lambda x: evaluate_effect(effect, folders(x)),
         "processed file": lambda x: process_file(effect, file(x), folder / "out.wav", subtype="FLOAT"),

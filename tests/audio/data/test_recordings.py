@@ -5,7 +5,8 @@ import pytest
 
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.overdrive import make_recordings, overdrive
-from wavedil.audio.data.recordings import Recording, find_recordings, read_segments, split_recordings
+from wavedil.audio.data.recording_files import Recording, find_recordings
+from wavedil.audio.data.recordings import read_recordings, split_recordings
 from wavedil.errors import WavedilError
 
 RATE = 8000
@@ -47,7 +48,7 @@ def test_a_table_gives_segments_and_knobs(folder):
         folder / "input/take_0.wav", folder / "target/take_1.wav", {"gain": 0.5}, 250, 100, held_out=1
     )
     train, valid, note = split_recordings([recording], RATE, context=10)
-    assert [len(part) for part in (train, valid)] == [3, 1] and "held_out of the table" in note
+    assert [len(part) for part in (train, valid)] == [3, 1] and "held_out of the table" in str(note)
     dry, wet = (audio_files.read(path)[0][0] for path in (recording.input, recording.target))
     assert (valid[0].input == dry[750:]).all() and (train[1].target == wet[250:500]).all()
     assert valid[0].skip == 100 and valid[0].knobs == {"gain": 0.5} and "segment 3" in valid[0].name
@@ -57,7 +58,7 @@ def test_held_out_recordings(folder):
     few = find_recordings(folder)
     train, valid, note = split_recordings(few, RATE, context=30)
     assert [len(s) for s in train] == [900] * 3 and [len(s) for s in valid] == [130] * 3
-    assert [s.skip for s in valid] == [30] * 3 and "last tenth of each" in note
+    assert [s.skip for s in valid] == [30] * 3 and "last tenth of each" in str(note)
     wet = audio_files.read(few[2].target)[0][0]
     assert (valid[2].target[30:] == wet[900:]).all() and (train[2].target == wet[:900]).all()
     train, valid, note = split_recordings(few, RATE, context=30, validation="_1$")
@@ -67,7 +68,7 @@ def test_held_out_recordings(folder):
     fading = audio_files.read(few[0].target)[0][0]
     fading[850:] = 0
     audio_files.write(folder / "fading.wav", fading, RATE, "FLOAT")
-    with pytest.raises(WavedilError, match="fading.wav from sample 870 is silent from sample 30 on"):
+    with pytest.raises(WavedilError, match="fading.wav from sample 870 is silent or constant from sample 30 on"):
         split_recordings([Recording(few[0].input, folder / "fading.wav")], RATE, context=30)
     table = [Recording(path, few[0].target) for path in (few[0].input.resolve(), few[1].input)]
     assert len(split_recordings(table, RATE, context=30, validation="_1$")[1]) == 1
@@ -80,14 +81,19 @@ def test_held_out_recordings(folder):
 
 def test_other_sample_rates_are_resampled_only_on_request(folder):
     (recording, *_) = find_recordings(folder)
-    with pytest.raises(WavedilError, match=r"take_0.wav has 8000 Hz and the model 16000 Hz: .*resample"):
-        read_segments(recording, 16000)
-    (segment,) = read_segments(recording, 16000, resample=True)
+    with pytest.raises(
+        WavedilError, match=r"take_0.wav has 8000 Hz and the model 16000 Hz: .*sample_rate 8000\).*resample"
+    ):
+        read_recordings([recording], 16000)
+    audio_files.write(folder / "other.wav", noise(0, 2000), 16000)
+    with pytest.raises(WavedilError, match=r"take_0.wav has 8000 Hz and .*other.wav 16000 Hz: expected the same"):
+        read_recordings([Recording(recording.input, folder / "other.wav")], 8000)
+    [[segment]], _ = read_recordings([recording], 16000, resample=True)
     assert len(segment) == 2000
 
 
 def test_bad_recordings_raise(folder):
-    audio_files.write(folder / "long.wav", noise(0, 1200), RATE)
+    audio_files.write(folder / "long.wav", noise(0, 1400), RATE)
     silent = noise(0, 1000)
     silent[500:] = 0
     audio_files.write(folder / "silent.wav", silent, RATE)
@@ -95,19 +101,22 @@ def test_bad_recordings_raise(folder):
     for recording, message in (
         (
             Recording(start, folder / "long.wav"),
-            r"take_0.wav has 1000 samples and .*long.wav 1200: expected the same",
+            r"take_0.wav has 1000 samples and .*long.wav 1400: expected the same",
         ),
         (
             Recording(start, folder / "silent.wav", skip=500),
-            r"silent.wav is silent from sample 500 on, so its ESR is",
+            r"silent.wav is silent or constant from sample 500 on, so its ESR",
         ),
-        (Recording(start, folder / "silent.wav", segment=250), r"silent.wav, segment 2 is silent from sample 0 on"),
+        (
+            Recording(start, folder / "silent.wav", segment=250),
+            r"silent.wav, segment 2 is silent or constant from sample 0 on",
+        ),
         (Recording(start, start, segment=300), "expected a multiple of segment 300"),
         (Recording(start, start, skip=1000), "skip is 1000: expected less than a segment, 1000"),
         (Recording(start, folder / "none.wav"), "none.wav: no such file"),
     ):
         with pytest.raises(WavedilError, match=message):
-            read_segments(recording, RATE)
+            read_recordings([recording], RATE)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,23 @@
-"""Delay between the input and the target of an effect, and whether they belong together."""
+"""Delay between the input and the target of an effect, and its removal."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 
 _LENGTH = 2**16  # samples of an excerpt of the input
 _EXCERPTS = 6  # loud excerpts, spread over the recording
 _SHORTEST = 4096  # samples; delays of shorter recordings are not estimated
-_TOLERANCE = 5e-4  # seconds that filters may shift the peak of the correlation
-_CORRELATED, _UNRELATED = 0.25, 0.1  # correlation from which a delay is certain; below which sounds are unrelated
-_CLEAR = 1.25  # a delay is certain if its correlation is this many times that of no delay; a tone has several peaks
+TOLERANCE = 5e-4  # seconds that filters of an effect may shift the peak of the correlation
+UNRELATED = 0.1  # correlation below which sounds do not belong together
+_CLEAR = 1.15  # a delay is certain if its correlation is this many times any other: 1.4 to 14 for music, 1.0 for a tone
+_GAINS = (0.0, 1.0, 4.0, 16.0)  # of the clipping that is assumed, relative to the RMS of the input; 0 for none
+MAX_SECONDS = 10.0  # of a delay that the user sets
+
+Align = int | str  # "auto", "none" or samples
 
 
 @dataclass(frozen=True)
@@ -21,20 +27,24 @@ class Delay:
     Args:
         samples: by which the target is late; negative if it is early.
         correlation: of input and target at this delay, -1 to 1; negative for inverted polarity.
-        undelayed: largest absolute correlation within half a millisecond of no delay.
+        other: largest absolute correlation at a delay that differs by more than a millisecond.
     """
 
     samples: int
     correlation: float
-    undelayed: float
+    other: float
 
     @property
     def certain(self) -> bool:
-        return abs(self.correlation) >= max(_CORRELATED, _CLEAR * self.undelayed)
+        return abs(self.correlation) >= max(UNRELATED, _CLEAR * self.other)
 
 
 def estimate_delay(dry: np.ndarray, wet: np.ndarray, sample_rate: int) -> Delay | None:
     """Estimates the delay of an effect's output by cross-correlation of several loud excerpts.
+
+    The input is correlated with the target as it is, clipped at several gains, and each of these after a high-pass
+    filter, as pedals have it. The one that resembles the target most decides: the peak of the correlation of two
+    sounds with different distortion can be several samples off.
 
     Args:
         dry, wet: input and target, ``(time,)`` of the same length. Delays up to a second are found, or up to half the
@@ -46,31 +56,44 @@ def estimate_delay(dry: np.ndarray, wet: np.ndarray, sample_rate: int) -> Delay 
     """
     if len(dry) < _SHORTEST:
         return None
-    # Differences: low frequencies have wide peaks, and an offset correlates at every delay.
-    dry, wet = (np.diff(sound.astype(np.float64)) for sound in (dry, wet))
-    length = min(_LENGTH, len(dry))
+    dry, wet = (sound.astype(np.float64) for sound in (dry, wet))
+    steps = np.diff(wet)  # low frequencies have wide peaks, and an offset correlates at every delay
+    length = min(_LENGTH, len(steps))
     reach = min(sample_rate, length // 2)
-    total, count = np.zeros(2 * reach + 1), 0
-    for start in _loud_excerpts(dry, length):
-        excerpt = dry[start : start + length]
+    rms = float(np.sqrt(np.square(dry).mean()))
+    total, count = 0, 0
+    for start in _loud_excerpts(np.diff(dry), length):
         around = np.zeros(length + 2 * reach)
-        first, last = max(0, start - reach), min(len(wet), start + length + reach)
-        around[first - start + reach : last - start + reach] = wet[first:last]
+        first, last = max(0, start - reach), min(len(steps), start + length + reach)
+        around[first - start + reach : last - start + reach] = steps[first:last]
         size = 1 << (len(around) - 1).bit_length()
-        spectrum = np.fft.rfft(around, size) * np.fft.rfft(excerpt, size).conj()
-        products = np.fft.irfft(spectrum, size)[: 2 * reach + 1]
+        spectrum = np.fft.rfft(around, size)
         energy = np.concatenate([[0], np.cumsum(around**2)])
         energies = energy[length:] - energy[:-length]
-        scale = np.sqrt((excerpt**2).sum() * np.maximum(energies, 1e-3 * energies.max()))
-        if scale.max() > 0:
-            total, count = total + products / scale, count + 1
+        energies = np.maximum(energies, 1e-3 * energies.max())
+        if not energies.max() > 0:
+            continue
+        correlations = []
+        for version in _versions(dry[start : start + length + 1], rms, sample_rate):
+            products = np.fft.irfft(spectrum * np.fft.rfft(version, size).conj(), size)[: 2 * reach + 1]
+            correlations.append(products / np.sqrt(max((version**2).sum(), 1e-30) * energies))
+        total, count = total + np.stack(correlations), count + 1
     if not count:
         return None
-    correlation = total / count
-    near = max(1, round(_TOLERANCE * sample_rate))
-    best = int(np.abs(correlation).argmax())
-    undelayed = np.abs(correlation[max(0, reach - near) : reach + near + 1]).max()
-    return Delay(best - reach, float(correlation[best]), float(undelayed))
+    correlation = (total / count)[int(np.abs(total).max(axis=1).argmax())]
+    best, near = int(np.abs(correlation).argmax()), max(1, round(1e-3 * sample_rate))
+    others = np.abs(np.delete(correlation, slice(max(0, best - near), best + near + 1)))
+    return Delay(best - reach, float(correlation[best]), float(others.max(initial=0)))
+
+
+def _versions(sound: np.ndarray, rms: float, sample_rate: int) -> Iterator[np.ndarray]:
+    """Differences of a sound, clipped at several gains, without and with a high-pass filter of 0.5 ms before it."""
+    times = np.arange(max(1, round(2e-3 * sample_rate)))
+    response = np.exp(-times / (5e-4 * sample_rate))
+    low = np.convolve(sound, response / response.sum())[: len(sound)]
+    for base in (sound, sound - low):
+        for gain in _GAINS:
+            yield np.diff(np.tanh(gain / max(rms, 1e-9) * base) if gain else base)
 
 
 def _loud_excerpts(sound: np.ndarray, length: int) -> list[int]:
@@ -78,45 +101,43 @@ def _loud_excerpts(sound: np.ndarray, length: int) -> list[int]:
     count = len(sound) // length
     energies = (sound[: count * length].reshape(count, length) ** 2).sum(axis=1)
     parts = np.array_split(np.arange(count), min(_EXCERPTS, count))
-    return [length * int(part[energies[part].argmax()]) for part in parts]
+    return [length * int(part[energies[part].argmax()]) for part in parts if energies[part].any()]
 
 
-def check_aligned(name: str, dry: np.ndarray, wet: np.ndarray, sample_rate: int, context: int) -> str | None:
-    """Checks that the target of an effect can be computed from its input.
+def parse_align(align: Align, sample_rate: int) -> Align:
+    """Returns ``"auto"``, ``"none"`` or a number of samples; raises WavedilError if it is none of these."""
+    limit = round(MAX_SECONDS * sample_rate)
+    if isinstance(align, str) and re.fullmatch(r"[+-]?\d{1,9}", align):
+        align = int(align)
+    if align in ("auto", "none") or (type(align) is int and abs(align) <= limit):
+        return align
+    raise WavedilError(
+        f"align is {shown(align)}: expected auto, none, or the samples by which targets are late, -{limit} to {limit} "
+        "(negative if they are early)"
+    )
 
-    Args:
-        name: of the target, for messages.
-        dry, wet: input and target, ``(time,)`` of the same length.
-        sample_rate: in Hz.
-        context: samples before each output sample that the model receives.
 
-    Returns:
-        A text about a suspicious pair, whose sounds are identical or unrelated, or whose target is late; else None.
+def choose_shifts(delays: list[Delay | None], align: Align, sample_rate: int) -> list[int]:
+    """Samples by which each target is moved to an earlier time; negative for a later one.
 
-    Raises:
-        WavedilError: the target is early, or later than ``context``.
+    With ``"auto"``, delays that are certain and longer than half a millisecond are removed. Shorter ones may be those
+    of filters, so they are left, unless targets are early: then all of these targets are moved by the same number of
+    samples, because a causal model cannot learn an early target.
     """
-    if np.array_equal(dry, wet):
-        return f"{name} is identical to its input: check that it is the recording of the effect"
-    delay = estimate_delay(dry, wet, sample_rate)
-    if delay is None:
-        return None
-    samples = abs(delay.samples)
-    time = f"{samples} samples ({1e3 * samples / sample_rate:.1f} ms)"
-    if abs(delay.correlation) < _UNRELATED:
-        return (
-            f"{name} does not resemble its input (correlation {abs(delay.correlation):.2f} at best, up to a second "
-            "apart): check that the two files belong together"
-        )
-    if not delay.certain or samples <= _TOLERANCE * sample_rate:
-        return None
-    if delay.samples < 0:
-        raise WavedilError(
-            f"{name} is {time} earlier than its input, which no causal model can learn: remove the first {samples} "
-            f"samples of the input and the last {samples} of the target"
-        )
-    late = f"{name} is {time} later than its input"
-    cut = f"remove the first {samples} samples of the target and the last {samples} of the input"
-    if delay.samples > context:
-        raise WavedilError(f"{late}, but the model receives only {context} samples before each output: {cut}")
-    return f"{late}: if that is the delay of the sound card and not of the effect, {cut}"
+    if align != "auto":
+        return [0 if align == "none" else int(align)] * len(delays)
+    limit = TOLERANCE * sample_rate
+    certain = [delay is not None and delay.certain for delay in delays]
+    small = [d.samples for d, is_certain in zip(delays, certain, strict=True) if is_certain and abs(d.samples) <= limit]
+    common = min([0, *small])
+    return [
+        (common if abs(delay.samples) <= limit else delay.samples) if is_certain else 0
+        for delay, is_certain in zip(delays, certain, strict=True)
+    ]
+
+
+def shift_pair(dry: np.ndarray, wet: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Input and target after the target's first ``shift`` samples, or the input's first ``-shift``, are removed."""
+    if shift > 0:
+        return dry[:-shift], wet[shift:]
+    return (dry[-shift:], wet[:shift]) if shift < 0 else (dry, wet)

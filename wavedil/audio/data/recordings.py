@@ -1,46 +1,19 @@
-"""Paired recordings of an effect: input and target files, knob settings, and the segments that they are cut into."""
+"""Paired recordings of an effect: read, examined, aligned, cut into segments, and split."""
 
-import csv
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wavedil.audio.data import audio_files
-from wavedil.audio.data.alignment import check_aligned
+from wavedil.audio.data.alignment import Align, choose_shifts, estimate_delay, parse_align, shift_pair
+from wavedil.audio.data.captures import Findings, cut_short, delay_line, find_replicate, level_findings
 from wavedil.audio.data.levels import Levels, check_level
-from wavedil.errors import WavedilError, printable
-from wavedil.files import pair_by_name, unique_names
-from wavedil.shards import is_folder
+from wavedil.audio.data.recording_files import Recording
+from wavedil.errors import WavedilError
 from wavedil.splits import EVERY, describe_split, hold_out
 
-#: Columns of a table that are not knobs.
-COLUMNS = ("input", "target", "segment", "skip", "held_out")
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Input and target file of an effect.
-
-    Args:
-        input: sound file that went into the effect.
-        target: sound file that came out, of the same length.
-        knobs: settings by name.
-        segment: length in samples of each segment, if the files are a series of segments recorded one by one, each
-            after silence or after switching on; None for one continuous recording.
-        skip: number of samples at the start of each segment that the model receives but that count neither in the loss
-            nor in the evaluation.
-        held_out: number of segments at the end that are held out for validation; None applies the hold-out rule.
-    """
-
-    input: Path
-    target: Path
-    knobs: dict[str, float] = field(default_factory=dict)
-    segment: int | None = None
-    skip: int = 0
-    held_out: int | None = None
+_UNEQUAL = 0.25  # of the longer file, by which input and target may differ in length
 
 
 @dataclass(frozen=True)
@@ -57,63 +30,6 @@ class Segment:
         return len(self.input)
 
 
-def find_recordings(root: str | Path) -> list[Recording]:
-    """Lists the recordings of a CSV table, or of a folder with subfolders ``input`` and ``target``.
-
-    Files in the two subfolders are paired by name. A table has the columns ``input`` and ``target`` (paths relative to
-    the table's folder), optionally ``segment``, ``skip`` and ``held_out`` (see :class:`Recording`), and one column for
-    each knob.
-
-    Raises:
-        WavedilError: the table or the folders are malformed; the message has the file, or the line of the table.
-    """
-    root = Path(root)
-    if root.is_file():
-        return _read_table(root)
-    if not is_folder(root):
-        raise WavedilError(f"{root} does not exist: expected a CSV table, or a folder with input/ and target/")
-    found = []
-    for folder in (root / "input", root / "target"):
-        if not is_folder(folder):
-            raise WavedilError(f"{folder} is not a folder: expected input/ and target/ in {root}, or a CSV table")
-        paths = audio_files.list_audio_files(folder)
-        names = (path.relative_to(folder).with_suffix("").as_posix() for path in paths)
-        found.append(unique_names(zip(names, paths, strict=True), "recording"))
-    return [Recording(*pair) for pair in pair_by_name(*found, ("input", "target"), "add it or remove the file")]
-
-
-def _read_table(path: Path) -> list[Recording]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise WavedilError(f"{path} is not a CSV table: {error}") from None
-    if not {"input", "target"} <= set(columns) or not rows:
-        raise WavedilError(
-            f"{path} has the columns {', '.join(columns)} and {len(rows)} rows: expected columns input and target and "
-            "at least one row"
-        )
-    recordings = []
-    for number, row in enumerate(rows, 2):
-        line = f"{path}, line {number}"
-        if None in row or None in row.values() or not (row["input"] and row["target"]):
-            raise WavedilError(f"{line}: expected {len(columns)} values, with input and target not empty")
-        counts = {name: _parse(line, name, row[name], int) for name in COLUMNS[2:] if row.get(name)}
-        if min(counts.values(), default=0) < 0 or counts.get("segment") == 0:
-            raise WavedilError(f"{line}: {counts}: expected segment of at least 1, skip and held_out of at least 0")
-        knobs = {name: _parse(line, name, row[name], float) for name in columns if name not in COLUMNS}
-        recordings.append(Recording(path.parent / row["input"], path.parent / row["target"], knobs, **counts))
-    return recordings
-
-
-def _parse(line: str, column: str, text: str, kind: type) -> float:
-    try:
-        return kind(text)
-    except ValueError:
-        raise WavedilError(f"{line}: {column} is {text!r}: expected a number") from None
-
-
 def split_recordings(
     recordings: Sequence[Recording],
     sample_rate: int,
@@ -121,7 +37,8 @@ def split_recordings(
     context: int,
     validation: str | None = None,
     resample: bool = False,
-) -> tuple[list[Segment], list[Segment], str]:
+    align: Align = "auto",
+) -> tuple[list[Segment], list[Segment], Findings]:
     """Reads recordings and splits them into segments for training and for validation.
 
     The first of these rules that applies decides:
@@ -132,20 +49,20 @@ def split_recordings(
     4. the last tenth of each recording is held out: of its segments, or, for a continuous recording, of its time.
 
     Args:
-        recordings: see :func:`find_recordings`.
+        recordings: see :func:`wavedil.audio.data.recording_files.find_recordings`.
         sample_rate: of the model, in Hz.
         context: number of samples before the last tenth of a continuous recording that its held-out segment also has
             as input, but that do not count.
         validation: regular expression, see rule 2.
         resample: resample recordings of another rate instead of raising.
+        align: see :func:`read_recordings`.
 
     Returns:
-        Training segments, held-out segments, and a description of the split.
+        Training segments, held-out segments, and findings, of which the first line describes the split.
 
     Raises:
-        WavedilError: as :func:`read_segments`; ``validation`` for a table with a column ``held_out``; nothing to train
-            or to validate on; or a target is earlier than its input, or later by more than ``context`` samples. Other
-            suspicious pairs are warned about, see :func:`wavedil.audio.data.alignment.check_aligned`.
+        WavedilError: as :func:`read_recordings`; ``validation`` for a table with a column ``held_out``; or nothing to
+            train or to validate on.
     """
     counts = held = None  # number of held-out segments of each recording; whether each recording is held out
     if any(recording.held_out is not None for recording in recordings):
@@ -156,15 +73,14 @@ def split_recordings(
         held, rule = hold_out([recording.input for recording in recordings], validation, kind="recordings")
     else:
         rule = "the last tenth of each recording validates"
-    train, valid, suspicious, levels = [], [], [], Levels()
-    for index, recording in enumerate(recordings):
-        segments = read_segments(recording, sample_rate, resample, levels)
-        dry, wet = (np.concatenate([getattr(s, side) for s in segments]) for side in ("input", "target"))
-        suspicious.append(check_aligned(str(recording.target), dry, wet, sample_rate, context))
+    found, findings = read_recordings(recordings, sample_rate, context=context, resample=resample, align=align)
+    train, valid = [], []
+    for index, segments in enumerate(found):
         if counts is not None:
             if counts[index] > len(segments):
                 raise WavedilError(
-                    f"{recording.target}: held_out is {counts[index]}: expected at most its {len(segments)} segments"
+                    f"{recordings[index].target}: held_out is {counts[index]}: expected at most its {len(segments)} "
+                    "segments"
                 )
             border = len(segments) - counts[index]
         elif held is not None:
@@ -174,12 +90,8 @@ def split_recordings(
                 segments = _split_in_time(segments[0], context)
             border = len(segments) - max(1, len(segments) // EVERY)
         train, valid = [*train, *segments[:border]], [*valid, *segments[border:]]
-    levels.warn()
-    suspicious = [text for text in suspicious if text]
-    if suspicious:
-        more = f" ({len(suspicious)} of {len(recordings)} recordings have a warning)" if len(suspicious) > 1 else ""
-        warnings.warn(printable(suspicious[0] + more), stacklevel=2)
-    return train, valid, describe_split(rule, len(train), len(valid), "segments")
+    findings.lines.insert(0, describe_split(rule, len(train), len(valid), "segments"))
+    return train, valid, findings
 
 
 def _split_in_time(segment: Segment, context: int) -> list[Segment]:
@@ -199,19 +111,68 @@ def _split_in_time(segment: Segment, context: int) -> list[Segment]:
     return [first, last]
 
 
-def read_segments(
-    recording: Recording, sample_rate: int, resample: bool = False, levels: Levels | None = None
-) -> list[Segment]:
-    """Reads a recording, mixed to mono, and cuts it into its segments.
+def read_recordings(
+    recordings: Sequence[Recording],
+    sample_rate: int,
+    *,
+    context: int = 0,
+    resample: bool = False,
+    align: Align = "auto",
+) -> tuple[list[list[Segment]], Findings]:
+    """Reads recordings, mixed to mono, removes delays, and cuts each recording into its segments.
 
-    ``levels`` counts samples outside [-1, 1]; None warns of them.
+    A longer file of a pair is cut to the length of the other, and a target that ends in digital silence is cut there.
+
+    Args:
+        recordings: see :func:`wavedil.audio.data.recording_files.find_recordings`.
+        sample_rate: of the model, in Hz.
+        context: samples before each output that the model receives; passes of one passage are compared after as many.
+        resample: resample recordings of another rate instead of raising.
+        align: ``"auto"`` estimates and removes the delay of each target, see
+            :func:`wavedil.audio.data.alignment.choose_shifts`; ``"none"``; or samples by which all targets are late.
+
+    Returns:
+        Segments of each recording, and findings: delay, polarity, levels, lengths, noise floor.
 
     Raises:
-        WavedilError: the sample rate is not the model's (unless ``resample``), input and target differ in length, the
-            length is not a multiple of ``segment``, ``skip`` is not below the length of a segment, a peak exceeds 16,
-            or a target is silent after ``skip``.
+        WavedilError: the sample rate is not the model's (unless ``resample``), input and target differ much in length,
+            the length is not a multiple of ``segment``, ``skip`` is not below the length of a segment, a peak exceeds
+            16, or an input, or a target after ``skip``, is silent or constant.
     """
-    dry, wet = _read_pair(recording, sample_rate, resample, levels)
+    align = parse_align(align, sample_rate)
+    findings, levels, noise_floors = Findings(), Levels(), []
+    pairs = [_read_pair(recording, sample_rate, resample, levels, findings) for recording in recordings]
+    levels.warn()
+    is_same = [np.array_equal(*pair) for pair in pairs]
+    delays = [
+        estimate_delay(*pair, sample_rate) if align == "auto" and not same else None
+        for pair, same in zip(pairs, is_same, strict=True)
+    ]
+    shifts = choose_shifts(delays, align, sample_rate)
+    found, inputs = [], set()
+    for recording, pair, delay, shift, same in zip(recordings, pairs, delays, shifts, is_same, strict=True):
+        segments = [_aligned(segment, shift) for segment in _cut(recording, *pair)]
+        found.append(segments)
+        dry, wet = (np.concatenate([getattr(s, side)[s.skip :] for s in segments]) for side in ("input", "target"))
+        name, dry_name = str(recording.target), str(recording.input)
+        line = delay_line(name, dry_name, delay, shift, align, sample_rate)
+        if same:
+            line = f"{name} is identical to its input: check that it is the recording of the effect"
+        findings.lines += [line] if line else []
+        findings.lines += level_findings(name, wet)
+        if recording.input not in inputs:
+            inputs.add(recording.input)
+            findings.lines += level_findings(dry_name, dry)
+        is_pair = not same and (delay.certain if delay is not None else align not in ("auto", "none"))
+        replicate = find_replicate(dry, wet, context) if is_pair and not recording.segment else None
+        if replicate is not None:
+            findings.lines.append(replicate.line(name, dry_name, sample_rate))
+            noise_floors.append(replicate.esr_percent)
+    findings.noise_floor = max(noise_floors, default=None)
+    return found, findings
+
+
+def _cut(recording: Recording, dry: np.ndarray, wet: np.ndarray) -> list[Segment]:
     size = recording.segment or len(dry)
     if len(dry) % size:
         raise WavedilError(f"{recording.target} has {len(dry)} samples: expected a multiple of segment {size}")
@@ -226,27 +187,73 @@ def read_segments(
     return segments
 
 
-def _read_pair(recording: Recording, sample_rate: int, resample: bool, levels: Levels | None) -> list[np.ndarray]:
-    sounds = []
-    for path in (recording.input, recording.target):
-        rate = audio_files.info(path).sample_rate
-        if rate != sample_rate and not resample:
-            raise WavedilError(
-                f"{path} has {rate} Hz and the model {sample_rate} Hz: set the model's sample_rate, or resample the "
-                "file (--data.resample true in training, --resample elsewhere)"
-            )
-        sounds.append(check_level(audio_files.read(path, sample_rate=sample_rate)[0][0], path, levels))
-    lengths = [len(sound) for sound in sounds]
-    if lengths[0] != lengths[1]:
+def _aligned(segment: Segment, shift: int) -> Segment:
+    if len(segment) - segment.skip <= abs(shift):
         raise WavedilError(
-            f"{recording.input} has {lengths[0]} samples and {recording.target} {lengths[1]}: expected the same; cut "
-            "them to the part that they share"
+            f"{segment.name} has {len(segment)} samples, too few for a delay of {shift}: set data.align to another "
+            "number or to none"
         )
-    return sounds
+    dry, wet = shift_pair(segment.input, segment.target, shift)
+    return replace(segment, input=dry, target=wet)
+
+
+def _read_pair(
+    recording: Recording, sample_rate: int, resample: bool, levels: Levels, findings: Findings
+) -> tuple[np.ndarray, np.ndarray]:
+    paths = recording.input, recording.target
+    properties = [audio_files.info(path) for path in paths]
+    rates = [each.sample_rate for each in properties]
+    if rates[0] != rates[1] and not resample:
+        raise WavedilError(
+            f"{paths[0]} has {rates[0]} Hz and {paths[1]} {rates[1]} Hz: expected the same; record or export again, or "
+            "resample (--data.resample true in training, --resample elsewhere)"
+        )
+    if rates[0] != sample_rate and not resample:
+        raise WavedilError(
+            f"{paths[0]} has {rates[0]} Hz and the model {sample_rate} Hz: set the model's sample_rate "
+            f"(--model.network.sample_rate {rates[0]}), or resample the file (--data.resample true in training, "
+            "--resample elsewhere)"
+        )
+    channels = [each.channels for each in properties]
+    if channels[0] != channels[1]:
+        findings.lines.append(
+            f"{paths[1]} has {channels[1]} channels and {paths[0]} {channels[0]}: both mixed to one by the mean"
+        )
+    dry, wet = (check_level(audio_files.read(path, sample_rate=sample_rate)[0][0], path, levels) for path in paths)
+    for path, sound in zip(paths, (dry, wet), strict=True):
+        if not np.ptp(sound):
+            what = f"constant at {sound[0]:g}" if sound[0] else "silent"
+            raise WavedilError(f"{path} is {what} in all its {len(sound)} samples: record or export it again")
+    return _equal_lengths(recording, dry, wet, sample_rate, findings)
+
+
+def _equal_lengths(
+    recording: Recording, dry: np.ndarray, wet: np.ndarray, sample_rate: int, findings: Findings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both without what only one of them has at its end."""
+    sizes, size = (len(dry), len(wet)), min(len(dry), len(wet))
+    if sizes[0] != sizes[1]:
+        text = f"{recording.input} has {sizes[0]} samples and {recording.target} {sizes[1]}"
+        if recording.segment or max(sizes) - size > _UNEQUAL * max(sizes):
+            raise WavedilError(f"{text}: expected the same; cut them to the part that they share")
+        rest = max(sizes) - size
+        longer = recording.input if sizes[0] > sizes[1] else recording.target
+        findings.lines.append(
+            f"{text}: corrected, the last {rest} samples ({rest / sample_rate:.3g} s) of {longer} are not used"
+        )
+        dry, wet = dry[:size], wet[:size]
+    stop = None if recording.segment else cut_short(dry, wet, sample_rate)
+    if stop is not None:
+        text = f"{recording.target} is silent from {stop / sample_rate:.2f} s to its end at {size / sample_rate:.2f} s"
+        if stop < (1 - _UNEQUAL) * size:
+            raise WavedilError(f"{text}, but {recording.input} is not: record it again, or cut both files")
+        findings.lines.append(f"{text}, but {recording.input} is not: corrected, both are used up to there")
+        dry, wet = dry[:stop], wet[:stop]
+    return dry, wet
 
 
 def _check_not_silent(segment: Segment) -> None:
-    if not segment.target[segment.skip :].any():
+    if not np.ptp(segment.target[segment.skip :]):
         raise WavedilError(
-            f"{segment.name} is silent from sample {segment.skip} on, so its ESR is not defined: remove it"
+            f"{segment.name} is silent or constant from sample {segment.skip} on, so its ESR means nothing: remove it"
         )

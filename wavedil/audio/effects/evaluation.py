@@ -1,16 +1,17 @@
 """Error-to-signal ratio of effect models on recordings."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from wavedil.audio.data.levels import Levels
-from wavedil.audio.data.recordings import Segment, find_recordings, read_segments, split_recordings
+from wavedil.audio.data.recording_files import find_recordings
+from wavedil.audio.data.recordings import Segment, read_recordings, split_recordings
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
+from wavedil.errors import printable
 
 DEFINITION = (
     "100 * sum((target - output)^2) / sum(target^2) over all counted samples of all segments, at {rate} Hz; every "
@@ -27,11 +28,12 @@ class ErrorToSignal:
     segments: int
     settings: dict[str, float]  # ESR in percent at each knob setting
     definition: str
+    findings: tuple[str, ...] = ()  # about the recordings
 
     def __str__(self) -> str:
         lines = [f"{name:<20} {esr:.3f} %" for name, esr in self.settings.items()] if len(self.settings) > 1 else []
         lines.append(f"ESR {self.esr_percent:.3f} % over {self.count} samples of {self.segments} segments")
-        return "\n".join([*lines, f"({self.definition})"])
+        return "\n".join([*map(printable, self.findings[:20]), *lines, f"({self.definition})"])
 
 
 def evaluate_pairs(
@@ -75,26 +77,27 @@ def evaluate_effect(
     held_out: bool = False,
     validation: str | None = None,
     resample: bool = False,
+    align: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> ErrorToSignal:
     """Error-to-signal ratio in percent over recordings of an effect, also by knob setting.
 
     Args:
-        data: a table or folder of recordings; see :func:`wavedil.audio.data.recordings.find_recordings`.
+        data: recordings; see :func:`wavedil.audio.data.recording_files.find_recordings`.
         held_out: only the held-out part: by the table, every tenth recording, or the last tenth of each.
         validation: only recordings whose path matches this regular expression, as in a recipe's data.
         resample: convert recordings to the model's sample rate.
+        align: auto removes the delay of each target, as in training; none leaves it; a number removes as many samples.
         progress: called with the numbers of finished and of all samples.
 
     Raises:
         WavedilError: the recordings cannot be read, or do not fit the model.
     """
     recordings, rate = find_recordings(data), model.sample_rate
+    options = {"context": model.receptive_field - 1, "resample": resample, "align": align}
     if held_out or validation:
-        context = model.receptive_field - 1
-        segments = split_recordings(recordings, rate, context=context, validation=validation, resample=resample)[1]
+        _, segments, findings = split_recordings(recordings, rate, validation=validation, **options)
     else:
-        levels = Levels()
-        segments = [part for recording in recordings for part in read_segments(recording, rate, resample, levels)]
-        levels.warn()
-    return evaluate_pairs(model, segments, progress)
+        found, findings = read_recordings(recordings, rate, **options)
+        segments = [segment for parts in found for segment in parts]
+    return replace(evaluate_pairs(model, segments, progress), findings=tuple(findings.lines))

@@ -1,0 +1,173 @@
+"""Findings about the input and the target of an effect, one line each, with figures and corrections."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wavedil.audio.data.alignment import TOLERANCE, UNRELATED, Align, Delay
+from wavedil.errors import printable
+
+FULL_SCALE = 0.999
+OFFSET = 0.01  # mean, as a fraction of full scale
+_RUN = 3  # equal samples in a row at the peak
+_QUIET = 1e-5  # -100 dB of full scale
+_SHOWN = 20  # lines
+_PASSAGE = 2**12  # samples that must repeat for a replicate
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of the rolling hash; odd, so that it has an inverse modulo 2^64
+_LONGEST = 2**24  # samples that are searched for replicates, 6 minutes at 48 kHz
+
+
+@dataclass
+class Findings:
+    """What is known about recordings, and what was corrected.
+
+    Args:
+        lines: one for each finding.
+        noise_floor: error-to-signal ratio, in percent, between two passes of one passage; None without a passage that
+            occurs twice.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    noise_floor: float | None = None
+
+    def __str__(self) -> str:
+        """The first lines, and the number of the others."""
+        more = len(self.lines) - _SHOWN
+        shown = self.lines[:_SHOWN] + ([f"… and {more} more lines about the recordings"] if more > 0 else [])
+        return "\n".join(printable(line) for line in shown)
+
+
+def level_findings(name: str, sound: np.ndarray) -> list[str]:
+    """Lines about clipping and offset of a sound ``(time,)``."""
+    found = []
+    peak = float(np.abs(sound).max())
+    runs = [run for side in (sound, -sound) for run in _flat_runs(side)]
+    if len(runs) >= 3 or (runs and peak >= FULL_SCALE):
+        share = 100 * sum(runs) / len(sound)
+        found.append(
+            f"{name}: clipped? {sum(runs)} samples ({share:.2g} %) in {len(runs)} runs of {_RUN} or more at the peak, "
+            f"{peak:.3f}; left, but record again with less level unless the effect itself does this"
+        )
+    mean = float(sound.mean(dtype=np.float64))
+    if abs(mean) > OFFSET:
+        found.append(f"{name}: offset, mean {mean:+.3f} of full scale; left, the model learns that of a target")
+    return found
+
+
+def _flat_runs(sound: np.ndarray) -> np.ndarray:
+    """Lengths of the runs of samples at the maximum of a sound."""
+    peak = float(sound.max())
+    if peak < 100 * _QUIET:
+        return np.zeros(0, np.int64)
+    flat = np.concatenate([[False], sound >= peak * (1 - 1e-6), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    lengths = edges[1::2] - edges[::2]
+    return lengths[lengths >= _RUN]
+
+
+def cut_short(dry: np.ndarray, wet: np.ndarray, sample_rate: int) -> int | None:
+    """Length of the target up to the digital silence at its end, if half a second or more of it has an input."""
+    loud = np.flatnonzero(np.abs(wet) > _QUIET)
+    stop = int(loud[-1]) + 1 if len(loud) else len(wet)
+    rest = dry[stop + sample_rate // 2 : len(wet)]
+    if len(rest) and np.square(rest).mean() > 1e-4 * np.square(dry).mean() > 0:
+        return stop
+    return None
+
+
+def delay_line(name: str, dry_name: str, delay: Delay | None, shift: int, align: Align, sample_rate: int) -> str | None:
+    """The line about the delay of a target, and about its polarity."""
+    if align != "auto":
+        return f"{name}: moved by {_time(shift, sample_rate)}, as data.align says" if shift else None
+    if delay is None:
+        return f"{name}: delay not estimated, the recording is too short or silent; data.align corrects one"
+    if abs(delay.correlation) < UNRELATED:
+        return (
+            f"{name} does not resemble its input (correlation {abs(delay.correlation):.2f} at best, up to a second "
+            "apart): check that the two files belong together"
+        )
+    polarity = f"; polarity inverted (correlation {delay.correlation:.2f}), left: the model learns it"
+    polarity = polarity if delay.correlation < 0 else ""
+    time = _time(delay.samples, sample_rate)
+    if not delay.certain:
+        return (
+            f"{name}: delay not certain, {time} or another (correlations {abs(delay.correlation):.2f} and "
+            f"{delay.other:.2f}); left, data.align corrects one{polarity}"
+        )
+    if shift == 0:
+        reason = f"; up to {1e3 * TOLERANCE:g} ms may be filters of the effect, so it is left" if delay.samples else ""
+        return f"{name}: delay {time}{reason}{polarity}"
+    late, early = (name, dry_name) if shift > 0 else (dry_name, name)
+    removed = f"without the first {abs(shift)} samples of {late} and the last {abs(shift)} of {early}"
+    return f"{name}: delay {time}, corrected: {removed}{polarity}"
+
+
+def _time(samples: int, sample_rate: int) -> str:
+    return f"{samples} samples ({1e3 * samples / sample_rate:.4g} ms)"
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """A passage of an input that occurs twice: first samples of both, length, and ESR in percent of the targets."""
+
+    first: int
+    second: int
+    length: int
+    esr_percent: float
+
+    def line(self, name: str, dry_name: str, sample_rate: int) -> str:
+        first, second, length = (each / sample_rate for each in (self.first, self.second, self.length))
+        if not self.esr_percent:
+            result = "are equal: no noise"
+        else:
+            result = f"differ by an ESR of {self.esr_percent:.3g} %, of which noise alone leaves a model half"
+        passage = f"the {length:.2f} s of {dry_name} from {first:.2f} s repeat at {second:.2f} s"
+        return f"{name}: noise floor, {passage}, and the two passes {result}"
+
+
+def find_replicate(dry: np.ndarray, wet: np.ndarray, settle: int) -> Replicate | None:
+    """Finds the longest passage of the input that occurs twice, sample by sample, and compares the targets.
+
+    Args:
+        dry, wet: aligned input and target, ``(time,)``.
+        settle: samples at the start of the passage that are not compared, since the target still depends on what was
+            before it.
+    """
+    dry, wet = dry[:_LONGEST], wet[:_LONGEST]
+    lag = _repeat_lag(dry)
+    if lag is None:
+        return None
+    same = np.concatenate([[False], dry[:-lag] == dry[lag:], [False]])
+    edges = np.flatnonzero(same[1:] != same[:-1])
+    starts, lengths = edges[::2], np.minimum(edges[1::2] - edges[::2], lag)
+    for index in np.argsort(-lengths)[:10]:
+        start, length = int(starts[index]) + settle, int(lengths[index]) - settle
+        if length < _PASSAGE:
+            return None
+        one, two = (wet[at : at + length].astype(np.float64) for at in (start, start + lag))
+        if np.ptp(dry[start : start + length]) > 100 * _QUIET and one.any():
+            esr = 100 * float(np.square(one - two).sum() / np.square(one).sum())
+            return Replicate(start, start + lag, length, esr)
+    return None
+
+
+def _repeat_lag(sound: np.ndarray) -> int | None:
+    """Distance at which most passages of a sound, bit by bit, occur again; None if there is none."""
+    if len(sound) < 2 * _PASSAGE:
+        return None
+    bits = sound.astype(np.float32).view(np.uint32).astype(np.uint64)
+    inverse = np.uint64(pow(int(_MULTIPLIER), -1, 2**64))
+    powers, inverses = (np.cumprod(np.full(len(bits), each)) for each in (_MULTIPLIER, inverse))  # modulo 2^64
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(bits * powers)])
+    hashes = (sums[_PASSAGE:] - sums[:-_PASSAGE]) * inverses[: len(sums) - _PASSAGE]
+    grid = np.arange(0, len(hashes), _PASSAGE // 2)
+    grid = grid[[np.ptp(sound[at : at + _PASSAGE]) > 100 * _QUIET for at in grid]]
+    order = np.argsort(hashes[grid], kind="stable")
+    keys = hashes[grid][order]
+    found = np.flatnonzero(np.isin(hashes, keys))
+    lags = found - grid[order[np.searchsorted(keys, hashes[found])]]
+    lags = lags[lags >= _PASSAGE]
+    if not len(lags):
+        return None
+    values, counts = np.unique(lags, return_counts=True)
+    return int(values[counts.argmax()])
