@@ -1,16 +1,12 @@
-"""``wavedil doctor``, ``wavedil completion``, and the options of all commands."""
+"""``wavedil doctor``, and the options of all commands."""
 
 import json
-import shutil
-import subprocess
 
 import pytest
 import torch
 
 from wavedil import doctor
 from wavedil.cli import main
-from wavedil.cli.parser import COMMANDS
-from wavedil.recipe_files import known_recipes
 
 
 def names(result):
@@ -59,22 +55,6 @@ def test_an_error_of_a_check_does_not_end_the_others(monkeypatch):
     monkeypatch.setattr(doctor, "_COMPARISONS", ())
     result = doctor.examine()
     assert not result.is_well and "RuntimeError: no device" in str(result) and "extra train" in str(result)
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts_have_commands_options_and_recipes(run, shell, tmp_path):
-    pytest.importorskip("shtab")
-    text = run("completion", shell).out
-    assert all(name in text for name in (*COMMANDS, *known_recipes(), "with-prime", "kernel-size"))
-    if shutil.which(shell):
-        (tmp_path / "script").write_text(text)
-        subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
-
-
-def test_completion_needs_a_known_shell_and_shtab(refused, monkeypatch):
-    assert "SHELL is 'bsh': expected one of bash, zsh, fish; did you mean bash?" in refused("completion", "bsh")
-    monkeypatch.setitem(__import__("sys").modules, "shtab", None)
-    assert refused("completion", "bash") == "error: shtab is not installed: pip install 'wavedil[completion]'\n"
 
 
 @pytest.mark.parametrize("place", [0, 1, 4])
