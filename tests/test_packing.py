@@ -308,5 +308,5 @@ def test_errors_of_urls(server, monkeypatch, capsys):
     with pytest.raises(WavedilError, match="the server sends complete files, not parts"):
         audio_files.read(file)
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(WavedilError, match=r"needs fsspec: pip install 'wavedil\[shards\]'"):
+    with pytest.raises(WavedilError, match=r"needs fsspec: (uv )?pip install .*\[shards\]'"):
         audio_files.list_audio_files(Path(url))

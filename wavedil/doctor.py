@@ -12,34 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from wavedil.errors import first_line
+from wavedil.extras import EXTRAS, install, install_extra
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
-#: What each extra brings, and the packages by which it is recognized.
-EXTRAS = {
-    "train": (
-        "training by recipes, log-mels, reports with pictures",
-        (
-            "lightning",
-            "jsonargparse",
-            "librosa",
-            "torchaudio",
-            "torchmetrics",
-            "tensorboard",
-            "matplotlib",
-            "scipy",
-            "yaml",
-        ),
-    ),
-    "vision": ("image files, and backbones for to_dense", ("PIL", "timm")),
-    "export": ("wavedil export to .onnx", ("onnx", "onnxscript", "onnxruntime")),
-    "hub": ("models of the Hugging Face hub", ("huggingface_hub",)),
-    "metrics": ("PESQ and STOI of vocoders", ("pesq", "pystoi")),
-    "shards": ("packed data at URLs", ("fsspec", "s3fs")),
-    "completion": ("wavedil completion", ("shtab",)),
-    "live": ("wavedil live: sound devices", ("sounddevice",)),
-    "compiler": ("a C compiler for effects, if the system has none", ("ziglang",)),
-    "midi": ("piano rolls as MIDI files", ("mido",)),
-}
 _PACKAGES = ("torch", "numpy", "numba", "soundfile", "soxr", "safetensors", "tqdm")
 _TOLERANCE = 1e-4  # of float32 results of size 1
 
@@ -74,11 +49,6 @@ class Examination:
         return "\n".join([*lines, "", f"{wrong} of {len(lines)} checks failed" if wrong else "all checks passed"])
 
 
-def extra_of(package: str) -> str | None:
-    """The extra that installs a package."""
-    return next((extra for extra, (_, packages) in EXTRAS.items() if package in packages), None)
-
-
 def examine(progress: Callable[[int, int], None] | None = None) -> Examination:
     """Runs all checks; an error of one of them is its result.
 
@@ -107,7 +77,7 @@ def _versions() -> Iterator[Finding]:
         try:
             import_module(name)
         except Exception as error:  # each library has its own
-            yield Finding(name, WRONG, f"cannot be imported: {first_line(error)}; pip install {name}")
+            yield Finding(name, WRONG, f"cannot be imported: {first_line(error)}; {install(name)}")
         else:
             yield Finding(name, OK, _version(name))
 
@@ -162,7 +132,7 @@ def _caches() -> Iterator[Finding]:
 def _extras() -> Iterator[Finding]:
     for extra, (purpose, packages) in EXTRAS.items():
         missing = [name for name in packages if find_spec(name) is None]
-        text = f"without {', '.join(missing)}: pip install 'wavedil[{extra}]'" if missing else "installed"
+        text = f"without {', '.join(missing)}: {install_extra(extra)}" if missing else "installed"
         yield Finding(f"extra {extra}", NOTE if missing else OK, f"{text} ({purpose})")
 
 

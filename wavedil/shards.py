@@ -24,6 +24,7 @@ from typing import BinaryIO
 import numpy as np
 
 from wavedil.errors import WavedilError, first_line, shortened
+from wavedil.extras import install_extra
 
 INDEX = "index.safetensors"
 VERSION = 1
@@ -319,7 +320,7 @@ def _fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes
     try:
         from fsspec.core import url_to_fs
     except ModuleNotFoundError:
-        raise WavedilError(f"{url}: reading from a URL needs fsspec: pip install 'wavedil[shards]'") from None
+        raise WavedilError(f"{url}: reading from a URL needs fsspec: {install_extra('shards')}") from None
     for attempt in range(_ATTEMPTS):
         try:
             system, path = url_to_fs(url)
@@ -327,8 +328,8 @@ def _fetch(url: str, start: int | None = None, stop: int | None = None) -> bytes
         except FileNotFoundError:
             raise
         except ImportError as error:
-            reason = first_line(error)
-            raise WavedilError(f"{url}: {reason}; pip install 'wavedil[shards]' has s3fs and http") from None
+            remedy = f"the extra shards has s3fs and http: {install_extra('shards')}"
+            raise WavedilError(f"{url}: {first_line(error)}; {remedy}") from None
         except Exception as error:  # each storage has errors of its own
             if attempt == _ATTEMPTS - 1:
                 raise WavedilError(f"{url} cannot be read: {shortened(first_line(error), 200)}") from None

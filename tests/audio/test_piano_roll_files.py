@@ -12,6 +12,7 @@ from wavedil.audio.models.tcn import TCN
 from wavedil.audio.piano_rolls import make_rolls
 from wavedil.cli import main
 from wavedil.errors import WavedilError
+from wavedil.extras import install_extra
 
 
 @pytest.fixture
@@ -25,12 +26,12 @@ def test_pieces_are_sound_also_without_mido(tcn, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "mido", None)
     assert main(["sample", tcn, "--steps", "3", "--num", "2", "--out", "clips"]) == 0
     out = capsys.readouterr()
-    assert "MIDI files are not written: mido is not installed: pip install 'wavedil[midi]'" in out.err
+    assert f"MIDI files are not written: mido is not installed: {install_extra('midi')}" in out.err
     assert json.loads(out.out)["files"] == ["clips/clip_000_seed0.wav", "clips/clip_001_seed0.wav"]
     sounds = [audio_files.read(path)[0] for path in json.loads(out.out)["files"]]
     assert sounds[0].shape == (1, 24000) and (sounds[0] != sounds[1]).any()
     assert main(["sample", tcn, "--out", "x.mid"]) == 2 and not (tmp_path / "x.mid").exists()
-    assert capsys.readouterr().err == "error: mido is not installed: pip install 'wavedil[midi]'\n"
+    assert capsys.readouterr().err == f"error: mido is not installed: {install_extra('midi')}\n"
 
 
 @pytest.mark.parametrize(

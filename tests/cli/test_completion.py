@@ -8,6 +8,7 @@ import pytest
 
 from wavedil.cli.completion import SHELLS
 from wavedil.cli.parser import COMMANDS
+from wavedil.extras import install_extra
 from wavedil.recipe_files import known_recipes
 
 pytest.importorskip("shtab")
@@ -41,7 +42,8 @@ complete -C "$LINE" | string split -f1 \\t
 ZSH = """
 zmodload zsh/zpty
 zpty z zsh -f -i
-zpty -w z 'PROMPT=; fpath=($FOLDER $fpath); autoload -Uz compinit; compinit -u -d $FOLDER/dump; bindkey "^I" complete-word
+zpty -w z 'PROMPT=; fpath=($FOLDER $fpath); autoload -Uz compinit; compinit -u -d $FOLDER/dump
+bindkey "^I" complete-word
 null() { print -n "\\0" }
 compprefuncs=(null)
 finish() { null; exit }
@@ -90,4 +92,4 @@ def test_shells_complete(run, shell, tmp_path):
 def test_completion_needs_a_known_shell_and_shtab(refused, monkeypatch):
     assert "SHELL is 'bsh': expected one of bash, zsh, fish; did you mean bash?" in refused("completion", "bsh")
     monkeypatch.setitem(__import__("sys").modules, "shtab", None)
-    assert refused("completion", "bash") == "error: shtab is not installed: pip install 'wavedil[completion]'\n"
+    assert refused("completion", "bash") == f"error: shtab is not installed: {install_extra('completion')}\n"

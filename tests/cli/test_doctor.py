@@ -7,6 +7,7 @@ import torch
 
 from wavedil import doctor
 from wavedil.cli import main
+from wavedil.extras import install_extra
 
 
 def names(result):
@@ -44,7 +45,7 @@ def test_a_wrong_result_and_a_broken_library_are_found(capsys, monkeypatch):
     lines = {line[7:30].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert lines["gate on cpu"].startswith("wrong") and lines["skip_sum on cpu"].startswith("ok")
     assert lines["torchaudio"].startswith("wrong") and "undefined symbol" in lines["torchaudio"]
-    assert "without onnx: pip install 'wavedil[export]'" in lines["extra export"]
+    assert f"without onnx: {install_extra('export')}" in lines["extra export"]
 
 
 def test_an_error_of_a_check_does_not_end_the_others(monkeypatch):

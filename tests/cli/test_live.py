@@ -12,6 +12,7 @@ import torch
 
 from wavedil.audio import Effect, save
 from wavedil.audio.models.nam import NAM, LayerArray
+from wavedil.extras import install_extra
 
 RATE = 8000
 
@@ -184,4 +185,4 @@ def test_without_devices_portaudio_or_sounddevice_there_is_one_line(refused, mod
     monkeypatch.syspath_prepend(tmp_path)
     assert "cannot load PortAudio (PortAudio library not found): install PortAudio, e.g. apt" in refused(*words)
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    assert refused(*words) == "error: sounddevice is not installed: pip install 'wavedil[live]'\n"
+    assert refused(*words) == f"error: sounddevice is not installed: {install_extra('live')}\n"

@@ -10,6 +10,7 @@ import wavedil
 from wavedil.bench import BENCHMARKS
 from wavedil.cli import bench, build_parser, main
 from wavedil.cli.parser import COMMANDS
+from wavedil.extras import install_extra
 from wavedil.recipe_files import known_recipes, recipe_summary
 
 
@@ -92,7 +93,7 @@ def test_a_missing_library_is_named_with_the_extra_that_installs_it(refused, mon
             raise ModuleNotFoundError(name=f"{package}.part")
 
         monkeypatch.setattr("wavedil.cli.report.run", fail)
-        remedy = f": pip install 'wavedil[{extra}]'" if extra else ""
+        remedy = f": {install_extra(extra)}" if extra else ""
         assert refused("report", "x") == f"error: {package}.part is not installed{remedy}\n"
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from wavedil.audio import WaveNet
+from wavedil.extras import install_extra
 from wavedil.vision import (
     ASPP,
     ContextModule,
@@ -98,7 +99,7 @@ def test_the_dense_crf_refines_probabilities_by_the_image(run, tmp_path, data):
 def test_without_pillow_the_extra_is_named(refused, monkeypatch, models, data):
     monkeypatch.setitem(sys.modules, "PIL", None)
     message = refused("segment", models[1] / "model", data / "images" / "03.png")
-    assert "PIL is not installed: pip install 'wavedil[vision]'" in message
+    assert f"PIL is not installed: {install_extra('vision')}" in message
 
 
 def test_evaluate(run, tmp_path, models, data):

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 from wavedil.audio.data import audio_files
 from wavedil.cli import main
+from wavedil.extras import install
 from wavedil.metrics import read_metrics
 from wavedil.train.callbacks import Progress
 from wavedil.train.loggers import TrackioLogger, log_file, log_recipe, with_folders
@@ -85,7 +86,7 @@ def test_a_logger_that_is_not_installed_is_one_line(recipe, tmp_path, capsys, na
         ["--trainer.logger", f"{LOGGERS}.{name}".replace(f"{LOGGERS}.Tr", "Tr")],
     ):
         assert main(["train", "-c", recipe, "--out", str(tmp_path / "run"), *words]) == 2
-        message = f"--trainer.logger: {name} needs {package}, which is not installed: pip install {package}\n"
+        message = f"--trainer.logger: {name} needs {package}, which is not installed: {install(package)}\n"
         assert capsys.readouterr().err == f"error: {message}" and not (tmp_path / "run").exists()
 
 

@@ -17,6 +17,7 @@ from wavedil.audio.generation.clips import MIDI, Clips
 from wavedil.audio.piano_rolls import KEYS, LOWEST, STEP_SECONDS, collate, make_rolls, notes, play, read_rolls
 from wavedil.audio.piano_rolls import sample_rolls as generate_rolls
 from wavedil.errors import WavedilError, check_positive, first_line, shown
+from wavedil.extras import install_extra
 from wavedil.files import check_regular_file
 from wavedil.outputs import check_outputs, claim_folder
 from wavedil.writing import atomic_write
@@ -110,7 +111,7 @@ def sample_roll_files(
                 files.append(str(clips.folder / name))
         clips.finish("Generated pieces")
     if not clips.is_file and not has_midi:
-        _log.warning("MIDI files are not written: mido is not installed: pip install 'wavedil[midi]'")
+        _log.warning("MIDI files are not written: mido is not installed: %s", install_extra("midi"))
     return {
         "files": files,
         "seconds_each": sampled.shape[2] * STEP_SECONDS,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wavedil.bench.runner import DTYPES, Candidate, measure
 from wavedil.errors import WavedilError
+from wavedil.extras import install
 from wavedil.ops.memory import keep_freed_memory
 
 
@@ -46,7 +47,7 @@ def bench_segment(
     try:
         from torchvision.models import resnet50
     except ImportError:
-        raise WavedilError("bench segment needs torchvision, which is not installed: pip install torchvision") from None
+        raise WavedilError(f"bench segment needs torchvision, which is missing: {install('torchvision')}") from None
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch, 3, size, size, generator=generator).to(device)
     labels = torch.randint(0, num_classes, (batch, size, size), generator=generator).to(device)

@@ -83,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in ("", "wavedil"):
             raise
-        from wavedil.doctor import extra_of
+        from wavedil.extras import extra_of, install_extra
 
-        remedy = f": pip install 'wavedil[{extra_of(package)}]'" if extra_of(package) else ""
-        return _fail(f"{error.name} is not installed{remedy}")
+        extra = extra_of(package)
+        return _fail(f"{error.name} is not installed{f': {install_extra(extra)}' if extra else ''}")
     except (WavedilError, OSError) as error:
         return _fail(_line(error), getattr(error, "status", 2))
     except MemoryError as error:

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from wavedil.errors import WavedilError, shown
+from wavedil.extras import install
 from wavedil.progress import say
 from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveModel
 from wavedil.train.changes import changes, describe
@@ -231,7 +232,7 @@ def _missing_package(name: str, package: str, recipe: dict[str, Any], overrides:
     """The error about a class whose package is not installed, with the option or key that names the class."""
     options = [word.partition("=")[0] for word in overrides if name in word]
     place = next((each for each, cls in classes_of(recipe) if cls.endswith(name)), "trainer.logger")
-    return f"{options[0] if options else place}: {name} needs {package}, which is not installed: pip install {package}"
+    return f"{options[0] if options else place}: {name} needs {package}, which is not installed: {install(package)}"
 
 
 def _with_loggers(overrides: Sequence[str], folder: Path) -> list[str]:

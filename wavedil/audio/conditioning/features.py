@@ -13,6 +13,7 @@ from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.spectrogram import hann_stft
 from wavedil.core.schema import Channels, Range, SampleRate, Taps
 from wavedil.errors import WavedilError
+from wavedil.extras import install_extra
 from wavedil.weights import register
 
 _FLOOR = 1e-5  # smallest magnitude: -100 dB of full scale, below 16-bit sound
@@ -119,8 +120,8 @@ class LogMel(Features):
                 from torchaudio.functional import melscale_fbanks
             except (ImportError, OSError, RuntimeError) as error:
                 raise WavedilError(
-                    f"log-mel features need torchaudio, which cannot be imported ({type(error).__name__}): pip install "
-                    "'wavedil[train]', or a torchaudio that fits this torch"
+                    f"log-mel features need torchaudio, which cannot be imported ({type(error).__name__}): "
+                    f"{install_extra('train')}, or a torchaudio that fits this torch"
                 ) from None
             with torch.device("cpu"):
                 self._bands = melscale_fbanks(

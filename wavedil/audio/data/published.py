@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavedil.errors import WavedilError, one_of
+from wavedil.extras import install_extra
 from wavedil.files import walk_files
 
 
@@ -76,7 +77,7 @@ def _download(name: str, root: Path, options: dict[str, str]) -> None:
         from torchaudio import datasets
     except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch version
         raise WavedilError(
-            f"download of {name} needs torchaudio, which fails ({type(error).__name__}): pip install 'wavedil[train]'"
+            f"download of {name} needs torchaudio, which fails ({type(error).__name__}): {install_extra('train')}"
         ) from None
     root.mkdir(parents=True, exist_ok=True)
     try:

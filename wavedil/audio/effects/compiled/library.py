@@ -23,12 +23,13 @@ from pathlib import Path
 from wavedil.audio.effects.compiled.c_writer import Source, write_c
 from wavedil.audio.effects.compiled.program import Program
 from wavedil.errors import WavedilError, printable, reason
+from wavedil.extras import install_extra
 from wavedil.writing import atomic_write
 
 NAME = "effect"  # of the source, and prefix of its functions
 FLAGS = ("-O3", "-std=gnu99", "-fno-math-errno", "-fno-trapping-math", "-shared")
 SECONDS = 300  # that a compiler may take
-REMEDY = "install one (gcc or clang as cc), set CC to its command, or pip install 'wavedil[compiler]'"
+REMEDY = f"install one (gcc or clang as cc), set CC to its command, or {install_extra('compiler')}"
 
 _log = logging.getLogger("wavedil")
 _loaded: dict[str, ctypes.CDLL] = {}

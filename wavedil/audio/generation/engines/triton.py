@@ -22,6 +22,7 @@ from wavedil.audio.generation.engines.triton_packing import TILE, Tiling, pack_w
 from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan, make_state, read_state
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
+from wavedil.extras import install
 
 WARPS = 8  # per program
 
@@ -195,7 +196,7 @@ def _kernels(device: torch.device) -> ModuleType:
     if device.type != "cuda" and (kernels is None or kernels.COMPILED):
         raise WavedilError(f"the model is on {device}: the triton engine needs a CUDA device; use engine='auto'")
     if kernels is None:
-        raise WavedilError("the triton engine needs the package triton: pip install triton, or use engine='graphs'")
+        raise WavedilError(f"the triton engine needs the package triton: {install('triton')}, or use engine='graphs'")
     if kernels.COMPILED and _compiler() is None:
         raise WavedilError("the triton engine needs a C compiler: install gcc or set CC, or use engine='graphs'")
     return kernels
