@@ -1,6 +1,7 @@
 """Training with several processes: equal to one process, one run folder, refused strategies."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,10 +53,80 @@ def test_two_processes_equal_one_and_are_continued_by_one(tmp_path, recipe, monk
     assert sorted(metrics[1], key=int) == ["4", "8", "12"]
 
 
+SCRIPT = """
+import math, sys
+from wavedil.train import AudioModule, divergence
+from wavedil.train.run import train
+
+recipe, folder = sys.argv[1:]
+two = ["--trainer.devices=2", "--data.batch_size=2"]
+train(out=f"{folder}/whole", resume="auto", overrides=[*two, "--trainer.strategy=fsdp", "--trainer.max_steps=8"])
+
+training_step, divergence.SNAPSHOT_EVERY = AudioModule.training_step, 2
+def diverging_step(self, batch, batch_idx):
+    loss = training_step(self, batch, batch_idx)
+    return loss * math.nan if self.trainer.global_step == 5 and self.global_rank == 1 else loss
+AudioModule.training_step = diverging_step
+for strategy in ("ddp", "fsdp"):
+    options = [f"--trainer.strategy={strategy}", "--trainer.callbacks+=wavedil.train.RestartOnDivergence"]
+    train(recipe, out=f"{folder}/{strategy}", overrides=[*two, *options])
+"""
+
+
+def tensors(value, place=""):
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {name: each for key, item in items for name, each in tensors(item, f"{place}/{key}").items()}
+    return {place: value} if isinstance(value, torch.Tensor) else {}
+
+
+def test_sharded_training_and_restarts(tmp_path, small_recipe):
+    network = {"optimizer": {"class_path": "torch.optim.Adam"}, "lr_decay": 0.0, "ema_decay": 0.9}
+    trainer = {"max_steps": 8, "val_check_interval": 4, "gradient_clip_val": 0.5}
+    recipe = small_recipe(network, {"batch_size": 4}, trainer)
+    train(recipe, out=str(tmp_path / "whole"), overrides=["--trainer.max_steps=4"])
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-c", SCRIPT, recipe, str(tmp_path)]
+    processes = [
+        subprocess.Popen(
+            command, env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
+    texts = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    assert "Warning" not in texts[0]
+
+    one = ["--trainer.devices=1", "--trainer.strategy=auto", "--data.batch_size=4", "--trainer.max_steps=12"]
+    train(out=str(tmp_path / "whole"), resume="auto", overrides=one)
+    train(recipe, out=str(tmp_path / "expected"), overrides=one)
+    found, expected = ({**load(tmp_path / name / "model").state_dict()} for name in ("whole", "expected"))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    rows = [read_metrics(tmp_path / name / "metrics.csv")[-1] for name in ("whole", "expected")]
+    assert float(rows[0]["valid_bits"]) == pytest.approx(float(rows[1]["valid_bits"]), abs=2e-4)
+
+    for name in ("ddp", "fsdp"):
+        rows = (tmp_path / name / "restarts.csv").read_text().splitlines()
+        assert len(rows) == 2 and rows[1].startswith('6,4,0.5,"process 1: the loss is nan at step 6: training diverged')
+    found, expected = (
+        tensors(torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True))
+        for name in ("fsdp", "ddp")
+    )
+    assert found.keys() == expected.keys() and any("snapshot" in name for name in found)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        (["--trainer.strategy=fsdp"], "fsdp"),
+        (["--trainer.strategy=fsdp_cpu_offload"], "fsdp_cpu_offload"),
         (["--trainer.strategy=deepspeed_stage_2"], "deepspeed_stage_2"),
         (["--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "ddp_spawn"),
         (["--trainer.strategy=lightning.pytorch.strategies.FSDPStrategy"], "lightning.pytorch.strategies.FSDPStrategy"),
@@ -64,7 +135,7 @@ def test_two_processes_equal_one_and_are_continued_by_one(tmp_path, recipe, monk
     ],
 )
 def test_strategies_that_would_save_a_wrong_model_are_refused(tmp_path, recipe, options, name):
-    with pytest.raises(WavedilError, match=f"trainer.strategy is .*{name}: expected auto or ddp") as error:
+    with pytest.raises(WavedilError, match=f"trainer.strategy is .*{name}: expected auto, ddp or fsdp") as error:
         train(recipe, out=str(tmp_path / "run"), overrides=options)
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 

@@ -10,6 +10,7 @@ from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.train.piano_roll import MusicData, MusicModule
 from wavedil.train.regression import RegressionData, RegressionModule
 from wavedil.train.segmentation import SegmentationData, SegmentationModule
+from wavedil.train.sharding import FSDP
 from wavedil.train.sound import AudioData, AudioModule
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "AudioModule",
     "EffectData",
     "EffectModule",
+    "FSDP",
     "MetricNames",
     "MusicData",
     "MusicModule",

@@ -42,6 +42,7 @@ from wavedil.train.recipes import (
     wrong_strategy,
 )
 from wavedil.train.run_folder import process_rank
+from wavedil.train.sharding import FSDP
 from wavedil.train.trainer_options import check_trainer, parse_duration
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
@@ -119,6 +120,8 @@ class RecipeCLI(LightningCLI):
         if any(isinstance(each, RestartOnDivergence) for each in self.config_init.trainer.callbacks or ()):
             defaults = self.trainer_defaults["callbacks"]
             defaults[:] = [each for each in defaults if not isinstance(each, StopOnNaN)]
+        if settings.strategy == FSDP.strategy_name:
+            kwargs["strategy"] = FSDP()
         trainer = super().instantiate_trainer(**kwargs)
         launcher = trainer.strategy.launcher
         if launcher is not None and not isinstance(launcher, _SubprocessScriptLauncher):  # auto in a notebook

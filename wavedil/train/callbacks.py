@@ -184,6 +184,8 @@ class SaveModel(Callback):
         # In a later validation or sampling the last checkpoint is saved already, and the trainer has no optimizer.
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        if module.whole is not None:  # the other processes may have no error
+            return
         module.undo_incomplete_step()
         try:
             # To save a checkpoint waits for the other processes, which may have no error.
@@ -201,10 +203,14 @@ class SaveModel(Callback):
 
     def _save(self, trainer: L.Trainer, module: TrainingModule, window: int = WINDOW) -> bool:
         good = self._is_good(trainer, module, window)
-        if good and trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir) / "model"
-            _clear_damaged(folder)
-            save(module.eval_network, folder)
+        if module.whole is not None:
+            good = trainer.strategy.reduce_boolean_decision(good)
+        if good:
+            with module.complete_network() as network:
+                if trainer.is_global_zero:
+                    folder = Path(trainer.default_root_dir) / "model"
+                    _clear_damaged(folder)
+                    save(network, folder)
         return good
 
     @staticmethod

@@ -11,12 +11,15 @@ from typing import Annotated, Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 
 from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError, shortened
 from wavedil.train.data import OptionalCount
 from wavedil.train.module import TrainingModule, is_finite
 from wavedil.train.run_folder import RESTARTS
+from wavedil.train.sharding import for_checkpoint
 from wavedil.writing import atomic_write
 
 FIRST_STEPS, WINDOW, MEAN_STEPS = 5, 20, 100
@@ -89,12 +92,12 @@ class StopOnNaN(Callback):
     ) -> None:
         self._losses.append(outputs["loss"].detach())
         if trainer.global_step % self.EVERY == 0 and trainer.global_step > self._start:
-            problem = self.problem(trainer, module)
+            problem = in_any_process(trainer, self.problem(trainer, module))
             if problem:
                 raise WavedilError(problem)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: TrainingModule, checkpoint: dict[str, Any]) -> None:
-        problem = self.problem(trainer, module)
+        problem = in_any_process(trainer, self.problem(trainer, module))
         if problem:
             raise WavedilError(f"{problem}; the last good checkpoint is kept")
         checkpoint["callbacks"][self.state_key] = self.state_dict()  # with all losses
@@ -148,7 +151,7 @@ class RestartOnDivergence(StopOnNaN):
         self.snapshot: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"restarts": self.restarts, "snapshot": self.snapshot}
+        return super().state_dict() | {"restarts": self.restarts, "snapshot": for_checkpoint(self.snapshot)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -169,13 +172,15 @@ class RestartOnDivergence(StopOnNaN):
         self._losses.append(outputs["loss"].detach())
         if trainer.global_step == self._start:  # the step is not complete
             return
-        problem = self.problem(trainer, module)
-        if not problem and not is_finite(module.network):
+        problem = in_any_process(trainer, self.problem(trainer, module))
+        if not problem and not is_finite(module.network):  # of all processes
             problem = f"the weights are not finite after step {trainer.global_step}: training diverged"
             problem += _batch(trainer, trainer.global_step - 1, 0)
-        if trainer.strategy.reduce_boolean_decision(bool(problem), all=False):  # of any process
-            self._restart(trainer, module, problem or "training diverged in another process")
-        elif trainer.global_step % SNAPSHOT_EVERY == 0 and not self.problem(trainer, module, 1):
+        if problem:
+            self._restart(trainer, module, problem)
+        elif trainer.global_step % SNAPSHOT_EVERY == 0 and not in_any_process(
+            trainer, self.problem(trainer, module, 1)
+        ):
             self._take_snapshot(trainer, module)
 
     def _take_snapshot(self, trainer: L.Trainer, module: TrainingModule) -> None:
@@ -185,8 +190,9 @@ class RestartOnDivergence(StopOnNaN):
     def _restart(self, trainer: L.Trainer, module: TrainingModule, problem: str) -> None:
         if len(self.restarts) >= self.max_restarts:
             raise WavedilError(f"{problem}; {len(self.restarts)} restarts at lower rates did not help")
-        module.load_state_dict(self.snapshot["module"])
-        trainer.optimizers[0].load_state_dict(_copy(self.snapshot["optimizer"]))  # it keeps the tensors
+        trainer.strategy.load_model_state_dict({"state_dict": self.snapshot["module"]})
+        optimizer = _copy(self.snapshot["optimizer"])  # which keeps the tensors
+        trainer.strategy.load_optimizer_state_dict({"optimizer_states": [optimizer]})
         module.on_restart()
         module.rate_scale *= self.factor
         module.update_rate()
@@ -216,8 +222,19 @@ class RestartOnDivergence(StopOnNaN):
             writer.writerows(self.restarts)
 
 
+def in_any_process(trainer: L.Trainer, problem: str) -> str:
+    """The problem of the first process that has one; empty if none has. All processes call it together."""
+    if trainer.world_size == 1 or not trainer.strategy.reduce_boolean_decision(bool(problem), all=False):
+        return problem
+    problems: list[Any] = [None] * trainer.world_size
+    dist.all_gather_object(problems, problem)
+    return next(f"process {rank}: {text}" if rank else text for rank, text in enumerate(problems) if text)
+
+
 def _copy(value: Any) -> Any:
-    """A copy on the CPU of a state."""
+    """A copy of a state, on the CPU if it is not sharded."""
+    if isinstance(value, DTensor):
+        return value.detach().clone()
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

@@ -1,7 +1,8 @@
 """The base class of all training modules: optimizer, learning-rate schedule, moving average, names of metrics."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
@@ -107,6 +110,7 @@ class TrainingModule(L.LightningModule):
         # Lightning's WeightAveraging cannot replace this: on_train_end overwrites the weights that a longer run would
         # continue from, and a Ctrl-C during validation saves average and weights exchanged.
         self.ema_decay, self.averaged = ema_decay, None
+        self.whole = None  # :class:`wavedil.train.sharding.WholeNetwork` if the network is sharded
         self.uses_compile, self._compiled = compile, []  # in a list, since an attribute would be a second network
         self._before_step: tuple[int, list[Tensor]] = (-1, [])  # a step, and the network's buffers before it
         self.updating = False  # between backward and the end of a step: weights and step do not belong together
@@ -115,8 +119,25 @@ class TrainingModule(L.LightningModule):
 
     @property
     def eval_network(self) -> nn.Module:
-        """The network to validate and save: the moving average if there is one, else the network in training."""
+        """The network to validate and save: the moving average if there is one, else the network in training.
+
+        If parameters are sharded, it has them in validation and in :meth:`complete_network` only.
+        """
+        if self.whole is not None:
+            return self.whole.network
         return self.network if self.averaged is None else self.averaged.module
+
+    @contextmanager
+    def complete_network(self) -> Iterator[nn.Module]:
+        """:attr:`eval_network` with all its parameters, also if they are sharded: all processes enter together."""
+        if self.whole is None or self.whole.is_complete:
+            yield self.eval_network
+            return
+        self.whole.gather()
+        try:
+            yield self.eval_network
+        finally:
+            self.whole.release()
 
     def summary(self) -> str:
         """One line about the network; printed when training starts."""
@@ -154,10 +175,19 @@ class TrainingModule(L.LightningModule):
         return result
 
     def configure_model(self) -> None:
-        """Creates the moving average. A subclass that builds its network here calls this afterwards."""
+        """Initializes the network of a new run from its data, and creates the moving average.
+
+        A subclass that builds its network here calls this afterwards.
+        """
+        trainer = self._trainer  # not the property, which raises an error without a trainer
+        if trainer is not None and trainer.training and trainer.ckpt_path is None and trainer.global_step == 0:
+            self.initialize(trainer.datamodule)
         if self.ema_decay and self.averaged is None:
             self.averaged = AveragedModel(self.network, multi_avg_fn=self._update_average, use_buffers=True)
             self.averaged.requires_grad_(False)
+
+    def initialize(self, data: L.LightningDataModule | None) -> None:
+        """Sets weights of the network from the data of a new run. Not later: then the weights may be sharded."""
 
     @torch.no_grad()
     def _update_average(self, averages: list[Tensor], values: list[Tensor], updates: Tensor | int) -> None:
@@ -291,9 +321,15 @@ class TrainingModule(L.LightningModule):
 
 
 def is_finite(network: nn.Module) -> bool:
-    """Whether all parameters are finite."""
+    """Whether all parameters are finite. If they are sharded, all processes call it together."""
+    parts = [
+        parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in network.parameters()
+    ]
     # One value to read, because each waits for the device.
-    return bool(torch.stack([torch.isfinite(parameter).all() for parameter in network.parameters()]).all())
+    finite = torch.stack([torch.isfinite(part).all() for part in parts]).all().int()
+    if any(isinstance(parameter, DTensor) for parameter in network.parameters()):
+        dist.all_reduce(finite, dist.ReduceOp.MIN)
+    return bool(finite)
 
 
 def _check_optimizer(make_optimizer: Callable[[Iterable], Optimizer]) -> None:

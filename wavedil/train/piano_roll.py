@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Annotated
 
+import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -69,10 +70,9 @@ class MusicModule(TrainingModule):
     def num_items(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["mask"].sum()
 
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        if self.trainer.global_step == 0 and hasattr(self.trainer.datamodule, "key_shares"):
-            self.network.set_prior(self.trainer.datamodule.key_shares())
+    def initialize(self, data: L.LightningDataModule | None) -> None:
+        if hasattr(data, "key_shares"):
+            self.network.set_prior(data.key_shares())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         nats, steps = roll_nll(partial(self.call, self.network), batch["roll"], batch["mask"])

@@ -36,7 +36,7 @@ _UNSAFE_PARTS = (
     "lightning.pytorch.callbacks.lambda_function",
 )
 #: Values of ``trainer.strategy`` besides class paths.
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+STRATEGIES = ("auto", "fsdp", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
 def find_recipe(name: str | None) -> Path:
@@ -178,7 +178,7 @@ def check_strategy(strategy: Any) -> None:
     """Checks ``trainer.strategy``, a name or a dictionary with ``class_path``, before it is built.
 
     Raises:
-        WavedilError: it shards the network, or its processes are not started as commands.
+        WavedilError: its checkpoints are not complete files, or its processes are not started as commands.
     """
     name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", None)
     if name is None or name in STRATEGIES:
@@ -194,7 +194,7 @@ def check_strategy(strategy: Any) -> None:
 
 def wrong_strategy(name: str) -> WavedilError:
     return WavedilError(
-        f"trainer.strategy is {name}: expected auto or ddp, because each process must have the complete network and "
+        f"trainer.strategy is {name}: expected auto, ddp or fsdp, whose checkpoints are complete and whose processes "
         "run the same command"
     )
 

@@ -283,5 +283,7 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # On a machine with SLURM a run may also be started without it.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
+    # The modules reduce their metrics, or each process validates on all data.
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True")
     # Frozen parts are in evaluation mode; the first line of the run names them.
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")

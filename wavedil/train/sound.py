@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -81,10 +82,9 @@ class AudioModule(TrainingModule):
     def num_items(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["mask"].sum()  # a tensor: .item() would wait for the device
 
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        if self.trainer.global_step == 0 and hasattr(self.trainer.datamodule, "code_counts"):
-            self.network.set_prior(self.trainer.datamodule.code_counts())
+    def initialize(self, data: L.LightningDataModule | None) -> None:
+        if hasattr(data, "code_counts"):
+            self.network.set_prior(data.code_counts())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         if "start" in batch:

@@ -74,14 +74,16 @@ class Previews(Callback):
     ) -> None:
         step = trainer.global_step
         due = step == self.first or (step > self.first and step % self.every == 0)
-        if not due or step == self._last_step or not self._enabled:  # a step may have several batches
+        if not due or step == self._last_step:  # a step may have several batches
             return
         self._last_step = step
-        module.eval()
-        with self._best_effort:
-            self.write_outputs(trainer, module, step)
-        module.train()
-        self.write_page(trainer)
+        with module.complete_network():
+            if self._enabled:
+                module.eval()
+                with self._best_effort:
+                    self.write_outputs(trainer, module, step)
+                module.train()
+                self.write_page(trainer)
 
     @staticmethod
     def folder(trainer: L.Trainer) -> Path:
