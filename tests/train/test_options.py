@@ -90,6 +90,14 @@ def test_a_mistake_in_an_option_is_one_line(tmp_path, option, message):
     ("recipe", "option", "message"),
     [
         ("amp", "--model.loss=AmpLos", "--model.loss: AmpLos is no known class: did you mean AmpLoss"),
+        ("camvid", "--model.backbone.norm_eps=x", "--model.backbone.norm_eps is x: expected a number or null"),
+        ("camvid", "--model.backbone.nam=x", "--model.backbone.nam is unknown: did you mean --model.backbone.name"),
+        ("tiny", "--model.head=wavedil.vision.Unet", "--model.head: wavedil.vision.Unet is .* did you mean UNet"),
+        ("tiny", "--model.head=Unet", "--model.head: Unet is no known class: did you mean UNet"),
+        ("tiny", "--model.loss=wavedil.vision.Lovas", "did you mean Lovasz"),
+        ("tiny", "--model.head=torch.nn.Conv2dd", "did you mean Conv2d"),
+        ("tiny", "--model.head=json.dumps", "--model.head is json.dumps: expected a class, or a function that"),
+        ("tiny", "--model.head={class_path: UNet, init_args: {foo: 1}}", "--model.head.foo is unknown: wavedil train"),
         ("amp", "--model.network.knobs=drive", "--model.network.knobs is drive: expected a dictionary or null"),
         ("jsb", "--model.network.channels=[1,a]", "--model.network.channels is .*: expected "),
         ("jsb", "--model.network=TCNN", "did you mean TCN"),
@@ -221,6 +229,31 @@ def test_bom_and_windows_line_ends_are_read(tmp_path):
 def test_ten_days_need_no_quotes(tmp_path):
     (tmp_path / "recipe.yaml").write_text("a: 10:00:00:00\nb: 012\nc: 1e-3\nd: -7")
     assert read_recipe(tmp_path / "recipe.yaml")[0] == {"a": "10:00:00:00", "b": 10, "c": 1e-3, "d": -7}
+
+
+@pytest.mark.parametrize(
+    ("keys", "text", "value"),
+    [
+        ("model.backbone.weights", "null", None),
+        ("model.backbone.norm_eps", "null", None),
+        ("model.backbone.levels", "[2, 4]", [2, 4]),
+        ("model.backbone.name", "resnet50d", "resnet50d"),
+        ("model.loss.class_weights", "null", None),
+        ("model.align", "null", None),
+        ("data.classes", "null", None),
+        ("data.ignore_label", "null", None),
+        ("data.scale", "null", None),
+    ],
+)
+@pytest.mark.parametrize("separate", [False, True])
+def test_options_of_parts_may_be_null(tmp_path, monkeypatch, keys, text, value, separate, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [f"--{keys}", text] if separate else [f"--{keys}={text}"]
+    assert main(["train", "-c", "camvid", *words, "--print_config"]) == 0
+    node = yaml.safe_load(capsys.readouterr().out)
+    for key in keys.split("."):
+        node = node.get("init_args", node)[key]
+    assert node == value
 
 
 def test_folders_and_pipes_are_no_recipes(tmp_path):

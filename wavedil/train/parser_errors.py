@@ -1,6 +1,7 @@
 """Errors of the parser of recipes in one line: the key, its value, and what is expected."""
 
 import re
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -49,11 +50,10 @@ def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: A
     if unknown:
         place = f"{unknown[1]}.{unknown[2]}"
         return f"--{place} is unknown{_suggestion(place, parser, recipe)}"
-    keys = [
-        found[1]
-        for found in (re.search(r'key "([^"]+)"', text), re.search(r"NestedArg\(key='([^']+)'", text))
-        if found and found[1] != "config"
-    ]
+    # The keys of the parsers of nested parts, and the option, which also names the part of the outermost one.
+    chain = [key for key in re.findall(r'[Pp]arser key "([^"]+)"', text) if key != "config"]
+    nested = max(re.findall(r"NestedArg\(key='([^']+)'", text), key=len, default="")
+    keys = [*chain[:1], nested] if nested.count(".") + 2 >= len(chain) and nested else chain
     explained, place = _explained(text), ".".join(keys)
     if not keys:
         return explained
@@ -75,6 +75,13 @@ def _explained(text: str) -> str:
     innermost = re.split(r'Parser key "[^"]+": ', text)[-1]
     cut = re.search(r"(?:Given|Got) value: (.*?)(?: - |\. Got value: | Given value type: |$)", innermost)
     value = cut[1].rstrip(".") if cut else ""
+    missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", innermost)
+    if missing:
+        name = ".".join(missing.groups())
+        return f"{name} is no known class{_similar_class(name)}"
+    callables = re.search(r"expects a function or a callable class: (.+?)(?:\. Got value: | - |$)", innermost)
+    if callables and "is not accepted" not in callables[1] and "a dot import path" not in callables[1]:
+        return f"is {value}: expected a class, or a function that returns a part ({callables[1]})"
     kinds = list(dict.fromkeys(_kinds(innermost)))
     problems = re.findall(r"Problem with given class_path '[^']+': (?:(?! - |Problem with | Given value).)+", innermost)
     if problems:
@@ -104,7 +111,8 @@ def _kinds(text: str) -> Iterator[str]:
 
 def _similar_class(name: str) -> str:
     """The end of an error about an unknown class: the class that was probably meant."""
-    names = {each for module in _CLASSES for each in dir(import_module(module)) if each[0].isupper()}
+    modules = [*_CLASSES, *(each for each in [name.rpartition(".")[0]] if each in sys.modules)]
+    names = {each for module in modules for each in dir(import_module(module)) if each[0].isupper()}
     found = similar(name.rpartition(".")[2], names)
     return f": did you mean {found}?" if found else ": expected an import path, e.g. my_package.MyClass"
 
@@ -117,4 +125,5 @@ def _suggestion(key: str, parser: ArgumentParser | None, recipe: Any) -> str:
     plain = key.replace(".init_args", "")
     found = similar(plain, known)
     found = found or next((each for each in known if each.rpartition(".")[2] == plain.rpartition(".")[2]), None)
+    found = None if found and f"{plain}.".startswith(f"{found}.") else found  # the part itself
     return f": did you mean --{found}?" if found else ": wavedil train --print_config shows all keys"

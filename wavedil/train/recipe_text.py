@@ -1,5 +1,6 @@
 """Strict YAML: the text of recipes, of ``config.yaml``, and of files and texts that options name."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from unittest.mock import patch
 import jsonargparse
 import yaml
 from jsonargparse import _loaders_dumpers as jsonargparse_loaders
+from jsonargparse import _typehints as jsonargparse_types
 
 from wavedil.errors import WavedilError
 from wavedil.files import check_regular_file
@@ -134,8 +136,18 @@ def strict_yaml() -> Iterator[list[WavedilError]]:
             refused.append(error)
             raise
 
+    adapt = jsonargparse_types.adapt_class_type
+
+    def adapt_class(value: Any, *args: Any, **kwargs: Any) -> Any:
+        # jsonargparse writes the value of --model.backbone.weights null as "None", and of a list in Python's notation
+        nested = value.get("init_args")
+        if isinstance(nested, jsonargparse_types.NestedArg) and not isinstance(nested.val, str):
+            value["init_args"] = nested._replace(val=json.dumps(nested.val))
+        return adapt(value, *args, **kwargs)
+
     with (
         patch.object(jsonargparse_loaders, "yaml_default_loader", _Loader),  # no public setting reaches all its calls
         patch.object(jsonargparse.Path, "read_text", read_file),
+        patch.object(jsonargparse_types, "adapt_class_type", adapt_class),
     ):
         yield refused
