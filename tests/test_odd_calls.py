@@ -261,6 +261,26 @@ CALLS: dict[str, tuple[Any, dict[str, Any], dict[str, Iterable[Any]]]] = {
         lambda image, scores: vision.DenseCRF(1)(image, scores), {"image": IMAGE, "scores": SCORES},
         {"image": [IMAGE[::-1], IMAGE[:4], IMAGE.astype(float)], "scores": [SCORES * NAN, SCORES[:1], SCORES.numpy()]},
     ),
+    "DenseCRF.terms": (
+        lambda features, weight, compatibility: vision.DenseCRF(1)(
+            IMAGE, SCORES, terms=[vision.Pairwise(features, weight, compatibility)]
+        ),
+        {"features": torch.zeros(2, 12, 16), "weight": 1.0, "compatibility": None},
+        {"features": [torch.zeros(2, 192), torch.zeros(12, 16), torch.full((1, 12, 16), NAN)],
+         "compatibility": [np.eye(2), "potts"]},
+    ),
+    "position_features": (
+        vision.position_features, {"size": (3, 4), "deviation": 2.0}, {"deviation": [[1, 2], [1, 2, 3]]},
+    ),
+    "unary_from_labels": (
+        vision.unary_from_labels, {"labels": np.zeros((3, 4), int), "num_labels": 2, "confidence": 0.5,
+                                   "ignored": None},
+        {"labels": [np.full((3, 4), 2), np.full((3, 4), -1)]},
+    ),
+    "unary_from_softmax": (
+        vision.unary_from_softmax, {"probabilities": torch.full((2, 3, 4), 0.5), "scale": None},
+        {"probabilities": [SCORES, torch.zeros(3).long(), torch.zeros(2, 0)]},
+    ),
     "DenseCRF.preset": (vision.DenseCRF.preset, {"name": "densecrf"}, {}),
     "CRFRNN": (lambda image, scores: vision.CRFRNN(3)(image, scores), {"image": IMAGE, "scores": SCORES}, {}),
     "overlay": (

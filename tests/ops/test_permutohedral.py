@@ -156,7 +156,7 @@ def test_mean_field_equals_reference(labels, threads, with_matrix):
     ours = mean_field(scores, lattices, [3.0, 0.5], penalty, 4)
     filters = [partial(reference.lattice_filter, lattice=lattice) for lattice in lattices]
     wide = None if penalty is None else penalty.double()
-    exact = reference.mean_field(scores.double(), filters, [3.0, 0.5], wide, 4)
+    exact = reference.mean_field(scores.double(), filters, [3.0, 0.5], [wide, wide], 4)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=2e-5)
     assert (ours - torch.softmax(scores, 0)).abs().max() > 0.1

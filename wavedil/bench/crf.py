@@ -23,9 +23,11 @@ def bench_crf(
     labels: int = 21,
     iterations: int = 10,
     presets: tuple[str, ...] = tuple(PRESETS),
+    volume: tuple[int, int, int] = (64, 128, 128),
+    volume_labels: int = 4,
     rounds: int = 7,
 ) -> dict[str, Any]:
-    """Times the refinement of class probabilities by each package, on a synthetic scene.
+    """Times the refinement of class probabilities by each package, on a synthetic scene and a synthetic volume.
 
     The image has patches with shading, texture and noise; the probabilities are blurred and partly wrong. Both packages
     run on the CPU; pydensecrf2 uses one thread.
@@ -46,6 +48,13 @@ def bench_crf(
         if peer is not None:
             agreement = (ours().argmax(0) == peer().argmax(0)).double().mean().item()
             notes.append(f"{preset}: {agreement:.2%} of labels agree")
+    crf = DenseCRF(iterations=iterations)
+    cells, beliefs = _volume(*volume, volume_labels)
+    name, peer = f"volume {'x'.join(map(str, volume))}x{volume_labels}", _pydensecrf2_volume(crf, cells, beliefs)
+    candidates += [
+        Candidate(f"{name}, pydensecrf2", peer, "volume"),
+        Candidate(f"{name}, ours", partial(crf, cells, beliefs), "volume"),
+    ]
     return {"rows": measure(candidates, rounds=rounds, device=device, warm=1), "notes": notes}
 
 
@@ -67,6 +76,41 @@ def _pydensecrf2(crf: DenseCRF, image: Tensor, probabilities: Tensor) -> Callabl
         return torch.from_numpy(np.asarray(q)).view_as(probabilities)
 
     return call
+
+
+def _pydensecrf2_volume(crf: DenseCRF, volume: Tensor, probabilities: Tensor) -> Callable[[], Tensor] | None:
+    try:
+        from pydensecrf.densecrf import DenseCRF as Peer
+        from pydensecrf.utils import create_pairwise_bilateral, create_pairwise_gaussian, unary_from_softmax
+    except ImportError:
+        return None
+
+    def call() -> Tensor:
+        peer = Peer(volume.numel(), len(probabilities))
+        peer.setUnaryEnergy(unary_from_softmax(probabilities.numpy()))
+        gaussian = create_pairwise_gaussian((crf.gaussian_sxy,) * 3, volume.shape)
+        peer.addPairwiseEnergy(gaussian, compat=crf.gaussian_weight)
+        deviations, colors = (crf.bilateral_sxy,) * 3, (crf.bilateral_srgb,)
+        bilateral = create_pairwise_bilateral(deviations, colors, volume[..., None].numpy(), chdim=3)
+        peer.addPairwiseEnergy(bilateral, compat=crf.bilateral_weight)
+        return torch.from_numpy(np.asarray(peer.inference(crf.iterations))).view_as(probabilities)
+
+    return call
+
+
+def _volume(depth: int, height: int, width: int, labels: int) -> tuple[Tensor, Tensor]:
+    """A synthetic volume (depth, height, width) uint8 and its class probabilities (labels, depth, height, width)."""
+    generator, size = torch.Generator().manual_seed(0), (depth, height, width)
+
+    def noise(channels: int, cells: int) -> Tensor:
+        small = torch.randn(1, channels, cells, cells, cells, generator=generator)
+        return F.interpolate(small, size, mode="trilinear", align_corners=False)[0]
+
+    patches = noise(labels, 6).argmax(0)
+    levels = torch.linspace(60, 200, labels)
+    volume = levels[patches] + 10 * noise(1, 4)[0] + 5 * torch.randn(size, generator=generator)
+    truth = F.one_hot(patches, labels).movedim(-1, 0).float()
+    return volume.clamp(0, 255).byte(), torch.softmax(3 * truth + 2 * noise(labels, 20), 0)
 
 
 def _scene(height: int, width: int, labels: int) -> tuple[Tensor, Tensor]:

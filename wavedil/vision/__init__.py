@@ -4,6 +4,7 @@ from typing import Any
 
 from wavedil.renames import renamed_attribute
 from wavedil.vision.crf import CRFRNN, DenseCRF
+from wavedil.vision.crf_inputs import Pairwise, position_features, unary_from_labels, unary_from_softmax
 from wavedil.vision.data.images import read_image
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.palette import overlay
@@ -48,6 +49,7 @@ __all__ = [
     "LearnedUpsample",
     "Lovasz",
     "NonLocal",
+    "Pairwise",
     "ParallelDilations",
     "PixelUnshuffle",
     "PyramidPooling",
@@ -64,10 +66,13 @@ __all__ = [
     "estimate",
     "load",
     "overlay",
+    "position_features",
     "predict",
     "read_image",
     "save",
     "to_dense",
+    "unary_from_labels",
+    "unary_from_softmax",
     "upsample",
     "vgg16_front_end",
 ]

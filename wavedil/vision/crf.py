@@ -10,6 +10,8 @@ a Gaussian and a bilateral kernel, summed on a permutohedral lattice. As in the 
 j = i, and each kernel is divided by the square roots of its sums at i and at j.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self, get_type_hints
 
@@ -18,8 +20,20 @@ from torch import Tensor, nn
 
 from wavedil.core.schema import Positive, Range, check
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError, one_of, shown
+from wavedil.errors import WavedilError, one_of
 from wavedil.ops.permutohedral import build_lattice, exact_mean_field, lattice_filter, mean_field
+from wavedil.vision.crf_inputs import (
+    Deviations,
+    LabelCount,
+    Pairwise,
+    Weight,
+    log_probabilities,
+    logits_of_energies,
+    per_axis_deviations,
+    position_features,
+    read_compatibility,
+    read_inputs,
+)
 from wavedil.weights import register
 
 _KERNELS = ("gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb", "bilateral_weight")
@@ -29,54 +43,45 @@ PRESETS = {
     "deeplab_v2_resnet101": (1, 3, 67, 3, 4),  # kazuto1011/deeplab-pytorch, configs/voc12.yaml; 10 iterations
     "crfasrnn": (3, 3, 160, 3, 5),  # initial values of sadeepj/crfasrnn_pytorch, params.py
 }
-_MIN_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax: a label with probability 0 would stay at 0
 _MAX_EXACT_PIXELS = 10_000  # the matrix of one kernel then has 400 MB
 
 Iterations = Annotated[int, Range(1, 1000)]
-Weight = Annotated[float, Range(0, 1e6)]
-LabelCount = Annotated[int, Range(2, 2**10)]
 
 
 @dataclass(frozen=True, eq=False)
 class DenseCRF:
     """Mean-field inference in a fully connected CRF, without learned weights or gradients.
 
-    The defaults are those of DeepLab-LargeFOV; :meth:`preset` has other published ones.
+    For images, volumes and other arrays, with any number of space axes and channels. The defaults are those of
+    DeepLab-LargeFOV; :meth:`preset` has other published ones.
 
     Args:
         iterations: number of mean-field iterations.
-        gaussian_sxy, gaussian_weight: standard deviation and weight of the Gaussian kernel, which removes small
-            regions.
-        bilateral_sxy, bilateral_srgb, bilateral_weight: standard deviations and weight of the bilateral kernel, which
-            favors equal labels for similar colors.
+        gaussian_sxy, gaussian_weight: standard deviation in pixels, one number or one for each space axis, e.g.
+            (height, width), and weight of the Gaussian kernel, which removes small regions. Weight 0: no such kernel.
+        bilateral_sxy, bilateral_srgb, bilateral_weight: standard deviations, of positions as above and of the colors,
+            one number or one for each channel, and weight of the bilateral kernel, which favors equal labels for
+            similar colors.
         compatibility: cost of a label next to another: ``"potts"``, 1 for different labels; or a matrix (labels,
-            labels), where row i holds the costs of label i.
+            labels), where row i holds the costs of label i; or its diagonal (labels,).
 
     Raises:
         WavedilError: numbers out of range, or an invalid compatibility.
     """
 
     iterations: Iterations = 10
-    gaussian_sxy: Positive = 3.0
+    gaussian_sxy: Deviations = 3.0
     gaussian_weight: Weight = 3.0
-    bilateral_sxy: Positive = 49.0
-    bilateral_srgb: Positive = 5.0
+    bilateral_sxy: Deviations = 49.0
+    bilateral_srgb: Deviations = 5.0
     bilateral_weight: Weight = 4.0
     compatibility: Any = "potts"
 
     def __post_init__(self) -> None:
         for name in ("iterations", *_KERNELS):
-            check(name, getattr(self, name), get_type_hints(DenseCRF, include_extras=True)[name])
-        if isinstance(self.compatibility, str) and self.compatibility == "potts":
-            return
-        if isinstance(self.compatibility, str):
-            raise WavedilError(f"compatibility is {shown(self.compatibility)}: expected 'potts', or a matrix")
-        matrix = to_tensor("compatibility", self.compatibility).detach().float().cpu()
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.isfinite().all():
-            raise WavedilError(
-                f"compatibility has shape {tuple(matrix.shape)}: expected 'potts', or finite numbers (labels, labels)"
-            )
-        object.__setattr__(self, "compatibility", matrix)
+            hint = get_type_hints(DenseCRF, include_extras=True)[name]
+            object.__setattr__(self, name, check(name, getattr(self, name), hint))
+        object.__setattr__(self, "compatibility", read_compatibility(self.compatibility))
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -89,46 +94,82 @@ class DenseCRF:
             raise WavedilError(f"CRF preset is {name!r}: expected {one_of(name, PRESETS)}")
         return cls(**(dict(zip(_KERNELS, PRESETS[name], strict=True)) | changes))
 
-    def __call__(self, image: Any, scores: Any) -> Tensor:
-        """Probabilities, float32, in the shape and on the device of the scores. Computed on the CPU.
+    def __call__(self, image: Any, scores: Any = None, *, unary: Any = None, terms: Sequence[Pairwise] = ()) -> Any:
+        """Probabilities, float32, in the shape of the scores. Computed on the CPU.
 
         Args:
-            image: uint8 tensor or array, (height, width, 3) or (batch, 3, height, width).
-            scores: tensor or array, (labels, height, width) or (batch, labels, height, width). Either logits, i.e.
-                log-probabilities up to a constant per pixel, or probabilities. Scores that are all at least 0 and sum
-                to 1 at each pixel are taken as probabilities, clipped at 1e-5.
+            image: integers, e.g. uint8, ``(*space)``, ``(*space, channels)`` or ``(batch, channels, *space)``, where
+                ``*space`` is (height, width) or any other number of axes. None if ``bilateral_weight`` is 0.
+            scores: ``(labels, *space)`` or ``(batch, labels, *space)``. Either logits, i.e. log-probabilities up to a
+                constant per pixel, or probabilities. Scores that are all at least 0 and sum to 1 at each pixel are
+                taken as probabilities, clipped at 1e-5.
+            unary: unary energies, -log p, instead of scores, in the same shape or ``(labels, points)``, as pydensecrf
+                takes them.
+            terms: more pairwise terms, with features of their own.
+
+        Returns:
+            An array if the scores are one, else a tensor on the device of the scores.
 
         Raises:
             WavedilError: invalid shapes or types, different sizes, fewer than two labels, numbers that are not finite,
-                or nonnegative scores with sums close to 1 but not 1.
+                nonnegative scores with sums close to 1 but not 1, or energies as scores and the like.
         """
-        return self._infer(image, scores, exact=False)
+        return self._infer(image, scores, unary, terms, exact=False)
 
-    def exact(self, image: Any, scores: Any) -> Tensor:
+    def exact(self, image: Any, scores: Any = None, *, unary: Any = None, terms: Sequence[Pairwise] = ()) -> Any:
         """As calling the CRF, but with exact sums over all pairs of pixels, for up to 10,000 pixels."""
-        return self._infer(image, scores, exact=True)
+        return self._infer(image, scores, unary, terms, exact=True)
 
-    def _infer(self, image: Any, scores: Any, exact: bool) -> Tensor:
-        images, batch, is_single = _to_batch(image, scores)
-        penalty = None if isinstance(self.compatibility, str) else self.compatibility
-        if penalty is not None and len(penalty) != batch.shape[1]:
-            raise WavedilError(
-                f"compatibility has {len(penalty)} labels and scores have {batch.shape[1]}: expected the same number"
-            )
-        count = batch.shape[2] * batch.shape[3]
+    def _infer(self, image: Any, scores: Any, unary: Any, terms: Sequence[Pairwise], exact: bool) -> Any:
+        if (scores is None) == (unary is None):
+            raise WavedilError("scores and unary: expected one of them, and not both")
+        given = scores if unary is None else unary
+        if unary is not None:
+            unary = _unflattened(image, unary)
+        inputs = read_inputs(image, *((scores, "scores") if unary is None else (unary, "unary energies")))
+        if inputs.images is None and self.bilateral_weight:
+            raise WavedilError("image is None: expected an image, or bilateral_weight 0 and terms with own features")
+        count, (batch, labels) = math.prod(inputs.space), inputs.scores.shape[:2]
         if exact and count > _MAX_EXACT_PIXELS:
             raise WavedilError(
                 f"image has {count} pixels: expected at most {_MAX_EXACT_PIXELS} for exact sums; call the CRF"
             )
+        penalties = [self._penalty(each.compatibility, labels) for each in terms]
         results = []
-        for colors, logits in zip(images, batch.detach().float().cpu(), strict=True):
-            features = _kernel_features(colors, self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb)
-            kernels = features if exact else [build_lattice(f) for f in features]
+        for item, values in enumerate(inputs.scores.detach().float().cpu()):
+            logits = log_probabilities(values) if unary is None else logits_of_energies(values)
+            colors = None if inputs.images is None else inputs.images[item]
+            kernels = self._kernels(colors, inputs.space)
+            kernels += [(each.features_for(inputs.space, item, batch), each.weight) for each in terms]
+            costs = [self._penalty(None, labels)] * (len(kernels) - len(terms)) + penalties
+            used = [(f, weight, cost) for (f, weight), cost in zip(kernels, costs, strict=True) if weight]
+            if not used:
+                results.append(logits.softmax(0))
+                continue
+            features, weights, costs = zip(*used, strict=True)
+            prepared = features if exact else [build_lattice(f) for f in features]
             infer = exact_mean_field if exact else mean_field
-            weights = self.gaussian_weight, self.bilateral_weight
-            q = infer(_log_probabilities(logits).flatten(1), kernels, weights, penalty, self.iterations)
+            q = infer(logits.flatten(1), prepared, weights, costs, self.iterations)
             results.append(q.view_as(logits))
-        return (results[0] if is_single else torch.stack(results)).to(batch.device)
+        result = results[0] if inputs.is_single else torch.stack(results)
+        return result.to(given.device) if isinstance(given, Tensor) else result.numpy()
+
+    def _kernels(self, colors: Tensor | None, space: tuple[int, ...]) -> list[tuple[Tensor, float]]:
+        """Features and weight of the Gaussian kernel, and of the bilateral one if there is an image."""
+        deviations = self.gaussian_sxy, self.bilateral_sxy, self.bilateral_srgb
+        gaussian, bilateral = _kernel_features(colors, *deviations, space)
+        return [(gaussian, self.gaussian_weight), (bilateral, self.bilateral_weight)][: 1 + (colors is not None)]
+
+    def _penalty(self, compatibility: Any, labels: int) -> Tensor | None:
+        """The matrix of a term; None for the Potts model."""
+        found = self.compatibility if compatibility is None else compatibility
+        if isinstance(found, str):
+            return None
+        if len(found) != labels:
+            raise WavedilError(
+                f"compatibility has {len(found)} labels and scores have {labels}: expected the same number"
+            )
+        return found
 
 
 @register
@@ -136,8 +177,9 @@ class CRFRNN(nn.Module):
     """Mean-field inference in a fully connected CRF as a layer with learned weights.
 
     ``forward(image, scores)`` takes a uint8 image (batch, 3, height, width) and logits (batch, num_classes, height,
-    width), or (height, width, 3) and (num_classes, height, width), and returns refined logits of the same shape.
-    Probabilities are not accepted as scores. The computation is on the CPU, also for scores on a GPU.
+    width), or (height, width, 3) and (num_classes, height, width), and returns refined logits of the same shape. Other
+    images and volumes are as for :class:`DenseCRF`. Probabilities are not accepted as scores. The computation is on the
+    CPU, also for scores on a GPU.
 
     Learned are ``gaussian_weight`` and ``bilateral_weight`` (num_classes,) and ``compatibility`` (num_classes,
     num_classes), which starts as the Potts model. The standard deviations are fixed. Gradients with respect to scores
@@ -171,7 +213,9 @@ class CRFRNN(nn.Module):
         self.compatibility = nn.Parameter(1 - torch.eye(num_classes))
 
     def forward(self, image: Any, scores: Tensor) -> Tensor:
-        images, batch, is_single = _to_batch(image, scores)
+        images, batch, is_single = read_inputs(image, scores)
+        if images is None:
+            raise WavedilError("image is None: expected an image")
         if batch.shape[1] != self.num_classes:
             raise WavedilError(f"scores have {batch.shape[1]} labels: expected num_classes {self.num_classes}")
         dtype = torch.promote_types(batch.dtype, torch.float32)
@@ -188,7 +232,9 @@ class CRFRNN(nn.Module):
         refined = refined.transpose(1, 2).reshape(batch.shape).to(batch)
         return refined[0] if is_single else refined
 
-    def _refine(self, features: list[Tensor], scores: Tensor, weights: list[Tensor], compatibility: Tensor) -> Tensor:
+    def _refine(
+        self, features: Sequence[Tensor], scores: Tensor, weights: list[Tensor], compatibility: Tensor
+    ) -> Tensor:
         lattices = [build_lattice(f) for f in features]
         refined = scores
         for _ in range(self.iterations):
@@ -200,62 +246,40 @@ class CRFRNN(nn.Module):
         return refined
 
 
-def _kernel_features(colors: Tensor, gaussian_sxy: float, bilateral_sxy: float, bilateral_srgb: float) -> list[Tensor]:
-    """Features of both kernels in standard deviations: (x, y), (2, points), and (x, y, r, g, b), (5, points)."""
-    height, width = colors.shape[1:]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    positions, colors = torch.stack([x, y]).flatten(1).float(), colors.flatten(1).float()
-    return [positions / gaussian_sxy, torch.cat([positions / bilateral_sxy, colors / bilateral_srgb])]
+def _kernel_features(
+    colors: Tensor | None,
+    gaussian_sxy: Deviations,
+    bilateral_sxy: Deviations,
+    bilateral_srgb: Deviations,
+    space: tuple[int, ...] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Features of both kernels in standard deviations: positions, (axes, points), and positions and colors.
 
-
-def _log_probabilities(scores: Tensor) -> Tensor:
-    """Logits unchanged; the logarithm of probabilities."""
-    if scores.min() < 0:
-        return scores
-    deviation = (scores.sum(0) - 1).abs().max().item()
-    if deviation > 0.1:
-        return scores
-    if deviation > 0.01:
-        raise WavedilError(
-            f"scores are at least 0 and their sums at each pixel differ from 1 by up to {deviation:.2g}: expected "
-            "probabilities that sum to 1, or logits"
-        )
-    return scores.clamp(min=_MIN_PROBABILITY).log()
-
-
-def _to_batch(image: Any, scores: Any) -> tuple[Tensor, Tensor, bool]:
-    """Checks and converts the inputs.
-
-    Returns:
-        Images (batch, 3, height, width) on the CPU, scores (batch, labels, height, width), and whether the inputs have
-        no batch axis.
+    Args:
+        colors: (channels, *space); None for the Gaussian kernel only.
+        space: positions along each axis, if there are no colors.
     """
-    image, scores = to_tensor("image", image), to_tensor("scores", scores)
-    if image.dtype != torch.uint8:
-        raise WavedilError(f"image is {_dtype_name(image)}: expected uint8, 0 to 255, before any normalization")
-    if not scores.is_floating_point():
-        raise WavedilError(f"scores are {_dtype_name(scores)}: expected floating point, logits before a softmax")
-    is_single = image.ndim == 3
-    images = image.movedim(-1, 0)[None] if is_single else image
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise WavedilError(
-            f"image has shape {tuple(image.shape)}: expected (height, width, 3) or (batch, 3, height, width)"
-        )
-    if scores.ndim != image.ndim:
-        expected = "(labels, height, width)" if is_single else "(batch, labels, height, width)"
-        raise WavedilError(f"scores have shape {tuple(scores.shape)}: expected {expected} for this shape of image")
-    batch = scores[None] if is_single else scores
-    if images.shape[0] != batch.shape[0] or images.shape[2:] != batch.shape[2:]:
-        sizes = ["x".join(str(n) for n in (t.shape[0], *t.shape[2:])[is_single:]) for t in (images, batch)]
-        raise WavedilError(f"image is {sizes[0]} and scores are {sizes[1]}: expected the same size; resize the scores")
-    if not batch.numel():
-        raise WavedilError(f"scores have shape {tuple(scores.shape)}: expected at least one pixel")
-    if batch.shape[1] < 2:
-        raise WavedilError("scores have 1 label: expected at least 2; pass both scores of a binary problem")
-    if not all(bound.isfinite() for bound in torch.aminmax(batch.detach())):
-        raise WavedilError("scores contain NaN or infinity: expected finite numbers")
-    return images.cpu(), batch, is_single
+    space = tuple(space if colors is None else colors.shape[1:])
+    gaussian = _positions(space, gaussian_sxy, "gaussian_sxy")
+    if colors is None:
+        return gaussian, None
+    channels = per_axis_deviations("bilateral_srgb", bilateral_srgb, len(colors), "channels")
+    scaled = [channel.float() / deviation for channel, deviation in zip(colors.flatten(1), channels, strict=True)]
+    return gaussian, torch.cat([_positions(space, bilateral_sxy, "bilateral_sxy"), torch.stack(scaled)])
 
 
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _positions(space: tuple[int, ...], deviation: Deviations, name: str) -> Tensor:
+    """Positions in standard deviations, (axes, points), the last axis first."""
+    deviations = per_axis_deviations(name, deviation, len(space), "space axes")
+    return position_features(space, deviations).flip(0).flatten(1)
+
+
+def _unflattened(image: Any, unary: Any) -> Any:
+    """Energies (labels, points) as (labels, *space) of an image without batch axis; others unchanged."""
+    unary = to_tensor("unary", unary)
+    if image is not None and unary.ndim == 2:
+        pixels = tuple(to_tensor("image", image).shape)
+        for space in (pixels[:-1], pixels):
+            if math.prod(space) == unary.shape[1]:
+                return unary.reshape(len(unary), *space)
+    return unary

@@ -10,6 +10,8 @@ from wavedil.errors import WavedilError
 from wavedil.ops.permutohedral import cpu, reference
 from wavedil.ops.permutohedral.reference import Lattice, gaussian_matrix
 
+Penalty = Tensor | None | Sequence[Tensor | None]
+
 __all__ = ["Lattice", "build_lattice", "exact_mean_field", "lattice_filter", "mean_field", "reference"]
 
 
@@ -59,10 +61,10 @@ def mean_field(
     scores: Tensor,
     lattices: Sequence[Lattice],
     strengths: Sequence[float],
-    penalty: Tensor | None = None,
+    penalty: Penalty = None,
     iterations: int = 10,
 ) -> Tensor:
-    """Mean-field iterations of a CRF, ``Q = softmax(scores - penalty @ sum of strength * filter(Q))``.
+    """Mean-field iterations of a CRF, ``Q = softmax(scores - sum of penalty @ strength * filter(Q))``.
 
     There are no gradients.
 
@@ -70,16 +72,18 @@ def mean_field(
         scores: ``(labels, points)``; Q starts as ``softmax(scores)``.
         lattices: one per pairwise term.
         strengths: a nonnegative number per lattice.
-        penalty: label compatibility, ``(labels, labels)``; default the Potts model, 1 off the diagonal.
+        penalty: label compatibility, ``(labels, labels)``; default the Potts model, 1 off the diagonal. One for all
+            lattices, or a sequence with one for each.
         iterations: number of updates.
 
     Returns:
         Q, ``(labels, points)``.
     """
-    if cpu.supports(scores, penalty):
-        return cpu.mean_field(scores, lattices, strengths, penalty, iterations)
+    penalties = _one_each(penalty, len(lattices))
+    if cpu.supports(scores, *penalties):
+        return cpu.mean_field(scores, lattices, strengths, penalties, iterations)
     filters = [partial(reference.lattice_filter, lattice=lattice) for lattice in lattices]
-    return reference.mean_field(scores, filters, strengths, penalty, iterations)
+    return reference.mean_field(scores, filters, strengths, penalties, iterations)
 
 
 @torch.no_grad()
@@ -87,9 +91,13 @@ def exact_mean_field(
     scores: Tensor,
     features: Sequence[Tensor],
     strengths: Sequence[float],
-    penalty: Tensor | None = None,
+    penalty: Penalty = None,
     iterations: int = 10,
 ) -> Tensor:
     """:func:`mean_field` with exact Gaussian sums over features ``(dims, points)``; quadratic in the points."""
     filters = [gaussian_matrix(f.to(scores.dtype)).mm for f in features]
-    return reference.mean_field(scores, filters, strengths, penalty, iterations)
+    return reference.mean_field(scores, filters, strengths, _one_each(penalty, len(features)), iterations)
+
+
+def _one_each(penalty: Penalty, count: int) -> list[Tensor | None]:
+    return [penalty] * count if penalty is None or isinstance(penalty, Tensor) else list(penalty)

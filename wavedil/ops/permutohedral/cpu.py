@@ -154,10 +154,12 @@ class _Vertices:
                 run_in_threads(partial(self.kernels.blur, *arrays), len(neighbors), self.width)
                 source = target
 
-    def mix(self, matrix: Tensor) -> None:
-        """Multiplies each row by a matrix ``(width, width)``: the same as multiplying after slicing."""
-        torch.mm(self.values, matrix, out=self.spare)
-        self.values, self.spare = self.spare, self.values
+    def mix(self, matrices: Sequence[Tensor | None]) -> None:
+        """Multiplies the rows of each lattice by its matrix ``(width, width)``: the same as doing so after slicing."""
+        for (before, axes), matrix in zip(self.axes, matrices, strict=True):
+            if matrix is not None:
+                rows = slice(before + 1, before + 1 + len(axes[0]))
+                self.values[rows] = self.values[rows] @ matrix
 
 
 def _filter(kernels: ModuleType, values: Tensor, lattice: Lattice, reverse: bool) -> Tensor:
@@ -173,7 +175,11 @@ def _filter(kernels: ModuleType, values: Tensor, lattice: Lattice, reverse: bool
 
 
 def mean_field(
-    scores: Tensor, lattices: Sequence[Lattice], strengths: Sequence[float], penalty: Tensor | None, iterations: int
+    scores: Tensor,
+    lattices: Sequence[Lattice],
+    strengths: Sequence[float],
+    penalties: Sequence[Tensor | None],
+    iterations: int,
 ) -> Tensor:
     """Arguments as in :func:`wavedil.ops.permutohedral.mean_field`."""
     kernels = compiled_kernels()
@@ -183,14 +189,12 @@ def mean_field(
     logits = scores.new_empty(points, width)
     arrays = flat_numpy(scores.contiguous()), flat_numpy(logits), labels, points, width
     run_in_threads(partial(kernels.to_rows, *arrays), points, width)
-    if penalty is not None:
-        matrix = scores.new_zeros(width, width)
-        matrix[:labels, :labels] = -penalty.t()
+    pad = (0, width - labels, 0, width - labels)
+    matrices = [None if each is None else torch.nn.functional.pad(-each.t(), pad) for each in penalties]
     for _ in range(iterations):  # in the first iteration the values are 0, so Q is softmax(scores)
         vertices.splat(kernels.mean_field_step, logits, vertices.values)
         vertices.blur()
-        if penalty is not None:
-            vertices.mix(matrix)
+        vertices.mix(matrices)
     q = scores.new_empty(labels, points)
     arrays = flat_numpy(logits), flat_numpy(vertices.values), flat_numpy(q), labels, points, *vertices.table
     run_in_threads(partial(kernels.mean_field_result, *arrays), points, width)

@@ -166,16 +166,18 @@ def mean_field(
     scores: Tensor,
     filters: Sequence[Callable[[Tensor], Tensor]],
     strengths: Sequence[float],
-    penalty: Tensor | None,
+    penalties: Sequence[Tensor | None],
     iterations: int,
 ) -> Tensor:
     """Mean-field iterations; see :func:`wavedil.ops.permutohedral.mean_field`.
 
-    Shapes: scores and result ``(labels, points)``, penalty ``(labels, labels)``, filters ``(points, labels)``. Without
-    a penalty the matrix is minus the identity, which is the Potts model up to a constant for all labels.
+    Shapes: scores and result ``(labels, points)``, penalties ``(labels, labels)``, filters ``(points, labels)``. For
+    None the matrix is minus the identity, which is the Potts model up to a constant for all labels.
     """
     q = torch.softmax(scores.t(), 1)
     for _ in range(iterations):
-        message = sum(strength * apply(q) for strength, apply in zip(strengths, filters, strict=True))
-        q = torch.softmax(scores.t() + (message if penalty is None else -message @ penalty.t()), 1)
+        messages = (strength * apply(q) for strength, apply in zip(strengths, filters, strict=True))
+        pairs = zip(messages, penalties, strict=True)
+        total = sum(each if penalty is None else -each @ penalty.t() for each, penalty in pairs)
+        q = torch.softmax(scores.t() + total, 1)
     return q.t().contiguous()
