@@ -87,7 +87,7 @@ def test_bad_files_and_targets_are_refused(refused, tmp_path, amp):
     )
     assert "did you mean pluck?" in refused("convert", "plukc", tmp_path / "a")
     assert "DST a.pt looks like a file: expected a folder" in refused("convert", tmp_path / "bad.nam", "a.pt")
-    assert "expected a file that ends in .nam or .onnx" in refused("export", tmp_path / "amp", "amp.wav")
+    assert "expected a file that ends in .nam, .onnx or .c" in refused("export", tmp_path / "amp", "amp.wav")
     assert "model is a WaveNet: expected a NAM" in refused("export", tmp_path / "wavenet", tmp_path / "a.nam")
     assert "streaming is for .onnx" in refused("export", tmp_path / "amp", "a.nam", "--streaming")
     assert "not a model folder" in refused("export", tmp_path / "nothing", tmp_path / "a.nam")

@@ -1,6 +1,7 @@
 """``wavedil export``."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from wavedil.progress import say
 EXAMPLES = (
     "wavedil export runs/nam amp.nam --metadata name=Klon --metadata gear_type=pedal",
     "wavedil export runs/speech speech.onnx --streaming",
+    "wavedil export runs/amp amp.c",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser, "runs/nam")
-    parser.add_argument("file", metavar="FILE", help="a .nam or .onnx file to write, or hf://OWNER/NAME")
+    parser.add_argument("file", metavar="FILE", help="a .nam, .onnx or .c file to write, or hf://OWNER/NAME")
     parser.add_argument("--streaming", action="store_true", help=".onnx: one step, with its state in and out")
     parser.add_argument(
         "--knob",
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="--streaming: a setting that the start state is for (default: the middle of its range)",
     )
+    parser.add_argument("--quality", type=float, metavar="Q", help=".c: from 0 (fastest) to 1, of models with several")
     parser.add_argument("--nam-version", default="0.7.0", help=".nam: 0.7.0 (default), or 0.5.4 for older programs")
     parser.add_argument(
         "--metadata",
@@ -47,9 +50,13 @@ def run(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     options = {"streaming": arguments.streaming, "nam_version": arguments.nam_version, "metadata": metadata}
     knobs = parse_knobs(arguments.knob, "--knob ")
-    print(write_model(model, arguments.file, **options, knobs=knobs, inputs=[arguments.model]))
+    options |= {"knobs": knobs, "quality": arguments.quality, "inputs": [arguments.model]}
+    print(write_model(model, arguments.file, **options))
     if arguments.streaming:
         from wavedil.interop.onnx import example_code
 
         print(Path(arguments.file).with_suffix(".start.npz"))
         print(example_code(model, arguments.file, knobs))
+    if arguments.file.lower().endswith(".c"):
+        print(Path(arguments.file).with_suffix(".h"))
+        print(f"compile with: cc -O3 -march=native -c {shlex.quote(arguments.file)}")

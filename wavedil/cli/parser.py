@@ -40,7 +40,7 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "pack": ("wavedil.cli.pack", "Pack a data set into a few large files, for network drives and remote storage."),
     "inspect": ("wavedil.cli.inspect", "Show receptive field, cost and gridding of a schedule or a model."),
     "convert": ("wavedil.cli.convert", "Convert another program's weights to a model folder."),
-    "export": ("wavedil.cli.export", "Export a model for another program: .nam or .onnx."),
+    "export": ("wavedil.cli.export", "Export a model for another program: .nam, .onnx or C."),
     "models": ("wavedil.cli.models", "List the trained models of the package, which load by name."),
     "report": ("wavedil.cli.report", "Write one HTML page about a run: players, spectrograms, curves."),
     "doctor": ("wavedil.cli.doctor", "Examine this installation: versions, devices, extras, fast paths."),

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError, one_of
+from wavedil.interop.c_source import export_c, header_of
 from wavedil.interop.formats import convert
 from wavedil.interop.hub import SCHEME
 from wavedil.outputs import claim_file
@@ -51,16 +53,18 @@ def write_model(
     nam_version: str = "0.7.0",
     metadata: Mapping[str, Any] | None = None,
     knobs: Mapping[str, float] | None = None,
+    quality: float | None = None,
     inputs: Sequence[str | Path] = (),
 ) -> str:
     """Writes a model to a file or to the hub.
 
     Args:
-        target: a .nam or .onnx file, or ``hf://OWNER/NAME``.
+        target: a .nam, .onnx or .c file (with a header beside it), or ``hf://OWNER/NAME``.
         streaming: .onnx: export one step, with its state as inputs and outputs.
         nam_version: .nam: version of the file format.
         metadata: .nam: values in place of the model's; see :data:`wavedil.interop.nam.metadata.KEYS`.
         knobs: .onnx with ``streaming``: settings that the start state is for; default: the middle of each range.
+        quality: .c: from 0, the fastest, to 1, of a model that has several.
         inputs: files or folders that the target must not replace, e.g. the model's folder.
 
     Returns:
@@ -74,12 +78,20 @@ def write_model(
         raise WavedilError("knobs are for the start state of a streaming .onnx file: omit them, or set streaming")
     if metadata and Path(target).suffix.lower() != ".nam":
         raise WavedilError(f"metadata is for .nam files, not for {target}: omit it")
+    suffix = Path(target).suffix.lower()
+    if quality is not None:
+        if suffix != ".c" or not isinstance(model, EffectModel):
+            raise WavedilError(f"quality is for effects as .c files, not for {target}: omit it")
+        model = model.at_quality(quality)
     if target.startswith(SCHEME):
         from wavedil.interop.hub import upload
 
         return upload(model, target.removeprefix(SCHEME))
-    with claim_file(target, inputs, [Path(target).with_suffix(".start.npz")] if streaming else []):
-        if Path(target).suffix.lower() == ".nam":
+    beside = [Path(target).with_suffix(".start.npz")] if streaming else [header_of(target)] if suffix == ".c" else []
+    with claim_file(target, inputs, beside):
+        if suffix == ".c":
+            export_c(model, target)
+        elif suffix == ".nam":
             from wavedil.interop.nam import write_nam
 
             write_nam(model, target, nam_version, metadata)
@@ -93,7 +105,9 @@ def write_model(
 def check_target(target: str, streaming: bool = False) -> None:
     """Raises WavedilError unless :func:`write_model` supports this target."""
     suffix = Path(target).suffix.lower()
-    if not target.startswith(SCHEME) and suffix not in (".nam", ".onnx"):
-        raise WavedilError(f"{target}: expected a file that ends in .nam or .onnx, or {SCHEME}OWNER/NAME")
+    if not target.startswith(SCHEME) and suffix not in (".nam", ".onnx", ".c"):
+        raise WavedilError(f"{target}: expected a file that ends in .nam, .onnx or .c, or {SCHEME}OWNER/NAME")
+    if target.endswith(".C"):
+        raise WavedilError(f"{target}: compilers take .C for C++, write .c")
     if streaming and (target.startswith(SCHEME) or suffix != ".onnx"):
         raise WavedilError(f"streaming is for .onnx files, not for {target}: omit it")

@@ -16,6 +16,7 @@ from wavedil.audio.effects.engines import CompiledEngine, TorchEngine, make_engi
 from wavedil.audio.models.activations import ACTIVATIONS
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
 from wavedil.audio.models.nam.layer import FILM_PLACES
+from wavedil.audio.models.tcn import TCN
 from wavedil.errors import WavedilError
 
 RATE = 8000
@@ -80,6 +81,11 @@ MODELS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def quick_compilation(monkeypatch):
+    monkeypatch.setattr(library, "FLAGS", ("-O1", "-shared"))
+
+
 def made(name: str, seed: int = 0):
     torch.manual_seed(seed)
     model = MODELS[name]().eval()
@@ -111,6 +117,20 @@ def test_the_c_code_equals_the_model(name):
         a, b = (engine.process(sound) for engine in pair)
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     assert np.abs(b).max() > 1e-3
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_tcn_from_sound_to_sound_has_c_code(gated):
+    torch.manual_seed(0)
+    model, sound = TCN(1, 1, [3, 3, 5], "1,2,40", activation="ELU", gated=gated, dropout=0.5).eval(), noise(700)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(sound).unsqueeze(1))[:, 0].numpy()
+    np.testing.assert_allclose(CompiledEngine(model, 2).process(sound), expected, atol=1e-5)
+    for other in (TCN(2, 1, 4, "1"), TCN(1, None, 4, "1")):
+        with pytest.raises(WavedilError, match="expected in_channels=1 and out_channels=1"):
+            lower(other)
+    with pytest.raises(WavedilError, match="stack.layers.0.first.conv is not causal"):
+        lower(TCN(1, 1, 4, "1", causal=False))
 
 
 def test_a_state_is_copied_and_restored():
@@ -215,7 +235,6 @@ def fresh(monkeypatch, tmp_path):
     """An empty cache, and no library in memory; returns the cache's folder and a function that loads a program."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(library, "_cache_failed", False)
-    monkeypatch.setattr(library, "FLAGS", ("-O0", "-shared"))
     compiled = []
     build = library._compile
     monkeypatch.setattr(library, "_compile", lambda *args: compiled.append(1) or build(*args))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wavedil.audio.effects.compiled.program import Builder, Program
 from wavedil.audio.models.activations import ActivationSpec, make_activation
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule, add_weight_norm, parse_schedule
 from wavedil.core.block import sequential_receptive_field
@@ -113,6 +114,17 @@ class TCN(nn.Module):
 
         return sample_roll_files
 
+    def program(self) -> Program:
+        """The network for compiled code, if it is causal and from one channel of sound to another."""
+        if (self.stack.layers[0].first.conv.in_channels, 1) != (1, self.head and self.head.out_channels):
+            raise WavedilError("this TCN has no C source: expected in_channels=1 and out_channels=1, sound to sound")
+        program = Builder()
+        x = program.sound
+        for index, block in enumerate(self.stack.layers):
+            x = block.lower(program, x, f"stack.layers.{index}")
+        program.conv(self.head, x)
+        return program.program(self, 0)
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.stack(self.dropout(x))
         return y if self.head is None else self.head(y)
@@ -180,6 +192,17 @@ class ResidualBlock(nn.Module):
         h, first = self.first.step(x, substate(state, "first"))
         h, second = self.second.step(h, substate(state, "second"))
         return self._add_shortcut(x, h), add_prefix("first", first) | add_prefix("second", second)
+
+    def lower(self, program: Builder, x: int, name: str) -> int:
+        """Adds the block to a program; x and the result are buffers, ``name`` the key in the state."""
+        h = x
+        for part, key in ((self.first, "first"), (self.second, "second")):
+            h = program.conv(part.conv, h, f"{name}.{key}.conv")
+            activation = part.activation[0]  # without the dropout
+            is_gated = isinstance(activation, nn.GLU)
+            h = program.gate(h, nn.Identity(), nn.Sigmoid()) if is_gated else program.map(h, activation)
+        shortcut = x if self.shortcut is None else program.conv(self.shortcut, x)
+        return program.map(program.sum(h, shortcut), self.activation)
 
     def _add_shortcut(self, x: Tensor, h: Tensor) -> Tensor:
         return self.activation(h + (x if self.shortcut is None else self.shortcut(x)))

@@ -11,7 +11,7 @@ HEADER = """\
 
 #include <stddef.h>
 
-#define AMP_SAMPLE_RATE {rate} /* Hz */
+#define AMP_SAMPLE_RATE {rate} /* Hz{any_rate} */
 #define AMP_LATENCY 0 /* samples */
 #define AMP_SETTLE {settle} /* samples of silence to process before live sound, so that the start is not audible */
 #define AMP_KNOBS {knobs} /* number of knobs */

@@ -116,7 +116,8 @@ class _Writer:
         return re.sub(r"\bamp_(?=state|init|set_knob|process)", f"{self.prefix}_", text)
 
     def _title(self) -> str:
-        return f"{self.program.title}, {self.program.sample_rate} Hz, written by wavedil."
+        rate = f", {self.program.sample_rate} Hz" if self.program.sample_rate else ""
+        return f"{self.program.title}{rate}, written by wavedil."
 
     # -- operations
 
@@ -307,9 +308,13 @@ class _Writer:
     def _header(self) -> str:
         program, layout = self.program, self.layout
         knobs, upper = list(program.knobs.items()), self.prefix.upper()
+        taken: list[str] = []
+        for name, _ in knobs:
+            plain = re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+            taken.append(plain if plain not in taken else f"{plain}_{len(taken)}")
         names = "".join(
-            f"#define {upper}_KNOB_{re.sub(r'[^A-Za-z0-9]', '_', name).upper()} {i} /* {low:g} to {high:g} */\n"
-            for i, (name, (low, high)) in enumerate(knobs)
+            f"#define {upper}_KNOB_{plain} {i} /* {low:g} to {high:g} */\n"
+            for i, (plain, (_, (low, high))) in enumerate(zip(taken, knobs, strict=True))
         )
         fields = f"  float data[{layout.size}];\n"
         fields += f"  int at[{len(layout.histories)}];\n" if layout.histories else ""
@@ -321,6 +326,7 @@ class _Writer:
             upper=upper,
             milliseconds=round(1000 * RAMP_SECONDS),
             rate=program.sample_rate,
+            any_rate="" if program.sample_rate else "; 0: the model has none",
             knobs=len(knobs),
             names=names,
             settle=ceil(program.settle * program.sample_rate),

@@ -1,0 +1,177 @@
+"""``wavedil export`` of C source: strict compilers and sanitizers, and a program that runs it, beside the models."""
+
+import re
+import shlex
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from wavedil.audio import Effect, WaveNet, save
+from wavedil.audio.effects.engines import TorchEngine
+from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer
+from wavedil.cli import main
+
+CC = shutil.which("cc") or shutil.which("gcc")
+pytestmark = pytest.mark.skipif(CC is None, reason="needs a C compiler")
+RATE, LENGTH = 8000, 16000  # two seconds
+STRICT = "-std=c99 -Wall -Wextra -Werror -pedantic"
+
+
+def pedal() -> Effect:
+    torch.manual_seed(0)
+    slow = {"time_constants": [0.02], "charges": [3.0]}
+    return Effect(5, 6, "1,70,2", knobs={"gain": [0, 2], "a-b": [-1, 1], "a b": [0, 1]}, sample_rate=RATE, **slow)
+
+
+def amp() -> NAM:
+    torch.manual_seed(0)
+    arrays = [
+        LayerArray(1, 6, 3, "1,150", gating=["gated", "blended"], groups=2, films={"conv_pre": {}}),
+        LayerArray(6, 3, 1, "3", activation="SiLU", head_bias=True),
+    ]
+    return NAM(arrays, head_scale=0.5, sample_rate=RATE)
+
+
+def several() -> NAMContainer:
+    torch.manual_seed(0)
+    return NAMContainer([NAMLSTM(3, 2, sample_rate=RATE), amp()], [0.5, 1])
+
+
+DRIVER = """
+#include "amp.h"
+#include "my-pedal.h"
+#include "small.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LENGTH 16000
+static float sound[LENGTH], result[LENGTH];
+
+#define RUN(prefix) \\
+  static void run_##prefix(void) { \\
+    static const int lengths[] = {1, 64, 37, 0, 500, 3}; \\
+    prefix##_state *state = malloc(prefix##_state_size()), copy; \\
+    int at = 0, i = 0, n; \\
+    prefix##_init(state); \\
+    memcpy(result, sound, sizeof sound); /* processed in place */ \\
+    for (; at < LENGTH; at += n, i++) { \\
+      if (at > LENGTH / 2) prefix##_set_knob(state, 0, 1.5f); \\
+      n = lengths[i % 6]; \\
+      if (n > LENGTH - at) n = LENGTH - at; \\
+      copy = *state; \\
+      prefix##_process(&copy, sound + at, result + at, n); /* a copy leaves the state as it is */ \\
+      prefix##_process(state, sound + at, result + at, n); \\
+    } \\
+    fwrite(result, sizeof(float), LENGTH, stdout); \\
+    free(state); \\
+  }
+RUN(amp)
+RUN(my_pedal)
+RUN(small)
+
+int main(void) {
+  if (fread(sound, sizeof(float), LENGTH, stdin) != LENGTH) return 1;
+  run_amp();
+  run_my_pedal();
+  run_small();
+  return AMP_KNOBS || MY_PEDAL_KNOBS != 3 || MY_PEDAL_SETTLE < 800 || SMALL_SAMPLE_RATE != 8000 || AMP_LATENCY ||
+         MY_PEDAL_KNOB_GAIN || MY_PEDAL_KNOB_A_B != 1 || MY_PEDAL_KNOB_A_B_2 != 2;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder of the C files of three models, and their outputs by PyTorch."""
+    folder = tmp_path_factory.mktemp("c")
+    for name, make in (("pedal", pedal), ("amp", amp), ("several", several)):
+        save(make(), folder / name)
+    commands = ["amp amp.c", "pedal my-pedal.c", "several small.c --quality 0.2"]
+    for words in map(str.split, commands):
+        assert main(["export", str(folder / words[0]), str(folder / words[1]), *words[2:]]) == 0
+    (folder / "driver.c").write_text(DRIVER)
+    sound = (0.5 * np.random.default_rng(0).standard_normal((1, LENGTH))).astype(np.float32)
+    sound[0, LENGTH // 4 : LENGTH // 2] *= 20  # loud
+    expected = []
+    for model in (amp(), pedal(), several().at_quality(0.2)):
+        engine = TorchEngine(model.eval(), 1)
+        middle = torch.tensor([(low + high) / 2 for low, high in model.knobs.values()])
+        engine.set_knobs(middle)
+        lengths, at, parts = [1, 64, 37, 0, 500, 3], 0, []
+        for i in range(LENGTH):
+            if model.knobs and at > LENGTH // 2:
+                engine.set_knobs(torch.tensor([1.5, *middle[1:]]))
+            n = min(lengths[i % 6], LENGTH - at)
+            parts.append(engine.process(sound[:, at : at + n]))
+            at += n
+            if at == LENGTH:
+                break
+        expected.append(np.concatenate(parts, axis=1)[0])
+    return folder, sound, np.stack(expected)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [f"{STRICT} -O1 -fsanitize=address,undefined -fno-sanitize-recover=all", f"{STRICT} -O2 -ffast-math",
+     f"{STRICT} -O2 -march=native", "-O1 -DAMP_SCALAR -DMY_PEDAL_SCALAR -DSMALL_SCALAR"],
+)  # fmt: skip
+def test_strict_compilers_accept_the_files_and_the_program_equals_the_models(exported, flags):
+    folder, sound, expected = exported
+    program = folder / f"program{abs(hash(flags))}"
+    files = ["driver.c", "amp.c", "my-pedal.c", "small.c"]
+    subprocess.run([CC, *flags.split(), "-o", program, *files], cwd=folder, check=True, timeout=300)
+    environment = {"ASAN_OPTIONS": "detect_leaks=0"}  # it needs ptrace, which containers forbid
+    done = subprocess.run([program], input=sound.tobytes(), capture_output=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    result = np.frombuffer(done.stdout, np.float32).reshape(3, LENGTH)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(expected).max(1).min() > 0.01
+
+
+def test_files_and_the_command_that_compiles_them_are_printed(tmp_path, capsys):
+    save(amp(), tmp_path / "model")
+    target = tmp_path / "my amp.c"
+    assert main(["export", str(tmp_path / "model"), str(target)]) == 0
+    source, header, command = capsys.readouterr().out.splitlines()
+    assert (source, header) == (str(target), str(tmp_path / "my amp.h"))
+    words = shlex.split(command.removeprefix("compile with: "))
+    assert words[-1] == str(target) and "int my_amp_set_knob(" in target.with_suffix(".h").read_text()
+    subprocess.run([*words[:1], "-O0", "-c", words[-1], "-o", tmp_path / "amp.o"], check=True)
+    assert main(["export", str(tmp_path / "model"), str(target)]) == 0  # its own files are replaced
+
+
+def refused(capsys, *words) -> str:
+    assert main(["export", *map(str, words)]) == 2
+    out = capsys.readouterr()
+    assert out.err.startswith("error: ") and out.err.count("\n") == 1 and not out.out
+    return out.err
+
+
+def test_bad_models_and_names_are_refused_and_leave_no_file(tmp_path, capsys):
+    save(amp(), tmp_path / "amp")
+    save(WaveNet(4, 4, "1"), tmp_path / "wavenet")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    assert "a WaveNet has no C source: expected an Effect" in refused(capsys, tmp_path / "wavenet", folder / "a.c")
+    assert "2amp.c: expected a name of letters" in refused(capsys, tmp_path / "amp", folder / "2amp.c")
+    assert "write .c" in refused(capsys, tmp_path / "amp", folder / "a.C")
+    assert "quality is 0.5: a NAM like this has only one" in refused(
+        capsys, tmp_path / "amp", folder / "a.c", "--quality", "0.5"
+    )
+    assert "quality is for effects as .c files" in refused(capsys, tmp_path / "amp", folder / "a.nam", "--quality", "1")
+    assert "streaming is for .onnx" in refused(capsys, tmp_path / "amp", folder / "a.c", "--streaming")
+    model = amp()
+    with torch.no_grad():
+        model.arrays[0].layers[0].conv.bias[0] = float("nan")
+    save(model, tmp_path / "diverged")
+    assert "NaN or infinity" in refused(capsys, tmp_path / "diverged", folder / "a.c")
+    assert not list(folder.iterdir())
+    (folder / "a.h").write_text("int mine;\n")
+    assert re.search(r"a\.h was not written by wavedil: remove it", refused(capsys, tmp_path / "amp", folder / "a.c"))
+    assert [path.name for path in folder.iterdir()] == ["a.h"] and (folder / "a.h").read_text() == "int mine;\n"
+    (folder / "b.h").mkdir()
+    assert "b.h is a folder" in refused(capsys, tmp_path / "amp", folder / "b.c")
