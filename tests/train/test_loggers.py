@@ -9,18 +9,20 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+from lightning.pytorch.loggers.logger import Logger
 
 from wavedil.audio.data import audio_files
 from wavedil.cli import main
+from wavedil.errors import WavedilError
 from wavedil.extras import install
 from wavedil.metrics import read_metrics
 from wavedil.train.callbacks import Progress
-from wavedil.train.loggers import TrackioLogger, log_file, log_recipe, with_folders
+from wavedil.train.loggers import TrackioLogger, log_file, log_recipe, loggers_may_fail, with_folders
 
 LOGGERS = "lightning.pytorch.loggers"
 
 
-def test_loggers_write_to_the_run_folder():
+def test_loggers_write_to_the_run_folder(monkeypatch):
     folder = Path("runs/a")
     csv = {"class_path": f"{LOGGERS}.CSVLogger", "init_args": {"save_dir": "runs/a", "name": "", "version": "csv"}}
     assert with_folders("CSVLogger", folder) == csv == with_folders(f"{LOGGERS}.CSVLogger", folder)
@@ -36,6 +38,10 @@ def test_loggers_write_to_the_run_folder():
         {"class_path": "CSVLogger", "init_args": 3},
     ):
         assert with_folders(other, folder) == other
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert with_folders("MLFlowLogger", folder)["init_args"]["tracking_uri"] == "sqlite:///mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://a.b")
+    assert with_folders("MLFlowLogger", folder)["init_args"]["tracking_uri"] == "http://a.b"
     assert with_folders(csv, Path("runs/moved"), "runs/a")["init_args"]["save_dir"] == "runs/moved"
 
 
@@ -109,4 +115,70 @@ def test_sounds_and_pictures_go_to_each_logger(tmp_path, monkeypatch):
     log_recipe(trainer, {"data": {"class_path": "X", "init_args": {"seed": 3, "crop": [1, 2]}}})
     wandb.log_hyperparams.assert_called_once_with({"data": "X", "data.seed": 3, "data.crop": "[1, 2]"})
     own.finalize("success")
-    trackio.init.return_value.finish.assert_called_once_with()
+    trackio.finish.assert_called_once_with()
+
+
+def test_trackio_gets_the_recipe_first(recipe, tmp_path, monkeypatch):
+    trackio = MagicMock()  # keeps only the config of the time of the first log
+    monkeypatch.setattr("wavedil.train.loggers.find_spec", lambda name: name)
+    monkeypatch.setitem(__import__("sys").modules, "trackio", trackio)
+    assert main(["train", "-c", recipe, "--out", str(tmp_path / "run"), "--trainer.logger", "TrackioLogger"]) == 0
+    calls = [call for call in trackio.init.return_value.mock_calls if call[0] in ("config.update", "log")]
+    assert calls[0][0] == "config.update" and calls[0].args[0]["data.crop"] == 200
+    assert {"target.wav", "step.png", "samples/sample_000.wav", "valid/bits"} <= {
+        name for call in calls[1:] if call[0] == "log" for name in call.args[0]
+    }
+
+
+@pytest.mark.parametrize("name", ["WandbLogger", "MLFlowLogger", "TrackioLogger"])
+def test_services_on_this_machine(recipe, tmp_path, monkeypatch, name):
+    package = name.removesuffix("Logger").lower()
+    if find_spec(package) is None:  # not imported here: trackio reads its folder while it is imported
+        pytest.skip(f"{package} is not installed")
+    monkeypatch.chdir(tmp_path)
+    for variable, value in {"WANDB_MODE": "offline", "TRACKIO_DIR": "trackio"}.items():
+        monkeypatch.setenv(variable, value)
+    assert main(["train", "-c", recipe, "--out", "run", "--trainer.logger", name]) == 0
+    place = {"WandbLogger": "run/wandb", "MLFlowLogger": "mlruns", "TrackioLogger": "trackio/media"}[name]
+    assert {path.suffix for path in Path(place).rglob("*") if path.is_file()} >= {".wav", ".png"}
+
+
+class Failing(Logger):
+    """A logger of a service that does not answer."""
+
+    def __init__(self, starts):
+        super().__init__()
+        self.starts = starts
+
+    name = version = log_dir = None
+
+    def log_hyperparams(self, params, *args, **options): ...
+
+    @property
+    def experiment(self):
+        if not self.starts:
+            raise RuntimeError("no account")
+        return self
+
+    def log_metrics(self, metrics, step=None):
+        raise RuntimeError("no answer")
+
+
+def test_a_service_that_fails(caplog):
+    trainer = SimpleNamespace(loggers=[Failing(False)], state=SimpleNamespace(finished=True))
+    with pytest.raises(WavedilError, match=r"^trainer.logger: Failing cannot start \(RuntimeError: no account\)$"):
+        with loggers_may_fail(trainer):
+            pass
+    trainer.loggers = [Failing(True)]
+    with loggers_may_fail(trainer):
+        for step in range(2):
+            trainer.loggers[0].log_metrics({"a": 1.0}, step)
+    assert [record.message for record in caplog.records] == [
+        "Failing is not written, going on without: RuntimeError: no answer"
+    ]
+
+
+def test_an_error_of_a_constructor_is_shown(recipe, tmp_path, capsys):
+    words = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=x", "--trainer.callbacks.mode=bad"]
+    assert main(["train", "-c", recipe, "--out", str(tmp_path / "run"), *words]) == 2
+    assert capsys.readouterr().err == "error: ModelCheckpoint cannot be built: `mode` can be min, max but got bad\n"

@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.progress import ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
@@ -22,7 +21,6 @@ from wavedil.metrics import read_metrics
 from wavedil.progress import say
 from wavedil.train.about import write_about, write_validation
 from wavedil.train.divergence import WINDOW, StopOnNaN
-from wavedil.train.loggers import log_recipe
 from wavedil.train.module import TrainingModule, is_finite
 from wavedil.weights import CONFIG, WEIGHTS, save
 from wavedil.writing import atomic_write, check_in_place, errors_name
@@ -250,7 +248,6 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             with atomic_write(Path(trainer.default_root_dir) / self.config_filename) as beside:
                 beside.write_text(self.parser.dump(self.config), encoding="utf-8")
-            log_recipe(trainer, yaml.safe_load(self.parser.dump(self.config)))
 
 
 def _clear_damaged(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Loggers of a run: where they write, sounds and pictures, and errors, which do not end a training."""
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.image import imread
 
 from wavedil.audio.data.audio_files import read
+from wavedil.errors import WavedilError, first_line
 from wavedil.outputs import BestEffort
 from wavedil.train.run_folder import process_rank
 
@@ -40,7 +42,12 @@ def with_folders(value: Any, folder: Path, recorded: Any = None) -> Any:
         "CSVLogger": {"save_dir": str(folder), "name": "", "version": "csv"},
         "TensorBoardLogger": {"save_dir": str(folder), "name": "", "version": "tensorboard"},
         "WandbLogger": {"save_dir": str(folder), "name": folder.name},
-        "MLFlowLogger": {"experiment_name": "wavedil", "run_name": folder.name},
+        # MLflow's own default; Lightning's, a folder, is refused by MLflow 3.
+        "MLFlowLogger": {
+            "experiment_name": "wavedil",
+            "run_name": folder.name,
+            "tracking_uri": os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"),
+        },
         "TrackioLogger": {"name": folder.name},
     }.get(kind)
     if defaults is None or module not in ("", "lightning.pytorch.loggers", __name__):
@@ -150,7 +157,9 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._run is not None:
-            self._run.finish()
+            import trackio
+
+            trackio.finish()  # Run.finish would be called again at exit
 
 
 _LOG_FILE = {
@@ -180,8 +189,12 @@ def loggers_may_fail(trainer: L.Trainer) -> Iterator[None]:
         logger.finalize = lambda status: None
         for name in _METHODS:
             setattr(logger, name, _guarded(logger, getattr(logger, name)))
-        with best_effort(logger):
-            hasattr(logger, "experiment")  # which creates files
+        try:
+            with best_effort(logger):
+                hasattr(logger, "experiment")  # which creates files
+        except Exception as error:  # of many kinds, e.g. of a service without an account
+            text = f"{type(logger).__name__} cannot start ({type(error).__name__}: {first_line(error)})"
+            raise WavedilError(f"trainer.logger: {text}") from error
     trainer.loggers = [logger for logger in trainer.loggers if not best_effort(logger).failed]
     before = threading.excepthook
 
@@ -204,6 +217,11 @@ def _guarded(logger: Logger, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def guarded(*args: Any, **options: Any) -> Any:
         with best_effort(logger):
-            return method(*args, **options)
+            try:
+                return method(*args, **options)
+            except OSError:
+                raise
+            except Exception as error:  # e.g. of a service that does not answer: no reason to end a training
+                raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
 
     return guarded

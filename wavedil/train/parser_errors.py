@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from wavedil.errors import WavedilError, similar
+from wavedil.errors import WavedilError, shortened, similar
 from wavedil.train.recipe_help import classes_of, key_groups
 
 _KINDS = {
@@ -71,6 +71,12 @@ def _explained(text: str) -> str:
     found = re.search(r"Option '[^']*' is not accepted", text)
     if found:
         return found[0]
+    made = re.search(r"Given value: \[?Namespace\(class_path='([^']+)'", text)
+    if made:  # the arguments are right, but the constructor raised an error
+        problems = re.findall(r" - ((?:(?! - | Given value type:).)+)", text)
+        other = [each for each in problems if not each.startswith(("Expected", "Problem", "Not a valid", "Does not"))]
+        if other:
+            return shortened(f"{made[1].rpartition('.')[2]} cannot be built: {other[0]}", 400)
     text = re.sub(r" - Expected a NoneType Given value type: \S+NestedArg .*", "", text)  # of model and data
     innermost = re.split(r'Parser key "[^"]+": ', text)[-1]
     cut = re.search(r"(?:Given|Got) value: (.*?)(?: - |\. Got value: | Given value type: |$)", innermost)

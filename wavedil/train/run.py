@@ -151,6 +151,7 @@ def _fit_and_sample(
     """Trains, validates, and writes samples and report. Completes what an earlier process has not done."""
     trainer, model, started = cli.trainer, cli.model, time.perf_counter()
     trainer.progress_bar_callback.print_summary(trainer, model)
+    log_recipe(trainer, yaml.safe_load(cli.parser.dump(cli.config)))  # trackio takes it before anything else only
     # weights_only: loading a checkpoint never runs code from it.
     resumed = {"ckpt_path": checkpoint, "weights_only": True} if checkpoint else {}
     trainer.fit(model, cli.datamodule, **resumed)
