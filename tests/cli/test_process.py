@@ -124,7 +124,14 @@ def test_quality_picks_a_network(run, refused, folder, tmp_path):
     words = ["process", tmp_path / "small", folder / "in.wav", tmp_path / "d.wav", "--quality"]
     assert "quality is 0.5: a NAM like this has only one" in refused(*words, 0.5)
     words[1] = tmp_path / "pack"
+    found = [
+        json.loads(run("evaluate", tmp_path / name, folder / "knobless.csv", "--json", *options).out)["esr_percent"]
+        for name, options in (("pack", ["--quality", 0.4]), ("small", []), ("pack", []))
+    ]
+    assert found[0] == found[1] != found[2]
+    evaluate = ["evaluate", tmp_path / "pack", folder / "knobless.csv", "--quality"]
     for value in ("1.5", "-1", "nan"):
+        assert f"quality is {value}: expected a number from 0 to 1" in refused(*evaluate, value).replace("1.0", "1")
         assert f"quality is {value}: expected a number from 0 to 1" in refused(*words, value).replace("1.0", "1")
     assert not (tmp_path / "d.wav").exists()
 

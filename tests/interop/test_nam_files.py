@@ -202,6 +202,7 @@ def change(content, *keys, to):
         (["config", "condition_dsp"], {"name": "WaveNet"}, "config.condition_dsp.name is not supported"),
         (["config", "condition_dsp"], {}, "incomplete or malformed"),
         (["config", "head"], {"shape": 1}, "head.shape is not supported"),
+        (["weights"], [1e39] + [0.5] * 146, "NaN or infinity in float32"),
         (["weights"], [0.5] * 146, "weights has 146 numbers: expected 147"),
         (["weights"], [0.5] * 146 + [float("nan")], "NaN or infinity"),
         (["weights"], ["0.5"] * 147, "not a list of numbers"),

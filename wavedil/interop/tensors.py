@@ -125,7 +125,7 @@ class ForeignTensors:
     def pop(self, name: str) -> Tensor:
         self.shape(name)  # checks that it exists
         value = self.remaining.pop(name)
-        if not bool(torch.isfinite(value).all()):
+        if not bool(value.float().isfinite().all()):  # also float64 beyond float32
             raise WavedilError(f"{name} holds NaN or infinity: expected the weights of a training that converged")
         return value
 

@@ -128,6 +128,7 @@ def test_bad_recordings_raise(folder):
         (["input,target,gain", "a.wav,b.wav,loud"], "line 2: gain is 'loud': expected a number"),
         (["input,target,gain", "a.wav,b.wav,"], "line 2: gain is '': expected a number"),
         (["input,target,skip", "a.wav,b.wav,1.5"], "line 2: skip is '1.5'"),
+        (["input,target,gain,gain", "a.wav,b.wav,0,1"], "has two columns 'gain': keep one of them"),
         (["input,target,skip", "a.wav,b.wav,-1"], "expected segment of at least 1, skip and held_out of at least 0"),
     ],
 )

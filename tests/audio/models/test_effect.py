@@ -91,6 +91,7 @@ def test_knob_ranges_are_mapped_to_minus_1_to_1():
         ({"gain": 1.5, "tone": 0}, r"knob 'gain' is 1.5: expected a value in 0..1"),
         ({"gain": float("nan"), "tone": 0}, r"knob 'gain' is nan"),
         ({"gain": 0.5}, r"knob 'tone' is not set: give a value in -2..6"),
+        ({"gain": 10**400, "tone": 0}, r"knob 'gain' is .*: expected a value in 0..1"),
         ({"gain": 0.5, "tone": 0, "drive": 1}, r"knob 'drive' is unknown: expected one of gain, tone"),
     ],
 )

@@ -123,6 +123,8 @@ def _read_table(path: Path) -> list[Recording]:
             rows, columns = list(reader), reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
         raise WavedilError(f"{path} is not a CSV table: {error}; {EXPECTED}") from None
+    if len(set(columns)) < len(columns):
+        raise WavedilError(f"{path} has two columns {max(columns, key=columns.count)!r}: keep one of them")
     if not {"input", "target"} <= set(columns) or not rows:
         raise WavedilError(
             f"{path} has the columns {', '.join(columns)} and {len(rows)} rows: expected columns input and "

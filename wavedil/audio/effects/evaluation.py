@@ -78,6 +78,7 @@ def evaluate_effect(
     validation: str | None = None,
     resample: bool = False,
     align: str = "auto",
+    quality: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ErrorToSignal:
     """Error-to-signal ratio in percent over recordings of an effect, also by knob setting.
@@ -88,11 +89,14 @@ def evaluate_effect(
         validation: only recordings whose path matches this regular expression, as in a recipe's data.
         resample: convert recordings to the model's sample rate.
         align: auto removes the delay of each target, as in training; none leaves it; a number removes as many samples.
+        quality: 0 (fastest) to 1, of a model with several networks (default 1).
         progress: called with the numbers of finished and of all samples.
 
     Raises:
         WavedilError: the recordings cannot be read, or do not fit the model.
     """
+    if quality is not None:
+        model = model.at_quality(quality)
     recordings, rate = find_recordings(data), model.sample_rate
     options = {"context": model.receptive_field - 1, "resample": resample, "align": align}
     if held_out or validation:

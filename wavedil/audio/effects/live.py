@@ -69,7 +69,7 @@ class LiveEffect:
 
     @property
     def knobs(self) -> dict[str, float]:
-        return self._knobs
+        return dict(self._knobs)
 
     @knobs.setter
     def knobs(self, settings: Mapping[str, float]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wavedil.audio.effects.compiled.program import Program
 from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError, one_of, with_article
+from wavedil.errors import WavedilError, one_of, shown, with_article
 
 Quality = Annotated[float, Range(0, 1)]
 
@@ -102,8 +102,10 @@ class EffectModel(nn.Module):
         for name, (low, high) in self.knobs.items():
             if name not in values:
                 raise WavedilError(f"knob {name!r} is not set: give a value in {low:g}..{high:g}")
-            if not low <= values[name] <= high:
-                raise WavedilError(f"knob {name!r} is {values[name]:g}: expected a value in {low:g}..{high:g}")
+            value = values[name]
+            if not low <= value <= high:
+                found = shown(value) if isinstance(value, int) else f"{value:g}"  # an int may be too large for a float
+                raise WavedilError(f"knob {name!r} is {found}: expected a value in {low:g}..{high:g}")
         return torch.tensor([float(values[name]) for name in self.knobs])
 
 

@@ -1,7 +1,6 @@
 """Reads ``.nam`` files."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -268,6 +267,7 @@ def _metadata(content: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
 def _parse_weights(weights: Any) -> Tensor:
     if not isinstance(weights, list) or not all(type(w) in (int, float) for w in weights) or not weights:
         raise WavedilError("weights is not a list of numbers: the file is damaged")
-    if not all(map(math.isfinite, weights)):
-        raise WavedilError("weights has NaN or infinity: the file is damaged, or the training diverged")
-    return torch.tensor(weights, dtype=torch.float64)
+    numbers = torch.tensor(weights, dtype=torch.float64)
+    if not bool(numbers.float().isfinite().all()):
+        raise WavedilError("weights has NaN or infinity in float32: the file is damaged, or the training diverged")
+    return numbers
