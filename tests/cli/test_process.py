@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     sound = 0.1 * np.random.default_rng(0).standard_normal((2, 900)).astype(np.float32)
     audio_files.write(folder / "in.wav", sound, 8000)
     audio_files.write(folder / "in44.wav", sound, 44100)
-    audio_files.write(folder / "short.wav", sound[:, :800], 8000)
+    audio_files.write(folder / "short.wav", sound[:, :300], 8000)
     audio_files.write(folder / "silent.wav", 0 * sound, 8000)
     for name, target in (("pair", "in"), ("uneven", "short"), ("mute", "silent"), ("fast", "in44"), ("loud", "in")):
         gain = 2 if name == "loud" else 0.5
@@ -156,13 +156,13 @@ def test_evaluate(run, folder):
         (["process", "{0}/model", "{0}/in.wav", "{0}/in.wav", "--knob", "gain=0"], "is the input"),
         (["process", "{0}/wavenet", "{0}/in.wav", "{1}/o.wav"], "holds a WaveNet: expected an Effect or NAM"),
         (["sample", "{0}/model", "--out", "{1}/o"], "holds an Effect, which generates nothing: expected a WaveNet"),
-        (["evaluate", "{0}/model", "{0}/uneven.csv"], "in.wav has 900 samples and {0}/short.wav 800"),
-        (["evaluate", "{0}/model", "{0}/mute.csv"], "silent.wav is silent from sample 100 on, so its ESR is"),
-        (["evaluate", "{0}/model", "{0}/fast.csv"], "in44.wav has 44100 Hz and the model 8000 Hz"),
+        (["evaluate", "{0}/model", "{0}/uneven.csv"], "in.wav has 900 samples and {0}/short.wav 300"),
+        (["evaluate", "{0}/model", "{0}/mute.csv"], "silent.wav is silent in all its 900 samples"),
+        (["evaluate", "{0}/model", "{0}/fast.csv"], "in.wav has 8000 Hz and {0}/in44.wav 44100 Hz"),
         (["evaluate", "{0}/model", "{0}/loud.csv"], "knob 'gain' is 2"),
         (["evaluate", "{0}/model", "{0}/knobless.csv"], "knob 'gain' is not set"),
-        (["evaluate", "{0}/model", "{1}"], "expected input/ and target/"),
-        (["evaluate", "{0}/model", "{0}/none.csv"], "none.csv does not exist: expected a CSV table, or a folder"),
+        (["evaluate", "{0}/model", "{1}"], "/input is not a folder: expected"),
+        (["evaluate", "{0}/model", "{0}/none.csv"], "none.csv does not exist: expected"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(refused, folder, tmp_path, words, message):
