@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from wavedil.audio.distributions.quantizers import Quantizer
 from wavedil.core.schema import Range, checked
+from wavedil.errors import WavedilError, with_article
 
 Temperature = Annotated[float, Range(0, 1e9)]
 TopK = Annotated[int, Range(1, 2**31 - 1)]
@@ -51,6 +52,18 @@ class Distribution:
             One value per sample that the mask includes, ``(samples,)``; see :func:`flatten_time`.
         """
         raise NotImplementedError
+
+    def log_between(self, parameters: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        """Log probability of the codes from ``first`` up to, not including, ``last``, for ``wavedil compress``.
+
+        Args:
+            parameters: ``(n, num_parameters)``.
+            first, last: int64 ``(n,)``, from 0 to ``num_codes``, ``first < last``.
+
+        Returns:
+            float64 ``(n,)``, precise also for small probabilities.
+        """
+        raise WavedilError(f"{with_article(self)} has no log_between, which compression needs")
 
     def sample(self, parameters: Tensor, uniforms: Tensor, settings: Sampling) -> Tensor:
         """Draws one code per stream, from exactly **one** uniform number each, so that every engine draws the same.

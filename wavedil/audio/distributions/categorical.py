@@ -26,6 +26,12 @@ class Categorical(Distribution):
         nats = cross_entropy(logits, codes if mask is None else codes.masked_fill(~mask, IGNORED))
         return nats.flatten() if mask is None else nats[mask]
 
+    def log_between(self, logits: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        codes = torch.arange(self.num_codes, device=logits.device)
+        inside = (codes >= first.unsqueeze(1)) & (codes < last.unsqueeze(1))
+        logits = logits.double()
+        return logits.masked_fill(~inside, -torch.inf).logsumexp(1) - logits.logsumexp(1)
+
     def sample(self, logits: Tensor, uniforms: Tensor, settings: Sampling) -> Tensor:
         """Inverse CDF: the first code whose cumulative probability exceeds the uniform."""
         probabilities = settings.probabilities(logits)

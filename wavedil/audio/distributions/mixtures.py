@@ -87,18 +87,22 @@ class Mixture(Distribution):
     def nll(self, parameters: Tensor, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         """See :class:`Distribution`. float32, or float64 for float64 parameters; values and gradients are finite."""
         rows, codes = flatten_time(parameters, codes, mask)
-        logits, means, log_scales = self.split(rows)
-        codes = codes.unsqueeze(1)
-        start, end = self.quantizer.boundary(codes), self.quantizer.boundary(codes + 1)
+        nats = -self.log_between(rows, codes, codes + 1)
+        return nats if parameters.dtype == torch.float64 else nats.float()
+
+    def log_between(self, parameters: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        logits, means, log_scales = self.split(parameters)
+        first, last = first.unsqueeze(1), last.unsqueeze(1)
+        start, end = self.quantizer.boundary(first), self.quantizer.boundary(last)
         scale = torch.exp(-log_scales)
         lower, upper = (start - means) * scale, (end - means) * scale
         inner = self.log_mass(lower, upper, (end - start) * scale)
         # Components are symmetric: the probability above x is that below -x.
         below, above = self.log_below(upper), self.log_below(-lower)
-        last = self.quantizer.num_codes - 1
-        mass = torch.where(codes == 0, below, torch.where(codes == last, above, inner))
-        nats = -torch.logsumexp(F.log_softmax(logits, 1) + mass, 1)
-        return nats if parameters.dtype == torch.float64 else nats.float()
+        to_end = last == self.quantizer.num_codes
+        mass = torch.where(first == 0, below, torch.where(to_end, above, inner))
+        mass = torch.where((first == 0) & to_end, 0.0, mass)
+        return torch.logsumexp(F.log_softmax(logits, 1) + mass, 1)
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(n, parameters)`` to logits, means and clamped log scales, each float64 ``(n, components)``."""

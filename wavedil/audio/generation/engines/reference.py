@@ -76,6 +76,9 @@ class TorchSession(Session):
             self.recent = [*self.recent[1:], code.repeat(len(y) // len(code))]
         return torch.stack(codes, 1) if forced is None else torch.stack(parameters, 2)
 
+    def replace_last(self, codes: Tensor) -> None:
+        self.recent[-1] = codes.repeat(self.rows // self.batch)
+
     def _guide(self, y: Tensor) -> Tensor:
         """The parameters ``(batch, parameters)`` to draw from, from those of all rows."""
         if self.guidance == 1:

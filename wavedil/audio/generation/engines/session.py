@@ -97,6 +97,13 @@ class Session:
         shape = (self.batch, self.plan.condition_channels, codes.shape[1])
         return self.advance(None, self._check_conditioning("condition", condition, shape), codes)
 
+    def replace_last(self, codes: Tensor) -> None:
+        """Continues as if the last code of each stream had been one of ``codes`` ``(batch,)``, for a decoder.
+
+        A decoder calls :meth:`score` with any code to get the parameters from which it reads the right one.
+        """
+        raise WavedilError(f"the engine {type(self).__name__} cannot decode: use engine='torch' or 'numba'")
+
     def state(self) -> State:
         """The streaming state after the last sample; a session of any engine, or the model's ``step``, continues it."""
         state = self.current_state()

@@ -75,6 +75,11 @@ class NumbaSession(Session):
     def _jobs(self, uniforms: Tensor | None, condition: Tensor | None, forced: Tensor | None) -> list[Callable]:
         return [job for group in self._groups for job in group.jobs(uniforms, condition, forced)]
 
+    def replace_last(self, codes: Tensor) -> None:
+        for group in self._groups:
+            for buffers in group.buffers:  # rows of a group are streams, and with guidance the same streams again
+                buffers.recent[:, -1] = codes.numpy()[group.rows % self.batch]
+
     def current_state(self) -> State:
         # Each group has its guided rows first; the result has the guided rows of all groups first.
         copies = self.rows // self.batch

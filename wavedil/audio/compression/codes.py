@@ -1,0 +1,159 @@
+"""Codes as binary decisions, whose probabilities are the model's, rounded so that every engine rounds alike.
+
+A code is found by halving the range of codes, with one decision in each step. Its log odds L, of the upper half against
+the lower, are rounded down to a multiple of ``STEP``; the probability comes from a table of integers.
+
+Engines and machines compute L with different rounding errors. The encoder therefore shifts the grid, for a block of
+samples at a time, by the first of ``SHIFTS`` shifts with which no L of the block is within ``TOLERANCE`` of a boundary,
+and writes that shift. A decoder whose L differs by less rounds to the same probabilities.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavedil.audio.compression.arithmetic import ONE, Decoder, Encoder
+from wavedil.audio.distributions.base import Distribution
+from wavedil.audio.distributions.categorical import Categorical
+from wavedil.audio.generation.engines.session import Session
+from wavedil.errors import WavedilError
+
+STEP = 0.25
+SHIFTS = 64
+TOLERANCE = 5e-5
+LIMIT = 11.05  # log odds beyond it are rounded to it; no multiple of STEP / SHIFTS is close to it
+BLOCK = 128  # samples
+CHUNK = 32 * BLOCK  # samples that the encoder scores at a time
+_FIRST = ONE * 3 // 4  # probability that a shift is the right one
+_LOWEST = math.floor(-LIMIT / STEP)
+
+
+def _table() -> list[list[int]]:
+    """The probability of the upper half, by shift and rounded log odds."""
+    rows = []
+    for shift in range(SHIFTS):
+        indices = range(_LOWEST, -_LOWEST + 2)
+        odds = [(index + 0.5) * STEP - shift * STEP / SHIFTS for index in indices]
+        rows.append([min(max(round(ONE / (1 + math.exp(-value))), 1), ONE - 1) for value in odds])
+    return rows
+
+
+_PROBABILITIES = _table()
+
+
+class LogOdds:
+    """Log odds of the upper half of ranges of codes, from distribution parameters ``(n, num_parameters)``.
+
+    There are ``depth`` levels; the range of level 0 has all codes.
+    """
+
+    def __init__(self, distribution: Distribution, parameters: Tensor):
+        if not bool(torch.isfinite(parameters).all()):
+            raise WavedilError("the model's numbers overflow: its weights are too large; use an earlier checkpoint")
+        self.distribution, self._twice = distribution, parameters.repeat(2, 1)
+        self.num_codes = distribution.quantizer.num_codes
+        self.depth = (self.num_codes - 1).bit_length()
+
+    def __call__(self, low: Tensor, level: int) -> np.ndarray:
+        """For the ranges that start at ``low`` ``(n,)``; minus infinity where no code is in the upper half."""
+        half = 1 << (self.depth - 1 - level)
+        middle, high = low + half, (low + 2 * half).clamp(max=self.num_codes)
+        alone = middle >= self.num_codes
+        middle = torch.where(alone, low, middle)  # any range with codes
+        ends = torch.cat([low, middle]), torch.cat([torch.where(alone, high, middle), high])
+        lower, upper = self.distribution.log_between(self._twice, *ends).chunk(2)
+        odds = torch.nan_to_num(upper - lower, nan=0.0, posinf=1e6, neginf=-1e6)
+        return torch.where(alone, -torch.inf, odds).cpu().numpy()
+
+
+class CategoricalLogOdds(LogOdds):
+    """The same for a softmax, some ten times faster: the sums of all ranges are computed at once, from pairs."""
+
+    def __init__(self, distribution: Distribution, parameters: Tensor):
+        super().__init__(distribution, parameters)
+        logits = parameters.double().cpu().numpy()
+        sums = np.exp(logits - logits.max(axis=1, keepdims=True))
+        sums = np.pad(sums, [(0, 0), (0, (1 << self.depth) - self.num_codes)])
+        self.rows, self.sums = np.arange(len(sums)), []
+        for _ in range(self.depth):
+            self.sums.insert(0, sums)
+            sums = sums[:, 0::2] + sums[:, 1::2]
+
+    def __call__(self, low: Tensor, level: int) -> np.ndarray:
+        low = low.cpu().numpy()
+        first = low >> (self.depth - 1 - level)
+        lower, upper = self.sums[level][self.rows, first], self.sums[level][self.rows, first + 1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            odds = np.nan_to_num(np.log(upper) - np.log(lower), nan=0.0, posinf=1e6, neginf=-1e6)
+        return np.where(low + (1 << (self.depth - 1 - level)) >= self.num_codes, -np.inf, odds)
+
+
+def make_log_odds(distribution: Distribution, parameters: Tensor) -> LogOdds:
+    kind = CategoricalLogOdds if type(distribution) is Categorical else LogOdds
+    return kind(distribution, parameters)
+
+
+def encode_codes(session: Session, codes: Tensor, encoder: Encoder) -> Iterator[int]:
+    """Writes codes ``(channels, time)``; yields the number of samples done, after each chunk."""
+    for start in range(0, codes.shape[1], CHUNK):
+        chunk = codes[:, start : start + CHUNK]
+        parameters = session.score(chunk).transpose(1, 2).flatten(0, 1)  # (channels * time, parameters)
+        log_odds, targets = make_log_odds(session.plan.distribution, parameters), chunk.flatten()
+        odds, decisions = [], []
+        for level in range(log_odds.depth):
+            shift = log_odds.depth - 1 - level
+            odds.append(log_odds(targets >> (shift + 1) << (shift + 1), level))
+            decisions.append((targets >> shift & 1).cpu().numpy())
+        # In the order of the decoder: time, level, channel.
+        shape = log_odds.depth, *chunk.shape
+        odds, decisions = (np.stack(each).reshape(shape).transpose(2, 0, 1) for each in (odds, decisions))
+        for first in range(0, len(odds), BLOCK):
+            _encode_block(encoder, odds[first : first + BLOCK], decisions[first : first + BLOCK])
+        yield start + chunk.shape[1]
+
+
+def _encode_block(encoder: Encoder, odds: np.ndarray, decisions: np.ndarray) -> None:
+    """Writes a shift and the decisions ``(time, depth, channels)``."""
+    known = np.isfinite(odds)
+    for shift in range(SHIFTS):
+        position = _position(np.clip(odds[known], -LIMIT, LIMIT), shift)
+        distance = np.abs(position - np.round(position)) * STEP
+        last = shift == SHIFTS - 1
+        if last or not (distance < TOLERANCE).any():
+            encoder.encode(True, _FIRST)
+            break
+        encoder.encode(False, _FIRST)
+    table = _PROBABILITIES[shift]
+    for index, decision in zip((np.floor(position).astype(int) - _LOWEST).tolist(), decisions[known], strict=True):
+        encoder.encode(bool(decision), table[index])
+
+
+def decode_codes(session: Session, time: int, decoder: Decoder) -> Iterator[Tensor]:
+    """The codes of ``time`` samples, ``(channels,)`` each."""
+    placeholder = torch.zeros(session.batch, 1, dtype=torch.int64, device=session.plan.device)
+    for at in range(time):
+        if at % BLOCK == 0:
+            shift = 0
+            while not decoder.decode(_FIRST):
+                shift += 1
+                if shift == SHIFTS:
+                    raise WavedilError("the data are damaged")
+            table = _PROBABILITIES[shift]
+        log_odds = make_log_odds(session.plan.distribution, session.score(placeholder)[:, :, 0])
+        low = torch.zeros(session.batch, dtype=torch.int64, device=session.plan.device)
+        for level in range(log_odds.depth):
+            bits = []
+            for value in log_odds(low, level).tolist():
+                index = math.floor(_position(min(max(value, -LIMIT), LIMIT), shift)) - _LOWEST
+                bits.append(value > -math.inf and decoder.decode(table[index]))
+            low = low + torch.tensor(bits, device=low.device) * (1 << (log_odds.depth - 1 - level))
+        session.replace_last(low)
+        yield low
+
+
+def _position(odds: float | np.ndarray, shift: int) -> float | np.ndarray:
+    """Log odds on the grid whose boundaries are the integers."""
+    return (odds + shift * STEP / SHIFTS) / STEP
