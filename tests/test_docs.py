@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,18 +60,21 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and intervals
 @pytest.mark.parametrize("page", TO_RUN, ids=map(name, TO_RUN))
 def test_code_runs_in_order(page, folder):
-    """A block whose first line is ``# NAME.py`` or ``# NAME.yaml`` is saved as this file."""
+    """A block whose first line is ``# NAME.py``, ``# NAME.yaml`` or ``/* NAME.c */`` is saved as this file."""
     names: dict = {"__name__": "__main__"}
     for language, text in blocks(page):
-        file = re.match(r"# (\w+\.(py|yaml))\n", text)
+        file = re.match(r"(?:# |/\* )(\w+\.(py|yaml|c))(?: \*/)?\n", text)
         if file:
             (folder / file[1]).write_text(text)
         elif language == "python":
             exec(compile(text, name(page), "exec"), names)
         elif language == "bash":
-            assert all(line.startswith(("wavedil ", " ")) for line in text.splitlines()), text
+            assert all(line.startswith(("wavedil ", "cc ", " ")) for line in text.splitlines()), text
             for words in commands(text):
                 assert main(words) == 0, shlex.join(words)
+            for line in text.splitlines():
+                if line.startswith("cc "):
+                    subprocess.run(shlex.split(line), check=True)
 
 
 PARSED = [

@@ -88,6 +88,7 @@ class CompiledEngine:
     def __init__(self, model: EffectModel, channels: int):
         self.library = load_program(lower(model))
         size = self.library.effect_state_size()
+        self.process_channel = self.library.effect_process
         self.memory = np.zeros((channels, size + 64), np.uint8)
         starts = [row.ctypes.data for row in self.memory]
         self.states = [ctypes.c_void_p(start + -start % 64) for start in starts]  # at the start of a cache line
@@ -102,10 +103,12 @@ class CompiledEngine:
 
     def process(self, x: np.ndarray) -> np.ndarray:
         """Processes ``(channels, time)``; the result has the same shape."""
-        x = np.require(x, np.float32, "C")
+        x = np.ascontiguousarray(x, np.float32)
         y = np.empty_like(x)
-        for state, source, target in zip(self.states, x, y, strict=True):
-            self.library.effect_process(state, source.ctypes.data, target.ctypes.data, x.shape[1])
+        source, target = (array.__array_interface__["data"][0] for array in (x, y))
+        for channel, state in enumerate(self.states):
+            row = channel * x.strides[0]
+            self.process_channel(state, source + row, target + row, x.shape[1])
         return y
 
 

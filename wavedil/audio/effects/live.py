@@ -4,11 +4,11 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
-from wavedil.audio.data.levels import Levels, check_level
+from wavedil.audio.data.levels import OUTSIDE, Levels, check_level
 from wavedil.audio.effects.engines import make_engine
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core.schema import Range, checked
@@ -83,19 +83,25 @@ class LiveEffect:
             WavedilError: for another number of channels, integers, NaN or infinity, or a peak above 16.
         """
         started = time.perf_counter()
-        name = self._source or "block"
-        sound = check_level(to_tensor(str(name), block).detach().cpu(), name, self.levels).float().numpy()
-        if self._source is None:
-            self.levels.warn()
+        # The complete checks take 15 µs, half of the time of a block of 64. NaN is not in the range either.
+        usual = type(block) is np.ndarray and block.dtype == np.float32 and block.size
+        sound = block if usual and block.max() <= OUTSIDE and block.min() >= -OUTSIDE else self._checked(block)
         if sound.ndim not in (1, 2) or (sound.shape[0] if sound.ndim == 2 else 1) != self.channels:
             raise WavedilError(f"block has shape {sound.shape}: expected ({self.channels}, time)")
-        if not np.isfinite(sound).all():
-            raise WavedilError("block has NaN or infinity, which would stay in the effect's state: leave it out")
         y = self._run(sound.reshape(self.channels, -1))
         self.blocks, self.samples = self.blocks + 1, self.samples + y.shape[1]
         seconds = time.perf_counter() - started
         self.seconds, self.slowest_block = self.seconds + seconds, max(self.slowest_block, seconds)
         return y.reshape(sound.shape)
+
+    def _checked(self, block: Any) -> np.ndarray:
+        name = self._source or "block"
+        sound = check_level(to_tensor(str(name), block).detach().cpu(), name, self.levels).float().numpy()
+        if self._source is None:
+            self.levels.warn()
+        if not np.isfinite(sound).all():
+            raise WavedilError("block has NaN or infinity, which would stay in the effect's state: leave it out")
+        return sound
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         values = self._values

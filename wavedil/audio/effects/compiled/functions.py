@@ -1,10 +1,10 @@
 """Activations in C: the expressions of those that :mod:`wavedil.audio.models.activations` makes."""
 
-import math
 from dataclasses import dataclass
 
 from torch import nn
 
+from wavedil.audio.generation.plan import checked_weight
 from wavedil.audio.models.activations import LeakyHardtanh, PReLU, Softsigmoid
 from wavedil.errors import WavedilError, with_article
 
@@ -17,7 +17,7 @@ class Function:
     parameters: tuple[tuple[float, ...], ...] = ()
 
 
-#: C expressions of the vector x; p0, p1 … are the parameters. F is the type prefix of functions.
+#: C expressions of the vector x; p0, p1 … are the parameters.
 EXPRESSIONS = {
     "identity": "x",
     "elu": "select(x > 0, x, p0 * (exp_v(min_v(x, splat(0))) - 1))",
@@ -28,6 +28,7 @@ EXPRESSIONS = {
     "leaky_hardtanh": "min_v(max_v(x, p0), p1) + p2 * min_v(x - p0, splat(0)) + p3 * max_v(x - p1, splat(0))",
     "leaky_relu": "max_v(x, splat(0)) + p0 * min_v(x, splat(0))",
     "relu": "max_v(x, splat(0))",
+    "selu": "1.05070099f * select(x > 0, x, 1.67326324f * (exp_v(min_v(x, splat(0))) - 1))",
     "sigmoid": "1 / (1 + exp_v(-x))",
     "silu": "x / (1 + exp_v(-x))",
     "softsigmoid": "0.5f + 0.5f * (x / (1 + abs_v(x)))",
@@ -39,7 +40,6 @@ _PLAIN = {
     nn.ReLU: "relu", nn.SiLU: "silu", nn.Sigmoid: "sigmoid", Softsigmoid: "softsigmoid", nn.Softsign: "softsign",
     nn.Tanh: "tanh",
 }  # fmt: skip
-_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
 
 def function_of(module: nn.Module) -> Function:
@@ -63,11 +63,7 @@ def function_of(module: nn.Module) -> Function:
     if kind is nn.LeakyReLU:
         return Function("leaky_relu", ((module.negative_slope,),))
     if kind in (nn.PReLU, PReLU):
-        return Function("leaky_relu", (tuple(module.weight.detach().tolist()),))
+        return Function("leaky_relu", (tuple(checked_weight(module.weight.detach()).tolist()),))
     if kind is nn.SELU:
         return Function("selu")
     raise WavedilError(f"the activation is {with_article(module)}: expected one of those of .nam files, for C")
-
-
-EXPRESSIONS["selu"] = f"{_SELU_SCALE:.9g}f * select(x > 0, x, {_SELU_ALPHA:.9g}f * (exp_v(min_v(x, splat(0))) - 1))"
-assert math.isclose(_SELU_SCALE * _SELU_ALPHA, 1.7580993408473766)

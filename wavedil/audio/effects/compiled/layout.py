@@ -76,7 +76,7 @@ class Layout:
             last_read |= dict.fromkeys(_sources(operation), index + 1)
         last_read[self.program.output] = self.program.output
         free: list[tuple[int, int]] = []  # (numbers, offset)
-        ends: dict[int, list[int]] = {}
+        ends: dict[int, list[tuple[int, int]]] = {}
         for buffer, channels in enumerate(self.program.channels):
             if buffer not in self._index:
                 wanted = channels * BLOCK
@@ -87,11 +87,8 @@ class Layout:
                 else:
                     piece = (wanted, self._take(wanted))
                 self._offsets[buffer] = piece[1]
-                ends.setdefault(last_read.get(buffer, buffer), []).append(buffer)
-                self._sizes = getattr(self, "_sizes", {}) | {buffer: piece}
-            # An operation never writes to a buffer that it reads.
-            for ended in ends.pop(buffer, []):
-                free.append(self._sizes[ended])
+                ends.setdefault(last_read.get(buffer, buffer), []).append(piece)
+            free += ends.pop(buffer, [])  # after the place of this buffer: an operation writes to none that it reads
 
     def _take(self, numbers: int) -> int:
         offset = self.size

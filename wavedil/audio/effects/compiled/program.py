@@ -18,7 +18,7 @@ from wavedil.core import DilatedConv, DilatedStack
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, with_article
 
-MAX_WEIGHTS = 2**22  # 50 MB of C
+MAX_WEIGHTS = 2**21  # 25 MB of C
 MAX_STATE = 2**26
 
 
