@@ -57,6 +57,7 @@ static float sound[LENGTH], result[LENGTH];
     prefix##_state *state = malloc(prefix##_state_size()), copy; \\
     int at = 0, i = 0, n; \\
     prefix##_init(state); \\
+    if (prefix##_set_knob(state, 0, sound[0]) != -1) exit(2); /* NaN */ \\
     memcpy(result, sound, sizeof sound); /* processed in place */ \\
     for (; at < LENGTH; at += n, i++) { \\
       if (at > LENGTH / 2) prefix##_set_knob(state, 0, 1.5f); \\
@@ -86,7 +87,7 @@ int main(void) {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The folder of the C files of three models, and their outputs by PyTorch."""
+    """The folder of the C files of three models, a sound with odd values, and their outputs by PyTorch."""
     folder = tmp_path_factory.mktemp("c")
     for name, make in (("pedal", pedal), ("amp", amp), ("several", several)):
         save(make(), folder / name)
@@ -96,6 +97,9 @@ def exported(tmp_path_factory):
     (folder / "driver.c").write_text(DRIVER)
     sound = (0.5 * np.random.default_rng(0).standard_normal((1, LENGTH))).astype(np.float32)
     sound[0, LENGTH // 4 : LENGTH // 2] *= 20  # loud
+    sent = sound.copy()
+    for index, value in ((0, np.nan), (900, np.inf), (901, -np.inf), (1700, 1e20), (1701, 1e-42)):
+        sent[0, index], sound[0, index] = value, 0
     expected = []
     for model in (amp(), pedal(), several().at_quality(0.2)):
         engine = TorchEngine(model.eval(), 1)
@@ -111,7 +115,7 @@ def exported(tmp_path_factory):
             if at == LENGTH:
                 break
         expected.append(np.concatenate(parts, axis=1)[0])
-    return folder, sound, np.stack(expected)
+    return folder, sent, np.stack(expected)
 
 
 @pytest.mark.parametrize(

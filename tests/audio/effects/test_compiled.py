@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from wavedil.audio import Effect, LiveEffect
 from wavedil.audio.effects import engines
 from wavedil.audio.effects.compiled import library
+from wavedil.audio.effects.compiled.c_writer import write_c
 from wavedil.audio.effects.compiled.program import lower
 from wavedil.audio.effects.engines import CompiledEngine, TorchEngine, make_engine
 from wavedil.audio.effects.speed import EXAMPLES, measure_speed
@@ -293,6 +295,20 @@ def test_without_a_cache_each_process_compiles(fresh, caplog):
     with caplog.at_level(logging.WARNING, "wavedil"):
         assert [load(), load()] == [1, 2]
     assert len(caplog.records) == 1
+
+
+def test_a_cache_can_be_filled_by_several_at_once_and_keeps_the_last_ones(fresh, monkeypatch):
+    folder, load = fresh
+    monkeypatch.setattr(library, "KEPT", 2)
+    source, compiler = write_c(lower(NAMLinear(2)), library.NAME), library.find_compiler()
+    with ThreadPoolExecutor(3) as pool:
+        libraries = list(pool.map(lambda key: library._load(source, compiler, key), ["a", "a", "a"]))
+    assert len({each.effect_state_size() for each in libraries}) == 1
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    assert load() <= 4 and load() == load()
+    library._load(source, compiler, "b")
+    assert len(list(folder.iterdir())) == 2 and not list(folder.glob("a-*")) and len(list(folder.glob("b-*"))) == 1
 
 
 def test_another_compiler_compiles_anew(fresh, tmp_path, monkeypatch):

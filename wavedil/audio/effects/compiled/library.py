@@ -17,6 +17,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from wavedil.writing import atomic_write
 NAME = "effect"  # of the source, and prefix of its functions
 FLAGS = ("-O3", "-std=gnu99", "-fno-math-errno", "-fno-trapping-math", "-shared")
 SECONDS = 300  # that a compiler may take
+KEPT = 100  # libraries in the cache; those that were not used for longest are removed
 REMEDY = f"install one (gcc or clang as cc), set CC to its command, or {install_extra('compiler')}"
 
 _log = logging.getLogger("wavedil")
@@ -70,6 +72,7 @@ def _load(source: Source, compiler: list[str], key: str) -> ctypes.CDLL:
         for path in sorted(folder.glob(f"{key}-*")):
             with _without_cache(folder):
                 if _checksum(path.read_bytes()) == path.stem.rpartition("-")[2]:
+                    os.utime(path)
                     return _bind(path)
                 path.unlink()  # damaged
     with tempfile.TemporaryDirectory(prefix="wavedil-", ignore_cleanup_errors=True) as temporary:
@@ -80,8 +83,19 @@ def _load(source: Source, compiler: list[str], key: str) -> ctypes.CDLL:
                 place = folder / f"{key}-{_checksum(content)}{built.suffix}"
                 with atomic_write(place) as beside:
                     beside.write_bytes(content)
+                _remove_old(folder)
                 return _bind(place)
         return _bind(built)
+
+
+def _remove_old(folder: Path) -> None:
+    used: list[tuple[float, Path]] = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process may remove it
+            if not path.name.startswith("."):  # temporary
+                used.append((path.stat().st_mtime, path))
+    for _, path in sorted(used)[:-KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def _bind(path: Path) -> ctypes.CDLL:
@@ -153,6 +167,8 @@ def _cache_folder() -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
     folder = Path(base, "wavedil", "effects").absolute()
     with _without_cache(folder):
+        if base.startswith("~"):
+            raise PermissionError("this user has no home folder")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if hasattr(os, "getuid"):
             for place in (folder.resolve(), *folder.resolve().parents):
