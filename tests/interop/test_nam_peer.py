@@ -158,6 +158,21 @@ def test_slimmable_wavenets(allowed, pair, tmp_path):
     write_nam(small, tmp_path / "small.nam")
 
 
+def test_the_pair_that_the_trainer_trains(tmp_path):
+    from nam.train.core import _get_packed_model_config
+
+    peer = models.wavenet.PackedWaveNet.init_from_config(_get_packed_model_config()["net"]["config"])
+    peer._metadata_loudness, peer._metadata_gain = lambda **kwargs: -20.0, lambda: 0.5
+    content, found = export(peer, tmp_path)
+    ours = NAMContainer(["a2_3", "a2_8"], sample_rate=found.sample_rate)
+    ours.load_state_dict(found.state_dict())
+    written = json.loads(write_nam(ours, tmp_path / "ours.nam").read_text())
+    for theirs, each in zip(content["config"]["submodels"], written["config"]["submodels"], strict=True):
+        assert each["max_value"] == theirs["max_value"]
+        assert each["model"]["config"] == theirs["model"]["config"]
+        assert each["model"]["weights"] == theirs["model"]["weights"]
+
+
 def test_containers(tmp_path):
     layer = {"input_size": 1, "condition_size": 1, "kernel_sizes": [3, 2], "dilations": [1, 4], "activation": "Tanh"}
     layer["head"] = {"out_channels": 1, "kernel_size": 3, "bias": True}

@@ -14,7 +14,7 @@ from wavedil.audio.data.recordings import Segment, split_recordings
 from wavedil.audio.effects.evaluation import evaluate_pairs
 from wavedil.cli import main
 from wavedil.errors import WavedilError
-from wavedil.interop.nam import read_nam
+from wavedil.interop.nam import metadata, read_nam
 from wavedil.train.effect import RandomWindows
 from wavedil.train.run import train
 
@@ -118,6 +118,57 @@ def test_an_amplifier_trains_and_is_exported(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["esr_percent"] == pytest.approx(float(rows[-1]["valid_esr"]), abs=1e-3)
     assert "every segment starts from zero input before it" in result["definition"]
+
+
+def test_knobs_of_file_names(tmp_path):
+    dry = np.random.default_rng(0).uniform(-0.5, 0.5, 8000).astype(np.float32)
+    data = tmp_path / "data"
+    audio_files.write(data / "input.wav", dry, 4000, "FLOAT")
+    for gain, tone in ((0, 1), (0.5, 1), (1, 3)):
+        audio_files.write(data / f"gain={gain},tone={tone}.wav", np.tanh((1 + gain) * dry), 4000, "FLOAT")
+    options = [f"--data.root={data}", *(option for option in TINY if "built_in" not in option)]
+    options += ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--previews.first=0", "--samples.num=0"]
+    folder = train("amp", out=str(tmp_path / "run"), overrides=options)
+    assert load(folder / "model").knobs == {"gain": (0.0, 1.0), "tone": (1.0, 3.0)}
+    line = "knobs of the recordings: gain 0 to 1 (3 settings), tone 1 to 3 (2 settings)"
+    assert line in (folder / "report.html").read_text()
+    train("amp", out=str(folder), resume="auto", overrides=["--trainer.max_steps=3"])
+    assert metrics(folder)[-1]["step"] == "3"
+    (data / "gain=1,tone=3.wav").unlink()
+    with pytest.raises(WavedilError, match="knob 'tone' has the value 1 in all recordings"):
+        train("amp", out=str(tmp_path / "other"), overrides=options)
+
+
+def test_a_pair_of_networks_trains_on_a_pair_of_files(tmp_path, monkeypatch):
+    """The recipe nam_a2, with findings and noise floor in the page, and both networks in one .nam file."""
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 6000).astype(np.float32)
+    dry = np.concatenate([sound, sound])
+    audio_files.write(tmp_path / "dry.wav", dry, 4000, "FLOAT")
+    wet = np.concatenate([np.zeros(30), np.tanh(3 * dry[:-30])])
+    audio_files.write(tmp_path / "wet.wav", wet, 4000, "FLOAT")
+    options = [
+        f"--data.root={tmp_path}/dry.wav,{tmp_path}/wet.wav",
+        "--model.network.networks=[nano, feather]",
+        *TINY[3:],
+    ]
+    options += ["--trainer.max_steps=4", "--trainer.val_check_interval=4", "--data.context=200", "--samples.num=1"]
+    options += ["--model.network.sample_rate=4000"]
+    folder = train("nam_a2", out=str(tmp_path / "run"), overrides=[o for o in options if "built_in" not in o])
+    page = (folder / "report.html").read_text()
+    assert "wet.wav: delay 30 samples (7.5 ms), corrected" in page and "noise floor of the recordings" in page
+    validation = json.loads((folder / "validation.json").read_text())
+    assert len(validation["networks"]) == 2
+    assert validation["networks"][1] == pytest.approx(float(metrics(folder)[-1]["valid_esr"]), abs=1e-3)
+    model = load(folder / "model")
+    assert [network.receptive_field for network in model.networks] == [4093, 4093]
+    monkeypatch.setattr(metadata, "_loudness_input", lambda: torch.ones(1, 1, 9))  # else 12 seconds of sound
+    assert main(["export", str(folder / "model"), str(tmp_path / "a2.nam")]) == 0
+    x = torch.randn(1, 1, 60)
+    assert torch.equal(read_nam(tmp_path / "a2.nam").at_quality(0)(x), model.at_quality(0)(x))
+    with torch.no_grad():
+        fresh = type(model)(["nano", "feather"], sample_rate=4000).networks
+    assert all(not torch.equal(a.arrays[0].rechannel.weight, b.arrays[0].rechannel.weight)
+               for a, b in zip(model.networks, fresh, strict=True))  # fmt: skip
 
 
 def test_segments_with_a_start_up_transient(tmp_path):

@@ -155,6 +155,10 @@ class DilatedConv(nn.Module):
         """``(batch, in_channels, *space) -> (batch, out_channels, *space')``."""
         return self._convolve(self.check(x), self.pads)
 
+    def valid(self, x: Tensor) -> Tensor:
+        """The outputs of :meth:`forward` that do not depend on padding: those with all their inputs in ``x``."""
+        return self._convolve(self.check(x), [(0, 0)] * self.ndim)
+
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Processes the next chunk along :meth:`stream_axis`, of any length including 0.
 

@@ -69,7 +69,9 @@ def header_html(run: Run, running: bool) -> str:
             last = run.rows[-1]
             sentence = f"In training: step {last['step']:.0f} after {duration(last['seconds'])}. "
         sentence += f"Written at {time.strftime('%H:%M:%S')}; the page reloads itself while nothing plays."
-    about = [_line(run.about.get("model")), _line(run.about.get("data")), f"budget: {run.budget}"]
+    data = _line(run.about.get("data"))
+    data = data.partition("; ")[0] if run.about.get("findings") else data  # the others are in a section of their own
+    about = [_line(run.about.get("model")), data, f"budget: {run.budget}"]
     line = "; ".join(part for part in about if part)
     return f"<p class='status {state}'>{text(sentence)}</p><p class=note>{text(line)}</p>"
 
@@ -93,6 +95,10 @@ def figures_html(run: Run) -> str:
         if best[2] != last:
             note += f"; best {_formatted(column, best[2])} at step {best[0]:.0f}"
         items.append((name, _formatted(column, last), note))
+    floor = run.about.get("noise_floor")
+    if isinstance(floor, int | float):
+        note = "between two passes of one passage of the input; noise alone leaves a model half of it"
+        items.append(("noise floor of the recordings, ESR", f"{floor:.3g} %", note))
     for column, values in run.columns("train_"):
         if values:
             note = "mean over the batches since the row before; not comparable with the held-out figure"
@@ -118,6 +124,16 @@ def figures_html(run: Run) -> str:
         for name, value, note in items
     )
     return f"<dl class=figures>{''.join(cells)}</dl>"
+
+
+def findings_html(run: Run) -> str:
+    """What was found in the recordings, and what was corrected."""
+    findings = run.about.get("findings")
+    if not isinstance(findings, list) or not findings:
+        return ""
+    items = "".join(f"<li>{text(short(line, 1000))}</li>" for line in findings[:100])
+    more = f"<li>… and {len(findings) - 100} more</li>" if len(findings) > 100 else ""
+    return f"<h2>Recordings</h2><ul>{items}{more}</ul>"
 
 
 def curves_html(runs: Sequence[Run]) -> str:

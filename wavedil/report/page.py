@@ -11,7 +11,15 @@ from wavedil.errors import WavedilError
 from wavedil.outputs import check_outputs
 from wavedil.report import effects, images
 from wavedil.report.clips import Row, rows_html
-from wavedil.report.facts import curves_html, figures_html, header_html, meanings_html, restarts_html, settings_html
+from wavedil.report.facts import (
+    curves_html,
+    figures_html,
+    findings_html,
+    header_html,
+    meanings_html,
+    restarts_html,
+    settings_html,
+)
 from wavedil.report.files import Budget, left_out, text
 from wavedil.report.run import Run
 from wavedil.report.sounds import newest_first, preview_rows, sample_rows
@@ -111,7 +119,7 @@ def _single(run: Run, running: bool) -> tuple[str, str]:
     if panels:
         parts.append("<h2>Held-out images</h2>" + images.panels_html(run, panels, budget))
         meanings += images.meanings(run)
-    parts += [effects.esr_html(run.validation), curves_html([run]), restarts_html(run)]
+    parts += [effects.esr_html(run.validation), findings_html(run), curves_html([run]), restarts_html(run)]
     if previews:
         kept, old = newest_first(previews, budget.left)
         parts.append("<h2>Previews during training</h2>" + rows_html(kept, budget))

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 
 from wavedil import __version__
+from wavedil.audio.data.captures import Findings
 from wavedil.core.cost import count_parameters
 from wavedil.outputs import BestEffort
 from wavedil.train.module import TrainingModule
@@ -33,6 +34,8 @@ def write_about(trainer: L.Trainer, module: TrainingModule) -> None:
         "versions": _versions(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
+    if isinstance(findings := getattr(data, "findings", None), Findings):
+        facts |= {"findings": findings.lines, "noise_floor": findings.noise_floor}
     if isinstance(field, int) and isinstance(rate, int | float) and rate:
         facts["receptive_field"] = f"{field} samples = {1000 * field / rate:.1f} ms at {rate} Hz"
     elif field is not None:

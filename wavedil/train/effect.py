@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from wavedil.audio.data import overdrive
 from wavedil.audio.data.alignment import Align
 from wavedil.audio.data.captures import Findings
-from wavedil.audio.data.recording_files import find_recordings
+from wavedil.audio.data.recording_files import Recording, find_recordings
 from wavedil.audio.data.recordings import Segment, split_recordings
 from wavedil.audio.effects.losses import ESR, compute_loss
 from wavedil.audio.effects.process import apply_model
@@ -43,7 +43,8 @@ class EffectModule(TrainingModule):
     belongs to the end of the input, and ``knobs`` ``(batch, knobs)``.
 
     Args:
-        network: e.g. :class:`wavedil.audio.Effect` or :class:`wavedil.audio.models.nam.NAM`.
+        network: e.g. :class:`wavedil.audio.Effect` or :class:`wavedil.audio.models.nam.NAM`. An Effect whose ``knobs``
+            are None gets those of the recordings.
         optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
         loss: loss of output and target, ``(batch, 1, time)`` each; default ESR. See
             :mod:`wavedil.audio.effects.losses`.
@@ -83,27 +84,35 @@ class EffectModule(TrainingModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         knobs = batch["knobs"] if self.network.knobs else None
-        output = self.call(self.network, batch["input"], knobs, skip=batch["input"].shape[2] - batch["target"].shape[2])
+        return sum(self._loss(part, batch, knobs) for part in self.network.parts())
+
+    def _loss(self, network: EffectModel, batch: dict[str, Tensor], knobs: Tensor | None) -> Tensor:
+        output = self.call(network, batch["input"], knobs, skip=batch["input"].shape[2] - batch["target"].shape[2])
         return compute_loss(self.loss, output.float(), batch["target"], batch["input"], knobs)
 
     def on_validation_epoch_start(self) -> None:
-        self.energies = torch.zeros(2, dtype=torch.float64)  # of error and target
+        self.energies = torch.zeros(len(self.network.parts()), 2, dtype=torch.float64)  # of error and target
         self.segments = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        output = apply_model(self.eval_network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
-        energies = [sound.double().square().sum((1, 2)).cpu() for sound in (batch["target"] - output, batch["target"])]
-        self.energies += torch.stack([energy.sum() for energy in energies])
+        for index, network in enumerate(self.eval_network.parts()):
+            output = apply_model(network, batch["input"], batch["knobs"])[:, :, -batch["target"].shape[2] :]
+            sounds = (batch["target"] - output, batch["target"])
+            energies = [sound.double().square().sum((1, 2)).cpu() for sound in sounds]
+            self.energies[index] += torch.stack([energy.sum() for energy in energies])
         for error, signal, knobs in zip(*energies, batch["knobs"], strict=True):
             settings = dict(zip(self.network.knobs, knobs.tolist(), strict=False))
             self.segments.append({"knobs": settings, "error": float(error), "signal": float(signal)})
 
     def validation_details(self) -> dict[str, Any]:
-        """Energies of error and target of each held-out segment, with its knobs."""
-        return {"segments": self.segments} if self.trainer.world_size == 1 else {}  # else there are more elsewhere
+        """Energies of error and target of each held-out segment, with its knobs, and ESR in percent of each network."""
+        if self.trainer.world_size > 1:  # there are more segments elsewhere
+            return {}
+        return {"segments": self.segments, "networks": (100 * self.energies[:, 0] / self.energies[:, 1]).tolist()}
 
     def on_validation_epoch_end(self) -> None:
-        error, signal = self.trainer.strategy.reduce(self.energies.to(self.device), reduce_op="sum")
+        energies = self.trainer.strategy.reduce(self.energies.to(self.device), reduce_op="sum")
+        error, signal = energies[-1]
         self.log("valid/esr", 100 * error / signal)
         self.eval_network.set_validation_esr(float(error / signal))
 
@@ -152,13 +161,17 @@ class EffectData(TrainingData):
     def prepare_data(self) -> None:
         if self.root is None and not self.ready:
             network = self.network()
-            knob = "drive" if network.knobs else None
+            knob = "drive" if network.knobs or _takes_knobs(network) else None
             overdrive.make_recordings(self.built_in_folder(), self.built_in_seconds, network.sample_rate, knob=knob)
 
     def read_data(self) -> str:
         network = self.network()
         root = self.built_in_folder() / "table.csv" if self.root is None else self.root
         recordings = find_recordings(root)
+        knobs = ""
+        if _takes_knobs(network) and recordings[0].knobs:
+            network, knobs = _with_knobs(network, recordings, str(root))
+            self.trainer.lightning_module.network = network
         context = network.receptive_field - 1 if self.context is None else self.context
         for recording in recordings:
             try:
@@ -178,6 +191,8 @@ class EffectData(TrainingData):
                 f"context + crop is {context + self.crop} samples, less than a segment, but the network has charges at "
                 "time 0, the start of a segment: set context and crop so that their sum is the length of every segment"
             )
+        if knobs:
+            self.findings.lines.insert(0, knobs)
         return str(self.findings)
 
     def train_dataloader(self) -> DataLoader:
@@ -189,6 +204,26 @@ class EffectData(TrainingData):
     def preview_segments(self, num: int) -> list[Segment]:
         """``num`` held-out segments, evenly spaced."""
         return [self.valid[index] for index in evenly_spaced(len(self.valid), num)]
+
+
+def _takes_knobs(network: EffectModel) -> bool:
+    """Whether the knobs of a network are to be those of the recordings."""
+    return network.config.get("knobs", {}) is None
+
+
+def _with_knobs(network: EffectModel, recordings: Sequence[Recording], root: str) -> tuple[EffectModel, str]:
+    """The network with the knobs of recordings, whose ranges are those of their settings, and a line about them."""
+    settings = {name: sorted({each.knobs[name] for each in recordings}) for name in recordings[0].knobs}
+    for name, values in settings.items():
+        if len(values) < 2 or not np.isfinite(values).all():
+            raise WavedilError(
+                f"{root}: knob {name!r} has the value {values[0]:g} in all recordings: expected at least two finite "
+                "values; remove it, or set model.network.knobs to names and ranges"
+            )
+    ranges = {name: [values[0], values[-1]] for name, values in settings.items()}
+    texts = [f"{name} {low:g} to {high:g} ({len(settings[name])} settings)" for name, (low, high) in ranges.items()]
+    network = type(network)(**{**network.config, "knobs": ranges}).train(network.training)
+    return network, f"knobs of the recordings: {', '.join(texts)}"
 
 
 class RandomWindows(Dataset[dict[str, Tensor]]):

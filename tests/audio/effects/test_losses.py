@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from wavedil.audio.effects.losses import DC, ESR, FLOOR, AmpLoss, MultiResolutionSTFT, PreEmphasis, WeightedSum
+from wavedil.audio.effects.losses import (
+    DC,
+    ESR,
+    FLOOR,
+    MSE,
+    AmpLoss,
+    MultiResolutionSTFT,
+    NAMLoss,
+    PreEmphasis,
+    WeightedSum,
+)
 from wavedil.errors import WavedilError
 
 OUTPUT = torch.tensor([[[1.0, 2.0, 0.0, 1.0]], [[0.0, 0.0, 0.0, 4.0]]], dtype=torch.float64)
@@ -25,6 +35,18 @@ def test_amp_loss_is_three_terms():
     terms = ESR()(OUTPUT, TARGET) + 0.25 * PreEmphasis(ESR(), 0.85)(OUTPUT, TARGET) + 0.25 * DC()(OUTPUT, TARGET)
     torch.testing.assert_close(AmpLoss()(OUTPUT, TARGET), terms, rtol=0, atol=0)
     assert AmpLoss(pre_emphasis=0.5)(OUTPUT, TARGET) != AmpLoss()(OUTPUT, TARGET)
+
+
+def test_nam_loss_is_that_of_its_trainer():
+    module = pytest.importorskip("nam.train.lightning_module", reason="needs neural-amp-modeler")
+    a, b = (0.1 * sound(seed).float()[:1] for seed in (0, 1))
+    config = {"mrstft_weight": 5e-4, "pre_emph_weight": 0.5, "pre_emph_coef": 0.85}
+    peer = module.LightningModule(torch.nn.Identity(), loss_config=module.LossConfig.init_from_config(config))
+    expected = sum(item.weight * item.value for item in peer._get_loss_dict(a[:, 0], b[:, 0]).values())
+    ours = NAMLoss(pre_emphasis=0.85, pre_emphasis_weight=0.5)(a, b)
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert NAMLoss(stft_weight=0)(a, b) == MSE()(a, b)
+    assert NAMLoss(relative=True, stft_weight=0)(a, b) == ESR()(a, b)
 
 
 def test_silence_weighs_no_more_than_the_floor():

@@ -52,6 +52,40 @@ def test_equals_the_definition():
     torch.testing.assert_close(model(x), by_definition(model, x), rtol=0, atol=1e-12)
 
 
+def test_outputs_after_the_start_need_no_state():
+    """Without the first outputs, layers compute only what the next ones need: also with all parts."""
+    torch.manual_seed(0)
+    condition = NAM([LayerArray(1, 2, 3, "1,4", head_kernel_size=2)], out_channels=3)
+    arrays = [
+        LayerArray(1, 3, 2, "1,3", condition_channels=3, head_kernel_size=40, films={"conv_pre": {}, "conv_post": {}}),
+        LayerArray(3, 2, 2, "2", 2, condition_channels=3),
+    ]
+    every = NAM(arrays, condition=condition, head={"channels": 3, "kernel_sizes": [3, 2]})
+    for model in (small(), every.double()):
+        x = torch.randn(2, 1, model.receptive_field + 20, dtype=torch.float64)
+        for skip in (model.receptive_field - 2, model.receptive_field - 1, model.receptive_field + 6):
+            torch.testing.assert_close(model(x, skip=skip), model.step(x)[0][:, :, skip:], rtol=0, atol=1e-12)
+
+
+def test_networks_by_name():
+    sizes = {"standard": 13801, "lite": 6553, "feather": 3025, "nano": 841, "a2_3": 1870, "a2_8": 12145}
+    for name, size in sizes.items():
+        model = NAM(name)
+        assert sum(parameter.numel() for parameter in model.parameters()) == size
+        a2 = name.startswith("a2")
+        assert (model.receptive_field, model.head_scale) == ((6347, 0.01) if a2 else (4093, 0.02))
+    assert NAM().state_dict().keys() == NAM("standard").state_dict().keys()
+    with pytest.raises(WavedilError, match="arrays is 'standart': expected layer arrays or .* mean standard?"):
+        NAM("standart")
+    pair = NAMContainer(["a2_3", "a2_8"], sample_rate=44100)
+    assert pair.max_values == [0.5, 1.0] and pair.sample_rate == 44100 and pair.parts() == list(pair.networks)
+    with pytest.raises(WavedilError, match="sample_rate is 8000: expected that of the networks, 48000"):
+        NAMContainer([small(), small()], sample_rate=8000)
+    for bad in ([], ["a2"], "a2_3"):
+        with pytest.raises(WavedilError):
+            NAMContainer(bad)
+
+
 def test_receptive_field_equals_that_of_the_gradient():
     model = small(start="zero_history")
     assert model.receptive_field == 1 + (2 + 0 + 5) + (1 + 3 + 3)

@@ -13,7 +13,17 @@ from wavedil.audio.spectrogram import hann_stft
 from wavedil.errors import WavedilError
 from wavedil.losses import WeightedSum, call_loss
 
-__all__ = ["DC", "ESR", "AmpLoss", "MultiResolutionSTFT", "PreEmphasis", "WeightedSum", "compute_loss"]
+__all__ = [
+    "DC",
+    "ESR",
+    "MSE",
+    "AmpLoss",
+    "MultiResolutionSTFT",
+    "NAMLoss",
+    "PreEmphasis",
+    "WeightedSum",
+    "compute_loss",
+]
 
 #: Energy per sample (-50 dB of full scale) added to the target's, so that silent crops do not dominate the loss.
 FLOOR = 1e-5
@@ -53,6 +63,13 @@ class ESR(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         return (target - output).square().mean() / (target.square().mean() + self.floor)
+
+
+class MSE(nn.Module):
+    """Mean squared error."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return (target - output).square().mean()
 
 
 class DC(nn.Module):
@@ -139,3 +156,30 @@ class MultiResolutionSTFT(nn.Module):
         ours, theirs = magnitudes
         convergence = (theirs - ours).norm() / theirs.norm()
         return convergence + F.l1_loss(ours.log(), theirs.log())
+
+
+class NAMLoss(WeightedSum):
+    """The loss of neural-amp-modeler 0.13: MSE + 5e-4 multi-resolution STFT.
+
+    neural-amp-modeler scales targets to -18 dB of full scale first, on which the effect of ``stft_weight`` depends.
+
+    Args:
+        relative: ESR instead of MSE.
+        stft_weight: weight of the multi-resolution STFT loss; 0 for none.
+        pre_emphasis: coefficient of a pre-emphasis filter before another term of the first kind; None for none. It was
+            0.85 in versions before 0.13.
+        pre_emphasis_weight: weight of that term.
+    """
+
+    def __init__(
+        self,
+        relative: bool = False,
+        stft_weight: float = 5e-4,
+        pre_emphasis: float | None = None,
+        pre_emphasis_weight: float = 1.0,
+    ):
+        kind = ESR if relative else MSE
+        terms: list[tuple[nn.Module, float]] = [(kind(), 1.0)]
+        terms += [(MultiResolutionSTFT(), stft_weight)] if stft_weight else []
+        terms += [] if pre_emphasis is None else [(PreEmphasis(kind(), pre_emphasis), pre_emphasis_weight)]
+        super().__init__(*map(list, zip(*terms, strict=True)))

@@ -71,6 +71,10 @@ class EffectModel(nn.Module):
         """
         raise WavedilError(f"quality is {quality:g}: {with_article(self)} like this has only one, omit it")
 
+    def parts(self) -> list["EffectModel"]:
+        """The networks that training fits to the target, each on its own; the last one is validated."""
+        return [self]
+
     def set_validation_esr(self, esr: float) -> None:
         """Stores the ESR on held-out recordings, a fraction, in the metadata of a model that has them."""
         if hasattr(self, "metadata") and math.isfinite(esr):

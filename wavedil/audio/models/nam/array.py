@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wavedil.audio.effects.compiled.program import Builder
 from wavedil.audio.models.activations import ActivationSpec, check_slopes, make_gated_activation
-from wavedil.audio.models.nam.layer import NAMLayer
+from wavedil.audio.models.nam.layer import NAMLayer, last
 from wavedil.core import DilatedConv, Schedule, parse_schedule
 from wavedil.core.receptive_field import per_layer
 from wavedil.core.schema import Channels, Dilation, OptionalChannels, Taps
@@ -155,6 +155,16 @@ class LayerArray(nn.Module):
             x, term = layer.lower(program, x, condition, f"{name}.layers.{index}")
             head = term if head is None else program.sum(head, term)
         return x, program.conv(self.head_rechannel, head, f"{name}.head_rechannel", scale=scale)
+
+    def valid(self, x: Tensor, condition: Tensor, head: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``(x, head signal)`` of :meth:`step`, without those that depend on what was before ``x``."""
+        x = self.rechannel(x)
+        for layer in self.layers:
+            x, term = layer.valid(x, last(condition, x))
+            if head is not None:  # it is the shorter one after a head_rechannel of several taps
+                term = last(term, head) + last(head, term)
+            head = term
+        return x, self.head_rechannel.valid(head)
 
 
 def _check_slimmable(slimmable: Sequence[int], channels: int, groups: Sequence[int]) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from wavedil.audio.effects.compiled.program import Program, lower
 from wavedil.audio.models.effect_model import EffectModel, Quality
-from wavedil.core.schema import Range, checked
+from wavedil.audio.models.nam.model import NAM
+from wavedil.core.schema import Range, SampleRate, checked
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, shown
 from wavedil.weights import register
@@ -20,8 +21,11 @@ class NAMContainer(EffectModel):
     A quality uses the first network whose ``max_values`` entry is above it, and at 1 the last.
 
     Args:
-        networks: effect models without knobs, e.g. :class:`NAM`, of one sample rate.
-        max_values: for each network the quality where the next one begins: ascending, 1 for the last.
+        networks: effect models without knobs, e.g. :class:`NAM`, of one sample rate; or names of networks of
+            :class:`NAM`, e.g. ``["a2_3", "a2_8"]``, the pair that neural-amp-modeler 0.13 trains.
+        max_values: for each network the quality where the next one begins: ascending, 1 for the last. None: in equal
+            steps.
+        sample_rate: in Hz, of named networks; None for that of the networks, or 48000.
         quality: of the network that ``forward`` and ``step`` use. :meth:`at_quality` returns that of another quality.
         metadata: plain values stored in the files.
     """
@@ -30,13 +34,18 @@ class NAMContainer(EffectModel):
 
     def __init__(
         self,
-        networks: Sequence[EffectModel],
-        max_values: Sequence[Annotated[float, Range(0, 1e6)]],
+        networks: Sequence[EffectModel | str],
+        max_values: Sequence[Annotated[float, Range(0, 1e6)]] | None = None,
         *,
+        sample_rate: SampleRate | None = None,
         quality: Quality = 1.0,
         metadata: Mapping[str, Any] | None = None,
     ):
         super().__init__()
+        rate = next((network.sample_rate for network in networks if not isinstance(network, str)), sample_rate or 48000)
+        networks = [NAM(each, sample_rate=rate) if isinstance(each, str) else each for each in networks]
+        if max_values is None:
+            max_values = [(index + 1) / len(networks) for index in range(len(networks))]
         if len(networks) != len(max_values) or not networks:
             raise WavedilError(f"max_values has {len(max_values)} entries: expected one for each network")
         if list(max_values) != sorted(set(max_values)) or not max_values[-1] >= 1:
@@ -47,6 +56,10 @@ class NAMContainer(EffectModel):
                     f"networks[{index}] has sample rate {network.sample_rate} and knobs {shown(list(network.knobs))}: "
                     f"expected {networks[0].sample_rate}, as the first network has, and no knobs"
                 )
+        if sample_rate not in (None, networks[0].sample_rate):
+            raise WavedilError(
+                f"sample_rate is {sample_rate}: expected that of the networks, {networks[0].sample_rate}"
+            )
         self.networks, self.max_values = nn.ModuleList(networks), list(max_values)
         self.quality, self.metadata = quality, metadata
         self.sample_rate = networks[0].sample_rate
@@ -61,6 +74,9 @@ class NAMContainer(EffectModel):
     def selected(self) -> EffectModel:
         """The network of ``quality``."""
         return self.at_quality(self.quality)
+
+    def parts(self) -> list[EffectModel]:
+        return list(self.networks)
 
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
         """``(batch, 1, time) -> (batch, 1, time - skip)``, without the first ``skip`` outputs."""

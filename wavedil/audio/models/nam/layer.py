@@ -103,13 +103,21 @@ class NAMLayer(nn.Module):
     def step(self, x: Tensor, condition: Tensor, state: State | None) -> tuple[tuple[Tensor, Tensor], State]:
         """The next chunk: ``((x, head term), state)``."""
         h, history = self.conv.step(self._modulate("conv_pre", x, condition), substate(state, "conv"))
+        return self._finish(x, h, condition), add_prefix("conv", history)
+
+    def valid(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """``(x, head term)`` of :meth:`step`, without those that depend on what was before ``x``."""
+        h = self.conv.valid(self._modulate("conv_pre", x, condition))
+        return self._finish(last(x, h), h, last(condition, h))
+
+    def _finish(self, x: Tensor, h: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         mixed = self.mixin(self._modulate("input_mixin_pre", condition, condition))
         h = self._modulate("conv_post", h, condition) + self._modulate("input_mixin_post", mixed, condition)
         a = self.activation(self._modulate("activation_pre", h, condition))
         a = self._modulate("activation_post", a, condition)
         residual = a if self.layer1x1 is None else self._modulate("layer1x1_post", self.layer1x1(a), condition)
         term = a if self.head1x1 is None else self._modulate("head1x1_post", self.head1x1(a), condition)
-        return (x + residual, term), add_prefix("conv", history)
+        return x + residual, term
 
     def lower(self, program: Builder, x: int, condition: int, name: str) -> tuple[int, int]:
         """Adds the layer to a program: the buffers (x, head term). ``name`` is its key in the state."""
@@ -137,6 +145,11 @@ class NAMLayer(nn.Module):
         if "layer1x1_post" in self.films:
             return program.sum(x, modulated("layer1x1_post", program.conv(self.layer1x1, a))), term
         return program.conv(self.layer1x1, a, add=x), term
+
+
+def last(x: Tensor, like: Tensor) -> Tensor:
+    """The end of ``x`` that is as long as ``like``; all of ``x`` if it is shorter."""
+    return x[..., max(0, x.shape[-1] - like.shape[-1]) :]
 
 
 def _film(condition_channels: int, channels: int, place: str, options: Any) -> FiLM:

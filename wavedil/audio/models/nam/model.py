@@ -9,6 +9,8 @@ from wavedil.audio.effects.compiled.program import Builder, Program
 from wavedil.audio.models.activations import ActivationSpec, check_slopes, make_activation
 from wavedil.audio.models.effect_model import EffectModel, Quality
 from wavedil.audio.models.nam.array import LayerArray
+from wavedil.audio.models.nam.layer import last
+from wavedil.audio.models.nam.presets import NAMES, preset
 from wavedil.audio.models.nam.slimming import slimmed
 from wavedil.core import DilatedConv
 from wavedil.core.schema import Channels, SampleRate, Scale, Taps, checked
@@ -60,6 +62,12 @@ class PostHead(nn.Module):
             x = program.conv(conv, program.map(x, self.activation), f"{name}.convs.{index}")
         return x
 
+    def valid(self, x: Tensor) -> Tensor:
+        """The outputs that do not depend on what was before ``x``."""
+        for conv in self.convs:
+            x = conv.valid(self.activation(x))
+        return x
+
 
 @register
 class NAM(EffectModel):
@@ -77,8 +85,10 @@ class NAM(EffectModel):
     Within the receptive field the two differ audibly: use a model as it was trained.
 
     Args:
-        arrays: default NAM's "standard" pair, of 16 and 8 channels.
-        head_scale: factor of the output.
+        arrays: layer arrays, or the name of a network of neural-amp-modeler: ``"standard"``, which None is too,
+            ``"lite"``, ``"feather"``, ``"nano"`` (two arrays each), ``"a2_8"`` and ``"a2_3"`` (the networks of its
+            second generation, of 8 and 3 channels).
+        head_scale: factor of the output; None for that of the named network, or 0.02.
         head: arguments of :class:`PostHead` except ``in_channels``; None for no convolutions after the arrays.
         condition: computes the condition, with the sample rate of this model and any number of ``out_channels``; its
             ``start`` does not matter. None: the condition is the input.
@@ -92,9 +102,9 @@ class NAM(EffectModel):
 
     def __init__(
         self,
-        arrays: Sequence[LayerArray] | None = None,
+        arrays: Sequence[LayerArray] | str | None = None,
         *,
-        head_scale: Scale = 0.02,
+        head_scale: Scale | None = None,
         head: Mapping[str, Any] | None = None,
         condition: "NAM | None" = None,
         start: str = "zero_input",
@@ -103,8 +113,13 @@ class NAM(EffectModel):
         metadata: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        if arrays is None:
-            arrays = [LayerArray(1, 16, 8), LayerArray(16, 8, 1, head_bias=True)]
+        scale = 0.02
+        if arrays is None or isinstance(arrays, str):
+            name = arrays or "standard"
+            if name not in NAMES:
+                raise WavedilError(f"arrays is {shown(name)}: expected layer arrays or {one_of(name, NAMES)}")
+            arrays, scale = preset(name)
+        head_scale = scale if head_scale is None else head_scale
         if start not in STARTS:
             raise WavedilError(f"start is {start!r}: expected {one_of(start, STARTS)}")
         if condition is not None and condition.sample_rate != sample_rate:
@@ -119,9 +134,9 @@ class NAM(EffectModel):
         """``(batch, 1, time) -> (batch, 1, time - skip)``, without the first ``skip`` outputs."""
         if skip < self.receptive_field - 1:
             return self.step(x, None, knobs)[0][:, :, skip:]
-        # These outputs do not depend on the start, whose state costs the computation of a receptive field.
         self.check_input(x, knobs)
-        return self._run(x, None)[0][:, :, skip:]
+        y = self._valid(x[:, :, skip - self.receptive_field + 1 :])
+        return y[:, :, y.shape[2] - (x.shape[2] - skip) :]
 
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
@@ -176,6 +191,15 @@ class NAM(EffectModel):
             scale = self.head_scale if array is self.arrays[-1] else 1.0
             h, head = array.lower(program, h, c, head, f"{prefix}arrays.{index}", scale)
         return head if self.head is None else self.head.lower(program, head, f"{prefix}head")
+
+    def _valid(self, x: Tensor) -> Tensor:
+        """Outputs that do not depend on the start: each layer computes only those that the next ones need."""
+        c = x if self.condition is None else self.condition._valid(x)
+        h, head = last(x, c), None
+        for array in self.arrays:
+            h, head = array.valid(h, c, head)
+        y = self.head_scale * head
+        return y if self.head is None else self.head.valid(y)
 
     @property
     def settle(self) -> float:
