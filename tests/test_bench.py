@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from wavedil import WavedilError
-from wavedil.bench import conv, data, memory, numerics, render, run_benchmark, runner, sample, segment, train
+from wavedil.audio import Effect
+from wavedil.audio.models.nam import NAM, LayerArray
+from wavedil.bench import conv, data, effects, memory, numerics, render, run_benchmark, runner, sample, segment, train
 from wavedil.cli import main
 
 
@@ -248,3 +250,36 @@ def test_tiles_report_memory_and_are_exact():
     assert 0.05 < rows[2]["median"] <= rows[1]["median"] < 20 and 0 <= rows[3]["median"] < 1e-5
     with pytest.raises(WavedilError, match="so use cpu"):
         tiles.bench_tiles("cuda")
+
+
+def test_effects(monkeypatch):
+    """The rows of each model and block, with and without neural-amp-modeler and a compiler."""
+
+    def peer(model):  # the import of the package takes seconds
+        return lambda x, pad_start: model(x[None])[0, :, 0 if pad_start else model.receptive_field - 1 :]
+
+    monkeypatch.setattr(effects, "ROUND", 32)
+    monkeypatch.setattr(effects, "_peer", peer)
+    models = {
+        "nam": lambda: NAM([LayerArray(1, 2, 1, "1,2")]),
+        "effect": lambda: Effect(2, 2, "1,2", knobs={"gain": [0, 1]}, sample_rate=8000),
+    }
+    ours = "torch", "compiled"
+    names = [f"nam, block {b}, {row}" for b in (16, 64) for row in (*ours, "neural-amp-modeler")]
+    names += [f"effect, block {b}, {row}" for b in (16, 64) for row in ours]
+    small = {"blocks": (16, 64), "models": models, "seconds": 0.0}
+    result = runner.describe("effects", "cpu") | effects.bench_effects("cpu", **small)
+    check(result)
+    assert [row["name"] for row in result["rows"]] == names
+    for row in result["rows"]:
+        if row["name"].endswith(ours):
+            assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["slowest_ms"] and row["blocks"] >= 2
+    assert "nam: ours and neural-amp-modeler differ by " in result["notes"][0]
+    assert float(result["notes"][0].split("differ by ")[1].split()[0]) < 1e-5
+    monkeypatch.setattr(effects, "_peer", lambda model: None)
+    monkeypatch.setattr("wavedil.audio.effects.compiled.library.find_compiler", lambda: None)
+    rows = effects.bench_effects("cpu", **small)["rows"]
+    missing = {row["name"].rpartition(", ")[2] for row in rows if row["median"] is None}
+    assert missing == {"compiled", "neural-amp-modeler"} and "no C compiler" in rows[1]["note"]
+    with pytest.raises(WavedilError, match="device is 'cuda'"):
+        effects.bench_effects("cuda")

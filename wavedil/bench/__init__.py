@@ -8,6 +8,7 @@ from wavedil.bench.conv import bench_conv
 from wavedil.bench.crf import bench_crf
 from wavedil.bench.data import bench_data
 from wavedil.bench.dense import bench_dense
+from wavedil.bench.effects import bench_effects
 from wavedil.bench.memory import bench_memory
 from wavedil.bench.numerics import bench_numerics
 from wavedil.bench.runner import describe, render, torch_threads
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "train": bench_train,
     "sample": bench_sample,
     "codes": bench_codes,
+    "effects": bench_effects,
     "numerics": bench_numerics,
     "crf": bench_crf,
     "segment": bench_segment,

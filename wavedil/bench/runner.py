@@ -22,7 +22,16 @@ from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_PACKAGES = ("torch", "numpy", "numba", "wavenet-vocoder", "torchaudio", "torchvision", "segmentation-models-pytorch")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "numba",
+    "wavenet-vocoder",
+    "torchaudio",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "neural-amp-modeler",
+)
 _LONG_ENOUGH = 0.05  # seconds; shorter times are measured less precisely
 
 

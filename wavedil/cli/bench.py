@@ -15,6 +15,7 @@ NAMES = {
     "crf": "speed of the dense CRF, and of pydensecrf2",
     "data": "reading of crops of sound, beside what training takes; takes folders as DATA",
     "dense": "exactness of classifiers made dense, of wavedil and other packages",
+    "effects": "speed of live effects by block size: compiled, PyTorch and neural-amp-modeler",
     "memory": "whether memory stays flat in long streams, effects, loading and training",
     "numerics": "convolutions that torch or wavedil computes wrongly on this machine",
     "sample": "speed of sampling: engines of wavedil and other packages, one stream and many",
