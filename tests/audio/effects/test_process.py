@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from wavedil.audio import Effect, LiveEffect, process_file
+from wavedil.audio import Effect, LiveEffect, load, process_file
 from wavedil.audio.data import audio_files
+from wavedil.audio.data.pluck import compose, render_melody
 from wavedil.audio.data.recordings import Segment
 from wavedil.audio.data.streams import read_blocks, written_blocks
 from wavedil.audio.effects import process
@@ -68,6 +69,35 @@ def test_knobs_change_between_blocks(model):
         effect.process(np.zeros((2, 5)))
     with pytest.raises(WavedilError, match="NaN"):
         effect.process(np.full(5, np.nan))
+
+
+@pytest.mark.parametrize(("sound", "factor"), [("sine", 12), ("plucked strings", 1.1)])
+def test_turned_knobs_do_not_click(sound, factor):
+    """The largest second difference while a knob jumps between its ends, beside that with the knob at rest.
+
+    A sine of 110 Hz has almost none, so every click shows. Without smoothing it would be 137 times as large.
+    """
+    pedal, turned = load("overdrive"), 2048
+    times = np.arange(16000, dtype=np.float32) / pedal.sample_rate
+    x = 0.3 * np.sin(2 * np.pi * 110 * times)
+    if sound != "sine":
+        x = render_melody(compose(1, np.random.default_rng(0)), pedal.sample_rate).astype(np.float32)[: len(times)]
+
+    def process_with(*settings):
+        effect = LiveEffect(pedal, {"drive": settings[0]})
+        parts = []
+        for index, start in enumerate(range(0, len(x), turned)):
+            effect.knobs = {"drive": settings[index % len(settings)]}
+            parts.append(effect.process(x[start : start + turned]))
+        return np.concatenate(parts)
+
+    def roughness(y):
+        return np.abs(np.diff(y[1000:], 2)).max()
+
+    resting = [process_with(drive) for drive in (0.0, 0.5, 1.0)]
+    assert roughness(process_with(0.0, 1.0)) < factor * max(map(roughness, resting))
+    jumping = np.where(np.arange(len(x)) // turned % 2, resting[2], resting[0])
+    assert sound != "sine" or roughness(jumping) > 100 * max(map(roughness, resting))
 
 
 @pytest.mark.parametrize("name", ["in.wav", "in.flac"])
