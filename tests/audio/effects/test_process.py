@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from wavedil.audio import Effect, LiveEffect, load, process_file
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.pluck import compose, render_melody
 from wavedil.audio.data.recordings import Segment
 from wavedil.audio.data.streams import read_blocks, written_blocks
-from wavedil.audio.effects import process
+from wavedil.audio.effects import live, process
+from wavedil.audio.effects.engines import CompiledEngine, TorchEngine
 from wavedil.audio.effects.evaluation import evaluate_pairs
+from wavedil.audio.models.nam import NAM, LayerArray
 from wavedil.errors import WavedilError
 
 RATE = 8000
@@ -69,6 +72,68 @@ def test_knobs_change_between_blocks(model):
         effect.process(np.zeros((2, 5)))
     with pytest.raises(WavedilError, match="NaN"):
         effect.process(np.full(5, np.nan))
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def make_live(request, monkeypatch):
+    """LiveEffect on one of the engines."""
+    if request.param == "torch":
+        monkeypatch.setattr(live, "make_engine", TorchEngine)
+    return LiveEffect
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_state_is_saved_and_restored(tmp_path, model, make_live, channels):
+    sound = noise(channels, 900)
+    effect = make_live(model, {"gain": 0.1}, channels)
+    effect.process(sound[:, :300])
+    effect.knobs = {"gain": 0.9}
+    effect.process(sound[:, 300:350])  # the knob is still moving
+    save_file(effect.state(), tmp_path / "state.safetensors")
+    expected = effect.process(sound[:, 350:])
+    state, again = load_file(tmp_path / "state.safetensors"), make_live(model, {"gain": 0.5}, channels)
+    for _ in range(2):
+        again.restore(state)
+        assert again.knobs == {"gain": pytest.approx(0.9)}
+        np.testing.assert_array_equal(again.process(sound[:, 350:]), expected)
+
+
+def test_a_state_before_the_first_block(make_live):
+    """Also of a model without knobs, whose start is computed at its first block."""
+    torch.manual_seed(0)
+    nam = NAM([LayerArray(1, 2, 1, "1,2")], sample_rate=RATE).eval()
+    for network, knobs in ((nam, {}), (Effect(2, 2, "1,2", knobs={"a": [0, 0.1]}, settle=0.0), {"a": 0.1})):
+        effect, sound = make_live(network, knobs), noise(100)
+        state = effect.state()
+        expected = effect.process(sound)
+        effect.restore(state)
+        np.testing.assert_array_equal(effect.process(sound), expected)
+
+
+def test_states_of_others_and_damaged_ones_are_refused(model, make_live):
+    effect = make_live(model, {"gain": 0.1})
+    effect.process(noise(300))
+    state, expected = effect.state(), None
+    engine = TorchEngine if "at" in state else CompiledEngine
+    other = engine(model, 1)
+    other.set_knobs(torch.tensor([0.5]))
+    other.process(noise(1, 10))
+    count = "at" if "at" in state else "ramp.left"
+    for bad, message in (
+        (other.state(), r"expected \[.*of another model, number of channels or engine"),
+        (make_live(model, {"gain": 0.1}, 2).state() | {"clock": 0}, "of another model, number of channels or engine"),
+        ({}, r"state has \[\]: expected"),
+        (state | {count: state[count] * 0 - 1}, f"state has {count} out of range"),
+        (state | {count: state[count] * 0 + 10**6}, f"state has {count} out of range"),
+        (state | {count: None}, f"{count} of state is None"),
+        (state | {next(key for key in state if key.endswith("delta")): torch.tensor([[np.nan]])}, "delta"),
+        (None, "state is None: expected a dictionary"),
+    ):
+        with pytest.raises(WavedilError, match=message):
+            effect.restore(bad)
+    expected = effect.process(noise(100))
+    effect.restore(state)
+    np.testing.assert_array_equal(effect.process(noise(100)), expected)
 
 
 @pytest.mark.parametrize(("sound", "factor"), [("sine", 12), ("plucked strings", 1.1)])

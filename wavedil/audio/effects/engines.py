@@ -2,16 +2,22 @@
 
 import ctypes
 import logging
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wavedil.audio.effects.compiled.c_writer import knob_ramp
+from wavedil.audio.effects.compiled.layout import Layout, state_type
 from wavedil.audio.effects.compiled.library import load_program
 from wavedil.audio.effects.compiled.program import lower
 from wavedil.audio.models.effect_model import EffectModel
-from wavedil.errors import WavedilError
+from wavedil.core.stream import State, add_prefix, substate
+from wavedil.core.tensors import to_tensor
+from wavedil.errors import WavedilError, shown
 
 _log = logging.getLogger("wavedil")
 _given: set[str] = set()  # messages
@@ -25,6 +31,10 @@ class Ramp:
         self.values: Tensor | None = None
         self.clock, self.started = 0, False
 
+    def limits(self) -> dict[str, int]:
+        """The largest values of what counts, in :meth:`state`."""
+        return {"left": self.steps, "clock": self.step_samples - 1, "started": 1}
+
     def set(self, values: Tensor) -> None:
         """Sets the values to move to; those before the first sample apply at once."""
         values = values.float()
@@ -36,6 +46,16 @@ class Ramp:
         self.target = values.clone()
         self.delta = torch.where(changed, (values - self.values) / self.steps, self.delta)
         self.left = torch.where(changed, float(self.steps), self.left)
+
+    def state(self) -> State:
+        names = ("values", "target", "delta", "left", "clock", "started")
+        return {name: torch.as_tensor(getattr(self, name)) for name in names}
+
+    def restore(self, state: State) -> None:
+        self.values, self.target, self.delta, self.left = (
+            state[name] for name in ("values", "target", "delta", "left")
+        )
+        self.clock, self.started = int(state["clock"]), bool(state["started"])
 
     def next(self, count: int) -> int:
         """The number of samples, at most ``count``, to compute with the present ``values``."""
@@ -53,7 +73,7 @@ class TorchEngine:
     """Runs the model's ``step``, which defines the result."""
 
     def __init__(self, model: EffectModel, channels: int):
-        self.model, self.channels, self.state = model, channels, None
+        self.model, self.channels, self.state_of_model = model, channels, None
         self.ramp = Ramp(model.sample_rate)
 
     @torch.inference_mode()
@@ -72,10 +92,36 @@ class TorchEngine:
         while start < end:
             count = self.ramp.next(end - start) if self.model.knobs else end
             knobs = self.ramp.values.to(device).expand(self.channels, -1) if self.model.knobs else None
-            y, self.state = self.model.step(sound[:, :, start : start + count], self.state, knobs)
+            y, self.state_of_model = self.model.step(sound[:, :, start : start + count], self.state_of_model, knobs)
             parts.append(y[:, 0].float().cpu().numpy())
             start += count
         return np.concatenate(parts, axis=1)
+
+    def state(self) -> State:
+        """Everything that the next samples depend on."""
+        found = add_prefix("model", self.state_of_model or {})
+        if self.model.knobs:
+            found |= add_prefix("ramp", self.ramp.state())
+        return {key: value.clone() for key, value in found.items()}
+
+    @torch.inference_mode()
+    def restore(self, state: Mapping[str, Any]) -> list[float]:
+        """Continues from a :meth:`state`; returns the values to which its knobs move.
+
+        Raises:
+            WavedilError: the state is of another model, number of channels or engine, or has values out of range.
+        """
+        expected = add_prefix("ramp", self.ramp.state()) if self.model.knobs else {}
+        if any(str(key).startswith("model.") for key in state):  # not before the first sample
+            device = next(self.model.parameters()).device
+            knobs = self.ramp.values.to(device).expand(self.channels, -1) if self.model.knobs else None
+            _, after = self.model.step(torch.zeros(self.channels, 1, 1, device=device), None, knobs)
+            expected |= add_prefix("model", after)
+        found = _checked_state(state, expected, {f"ramp.{name}": limit for name, limit in self.ramp.limits().items()})
+        self.state_of_model = substate(found, "model") or None
+        if self.model.knobs:
+            self.ramp.restore(substate(found, "ramp"))
+        return self.ramp.target.tolist() if self.model.knobs else []
 
 
 class CompiledEngine:
@@ -86,12 +132,18 @@ class CompiledEngine:
     """
 
     def __init__(self, model: EffectModel, channels: int):
-        self.library = load_program(lower(model))
-        size = self.library.effect_state_size()
+        program = lower(model)
+        self.library, self.limits = load_program(program), Ramp(program.sample_rate).limits()
         self.process_channel = self.library.effect_process
-        self.memory = np.zeros((channels, size + 64), np.uint8)
-        starts = [row.ctypes.data for row in self.memory]
-        self.states = [ctypes.c_void_p(start + -start % 64) for start in starts]  # at the start of a cache line
+        layout, kind = Layout(program), state_type(program)
+        self.limits["data"] = None  # parts of it that are not in use may hold anything
+        self.limits["at"] = torch.tensor([history.room for history in layout.histories])
+        self.memory = np.zeros((channels, kind.itemsize + 64), np.uint8)
+        starts = [-row.ctypes.data % 64 for row in self.memory]  # at the start of a cache line
+        self.fields = [
+            row[start : start + kind.itemsize].view(kind) for row, start in zip(self.memory, starts, strict=True)
+        ]
+        self.states = [ctypes.c_void_p(fields.ctypes.data) for fields in self.fields]
         for state in self.states:
             self.library.effect_init(state)
 
@@ -110,6 +162,44 @@ class CompiledEngine:
             row = channel * x.strides[0]
             self.process_channel(state, source + row, target + row, x.shape[1])
         return y
+
+    def state(self) -> State:
+        """Everything that the next samples depend on."""
+        names = self.fields[0].dtype.names
+        return {name: torch.from_numpy(np.concatenate([fields[name] for fields in self.fields])) for name in names}
+
+    def restore(self, state: Mapping[str, Any]) -> list[float]:
+        """Continues from a :meth:`state`; returns the values to which its knobs move.
+
+        Raises:
+            WavedilError: the state is of another model, number of channels or engine, or has values out of range.
+        """
+        found = _checked_state(state, self.state(), self.limits)
+        for name, values in found.items():
+            for fields, value in zip(self.fields, values.numpy(), strict=True):
+                fields[name] = value
+        return found["target"][0].tolist() if "target" in found else []
+
+
+def _checked_state(state: Mapping[str, Any], expected: State, limits: Mapping[str, int | Tensor | None]) -> State:
+    """A user's state, as tensors of the types of ``expected``.
+
+    Numbers are from 0 to the ``limits`` of their keys, or finite where there is no limit; None: not checked.
+    """
+    other = "it is of another model, number of channels or engine (compiled C, or PyTorch)"
+    if state.keys() != expected.keys():
+        raise WavedilError(f"state has {shown(sorted(map(str, state)))}: expected {shown(sorted(expected))}; {other}")
+    found = {}
+    for key, like in expected.items():
+        value = to_tensor(f"{key} of state", state[key]).detach()
+        if value.shape != like.shape:
+            raise WavedilError(f"state has {key} of shape {tuple(value.shape)}: expected {tuple(like.shape)}; {other}")
+        found[key] = value.to(like, copy=True)
+        limit = limits.get(key, math.inf)
+        is_good = limit is None or value.isfinite() & (value <= limit) & ((value >= 0) | (key not in limits))
+        if not bool(torch.as_tensor(is_good).all()):
+            raise WavedilError(f"state has {key} out of range: expected what state() of this effect returned")
+    return found
 
 
 def make_engine(model: EffectModel, channels: int) -> TorchEngine | CompiledEngine:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from torch import Tensor
 
 from wavedil.audio.data.levels import OUTSIDE, Levels, check_level
 from wavedil.audio.effects.engines import make_engine
@@ -94,6 +95,31 @@ class LiveEffect:
         self.seconds, self.slowest_block = self.seconds + seconds, max(self.slowest_block, seconds)
         return y.reshape(sound.shape)
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next block depends on: pass it to :meth:`restore`, now or in another process.
+
+        Call it between blocks. A state is of one model, number of channels and engine (compiled C, or PyTorch), and of
+        one version of this package.
+        """
+        self._set_knobs()
+        return self._engine.state()
+
+    @checked
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from a :meth:`state`, with its knobs. Call it between blocks.
+
+        Raises:
+            WavedilError: the state is of another model, number of channels or engine, or has values out of range.
+        """
+        self._set_knobs()
+        targets = self._engine.restore(state)
+        ends = self.model.knobs.items()
+        self.knobs = {
+            name: min(max(value, low), high)  # a float32 may be beyond the end by rounding
+            for (name, (low, high)), value in zip(ends, targets, strict=True)
+        }
+        self._engine_values = self._values
+
     def _checked(self, block: Any) -> np.ndarray:
         name = self._source or "block"
         sound = check_level(to_tensor(str(name), block).detach().cpu(), name, self.levels).float().numpy()
@@ -103,11 +129,14 @@ class LiveEffect:
             raise WavedilError("block has NaN or infinity, which would stay in the effect's state: leave it out")
         return sound
 
-    def _run(self, x: np.ndarray) -> np.ndarray:
+    def _set_knobs(self) -> None:
         values = self._values
         if values is not self._engine_values:
             self._engine.set_knobs(values)
             self._engine_values = values
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        self._set_knobs()
         return self._engine.process(x)
 
     @property

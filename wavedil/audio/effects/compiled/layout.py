@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
+
 from wavedil.audio.effects.compiled.c_kernels import BLOCK, LANES
 from wavedil.audio.effects.compiled.program import LSTM, Gate, Map, Modulate, OnePole, Operation, Product, Program, Sum
 
@@ -94,6 +96,18 @@ class Layout:
         offset = self.size
         self.size += _up(numbers, LANES)
         return offset
+
+
+def state_type(program: Program) -> np.dtype:
+    """The fields of the C state, which the writer declares in this order; all of them have 4 bytes."""
+    layout, knobs = Layout(program), len(program.knobs)
+    fields = [("data", np.float32, layout.size)]
+    if layout.histories:
+        fields.append(("at", np.int32, len(layout.histories)))
+    if knobs:
+        fields += [(name, np.float32, knobs) for name in ("knob", "target", "delta")]
+        fields += [("left", np.int32, knobs), ("clock", np.int32), ("started", np.int32)]
+    return np.dtype(fields)
 
 
 def _sources(operation: Operation) -> list[int]:
