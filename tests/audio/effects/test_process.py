@@ -82,6 +82,17 @@ def make_live(request, monkeypatch):
     return LiveEffect
 
 
+def test_blocks_may_be_any_view(model, make_live):
+    sound = noise(2, 300)
+    frozen = sound.copy()
+    frozen.flags.writeable = False
+    for view in (sound[:, ::-1], sound[:, ::3], np.asfortranarray(sound), frozen, sound.astype(np.float64)):
+        before = view.copy()
+        outputs = [make_live(model, {"gain": 0.5}, 2).process(x) for x in (view, np.array(view, np.float32, order="C"))]
+        np.testing.assert_array_equal(*outputs)
+        np.testing.assert_array_equal(view, before)
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_state_is_saved_and_restored(tmp_path, model, make_live, channels):
     sound = noise(channels, 900)

@@ -85,7 +85,7 @@ class TorchEngine:
     def process(self, x: np.ndarray) -> np.ndarray:
         """Processes ``(channels, time)``; the result has the same shape."""
         device = next(self.model.parameters()).device
-        sound, parts = torch.from_numpy(x).unsqueeze(1).to(device), []
+        sound, parts = torch.from_numpy(np.array(x)).unsqueeze(1).to(device), []
         start, end = 0, x.shape[1]
         if not end:
             return np.zeros_like(x)
