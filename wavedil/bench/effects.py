@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from wavedil.audio import Effect, LiveEffect
+from wavedil.audio import LiveEffect
 from wavedil.audio.effects.engines import CompiledEngine, TorchEngine
+from wavedil.audio.effects.speed import EXAMPLES
 from wavedil.audio.models.effect_model import EffectModel
-from wavedil.audio.models.nam import NAM, LayerArray
+from wavedil.audio.models.nam import NAM
 from wavedil.bench.runner import missing_row, summary_row, torch_threads
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import write_nam
@@ -28,34 +29,8 @@ ROUND = 2048  # samples per round of a candidate, or one block
 WARM = 3  # rounds before the measured ones
 
 
-def _a1() -> NAM:
-    return NAM()
-
-
-def _a2() -> NAM:
-    """The larger network of NAM A2 (neural-amp-modeler 0.13, ``config_model_packed.json``)."""
-    dilations = [1, 3, 7, 17, 41, 101, 239]
-    array = LayerArray(
-        1,
-        8,
-        1,
-        [*dilations, *dilations, 1, 13, *dilations],
-        [6] * 14 + [15] * 2 + [6] * 7,
-        activation="LeakyReLU",
-        head_kernel_size=16,
-        head_bias=True,
-    )
-    return NAM([array], head_scale=0.01)
-
-
-def _klon() -> Effect:
-    """The model of the Klon Centaur in docs/measurements.md."""
-    slow = {"time_constants": [0.05, 0.005], "charges": [100.0, 0.0]}
-    return Effect(16, 16, "1..512", knobs={"gain": [0, 1]}, sample_rate=44100, **slow)
-
-
 #: Untrained networks of the sizes that are in use.
-MODELS: dict[str, Callable[[], EffectModel]] = {"NAM A1": _a1, "NAM A2": _a2, "Effect": _klon}
+MODELS = {name: EXAMPLES[name] for name in ("NAM A1 standard", "NAM A2 full", "Effect of the Klon Centaur")}
 
 
 @dataclass
