@@ -116,11 +116,13 @@ def _compilers() -> Iterator[Finding]:
 
 def _caches() -> Iterator[Finding]:
     import wavedil
+    from wavedil.audio.effects.compiled.library import cache_place
 
     numba = os.environ.get("NUMBA_CACHE_DIR") or str(Path(wavedil.__file__).parent)
     inductor = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
     for name, folder, option in (
         ("numba cache", numba, "NUMBA_CACHE_DIR"),
+        ("effects cache", str(cache_place()), "XDG_CACHE_HOME"),
         ("torch cache", inductor, "TORCHINDUCTOR_CACHE_DIR"),
     ):
         place = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())

@@ -332,13 +332,16 @@ def test_without_a_working_compiler_effects_run_in_torch(fresh, tmp_path, monkey
         monkeypatch.setenv("CC", str(broken))
         assert isinstance(make_engine(model, 1), TorchEngine)
         monkeypatch.delenv("CC")
+        monkeypatch.setattr(library.tempfile, "tempdir", str(tmp_path / "missing"))
+        assert isinstance(make_engine(model, 1), TorchEngine)
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setattr(library, "find_spec", lambda name: None)
         effects = [LiveEffect(model) for _ in range(2)]
     assert [type(effect._engine) for effect in effects] == [TorchEngine, TorchEngine]
-    first, second = caplog.messages
+    first, second, third = caplog.messages
     assert first.endswith("broken failed: x.c: fatal error: no license")
-    assert second.startswith("this effect runs in PyTorch, which is slower: there is no C compiler: install one")
+    assert second.endswith("compiled code cannot be written or loaded: No such file or directory")
+    assert third.startswith("this effect runs in PyTorch, which is slower: there is no C compiler: install one")
     monkeypatch.setattr(library, "find_spec", lambda name: True)
     assert library.find_compiler()[1:] == ["-m", "ziglang", "cc"]
     assert os.path.isabs(library.find_compiler()[0])

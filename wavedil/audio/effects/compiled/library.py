@@ -54,7 +54,7 @@ def load_program(program: Program) -> ctypes.CDLL:
     """The library with the functions of a program, ``effect_init`` and so on; compiled if it is not in the cache.
 
     Raises:
-        WavedilError: there is no compiler, or it failed.
+        WavedilError: there is no compiler, it failed, or its result cannot be used.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -62,7 +62,10 @@ def load_program(program: Program) -> ctypes.CDLL:
     source = write_c(program, NAME)
     key = _key(source, compiler)
     if key not in _loaded:
-        _loaded[key] = _load(source, compiler, key)
+        try:
+            _loaded[key] = _load(source, compiler, key)
+        except OSError as error:  # a full disk, or a file system that runs no code
+            raise WavedilError(f"compiled code cannot be written or loaded: {reason(error)}") from None
     return _loaded[key]
 
 
@@ -162,12 +165,17 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:40]
 
 
+def cache_place() -> Path:
+    """The folder of the cache, which may be missing or not usable."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
+    return Path(base, "wavedil", "effects").absolute()
+
+
 def _cache_folder() -> Path | None:
     """The folder of the cache; None, with one message, if it cannot be used."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
-    folder = Path(base, "wavedil", "effects").absolute()
+    folder = cache_place()
     with _without_cache(folder):
-        if base.startswith("~"):
+        if "~" in folder.parts:
             raise PermissionError("this user has no home folder")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if hasattr(os, "getuid"):
