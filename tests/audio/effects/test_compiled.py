@@ -273,7 +273,7 @@ def test_a_compiled_effect_is_cached_and_a_damaged_file_replaced(fresh):
     assert load() == 3
 
 
-def test_a_folder_that_others_can_write_to_is_not_used(fresh, caplog):
+def test_a_folder_that_others_can_write_to_is_not_used(fresh, caplog, monkeypatch):
     folder, load = fresh
     load()
     folder.chmod(0o777)
@@ -282,10 +282,15 @@ def test_a_folder_that_others_can_write_to_is_not_used(fresh, caplog):
     assert caplog.text.count("each process compiles again; set XDG_CACHE_HOME to a folder of yours") == 1
     assert "other users can write to" in caplog.text
     folder.chmod(0o700)
-    folder.parent.chmod(0o770)
+    folder.parent.chmod(0o707)
     assert load() == 4
+    folder.parent.chmod(0o775)
+    monkeypatch.setattr(library, "_is_private", lambda group: False)
+    assert load() == 5
+    monkeypatch.setattr(library, "_is_private", lambda group: True)
+    assert load() == 5
     folder.parent.chmod(0o755)
-    assert load() == 4
+    assert load() == 5
 
 
 def test_without_a_cache_each_process_compiles(fresh, caplog):

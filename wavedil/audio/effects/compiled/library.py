@@ -181,8 +181,9 @@ def _cache_folder() -> Path | None:
         if hasattr(os, "getuid"):
             for place in (folder.resolve(), *folder.resolve().parents):
                 status = place.stat()
-                others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-                if status.st_uid not in (0, os.getuid()) or (others and not status.st_mode & stat.S_ISVTX):
+                writers = stat.S_IWOTH if _is_private(status.st_gid) else stat.S_IWOTH | stat.S_IWGRP
+                others = status.st_mode & writers and not status.st_mode & stat.S_ISVTX
+                if status.st_uid not in (0, os.getuid()) or others:
                     raise PermissionError(f"other users can write to {place}")
             if folder.stat().st_uid != os.getuid():
                 raise PermissionError(f"{folder} belongs to another user")
@@ -190,6 +191,18 @@ def _cache_folder() -> Path | None:
             raise PermissionError(f"{folder} is not writable")
         return folder
     return None
+
+
+def _is_private(group: int) -> bool:
+    """Whether a group has the name of this user and nobody else, as on systems that make one for each user."""
+    import grp
+    import pwd
+
+    try:
+        found, user = grp.getgrgid(group), pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return False
+    return found.gr_name == user and set(found.gr_mem) <= {user}
 
 
 class _without_cache:  # noqa: N801
