@@ -2,7 +2,7 @@
 
 VECTORS = """\
 /* Vectors of samples. A compiler without vectors, or with AMP_SCALAR defined, computes single numbers. */
-#if defined(__GNUC__) && !defined(AMP_SCALAR)
+#if (defined(__clang__) || __GNUC__ >= 9) && !defined(AMP_SCALAR)
 #define INLINE static inline __attribute__((unused))
 #define KERNEL static __attribute__((noinline)) /* copies of them would only make the code long */
 #if defined(__AVX512F__)
