@@ -122,7 +122,7 @@ class Operations:
         bias_offset = self.offset(op.bias)
         bias = f"weights + {bias_offset}"
         if op.knobs is not None:
-            state = layout.knob_bias(target)
+            state = layout.held[target]
             self.knob_biases.append((rows, bias_offset, self.offset(op.knobs), state))
             bias = f"s->data + {state}"
         size = rows // groups

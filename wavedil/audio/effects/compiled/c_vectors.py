@@ -28,9 +28,9 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef vec mem __attribute__((aligned(4), may_alias)); /* anywhere in memory */
 INLINE vec splat(float x) { vec v = SPLAT(x); return v; }
-INLINE vec select(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
-INLINE vec min_v(vec a, vec b) { return select(a < b, a, b); }
-INLINE vec max_v(vec a, vec b) { return select(a > b, a, b); }
+INLINE vec choose(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
+INLINE vec min_v(vec a, vec b) { return choose(a < b, a, b); }
+INLINE vec max_v(vec a, vec b) { return choose(a > b, a, b); }
 INLINE vec abs_v(vec a) { return (vec)((ivec)a & 0x7fffffff); }
 /* 2 to the power of n, an integer */
 INLINE vec power_of_2(vec n) { return (vec)((__builtin_convertvector(n, ivec) + 127) << 23); }
@@ -53,7 +53,7 @@ typedef float vec;
 typedef float mem;
 typedef int ivec;
 INLINE vec splat(float x) { return x; }
-INLINE vec select(int mask, vec a, vec b) { return mask ? a : b; }
+INLINE vec choose(int mask, vec a, vec b) { return mask ? a : b; }
 INLINE vec min_v(vec a, vec b) { return a < b ? a : b; }
 INLINE vec max_v(vec a, vec b) { return a > b ? a : b; }
 INLINE vec abs_v(vec a) { return a < 0 ? -a : a; }
@@ -118,6 +118,6 @@ INLINE vec erf_v(vec x) {
   p = p * t - 0.284496736f;
   p = p * t + 0.254829592f;
   a = 1 - p * t * exp_v(-a * a);
-  return select(x < 0, -a, a);
+  return choose(x < 0, -a, a);
 }
 """

@@ -20,7 +20,7 @@ class Function:
 #: C expressions of the vector x; p0, p1 … are the parameters.
 EXPRESSIONS = {
     "identity": "x",
-    "elu": "select(x > 0, x, p0 * (exp_v(min_v(x, splat(0))) - 1))",
+    "elu": "choose(x > 0, x, p0 * (exp_v(min_v(x, splat(0))) - 1))",
     "gelu": "0.5f * x * (1 + erf_v(0.70710678f * x))",
     "hardsigmoid": "clamp_v(x * (1.0f / 6) + 0.5f, 0, 1)",
     "hardswish": "x * clamp_v(x * (1.0f / 6) + 0.5f, 0, 1)",
@@ -28,7 +28,7 @@ EXPRESSIONS = {
     "leaky_hardtanh": "min_v(max_v(x, p0), p1) + p2 * min_v(x - p0, splat(0)) + p3 * max_v(x - p1, splat(0))",
     "leaky_relu": "max_v(x, splat(0)) + p0 * min_v(x, splat(0))",
     "relu": "max_v(x, splat(0))",
-    "selu": "1.05070099f * select(x > 0, x, 1.67326324f * (exp_v(min_v(x, splat(0))) - 1))",
+    "selu": "1.05070099f * choose(x > 0, x, 1.67326324f * (exp_v(min_v(x, splat(0))) - 1))",
     "sigmoid": "1 / (1 + exp_v(-x))",
     "silu": "x / (1 + exp_v(-x))",
     "softsigmoid": "0.5f + 0.5f * (x / (1 + abs_v(x)))",

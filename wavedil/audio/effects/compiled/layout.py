@@ -30,7 +30,7 @@ class Layout:
     Attributes:
         histories: of buffers whose earlier samples are read. The other buffers hold one block, and share memory with
             those that are no longer read.
-        held: offset of the values of one-pole filters and LSTM layers, by buffer.
+        held: offset of what one-pole filters and LSTM layers keep, and of biases that depend on knobs, by buffer.
     """
 
     def __init__(self, program: Program):
@@ -56,9 +56,6 @@ class Layout:
             elif isinstance(operation, Product) and operation.knobs is not None:
                 self.held[index + 1] = self._take(len(operation.bias))
         self._place_blocks()
-
-    def knob_bias(self, buffer: int) -> int:
-        return self.held[buffer]
 
     def pointer(self, buffer: int) -> str:
         """The C expression of the address of the present block."""
