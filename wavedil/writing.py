@@ -187,8 +187,17 @@ def lock_file(path: Path) -> int | None:
         unlock(handle)  # the other process removed the file just before it released the lock
 
 
-def _lock_handle(handle: int) -> bool:
-    """Locks an open file; returns False if another process has locked it."""
+def is_locked(path: Path) -> bool:
+    """Whether a file is locked by :func:`lock_file`. Several processes may ask at a time."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return not _lock_handle(handle, shared=True)
+    finally:
+        os.close(handle)
+
+
+def _lock_handle(handle: int, shared: bool = False) -> bool:
+    """Locks an open file; returns False if another process has locked it, except if both locks are shared."""
     if fcntl is None:
         import msvcrt
 
@@ -198,7 +207,7 @@ def _lock_handle(handle: int) -> bool:
             return False
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks

@@ -1,10 +1,15 @@
 """Structure of the pages of runs."""
 
 import base64
+import fcntl
 import importlib.util
 import io
 import json
+import os
 import re
+import shutil
+import threading
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +22,7 @@ from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.report import add_captions, write_report
 from wavedil.report.charts import Line, chart
+from wavedil.writing import atomic_write, lock_file, unlock
 
 _spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("runs.py"))
 runs = importlib.util.module_from_spec(_spec)
@@ -253,8 +259,47 @@ def test_facts_without_end_are_cut(tmp_path):
 def test_the_shell_says_that_a_run_is_in_training(vocoder, monkeypatch):
     (vocoder / ".lock").touch()
     assert main(["report", str(vocoder)]) == 0 and "data-running" not in Page(vocoder / "report.html").all("html")[0]
-    monkeypatch.setattr("wavedil.report.run.lock_file", lambda path: None)  # held by another process
+    asking = os.open(vocoder / ".lock", os.O_RDONLY)  # another report
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    assert main(["report", str(vocoder)]) == 0 and "data-running" not in Page(vocoder / "report.html").all("html")[0]
+    os.close(asking)
+    training = lock_file(vocoder / ".lock")
     assert main(["report", str(vocoder)]) == 0 and "data-running" in Page(vocoder / "report.html").all("html")[0]
+    unlock(training)
+
+
+def test_a_page_is_complete_while_others_write_and_the_run_goes_on(vocoder):
+    done, errors = threading.Event(), []
+
+    def repeat(act):
+        try:
+            while not done.is_set():
+                act()
+        except BaseException as error:
+            errors.append(error)
+
+    def go_on():
+        add_captions(vocoder / "previews", {"row_0": {"speaker": "anna"}})
+        with (vocoder / "metrics.csv").open("a") as file:
+            file.write(((vocoder / "metrics.csv").read_text().splitlines()[-1]) + "\n")
+        clip = next((vocoder / "previews").glob("*.wav"))
+        with atomic_write(clip) as beside:
+            shutil.copyfile(clip, beside)
+
+    write_report(vocoder)
+    acts = [lambda: write_report(vocoder), lambda: write_report(vocoder, running=True), go_on]
+    threads = [threading.Thread(target=repeat, args=[act]) for act in acts]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(30):
+            assert Page(vocoder / "report.html").text.rstrip().endswith("</html>")
+            time.sleep(0.01)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not errors and not list(vocoder.glob(".*saving*"))
 
 
 def test_the_newest_steps_are_kept(tmp_path):

@@ -32,6 +32,10 @@ def history(losses, factor=10.0):
         ([5.5] * 40 + [56.0] * 11, True),
         ([5.5] * 40 + [54.0] * 40, False),
         ([5.5] * 5 + [1e4] * 20, True),
+        ([5.5] + [1e3] * 30, True),  # in the first steps
+        ([5.5] * 3 + [1e4] * 20, True),
+        ([0.01] + [3.0] * 30, False),  # densities near 0 at the start
+        ([0.0] * 2 + [99.0] * 30, False),
         ([1e9] * 3 + [5.5] * 200 + [1e9] * 9, False),  # a few batches
         ([1.0] * 10 + [1e-9] * 200 + [1e-7] * 20, False),  # noise after convergence
         ([1.0] * 10 + [1e-3] * 200 + [0.3] * 20, True),
@@ -66,6 +70,17 @@ def from_step(task, monkeypatch):
 
 
 LONG = ["--trainer.max_steps=48", "--trainer.val_check_interval=5"]
+
+
+def test_an_explosion_in_the_first_steps_is_noticed(task, monkeypatch):
+    import line_task
+
+    step = line_task.LineModule.training_step
+    late = lambda self: 1e4 if self.trainer.global_step > 1 else 0.0  # noqa: E731
+    monkeypatch.setattr(line_task.LineModule, "training_step", lambda self, *batch: step(self, *batch) + late(self))
+    with pytest.raises(WavedilError, match="the loss is .* since step 3, and was .*: training diverged"):
+        task.train("--trainer.max_steps=48", "--trainer.val_check_interval=5")
+    assert not (task.run / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(("factor", "accumulated", "first"), [(600.0, 2, 104), (math.inf, 1, 8)])

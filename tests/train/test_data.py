@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from wavedil.errors import WavedilError
+from wavedil.fingerprints import compared
 from wavedil.train import TrainingData
 from wavedil.train.data import evenly_spaced
 
@@ -117,3 +118,42 @@ def test_a_resumed_run_says_that_its_data_have_changed(caplog, before, logged):
         del state["summary"]
     data.load_state_dict(state)
     assert caplog.messages == ([logged] if logged else [])
+
+
+def test_a_resumed_run_says_that_files_have_other_content(tmp_path, caplog, monkeypatch):
+    paths = [tmp_path / f"{index}.bin" for index in range(5)]
+    for index, path in enumerate(paths):
+        path.write_bytes(bytes([index]) * 5000)
+
+    def data():
+        data = TrainingData(2)
+        monkeypatch.setattr(data, "data_files", lambda: [paths[:2], paths[2:]])
+        data.trainer = SimpleNamespace(global_step=0, is_global_zero=True, accumulate_grad_batches=1, world_size=1)
+        data.setup("fit")
+        return data
+
+    state = data().state_dict()
+    data().load_state_dict(state)
+    data().load_state_dict(state | {"packed": True, "fingerprints": [0] * 5})  # packed sound has other bytes
+    assert not caplog.messages
+    paths[1].write_bytes(b"\1" * 4999 + b"\2")
+    paths[4].write_bytes(b"\4" * 5001)
+    data().load_state_dict(state)
+    assert caplog.messages == [
+        f"the data are not those of the checkpoint: 2 of 5 files that were compared have other content, e.g. {paths[1]}"
+    ]
+
+
+def test_few_of_many_files_are_compared():
+    class Paths:
+        taken = 0
+
+        def __len__(self):
+            return 10**6
+
+        def __getitem__(self, index):
+            self.taken += 1
+            return index
+
+    paths = Paths()
+    assert compared(paths)[:2] == [0, 1000] and paths.taken == 1000 and compared([]) == []

@@ -63,6 +63,18 @@ def weights(folder):
     return load(folder / "model").state_dict()
 
 
+def test_replaced_files_and_resampling_are_logged(tmp_path, recordings, caplog, full_run):
+    caplog.set_level("INFO")
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(full_run, run)
+    shutil.copytree(recordings, data)
+    sound, rate = audio_files.read(data / "note_1.wav")
+    audio_files.write(data / "note_1.wav", -sound, rate)
+    train(out=str(run), resume="auto", overrides=[f"--data.root={data}", "--trainer.max_steps=12"])
+    text = "the data are not those of the checkpoint: 1 of 3 files that were compared have other content, e.g. "
+    assert caplog.messages == ["resampling 3 files from 11025 Hz to 8000 Hz", f"{text}{data / 'note_1.wav'}"]
+
+
 def test_files_of_a_run_folder(full_run):
     names = {path.relative_to(full_run).as_posix() for path in full_run.rglob("*") if path.is_file()}
     expected = {"config.yaml", "metrics.csv", "report.html", "model/config.json", "model/model.safetensors"}

@@ -20,6 +20,7 @@ from wavedil.audio.data.corpus import Corpus, SilentFilesError
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.published import find_published
+from wavedil.audio.data.resampling import log_resampling
 from wavedil.audio.data.split import Piece, split_files
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.models.wavenet import WaveNet
@@ -254,6 +255,8 @@ def evaluate_recordings(
 
     def measure(files: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> _Total:
         corpus, sounds, names = open_corpus(files)
+        if progress is not None:
+            log_resampling(corpus.rates, model.sample_rate)
         samples = int(corpus.lengths.sum())
         report = None if progress is None else lambda done: progress(done, samples)
         features = map(FeatureFiles(corpus, upsampling).whole, range(len(corpus))) if has_features else None

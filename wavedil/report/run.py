@@ -10,7 +10,7 @@ from typing import Any
 from wavedil.errors import WavedilError
 from wavedil.metrics import read_metrics
 from wavedil.report.files import is_own, read_captions, read_json
-from wavedil.writing import lock_file, unlock
+from wavedil.writing import is_locked
 
 #: Names of the columns of a row, by the last part of a file's name.
 LABELS = {
@@ -145,11 +145,9 @@ def is_training(folder: Path) -> bool:
     if not is_own(lock, folder):
         return False
     try:
-        handle = lock_file(lock)
+        return is_locked(lock)
     except OSError:  # the folder of somebody else
         return False
-    unlock(handle)
-    return handle is None
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from wavedil.core import DilatedConv
 from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError
+from wavedil.fingerprints import compared, fingerprint
 from wavedil.ops.memory import check_memory
+from wavedil.shards import find_packed
 
 _log = logging.getLogger("wavedil")
 
@@ -33,7 +35,7 @@ class TrainingData(L.LightningDataModule):
 
     Subclasses write or download files in ``prepare_data`` and read them in :meth:`read_data`. A checkpoint has the
     number of items that training has used, so a run can be resumed with another number of processes or batch size. A
-    warning says if the lines of :meth:`read_data` have changed since.
+    warning says if the lines of :meth:`read_data` or the content of :meth:`data_files` have changed since.
 
     Args:
         batch_size: items in a batch of one process.
@@ -46,6 +48,8 @@ class TrainingData(L.LightningDataModule):
         super().__init__()
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.ready, self._summary = False, ""
+        self._files: list[Path] = []  # whose fingerprints are in checkpoints
+        self._fingerprints: list[int] = []
         self._items_per_batch, self._restored = batch_size, (0, 0)
         self._dataset, self._element_size = None, 1  # of endless_loader
 
@@ -54,11 +58,17 @@ class TrainingData(L.LightningDataModule):
             self._restored = (0, 0)
         if not self.ready:  # the validation after training calls this again
             self._summary = self.read_data()
+            self._files = [path for paths in self.data_files() for path in compared(paths)]
+            self._fingerprints = [fingerprint(path) for path in self._files]
             self.ready = True
 
     def read_data(self) -> str:
         """Makes the data sets and returns lines about them; called once."""
         return ""
+
+    def data_files(self) -> list[Sequence[Path]]:
+        """Files that are used, in lists that a run has in the same order; a resumed run compares up to 1000 of each."""
+        return []
 
     def summary(self) -> str:
         """Lines about the data; printed when training starts."""
@@ -130,7 +140,11 @@ class TrainingData(L.LightningDataModule):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        return {"items_used": self.items_used(), "step": self.trainer.global_step, "summary": self._summary}
+        state = {"items_used": self.items_used(), "step": self.trainer.global_step, "summary": self._summary}
+        return state | {"fingerprints": self._fingerprints, "packed": self._are_packed()}
+
+    def _are_packed(self) -> bool:
+        return bool(self._files) and find_packed(self._files[0]) is not None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict["items_used"], state_dict["step"]
@@ -139,6 +153,14 @@ class TrainingData(L.LightningDataModule):
         if changed and self.trainer.is_global_zero:
             old = [line for line in before if line not in self._summary.splitlines()]
             _log.warning("the data are not those of the checkpoint: %s; before: %s", "; ".join(changed), "; ".join(old))
+        fingerprints = state_dict.get("fingerprints", [])
+        if changed or state_dict.get("packed") != self._are_packed() or len(fingerprints) != len(self._files):
+            return
+        found = zip(self._files, fingerprints, self._fingerprints, strict=True)
+        other = [path for path, before, now in found if before != now]
+        if other and self.trainer.is_global_zero:
+            count = f"{len(other)} of {len(self._files)} files that were compared"
+            _log.warning("the data are not those of the checkpoint: %s have other content, e.g. %s", count, other[0])
 
 
 def activation_bytes(network: nn.Module) -> int:

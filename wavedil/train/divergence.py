@@ -32,18 +32,22 @@ class LossHistory:
 
     They have if their median over 20 steps is more than ``factor`` times the lowest mean of 100 steps so far, and has
     risen from there by more than a tenth of what the mean fell. Single batches have no effect on the median, and those
-    with an unusually low loss little on the mean.
+    with an unusually low loss little on the mean. A median of more than ``10 * factor`` times the first loss, or times
+    1 if that is less, is an explosion, too: one in the first steps is part of all means.
     """
 
-    STATE = ("first", "lowest", "recent", "above")
+    STATE = ("start", "first", "lowest", "recent", "above")
 
     def __init__(self, factor: float = 10.0) -> None:
         self.factor = factor
+        self.start = math.nan  # loss of the first step
         self.first, self.lowest = math.nan, math.inf  # means of the first 5, and of up to 100 steps
         self.recent: list[float] = []
         self.above = 0  # number of losses above the limit since the last one below it
 
     def add(self, loss: float) -> None:
+        if not self.recent and math.isinf(self.lowest):
+            self.start = loss
         self.recent = [*self.recent[1 - MEAN_STEPS :], loss]
         self.above = self.above + 1 if loss > self.limit() else 0
         if len(self.recent) >= FIRST_STEPS:
@@ -53,9 +57,10 @@ class LossHistory:
 
     def limit(self) -> float:
         """Value above which the median means an explosion."""
+        early = math.inf if math.isnan(self.start) else 10 * self.factor * max(1.0, abs(self.start))
         if math.isnan(self.first) or math.isinf(self.factor) or self.first == self.lowest == 0:
-            return math.inf
-        return self.lowest + (self.factor - 1) * abs(self.lowest) + (self.first - self.lowest) / 10
+            return early
+        return min(early, self.lowest + (self.factor - 1) * abs(self.lowest) + (self.first - self.lowest) / 10)
 
     def has_exploded(self, window: int) -> bool:
         """Whether the losses of the last ``window`` steps have exploded."""
@@ -81,7 +86,7 @@ class StopOnNaN(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name in LossHistory.STATE:
-            setattr(self.history, name, state_dict[name])
+            setattr(self.history, name, state_dict.get(name, math.nan))  # 0.2.0 has no start
 
     def on_train_start(self, trainer: L.Trainer, module: TrainingModule) -> None:
         self._start, self._losses = trainer.global_step, []
@@ -117,9 +122,10 @@ class StopOnNaN(Callback):
         self._start, self._losses = self._start + complete // parts, self._losses[complete:]
         if not self._bad and history.has_exploded(window):
             step = self._start - max(history.above, 1)
+            now, before = median(history.recent[-window:]), min(history.lowest, history.start)
             return (
-                f"the loss is {median(history.recent[-window:]):.4g} since step {step + 1}, and was "
-                f"{history.lowest:.4g}: training diverged; lower the learning rate{_batch(trainer, step, 0)}"
+                f"the loss is {now:.4g} since step {step + 1}, and was {before:.4g}: training diverged; lower the "
+                f"learning rate{_batch(trainer, step, 0)}"
             )
         return self._bad
 

@@ -1,6 +1,7 @@
 """Training of effect models on recordings of an effect's input and output."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,7 +168,7 @@ class EffectData(TrainingData):
     def read_data(self) -> str:
         network = self.network()
         root = self.built_in_folder() / "table.csv" if self.root is None else self.root
-        recordings = find_recordings(root)
+        self.recordings = recordings = find_recordings(root)
         knobs = ""
         if _takes_knobs(network) and recordings[0].knobs:
             network, knobs = _with_knobs(network, recordings, str(root))
@@ -194,6 +195,9 @@ class EffectData(TrainingData):
         if knobs:
             self.findings.lines.insert(0, knobs)
         return str(self.findings)
+
+    def data_files(self) -> list[Sequence[Path]]:
+        return [[each.input for each in self.recordings], [each.target for each in self.recordings]]
 
     def train_dataloader(self) -> DataLoader:
         return self.endless_loader(self.windows)

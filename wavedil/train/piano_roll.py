@@ -1,7 +1,8 @@
 """Training of a model of polyphonic music on piano rolls."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import lightning as L
@@ -121,6 +122,9 @@ class MusicData(TrainingData):
     def read_data(self) -> str:
         self.rolls = make_rolls() if self.root is None else read_rolls(self.root)
         return str(self.rolls)
+
+    def data_files(self) -> list[Sequence[Path]]:
+        return [] if self.root is None else [[Path(self.root)]]
 
     def train_dataloader(self) -> DataLoader:
         batches = RollBatches(self.rolls.train, self.batch_size, self.transpose, self.seed, self.transpose_batches)

@@ -278,6 +278,8 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message=r".*Please add the following callbacks: \['Timer'\]")
     # The checkpoint folder of a resumed run is not empty.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    # A run folder may be moved.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # Batches are dictionaries with fixed keys; Lightning finds the batch size in them.
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     # DDP copies gradients of convolutions whose memory format is not that of its buffers: this costs little.

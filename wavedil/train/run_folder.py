@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -164,10 +165,12 @@ def _new_folder(recipe: Path, out: str | None) -> tuple[Path, bool]:
 
 def _lock(folder: Path) -> int:
     """Locks a folder until ``unlock``."""
-    handle = lock_file(folder / ".lock")
-    if handle is None:
-        raise WavedilError(f"{folder} is in use by another training: wait for its end, or choose another --out")
-    return handle
+    for _ in range(5):
+        handle = lock_file(folder / ".lock")
+        if handle is not None:
+            return handle
+        time.sleep(0.05)  # wavedil report holds the lock for a moment, to see whether a training does
+    raise WavedilError(f"{folder} is in use by another training: wait for its end, or choose another --out")
 
 
 def _remove(folder: Path) -> None:

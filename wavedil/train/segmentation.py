@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -324,6 +325,10 @@ class SegmentationData(TrainingData):
             max_skipped=self.max_skipped,
         )
         return f"{note}\n{labels}"
+
+    def data_files(self) -> list[Sequence[Path]]:
+        pairs = [*self.train.pairs, *self.valid.pairs]
+        return [[pair.image for pair in pairs], [pair.mask for pair in pairs]]
 
     def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
         """Sets ``train``, ``valid`` and the module's ``data_attributes``; returns a line about the labels.

@@ -1,7 +1,8 @@
 """Training of an audio generator on folders of recordings."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import FeatureExcerpt, FirstSamples, RandomCrops, WholeFiles, balanced_weights, check_crop
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.data.published import find_published
+from wavedil.audio.data.resampling import log_resampling
 from wavedil.audio.data.split import split_files
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
@@ -241,12 +243,17 @@ class AudioData(TrainingData):
         with Bar("reading sound files") as bar:
             self.train = Corpus(split.train, **options, progress=bar.update)
             self.valid = Corpus(split.validation, **options, progress=bar.update)
+        is_one_file = split.train[0].path == split.validation[0].path
+        log_resampling(self.train.rates + (Counter() if is_one_file else self.valid.rates), network.sample_rate)
         if self.balance == "speakers" and not network.speakers:
             raise WavedilError("balance is speakers, but the network has none: set network.speakers, or use files")
         self.train_conditioning, self.valid_conditioning = (
             self._conditioning(network, corpus, folder, speakers) for corpus in (self.train, self.valid)
         )
         return f"{split.note}\ntrain: {self.train}\nvalid: {self.valid}"
+
+    def data_files(self) -> list[Sequence[Path]]:
+        return [self.train.paths, self.valid.paths]
 
     def _find_recordings(self) -> tuple[Path, list[Path], str | None]:
         """Folder of the recordings, their paths, and the source of their speakers' names."""

@@ -79,7 +79,8 @@ def test_held_out_recordings(folder):
     assert (len(train), len(valid), valid[-1].skip) == (18, 2, 9)
 
 
-def test_other_sample_rates_are_resampled_only_on_request(folder):
+def test_other_sample_rates_are_resampled_only_on_request(folder, caplog):
+    caplog.set_level("INFO")
     (recording, *_) = find_recordings(folder)
     with pytest.raises(
         WavedilError, match=r"take_0.wav has 8000 Hz and the model 16000 Hz: .*sample_rate 8000\).*resample"
@@ -89,7 +90,7 @@ def test_other_sample_rates_are_resampled_only_on_request(folder):
     with pytest.raises(WavedilError, match=r"take_0.wav has 8000 Hz and .*other.wav 16000 Hz: expected the same"):
         read_recordings([Recording(recording.input, folder / "other.wav")], 8000)
     [[segment]], _ = read_recordings([recording], 16000, resample=True)
-    assert len(segment) == 2000
+    assert len(segment) == 2000 and caplog.messages == ["resampling 2 files from 8000 Hz to 16000 Hz"]
 
 
 def test_bad_recordings_raise(folder):

@@ -1,6 +1,7 @@
 """Findings about the input and the target of an effect, one line each, with figures and corrections."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -25,10 +26,12 @@ class Findings:
         lines: one for each finding.
         noise_floor: error-to-signal ratio, in percent, between two passes of one passage; None without a passage that
             occurs twice.
+        rates: sample rate of each file in Hz.
     """
 
     lines: list[str] = field(default_factory=list)
     noise_floor: float | None = None
+    rates: dict[Path, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The first lines, and the number of the others."""

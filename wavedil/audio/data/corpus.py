@@ -1,5 +1,6 @@
 """Recordings at one sample rate, mono, with normalized level and trimmed silence."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ class Corpus:
     Attributes:
         paths: file of each entry.
         lengths: samples of each entry, int64 array.
+        rates: number of files of each sample rate.
         starts: first sample of each entry in its file, int64 array.
         dropped: silent files that were removed.
 
@@ -163,6 +165,7 @@ class Corpus:
     ) -> tuple[np.ndarray, np.ndarray]:
         """First sample and length of each piece, at the corpus' rate."""
         frames, rates = read_headers([piece.path for piece in pieces], progress)
+        self.rates = Counter(rates.tolist())
         spans = np.zeros((2, len(pieces)), np.int64)
         for index, piece in enumerate(pieces):
             length = resampled_length(int(frames[index]), int(rates[index]), self.sample_rate)

@@ -1,5 +1,6 @@
 """Paired recordings of an effect: read, examined, aligned, cut into segments, and split."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from wavedil.audio.data.alignment import Align, choose_shifts, estimate_delay, p
 from wavedil.audio.data.captures import Findings, cut_short, delay_line, find_replicate, level_findings
 from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.recording_files import Recording
+from wavedil.audio.data.resampling import log_resampling
 from wavedil.errors import WavedilError
 from wavedil.splits import EVERY, describe_split, hold_out
 
@@ -142,6 +144,7 @@ def read_recordings(
     align = parse_align(align, sample_rate)
     findings, levels, noise_floors = Findings(), Levels(), []
     pairs = [_read_pair(recording, sample_rate, resample, levels, findings) for recording in recordings]
+    log_resampling(Counter(findings.rates.values()), sample_rate)
     levels.warn()
     is_same = [np.array_equal(*pair) for pair in pairs]
     delays = [
@@ -214,6 +217,7 @@ def _read_pair(
             f"(--model.network.sample_rate {rates[0]}), or resample the file (--data.resample true in training, "
             "--resample elsewhere)"
         )
+    findings.rates.update(zip(paths, rates, strict=True))
     channels = [each.channels for each in properties]
     if channels[0] != channels[1]:
         findings.lines.append(

@@ -1,6 +1,8 @@
 """Resampling of crops: a crop equals the same part of the resampled sound."""
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 
 from wavedil.errors import WavedilError
 
+_log = logging.getLogger("wavedil")
 _MARGIN = 1024  # samples at the lower rate; soxr's filter is shorter
 _RATES = (1_000, 768_000)  # Hz; a rate outside means that the file's header is wrong
 
@@ -24,6 +27,14 @@ def check_rates(path: Path, source_rate: int, rate: int) -> None:
             f"{path}: cannot resample from {source_rate} to {rate} Hz: expected rates of {_RATES[0]} to {_RATES[1]} "
             "Hz; if the file's header is wrong, write the file again"
         )
+
+
+def log_resampling(rates: Counter[int], rate: int) -> None:
+    """Logs one line about the files that are resampled; ``rates`` has the number of files of each rate."""
+    others = [(count, "file" if count == 1 else "files", source) for source, count in rates.items() if source != rate]
+    if others:
+        texts = [f"{count} {noun} from {source} Hz" for count, noun, source in sorted(others, reverse=True)]
+        _log.info("resampling %s to %d Hz", " and ".join(texts), rate)
 
 
 def resample_crop(
