@@ -20,7 +20,7 @@ from wavedil import audio, vision
 from wavedil.allocation import AllocationLimitError
 from wavedil.audio import distributions
 from wavedil.audio.conditioning import upsampling
-from wavedil.audio.models import conv_tasnet, diffwave, nam, parallel_wavegan, tcn, vits
+from wavedil.audio.models import conv_tasnet, diffwave, layer_chain, nam, parallel_wavegan, tcn, vits
 from wavedil.core.schema import Arguments
 from wavedil.errors import Interrupted, WavedilError
 from wavedil.registry import _REGISTERED, import_path
@@ -71,6 +71,16 @@ EXAMPLES = {
     tcn.TCN: lambda: tcn.TCN(3, 2, [4, 5], "1,2", activation={"type": "LeakyReLU", "negative_slope": 0.1}),
     parallel_wavegan.ParallelWaveGANGenerator: lambda: parallel_wavegan.ParallelWaveGANGenerator(
         4, 4, "1,2", hidden_channels=4, mels=4, scales=[2, 3]
+    ),
+    layer_chain.LayerChain: lambda: layer_chain.LayerChain(
+        [
+            {"type": "conv", "channels": 2, "kernel_size": 3, "dilation": 2, "activation": "Tanh"},
+            {"type": "gru", "channels": 3},
+            {"type": "lstm", "channels": 1},
+        ],
+        residual=True,
+        knobs={"param1": [0, 1]},
+        metadata={"name": "x"},
     ),
     nam.LayerArray: lambda: nam.LayerArray(1, 4, 1, "1,2", [3, 2], gating=["none", "gated"], bottleneck=4),
     nam.NAM: lambda: nam.NAM(

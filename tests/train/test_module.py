@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from wavedil.audio import WaveNet
+from wavedil.audio.models.nam import NAMLSTM
 from wavedil.errors import WavedilError
 from wavedil.train import AudioModule
+from wavedil.train.module import describe_network
 
 
 def attached(trainer, **options):
@@ -58,3 +60,7 @@ def test_the_moving_average_warms_up():
 def test_decays_out_of_range_are_refused(ema_decay):
     with pytest.raises(WavedilError, match=f"ema_decay is {ema_decay}: expected a number of at least 0 and below 1"):
         AudioModule(WaveNet(8, 8, "1"), ema_decay=ema_decay)
+
+
+def test_a_recurrent_network_is_described():
+    assert describe_network(NAMLSTM(3, sample_rate=8000)) == "82 parameters, NAMLSTM at 8000 Hz"

@@ -55,7 +55,8 @@ def test_two_processes_equal_one_and_are_continued_by_one(tmp_path, recipe, monk
 
 SCRIPT = """
 import math, sys
-from wavedil.train import AudioModule, divergence
+from wavedil.errors import WavedilError
+from wavedil.train import AudioModule, divergence, run
 from wavedil.train.run import train
 
 recipe, folder = sys.argv[1:]
@@ -70,6 +71,16 @@ AudioModule.training_step = diverging_step
 for strategy in ("ddp", "fsdp"):
     options = [f"--trainer.strategy={strategy}", "--trainer.callbacks+=wavedil.train.RestartOnDivergence"]
     train(recipe, out=f"{folder}/{strategy}", overrides=[*two, *options])
+
+def failing_step(self, batch, batch_idx):
+    if self.global_rank == 1:
+        raise WavedilError("b.wav is damaged")
+    return training_step(self, batch, batch_idx)
+AudioModule.training_step, run.time.sleep = failing_step, lambda seconds: None
+try:
+    train(recipe, out=f"{folder}/failed", overrides=[*two, "--trainer.strategy=ddp"])
+except WavedilError as error:
+    print("error:", error, file=sys.stderr)
 """
 
 
@@ -101,6 +112,8 @@ def test_sharded_training_and_restarts(tmp_path, small_recipe):
     texts = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], texts
     assert "Warning" not in texts[0]
+    assert "error: another process of this run has ended, see its message" in texts[0]
+    assert "error: process 1: b.wav is damaged" in texts[1]
 
     one = ["--trainer.devices=1", "--trainer.strategy=auto", "--data.batch_size=4", "--trainer.max_steps=12"]
     train(out=str(tmp_path / "whole"), resume="auto", overrides=one)

@@ -1,5 +1,6 @@
 """What ``wavedil bench fuzz`` reads: functions that write valid files, and that read one of them once it is mutated."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,19 @@ def _foreign(folder: Path) -> None:
     torch.save({"state_dict": tensors, "epoch": 3}, folder / "c.ckpt")
     torch.save(tensors, folder / "d.pt", _use_new_zipfile_serialization=False)
     save_file(tensors, folder / "e.safetensors")
+    layer = {
+        "type": "lstm",
+        "activation": "",
+        "shape": [None, None, 1],
+        "weights": [[[1.0] * 4], [[0.5] * 4], [0.1] * 4],
+    }
+    dense = {"type": "dense", "shape": [None, None, 1], "weights": [[[1.0]], [0.0]], "activation": "tanh"}
+    content = {"in_shape": [None, None, 1], "layers": [layer, dense], "in_skip": 1, "metadata": {"samplerate": "48000"}}
+    (folder / "f.json").write_text(json.dumps(content), encoding="utf-8")
+    data = {"model": "SimpleRNN", "input_size": 2, "skip": 1, "unit_type": "GRU", "num_layers": 1, "hidden_size": 1}
+    weights = {"rec.weight_ih_l0": [[1.0, 0.1]] * 3, "rec.weight_hh_l0": [[0.5]] * 3, "rec.bias_ih_l0": [0.1] * 3}
+    weights |= {"rec.bias_hh_l0": [0.2] * 3, "lin.weight": [[1.0]], "lin.bias": [0.0]}
+    (folder / "g.json").write_text(json.dumps({"model_data": data, "state_dict": weights}), encoding="utf-8")
 
 
 def _read_foreign(path: Path) -> None:

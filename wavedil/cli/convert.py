@@ -7,12 +7,16 @@ from wavedil.errors import with_article
 
 EXAMPLES = (
     "wavedil convert amp.nam models/amp",
+    "wavedil convert proteus.json models/proteus --set sample_rate=48000",
     "wavedil convert vits.pth models/encoder --format vits-wn --prefix enc_q.enc",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "a .nam file, a checkpoint, hf://OWNER/NAME, a model folder or run folder, or a packaged model"
+    text = (
+        "a .nam file, a .json file of RTNeural, AIDA-X or Proteus, a checkpoint, hf://OWNER/NAME, a model folder or "
+        "run folder, or a packaged model"
+    )
     parser.add_argument("source", metavar="SRC", type=find_model, help=text)
     parser.add_argument("folder", metavar="DST", help="model folder to write")
     parser.add_argument("--format", help="format of SRC if it cannot be detected: nam, wavenet-vocoder, ...")

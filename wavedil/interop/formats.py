@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from wavedil.core.schema import SampleRate, check
 from wavedil.errors import WavedilError, one_of
 from wavedil.interop.diffwave import from_diffwave
 from wavedil.interop.kan_bayashi import from_kan_bayashi
 from wavedil.interop.nam import read_nam
 from wavedil.interop.parallel_wavegan import from_parallel_wavegan
 from wavedil.interop.pytorch_tcn import from_pytorch_tcn
+from wavedil.interop.rtneural import read_rtneural
 from wavedil.interop.tensors import read_tensors
 from wavedil.interop.vits import from_vits_wn
 from wavedil.interop.wavenet_vocoder import from_wavenet_vocoder
@@ -28,7 +30,7 @@ FORMATS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
     "diffwave": (from_diffwave, ("residual_layers.0.diffusion_projection",)),
     "pytorch-tcn": (from_pytorch_tcn, ("network.0.conv1",)),
 }
-NAMES = ("nam", *FORMATS)
+NAMES = ("nam", "rtneural", *FORMATS)
 
 
 def convert(
@@ -37,10 +39,11 @@ def convert(
     """Converts another program's file; returns the model and the name of its format.
 
     Args:
-        path: a ``.nam`` file or a checkpoint.
+        path: a ``.nam`` file, a JSON file of RTNeural, AIDA-X or Proteus, or a checkpoint.
         name: of the format, one of ``NAMES``; None detects it.
         options: keyword arguments of the format's function, e.g. ``{"stacks": 2}``. A .nam file with several networks
-            has ``quality``, from 0 to 1, which converts one of them; without it all are, used at quality 1.
+            has ``quality``, from 0 to 1, which converts one of them; without it all are, used at quality 1. A JSON file
+            has ``sample_rate``.
         prefix: converts only the tensors of this submodule of a larger model, e.g. ``"enc_q.enc"``.
 
     Raises:
@@ -54,6 +57,11 @@ def convert(
             raise WavedilError(f"{unknown[0]!r} is not an option of .nam files: omit it")
         model = read_nam(path)
         return model.at_quality(options["quality"]) if "quality" in options else model, "nam"
+    if name == "rtneural" or (name is None and path.suffix.lower() in (".json", ".aidax")):
+        if unknown := [*(key for key in options if key != "sample_rate"), *([prefix] if prefix else [])]:
+            raise WavedilError(f"{unknown[0]!r} is not an option of RTNeural files: expected sample_rate")
+        rate = options.get("sample_rate")
+        return read_rtneural(path, None if rate is None else check("sample_rate", rate, SampleRate)), "rtneural"
     tensors = read_tensors(path)
     if prefix:
         start = prefix.rstrip(".") + "."

@@ -346,7 +346,7 @@ def _check_optimizer(make_optimizer: Callable[[Iterable], Optimizer]) -> None:
 def describe_network(network: nn.Module) -> str:
     """Size, depth and receptive field of a network for sound."""
     field, rate = network.receptive_field, network.sample_rate
-    return (
-        f"{count_parameters(network):,} parameters, {len(network.dilations)} layers, receptive field {field} samples = "
-        f"{1000 * field / rate:.1f} ms at {rate} Hz"
-    )
+    size, depth = f"{count_parameters(network):,} parameters", getattr(network, "dilations", None)
+    if depth is None:  # a recurrent network remembers without an end
+        return f"{size}, {type(network).__name__} at {rate} Hz"
+    return f"{size}, {len(depth)} layers, receptive field {field} samples = {1000 * field / rate:.1f} ms at {rate} Hz"

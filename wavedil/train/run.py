@@ -113,6 +113,10 @@ def run_recipe(
                     step = cli.trainer.global_step + 1
                     remedy = "reduce data.batch_size or data.crop, or set checkpoint_layers of the network"
                     raise WavedilError(f"memory ran out at step {step}: {remedy}") from None
+                if cli is not None and cli.trainer.world_size > 1 and _is_lost_connection(error):
+                    saved = any((folder / "checkpoints").glob("[!.]*.ckpt"))
+                    remedy = f"; {_continuation(folder, imports)}" if saved else ""
+                    raise WavedilError(f"another process of this run has ended, see its message{remedy}") from None
                 raise
             if cli is None and isinstance(error, SystemExit):  # an option such as --trainer.help
                 raise
@@ -138,6 +142,11 @@ def run_recipe(
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
             if threading.current_thread() is threading.main_thread() and handler is not None:
                 signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Whether an error is that of a process which waits for one that has ended."""
+    return any(word in f"{type(error).__name__}: {error}" for word in ("gloo", "NCCL", "DistBackendError"))
 
 
 def _continuation(folder: Path, imports: Sequence[str], options: str = "") -> str:

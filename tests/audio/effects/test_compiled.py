@@ -18,6 +18,7 @@ from wavedil.audio.effects.engines import CompiledEngine, TorchEngine, make_engi
 from wavedil.audio.effects.speed import EXAMPLES, measure_speed
 from wavedil.audio.models.activations import ACTIVATIONS
 from wavedil.audio.models.effect_model import EffectModel
+from wavedil.audio.models.layer_chain import LayerChain
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
 from wavedil.audio.models.nam.layer import FILM_PLACES
 from wavedil.audio.models.tcn import TCN
@@ -80,6 +81,17 @@ MODELS = {
         ]
     ).at_quality(0.3),
     "container": lambda: NAMContainer([NAMLinear(3), NAMLinear(3), NAMLSTM(17, 2)], [0.3, 0.5, 1]),
+    "chain": lambda: LayerChain(
+        [
+            {"type": "conv", "channels": 3, "kernel_size": 3, "dilation": 40, "activation": "Tanh"},
+            {"type": "lstm", "channels": 5},
+            {"type": "lstm", "channels": 2, "activation": "ReLU"},
+            {"type": "conv", "channels": 1},
+        ],
+        residual=True,
+        input_gain=0.5,
+        output_gain=1.5,
+    ),
     "convnet": lambda: NAMConvNet(3, [1, 2, 5], "ReLU", batchnorm=True),
     "linear": lambda: NAMLinear(700, True),
 }

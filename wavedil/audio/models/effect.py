@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.audio.effects.compiled.program import Builder, Program, Term
-from wavedil.audio.models.effect_model import EffectModel
+from wavedil.audio.models.effect_model import EffectModel, knob_ranges
 from wavedil.audio.models.initialization import init_stack_
 from wavedil.audio.models.one_poles import OnePoles
 from wavedil.core import DilatedConv, DilatedStack, Schedule
@@ -62,7 +62,7 @@ class Effect(EffectModel):
         sample_rate: SampleRate = 48000,
     ):
         super().__init__()
-        self.sample_rate, self.knobs = sample_rate, _ranges(knobs or {})
+        self.sample_rate, self.knobs = sample_rate, knob_ranges(knobs or {})
         self.one_poles = OnePoles(time_constants, charges, sample_rate)
         self.knob_layer = nn.Linear(len(self.knobs), knob_channels) if self.knobs and knob_channels else None
         self.input_conv = DilatedConv(1, 1 + len(self.one_poles), channels, 1)
@@ -154,10 +154,3 @@ class Effect(EffectModel):
         low, high = torch.tensor(list(self.knobs.values()), dtype=knobs.dtype, device=knobs.device).T
         centered = (2 * knobs - low - high) / (high - low)
         return (centered if self.knob_layer is None else torch.tanh(self.knob_layer(centered))).unsqueeze(2)
-
-
-def _ranges(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
-    for name, ends in knobs.items():
-        if len(ends) != 2 or not ends[0] < ends[1]:
-            raise WavedilError(f"knob {name!r} has the range {list(ends)}: expected [lowest, highest]")
-    return {name: (float(low), float(high)) for name, (low, high) in knobs.items()}

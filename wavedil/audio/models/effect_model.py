@@ -1,7 +1,7 @@
 """Base class of models that process sound."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -111,6 +111,14 @@ class EffectModel(nn.Module):
                 found = shown(value) if isinstance(value, int) else f"{value:g}"  # an int may be too large for a float
                 raise WavedilError(f"knob {name!r} is {found}: expected a value in {low:g}..{high:g}")
         return torch.tensor([float(values[name]) for name in self.knobs])
+
+
+def knob_ranges(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    """Knobs with their ranges, checked."""
+    for name, ends in knobs.items():
+        if len(ends) != 2 or not ends[0] < ends[1]:
+            raise WavedilError(f"knob {name!r} has the range {list(ends)}: expected [lowest, highest]")
+    return {name: (float(low), float(high)) for name, (low, high) in knobs.items()}
 
 
 def parse_knobs(settings: Iterable[str], option: str = "") -> dict[str, float]:
