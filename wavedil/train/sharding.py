@@ -10,6 +10,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
@@ -42,9 +43,11 @@ class FSDP(DDPStrategy):
             parameter.data = parameter.data.contiguous()  # fully_shard refuses channels_last
         _copy_from_first(*module.parameters(), *module.buffers())
         module.whole = WholeNetwork(module.eval_network)
+        # Not the default mesh, which is of the GPU if the machine has one.
+        mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         if module.averaged is not None:
-            fully_shard(module.averaged)
-        fully_shard(module)
+            fully_shard(module.averaged, mesh=mesh)
+        fully_shard(module, mesh=mesh)
         register_fsdp_forward_method(module, "training_step")
 
     def on_validation_start(self) -> None:
