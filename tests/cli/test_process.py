@@ -49,6 +49,7 @@ def takes(tmp_path):
     sound = 0.1 * np.random.default_rng(0).standard_normal((2, 400)).astype(np.float32)
     audio_files.write(tmp_path / "takes/a.wav", sound, 8000, "PCM_24")
     audio_files.write(tmp_path / "takes/day 2/b.flac", sound[:1], 8000)
+    audio_files.write(tmp_path / "takes/e.wav", sound[:, :200], 8000)
     audio_files.write(tmp_path / "solo.wav", 20 * sound[:, :50], 8000, "FLOAT")
     (tmp_path / "takes/c.wav").write_bytes(b"RIFF")
     return tmp_path
@@ -61,12 +62,12 @@ def test_folders_are_processed_file_by_file_and_a_broken_one_is_named(capsys, fo
     out, err = capsys.readouterr()
     result = {entry["input"].removeprefix(f"{takes}/"): entry for entry in json.loads(out)}
     message = "takes/c.wav: not a readable sound file"
-    assert list(result) == ["takes/a.wav", "takes/c.wav", "takes/day 2/b.flac", "solo.wav"]
+    assert list(result) == ["takes/a.wav", "takes/c.wav", "takes/day 2/b.flac", "takes/e.wav", "solo.wav"]
     assert message in result["takes/c.wav"]["error"] and len(result["takes/c.wav"]) == 2
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
     written = {path.relative_to(takes / "out").as_posix() for path in (takes / "out").rglob("*") if path.is_file()}
-    assert written == {"a.wav", "day 2/b.flac", "solo.wav"}
-    for name in ("takes/a.wav", "takes/day 2/b.flac"):
+    assert written == {"a.wav", "day 2/b.flac", "e.wav", "solo.wav"}
+    for name in ("takes/a.wav", "takes/day 2/b.flac", "takes/e.wav"):
         entry = result[name]
         run_alone = process_file(load(folder / "model"), takes / name, takes / Path(name).name, {"gain": 0.5})
         assert {"input", *run_alone} == set(entry) and entry["channels"] == run_alone["channels"]
@@ -75,11 +76,11 @@ def test_folders_are_processed_file_by_file_and_a_broken_one_is_named(capsys, fo
     words = ["process", folder / "model", takes / "takes", takes / "takes/wet", "--knob", "gain=0.5"]
     for message in (
         "",
-        f"{takes}/takes/wet: 2 of 2 files are replaced\n",
+        f"{takes}/takes/wet: 3 of 3 files are replaced\n",
     ):  # the second time, its results are no inputs
         assert main([str(word) for word in words]) == 0
         out, err = capsys.readouterr()
-        assert len(json.loads(out)) == 2 and err == message
+        assert len(json.loads(out)) == 3 and err == message
 
 
 def test_one_file_goes_to_a_folder_or_to_a_file(run, folder, tmp_path):

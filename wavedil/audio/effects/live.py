@@ -42,7 +42,7 @@ class LiveEffect:
             end, by ``levels.warn()``; without one, :meth:`process` warns at the first such block.
 
     Attributes:
-        levels: counts the samples outside [-1, 1].
+        levels, source: counts the samples outside [-1, 1]; the name in messages.
         knobs: settings by name. Assign new settings at any time; from the next block on the knobs move to them within
             20 ms, so that no click is audible.
         blocks, samples: number of blocks and samples (per channel) processed so far.
@@ -60,7 +60,7 @@ class LiveEffect:
         source: str | Path | None = None,
     ):
         self.model, self.channels = model.eval(), channels
-        self.levels, self._source = Levels(), source
+        self.levels, self.source = Levels(), source
         self.knobs = knobs or {}
         self._engine, self._engine_values = make_engine(model, channels), None
         silence = math.ceil(model.settle * model.sample_rate)
@@ -121,9 +121,9 @@ class LiveEffect:
         self._engine_values = self._values
 
     def _checked(self, block: Any) -> np.ndarray:
-        name = self._source or "block"
+        name = self.source or "block"
         sound = check_level(to_tensor(str(name), block).detach().cpu(), name, self.levels).float().numpy()
-        if self._source is None:
+        if self.source is None:
             self.levels.warn()
         if not np.isfinite(sound).all():
             raise WavedilError("block has NaN or infinity, which would stay in the effect's state: leave it out")
