@@ -35,11 +35,13 @@ class FakeSounddevice(ModuleType):
 
             def __init__(self, **options):
                 if options["samplerate"] not in fake.rates:
-                    raise RuntimeError("Error opening Stream: Invalid sample rate [PaErrorCode -9997]")
+                    raise fake.PortAudioError("Error opening Stream: Invalid sample rate [PaErrorCode -9997]")
                 self.options, self.active = options, True
                 fake.streams.append(self)
 
             def __enter__(self):
+                if fake.blocks is None:
+                    raise fake.PortAudioError("Error starting stream: Device unavailable [PaErrorCode -9985]")
                 self.thread = threading.Thread(target=self.run)
                 self.thread.start()
 
@@ -63,7 +65,7 @@ class FakeSounddevice(ModuleType):
                     time.sleep(0)
                 self.active = False
 
-        self.Stream = Stream
+        self.Stream, self.PortAudioError = Stream, type("PortAudioError", (Exception,), {})
 
     def query_devices(self, device=None, kind=None):
         return self.devices[0] if kind else self.devices
@@ -174,6 +176,8 @@ def test_devices_of_another_rate_and_devices_that_stop_are_refused(refused, mode
     sounddevice.rates, sounddevice.blocks = (8000,), 3
     sounddevice.start.set()
     assert "the devices stopped after 0.0 s" in refused("live", model, "--knob", "gain=0")
+    sounddevice.blocks = None
+    assert "devices stopped: Error starting stream: Device" in refused("live", model, "--knob", "gain=0")
 
 
 def test_without_devices_portaudio_or_sounddevice_there_is_one_line(refused, model, sounddevice, monkeypatch, tmp_path):

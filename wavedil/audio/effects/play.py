@@ -160,6 +160,8 @@ def play(
     try:
         with suppress(KeyboardInterrupt), stream:
             _follow(stream, callback, settings, seconds, show, report)
+    except getattr(sounddevice, "PortAudioError", ()) as error:
+        raise WavedilError(f"the sound devices stopped: {error}; connect them again, or choose others {LIST}") from None
     finally:
         gc.unfreeze()
     latency = getattr(stream, "latency", None)
@@ -169,7 +171,7 @@ def play(
         "block": block,
         "input_device": input_about["name"],
         "output_device": output_about["name"],
-        "latency_ms": None if latency is None else round(1000 * sum(latency), 1),
+        "latency_ms": None if latency is None else round(1000 * float(np.sum(latency)), 1),
         "knobs": effect.knobs,
         "input_peak_dbfs": _decibels(callback.input_peak),
         "output_peak_dbfs": _decibels(callback.output_peak),
