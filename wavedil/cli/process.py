@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from wavedil.cli.options import add_device_option, add_effect_options, add_model_argument
+from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 
 EXAMPLES = (
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     from wavedil.weights import load
 
     inputs, output = arguments.inputs, arguments.output
+    if output in ("", "-"):
+        raise WavedilError(f"OUT is {output!r}: expected a file or a folder")
     several = len(inputs) > 1 or os.path.isdir(inputs[0])
     if not several:
         is_folder = os.path.isdir(output) or output.endswith(("/", os.sep)) or not Path(output).suffix
