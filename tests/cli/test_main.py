@@ -3,6 +3,8 @@
 import importlib
 import re
 import sys
+import warnings
+from types import ModuleType
 
 import pytest
 
@@ -127,3 +129,20 @@ def test_help_has_a_line_for_every_benchmark_and_recipe(capsys):
 def test_an_option_given_twice_is_refused(words, capsys):
     assert main(words) == 2
     assert "given twice" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line(run):
+    """Of this package; others as Python prints them."""
+    before = warnings.formatwarning
+
+    def give(arguments):
+        for category in (UserWarning, DeprecationWarning):
+            print(warnings.formatwarning(category("a\nb"), category, "file.py", 3, "code()"), end="")
+
+    module = ModuleType("warning_command")
+    module.add_arguments, module.run = lambda parser: None, give
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COMMANDS, "warn", (module, "help"))
+        lines = run("warn").out.splitlines()
+    assert lines[0] == "warning: a\\nb" and lines[1] == "file.py:3: DeprecationWarning: a"
+    assert warnings.formatwarning is before

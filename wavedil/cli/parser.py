@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module, metadata
@@ -49,6 +50,7 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "completion": ("wavedil.cli.completion", "Print the script that completes commands and options in a shell."),
     "bench": ("wavedil.cli.bench", "Measure on this machine: wavedil, plain torch, and other installed packages."),
 }
+_format_warning = warnings.formatwarning
 #: Entry points of this group add commands: the name is the command's, the value is the module's.
 ENTRY_POINTS = "wavedil.commands"
 
@@ -76,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     messages, logger = _Messages(), logging.getLogger("wavedil")
     logger.addHandler(messages)
     logger.setLevel(logging.INFO)
+    format_warning = warnings.formatwarning
+    warnings.formatwarning = _warning_line
     try:
         status = 0
         with printing():
@@ -96,8 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("\ninterrupted", 130, prefix="")
     finally:
+        warnings.formatwarning = format_warning
         logger.removeHandler(messages)
         set_quiet(False)
+
+
+def _warning_line(message: Warning | str, category: type[Warning], *place: Any) -> str:
+    """A warning of this package in one line, without the line of code that gave it."""
+    if category is UserWarning:
+        return f"warning: {printable(message)}\n"
+    return _format_warning(message, category, *place)
 
 
 def _fail(message: str, status: int = 2, prefix: str = "error: ") -> int:
