@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "evaluate": ("wavedil.cli.evaluate", "Evaluate a model: bits per sample, ESR, nats per step, or mean IoU."),
     "compress": ("wavedil.cli.compress", "Compress sound without loss, in the bits that a model needs for it."),
     "expand": ("wavedil.cli.expand", "Restore the sound of a compressed file."),
+    "surprise": (
+        "wavedil.cli.surprise",
+        "Find the moments of a recording that a model did not expect: clicks, cuts.",
+    ),
     "check": ("wavedil.cli.check", "Check a data set: broken files, silence, clipping, duplicates, missing masks."),
     "pack": ("wavedil.cli.pack", "Pack a data set into a few large files, for network drives and remote storage."),
     "inspect": ("wavedil.cli.inspect", "Show receptive field, cost and gridding of a schedule or a model."),

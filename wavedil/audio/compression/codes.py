@@ -53,41 +53,42 @@ class LogOdds:
     def __init__(self, distribution: Distribution, parameters: Tensor):
         if not bool(torch.isfinite(parameters).all()):
             raise WavedilError("the model's numbers overflow: its weights are too large; use an earlier checkpoint")
-        self.distribution, self._twice = distribution, parameters.repeat(2, 1)
         self.num_codes = distribution.quantizer.num_codes
         self.depth = (self.num_codes - 1).bit_length()
+        self.setup(distribution, parameters)
 
-    def __call__(self, low: Tensor, level: int) -> np.ndarray:
+    def setup(self, distribution: Distribution, parameters: Tensor) -> None:
+        self.distribution, self._twice = distribution, parameters.repeat(2, 1)
+
+    def __call__(self, low: np.ndarray, level: int) -> np.ndarray:
         """For the ranges that start at ``low`` ``(n,)``; minus infinity where no code is in the upper half."""
         half = 1 << (self.depth - 1 - level)
-        middle, high = low + half, (low + 2 * half).clamp(max=self.num_codes)
+        middle, high = low + half, np.minimum(low + 2 * half, self.num_codes)
         alone = middle >= self.num_codes
-        middle = torch.where(alone, low, middle)  # any range with codes
-        ends = torch.cat([low, middle]), torch.cat([torch.where(alone, high, middle), high])
-        lower, upper = self.distribution.log_between(self._twice, *ends).chunk(2)
-        odds = torch.nan_to_num(upper - lower, nan=0.0, posinf=1e6, neginf=-1e6)
-        return torch.where(alone, -torch.inf, odds).cpu().numpy()
+        middle = np.where(alone, low, middle)  # any range with codes
+        ends = np.concatenate([low, middle]), np.concatenate([np.where(alone, high, middle), high])
+        ends = (torch.from_numpy(each).to(self._twice.device) for each in ends)
+        lower, upper = self.distribution.log_between(self._twice, *ends).cpu().numpy().reshape(2, -1)
+        return np.where(alone, -np.inf, np.nan_to_num(upper - lower, nan=0.0, posinf=1e6, neginf=-1e6))
 
 
 class CategoricalLogOdds(LogOdds):
     """The same for a softmax, some ten times faster: the sums of all ranges are computed at once, from pairs."""
 
-    def __init__(self, distribution: Distribution, parameters: Tensor):
-        super().__init__(distribution, parameters)
+    def setup(self, distribution: Distribution, parameters: Tensor) -> None:
         logits = parameters.double().cpu().numpy()
-        sums = np.exp(logits - logits.max(axis=1, keepdims=True))
-        sums = np.pad(sums, [(0, 0), (0, (1 << self.depth) - self.num_codes)])
-        self.rows, self.sums = np.arange(len(sums)), []
-        for _ in range(self.depth):
-            self.sums.insert(0, sums)
-            sums = sums[:, 0::2] + sums[:, 1::2]
+        first = 1 << self.depth
+        sums = np.zeros((len(logits), 2 * first))  # a heap: the halves of range i are 2i and 2i + 1
+        np.exp(logits - logits.max(axis=1, keepdims=True), out=sums[:, first : first + self.num_codes])
+        while first > 1:
+            np.add(sums[:, first : 2 * first : 2], sums[:, first + 1 : 2 * first : 2], out=sums[:, first // 2 : first])
+            first //= 2
+        self.logs = np.log(np.maximum(sums, 1e-300))
+        self.rows = np.arange(len(sums))
 
-    def __call__(self, low: Tensor, level: int) -> np.ndarray:
-        low = low.cpu().numpy()
-        first = low >> (self.depth - 1 - level)
-        lower, upper = self.sums[level][self.rows, first], self.sums[level][self.rows, first + 1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            odds = np.nan_to_num(np.log(upper) - np.log(lower), nan=0.0, posinf=1e6, neginf=-1e6)
+    def __call__(self, low: np.ndarray, level: int) -> np.ndarray:
+        halves = 2 * ((1 << level) + (low >> (self.depth - level)))
+        odds = self.logs[self.rows, halves + 1] - self.logs[self.rows, halves]
         return np.where(low + (1 << (self.depth - 1 - level)) >= self.num_codes, -np.inf, odds)
 
 
@@ -101,12 +102,12 @@ def encode_codes(session: Session, codes: Tensor, encoder: Encoder) -> Iterator[
     for start in range(0, codes.shape[1], CHUNK):
         chunk = codes[:, start : start + CHUNK]
         parameters = session.score(chunk).transpose(1, 2).flatten(0, 1)  # (channels * time, parameters)
-        log_odds, targets = make_log_odds(session.plan.distribution, parameters), chunk.flatten()
+        log_odds, targets = make_log_odds(session.plan.distribution, parameters), chunk.flatten().cpu().numpy()
         odds, decisions = [], []
         for level in range(log_odds.depth):
             shift = log_odds.depth - 1 - level
             odds.append(log_odds(targets >> (shift + 1) << (shift + 1), level))
-            decisions.append((targets >> shift & 1).cpu().numpy())
+            decisions.append(targets >> shift & 1)
         # In the order of the decoder: time, level, channel.
         shape = log_odds.depth, *chunk.shape
         odds, decisions = (np.stack(each).reshape(shape).transpose(2, 0, 1) for each in (odds, decisions))
@@ -143,15 +144,16 @@ def decode_codes(session: Session, time: int, decoder: Decoder) -> Iterator[Tens
                     raise WavedilError("the data are damaged")
             table = _PROBABILITIES[shift]
         log_odds = make_log_odds(session.plan.distribution, session.score(placeholder)[:, :, 0])
-        low = torch.zeros(session.batch, dtype=torch.int64, device=session.plan.device)
+        low = np.zeros(session.batch, np.int64)
         for level in range(log_odds.depth):
             bits = []
             for value in log_odds(low, level).tolist():
                 index = math.floor(_position(min(max(value, -LIMIT), LIMIT), shift)) - _LOWEST
                 bits.append(value > -math.inf and decoder.decode(table[index]))
-            low = low + torch.tensor(bits, device=low.device) * (1 << (log_odds.depth - 1 - level))
-        session.replace_last(low)
-        yield low
+            low += np.array(bits) * (1 << (log_odds.depth - 1 - level))
+        codes = torch.from_numpy(low).to(placeholder.device)
+        session.replace_last(codes)
+        yield codes
 
 
 def _position(odds: float | np.ndarray, shift: int) -> float | np.ndarray:

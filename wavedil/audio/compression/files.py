@@ -78,7 +78,7 @@ def compress_file(
             f"{source} ({info.subtype}) is not the 16-bit sound that this model's codes stand for: convert it to 16 bit"
         )
     header = {
-        "model": fingerprint(model)[:32],
+        "model": fingerprint(model)[:16],
         "rate": model.sample_rate,
         "shape": list(codes.shape),
         "speaker": speaker,
@@ -135,7 +135,7 @@ def expand_file(
     """
     _check_model(model)
     header, data = _read(Path(source))
-    if header["model"] != fingerprint(model)[:32]:
+    if header["model"] != fingerprint(model)[:16]:
         raise WavedilError(f"{source} was compressed with another model: expand it with the same weights")
     channels, length = header["shape"]
     if channels * length * _FEWEST_BITS > 8 * len(data) + 64:
@@ -205,4 +205,4 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _digest(codes: Tensor) -> str:
-    return hashlib.sha256(codes.cpu().numpy().astype("<i4").tobytes()).hexdigest()[:32]
+    return hashlib.sha256(codes.cpu().numpy().astype("<i4").tobytes()).hexdigest()[:16]
