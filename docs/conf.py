@@ -16,7 +16,7 @@ ROOT = DOCS.parent
 
 project, author, release = "wavedil", "the wavedil authors", wavedil.__version__
 copyright = "the wavedil authors, Apache-2.0"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["ref.python"]  # attributes that many classes have, e.g. receptive_field
 
@@ -25,11 +25,16 @@ html_title = "wavedil"
 html_theme_options = {"navbar_end": ["theme-switcher"], "show_toc_level": 2, "header_links_before_dropdown": 6}
 html_show_sourcelink = False
 html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_sidebars = {"index": [], "listen": []}  # these have no pages below them
 
 highlight_language = "bash"
 myst_heading_anchors = 4  # headings can be linked as on GitHub
 myst_enable_extensions = ["colon_fence"]
+nb_execution_in_temp = True  # notebooks are stored without outputs, and executed for the pages
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # progress of trainings
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -28,7 +28,7 @@ _IMAGE_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32
 
 @dataclass(frozen=True, eq=False)
 class Pairwise:
-    """A pairwise term of :class:`DenseCRF` with features of its own: weight * exp(-|f_i - f_j|^2 / 2).
+    """A pairwise term of :class:`DenseCRF` with features of its own: ``weight * exp(-|f_i - f_j|^2 / 2)``.
 
     Args:
         features: tensor or array ``(dims, *space)`` or ``(dims, points)``, the same for all items of a batch; or
