@@ -196,6 +196,21 @@ def test_a_damaged_confusion_matrix_is_left_out(tmp_path, entries):
     assert "Confusion" not in Page(write_report(run)).text
 
 
+def test_rows_of_many_clips_and_many_rows(tmp_path):
+    run = runs.make_run(tmp_path / "many")
+    for step in range(30):  # of a caption that is no step, so none is an old preview
+        runs.write_clip(run / "samples" / f"sample_000_take{step:02d}.wav", runs.tone(200, 0.05))
+    page = Page(write_report(run))
+    labels = [each["aria-label"] for each in page.all("figure", "clip")]
+    assert len(labels) == 30 and labels[25] == "Z: take25" and labels[29] == "30: take29"
+    assert "left out" not in page.text and "not in this page" not in page.text
+    for index in range(1, 104):
+        runs.write_clip(run / "samples" / f"sample_{index:03d}.wav", runs.tone(200, 0.002))
+    page = Page(write_report(run))
+    assert len(page.all("section", "row")) == 100
+    assert "4 rows are left out: a page has at most 100 of a kind" in page.text
+
+
 def test_a_page_has_at_most_20_mb(tmp_path):
     run = runs.make_run(tmp_path / "long")
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 44100 * 60).astype(np.float32)

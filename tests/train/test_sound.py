@@ -274,6 +274,10 @@ def test_training_with_features_and_speakers(tmp_path, voices):
     full = train(out=str(tmp_path / "full"), overrides=options)
     model = load(full / "model")
     assert model.speakers == ("en", "es", "fr") and model.conditioner.feature_channels == 4
+    original, griffin_lim = (
+        audio_files.read(full / "samples" / f"sample_000_{name}.wav")[0] for name in ("original", "griffin_lim")
+    )
+    assert griffin_lim.shape == original.shape == (1, 400) and griffin_lim.any() and not (griffin_lim == original).all()
     assert float(metrics(full)[-1]["valid_bits"]) > 0
     with pytest.raises(WavedilError, match="'es' is unknown: this model knows ann"):
         train(out=str(tmp_path / "other"), overrides=[*options, "--model.network.speakers=[ann]"])

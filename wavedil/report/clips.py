@@ -83,9 +83,9 @@ def rows_html(rows: Sequence[Row], budget: Budget, share: float = 1.0) -> str:
     parts, dropped = [], 0
     for row in rows:
         clips = []
-        for clip in row.clips[: len(LETTERS)]:
+        for clip in row.clips:
             try:
-                html = clip_html(clip, LETTERS[len(clips)], limit)
+                html = clip_html(clip, _key(len(clips)), limit)
             except WavedilError as error:
                 budget.notes.append(f"skipped: {clip.path.name if clip.path else clip.label}: {error}")
                 continue
@@ -93,7 +93,6 @@ def rows_html(rows: Sequence[Row], budget: Budget, share: float = 1.0) -> str:
                 clips.append((clip, html))
             else:
                 dropped += 1
-        dropped += len(row.clips[len(LETTERS) :])
         if clips:
             parts.append(_row_html(row, clips))
     if dropped:
@@ -105,7 +104,7 @@ def _row_html(row: Row, clips: Sequence[tuple[Clip, str]]) -> str:
     switch = ""
     if len(clips) > 1:
         buttons = (
-            f"<button type=button data-switch={index} aria-pressed=false><kbd>{LETTERS[index]}</kbd> "
+            f"<button type=button data-switch={index} aria-pressed=false><kbd>{_key(index)}</kbd> "
             f"{text(clip.label)}</button>"
             for index, (clip, _) in enumerate(clips)
         )
@@ -114,6 +113,11 @@ def _row_html(row: Row, clips: Sequence[tuple[Clip, str]]) -> str:
         f"<section class=row aria-label='{text(row.title)}'><h3>{text(row.title)}</h3>{facts_html(row.facts)}{switch}"
         f"<div class=clips>{''.join(html for _, html in clips)}</div></section>"
     )
+
+
+def _key(index: int) -> str:
+    """The letter that switches to a clip of a row; its number if there are more clips than letters."""
+    return LETTERS[index] if index < len(LETTERS) else str(index + 1)
 
 
 def facts_html(facts: Mapping[str, Any]) -> str:

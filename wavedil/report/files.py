@@ -3,9 +3,9 @@
 import base64
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wavedil.writing import atomic_write
 
@@ -13,6 +13,7 @@ MAX_PAGE_BYTES = 20_000_000
 MAX_BYTES = 2**26  # of a file that is read
 MAX_ROWS, MAX_STEPS = 100, 12  # rows of clips or images in a page, and steps of each: a run writes it often
 CAPTIONS = "captions.json"
+Row = TypeVar("Row")
 
 
 class Budget:
@@ -27,6 +28,12 @@ class Budget:
         if fits:
             self.left -= len(text)
         return fits
+
+    def first(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The first ``MAX_ROWS`` rows, and a note about the others."""
+        if len(rows) > MAX_ROWS:
+            self.notes.append(f"{len(rows) - MAX_ROWS} rows are left out: a page has at most {MAX_ROWS} of a kind")
+        return rows[:MAX_ROWS]
 
 
 def left_out(count: int) -> str:

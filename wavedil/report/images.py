@@ -8,7 +8,7 @@ import numpy as np
 
 from wavedil.errors import WavedilError
 from wavedil.report.clips import facts_html
-from wavedil.report.files import MAX_ROWS, MAX_STEPS, Budget, data_uri, left_out, short, text
+from wavedil.report.files import MAX_STEPS, Budget, data_uri, left_out, short, text
 from wavedil.report.png import indexed_png
 from wavedil.report.run import Media, Run
 
@@ -68,10 +68,8 @@ def _difference(truth: np.ndarray, prediction: np.ndarray, has_classes: bool) ->
 def panels_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
     """A row for each panel: its parts, their difference, and a slider between truth and prediction."""
     has_classes, parts, dropped = bool(classes(run)), [], 0
+    media = budget.first(media)
     for index, each in enumerate(media):
-        if index == MAX_ROWS:
-            dropped = len(media) - index
-            break
         try:
             image, truth, prediction = _read(each)
         except WavedilError as error:
@@ -117,7 +115,7 @@ def steps_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
         rows.setdefault(each.row, []).append(each)
     parts, dropped = [], 0
     limit = budget.left // max(1, len(rows))
-    for number, all_previews in sorted(rows.items())[:MAX_ROWS]:
+    for number, all_previews in budget.first(sorted(rows.items())):
         previews = all_previews[-MAX_STEPS:]
         dropped += len(all_previews) - len(previews)
         figures, used, title = [], 0, f"Image {number + 1}"

@@ -108,7 +108,7 @@ def _single(run: Run, running: bool) -> tuple[str, str]:
     budget, meanings = Budget(), []
     settings = _settings([run], budget)
     parts = [figures_html(run)]
-    samples, previews = sample_rows([run]), preview_rows(run)
+    samples, previews = budget.first(sample_rows([run])), budget.first(preview_rows(run))
     if samples or previews:
         parts.append(TOOLBAR)
         meanings.append(SPECTROGRAM)
@@ -143,7 +143,7 @@ def _compare(runs: Sequence[Run]) -> tuple[str, str]:
         for run in runs
     )
     parts = [curves_html(runs)]
-    samples = sample_rows(runs)
+    samples = budget.first(sample_rows(runs))
     if samples:
         meanings.append(SPECTROGRAM)
         parts.append(TOOLBAR + "<h2>Samples</h2>" + _sounds(samples, budget, 1.0, meanings))

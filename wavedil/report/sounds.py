@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from wavedil.report.clips import PICTURE, Clip, Row
-from wavedil.report.files import MAX_ROWS, MAX_STEPS, is_own
+from wavedil.report.files import MAX_STEPS, is_own
 from wavedil.report.run import LABELS, Media, Run
 
 
@@ -19,7 +19,7 @@ def sample_rows(runs: Sequence[Run]) -> list[Row]:
             _add(row, media, run, len(runs) > 1)
     for row in rows.values():
         row.clips.sort(key=lambda clip: not clip.label.startswith(("dry", "wet", "original")))
-    return [row for _, row in sorted(rows.items())][:MAX_ROWS]
+    return [row for _, row in sorted(rows.items())]
 
 
 def _add(row: Row, media: Media, run: Run, named: bool) -> None:
@@ -71,7 +71,7 @@ def preview_rows(run: Run) -> list[Row]:
     if recordings:
         for row in rows.values():
             row.facts.pop("file", None)
-    return ([row for _, row in sorted(rows.items()) if row.clips] + recordings)[:MAX_ROWS]
+    return [row for _, row in sorted(rows.items()) if row.clips] + recordings
 
 
 def newest_first(rows: Sequence[Row], limit: int) -> tuple[list[Row], int]:

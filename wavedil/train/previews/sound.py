@@ -8,8 +8,10 @@ import lightning as L
 import torch
 from torch import nn
 
+from wavedil.audio.conditioning.features import LogMel
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.generation.generate import generate
+from wavedil.audio.resynthesis import griffin_lim
 from wavedil.core.schema import Seconds, checked
 from wavedil.progress import Bar
 from wavedil.report import add_captions
@@ -91,11 +93,21 @@ class SoundSamples(Samples):
             if index < len(sounds):
                 original = torch.as_tensor(sounds[index])[None, :total]
                 write(folder / "samples" / f"sample_{index:03d}_original.wav", original, network.sample_rate)
+                _write_griffin_lim(network, original, folder / "samples" / f"sample_{index:03d}_griffin_lim.wav")
             write(folder / "samples" / f"sample_{index:03d}.wav", clip.cpu(), network.sample_rate)
         return (
             f"Listen: {folder / 'report.html'}\n"
             f"more clips: wavedil sample {folder / 'model'}{_sample_options(network)} --num 4 --seed 1 --out clips"
         )
+
+
+def _write_griffin_lim(network: nn.Module, original: torch.Tensor, path: Path) -> None:
+    """Writes Griffin-Lim of the log-mels of a recording, to compare a vocoder with; nothing for other features."""
+    features = getattr(network.conditioner.upsampling, "features", None)
+    whole = original.shape[1] // features.hop_length * features.hop_length if isinstance(features, LogMel) else 0
+    if whole:
+        mels = network.features(original[:, :whole])[0]
+        write(path, griffin_lim(features, mels)[None], network.sample_rate)
 
 
 def _is_conditional(network: nn.Module) -> bool:
