@@ -1,4 +1,4 @@
-"""What works on this machine: versions, devices, caches, extras, and whether the fast paths compute correctly."""
+"""Checks of this machine: versions, devices, caches, extras, and the results of the fast paths."""
 
 import os
 import platform
@@ -50,7 +50,7 @@ class Examination:
 
 
 def examine(progress: Callable[[int, int], None] | None = None) -> Examination:
-    """Runs all checks; an error of one of them is its result.
+    """Runs all checks. The error of a check is its result; the others still run.
 
     Args:
         progress: called with the numbers of finished and of all checks.
@@ -183,7 +183,7 @@ def _operations() -> Iterator[Finding]:
 
 
 def _pair(module: Any, name: str) -> tuple[Callable, Callable]:
-    """The operation and its definition, which has no padding argument of its own if it is a convolution."""
+    """The operation and its reference implementation; that of a convolution takes a padded input."""
     plain = module.reference
     if name == "dilated_conv":
         return module.dilated_conv, lambda *args, padding, **options: plain(*args, **options)
@@ -212,7 +212,7 @@ def _run(function: Callable, arguments: list[Any], options: dict[str, Any], devi
 
 
 def _engines() -> Iterator[Finding]:
-    """Codes of each engine beside those of the engine torch, which is the definition."""
+    """Compares the codes of each engine with those of the reference engine, torch."""
     import torch
 
     from wavedil.audio.generation.engines import ENGINES, session_class

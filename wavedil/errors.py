@@ -39,7 +39,7 @@ def printable(text: object) -> str:
 
 
 def similar(name: object, known: Iterable[object]) -> str | None:
-    """The one of ``known`` that ``name`` was probably meant to be; None if it resembles none."""
+    """The name in ``known`` that is most similar to ``name``; None if none is similar."""
     import difflib  # takes time, and only errors need it
 
     names = {str(each).lower(): str(each) for each in known}
@@ -108,7 +108,7 @@ def matched(**columns: Iterable[Any] | None) -> Iterator[tuple]:
         for name, entry in entries.items():
             if entry is ends:
                 longer = next(other for other, value in entries.items() if value is not ends)
-                raise WavedilError(f"{name} has fewer entries than {longer}: expected as many")
+                raise WavedilError(f"{name} has fewer entries than {longer}: expected the same number")
         yield tuple(entries.get(name) for name in columns)
 
 

@@ -1,4 +1,4 @@
-"""Finding files: those of a folder, those that an expression matches, and those that belong together by name."""
+"""Finds files: in a folder, by an expression, and pairs by their names."""
 
 import os
 import re

@@ -137,7 +137,7 @@ def _config(bound: inspect.BoundArguments) -> dict[str, Any]:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """A copy of ``value`` as JSON values. Other objects stay: :func:`wavedil.weights.check_savable` refuses them."""
+    """A copy of ``value`` as JSON values; :func:`wavedil.weights.check_savable` refuses objects that are not."""
     check_nesting(depth, "config")
     if is_registered(type(value)):
         return {"class": import_path(type(value)), "arguments": value.config}

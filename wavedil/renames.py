@@ -220,7 +220,7 @@ def _upgrade_text(text: str, key: Any) -> str:
 
 
 def _upgrade_class(path: str) -> str:
-    """The path of today of a class of this package. Other texts are returned unchanged."""
+    """The present import path of a class of this package. Other texts are returned unchanged."""
     if path in RECIPE_CLASSES:
         return RECIPE_CLASSES[path]
     module, _, name = path.rpartition(".")

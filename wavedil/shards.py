@@ -54,7 +54,7 @@ def is_url(path: PathLike) -> bool:
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A file in a shard. ``dtype`` is that of the samples of a sound, interleaved by channel; None for other files."""
+    """A file in a shard. ``dtype`` is the type of the interleaved samples of a sound; None for other files."""
 
     shards: Shards
     path: str

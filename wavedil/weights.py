@@ -139,7 +139,7 @@ def check_savable(model: nn.Module) -> str:
 
 @checked
 def load(folder: AnyPath, device: str | torch.device = "cpu", expect: type | None = None) -> nn.Module:
-    """Loads the model of a folder, in evaluation mode. The file's tensors must be exactly those of the model.
+    """Loads the model of a folder, in evaluation mode. The file must have exactly the tensors of the model.
 
     Args:
         folder: as written by :func:`save`, e.g. RUN/model of a training run; or the name of a model of this package
@@ -275,7 +275,7 @@ def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
 
 
 def _half(key: str, value: Tensor) -> Tensor:
-    """Floating-point numbers as float16; integers stay."""
+    """Floating-point numbers as float16; integers unchanged."""
     if not value.is_floating_point():
         return value
     found = value.half()

@@ -109,7 +109,7 @@ def temporary_beside(path: Path, is_folder: bool = False) -> Iterator[Path]:
 
 
 def leftovers(folder: Path, name: str, suffix: str = "") -> Iterator[Path]:
-    """Yields what :func:`temporary_beside` created in a folder and no running process uses, locked meanwhile.
+    """Yields files of :func:`temporary_beside` in a folder that no running process uses, each locked until the next.
 
     Args:
         folder: to search, without subfolders.
@@ -154,7 +154,7 @@ def _lock(path: Path, wait: bool = True) -> int | None:
 
 
 def unlock(descriptor: int | None) -> None:
-    """Releases a lock of this process; does nothing in a forked process, which has none."""
+    """Releases a lock; does nothing in a forked process, which does not hold it."""
     if descriptor in _locks:
         _locks.remove(descriptor)
         _claimed.pop(descriptor, None)

@@ -10,7 +10,7 @@ import torch
 
 from wavedil.audio import WaveNet
 from wavedil.audio.models.effect import Effect
-from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray
+from wavedil.audio.models.nam import NAM, NAMLSTM
 from wavedil.audio.models.tcn import TCN
 from wavedil.core import DilatedStack
 from wavedil.errors import WavedilError
@@ -23,18 +23,6 @@ pytest.importorskip("onnxscript", reason="needs the export extra")
 def wavenet() -> WaveNet:
     torch.manual_seed(0)
     return WaveNet(6, 5, "1..4", input_kernel_size=2, num_codes=32, speakers=["a", "b"], speaker_channels=3).eval()
-
-
-def amp() -> NAM:
-    torch.manual_seed(0)
-    arrays = [LayerArray(1, 3, 2, "1,2"), LayerArray(3, 2, 1, "4", head_bias=True, head_kernel_size=3)]
-    return NAM(arrays, head_scale=0.5, sample_rate=24000).eval()
-
-
-def effect() -> Effect:
-    torch.manual_seed(0)
-    ranges = {"gain": [0, 2]}
-    return Effect(3, 4, "1,2", 2, knobs=ranges, time_constants=[0.01], charges=[0.3], sample_rate=8000).eval()
 
 
 def tcn() -> TCN:
@@ -93,7 +81,7 @@ def metadata(path) -> dict[str, str]:
 
 @torch.no_grad()
 def test_model_at_any_batch_size_and_length(tmp_path, monkeypatch):
-    model = effect()
+    model = Effect(3, 4, "1,2", knobs={"gain": [0, 2]}, time_constants=[0.01], sample_rate=8000).eval()
     path = interop.export_onnx(model, tmp_path / "sub" / "whole.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for shape in ((1, 1), (4, 333)):  # one-pole filters run in blocks of 128

@@ -127,7 +127,7 @@ def test_one_point_is_no_curve():
     assert "<svg" not in chart([Line("held-out data", [(5, 2.0)])], "step", "loss")
     assert "one value so far: held-out" not in chart([], "step", "loss")
     both = chart([Line("training", [(1, 3.0), (2, 2.0)]), Line("held-out data", [(5, 2.5)])], "step", "loss")
-    assert both.count("<path style") == 2 and "held-out data: one value so far, 2.5 at step 5" in both
+    assert both.count("<path style") == 2 and "held-out data: one value so far, 2.5 (step: 5)" in both
 
 
 @pytest.mark.parametrize("values", [[1, 1], [0, 0], [-1e300, 1e300], [1e-30, 2e-30], [float("nan"), float("inf")]])

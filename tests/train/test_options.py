@@ -40,14 +40,14 @@ OPTIONS = [
     ("--trainer.max_time=90", "max_time is '90': expected a time above 0"),
     ("--trainer.max_time=0min", "max_time is '0min': expected a time above 0"),
     ("--model.optimizer.lr=fast", "--model.optimizer.lr is fast: expected a number$"),
-    ("--model.optimizer=Adamm", "--model.optimizer: Adamm is no known class: did you mean Adam?"),
+    ("--model.optimizer=Adamm", "--model.optimizer: Adamm is not a known class: did you mean Adam?"),
     ("--trainer.precision=bf17", "--trainer.precision is bf17: expected an integer, .* bf16 or null"),
     ("--model.network.speakers=theo", "--model.network.speakers is theo: expected a list$"),
     ("--data.balance=speaker", "expected files, speakers or null; did you mean speakers"),
     ("--trainer.accelerator=gpuu", "trainer.accelerator is 'gpuu': expected one of auto, cpu, cuda"),
     ("--trainer.profiler=simpel", "trainer.profiler is 'simpel': expected one of simple"),
     ("--trainer.callbacks=EarlyStoping", "did you mean EarlyStopping"),
-    ("--trainer.logger=CSVLoger", "--trainer.logger: CSVLoger is no known class: did you mean CSVLogger"),
+    ("--trainer.logger=CSVLoger", "--trainer.logger: CSVLoger is not a known class: did you mean CSVLogger"),
     ("--data.balance=3", "--data.balance is 3: expected files, speakers or null"),
     ("--trainer.max_time=00:00:00:00", "above 0"),
     ("--trainer.val_check_interval=0", "val_check_interval is 0"),
@@ -77,7 +77,7 @@ OPTIONS = [
     ("--data.valid_seconds=.nan", "valid_seconds is nan"),
     ("--data.num_workers=-1", "num_workers is -1"),
     ("--data={root: a, root: b}", "root"),
-    ("word", "word is no option"),
+    ("word", "word is not an option"),
 ]
 
 
@@ -89,11 +89,11 @@ def test_a_mistake_in_an_option_is_one_line(tmp_path, option, message):
 @pytest.mark.parametrize(
     ("recipe", "option", "message"),
     [
-        ("amp", "--model.loss=AmpLos", "--model.loss: AmpLos is no known class: did you mean AmpLoss"),
+        ("amp", "--model.loss=AmpLos", "--model.loss: AmpLos is not a known class: did you mean AmpLoss"),
         ("camvid", "--model.backbone.norm_eps=x", "--model.backbone.norm_eps is x: expected a number or null"),
         ("camvid", "--model.backbone.nam=x", "--model.backbone.nam is unknown: did you mean --model.backbone.name"),
         ("tiny", "--model.head=wavedil.vision.Unet", "--model.head: wavedil.vision.Unet is .* did you mean UNet"),
-        ("tiny", "--model.head=Unet", "--model.head: Unet is no known class: did you mean UNet"),
+        ("tiny", "--model.head=Unet", "--model.head: Unet is not a known class: did you mean UNet"),
         ("tiny", "--model.loss=wavedil.vision.Lovas", "did you mean Lovasz"),
         ("tiny", "--model.head=torch.nn.Conv2dd", "did you mean Conv2d"),
         ("tiny", "--model.head=json.dumps", "--model.head is json.dumps: expected a class, or a function that"),
@@ -102,7 +102,11 @@ def test_a_mistake_in_an_option_is_one_line(tmp_path, option, message):
         ("jsb", "--model.network.channels=[1,a]", "--model.network.channels is .*: expected "),
         ("jsb", "--model.network=TCNN", "did you mean TCN"),
         ("jsb", "--model.network.activation=Relu", "activation is 'Relu': .*did you mean ReLU"),
-        ("tiny", "--model.backbone=VGGFrontend", "--model.backbone: VGGFrontend is no known class: did you mean VGGFr"),
+        (
+            "tiny",
+            "--model.backbone=VGGFrontend",
+            "VGGFrontend is not a known class: did you mean VGGFrontEnd",
+        ),
         ("tiny", "--model.frozen=[heads]", r"frozen is \['heads'\]: .*did you mean head"),
         ("tiny", "--data.crop=[1]", r"--data.crop is \[1\]: expected a list with 2 elements"),
         ("depth", "--model.head=Conv1x1", "did you mean Conv1x1Head"),

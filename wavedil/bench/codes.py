@@ -1,4 +1,4 @@
-"""Compares the codes of the numba engine with those of the definition, for each head, conditioning and kernel size.
+"""Compares the codes of the numba engine with those of the reference, for each head, conditioning and kernel size.
 
 The definition is the teacher-forced pass in float64 with the same random numbers. If all codes are equal, the torch
 engine would have drawn the same ones, since each code follows from those before it. If some differ, the row says how

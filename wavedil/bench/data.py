@@ -37,7 +37,7 @@ def bench_data(
     batch: int = BATCH,
     network: Mapping[str, Any] = NETWORK,
 ) -> dict[str, Any]:
-    """Times the reading of crops, and a training step; ratios are to the step. Default: those of the default recipe.
+    """Times reading crops and a training step; ratios are relative to the step. Default: data of the default recipe.
 
     Sound is read at the rate of the first file, so it is not resampled.
 

@@ -1,4 +1,4 @@
-"""What ``wavedil bench fuzz`` reads: functions that write valid files, and that read one of them once it is mutated."""
+"""Targets of ``wavedil bench fuzz``: functions that write a valid file, and functions that read its mutations."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Whether memory stays flat: resident memory of this process while streams, effects, loading and training run long."""
+"""Measures whether memory grows in long runs: resident memory during streams, effects, loading and training."""
 
 import gc
 import tempfile

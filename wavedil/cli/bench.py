@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the result to this file")
     add_device_option(parser)
-    parser.add_argument("--long", action="store_true", help="memory: the long version, about half an hour")
+    parser.add_argument("--long", action="store_true", help="memory: a longer measurement, about half an hour")
     parser.add_argument("--threads", type=int, help="number of CPU threads (default: torch's)")
 
 

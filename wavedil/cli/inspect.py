@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         from wavedil.packaged import packaged_names
 
         if (meant := similar(arguments.subject, packaged_names())) is not None:
-            raise WavedilError(f"{arguments.subject} is no schedule and no model folder: did you mean {meant}?")
+            raise WavedilError(f"{arguments.subject} is neither a schedule nor a model folder: did you mean {meant}?")
         info = inspect_schedule(
             arguments.subject, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate
         )

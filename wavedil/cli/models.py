@@ -19,6 +19,6 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps({"models": [vars(model) for model in models]}, indent=2))
         return
     for model in models:
-        rate = "" if model.sample_rate is None else f" at {model.sample_rate} Hz"
+        rate = "" if model.sample_rate is None else f", {model.sample_rate} Hz"
         print(f"{model.name:<10} {model.task}{rate}")
         print(f"{'':<10} {model.parameters:,} parameters, {model.bytes / 1e6:.2f} MB; {model.figures}")

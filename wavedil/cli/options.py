@@ -88,7 +88,7 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
         dest="imports",
         action="append",
         metavar="MODULE",
-        help="import a module of yours first, e.g. one that registers classes; may be repeated",
+        help="import your own module first, e.g. one that registers classes; may be repeated",
     )
 
 

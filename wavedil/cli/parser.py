@@ -123,7 +123,7 @@ def _fail(message: str, status: int = 2, prefix: str = "error: ") -> int:
 
 
 def _line(error: BaseException) -> str:
-    """The message in one line; those of the system as file and reason, without number."""
+    """The message in one line. Errors of the system are file and reason, without their number."""
     if isinstance(error, OSError) and error.strerror:
         path = error.filename2 or error.filename
         return printable(error.strerror if path is None else f"{os.fsdecode(path)}: {error.strerror}")
@@ -288,7 +288,7 @@ class _Parser(argparse.ArgumentParser):
         self.register("action", "store", _StoreOnce)
 
     def refuse(self, words: Sequence[str]) -> NoReturn:
-        """Raises WavedilError for words that the parser does not know, with the option that was probably meant."""
+        """Raises WavedilError for words that the parser does not know; the message suggests a similar option."""
         options = [word.partition("=")[0] for word in words if word.startswith("-")]
         if not options:
             self.error(f"unexpected argument {words[0]!r}")

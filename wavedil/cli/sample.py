@@ -22,8 +22,8 @@ _SAMPLING = ModelFunction("sampling", "generates nothing: expected a WaveNet, or
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "The names of the files tell speaker, seed and temperature: clip_000_theo_seed1_t0.8.wav. Clips of earlier "
-        "calls are kept: if the names exist, a number is added. OUT/index.html has a player for each clip."
+        "File names contain the speaker, seed and temperature: clip_000_theo_seed1_t0.8.wav. Existing clips are kept: "
+        "if a name is taken, a number is added. OUT/index.html has a player for each clip."
     )
     options.add_model_argument(parser)
     clips = parser.add_argument_group("clips")
@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=int,
         metavar="N",
-        help="generate N clips at a time; repeat the command to continue it, start it several times to share the work",
+        help="for many clips: write N at a time. Repeat the command after an interruption; start it several times at "
+        "once to share the work",
     )
 
 

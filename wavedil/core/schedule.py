@@ -344,13 +344,16 @@ def _number(digits: str, text: str, name: str = "dilation", limit: int = MAX_DIL
 def _doubled(start: int, end: int, name: str) -> list[int]:
     """start, 2 start, 4 start, ..., end."""
     if end < start:
-        raise WavedilError(f"{name}: a range doubles upwards, and {end} is below {start}; list falling dilations")
+        raise WavedilError(
+            f"{name}: a range doubles from its start, but {end} is below {start}; list falling dilations"
+        )
     dilations = [start]
     while dilations[-1] < end:
         dilations.append(2 * dilations[-1])
     if dilations[-1] != end:
         nearest = [f"{start}..{last}" for last in dilations[-2:]]
         raise WavedilError(
-            f"{name}: a range doubles, and {end} is not {start} times a power of two; use {' or '.join(nearest)}"
+            f"{name}: a range doubles from its start, but {end} is not {start} times a power of two; use "
+            f"{' or '.join(nearest)}"
         )
     return dilations

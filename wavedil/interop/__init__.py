@@ -1,1 +1,1 @@
-"""Weights of other programs, in and out. Each module knows one program's format; none of them runs its code."""
+"""Import and export of weights of other programs. Each module reads one program's format, without running its code."""

@@ -28,7 +28,7 @@ def export_c(model: nn.Module, path: str | Path) -> Path:
         path: ends in ``.c``; the header has the same name with ``.h``.
 
     Raises:
-        WavedilError: the model has no C source, the name is no identifier, or a file there was not written by this
+        WavedilError: the model has no C source, the name is not an identifier, or a file there was not written by this
             function.
     """
     path, header = Path(path), header_of(path)

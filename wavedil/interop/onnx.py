@@ -171,7 +171,7 @@ def _settled(model: nn.Module, settings: Mapping[str, float], start: State) -> S
 
 
 def _metadata(model: nn.Module, settings: Mapping[str, float]) -> dict[str, str]:
-    """What a user of the file has to know, as text."""
+    """Metadata of the file, as text: sample rate, receptive field, knobs, quantizer."""
     values: dict[str, Any] = {"wavedil_class": type(model).__name__}
     for name in ("sample_rate", "receptive_field"):
         if isinstance(getattr(model, name, None), int):

@@ -45,7 +45,7 @@ def launch(
 
 
 def power_of_2(number: int) -> int:
-    """The smallest power of 2 that is at least ``number``; kernels work on blocks of such sizes."""
+    """The smallest power of 2 that is at least ``number``: block sizes of kernels are powers of 2."""
     return 1 << max(number - 1, 0).bit_length()
 
 

@@ -63,7 +63,7 @@ def _system_memory() -> int | None:
 
 
 def _group_memory(root: str = "/sys/fs/cgroup") -> int | None:
-    """What the limit of a container leaves; the cache of files can be dropped."""
+    """Free bytes below the memory limit of a container; the file cache counts as free."""
     for limit, used, cache in (
         ("memory.max", "memory.current", "memory.stat"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),

@@ -41,8 +41,8 @@ def chart(
     lines = [_clean(line, log_x) for line in lines]
     drawn = [line for line in lines if len({x for x, _ in line.points}) > 1]
     single = "".join(
-        f"<p class=note>{text(line.label)}: one value so far, {line.points[-1][1]:.4g} at {text(x_label)} "
-        f"{line.points[-1][0]:.4g}.</p>"
+        f"<p class=note>{text(line.label)}: one value so far, {line.points[-1][1]:.4g} "
+        f"({text(x_label)}: {line.points[-1][0]:.3g}).</p>"
         for line in lines
         if line.points and line not in drawn
     )

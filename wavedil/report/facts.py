@@ -169,7 +169,7 @@ def restarts_html(run: Run) -> str:
 
 
 def meanings_html(runs: Sequence[Run], further: Sequence[tuple[str, str]] = ()) -> str:
-    """What each figure of the page means."""
+    """Explanations of the figures of the page."""
     names = {}
     for run in runs:
         for column in run.rows[0] if run.rows else ():
@@ -177,7 +177,7 @@ def meanings_html(runs: Sequence[Run], further: Sequence[tuple[str, str]] = ()) 
             if kind in ("train", "valid") and name in QUANTITIES:
                 label, _, meaning, lower = QUANTITIES[name]
                 names[label] = f"{meaning}; {'lower' if lower else 'higher'} is better."
-    names["held-out data"] = "recordings, pieces or images that training does not use; all of those of the validation."
+    names["held-out data"] = "recordings, pieces or images that training does not use. The figure is over all of them."
     names["training batches"] = (
         "crops or pieces of the training data, those since the row before in metrics.csv. Their mean depends on which "
         "ones these were, and the model is trained on them."

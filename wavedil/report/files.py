@@ -1,4 +1,4 @@
-"""What a page reads and embeds: files of a run folder, captions of clips, and the limit of the page's size."""
+"""Files that a page reads and embeds: those of a run folder, captions of clips, and the limit of the page's size."""
 
 import base64
 import html

@@ -149,7 +149,7 @@ def steps_html(run: Run, media: Sequence[Media], budget: Budget) -> str:
 
 
 def meanings(run: Run) -> tuple[tuple[str, str], ...]:
-    """What the pictures and figures of a run with images mean."""
+    """Explanations of the pictures and figures of a run with images."""
     return OF_CLASSES if classes(run) else OF_VALUES
 
 

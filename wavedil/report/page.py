@@ -88,7 +88,7 @@ def _name(runs: Sequence[Run]) -> None:
 
 
 def _inputs(run: Run) -> list[Path]:
-    """What the page must not replace: everything in the run folder but its report."""
+    """Files that the page must not replace: everything in the run folder except its report."""
     names = (
         "config.yaml",
         "metrics.csv",
@@ -167,7 +167,7 @@ def _settings(runs: Sequence[Run], budget: Budget) -> str:
 
 
 def _sounds(rows: Sequence[Row], budget: Budget, share: float, meanings: list) -> str:
-    """Rows of clips; those of an effect with differences and charts."""
+    """Rows of clips; rows of an effect also have differences and charts."""
     charts = []
     for row in rows:
         if any(clip.label.startswith("wet") for clip in row.clips):

@@ -1,4 +1,4 @@
-"""What a page reads from a run folder: metrics, facts, clips and images, and whether the run reached its budget."""
+"""Contents of a run folder for its page: metrics, facts, clips and images, and whether the run reached its budget."""
 
 import math
 import re

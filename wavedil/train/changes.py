@@ -1,4 +1,4 @@
-"""What differs between the options of a run and those it is resumed with."""
+"""Differences between the options of a run and those of its resumption."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ _MISSING = object()
 
 
 def changes(before: Any, after: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Key, old and new value of each difference between nested dictionaries; None stands for a missing one."""
+    """Yields the key, old value and new value of each difference between nested dictionaries; None if it is missing."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             name = place if key in ("init_args", "arguments") else f"{place}.{key}" if place else str(key)

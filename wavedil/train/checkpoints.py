@@ -18,7 +18,7 @@ from wavedil.writing import errors_name, make_folder
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside the old one, to the disk, and then renames it; keeps the old one as ``.previous``.
+    """Writes a checkpoint to a temporary file, flushes it and renames it; the old one is kept as ``.previous``.
 
     (Lightning's own writes to the temporary folder and moves the file: a kill or a full disk leaves half of it.)
     """

@@ -164,7 +164,7 @@ class TrainingData(L.LightningDataModule):
 
 
 def activation_bytes(network: nn.Module) -> int:
-    """Bytes per sample that backward keeps at least, for a network for sound: the dilated convolutions' outputs."""
+    """Lower bound of the bytes per sample that backward needs: the outputs of the dilated convolutions."""
     convs = [module for module in network.modules() if isinstance(module, DilatedConv) and max(module.kernel_size) > 1]
     recomputes = any(getattr(module, "checkpoint_layers", 0) for module in network.modules())
     return 8 + (0 if recomputes else 2 * sum(conv.out_channels for conv in convs))  # in bf16 if autocast is used

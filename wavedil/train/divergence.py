@@ -28,7 +28,7 @@ _log = logging.getLogger("wavedil")
 
 
 class LossHistory:
-    """What is kept of the losses of a run, to tell whether they have exploded.
+    """Statistics of the losses of a run, to detect that they explode.
 
     They have if their median over 20 steps is more than ``factor`` times the lowest mean of 100 steps so far, and has
     risen from there by more than a tenth of what the mean fell. Single batches have no effect on the median, and those
@@ -131,7 +131,7 @@ class StopOnNaN(Callback):
 
 
 class RestartOnDivergence(StopOnNaN):
-    """Restores the last good weights when a run diverges, and goes on at a lower learning rate.
+    """Restores the last good weights when a run diverges, and continues at a lower learning rate.
 
     Weights, statistics, moving average and optimizer are those of up to 100 steps before, without a sign of divergence.
     Steps, data and budget go on, so that the batches that diverged are not repeated. Checkpoints also contain these
@@ -249,7 +249,7 @@ def _copy(value: Any) -> Any:
 
 
 def _cause(losses: Sequence[float]) -> str:
-    """What to do, from the losses since the last check and before the first one that is not finite."""
+    """The advice of the error, from the losses between the last check and the first that is not finite."""
     if not losses:
         return "look for values in the data that are not finite, or lower the learning rate"
     if abs(losses[-1]) > 10 * abs(losses[0]):
@@ -261,7 +261,7 @@ def _cause(losses: Sequence[float]) -> str:
 
 
 def _batch(trainer: L.Trainer, step: int, part: int) -> str:
-    """The items of a batch for a message: those with values that are not finite, else all."""
+    """The items of a batch for a message: only items with values that are not finite, or all if there are none."""
     data = trainer.datamodule
     items = data.batch_items(step, part) if hasattr(data, "batch_items") else []
     bad = [name for name, item in items if item is not None and not _is_finite_item(item)]

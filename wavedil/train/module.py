@@ -251,7 +251,7 @@ class TrainingModule(L.LightningModule):
         self.update_rate()
 
     def update_rate(self) -> None:
-        """Sets the learning rate of the next step, and the other settings of the optimizer, to those of this run."""
+        """Sets learning rate and other settings of the optimizer from the options of this run, also after resuming."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LambdaLR):
             scheduler.base_lrs = [settings["lr"] for settings in self.optimizer_settings]
@@ -296,7 +296,7 @@ class TrainingModule(L.LightningModule):
         Raises:
             WavedilError: the checkpoint belongs to another network, also if all tensors fit.
         """
-        # Metadata are no part of the computation, and change with each validation.
+        # Metadata is not part of the computation, and changes with each validation.
         configs = (checkpoint.get("network"), getattr(self.network, "config", None))
         before, after = ({k: v for k, v in (config or {}).items() if k != "metadata"} for config in configs)
         if found := list(changes(before, after, "network")) if before and after else []:

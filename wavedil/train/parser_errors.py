@@ -44,7 +44,7 @@ def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: A
     if unknown:
         option = unknown[1].partition("=")[0]
         if not option.startswith("-"):
-            return f"{option} is no option: expected --key value; see wavedil train --help"
+            return f"{option} is not an option: expected --key value; see wavedil train --help"
         return f"{option} is unknown{_suggestion(option.lstrip('-'), parser, recipe)}"
     unknown = re.search(r"Group '([^']+)' does not accept option '([^']+)'", text)
     if unknown:
@@ -66,7 +66,7 @@ def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: A
 
 
 def _explained(text: str) -> str:
-    """What is wrong, without the types that the parser tried one after the other."""
+    """The problem, without the list of types that the parser has tried."""
     text = re.sub(r"<class '([^']+)'>", r"\1", text.replace("typing.", "").replace("collections.abc.", ""))
     found = re.search(r"Option '[^']*' is not accepted", text)
     if found:
@@ -84,7 +84,7 @@ def _explained(text: str) -> str:
     missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", innermost)
     if missing:
         name = ".".join(missing.groups())
-        return f"{name} is no known class{_similar_class(name)}"
+        return f"{name} is not a known class{_similar_class(name)}"
     callables = re.search(r"expects a function or a callable class: (.+?)(?:\. Got value: | - |$)", innermost)
     if callables and "is not accepted" not in callables[1] and "a dot import path" not in callables[1]:
         return f"is {value}: expected a class, or a function that returns a part ({callables[1]})"
@@ -96,7 +96,7 @@ def _explained(text: str) -> str:
     if unknown:
         similar_class = _similar_class(unknown[1])
         if "did you mean" in similar_class or not (set(kinds) - {"null", "a list"}):
-            return f"{unknown[1]} is no known class{similar_class}"
+            return f"{unknown[1]} is not a known class{similar_class}"
     if kinds and cut:
         meant = similar(value, kinds)
         expected = " or ".join([", ".join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)
@@ -116,7 +116,7 @@ def _kinds(text: str) -> Iterator[str]:
 
 
 def _similar_class(name: str) -> str:
-    """The end of an error about an unknown class: the class that was probably meant."""
+    """The end of an error about an unknown class: a class with a similar name."""
     modules = [*_CLASSES, *(each for each in [name.rpartition(".")[0]] if each in sys.modules)]
     names = {each for module in modules for each in dir(import_module(module)) if each[0].isupper()}
     found = similar(name.rpartition(".")[2], names)
@@ -124,7 +124,7 @@ def _similar_class(name: str) -> str:
 
 
 def _suggestion(key: str, parser: ArgumentParser | None, recipe: Any) -> str:
-    """The end of an error about an unknown key: the key that was probably meant."""
+    """The end of an error about an unknown key: a key with a similar name."""
     known = {action.dest: None for action in parser._actions if action.dest} if parser is not None else {}
     known |= {place: None for place, _ in classes_of(recipe)}
     known |= {each.name: None for group in key_groups(recipe) for each in group.keys}

@@ -81,7 +81,7 @@ def key_actions(cls: type, place: str) -> dict[str, argparse.Action]:
 
 
 def key_groups(recipe: dict[str, Any], module: type[TrainingModule] | None = None) -> Iterator[Group]:
-    """The documented keys of each class of a recipe, then those of its previews, samples and trainer.
+    """The documented keys of each class of a recipe, followed by the keys of previews, samples and trainer.
 
     Classes that cannot be imported are left out.
     """

@@ -19,7 +19,7 @@ _MAX_BYTES, _MAX_VALUES, _MAX_DEPTH = 1_000_000, 50_000, 50  # recipes of the pa
 
 
 class RecipeTextError(WavedilError, yaml.YAMLError):
-    """A text that is not YAML, or has what no recipe needs."""
+    """Raised for text that is not YAML, or uses YAML that recipes do not need."""
 
 
 class _Loader(jsonargparse_loaders.get_yaml_default_loader()):
@@ -81,7 +81,7 @@ def read_text(path: Path, expected: str = "a recipe in YAML") -> str:
     """The text of a file.
 
     Raises:
-        WavedilError: it is no regular file, cannot be read, is too large for a recipe, or not UTF-8.
+        WavedilError: it is not a regular file, cannot be read, is too large for a recipe, or not UTF-8.
     """
     check_regular_file(path, expected)
     try:

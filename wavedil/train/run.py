@@ -57,7 +57,7 @@ def train(
             may change anything but the network; what they change is printed.
         overrides: further options of LightningCLI, e.g. ``["--data.root", "speech/"]``. The last one of a key
             counts; the shell refuses two.
-        imports: modules and packages of yours that the ``config.yaml`` of a resumed run may name.
+        imports: your own modules and packages that the ``config.yaml`` of a resumed run may name.
 
     Raises:
         WavedilError: a recipe, option, folder or data set that cannot be used.
@@ -192,7 +192,7 @@ def _fit_and_sample(
 
 
 def _log_end(cli: RecipeCLI, folder: Path) -> None:
-    """Gives the samples, and the recipe beside the last validation, to the loggers."""
+    """Logs the samples, and the recipe together with the metric of the last validation."""
     trainer = cli.trainer
     for path in sorted((folder / "samples").glob("*.*")):
         if path.suffix in (".wav", ".png"):
@@ -207,7 +207,7 @@ def _amount(minutes: float) -> str:
 
 
 def _early_stop(cli: RecipeCLI) -> str:
-    """What ended the training before its last step, and what the recipe reaches by then; empty if nothing did."""
+    """Reason of an early end of the training, and the result that the recipe reaches; empty without an early end."""
     trainer = cli.trainer
     if not trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step:
         return ""

@@ -157,7 +157,7 @@ class SegmentationModule(TrainingModule):
         )
 
     def _build_parts(self, num_outputs: int) -> list[nn.Module | None]:
-        """One part for each of ``PARTS``: that of the arguments, else that of ``init``."""
+        """One part for each of ``PARTS``: from the arguments, or from ``init``."""
         start, backbone, head = self.initial_network, self.parts["backbone"], self.parts["head"]
         if start is not None and start.num_outputs != num_outputs:
             raise WavedilError(
@@ -180,7 +180,7 @@ class SegmentationModule(TrainingModule):
         return [backbone, head, *(part if build is None else build(num_outputs) for build, part in others)]
 
     def _normalization(self) -> dict[str, Sequence[float]]:
-        """Mean and standard deviation for the input: those of ``init``, else of the backbone."""
+        """Mean and standard deviation for the input: from ``init``, or from the backbone."""
         start = self.initial_network
         if start is not None:
             return {"mean": start.mean.flatten().tolist(), "std": start.std.flatten().tolist()}

@@ -97,7 +97,7 @@ class AudioModule(TrainingModule):
         return loss
 
     def _continued_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """The loss of crops that continue those of the last batch; see ``truncated_bptt`` of :class:`AudioData`."""
+        """The loss of crops that continue those of the previous batch; see ``truncated_bptt`` of :class:`AudioData`."""
         network = self.network
         if network.stack.checkpoint_layers:
             raise WavedilError("data.truncated_bptt is true: set checkpoint_layers to 0 and shorten data.crop instead")

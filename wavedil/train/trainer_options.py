@@ -43,7 +43,7 @@ def parse_duration(key: str, value: Any) -> Any:
     """A duration as Lightning takes it, ``dd:hh:mm:ss``; ``90s``, ``3min`` and ``1h 30min`` are translated.
 
     Raises:
-        WavedilError: a text that is no duration above 0, or a number, whose unit nobody knows.
+        WavedilError: a text that is not a duration above 0, or a number without a unit.
     """
     text = value.strip() if isinstance(value, str) else ""
     if _AMOUNTS.fullmatch(text):

@@ -28,7 +28,7 @@ _IMAGE_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32
 
 @dataclass(frozen=True, eq=False)
 class Pairwise:
-    """A pairwise term of :class:`DenseCRF` with features of its own: ``weight * exp(-|f_i - f_j|^2 / 2)``.
+    """A pairwise term of :class:`DenseCRF` with any features: ``weight * exp(-|f_i - f_j|^2 / 2)``.
 
     Args:
         features: tensor or array ``(dims, *space)`` or ``(dims, points)``, the same for all items of a batch; or
@@ -181,7 +181,7 @@ class CRFInputs(NamedTuple):
 
 
 def read_inputs(image: Any, scores: Any, name: str = "scores") -> CRFInputs:
-    """Checks and converts an image, or None, and scores or unary energies, which ``name`` tells.
+    """Checks and converts an image (or None) and scores or unary energies; ``name`` is the argument of the latter.
 
     Raises:
         WavedilError: invalid types or shapes; the message names axes in another order.

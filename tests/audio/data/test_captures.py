@@ -118,7 +118,7 @@ def test_pairs_of_files(tmp_path):
     assert (found.input.name, found.target.name) == ("a.wav", "b,c.wav")
     for text, missing in (("a.wav,d.wav", "d.wav"), ("d.wav,a.wav", "d.wav"), ("a.wav,", "the second file")):
         root = ",".join(f"{tmp_path}/{part}" if part else "" for part in text.split(","))
-        with pytest.raises(WavedilError, match=f"{missing} is no file: expected DRY.wav,WET.wav"):
+        with pytest.raises(WavedilError, match=f"{missing} is not a file: expected DRY.wav,WET.wav"):
             find_recordings(root)
     with pytest.raises(WavedilError, match="a.wav is not a CSV table"):
         find_recordings(tmp_path / "a.wav")

@@ -277,7 +277,7 @@ def test_bad_arguments_are_refused():
         NAM([LayerArray(1, 2, 1)], condition=NAM([LayerArray(1, 2, 3)], out_channels=3))
     with pytest.raises(WavedilError, match="condition has sample_rate 8000: expected 48000"):
         NAM([LayerArray(1, 2, 1)], condition=NAM([LayerArray(1, 2, 1)], sample_rate=8000))
-    with pytest.raises(WavedilError, match="out_channels is 2: such a NAM is only the condition of another"):
+    with pytest.raises(WavedilError, match="out_channels is 2: a NAM with several can only be the condition"):
         NAM([LayerArray(1, 2, 2)], out_channels=2)(torch.zeros(1, 1, 5))
     for ends in ([0.5], [0.5, 0.4], [0.5, 0.9]):
         with pytest.raises(WavedilError, match="max_values"):

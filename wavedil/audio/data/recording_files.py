@@ -75,7 +75,7 @@ def _read_pair_names(text: str) -> Recording:
             return Recording(Path(dry), Path(wet))
     dry, wet = next((pair for pair in pairs if any(Path(each).is_file() for each in pair)), pairs[0])
     missing = wet if Path(dry).is_file() else dry
-    raise WavedilError(f"{text}: {missing or 'the second file'} is no file: {EXPECTED}")
+    raise WavedilError(f"{text}: {missing or 'the second file'} is not a file: {EXPECTED}")
 
 
 def _read_folders(root: Path) -> list[Recording]:

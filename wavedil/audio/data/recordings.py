@@ -234,7 +234,7 @@ def _read_pair(
 def _equal_lengths(
     recording: Recording, dry: np.ndarray, wet: np.ndarray, sample_rate: int, findings: Findings
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both without what only one of them has at its end."""
+    """Both sounds, cut to the length of the shorter one."""
     sizes, size = (len(dry), len(wet)), min(len(dry), len(wet))
     if sizes[0] != sizes[1]:
         text = f"{recording.input} has {sizes[0]} samples and {recording.target} {sizes[1]}"

@@ -1,4 +1,4 @@
-"""What computes a live effect: compiled C, or the model itself."""
+"""Engines of live effects: compiled C, or the model in PyTorch."""
 
 import ctypes
 import logging
@@ -203,7 +203,7 @@ def _checked_state(state: Mapping[str, Any], expected: State, limits: Mapping[st
 
 
 def make_engine(model: EffectModel, channels: int) -> TorchEngine | CompiledEngine:
-    """The compiled engine if it can run this model, else the torch engine; a message says why, once."""
+    """The compiled engine if it can run this model, else the torch engine, with one message about the reason."""
     parameters = list(model.parameters())
     if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in parameters):
         return TorchEngine(model, channels)

@@ -211,7 +211,7 @@ def _follow(
     show: Callable[[str], None] | None,
     report: Callable[[str], None],
 ) -> None:
-    """Applies settings and shows levels until the time is over."""
+    """Applies new knob settings and prints levels until the end."""
     reported, shown = False, -math.inf
     while seconds is None or callback.samples < seconds * callback.rate:
         try:

@@ -30,7 +30,7 @@ def flat(model: nn.Module) -> Tensor:
 
 
 def _rows(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Tensors in order; those of one list are joined, first row to first row, as the matrices of an LSTM are."""
+    """Tensors in order. Those of one list are concatenated row by row, as the matrices of an LSTM."""
     for part in _parts(model):
         if isinstance(part, Tensor):
             yield [part]

@@ -154,7 +154,7 @@ def _film_config(films: nn.ModuleDict, place: str) -> dict[str, Any]:
 
 
 def _array_config_0_5(array: LayerArray) -> dict[str, Any]:
-    """The config of an array in version 0.5.4, where all layers are alike."""
+    """The config of an array in version 0.5.4, in which all layers have the same settings."""
     full = _array_config(array)
     plain = {
         "input_size": full["input_size"],

@@ -56,7 +56,7 @@ def simplices(elevated, keys, weights, lowest, radix, corners, first, last):
 
 @inner
 def _slot(table, key):
-    """The slot of a key in a hash table of 2^n slots with open addressing, or the empty slot where it belongs."""
+    """The slot of a key in a hash table of 2^n slots with open addressing, or the empty slot to insert it into."""
     mask = len(table) - 1
     at = np.int64((np.uint64(key) * _MULTIPLIER) >> np.uint64(32)) & mask
     while table[at] != key and table[at] != _EMPTY:

@@ -42,7 +42,7 @@ class Lattice:
         return self.neighbors.shape[1] - 1
 
     def scaled(self, factors: Tensor) -> "Lattice":
-        """A lattice whose filter multiplies by factors ``(points,)`` before and after."""
+        """A lattice that multiplies the input and the output of its filter by ``factors`` ``(points,)``."""
         return replace(self, weights=self.weights * factors[:, None])
 
 

@@ -119,7 +119,7 @@ def _conditioning_method(network: nn.Module) -> Sequence[str]:
 
 
 def _facts(data: L.LightningDataModule, index: int) -> dict[str, Any]:
-    """Caption with the file that a clip belongs to."""
+    """Caption with the name of the clip's recording."""
     return {"file": preview_names(data, index + 1)[index]}
 
 

@@ -138,6 +138,6 @@ def held_out_pairs(
 
 
 def parts_of(root: Path) -> list[Path]:
-    """The folders of the training and the validation set if the root has both, else an empty list."""
+    """The folders of the training and validation sets if the root has both, else an empty list."""
     found = [next((root / name for name in names if is_folder(root / name)), None) for names in (TRAIN, VALIDATION)]
     return found if all(found) else []

@@ -18,7 +18,7 @@ _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, 
 
 
 class ModuleCall(NamedTuple):
-    """A module call during tracing, also of modules that are not a single node of the graph."""
+    """A module call during tracing; the module may be several nodes of the graph."""
 
     name: str
     input: fx.Node

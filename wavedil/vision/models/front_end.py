@@ -101,7 +101,7 @@ class VGGFrontEnd(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Random weights that keep the variance through the ReLUs; the paper starts from VGG-16 trained on ImageNet."""
+        """Random weights that preserve the variance through ReLUs; the paper starts from VGG-16 trained on ImageNet."""
         for conv in [m for m in self.modules() if isinstance(m, DilatedConv)]:
             nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)

@@ -25,10 +25,10 @@ class Source:
 
 
 def write_c(program: Program, name: str = "amp") -> Source:
-    """The C source of a program; ``name`` is that of the files without suffix, and the prefix of its functions.
+    """The C source of a program; ``name`` is the file name without suffix and the prefix of the functions.
 
     Raises:
-        WavedilError: ``name`` is no identifier, apart from hyphens, dots and spaces.
+        WavedilError: ``name`` is not an identifier, apart from hyphens, dots and spaces.
     """
     prefix = re.sub(r"[-. ]", "_", name)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", prefix):

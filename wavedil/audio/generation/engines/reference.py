@@ -80,7 +80,7 @@ class TorchSession(Session):
         self.recent[-1] = codes.repeat(self.rows // self.batch)
 
     def _guide(self, y: Tensor) -> Tensor:
-        """The parameters ``(batch, parameters)`` to draw from, from those of all rows."""
+        """The parameters ``(batch, parameters)`` to draw from, given the parameters of all rows."""
         if self.guidance == 1:
             return y
         guided, unguided = y.chunk(2)

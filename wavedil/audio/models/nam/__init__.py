@@ -1,4 +1,4 @@
-"""Neural Amp Modeler: the networks that its ``.nam`` files hold, from the dry sound of an instrument to an amplifier's.
+"""Neural Amp Modeler: the networks of its ``.nam`` files, from an instrument's dry sound to the sound of an amplifier.
 
 They are those of Steven Atkinson's neural-amp-modeler 0.13. :class:`NAM` is its ``WaveNet``, which follows Wright et
 al. 2020, "Real-time guitar amplifier emulation with deep learning", Applied Sciences 10(3). ``wavedil.interop.nam``

@@ -146,7 +146,9 @@ class NAM(EffectModel):
     def check_input(self, x: Tensor, knobs: Tensor | None) -> None:
         super().check_input(x, knobs)
         if self.out_channels != 1:
-            raise WavedilError(f"out_channels is {self.out_channels}: such a NAM is only the condition of another")
+            raise WavedilError(
+                f"out_channels is {self.out_channels}: a NAM with several can only be the condition of another NAM"
+            )
 
     @checked
     def at_quality(self, quality: Quality) -> EffectModel:

@@ -1,4 +1,4 @@
-"""The head of FCN-8s: coarse scores plus those of two finer feature maps."""
+"""The head of FCN-8s: the sum of the coarse scores and the scores of two finer feature maps."""
 
 from collections.abc import Sequence
 

@@ -55,7 +55,7 @@ def _encode(edges, x):
 
 @numba.njit(**PART)
 def _pick_component(logits, u, temperature, count):
-    """The component that u picks, and the position of u within its weight, a uniform in [0, 1)."""
+    """The component that the uniform number u selects, and the position of u within its weight, in [0, 1)."""
     largest = logits[0]
     for k in range(1, count):
         largest = max(largest, logits[k])

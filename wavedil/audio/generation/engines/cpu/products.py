@@ -130,7 +130,7 @@ def _emit(builder, rows, vectors, paired, arguments):
 
 
 def _kernel(rows, vectors):
-    """Intrinsic of one tile; ``count`` is at least 1. The type of its first argument is that of the words."""
+    """Intrinsic of one tile; ``count`` is at least 1. Its first argument has the type of the words."""
 
     @intrinsic
     def tile(typing_context, kind, w, w_step, x, x_row, y, y_row, count):
