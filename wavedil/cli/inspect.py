@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from wavedil.cli.options import find_model
-from wavedil.errors import WavedilError, similar
+from wavedil.errors import WavedilError, one_of, similar
 
 EXAMPLES = (
     'wavedil inspect "1..512 x3" --rate 16000',
@@ -62,11 +62,11 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         from wavedil.packaged import packaged_names
 
-        if (meant := similar(arguments.subject, packaged_names())) is not None:
-            raise WavedilError(f"{arguments.subject} is neither a schedule nor a model folder: did you mean {meant}?")
-        info = inspect_schedule(
-            arguments.subject, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate
-        )
+        subject, names = arguments.subject, packaged_names()
+        if similar(subject, names) or "/" in subject or not any(char.isdigit() or char == "(" for char in subject):
+            expected = f'a schedule, e.g. "1..512 x3", a model folder, or {one_of(subject, names)}'
+            raise WavedilError(f"SCHEDULE|MODEL is {subject!r}: expected {expected}")
+        info = inspect_schedule(subject, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate)
     if arguments.plot:
         from wavedil.figures import check_figure_path
         from wavedil.inspection.plot import plot
