@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wavedil.errors import printable
+from wavedil.errors import count_text, printable
 from wavedil.figures import write_figure
 from wavedil.writing import atomic_write
 
@@ -74,7 +74,7 @@ class DataCheck:
         return result
 
     def __str__(self) -> str:
-        lines = [f"{self.count} files in {printable(self.data)}"]
+        lines = [f"{count_text(self.count, 'file')} in {printable(self.data)}"]
         lines += [f"{name}: {_text(value)}" for name, value in self.facts.items()]
         for kind, number in Counter(finding.kind for finding in self.findings).most_common():
             lines.append(f"\n{kind}: {number}")

@@ -55,6 +55,11 @@ def one_of(name: object, known: Iterable[object], some: bool = False) -> str:
     return names + (f"; did you mean {found}?" if found else "")
 
 
+def count_text(count: int, noun: str) -> str:
+    """A number and its noun, e.g. "1 file" or "2 files"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def with_article(value: object) -> str:
     """The name of a class, or of an object's class, in a sentence: "an Effect", "a WaveNet"."""
     cls = value if isinstance(value, type) else type(value)

@@ -28,7 +28,7 @@ from wavedil.audio.resynthesis import Resynthesis
 from wavedil.batches import BATCH, Batches, Record, check_records, fingerprint, fingerprint_paths
 from wavedil.core.schema import checked
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError, matched
+from wavedil.errors import WavedilError, count_text, matched
 
 #: Samples per chunk. Longer files are evaluated in chunks that carry the state, which bounds memory: a model with 20
 #: layers of 64 channels needs about 0.6 GB.
@@ -50,7 +50,9 @@ class BitsPerSample:
     definition: str
 
     def __str__(self) -> str:
-        text = f"{self.bits_per_sample:.4f} bits per sample over {self.count} samples of {self.files} files"
+        text = (
+            f"{self.bits_per_sample:.4f} bits per sample over {self.count} samples of {count_text(self.files, 'file')}"
+        )
         return f"{text}\n({self.definition})"
 
 

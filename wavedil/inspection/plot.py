@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from wavedil.core.gridding import audit_gridding
 from wavedil.core.measured_field import MeasuredField
 from wavedil.core.schedule import format_schedule
+from wavedil.errors import count_text
 from wavedil.figures import check_figure_path, write_figure
 from wavedil.inspection.drawings import (
     GRAY,
@@ -20,7 +21,7 @@ from wavedil.inspection.drawings import (
     draw_profile,
     draw_tree,
 )
-from wavedil.inspection.text import count_text, field_text, kernel_text, ratio_text, shorten
+from wavedil.inspection.text import field_text, kernel_text, ratio_text, shorten
 
 
 def plot(info: dict[str, Any], path: str | Path, field: MeasuredField | None = None, title: str = "") -> None:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from wavedil.core.schedule import format_schedule
+from wavedil.errors import count_text
 
 UNITS = {1: "samples", 2: "pixels", 3: "voxels"}
 _MAX_BAR = 28  # columns of the bars in the growth table
@@ -52,11 +53,6 @@ def ratio_text(ratio: float) -> str:
     return f"{10 ** (exponent % 1):.1f}e{int(exponent)}"
 
 
-def count_text(count: int, noun: str) -> str:
-    """A number and its noun, e.g. "1 layer" or "2 layers"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
 def shorten(text: str, length: int) -> str:
     """The text, cut to ``length`` characters if it is longer."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
@@ -103,7 +99,7 @@ def _gridding_facts(info: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         coverage = f"none: all {total:,} {unit} in the field reach the output"
     if ratio > 1:
-        spread = "largest over smallest number of paths from an input to the output; not an error"
+        spread = "most over fewest paths from an input to the output (above 1 is usual)"
     else:
         spread = "all inputs in use have the same number of paths to the output"
     facts = [("holes (gridding)", coverage), ("path ratio", f"{ratio_text(ratio)}: {spread}")]

@@ -14,6 +14,7 @@ import torch
 from wavedil import __version__
 from wavedil.audio.data.captures import Findings
 from wavedil.core.cost import count_parameters
+from wavedil.errors import count_text
 from wavedil.outputs import BestEffort
 from wavedil.train.module import TrainingModule
 from wavedil.writing import atomic_write
@@ -61,7 +62,8 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 
 def _machine(device: torch.device, processes: int) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
+    threads = count_text(torch.get_num_threads(), "thread")
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores, {threads}"
     return f"{device.type}: {name}; {system}" + (f"; {processes} processes" if processes > 1 else "")
 
 

@@ -84,7 +84,7 @@ def test_training_and_evaluation_with_feature_files(tmp_path, recordings, capsys
         evaluate(model, [sound], features=[torch.zeros(CHANNELS, 240)])
     capsys.readouterr()
     assert main(["evaluate", str(folder / "model"), str(recordings), "--held-out"]) == 0
-    assert f"{known:.4f} bits per sample over 1207 samples of 1 files" in capsys.readouterr().out
+    assert f"{known:.4f} bits per sample over 1207 samples of 1 file" in capsys.readouterr().out
     assert generate(model, condition=features.unsqueeze(0)).shape == (1, 1, 1210)
 
 

@@ -13,7 +13,7 @@ from wavedil.audio.data.headers import PathList, read_headers
 from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.resampling import resampled_length
 from wavedil.audio.data.split import PathLike, Piece
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 
 SILENCE = 1e-4  # a file whose peak is below this (-80 dB of full scale) is silent
 PEAK_LEVEL = 0.9  # peak of each file with normalize="peak"
@@ -136,7 +136,7 @@ class Corpus:
     def __str__(self) -> str:
         dropped = f", {len(self.dropped)} silent files dropped" if self.dropped else ""
         place = "in memory" if self.preloaded else "read from disk"
-        return f"{len(self)} files, {self.seconds:.1f} s at {self.sample_rate} Hz, {place}{dropped}"
+        return f"{count_text(len(self), 'file')}, {self.seconds:.1f} s at {self.sample_rate} Hz, {place}{dropped}"
 
     def sound(self, index: int, start: int = 0, frames: int | None = None) -> np.ndarray:
         """Samples ``start`` to ``start + frames`` (None: to the end) of an entry, float32 ``(time,)``.
