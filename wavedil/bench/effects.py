@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from wavedil.audio import LiveEffect
+from wavedil.audio import Effect, LiveEffect
 from wavedil.audio.effects.engines import CompiledEngine, TorchEngine
-from wavedil.audio.effects.speed import EXAMPLES
 from wavedil.audio.models.effect_model import EffectModel
-from wavedil.audio.models.nam import NAM
+from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMConvNet
 from wavedil.bench.runner import missing_row, summary_row, torch_threads
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import write_nam
@@ -28,9 +27,30 @@ UNIT = "x real time"
 ROUND = 2048  # samples per round of a candidate, or one block
 WARM = 3  # rounds before the measured ones
 
+_A2_DILATIONS = [1, 3, 7, 17, 41, 101, 239] * 2 + [1, 13] + [1, 3, 7, 17, 41, 101, 239]
+_A2_TAPS = [6] * 14 + [15] * 2 + [6] * 7
+_LEAKY = {"type": "LeakyReLU", "negative_slope": 0.01}
 
-#: Untrained networks of the sizes that are in use.
-MODELS = {name: EXAMPLES[name] for name in ("NAM A1 standard", "NAM A2 full", "Effect of the Klon Centaur")}
+
+def _a2(channels: int) -> NAM:
+    options = {"activation": _LEAKY, "head_kernel_size": 16, "head_bias": True}
+    return NAM([LayerArray(1, channels, 1, _A2_DILATIONS, _A2_TAPS, **options)])
+
+
+def _klon() -> Effect:
+    slow = {"time_constants": [0.05, 0.005], "charges": [100.0, 0.0]}
+    return Effect(16, 16, "1..512", knobs={"gain": [0, 1]}, sample_rate=44100, **slow)
+
+
+#: Untrained networks of the sizes that are in use. A1 and A2 are those of Neural Amp Modeler's plugins.
+MODELS: dict[str, Callable[[], EffectModel]] = {
+    "NAM A1 standard": NAM,
+    "NAM A2 full": lambda: _a2(8),
+    "NAM A2 lite": lambda: _a2(3),
+    "NAM LSTM 1x16": lambda: NAMLSTM(16),
+    "NAM ConvNet 8": lambda: NAMConvNet(8, [2**i for i in range(10)]),
+    "Effect of the Klon Centaur": _klon,
+}
 
 
 @dataclass
@@ -42,6 +62,7 @@ class _Candidate:
     rate: int
     block: int
     note: str = ""
+    state_bytes: int | None = None  # of one channel, as C
     times: list[float] = field(default_factory=list)  # seconds of each block
     rounds: list[float] = field(default_factory=list)  # times real time of each round
 
@@ -66,6 +87,7 @@ class _Candidate:
         p50, p99, slowest = (1000 * each for each in (percentiles[49], percentiles[98], max(self.times)))
         row |= {"p50_ms": p50, "p99_ms": p99, "slowest_ms": slowest, "blocks": len(self.times)}
         row["block_ms"] = 1000 * self.block / self.rate
+        row["state_bytes"] = self.state_bytes
         row["note"] = f"p50 {p50:.3g}, p99 {p99:.3g}, slowest of {len(self.times)} {slowest:.3g} ms"
         return row
 
@@ -76,13 +98,13 @@ def bench_effects(
     *,
     blocks: Sequence[int] = (32, 64, 256, 2048),
     models: Mapping[str, Callable[[], EffectModel]] = MODELS,
-    seconds: float = 3.0,
+    seconds: float = 2.0,
 ) -> dict[str, Any]:
     """Times blocks of sound: each row has the speed in multiples of real time, and percentiles of the time of a block.
 
     Rows ``torch`` run the model's ``step``, rows ``compiled`` :class:`LiveEffect` as C. The package neural-amp-modeler
     keeps no state between blocks, so its rows compute each block with the receptive field before it. All use one
-    thread and take turns.
+    thread and take turns. Compiled rows also have ``state_bytes``, the size of the C state.
 
     Args:
         blocks: samples per block.
@@ -103,8 +125,9 @@ def bench_effects(
             engine.set_knobs(model.knob_values(knobs))
             candidates.append(_Candidate(f"{label}, torch", lambda x, run=engine.process: run(x[None]), **about))
             try:
-                CompiledEngine(model, 1)
-                candidates.append(_Candidate(f"{label}, compiled", LiveEffect(model, knobs).process, **about))
+                size = CompiledEngine(model, 1).library.effect_state_size()
+                run = LiveEffect(model, knobs).process
+                candidates.append(_Candidate(f"{label}, compiled", run, state_bytes=size, **about))
             except WavedilError as error:
                 candidates.append(_Candidate(f"{label}, compiled", None, note=str(error), **about))
             if isinstance(model, NAM):

@@ -15,9 +15,7 @@ from wavedil.audio.effects.compiled import library
 from wavedil.audio.effects.compiled.c_writer import write_c
 from wavedil.audio.effects.compiled.program import lower
 from wavedil.audio.effects.engines import CompiledEngine, TorchEngine, make_engine
-from wavedil.audio.effects.speed import EXAMPLES, measure_speed
 from wavedil.audio.models.activations import ACTIVATIONS
-from wavedil.audio.models.effect_model import EffectModel
 from wavedil.audio.models.layer_chain import LayerChain
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
 from wavedil.audio.models.nam.layer import FILM_PLACES
@@ -241,12 +239,6 @@ def test_models_without_a_program_run_in_torch(caplog):
         assert isinstance(make_engine(Inverted(4, 4, "1,2"), 1), TorchEngine)
         assert isinstance(make_engine(Effect(4, 4, "1,2").double(), 1), TorchEngine)
     assert caplog.text.count("this effect runs in PyTorch, which is slower: an Inverted has no C source") == 1
-
-
-def test_speed_is_measured():
-    result = measure_speed(NAMLinear(3), block=16, blocks=20, rounds=2)
-    assert min(result[key] for key in ("compiled", "torch", "slowest")) > 0
-    assert result["state_bytes"] > 100 and all(isinstance(make(), EffectModel) for make in EXAMPLES.values())
 
 
 # The compiler and the cache
