@@ -17,6 +17,7 @@ from wavedil.audio.data import audio_files
 from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
+from wavedil.audio.spectrogram import hann_stft
 from wavedil.core.schema import AnyPath, Range, checked
 from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError, with_article
@@ -126,20 +127,27 @@ def write_csv(result: Surprise, path: AnyPath) -> None:
         beside.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
+def _spectrogram_db(sound: np.ndarray, rate: int) -> np.ndarray:
+    """Spectrogram ``(frequencies, frames)`` in dB relative to the loudest bin, at least -80; hop 8 ms."""
+    size = max(64, int(0.032 * rate))
+    padded = np.pad(np.asarray(sound, np.float32), (0, max(0, size - len(sound))))
+    magnitude = hann_stft(torch.from_numpy(padded), size, size // 4).abs()
+    return (20 * torch.log10(magnitude / magnitude.max().clamp(min=1e-9) + 1e-12)).clamp(min=-80).numpy()
+
+
 def draw(result: Surprise, sound: np.ndarray, path: AnyPath, title: str = "") -> None:
     """Writes a picture, .png, .svg or .pdf: the spectrogram of the sound, and under it the bits over time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from wavedil.figures import write_figure
-    from wavedil.report.spectrogram import spectrogram_db
 
     figure = Figure(figsize=(10, 5), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     seconds = len(sound) / result.sample_rate
     above.imshow(
-        spectrogram_db(sound, result.sample_rate),
+        _spectrogram_db(sound, result.sample_rate),
         origin="lower",
         aspect="auto",
         extent=(0, seconds, 0, result.sample_rate / 2000),
