@@ -38,7 +38,9 @@ class _Step(nn.Module):
 def export_onnx(
     model: nn.Module, path: str | Path, streaming: bool = False, knobs: Mapping[str, float] | None = None
 ) -> Path:
-    """Writes ``model`` as an ONNX file and compares onnxruntime with torch, at another batch size and length.
+    """Writes ``model`` as an ONNX file, a dense predictor by :func:`wavedil.interop.onnx_images.export_predictor`.
+
+    Compares onnxruntime with torch, at another batch size and length.
 
     The first input is named by the class attribute ``input_name``, e.g. ``codes`` for a WaveNet, and has any batch size
     and length. If the model has them, ``condition`` (at the sample rate) or ``knobs`` follow. ``output`` is the result
@@ -58,11 +60,17 @@ def export_onnx(
     """
     import onnxruntime
 
+    if hasattr(model, "coarse_scores"):
+        from wavedil.interop.onnx_images import export_predictor
+
+        if streaming:
+            raise WavedilError(f"streaming: {with_article(model)} has no streaming step; leave it out")
+        return export_predictor(model, path)
     name = getattr(model, "input_name", None)
     if name is None:
         raise WavedilError(
-            f"{with_article(model)} cannot be exported to ONNX: expected a WaveNet, Effect, NAM or TCN, or a class "
-            "with input_name"
+            f"{with_article(model)} cannot be exported to ONNX: expected a WaveNet, Effect, NAM, TCN, Segmenter or "
+            "Regressor, or a class with input_name"
         )
     path, model = Path(path), model.eval()
     # Long enough that no length inside is 1, which the exporter would treat as a constant.

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import torch
+
 IntPair = tuple[int, int]
 
 
@@ -83,6 +85,7 @@ class Window:
 def _tensorflow_same(size: int, span: int, stride: int, original_stride: int, spacing: int) -> IntPair:
     """Padding (before, after) of TensorFlow's "SAME" in the classifier, in positions of the dense network."""
     original = -(-size // spacing)  # size of the classifier's input
-    total = max((-(-original // original_stride) - 1) * original_stride + span // spacing + 1 - original, 0)
+    # Remainders: of a padded image they are 0 for any size, also for torch.export.
+    total = torch.sym_max(span // spacing + 1 - original_stride + -original % original_stride, 0)
     before = total // 2 * spacing
-    return before, (-(-size // stride) - 1) * stride + span + 1 - size - before
+    return before, span + 1 - stride + -size % stride - before

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from wavedil.core.schema import Positive, Range, Scale
 from wavedil.errors import WavedilError, one_of, shown, with_article
-from wavedil.vision.models.upsample import ALIGNMENTS, upsample
+from wavedil.vision.models.upsample import ALIGNMENTS, first_cells, upsample, upsample_traced
 
 #: Mean and standard deviation of ImageNet, red, green and blue in [0, 1]; networks trained on it expect these.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -101,6 +101,8 @@ class DensePredictor(nn.Module):
         return write_predictions
 
     def forward(self, image: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return self._traced(image)
         scores, stride = self.coarse_scores(image)
         return self.upsample_scores(image, scores, stride)
 
@@ -117,9 +119,7 @@ class DensePredictor(nn.Module):
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         height, width = image.shape[2:]
         bottom, right = -height % self.output_stride, -width % self.output_stride
-        scores = self.head(self.backbone(F.pad(x, (0, right, 0, bottom)) if bottom or right else x))
-        if self.context is not None:
-            scores = self.context(scores)
+        scores = self._network(F.pad(x, (0, right, 0, bottom)) if bottom or right else x)
         if scores.shape[1] != self.num_outputs:
             raise WavedilError(
                 f"head and context return {scores.shape[1]} channels: expected {self.num_outputs}, one for each class "
@@ -127,6 +127,24 @@ class DensePredictor(nn.Module):
             )
         stride = (height + bottom) // scores.shape[2]
         return scores[:, :, : -(-height // stride), : -(-width // stride)], stride
+
+    def _network(self, x: Tensor) -> Tensor:
+        scores = self.head(self.backbone(x))
+        return scores if self.context is None else self.context(scores)
+
+    def _traced(self, image: Tensor) -> Tensor:
+        """:meth:`forward` for torch.export: no checks and branches, which would fix the size of the image.
+
+        The refinement is not part of it.
+        """
+        size, stride = image.shape[2:], self.output_stride
+        height, width = ((pixels + stride - 1) // stride * stride for pixels in size)
+        x = F.pad((image - self.mean) / self.std, (0, width - size[1], 0, height - size[0]))
+        scores = self._network(x)
+        strides = [pixels // cells for pixels, cells in zip((height, width), scores.shape[2:], strict=True)]
+        for axis, (pixels, s) in enumerate(zip(size, strides, strict=True), 2):
+            scores = first_cells(scores, axis, (pixels + s - 1) // s)
+        return upsample_traced(scores, size, strides, self.align)
 
     def upsample_scores(self, image: Tensor, scores: Tensor, stride: int) -> Tensor:
         """Upsamples the result of :meth:`coarse_scores` to pixels and applies the refinement, if there is one."""

@@ -28,7 +28,6 @@ ALIGNMENTS = ("center", "corner")
 Pixels = Annotated[int, Range(1, 2**31)]
 
 
-@checked
 def upsample(
     x: Tensor, size: Sequence[Pixels], stride: Stride | None = None, align: Literal["center", "corner"] = "center"
 ) -> Tensor:
@@ -45,6 +44,17 @@ def upsample(
     Raises:
         WavedilError: a stride that does not fit the number of cells and pixels.
     """
+    if torch.compiler.is_exporting():
+        if stride is None:  # inside a network, whose maps are exact multiples of each other there
+            return F.interpolate(x, size=tuple(size), mode=MODES[len(size)])
+        return upsample_traced(x, size, [stride] * len(size), align)
+    return _upsample(x, size, stride, align)
+
+
+@checked
+def _upsample(
+    x: Tensor, size: Sequence[Pixels], stride: Stride | None = None, align: Literal["center", "corner"] = "center"
+) -> Tensor:
     cells, size = tuple(x.shape[2:]), tuple(size)
     if x.ndim - 2 not in MODES or len(size) != len(cells):
         raise WavedilError(
@@ -70,6 +80,26 @@ def upsample(
     full = [(c - 1) * stride + 1 if corner else c * stride for c in x.shape[2:]]
     y = F.interpolate(x, size=full, mode=mode, align_corners=corner)
     return y[(..., *(slice(p) for p in size))]
+
+
+def upsample_traced(x: Tensor, size: Sequence[int], strides: Sequence[int], align: str) -> Tensor:
+    """:func:`upsample` for torch.export: no checks and branches, which would fix the size."""
+    corner, cells = align == "corner", x.shape[2:]
+    for axis, count in enumerate(cells, 2):  # repeats the last cell; the result is cropped
+        x = first_cells(x, axis, count, 1)
+    full = [count * s + 1 if corner else (count + 1) * s for count, s in zip(cells, strides, strict=True)]
+    y = F.interpolate(x, size=full, mode=MODES[len(full)], align_corners=corner)
+    for axis, pixels in enumerate(size, 2):
+        y = first_cells(y, axis, pixels)
+    return y
+
+
+def first_cells(x: Tensor, axis: int, count: int, extra: int = 0) -> Tensor:
+    """The first ``count`` positions of an axis, then the last of them ``extra`` times more.
+
+    A slice would compare the sizes, which torch.export then fixes.
+    """
+    return x.index_select(axis, torch.arange(count + extra, device=x.device).clamp(max=count - 1))
 
 
 class LearnedUpsample(nn.Module):

@@ -12,6 +12,24 @@ from wavedil.vision.models.heads.parts import ConvNormReLU, Features, last_chann
 from wavedil.weights import register
 
 
+class BinMeans(nn.AdaptiveAvgPool2d):
+    """Adaptive average pooling. In torch.export as two matrix products, since ONNX has it for fixed sizes only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():
+            return super().forward(x)
+        rows, columns = (self._weights(n, x) for n in x.shape[2:])
+        return rows @ x @ columns.t()
+
+    def _weights(self, size: int, like: Tensor) -> Tensor:
+        """The share of each position in each bin, ``(bins, size)``."""
+        bins = torch.arange(self.output_size, device=like.device)[:, None]
+        first, last = bins * size // self.output_size, ((bins + 1) * size + self.output_size - 1) // self.output_size
+        position = torch.arange(size, device=like.device)
+        inside = ((position >= first) & (position < last)).to(like.dtype)
+        return inside / inside.sum(1, keepdim=True)
+
+
 @register
 class PyramidPooling(nn.Module):
     """Means over 1x1, 2x2, 3x3 and 6x6 bins, concatenated with the features (Zhao et al. 2017, arXiv 1612.01105, 3.2).
@@ -49,7 +67,7 @@ class PyramidPooling(nn.Module):
         self.align_corners = align_corners
         width = inputs // len(bins)
         self.branches = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(n), *ConvNormReLU(2, inputs, width, kernel_size=1)) for n in bins
+            nn.Sequential(BinMeans(n), *ConvNormReLU(2, inputs, width, kernel_size=1)) for n in bins
         )
         self.join = ConvNormReLU(2, inputs + len(bins) * width, channels, kernel_size=kernel_size)
         self.dropout = nn.Dropout2d(dropout)
