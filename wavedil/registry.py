@@ -14,6 +14,7 @@ from wavedil.allocation import model_limit
 from wavedil.core.schema import Arguments
 from wavedil.errors import WavedilError, one_of, shown
 from wavedil.renames import check_arguments
+from wavedil.trusted import is_trusted
 
 Class = TypeVar("Class", bound=type)
 
@@ -74,8 +75,31 @@ def is_registered(cls: type) -> bool:
     return _REGISTERED.get(import_path(cls)) is cls
 
 
+def class_of(value: Any) -> type:
+    """The class of an object in a config: its own, or the one that it names in ``registered_class``."""
+    return getattr(value, "registered_class", type(value)) if isinstance(value, nn.Module) else type(value)
+
+
+def _register_trusted(name: str) -> None:
+    """Registers the class of an import path if a trusted module defines it."""
+    module, _, cls = name.rpartition(".")
+    if not is_trusted(module):
+        return
+    try:
+        found = getattr(import_module(module), cls, None)
+    except Exception:  # refused below
+        return
+    if isinstance(found, type) and issubclass(found, nn.Module) and import_path(found) == name:
+        register(found)
+
+
 def find_class(name: Any, path: Path) -> type:
-    """The registered class of an import path; imports its module if that is in ``wavedil.audio`` or ``.vision``."""
+    """The registered class of an import path; imports its module if that is in ``wavedil.audio`` or ``.vision``.
+
+    Classes of modules that the user trusts are registered here.
+    """
+    if isinstance(name, str) and name not in _REGISTERED:
+        _register_trusted(name)
     if isinstance(name, str) and name not in _REGISTERED and _PACKAGE_PATH.fullmatch(name):
         try:
             import_module(name.rpartition(".")[0])
@@ -84,7 +108,7 @@ def find_class(name: Any, path: Path) -> type:
     if not isinstance(name, str) or name not in _REGISTERED:
         raise WavedilError(
             f"{path} names the class {shown(name)}, which is not registered: import the module that defines it first "
-            "(option --import of the shell)"
+            "(option --import of the shell), or load(..., imports=[MODULE]) if you trust it"
         )
     return _REGISTERED[name]
 
@@ -139,8 +163,8 @@ def _config(bound: inspect.BoundArguments) -> dict[str, Any]:
 def _plain(value: Any, depth: int = 0) -> Any:
     """A copy of ``value`` as JSON values; :func:`wavedil.weights.check_savable` refuses objects that are not."""
     check_nesting(depth, "config")
-    if is_registered(type(value)):
-        return {"class": import_path(type(value)), "arguments": value.config}
+    if is_registered(cls := class_of(value)) and hasattr(value, "config"):
+        return {"class": import_path(cls), "arguments": value.config}
     if isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in value]
     if isinstance(value, Mapping):

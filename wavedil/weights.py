@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,12 +28,14 @@ from wavedil.registry import (
     build,
     check_nesting,
     check_registered,
+    class_of,
     find_class,
     import_path,
     is_registered,
     register,
 )
 from wavedil.renames import upgrade_config, upgrade_tensors
+from wavedil.trusted import trust
 from wavedil.writing import (
     errors_name,
     flush_to_disk,
@@ -116,8 +118,8 @@ def check_savable(model: nn.Module) -> str:
         WavedilError: the class or a part is not registered, or the recorded arguments build other modules or weights
             than the model has (because a part was replaced after construction).
     """
-    path = import_path(type(model))
-    if not is_registered(type(model)):
+    path = import_path(class_of(model))
+    if not is_registered(class_of(model)):
         raise WavedilError(
             f"cannot save a {path}: its class is not registered; decorate it with wavedil.weights.register"
         )
@@ -138,7 +140,13 @@ def check_savable(model: nn.Module) -> str:
 
 
 @checked
-def load(folder: AnyPath, device: str | torch.device = "cpu", expect: type | None = None) -> nn.Module:
+def load(
+    folder: AnyPath,
+    device: str | torch.device = "cpu",
+    expect: type | None = None,
+    *,
+    imports: Sequence[str] = (),
+) -> nn.Module:
     """Loads the model of a folder, in evaluation mode. The file must have exactly the tensors of the model.
 
     Args:
@@ -146,6 +154,7 @@ def load(folder: AnyPath, device: str | torch.device = "cpu", expect: type | Non
             (``wavedil models`` lists them), unless there is a folder of that name.
         device: where to put the model.
         expect: a class that the model must be an instance of; its ``title`` describes it in the error.
+        imports: modules of yours that are imported first; the folder may then name any ``nn.Module`` that they define.
 
     Raises:
         WavedilError: a file is missing or malformed, or does not fit the other; the message names it.
@@ -153,6 +162,7 @@ def load(folder: AnyPath, device: str | torch.device = "cpu", expect: type | Non
     from safetensors import SafetensorError
 
     device = check_device(device)
+    trust(imports)
     folder = find_model(folder)
     path, weights = folder / CONFIG, folder / WEIGHTS
 

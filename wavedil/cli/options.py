@@ -7,7 +7,6 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +107,10 @@ def import_named_modules(words: Sequence[str]) -> list[str]:
         return []  # --import without a module: the command's parser reports it
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    for name in names:
-        try:
-            import_module(name)
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise WavedilError(f"--import {name}: cannot import it ({type(error).__name__}: {reason})") from error
+    if names:
+        from wavedil.trusted import trust
+
+        trust(names, "--import")
     return names
 
 

@@ -9,14 +9,13 @@ from torch import nn
 
 from wavedil.errors import WavedilError
 from wavedil.interop.onnx import OPSET, TOLERANCE
-from wavedil.vision.models.predictor import DensePredictor
 from wavedil.writing import atomic_write
 
 #: (batch, height, width) of images that are compared: sizes that no stride divides, and one below most strides.
 SIZES = ((3, 130, 90), (1, 97, 97), (2, 96, 128), (1, 33, 5))
 
 
-def export_predictor(model: DensePredictor, path: str | Path) -> Path:
+def export_predictor(model: nn.Module, path: str | Path) -> Path:
     """Writes a Segmenter or Regressor as an ONNX file, and compares onnxruntime with torch at several sizes.
 
     The input ``image`` is ``(batch, 3, height, width)``, float32 in [0, 1], of any size; it is not resized by the
@@ -80,7 +79,7 @@ def export_predictor(model: DensePredictor, path: str | Path) -> Path:
 class _Network(nn.Module):
     """``forward`` only, since the exporter also calls properties."""
 
-    def __init__(self, model: DensePredictor):
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
@@ -88,7 +87,7 @@ class _Network(nn.Module):
         return self.model(image)
 
 
-def _metadata(model: DensePredictor) -> dict[str, str]:
+def _metadata(model: nn.Module) -> dict[str, str]:
     values = {"scale": model.scale, "output_stride": model.output_stride, "receptive_field": model.receptive_field}
     if hasattr(model, "classes"):
         values |= {"classes": list(model.classes), "palette": [list(color) for color in model.palette]}

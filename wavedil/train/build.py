@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch import nn
 
 from wavedil.errors import WavedilError, shown
 from wavedil.extras import install
 from wavedil.progress import say
+from wavedil.registry import is_registered, register
 from wavedil.train.callbacks import CheckMonitors, Progress, SaveConfig, SaveModel
 from wavedil.train.changes import changes, describe
 from wavedil.train.checkpoints import SafeCheckpointIO
@@ -104,6 +107,13 @@ class RecipeCLI(LightningCLI):
         defaults = vars(self.parser.get_defaults().trainer)
         print(commented(config, defaults, self.recipe, list(key_groups(config, self.module))), end="")
 
+    def instantiate_classes(self) -> None:
+        # The user trusts the classes of the recipe, so the run can save a network with them.
+        for cls in _parts(self.config.model):
+            with suppress(WavedilError):  # a class that cannot be registered is refused if it is part of the network
+                register(cls)
+        super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self.config.trainer
         if settings.accelerator == "auto":
@@ -130,6 +140,25 @@ class RecipeCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of a strategy or a plugin
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
         return trainer
+
+
+def _parts(value: Any) -> Iterator[type]:
+    """Classes of networks and their parts in a config that are not registered yet."""
+    if isinstance(value, Namespace):
+        name = getattr(value, "class_path", None)
+        found = None
+        if isinstance(name, str) and not name.startswith(("torch.", "wavedil.", "lightning.")):
+            with suppress(ImportError, AttributeError, ValueError):
+                found = getattr(import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
+        kinds = (L.LightningModule, nn.modules.loss._Loss)
+        is_part = isinstance(found, type) and issubclass(found, nn.Module) and not issubclass(found, kinds)
+        if is_part and not is_registered(found):
+            yield found
+        for each in vars(value).values():
+            yield from _parts(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _parts(each)
 
 
 def fast_precision(accelerator: str) -> str:

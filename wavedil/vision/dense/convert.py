@@ -1,6 +1,7 @@
 """``to_dense``: an image classifier as a dense feature extractor, with stride replaced by dilation."""
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +15,17 @@ from wavedil.errors import WavedilError
 from wavedil.vision.dense.grid import Grid, GridAnalysis, NonMap, ancestors
 from wavedil.vision.dense.layers import check_image
 from wavedil.vision.dense.spatial import read_spatial_op
+from wavedil.vision.dense.stored import NotStorableError, build_graph, describe_graph
 from wavedil.vision.dense.trace import SAMPLE_SIZE, Trace, describe_node, trace_classifier
 from wavedil.vision.dense.window import Window
+from wavedil.weights import register
 
 
 def _metadata(name: str) -> property:
     return property(lambda self: self.meta["dense"][name])  # meta is kept by copy.deepcopy of a GraphModule
 
 
+@register
 class DenseBackbone(fx.GraphModule):
     """The result of :func:`to_dense`: ``(batch, in_channels, height, width) -> (batch, channels, height', width')``.
 
@@ -42,11 +46,39 @@ class DenseBackbone(fx.GraphModule):
             ``align_corners=False`` assumes (output_stride - 1) / 2.
     """
 
-    #: Message of :func:`wavedil.weights.check_savable` for models with this part.
-    save_error = (
-        "a DenseBackbone is a traced graph, which a config cannot describe; call to_dense in the constructor of a "
-        "registered class, as wavedil.vision.TimmBackbone does, and use that class"
-    )
+    def __init__(self, root: Any = None, graph: Any = None, class_name: str = "GraphModule", *, stored: Any = None):
+        if stored is not None:
+            stored = {key: stored[key] for key in ("graph", "about", "channels")}
+            root, graph = build_graph(stored["graph"], stored["channels"])
+        super().__init__(root, graph, class_name)
+        if stored is not None:
+            about = {key: _tuples(value) for key, value in stored["about"].items()}
+            self.meta["dense"], self.meta["stored"] = about, stored
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of a model folder: the graph and the attributes as plain values."""
+        if "stored" not in self.meta:
+            channels = next(node for node in self.graph.nodes if node.target is check_image).args[1]
+            about = json.loads(json.dumps(self.meta["dense"]))
+            self.meta["stored"] = {"graph": describe_graph(self), "about": about, "channels": channels}
+        return {"stored": self.meta["stored"]}
+
+    @property
+    def save_error(self) -> str | None:
+        """Why :func:`wavedil.weights.save` cannot store this backbone; None if it can."""
+        try:
+            return None if self.config else None
+        except NotStorableError as error:
+            return (
+                f"the graph of this DenseBackbone has {error}, which a config cannot describe; call to_dense in the "
+                "constructor of a registered class, as wavedil.vision.TimmBackbone does, and use that class"
+            )
+
+    @property
+    def registered_class(self) -> type:
+        """The class of each graph is its own; model folders name this one."""
+        return DenseBackbone if self.save_error is None else type(self)
 
     output_stride = _metadata("output_stride")
     stride = _metadata("stride")
@@ -61,6 +93,10 @@ class DenseBackbone(fx.GraphModule):
         """``"corner"`` if the center of cell (0, 0) is closer to pixel 0 than to the center of its pixels."""
         center = (self.output_stride - 1) / 2
         return "corner" if max(abs(value) for value in self.center) < center / 2 else "center"
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 @checked
