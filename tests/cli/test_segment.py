@@ -216,3 +216,11 @@ def test_a_turned_image_gets_a_label_map_as_it_is_displayed(run, tmp_path, model
     labels = read_mask(tmp_path / "out" / "a.png", colors=False)
     assert labels.shape == (20, 12) and read_image(tmp_path / "out" / "a_overlay.png").shape == (20, 12, 3)
     assert (labels == predict(models[0], np.rot90(pixels, -1).copy())).all()
+
+
+def test_probabilities_are_written(models, data, tmp_path, run):
+    path = data / "images" / "03.png"
+    result = json.loads(run("segment", models[1] / "model", path, "--out", tmp_path, "--probabilities").out)
+    found = np.load(result["files"][0]["probabilities"])
+    labels = read_mask(tmp_path / "03.png", colors=False)
+    assert found.dtype == np.float32 and (found.argmax(0) == labels).all() and found.shape == (3, *labels.shape)

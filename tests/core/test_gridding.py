@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wavedil import DilatedStack
 from wavedil.core.gridding import audit_branches, audit_gridding, hdc_distances, suggest_schedules
 from wavedil.core.measured_field import measure_receptive_field
 from wavedil.errors import WavedilError
@@ -168,3 +169,18 @@ def test_invalid_arguments(kwargs, message):
         audit_gridding(**({"dilations": (1, 2)} | kwargs))
     with pytest.raises(WavedilError, match="schedules is empty"):
         audit_branches([])
+
+
+def test_an_audit_is_readable_and_takes_a_stack():
+    text = str(audit_gridding([2, 4, 8], kernel_size=3))
+    assert text.splitlines()[:3] == [
+        "2..8: 3 layers, kernel 3",
+        "receptive field 29",
+        "holes           14 of 29 positions",
+    ]
+    stack = DilatedStack(2, 3, "2,2", 3)
+    assert str(audit_gridding(stack)) == str(audit_gridding("2,2", 3, ndim=2)) and "56 of 81" in str(
+        audit_gridding(stack)
+    )
+    with pytest.raises(WavedilError, match="dilations differ between the axes: audit each axis"):
+        audit_gridding(DilatedStack(2, 3, [(1, 2)], 3))

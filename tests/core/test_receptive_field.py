@@ -1,4 +1,5 @@
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -254,3 +255,10 @@ def test_counts_of_a_gated_stack():
     stack = DilatedStack(ndim=1, channels=c, dilations="1..8", kernel_size=2, causal=True, skip_channels=s)
     gates, skips, residuals = 4 * 2 * c * 2 * c, 4 * c * s, 3 * c * c  # the last residual is unused
     assert count_multiply_adds(stack, torch.zeros(1, c, t)) == t * (gates + skips + residuals)
+
+
+def test_a_classifier_is_refused_with_the_part_to_measure():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    model = nn.Sequential(OrderedDict(body=body, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), out=nn.Linear(4, 2)))
+    with pytest.raises(WavedilError, match=r"output has shape \(1, 2\).*measure the network up to body, its last part"):
+        measure_receptive_field(model, 3, 2)

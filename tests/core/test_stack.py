@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from wavedil import (
     ConvBlock,
@@ -202,3 +203,21 @@ def test_condition_of_one_position_applies_everywhere(batch, ndim):
             y, state = stack.step(chunk, state, short)
             outputs.append(y)
         torch.testing.assert_close(torch.cat(outputs, 2), results[0][0])
+
+
+def test_dilations_may_differ_between_the_axes():
+    """A layer with (1, 2, 4) is a convolution with these dilations; integers and tuples may be mixed."""
+    torch.manual_seed(0)
+    stack = DilatedStack(3, 2, [(1, 2, 4), 2], 3, block=ConvBlock)
+    x = torch.randn(1, 2, 4, 9, 11)
+    y = x
+    for layer, dilation in zip(stack.layers, ((1, 2, 4), (2, 2, 2)), strict=True):
+        conv = layer.conv
+        y = layer.activation(F.conv3d(y, conv.weight, conv.bias, padding=dilation, dilation=dilation))
+    torch.testing.assert_close(stack(x), y)
+    assert stack.receptive_field == (7, 9, 13)
+    gated = DilatedStack(2, 4, [[1, 2], [2, 4]], 2, causal=[True, False])
+    assert gated.receptive_field == (4, 7)
+    for wrong in ([(1, 2)], [(1, 0, 2)], [(1, 2, 2), [[1]]], [(1, "a", 2)]):
+        with pytest.raises(WavedilError, match="dilation"):
+            DilatedStack(3, 2, wrong, 3)

@@ -221,7 +221,7 @@ def test_invalid_options_raise(options, message):
         predict(small(), noise(8, 8), **options)
 
 
-@pytest.mark.parametrize("image", [noise(4, 4).astype(float), noise(4, 4)[..., 0], noise(4, 4)[:0]])
+@pytest.mark.parametrize("image", [noise(4, 4).astype(float), noise(4, 4)[..., :2], noise(4, 4)[:0]])
 def test_invalid_images_raise(image):
     with pytest.raises(WavedilError, match="image is .*read_image"):
         predict(small(), image)
@@ -260,3 +260,29 @@ def test_images_that_are_one_pixel_wide_or_high(size):
 def test_other_images_raise(image):
     with pytest.raises(WavedilError, match=r"image is .*: expected .*read_image returns"):
         predict(small(), image)
+
+
+def test_probabilities_and_other_images():
+    """Pillow's images, gray ones too, and gray arrays are those of read_image."""
+    from PIL import Image
+
+    model, image = small(), noise(21, 17)
+    expected = probabilities(model, image)
+    found = predict(model, image, probabilities=True, tile=8)
+    assert found.dtype == np.float32 and found.shape == (3, 21, 17)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+    refined = predict(model, image, refine=lambda image, scores: scores[::-1].copy(), probabilities=True)
+    np.testing.assert_allclose(refined, expected[::-1], atol=1e-5)
+    labels = predict(model, image)
+    np.testing.assert_array_equal(predict(model, Image.fromarray(image)), labels)
+    gray = image[..., 0]
+    labels = predict(model, np.stack([gray] * 3, -1))
+    for other in (gray, gray[..., None], Image.fromarray(gray)):
+        np.testing.assert_array_equal(predict(model, other), labels)
+    for deep in (Image.fromarray(gray.astype(np.uint16)), gray.astype(np.uint16)):
+        with pytest.raises(WavedilError, match="image (has mode I;16, more than 8 bits|is uint16 of shape)"):
+            predict(model, deep)
+    turned = Image.fromarray(image)
+    turned.getexif()[0x112] = 3  # rotated by 180 degrees
+    np.testing.assert_array_equal(predict(model, turned), predict(model, image[::-1, ::-1]))

@@ -59,6 +59,20 @@ class GriddingAudit:
     path_ratio: float
     hdc_m: tuple[int, ...]
 
+    def __str__(self) -> str:
+        kernel, field = (" x ".join(map(str, values)) for values in (self.kernel_size, self.extent))
+        schedule = " + ".join(format_schedule(branch) for branch in self.branches)
+        ratio = f"{self.path_ratio:,.1f}" if self.path_ratio < 1e6 else f"{float(min(self.path_ratio, 1e300)):.1e}"
+        lines = [
+            f"{schedule}: {self.layers} layer{'s' * (self.layers != 1)}, kernel {kernel}",
+            f"receptive field {field}",
+            f"holes           {self.holes:,} of {math.prod(self.extent):,} positions",
+            f"path ratio      {ratio}",
+        ]
+        if self.hdc_passes is not None:
+            lines.append(f"HDC rule        M_2 = {self.hdc_m2}, {'passes' if self.hdc_passes else 'fails'}")
+        return "\n".join(lines)
+
     @property
     def dilations(self) -> tuple[int, ...]:
         """Dilations of all layers, branch after branch."""
@@ -120,7 +134,8 @@ def audit_gridding(
     """Counts the paths of a schedule exactly; see :class:`GriddingAudit`.
 
     Args:
-        dilations: the schedule, as for :func:`wavedil.core.parse_schedule`.
+        dilations: the schedule, as for :func:`wavedil.core.parse_schedule`; or a stack, such as
+            :class:`wavedil.DilatedStack`, whose kernel and axes are then used.
         kernel_size: kernel of every layer, one integer or one per axis; default 2 in one dimension, 3 in more.
         ndim: number of space axes, 1 to 3.
 
@@ -131,6 +146,11 @@ def audit_gridding(
     Raises:
         WavedilError: an invalid argument, or a field of more than 2**24 positions along an axis.
     """
+    if hasattr(dilations, "dilations") and hasattr(dilations, "kernel_size"):
+        stack, ndim = dilations, getattr(dilations, "ndim", ndim)
+        dilations, kernel_size = stack.dilations, stack.kernel_size if kernel_size is None else kernel_size
+        if any(isinstance(each, tuple) for each in dilations):
+            raise WavedilError("dilations differ between the axes: audit each axis, e.g. [2, 4] of [(1, 2), (1, 4)]")
     return audit_branches([dilations], kernel_size, ndim)
 
 

@@ -5,7 +5,7 @@ Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional N
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -224,7 +224,7 @@ def _gradient(
     if y.dim() != x.dim() or 0 in y.shape:
         raise WavedilError(
             f"the module's output has shape {tuple(y.shape)}: expected (batch, channels, *space) with {len(shape)} "
-            "space axes, as in its input"
+            f"space axes, as in its input{_where_to_cut(module, x)}"
         )
     middle = tuple(n // 2 for n in y.shape[2:])
     at_output = y[(0, slice(None), *middle)]
@@ -242,6 +242,38 @@ def _gradient(
     position = tuple(((2 * at + 1) * n - m) // (2 * m) for at, n, m in zip(middle, shape, y.shape[2:], strict=True))
     size = gradient[0].abs().amax(0) if positive else gradient[0].square().sum(0).sqrt()
     return size.cpu(), position
+
+
+def _where_to_cut(module: nn.Module, x: Tensor) -> str:
+    """The end of an error about a classifier: the last part whose output is still a map."""
+    found: list[str] = []
+
+    def note(name: str) -> Callable:
+        def hook(part: nn.Module, inputs: tuple, y: object) -> None:
+            if (
+                isinstance(y, Tensor)
+                and y.dim() == x.dim()
+                and not isinstance(part, nn.modules.pooling._AdaptiveAvgPoolNd)
+            ):
+                found.append(name)
+
+        return hook
+
+    hooks = [part.register_forward_hook(note(name)) for name, part in module.named_children()]
+    try:
+        with torch.no_grad():
+            module(x)
+    except Exception:  # the error that is reported is another
+        return ""
+    finally:
+        for each in hooks:
+            each.remove()
+    if not found:
+        return ""
+    return (
+        f"; measure the network up to {found[-1]}, its last part with a map: to_dense(model, stride) of "
+        "wavedil.vision, or nn.Sequential of its parts"
+    )
 
 
 def _footprint(module: nn.Module, channels: int, shape: tuple[int, ...], seeds: int) -> tuple[Box, int]:

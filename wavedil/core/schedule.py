@@ -196,6 +196,22 @@ def parse_schedule(schedule: Schedule) -> tuple[int, ...]:
     return tuple(_check_integer(f"dilation of layer {i}", item) for i, item in enumerate(items, 1))
 
 
+def parse_layers(schedule: Any, ndim: int) -> tuple[int | tuple[int, ...], ...]:
+    """As :func:`parse_schedule`; the dilation of a layer may also be a sequence with one integer per axis."""
+    items = list(schedule) if isinstance(schedule, list | tuple) else []
+    if not any(isinstance(item, list | tuple) for item in items):
+        return parse_schedule(schedule)
+    layers: list[int | tuple[int, ...]] = []
+    for number, item in enumerate(items, 1):
+        if isinstance(item, list | tuple) and len(item) != ndim:
+            raise WavedilError(
+                f"dilation of layer {number} is {shown(item)}: expected an integer, or one for each of {ndim} axes"
+            )
+        layers += [parse_schedule(item)] if isinstance(item, list | tuple) else parse_schedule([item])
+    _check_length(len(layers))
+    return tuple(layers)
+
+
 def format_schedule(dilations: Schedule) -> str:
     """A short text of a schedule; ``parse_schedule`` returns the same dilations from it.
 

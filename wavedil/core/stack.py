@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from wavedil.core.block import GatedBlock, sequential_receptive_field
 from wavedil.core.conv import add_weight_norm, has_hooks
 from wavedil.core.receptive_field import PerAxis, default_kernel_size
-from wavedil.core.schedule import Schedule, parse_schedule
+from wavedil.core.schedule import Schedule, parse_layers
 from wavedil.core.schema import Channels, Dimensions, LayersPerSegment, OptionalChannels, Scale, checked
 from wavedil.core.stream import State, add_prefix, substate
 from wavedil.errors import WavedilError
@@ -31,7 +31,8 @@ class DilatedStack(nn.Module):
         ndim: number of space axes.
         channels: channels of the input and of every layer. For blocks that can change the width (:class:`ConvBlock`)
             it may be ``len(dilations) + 1`` integers: the width of the input, then of each layer's output.
-        dilations: a schedule, e.g. ``doubling(512, repeats=3)``, ``"1..512 x3"`` or ``[1, 2, 5]``.
+        dilations: a schedule, e.g. ``doubling(512, repeats=3)``, ``"1..512 x3"`` or ``[1, 2, 5]``; in a list, the
+            dilation of a layer may have one integer per axis, e.g. ``[(1, 2, 2), (1, 4, 4)]``.
         kernel_size: an int, or one per axis; default 2 in one dimension, 3 in more.
         block: a class or function that is called once per layer with ``(ndim, channels)`` (or
             ``(ndim, channels, out_channels)``), ``kernel_size=``, ``dilation=``, ``causal=`` and ``options``. For gated
@@ -57,7 +58,7 @@ class DilatedStack(nn.Module):
         self,
         ndim: Dimensions,
         channels: Channels | Sequence[Channels],
-        dilations: Schedule,
+        dilations: Schedule | Sequence[int | Sequence[int]],
         kernel_size: PerAxis | None = None,
         *,
         block: Callable[..., nn.Module] = GatedBlock,
@@ -71,7 +72,7 @@ class DilatedStack(nn.Module):
     ):
         super().__init__()
         self.ndim = ndim
-        self.dilations = parse_schedule(dilations)
+        self.dilations = parse_layers(dilations, ndim)
         kernel_size = default_kernel_size(ndim) if kernel_size is None else kernel_size
         self.kernel_size = kernel_size
         self.checkpoint_layers = checkpoint_layers

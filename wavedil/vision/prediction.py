@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wavedil.core.schema import Range, checked
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.ops.memory import check_memory
 from wavedil.vision.data.images import resize, scaled_size
 from wavedil.vision.models.predictor import DensePredictor
@@ -27,36 +27,27 @@ Refinement = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Progress = Callable[[int, int], None]
 
 
-class _ImageRule:
-    """Shape and dtype are checked below."""
-
-    def allows(self, value: np.ndarray) -> bool:
-        return True
-
-    def describe(self, kind: Any, plural: bool = False) -> str:
-        return "a numpy array, as read_image returns"
-
-
 ImageScale = Annotated[float, Range(0, 64, exclude_low=True)]
-ImageArray = Annotated[np.ndarray, _ImageRule()]
 
 
 @checked
 def predict(
     model: Segmenter,
-    image: ImageArray,
+    image: Any,
     *,
     scaled: bool = False,
     tile: int | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     refine: Refinement | None = None,
+    probabilities: bool = False,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """The most probable class of every pixel, uint8 ``(height, width)``.
+    """The most probable class of every pixel, uint8 ``(height, width)``; or the probabilities of all classes.
 
     Args:
-        image: ``(height, width, 3)`` uint8, e.g. from :func:`wavedil.vision.read_image`.
+        image: ``(height, width, 3)`` uint8, e.g. from :func:`wavedil.vision.read_image`; ``(height, width)`` or
+            ``(height, width, 1)`` for gray images; or an image of Pillow.
         scaled: the image is already resized by the model's ``scale``.
         tile: side in pixels of the tiles that are predicted one at a time, each with a margin of half the receptive
             field. The result is the same up to rounding, and memory is bounded. Default: no tiles for images up to four
@@ -64,6 +55,7 @@ def predict(
         scales: image sizes, relative to the model's ``scale``, over which probabilities are averaged.
         flip: also average over the mirror image.
         refine: e.g. ``DenseCRF()``; all probabilities are then held in memory.
+        probabilities: return float32 ``(num_classes, height, width)`` instead.
         progress: called with the number of finished tiles and the number of all tiles.
 
     Raises:
@@ -71,23 +63,47 @@ def predict(
             image.
     """
     options = {"scaled": scaled, "tile": tile, "scales": scales, "flip": flip, "progress": progress}
-    if refine is not None:
-        full = probabilities(model, image, **options).astype(np.float32, copy=False)
+    image = _as_array(image)
+    if probabilities or refine is not None:
+        full = _probabilities(model, image, **options).astype(np.float32, copy=False)
+        if refine is None:
+            return full
         refined = to_tensor("refine(image, probabilities)", refine(image, full))
         if refined.shape != full.shape:
             raise WavedilError(f"refine returns shape {tuple(refined.shape)}: expected {full.shape}, as it gets")
-        return refined.argmax(0).to("cpu", torch.uint8).numpy()
+        return refined.float().cpu().numpy() if probabilities else refined.argmax(0).to("cpu", torch.uint8).numpy()
     bands = _average(model, image, _softmax, **options)
     return np.concatenate([band.argmax(0).to(torch.uint8).cpu().numpy() for band in bands])
 
 
-def probabilities(model: Segmenter, image: np.ndarray, **options: Any) -> np.ndarray:
+def probabilities(model: Segmenter, image: Any, **options: Any) -> np.ndarray:
     """Class probabilities at every pixel, ``(num_classes, height, width)``; options as for :func:`predict`."""
+    return _probabilities(model, _as_array(image), **options)
+
+
+def _probabilities(model: Segmenter, image: np.ndarray, **options: Any) -> np.ndarray:
     return torch.cat(list(_average(model, image, _softmax, **options)), dim=1).cpu().numpy()
 
 
-def estimate(model: Regressor, image: np.ndarray, **options: Any) -> np.ndarray:
+def _as_array(image: Any) -> Any:
+    """Images of Pillow and gray images as RGB, as :func:`wavedil.vision.read_image` reads them; others unchanged."""
+    if hasattr(image, "getbands") and hasattr(image, "getexif"):
+        from PIL import ImageOps
+
+        if image.mode[0] in "IF":
+            raise WavedilError(
+                f"image has mode {image.mode}, more than 8 bits per channel: convert it to 8 bits, scaled to the range "
+                "of its values"
+            )
+        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (1,)):
+        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return image
+
+
+def estimate(model: Regressor, image: Any, **options: Any) -> np.ndarray:
     """The value at every pixel, float32 ``(height, width)``; options as for :func:`predict`."""
+    image = _as_array(image)
     bands = _average(model, image, lambda scores: model.to_values(scores[0]), **options)
     return torch.cat(list(bands)).float().cpu().numpy()
 
@@ -120,7 +136,7 @@ class _ScoreView:
 @checked
 def _score_views(
     model: DensePredictor,
-    image: ImageArray,
+    image: Any,
     *,
     scaled: bool = False,
     tile: Annotated[int, Range(1, 2**62)] | None = None,
@@ -129,6 +145,8 @@ def _score_views(
     progress: Progress | None = None,
 ) -> list[_ScoreView]:
     """Runs the network on the image at each scale, and on its mirror image if ``flip``."""
+    if not isinstance(image, np.ndarray):
+        raise WavedilError(f"image is {shown(image)}: expected a numpy array, as read_image returns, or a Pillow image")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise WavedilError(
             f"image is {image.dtype} of shape {image.shape}: expected uint8 of shape (height, width, 3), as read_image "
@@ -161,7 +179,8 @@ def _average(
     model: DensePredictor, image: np.ndarray, activation: Callable[[Tensor], Tensor], **options: Any
 ) -> Iterator[Tensor]:
     """Yields the mean over the views of ``activation(scores)`` at full resolution, in bands of rows to bound memory."""
-    views, size = _score_views(model, image, **options), image.shape[:2]
+    views = _score_views(model, image, **options)
+    size = image.shape[:2]
     rows = max(1, MAX_UPSAMPLED // (len(views[0].scores) * size[1]))
     for start in range(0, size[0], rows):
         stop = min(start + rows, size[0])

@@ -28,12 +28,14 @@ def write_predictions(
     flip: bool = False,
     crf: bool = False,
     crf_preset: str | None = None,
+    probabilities: bool = False,
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Writes two files for each image.
 
-    Segmenter: ``OUT/NAME.png``, a palette PNG whose indices are classes, and ``OUT/NAME_overlay.png``. Regressor:
+    Segmenter: ``OUT/NAME.png``, a palette PNG whose indices are classes, and ``OUT/NAME_overlay.png``; with
+    ``probabilities`` also ``OUT/NAME_probabilities.npy``, float32 ``(classes, height, width)``. Regressor:
     ``OUT/NAME.npy``, float32 values, and ``OUT/NAME.png``, 16 bits in units of the model's ``step``.
 
     Args:
@@ -44,6 +46,7 @@ def write_predictions(
         flip: average with the mirror image.
         crf: refine with a dense CRF (Segmenter only).
         crf_preset: refine with a dense CRF of other published parameters, by name (Segmenter only).
+        probabilities: also write the probabilities of all classes (Segmenter only).
         batch: record the finished images in batches of this many; the call then continues earlier ones with the same
             arguments, and shares the work with other processes.
         progress: called with the number of finished images and the number of all images.
@@ -62,8 +65,12 @@ def write_predictions(
     out = Path(out)
     if batch is None:
         refuse_batches(out)
+    if isinstance(model, Regressor) and probabilities:
+        raise WavedilError("probabilities are of classes, which a Regressor does not have: leave it out")
     write = _write_values if isinstance(model, Regressor) else _write_labels
     endings = (".npy", ".png") if isinstance(model, Regressor) else (".png", "_overlay.png")
+    if probabilities:
+        endings, options = (*endings, "_probabilities.npy"), options | {"probabilities": True}
     found = name_outputs(images, out, list_images, lambda path: [_stem(path) + ending for ending in endings])
     named = {_stem(PurePath(name)): path for name, path in found.items()}
     names, pixels, started = list(named), 0, time.perf_counter()
@@ -88,6 +95,7 @@ def write_predictions(
             result = {"files": [{"image": record["image"], **record["files"]} for record in records]}
         else:
             settings = {"tile": tile, "scales": list(scales), "flip": flip, "crf": crf, "crf_preset": crf_preset}
+            settings |= {"probabilities": True} if probabilities else {}
             settings |= {"model": fingerprint(model), "images": fingerprint_paths(named.values())}
             manifest, count = Batches(out, len(names), batch, settings).run(write_images, progress)
             result = {"count": count, "manifest": None if manifest is None else str(manifest)}
@@ -115,9 +123,15 @@ def prediction_options(
 def _write_labels(model: Segmenter, image: np.ndarray, place: str, options: dict[str, Any]) -> dict[str, str]:
     """Writes the files of an image to ``place`` plus an ending; returns their paths."""
     labels = predict(model, image, **options)
+    found = None
+    if options.get("probabilities"):
+        found, labels = labels, labels.argmax(0).astype(np.uint8)
     files = {"labels": f"{place}.png", "overlay": f"{place}_overlay.png"}
     write_labels(files["labels"], labels, model.palette)
     write_image(files["overlay"], overlay(image, labels, model.palette))
+    if found is not None:
+        files["probabilities"] = f"{place}_probabilities.npy"
+        write_values(files["probabilities"], found, 1.0)
     return files
 
 
