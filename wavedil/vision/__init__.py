@@ -9,6 +9,7 @@ from wavedil.vision.data.images import read_image
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.palette import overlay
 from wavedil.vision.dense import check_dense, to_dense
+from wavedil.vision.exact_tiles import tile_exactly
 from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, SmoothL1, WeightedSum
 from wavedil.vision.metrics import ConfusionMatrix
 from wavedil.vision.models.backbone import PixelUnshuffle, SmallBackbone
@@ -70,6 +71,7 @@ __all__ = [
     "predict",
     "read_image",
     "save",
+    "tile_exactly",
     "to_dense",
     "unary_from_labels",
     "unary_from_softmax",
