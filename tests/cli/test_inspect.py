@@ -42,3 +42,43 @@ def test_models(run, tmp_path, wavenet):
     assert output.err == f"wrote {tmp_path / 'field.png'}\n"
     assert info["dilations"] == [1, 2, 4, 8] and info["receptive_field"] == 16
     assert (tmp_path / "field.png").read_bytes().startswith(b"\x89PNG")
+
+
+NETWORK = """
+from torch import nn
+
+def build():
+    convs = [nn.Conv2d(channels, 4, 3, stride=2, padding=1) for channels in (1, 4)]
+    return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+def fails():
+    raise KeyError("x")
+
+pooled = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3, 2), nn.AdaptiveAvgPool2d(1))
+text = "no network"
+"""
+
+
+def test_networks_by_name(run, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_networks.py").write_text(NETWORK)
+    info = json.loads(run("inspect", "my_networks:build", "--json", "--plot", "field.png").out)
+    assert (info["receptive_field"], info["stride"], info["channels"]) == ([7, 7], 4, 4)
+    assert info["parameters"] == 40 + 148 + 10 and info["feature_parameters"] == 188
+    assert (tmp_path / "field.png").read_bytes().startswith(b"\x89PNG")
+    assert "the full image" in run("inspect", "my_networks:pooled").out
+    pytest.importorskip("torchvision")
+    info = json.loads(run("inspect", "torchvision:resnet18", "--json").out)
+    assert (info["receptive_field"], info["stride"], info["parameters"]) == ([435, 435], 32, 11689512)
+    for name, message in {
+        "torchvision:resnet19": "did you mean resnet18",
+        "my_networks:biuld": "the module my_networks has no biuld",
+        "my_networks:fails": "my_networks:fails: cannot build it (KeyError",
+        "my_networks:text": "my_networks:text: cannot build it",
+        "no_such_module:build": "cannot import no_such_module (ModuleNotFoundError",
+    }.items():
+        assert message in refused("inspect", name)
+    assert "depend on the full image, so there is no field" in refused(
+        "inspect", "my_networks:pooled", "--plot", "a.png"
+    )
+    assert not (tmp_path / "a.png").exists()

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,15 +13,17 @@ from wavedil.errors import WavedilError, one_of, similar
 EXAMPLES = (
     'wavedil inspect "1..512 x3" --rate 16000',
     "wavedil inspect 1,2,5 --ndim 2 --plot schedule.png",
+    "wavedil inspect torchvision:resnet50 --plot field.png",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "subject",
-        metavar="SCHEDULE|MODEL",
+        metavar="SCHEDULE|MODEL|NETWORK",
         type=find_model,
-        help='e.g. "1..512 x3", "1,2,5 x4", a model folder or run folder, or a packaged model',
+        help='e.g. "1..512 x3", "1,2,5 x4", a model folder or run folder, a packaged model, or a classifier: '
+        "timm:NAME, torchvision:NAME or MODULE:FUNCTION",
     )
     parser.add_argument("--ndim", type=int, default=1, help="number of space axes, 1 to 3 (default 1)")
     parser.add_argument("--kernel-size", type=int, help="taps per axis (default 2 for 1 axis, 3 otherwise)")
@@ -51,8 +55,15 @@ def run(arguments: argparse.Namespace) -> None:
     from wavedil.inspection.schedule import inspect_schedule
     from wavedil.inspection.text import render_text
 
-    render, title, model = render_text, "", None
-    if arguments.subject and Path(arguments.subject).is_dir():
+    render, title, model, measure = render_text, "", None, None
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[\w.]+", arguments.subject):
+        from wavedil.vision import networks
+
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        model, title = networks.build_network(arguments.subject), arguments.subject
+        info, render, measure = networks.inspect_network(model), networks.render_network, networks.measure_network
+    elif arguments.subject and Path(arguments.subject).is_dir():
         from wavedil.inspection.model import inspect_model
         from wavedil.weights import load
 
@@ -74,8 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
 
         with claim_file(arguments.plot, [arguments.subject]):
             check_figure_path(arguments.plot)
-            field = None
-            if model is not None:
+            field = None if measure is None else measure(model)
+            if model is not None and measure is None:
                 from wavedil.inspection.model import measure_model
 
                 field = measure_model(model)
