@@ -7,7 +7,16 @@ import torch
 from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
-from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, WeightedSum, median_frequency
+from wavedil.vision.losses import (
+    CrossEntropy,
+    Dice,
+    Focal,
+    HardPixels,
+    Lovasz,
+    Tversky,
+    WeightedSum,
+    median_frequency,
+)
 
 
 def batch(seed=0, classes=4, ignored=0.0, dtype=torch.float32):
@@ -128,3 +137,54 @@ def test_a_sum_of_losses():
 def test_refusals(make, message):
     with pytest.raises(WavedilError, match=message):
         make()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_is_the_mean_over_labeled_pixels(gamma):
+    scores, labels = batch(ignored=0.3, dtype=torch.float64)
+    p = scores.softmax(1)
+    terms = [
+        -((1 - p[image, labels[image, y, x], y, x]) ** gamma) * p[image, labels[image, y, x], y, x].log()
+        for image, y, x in (labels != 255).nonzero().tolist()
+    ]
+    value, slope = grad(Focal(gamma), scores, labels)
+    torch.testing.assert_close(value.double(), torch.stack(terms).mean(), rtol=1e-5, atol=1e-6)
+    assert slope.isfinite().all() and (slope[:, 0][labels == 255] == 0).all()
+    certain = torch.nn.functional.one_hot(labels % 255, 4).movedim(-1, 1).float() * 200
+    assert grad(Focal(gamma), certain, labels % 255)[1].isfinite().all()
+    if gamma == 0:
+        torch.testing.assert_close(value, CrossEntropy()(scores, labels))
+
+
+def test_hard_pixels_keeps_the_hardest():
+    scores, labels = batch(ignored=0.3)
+    nats = F.cross_entropy(scores, labels, ignore_index=255, reduction="none")[labels != 255]
+    expected = nats[nats > -torch.tensor(0.4).log()].mean()
+    torch.testing.assert_close(HardPixels(0.4, 0.0)(scores, labels), expected)
+    share = nats.sort(descending=True).values[: -(-len(nats) // 4)].mean()
+    torch.testing.assert_close(HardPixels(0.0, 0.25)(scores, labels), share)
+    torch.testing.assert_close(HardPixels(1.0)(scores, labels), CrossEntropy()(scores, labels))
+    slope = grad(HardPixels(0.0, 0.25), scores, labels)[1]
+    assert int((slope.abs().sum(1) > 0).sum()) == -(-len(nats) // 4)
+
+
+def test_tversky_by_hand_and_as_dice():
+    scores, labels = batch(ignored=0.3)
+    torch.testing.assert_close(Tversky(0.5, 0.5)(scores, labels), Dice()(scores, labels))
+    p, known = scores.softmax(1), labels != 255
+    values = []
+    for label in range(4):
+        true, guess = (labels == label)[known].float(), p[:, label][known]
+        hits = (true * guess).sum()
+        values.append(1 - hits / (hits + 0.3 * ((1 - true) * guess).sum() + 0.7 * (true * (1 - guess)).sum()))
+    torch.testing.assert_close(Tversky()(scores, labels), torch.stack(values).mean())
+
+
+@pytest.mark.parametrize("loss", [Focal(), HardPixels(), Tversky()])
+def test_other_losses_without_a_labeled_pixel(loss):
+    scores, labels = batch()
+    value, slope = grad(loss, scores, torch.full_like(labels, 255))
+    assert value == 0 and (slope == 0).all()
+    for cls, name in ((Focal, "gamma"), (HardPixels, "threshold"), (HardPixels, "least"), (Tversky, "alpha")):
+        with pytest.raises(WavedilError, match=f"{name} is -1"):
+            cls(**{name: -1})

@@ -10,7 +10,7 @@ from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.palette import overlay
 from wavedil.vision.dense import check_dense, to_dense
 from wavedil.vision.exact_tiles import tile_exactly
-from wavedil.vision.losses import CrossEntropy, Dice, Lovasz, SmoothL1, WeightedSum
+from wavedil.vision.losses import CrossEntropy, Dice, Focal, HardPixels, Lovasz, SmoothL1, Tversky, WeightedSum
 from wavedil.vision.metrics import ConfusionMatrix
 from wavedil.vision.models.backbone import PixelUnshuffle, SmallBackbone
 from wavedil.vision.models.context import ContextModule
@@ -45,6 +45,8 @@ __all__ = [
     "DenseCRF",
     "Dice",
     "FCN8s",
+    "Focal",
+    "HardPixels",
     "LabelScheme",
     "LargeFOV",
     "LearnedUpsample",
@@ -60,6 +62,7 @@ __all__ = [
     "SmoothL1",
     "SummedASPP",
     "TimmBackbone",
+    "Tversky",
     "UNet",
     "VGGFrontEnd",
     "WeightedSum",

@@ -4,17 +4,30 @@ Labels are int64; pixels with label 255 are ignored. If all pixels are ignored, 
 loss with class weights gets the class frequencies by ``set_frequencies`` before training.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError
 from wavedil.losses import WeightedSum
 from wavedil.vision.data.labels import IGNORED
 
-__all__ = ["CrossEntropy", "Dice", "Lovasz", "SmoothL1", "WeightedSum", "median_frequency"]
+__all__ = [
+    "CrossEntropy",
+    "Dice",
+    "Focal",
+    "HardPixels",
+    "Lovasz",
+    "SmoothL1",
+    "Tversky",
+    "WeightedSum",
+    "median_frequency",
+]
 
 CLASS_WEIGHTS = ("median_frequency", "sqrt_median_frequency")
 
@@ -75,6 +88,71 @@ class CrossEntropy(nn.Module):
         return F.cross_entropy(scores.float(), labels, weight, **options) * some
 
 
+class Focal(nn.Module):
+    """Mean of -(1 - p)^gamma log p over the pixels that are not ignored, with p = p(label).
+
+    Lin et al. 2017, arXiv 1708.02002, equation 4: easy pixels count less.
+
+    Args:
+        gamma: 0 is the cross entropy.
+    """
+
+    @checked
+    def __init__(self, gamma: Annotated[float, Range(0, 100)] = 2.0):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        nats = _nats(scores, labels)
+        hard = (1 - (-nats).exp()).clamp(min=0)
+        # The gradient of a power below 1 is infinite at 0.
+        weights = torch.where(hard > 0, hard.clamp(min=1e-7) ** self.gamma, 0.0 if self.gamma else 1.0)
+        return (weights * nats).sum() / (labels != IGNORED).sum().clamp(min=1)
+
+
+class HardPixels(nn.Module):
+    """Cross entropy of the hardest pixels only (online hard example mining, OHEM).
+
+    The mean over the pixels with p(label) below ``threshold``, and over at least the share ``least`` of all pixels that
+    are not ignored, the hardest ones. After Shrivastava et al. 2016, arXiv 1604.03540.
+    """
+
+    @checked
+    def __init__(self, threshold: Annotated[float, Range(0, 1)] = 0.7, least: Annotated[float, Range(0, 1)] = 0.0625):
+        super().__init__()
+        self.threshold, self.least = threshold, least
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        labeled = (labels != IGNORED).flatten()
+        nats = _nats(scores, labels).flatten()
+        order = torch.where(labeled, nats.detach(), -1).sort(descending=True)
+        rank = torch.empty_like(order.indices).scatter_(0, order.indices, torch.arange(len(nats), device=nats.device))
+        kept = (nats.detach() > -math.log(max(self.threshold, 1e-30))) | (rank < self.least * labeled.sum())
+        kept = kept & labeled
+        return (nats * kept).sum() / kept.sum().clamp(min=1)
+
+
+class Tversky(nn.Module):
+    """1 - Tversky index of probabilities and labels, averaged over the classes that occur in the batch.
+
+    The index is t / (t + alpha * false positives + beta * false negatives), with sums of probabilities (Salehi et al.
+    2017, arXiv 1706.05721). alpha = beta = 0.5 is the Dice loss; a larger beta favors recall.
+    """
+
+    @checked
+    def __init__(self, alpha: Annotated[float, Range(0, 100)] = 0.3, beta: Annotated[float, Range(0, 100)] = 0.7):
+        super().__init__()
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        probabilities, truth = _select_labeled_pixels(scores, labels)
+        hits, pixels = (probabilities * truth).sum(1), truth.sum(1)
+        wrong, missed = probabilities.sum(1) - hits, pixels - hits
+        index = hits / (hits + self.alpha * wrong + self.beta * missed).clamp(min=1e-7)
+        occurs = pixels > 0
+        return ((1 - index) * occurs).sum() / occurs.sum().clamp(min=1)
+
+
 class Dice(nn.Module):
     """1 - Dice coefficient of probabilities and labels, averaged over the classes that occur in the batch.
 
@@ -129,6 +207,11 @@ class SmoothL1(nn.Module):
         if not known.any():
             return values.sum() * 0
         return F.smooth_l1_loss(values[:, 0].float()[known], targets[known], beta=self.beta)
+
+
+def _nats(scores: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label) of each pixel, 0 where it is ignored."""
+    return F.cross_entropy(scores.float(), labels, ignore_index=IGNORED, reduction="none")
 
 
 def _select_labeled_pixels(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
