@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.errors import WavedilError
+from wavedil.trusted import trust
 from wavedil.vision import Conv1x1Head, Segmenter, UNet, load, predict, save, to_dense
 from wavedil.vision.data.images import read_mask, write_image
 from wavedil.weights import register
@@ -144,6 +145,24 @@ def test_a_graph_with_other_code_is_refused(tmp_path, monkeypatch):
     classifier = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), Custom(), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(WavedilError, match="cannot save Segmenter.backbone: the graph .* in the constructor of a"):
         save(Segmenter(to_dense(classifier, 2), Conv1x1Head(6, 3), num_classes=3), tmp_path / "other")
+
+
+def test_train_a_dense_classifier_by_name(train_tiny, tmp_path, monkeypatch):
+    (tmp_path / "plain_classifier.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    convs = [nn.Conv2d(c, 6, 3, stride=2, padding=1) for c in (3, 6, 6)]\n"
+        "    return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    backbone = "--model.backbone=wavedil.vision.dense_classifier"
+    with pytest.raises(WavedilError, match="name is 'plain_classifier:build': expected timm:NAME .* with --import"):
+        train_tiny(backbone, "--model.backbone.name=plain_classifier:build", "--model.context=null")
+    trust(["plain_classifier"])
+    options = ["--model.backbone.name=plain_classifier:build", "--model.backbone.output_stride=4"]
+    model = train_tiny(backbone, *options, "--model.context=null")
+    assert (model.backbone.output_stride, model.backbone.stride) == (4, 8)
+    assert predict(model, noise(24, 20)).shape == (24, 20)
 
 
 PARTS = """

@@ -31,6 +31,7 @@ from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.models.timm_backbone import TimmBackbone
 from wavedil.vision.models.upsample import LearnedUpsample, upsample
+from wavedil.vision.networks import dense_classifier
 from wavedil.vision.prediction import estimate, predict
 from wavedil.weights import load, save
 
@@ -67,6 +68,7 @@ __all__ = [
     "VGGFrontEnd",
     "WeightedSum",
     "check_dense",
+    "dense_classifier",
     "estimate",
     "load",
     "overlay",

@@ -1,6 +1,7 @@
-"""Networks of torchvision, timm and of the user by name, for ``wavedil inspect``."""
+"""Networks of torchvision, timm and of the user by name, for ``wavedil inspect`` and recipes."""
 
 import inspect
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -9,9 +10,10 @@ from torch import nn
 
 from wavedil.core.cost import count_multiply_adds, count_parameters
 from wavedil.core.measured_field import MeasuredField, measure_receptive_field
-from wavedil.errors import WavedilError, first_line, one_of
+from wavedil.errors import WavedilError, first_line, one_of, shown
 from wavedil.extras import install
-from wavedil.vision.dense import to_dense
+from wavedil.trusted import is_trusted
+from wavedil.vision.dense import DenseBackbone, to_dense
 from wavedil.vision.dense.convert import plan_conversion
 
 SCHEMES = ("timm", "torchvision")
@@ -54,6 +56,26 @@ def build_network(name: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise WavedilError(f"{name} returns a {type(network).__name__}: expected a torch.nn.Module")
     return network.eval()
+
+
+def dense_classifier(
+    name: str, output_stride: int = 8, levels: Sequence[int] = (), until: str | None = None
+) -> DenseBackbone:
+    """The result of :func:`wavedil.vision.to_dense` for a network by name, as the backbone of a recipe.
+
+    Args:
+        name: as in :func:`build_network`. A module of yours must be named with ``--import MODULE``.
+        output_stride, levels, until: as in ``to_dense``.
+
+    Raises:
+        WavedilError: as both functions.
+    """
+    scheme = name.partition(":")[0]
+    if scheme not in SCHEMES and not is_trusted(scheme):
+        raise WavedilError(
+            f"name is {shown(name)}: expected timm:NAME or torchvision:NAME, or MODULE:FUNCTION with --import MODULE"
+        )
+    return to_dense(build_network(name).train(), output_stride, levels=levels, until=until)
 
 
 def network_features(network: nn.Module) -> nn.Module:
