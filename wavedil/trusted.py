@@ -23,6 +23,11 @@ def trust(modules: Iterable[str], option: str = "imports") -> None:
         _NAMES.add(name)
 
 
+def forget() -> None:
+    """Trusts no module any more."""
+    _NAMES.clear()
+
+
 def is_trusted(module: str) -> bool:
     """Whether the module, or a package that it is in, was named."""
     return any(f"{module}.".startswith(f"{name}.") for name in _NAMES)

@@ -107,10 +107,11 @@ def import_named_modules(words: Sequence[str]) -> list[str]:
         return []  # --import without a module: the command's parser reports it
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    if names:
-        from wavedil.trusted import trust
+    if names or "wavedil.trusted" in sys.modules:  # else it need not be imported
+        from wavedil import trusted
 
-        trust(names, "--import")
+        trusted.forget()  # those of an earlier command in this process
+        trusted.trust(names, "--import")
     return names
 
 
