@@ -1,5 +1,6 @@
 """ONNX files of dense predictors in onnxruntime, and torch.export, at sizes that no stride divides."""
 
+import importlib
 import json
 
 import pytest
@@ -41,7 +42,17 @@ def classifier() -> nn.Module:
     return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
 
 
+def same_classifier() -> nn.Module:
+    """Padding as in TensorFlow, which depends on the size."""
+    layers = pytest.importorskip("timm.layers")
+    convs = [layers.Conv2dSame(inputs, 6, 3, stride=2) for inputs in (3, 6, 6)]
+    return nn.Sequential(
+        *convs, importlib.import_module("timm.layers.pool2d_same").MaxPool2dSame(3, 1), nn.AdaptiveAvgPool2d(1)
+    )
+
+
 MODELS = {
+    "same": lambda: segmenter(to_dense(same_classifier(), 4), Conv1x1Head),
     "once": lambda: segmenter(
         SmallBackbone(8, 4), Conv1x1Head, ContextModule(3, dilations="1,2", padding="once", pad_mode="reflect")
     ),
@@ -53,7 +64,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", ["once", "vgg", "psp", "attention"])
+@pytest.mark.parametrize("name", ["once", "vgg", "psp", "attention", "same"])
 @torch.no_grad()
 def test_traced_at_every_size(name):
     model = MODELS[name]()

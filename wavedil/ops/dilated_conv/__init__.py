@@ -41,6 +41,8 @@ def dilated_conv(
     """
     x, weight, bias = as_autocast(x, weight, bias)
     pad = [side for pair in reversed(padding) for side in pair]
+    if not all(isinstance(side, int) for side in pad):  # symbols of torch.export, which cannot be compared
+        x, padding, pad = F.pad(x, pad), [(0, 0)] * len(padding), [0] * len(pad)
     if cpu.supports(x, weight, bias, stride, groups):
         return cpu.DilatedConv.apply(x, weight, bias, (pad[0], pad[1]), dilation[0])
     spans = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]

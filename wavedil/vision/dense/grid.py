@@ -126,7 +126,8 @@ class GridAnalysis:
             )
         size, kept = node.meta["shape"][-2:], dense_stride // grid.dense_stride
         is_conv = len(spatial.tensors) == 3 or isinstance(self._module(node), nn.Conv2d)
-        if grid.spacing > 1 or kept != window.stride[0] or (is_conv and window.dilation != (1, 1)):
+        is_same = window.padding is None  # our layers can be traced for any size
+        if grid.spacing > 1 or kept != window.stride[0] or is_same or (is_conv and window.dilation != (1, 1)):
             target = tuple(
                 full // dense_stride if n * stride == full else None for n, full in zip(size, SAMPLE_SIZE, strict=True)
             )
