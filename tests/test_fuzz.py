@@ -98,6 +98,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         ("fuzz --minutes nan", "--minutes is nan: expected"),
         ("fuzz --json a.json", "json is not an option of fuzz"),
         ("kills --number 0", "number is 0: expected a positive integer"),
+        ("trainers --minutes 0", "--minutes 0: expected positive numbers"),
+        ("trainers --recordings none.csv", "none.csv does not exist: expected DRY.wav,WET.wav"),
         ("kills --long", "long is not an option of kills"),
         ("kills --kinds x", "--kinds"),
         ("kills --folder .", "--folder . exists: choose another"),

@@ -25,10 +25,11 @@ NAMES = {
 }
 
 #: Modules of trials, which have options of their own and no measurements.
-TRIALS = {"fuzz": "wavedil.bench.fuzz", "kills": "wavedil.bench.kills"}
+TRIALS = {"fuzz": "wavedil.bench.fuzz", "kills": "wavedil.bench.kills", "trainers": "wavedil.bench.trainers"}
 _TRIAL_LINES = {
     "fuzz": "random changes of inputs, each of which must be an error in one line",
     "kills": "kills trainings, and compares the resumed ones with an uninterrupted one",
+    "trainers": "error of an amplifier model after equal CPU time, trained by wavedil and by neural-amp-modeler",
 }
 
 EXAMPLES = (

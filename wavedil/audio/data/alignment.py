@@ -56,16 +56,15 @@ def estimate_delay(dry: np.ndarray, wet: np.ndarray, sample_rate: int) -> Delay 
     """
     if len(dry) < _SHORTEST:
         return None
-    dry, wet = (sound.astype(np.float64) for sound in (dry, wet))
-    steps = np.diff(wet)  # low frequencies have wide peaks, and an offset correlates at every delay
-    length = min(_LENGTH, len(steps))
+    length = min(_LENGTH, len(dry) - 1)
     reach = min(sample_rate, length // 2)
-    rms = float(np.sqrt(np.square(dry).mean()))
+    rms = float(np.sqrt(np.square(dry).mean(dtype=np.float64)))
     total, count = 0, 0
     for start in _loud_excerpts(np.diff(dry), length):
         around = np.zeros(length + 2 * reach)
-        first, last = max(0, start - reach), min(len(steps), start + length + reach)
-        around[first - start + reach : last - start + reach] = steps[first:last]
+        first, last = max(0, start - reach), min(len(wet) - 1, start + length + reach)
+        # Differences: low frequencies have wide peaks, and an offset correlates at every delay.
+        around[first - start + reach : last - start + reach] = np.diff(wet[first : last + 1].astype(np.float64))
         size = 1 << (len(around) - 1).bit_length()
         spectrum = np.fft.rfft(around, size)
         energy = np.concatenate([[0], np.cumsum(around**2)])
@@ -74,7 +73,7 @@ def estimate_delay(dry: np.ndarray, wet: np.ndarray, sample_rate: int) -> Delay 
         if not energies.max() > 0:
             continue
         correlations = []
-        for version in _versions(dry[start : start + length + 1], rms, sample_rate):
+        for version in _versions(dry[start : start + length + 1].astype(np.float64), rms, sample_rate):
             products = np.fft.irfft(spectrum * np.fft.rfft(version, size).conj(), size)[: 2 * reach + 1]
             correlations.append(products / np.sqrt(max((version**2).sum(), 1e-30) * energies))
         total, count = total + np.stack(correlations), count + 1

@@ -158,11 +158,16 @@ def _repeat_lag(sound: np.ndarray) -> int | None:
     """Distance at which most passages of a sound, bit by bit, occur again; None if there is none."""
     if len(sound) < 2 * _PASSAGE:
         return None
-    bits = sound.astype(np.float32).view(np.uint32).astype(np.uint64)
     inverse = np.uint64(pow(int(_MULTIPLIER), -1, 2**64))
-    powers, inverses = (np.cumprod(np.full(len(bits), each)) for each in (_MULTIPLIER, inverse))  # modulo 2^64
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(bits * powers)])
-    hashes = (sums[_PASSAGE:] - sums[:-_PASSAGE]) * inverses[: len(sums) - _PASSAGE]
+    # In place: there may be 2^24 samples.
+    sums = sound.astype(np.float32).view(np.uint32).astype(np.uint64)
+    powers = np.cumprod(np.full(len(sums), _MULTIPLIER))  # modulo 2^64
+    sums *= powers
+    np.cumsum(sums, out=sums)
+    hashes = sums[_PASSAGE - 1 :].copy()
+    hashes[1:] -= sums[:-_PASSAGE]
+    powers[:] = inverse
+    hashes *= np.cumprod(powers, out=powers)[: len(hashes)]
     grid = np.arange(0, len(hashes), _PASSAGE // 2)
     grid = grid[[np.ptp(sound[at : at + _PASSAGE]) > 100 * _QUIET for at in grid]]
     order = np.argsort(hashes[grid], kind="stable")
