@@ -155,7 +155,9 @@ def test_a_pair_of_networks_trains_on_a_pair_of_files(tmp_path, monkeypatch):
     options += ["--model.network.sample_rate=4000"]
     folder = train("nam_a2", out=str(tmp_path / "run"), overrides=[o for o in options if "built_in" not in o])
     page = (folder / "report.html").read_text()
-    assert "wet.wav: delay 30 samples (7.5 ms), corrected" in page and "noise floor of the recordings" in page
+    assert (
+        "wet.wav: delay 30 samples (7.5 ms), corrected to 1 samples" in page and "noise floor of the recordings" in page
+    )
     validation = json.loads((folder / "validation.json").read_text())
     assert len(validation["networks"]) == 2
     assert validation["networks"][1] == pytest.approx(float(metrics(folder)[-1]["valid_esr"]), abs=1e-3)

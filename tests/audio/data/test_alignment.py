@@ -56,7 +56,7 @@ def test_what_has_no_delay(strings):
 
 def test_small_delays_are_left_and_early_targets_moved_together():
     delays = [Delay(samples, 0.8, 0.3) for samples in (3, -2, 900, -40)] + [Delay(700, 0.3, 0.29), None]
-    assert choose_shifts(delays, "auto", 48000) == [-2, -2, 900, -40, 0, 0]
+    assert choose_shifts(delays, "auto", 48000) == [-14, -14, 888, -52, 0, 0]
     assert choose_shifts(delays[:1], "auto", 48000) == [0]
     assert choose_shifts(delays, "none", 48000) == [0] * 6 and choose_shifts(delays, 7, 48000) == [7] * 6
 
@@ -69,10 +69,14 @@ def test_delayed_pairs_are_aligned(tmp_path, strings, shift):
     pair = find_recordings(f"{tmp_path}/dry.wav,{tmp_path}/wet.wav")
     train, valid, findings = split_recordings(pair, RATE, context=300)
     assert f"wet.wav: delay {shift} samples" in str(findings) and "corrected" in str(findings)
+    shift -= 4  # a quarter of a millisecond is left for filters
+    assert f"corrected to 4 samples (0.25 ms) for filters: without the first {abs(shift)} samples" in str(findings)
     first = max(0, -shift)
     np.testing.assert_array_equal(train[0].input, strings[first : first + len(train[0])])
     size = len(train[0]) - 10
-    np.testing.assert_array_equal(train[0].target[:size], wet[first : first + size])
+    np.testing.assert_array_equal(
+        train[0].target[:size], wet[first - 4 : first - 4 + size] if first else np.r_[np.zeros(4), wet[: size - 4]]
+    )
     assert len(train[0]) + len(valid[0]) - valid[0].skip == len(strings) - abs(shift)
     train, _, findings = split_recordings(pair, RATE, context=300, align=shift)
     assert len(train[0]) == size + 10 and "as data.align says" in str(findings)

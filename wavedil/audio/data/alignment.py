@@ -12,6 +12,7 @@ _LENGTH = 2**16  # samples of an excerpt of the input
 _EXCERPTS = 6  # loud excerpts, spread over the recording
 _SHORTEST = 4096  # samples; delays of shorter recordings are not estimated
 TOLERANCE = 5e-4  # seconds that filters of an effect may shift the peak of the correlation
+MARGIN = 2.5e-4  # seconds of a delay that are left, since the peak can be late by the delay of filters
 UNRELATED = 0.1  # correlation below which sounds do not belong together
 _CLEAR = 1.15  # a delay is certain if its correlation is this many times any other: 1.4 to 14 for music, 1.0 for a tone
 _GAINS = (0.0, 1.0, 4.0, 16.0)  # of the clipping that is assumed, relative to the RMS of the input; 0 for none
@@ -119,18 +120,20 @@ def parse_align(align: Align, sample_rate: int) -> Align:
 def choose_shifts(delays: list[Delay | None], align: Align, sample_rate: int) -> list[int]:
     """Samples by which each target is moved to an earlier time; negative for a later one.
 
-    With ``"auto"``, delays that are certain and longer than half a millisecond are removed. Shorter ones may be those
-    of filters, so they are left, unless targets are early: then all of these targets are moved by the same number of
-    samples, because a causal model cannot learn an early target.
+    With ``"auto"``, delays that are certain and longer than half a millisecond are removed, except a quarter of a
+    millisecond: a low-pass filter delays the peak of the correlation by up to that, and a causal model cannot learn a
+    target that is early. Shorter delays may be those of filters, so they are left, unless targets are early: then all
+    of these targets are moved by the same number of samples.
     """
     if align != "auto":
         return [0 if align == "none" else int(align)] * len(delays)
-    limit = TOLERANCE * sample_rate
+    limit, margin = TOLERANCE * sample_rate, round(MARGIN * sample_rate)
     certain = [delay is not None and delay.certain for delay in delays]
     small = [d.samples for d, is_certain in zip(delays, certain, strict=True) if is_certain and abs(d.samples) <= limit]
-    common = min([0, *small])
+    common = min(small, default=0)
+    common = common - margin if common < 0 else 0
     return [
-        (common if abs(delay.samples) <= limit else delay.samples) if is_certain else 0
+        (common if abs(delay.samples) <= limit else delay.samples - margin) if is_certain else 0
         for delay, is_certain in zip(delays, certain, strict=True)
     ]
 

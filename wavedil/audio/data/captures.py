@@ -102,7 +102,8 @@ def delay_line(name: str, dry_name: str, delay: Delay | None, shift: int, align:
         return f"{name}: delay {time}{reason}{polarity}"
     late, early = (name, dry_name) if shift > 0 else (dry_name, name)
     removed = f"without the first {abs(shift)} samples of {late} and the last {abs(shift)} of {early}"
-    return f"{name}: delay {time}, corrected: {removed}{polarity}"
+    rest = delay.samples - shift
+    return f"{name}: delay {time}, corrected to {_time(rest, sample_rate)} for filters: {removed}{polarity}"
 
 
 def _time(samples: int, sample_rate: int) -> str:
