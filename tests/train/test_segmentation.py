@@ -49,7 +49,9 @@ def full_run(tmp_path_factory, pictures):
 
 def set_up(data, module=None):
     """The data as ``Trainer.fit`` sets them up."""
-    data.trainer = SimpleNamespace(lightning_module=module, datamodule=data, global_step=0)
+    data.trainer = SimpleNamespace(
+        lightning_module=module, datamodule=data, global_step=0, training=True, ckpt_path=None
+    )
     data.setup("fit")
     return data
 
