@@ -10,7 +10,7 @@ from torch import nn
 
 from wavedil.core.cost import count_multiply_adds, count_parameters
 from wavedil.core.measured_field import MeasuredField, measure_receptive_field
-from wavedil.errors import WavedilError, first_line, one_of, shown
+from wavedil.errors import WavedilError, first_line, shown, similar
 from wavedil.extras import install
 from wavedil.trusted import is_trusted
 from wavedil.vision.dense import DenseBackbone, to_dense
@@ -40,7 +40,9 @@ def build_network(name: str) -> nn.Module:
     if scheme in SCHEMES:
         known = module.list_models()
         if item not in known:
-            raise WavedilError(f"{name}: {item} is no network of {scheme}: expected {one_of(item, known, some=True)}")
+            meant = similar(item, known)
+            remedy = f"did you mean {meant}?" if meant else f"{scheme} has {len(known)}, e.g. resnet50"
+            raise WavedilError(f"{name}: {item} is no network of {scheme}: {remedy}")
         if scheme == "timm":
             return module.create_model(item).eval()
         options = inspect.signature(module.get_model_builder(item)).parameters
