@@ -24,6 +24,7 @@ from wavedil.audio.models import conv_tasnet, diffwave, layer_chain, nam, parall
 from wavedil.core.schema import Arguments
 from wavedil.errors import Interrupted, WavedilError
 from wavedil.registry import _REGISTERED, import_path
+from wavedil.vision.dense.convert import DenseBackbone
 from wavedil.vision.models import heads, timm_backbone
 from wavedil.weights import FORMAT, load
 
@@ -51,9 +52,15 @@ def wavenet():
     )  # fmt: skip
 
 
+def dense_backbone():
+    layers = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    return vision.to_dense(nn.Sequential(*layers), 2)
+
+
 #: One small object of each class.
 EXAMPLES = {
     audio.WaveNet: wavenet,
+    DenseBackbone: dense_backbone,
     audio.Effect: lambda: audio.Effect(
         4, 4, "1,2", knobs={"gain": [0, 1]}, time_constants=[0.1], charges=[0.5], settle=1, sample_rate=8000
     ),

@@ -15,7 +15,7 @@ pytest.importorskip("shtab")
 
 #: Command lines, and some of the words that complete the last one.
 LINES = {
-    "wavedil s": {"sample", "segment"},
+    "wavedil s": {"sample", "segment", "surprise"},
     "wavedil sample --te": {"--temperature"},
     "wavedil -q sam": {"sample"},
     "wavedil train -c sp": {"speakers", "speech"},

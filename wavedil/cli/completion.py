@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
             known = words.get((command, action.dest)) or words.get(action.dest)
             if known is not None:
                 action.complete = known
-            elif action.metavar in ("MODEL", "SCHEDULE|MODEL", "SRC"):
+            elif action.metavar == "SRC" or "MODEL" in str(action.metavar).split("|"):
                 action.complete = model
             elif action.metavar in ("RUN", "SHARDS"):
                 action.complete = shtab.DIRECTORY

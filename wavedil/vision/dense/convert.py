@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from wavedil.core.conv import axes_value
 from wavedil.core.schema import checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.vision.dense.grid import Grid, GridAnalysis, NonMap, ancestors
 from wavedil.vision.dense.layers import check_image
 from wavedil.vision.dense.spatial import read_spatial_op
@@ -19,6 +19,30 @@ from wavedil.vision.dense.stored import NotStorableError, build_graph, describe_
 from wavedil.vision.dense.trace import SAMPLE_SIZE, Trace, describe_node, trace_classifier
 from wavedil.vision.dense.window import Window
 from wavedil.weights import register
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= 2**24
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_is_size, value))
+
+
+_STORED = ("graph", "about", "channels")
+#: Checks of the attributes in a model folder.
+_ABOUT = {
+    "output_stride": _is_size,
+    "stride": _is_size,
+    "channels": _is_size,
+    "level_strides": _are_sizes,
+    "level_channels": _are_sizes,
+    "receptive_field": lambda value: value is None or _is_size(value) or (_are_sizes(value) and len(value) == 2),
+    "center": lambda value: (
+        isinstance(value, tuple) and len(value) == 2 and all(type(each) in (int, float) for each in value)
+    ),
+    "options": lambda value: isinstance(value, tuple) and len(value) == 2,
+}
 
 
 def _metadata(name: str) -> property:
@@ -48,11 +72,13 @@ class DenseBackbone(fx.GraphModule):
 
     def __init__(self, root: Any = None, graph: Any = None, class_name: str = "GraphModule", *, stored: Any = None):
         if stored is not None:
-            stored = {key: stored[key] for key in ("graph", "about", "channels")}
+            if not isinstance(stored, Mapping) or not set(_STORED) <= set(stored):
+                raise WavedilError(f"stored is {shown(stored)}: expected {', '.join(_STORED)}")
+            stored = {key: stored[key] for key in _STORED}
             root, graph = build_graph(stored["graph"], stored["channels"])
         super().__init__(root, graph, class_name)
         if stored is not None:
-            about = {key: _tuples(value) for key, value in stored["about"].items()}
+            about = _read_about(stored["about"])
             self.meta["dense"], self.meta["stored"] = about, stored
 
     @property
@@ -93,6 +119,15 @@ class DenseBackbone(fx.GraphModule):
         """``"corner"`` if the center of cell (0, 0) is closer to pixel 0 than to the center of its pixels."""
         center = (self.output_stride - 1) / 2
         return "corner" if max(abs(value) for value in self.center) < center / 2 else "center"
+
+
+def _read_about(stored: Any) -> dict[str, Any]:
+    """The attributes of a stored backbone; raises WavedilError for missing ones and other types."""
+    about = {key: _tuples(value) for key, value in stored.items()} if isinstance(stored, Mapping) else {}
+    for key, check in _ABOUT.items():
+        if key not in about or not check(about[key]):
+            raise WavedilError(f"about has {key} {shown(about.get(key))}: expected what to_dense stores")
+    return about
 
 
 def _tuples(value: Any) -> Any:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, first_line, shown
 from wavedil.vision.dense import layers
 from wavedil.vision.dense.trace import SAMPLE_SIZE, copy_module
 from wavedil.vision.dense.window import Window
@@ -72,12 +72,21 @@ def describe_graph(module: fx.GraphModule) -> dict[str, Any]:
     return {"nodes": nodes, "modules": used, "tensors": tensors}
 
 
-def build_graph(stored: Mapping[str, Any], channels: int) -> tuple[dict[str, Any], fx.Graph]:
+def build_graph(stored: Any, channels: Any) -> tuple[dict[str, Any], fx.Graph]:
     """Layers and graph, for ``fx.GraphModule``, from :func:`describe_graph`.
 
     Raises:
         WavedilError: anything that is not on the lists, or values that are too large.
     """
+    try:
+        return _build_graph(stored, channels)
+    except WavedilError:
+        raise
+    except Exception as error:  # of torch and timm, for values that no constructor or operation takes
+        raise WavedilError(f"graph is damaged: {type(error).__name__}: {first_line(error)[:200]}") from None
+
+
+def _build_graph(stored: Mapping[str, Any], channels: int) -> tuple[dict[str, Any], fx.Graph]:
     if set(stored) != {"nodes", "modules", "tensors"} or len(stored["nodes"]) > MAX_NODES:
         raise WavedilError(f"graph: expected nodes, modules and tensors, at most {MAX_NODES} nodes")
     for name in (*stored["modules"], *stored["tensors"]):
