@@ -79,7 +79,8 @@ class Run:
         folder = self.folder / part
         captions = self.captions[part]
         found = []
-        for index, path in enumerate(sorted(folder.glob(f"*{suffix}"))):
+        # Names with a dot are of files that are being written.
+        for index, path in enumerate(sorted(folder.glob(f"[!.]*{suffix}"))):
             match = _NAME.fullmatch(path.stem)
             if not is_own(path, self.folder):
                 self.skipped.append(path.name)

@@ -128,7 +128,7 @@ def run_recipe(
                 raise Interrupted(text, status) from None
             _try_report(folder)
             text = _continuation(folder, imports)
-            if not any((folder / "checkpoints").glob("*.ckpt")):
+            if not any((folder / "checkpoints").glob("[!.]*.ckpt")):
                 text = "the model is saved, but there is no checkpoint to continue from yet"
             print(f"\ninterrupted; {text}", file=sys.stderr)
             return folder, status
@@ -194,7 +194,7 @@ def _fit_and_sample(
 def _log_end(cli: RecipeCLI, folder: Path) -> None:
     """Logs the samples, and the recipe together with the metric of the last validation."""
     trainer = cli.trainer
-    for path in sorted((folder / "samples").glob("*.*")):
+    for path in sorted((folder / "samples").glob("[!.]*.*")):
         if path.suffix in (".wav", ".png"):
             log_file(trainer, path, f"samples/{path.stem}", trainer.global_step)
     value = trainer.progress_bar_callback.validated[1]
