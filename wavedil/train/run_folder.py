@@ -102,11 +102,7 @@ def record_early_stop(folder: Path, text: str) -> None:
 def record_finished(folder: Path, step: int) -> None:
     """Records that a run is finished at ``step``, with the files that it has by then."""
     files = (path for part in ("model", "samples") for path in (folder / part).rglob("[!.]*"))
-    sizes = {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in files
-        if path.is_file() and path.name[0] != "."
-    }
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files if path.is_file()}
     sizes["report.html"] = 0  # the report may have failed, or be written again
     with atomic_write(folder / ".finished") as beside:
         beside.write_text(json.dumps({"step": step, "files": sizes}), encoding="utf-8")
