@@ -107,14 +107,15 @@ def _child(reader: str, folder: Path, seed: int, pipe: Any, other: Any) -> None:
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  pytest has replaced them
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     valid = {path: path.read_bytes() for path in files}
+    path = files[0]
     while True:
         number = pipe.recv()  # ends the process with EOFError if the parent has ended
+        path.write_bytes(valid[path])  # not earlier: the parent copies a file that is a fault
         draw = random.Random(f"{reader} {seed} {number}")
         path = draw.choice(files)
         path.write_bytes(mutate(valid[path], draw))
         pipe.send(path)
         pipe.send(_fault(READERS[reader][1], path))
-        path.write_bytes(valid[path])
 
 
 def fuzz(readers: Sequence[str], seconds: float, seed: int, folder: Path) -> dict[str, Counter]:
