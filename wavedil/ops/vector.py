@@ -52,7 +52,7 @@ _log = _CompilationLog()
 event.register("numba:compile", _log)
 
 
-_cache_failed = False  # whether the warning was given
+_cache_failed = False  # whether the user was warned that the cache cannot be used
 
 
 class _CheckedResults(caching.CompileResultCacheImpl):

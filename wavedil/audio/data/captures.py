@@ -20,7 +20,7 @@ _LONGEST = 2**24  # samples that are searched for replicates, 6 minutes at 48 kH
 
 @dataclass
 class Findings:
-    """What is known about recordings, and what was corrected.
+    """Findings about pairs of recordings, and the corrections that were made.
 
     Args:
         lines: one for each finding.

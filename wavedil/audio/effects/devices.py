@@ -50,7 +50,7 @@ def find_device(sounddevice: ModuleType, kind: str, device: str | int | None) ->
         The device's number, and its properties.
 
     Raises:
-        WavedilError: there is no such device, or several.
+        WavedilError: no device has this name, or several have.
     """
     devices = list_devices(sounddevice)
     names = [str(each["name"]) for each in devices]

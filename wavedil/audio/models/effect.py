@@ -130,7 +130,7 @@ class Effect(EffectModel):
         return self._head(skips), {**add_prefix("one_poles", filters), **add_prefix("stack", stack)}
 
     def program(self) -> Program:
-        """The model for compiled code."""
+        """The operations of this model, from which C code is written."""
         program = Builder()
         term = program.term(self.input_conv, program.sound)
         terms = [term]

@@ -107,7 +107,7 @@ class _Writer:
         return f"{self.program.title}{rate}, written by wavedil."
 
     def _start(self) -> list[str]:
-        """Lines of the initialization: what is not zero at time 0."""
+        """C statements that initialize the values that are not zero at time 0."""
         layout, lines = self.layout, []
         for history in layout.histories:
             start = self.program.starts[history.buffer]

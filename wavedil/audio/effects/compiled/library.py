@@ -35,7 +35,7 @@ REMEDY = f"install one (gcc or clang as cc), set CC to its command, or {install_
 
 _log = logging.getLogger("wavedil")
 _loaded: dict[str, ctypes.CDLL] = {}
-_cache_failed = False  # whether the warning was given
+_cache_failed = False  # whether the user was warned that the cache cannot be used
 
 
 def find_compiler() -> list[str] | None:

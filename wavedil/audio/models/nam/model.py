@@ -180,7 +180,7 @@ class NAM(EffectModel):
         return y, new
 
     def program(self) -> Program:
-        """The model for compiled code."""
+        """The operations of this model, from which C code is written."""
         program = Builder(self.start(next(self.parameters()).new_zeros(1, 1, 0)))
         self._lower(program)
         return program.program(self, self.sample_rate, self.settle)
