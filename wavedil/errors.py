@@ -1,5 +1,7 @@
 """The error that wavedil raises for bad input, and checks that many modules share."""
 
+import logging
+import os
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any
@@ -120,6 +122,18 @@ def matched(**columns: Iterable[Any] | None) -> Iterator[tuple]:
 def first_line(error: BaseException) -> str:
     """First line of the message of another library's error, or the error's class name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def warn_of_cache(name: str, place: str | os.PathLike[str], error: BaseException, without: str) -> None:
+    """Logs, once in a process, that a cache on disk cannot be used; ``without``: what happens then, and the remedy."""
+    if name not in _unusable:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        message = f"the cache of {name} in {place} cannot be used ({why or type(error).__name__}): {without}"
+        logging.getLogger("wavedil").warning("%s", printable(message))
+    _unusable.add(name)
+
+
+_unusable: set[str] = set()  # caches that the user was warned of
 
 
 def reason(error: OSError) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from wavedil.audio import Effect, WaveNet, save
 from wavedil.audio.effects.engines import TorchEngine
+from wavedil.audio.models.layer_chain import LayerChain
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer
 from wavedil.cli import main
 
@@ -40,8 +41,15 @@ def several() -> NAMContainer:
     return NAMContainer([NAMLSTM(3, 2, sample_rate=RATE), amp()], [0.5, 1])
 
 
+def conditioned() -> LayerChain:
+    torch.manual_seed(0)
+    layers = [{"type": "gru", "channels": 6}, {"type": "lstm", "channels": 3}, {"type": "conv", "channels": 1}]
+    return LayerChain(layers, residual=True, knobs={"gain": [0, 2], "tone": [-1, 1]}, sample_rate=RATE)
+
+
 DRIVER = """
 #include "amp.h"
+#include "chain.h"
 #include "my-pedal.h"
 #include "small.h"
 #include <stdio.h>
@@ -73,12 +81,14 @@ static float sound[LENGTH], result[LENGTH];
 RUN(amp)
 RUN(my_pedal)
 RUN(small)
+RUN(chain)
 
 int main(void) {
   if (fread(sound, sizeof(float), LENGTH, stdin) != LENGTH) return 1;
   run_amp();
   run_my_pedal();
   run_small();
+  run_chain();
   return AMP_KNOBS || MY_PEDAL_KNOBS != 3 || MY_PEDAL_SETTLE < 800 || SMALL_SAMPLE_RATE != 8000 || AMP_LATENCY ||
          MY_PEDAL_KNOB_GAIN || MY_PEDAL_KNOB_A_B != 1 || MY_PEDAL_KNOB_A_B_2 != 2;
 }
@@ -87,11 +97,11 @@ int main(void) {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The folder of the C files of three models, a sound with odd values, and their outputs by PyTorch."""
+    """The folder of the C files of four models, a sound with odd values, and their outputs by PyTorch."""
     folder = tmp_path_factory.mktemp("c")
-    for name, make in (("pedal", pedal), ("amp", amp), ("several", several)):
+    for name, make in (("pedal", pedal), ("amp", amp), ("several", several), ("chain", conditioned)):
         save(make(), folder / name)
-    commands = ["amp amp.c", "pedal my-pedal.c", "several small.c --quality 0.2"]
+    commands = ["amp amp.c", "pedal my-pedal.c", "several small.c --quality 0.2", "chain chain.c"]
     for words in map(str.split, commands):
         assert main(["export", str(folder / words[0]), str(folder / words[1]), *words[2:]]) == 0
     (folder / "driver.c").write_text(DRIVER)
@@ -101,7 +111,7 @@ def exported(tmp_path_factory):
     for index, value in ((0, np.nan), (900, np.inf), (901, -np.inf), (1700, 1e20), (1701, 1e-42)):
         sent[0, index], sound[0, index] = value, 0
     expected = []
-    for model in (amp(), pedal(), several().at_quality(0.2)):
+    for model in (amp(), pedal(), several().at_quality(0.2), conditioned()):
         engine = TorchEngine(model.eval(), 1)
         middle = torch.tensor([(low + high) / 2 for low, high in model.knobs.values()])
         engine.set_knobs(middle)
@@ -121,17 +131,17 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize(
     "flags",
     [f"{STRICT} -O1 -fsanitize=address,undefined -fno-sanitize-recover=all", f"{STRICT} -O2 -ffast-math",
-     f"{STRICT} -O2 -march=native", "-O1 -DAMP_SCALAR -DMY_PEDAL_SCALAR -DSMALL_SCALAR"],
+     f"{STRICT} -O2 -march=native", "-O1 -DAMP_SCALAR -DMY_PEDAL_SCALAR -DSMALL_SCALAR -DCHAIN_SCALAR"],
 )  # fmt: skip
 def test_strict_compilers_accept_the_files_and_the_program_equals_the_models(exported, flags):
     folder, sound, expected = exported
     program = folder / f"program{abs(hash(flags))}"
-    files = ["driver.c", "amp.c", "my-pedal.c", "small.c"]
+    files = ["driver.c", "amp.c", "my-pedal.c", "small.c", "chain.c"]
     subprocess.run([CC, *flags.split(), "-o", program, *files], cwd=folder, check=True, timeout=300)
     environment = {"ASAN_OPTIONS": "detect_leaks=0"}  # it needs ptrace, which containers forbid
     done = subprocess.run([program], input=sound.tobytes(), capture_output=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
-    result = np.frombuffer(done.stdout, np.float32).reshape(3, LENGTH)
+    result = np.frombuffer(done.stdout, np.float32).reshape(4, LENGTH)
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
     assert np.abs(expected).max(1).min() > 0.01
 

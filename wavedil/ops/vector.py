@@ -17,6 +17,8 @@ import numpy as np
 from numba.core import caching, event, types
 from numba.extending import intrinsic, overload
 
+from wavedil.errors import warn_of_cache
+
 _f = np.float32
 _LOG2_E = _f(1.4426950408889634)
 _TO_INTEGER = _f(1.5 * 2**23)  # adding it rounds to an integer, which is then in the low bits
@@ -52,9 +54,6 @@ _log = _CompilationLog()
 event.register("numba:compile", _log)
 
 
-_cache_failed = False  # whether the user was warned that the cache cannot be used
-
-
 class _CheckedResults(caching.CompileResultCacheImpl):
     """Stores compiled code with its checksum: running damaged code could crash, or compute wrong results."""
 
@@ -81,16 +80,10 @@ class _Cache(caching.FunctionCache):
         self._try(super().save_overload, signature, result)
 
     def _try(self, function: Callable, *args: Any) -> Any:
-        global _cache_failed
         try:
             return function(*args)
         except Exception as error:  # of the disk, of pickle, or of LLVM
-            if not _cache_failed:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                logging.getLogger("wavedil").warning(
-                    "the cache of compiled code in %s cannot be used (%s): compiling again", self.cache_path, reason
-                )
-            _cache_failed = True
+            warn_of_cache("compiled code", self.cache_path, error, "compiling again")
             try:
                 self.flush()  # an empty index replaces a damaged one
             except Exception:

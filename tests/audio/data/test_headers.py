@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wavedil import errors
 from wavedil.audio.data import audio_files, headers
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import RandomCrops, balanced_weights
@@ -68,7 +69,8 @@ def test_an_interrupted_scan_continues(files, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["text", "folder", "table"])
-def test_a_damaged_cache_is_not_used(files, tmp_path, damage, caplog):
+def test_a_damaged_cache_is_not_used(files, tmp_path, damage, caplog, monkeypatch):
+    monkeypatch.setattr(errors, "_unusable", set())
     database = tmp_path / "cache" / "wavedil" / "headers.sqlite"
     database.parent.mkdir(parents=True)
     if damage == "folder":

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from wavedil import errors
 from wavedil.audio import Effect, LiveEffect
 from wavedil.audio.effects import engines
 from wavedil.audio.effects.compiled import library
-from wavedil.audio.effects.compiled.c_writer import write_c
-from wavedil.audio.effects.compiled.program import lower
-from wavedil.audio.effects.engines import CompiledEngine, TorchEngine, make_engine
+from wavedil.audio.effects.compiled.program import Builder, Term, lower
+from wavedil.audio.effects.engines import CompiledEngine, Ramp, TorchEngine, make_engine
 from wavedil.audio.models.activations import ACTIVATIONS
 from wavedil.audio.models.layer_chain import LayerChain
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
 from wavedil.audio.models.nam.layer import FILM_PLACES
 from wavedil.audio.models.tcn import TCN
+from wavedil.core import DilatedConv
 from wavedil.errors import WavedilError
 
 RATE = 8000
@@ -90,6 +91,27 @@ MODELS = {
         input_gain=0.5,
         output_gain=1.5,
     ),
+    "conditioned chain": lambda: LayerChain(
+        [
+            {"type": "gru", "channels": 5, "activation": "Softsign"},
+            {"type": "gru", "channels": 18},
+            {"type": "lstm", "channels": 3},
+            {"type": "conv", "channels": 1, "kernel_size": 2, "dilation": 100},
+        ],
+        residual=True,
+        input_gain=2.0,
+        output_gain=0.3,
+        knobs={"gain": [0, 1], "tone": [-3, 10]},
+        sample_rate=RATE,
+    ),
+    "knobs with a history": lambda: LayerChain(
+        [
+            {"type": "conv", "channels": 5, "kernel_size": 4, "dilation": 50, "activation": "Tanh"},
+            {"type": "conv", "channels": 1},
+        ],
+        knobs={"gain": [0, 2]},
+        sample_rate=RATE,
+    ),
     "convnet": lambda: NAMConvNet(3, [1, 2, 5], "ReLU", batchnorm=True),
     "linear": lambda: NAMLinear(700, True),
 }
@@ -147,8 +169,9 @@ def test_a_tcn_from_sound_to_sound_has_c_code(gated):
         lower(TCN(1, 1, 4, "1", causal=False))
 
 
-def test_a_state_is_copied_and_restored():
-    model = made("effect")
+@pytest.mark.parametrize("name", ["effect", "conditioned chain"])
+def test_a_state_is_copied_and_restored(name):
+    model = made(name)
     engine = CompiledEngine(model, 2)
     engine.process(noise(300))
     engine.set_knobs(knob_settings(model, 0.9))
@@ -168,7 +191,7 @@ def test_a_state_is_copied_and_restored():
 
 
 def test_a_knob_moves_without_a_jump():
-    """In a sound of 100 Hz two samples differ as with the knob at rest; at once it would be 4 times as much."""
+    """A sound of 100 Hz has as large second differences as with the knob at rest; at once it would be 40 times."""
     model = made("linear knobs")
     sound = np.sin(2 * np.pi * 100 / RATE * np.arange(4000, dtype=np.float32))[None]
     jumps = []
@@ -179,14 +202,54 @@ def test_a_knob_moves_without_a_jump():
             engine.set_knobs(torch.tensor([end]))
             after = engine.process(sound[:, 2056:])
             result = np.concatenate([before, after], axis=1)[:, 1000:]
-            jumps.append(np.abs(np.diff(result)).max())
-    assert max(jumps[4:]) <= 1.1 * max(jumps[:4])
+            jumps.append(np.abs(np.diff(result, 2)).max())
+    assert max(jumps[4:]) <= 1.2 * max(jumps[:4])
     # Within 20 ms the knob is there, and the layers have forgotten the way after their receptive field.
     there = TorchEngine(model, 1)
     there.set_knobs(torch.tensor([1.0]))
     there.process(sound[:, :2056])
     settled = 160 + model.receptive_field
     np.testing.assert_allclose(after[:, settled:], there.process(sound[:, 2056:])[:, settled:], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["effect", "conditioned chain"])
+def test_knobs_that_are_turned_all_the_time_stay_in_their_range_and_blocks_do_not_matter(name):
+    """Set for every sample, one after the other, and back and forth while they move at full speed."""
+    model, sound = made(name), noise(600)[:1]
+    for turn in (lambda t: (t / 600, 1 - t / 600), lambda t: (t // 110 % 2, t // 100 % 3 / 2)):
+        pair = [TorchEngine(model, 1), CompiledEngine(model, 1), CompiledEngine(model, 1)]
+        ramp, parts = pair[0].ramp, [[], [], []]
+        for start in range(0, 600, 10):
+            values = torch.stack([knob_settings(model, part)[i] for i, part in enumerate(turn(start))])
+            for engine in pair:
+                engine.set_knobs(values)
+            block = sound[:, start : start + 10]
+            parts[0].append(pair[0].process(block))
+            assert (ramp.low <= ramp._at(ramp.left)).all() and (ramp._at(ramp.left) <= ramp.high).all()
+            parts[1].append(pair[1].process(block))
+            parts[2] += [pair[2].process(block[:, i : i + 1]) for i in range(10)]
+        torch_result, blocks, single = (np.concatenate(part, axis=1) for part in parts)
+        np.testing.assert_array_equal(blocks, single)
+        np.testing.assert_allclose(blocks, torch_result, rtol=1e-5, atol=1e-5)
+
+
+def test_the_way_of_a_knob_has_no_corner_and_ends_after_20_ms():
+    model = Effect(2, 2, "1", knobs={"a": [0, 1], "b": [-1, 1]}, sample_rate=50000)
+    ramp, ways = Ramp(model), []
+    ramp.set(torch.tensor([0.0, 1.0]))
+    assert ramp.next(5)[1].tolist() == [0, 1]
+    for values, count in (([1.0, 1.0], 500), ([0.9, -1.0], 200), ([0.9, 1.0], 1000), ([0.9, 1.0], 1)):
+        ramp.set(torch.tensor(values))
+        done = 0
+        while done < count:
+            step, values = ramp.next(count - done)
+            ways.append(values.view(2, -1).expand(2, step) if values.ndim == 1 else values)
+            done += step
+    way = torch.cat(ways, dim=1).numpy()
+    # The slope of a cubic over 1000 samples changes by at most 6e-6 of its way per sample, and where two meet by more.
+    assert np.abs(np.diff(way, 2)).max() < 3e-5
+    assert way[:, -1].tolist() == [np.float32(0.9), 1.0] and way[0].max() <= 1 and way[1].min() >= -1
+    assert np.abs(way[:, -3] - way[:, -1]).max() < 1e-4 and np.abs(way[0, 500] - 0.5) < 0.01
 
 
 def test_knobs_are_clamped_and_bad_ones_refused():
@@ -248,7 +311,7 @@ def test_models_without_a_program_run_in_torch(caplog):
 def fresh(monkeypatch, tmp_path):
     """An empty cache, and no library in memory; returns the cache's folder and a function that loads a program."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "_cache_failed", False)
+    monkeypatch.setattr(errors, "_unusable", set())
     compiled = []
     build = library._compile
     monkeypatch.setattr(library, "_compile", lambda *args: compiled.append(1) or build(*args))
@@ -309,15 +372,32 @@ def test_without_a_cache_each_process_compiles(fresh, caplog):
 def test_a_cache_can_be_filled_by_several_at_once_and_keeps_the_last_ones(fresh, monkeypatch):
     folder, load = fresh
     monkeypatch.setattr(library, "KEPT", 2)
-    source, compiler = write_c(lower(NAMLinear(2)), library.NAME), library.find_compiler()
+    program, compiler = lower(NAMLinear(2)), library.find_compiler()
     with ThreadPoolExecutor(3) as pool:
-        libraries = list(pool.map(lambda key: library._load(source, compiler, key), ["a", "a", "a"]))
+        libraries = list(pool.map(lambda key: library._load(program, compiler, key), ["a", "a", "a"]))
     assert len({each.effect_state_size() for each in libraries}) == 1
     for path in folder.iterdir():
         os.utime(path, (1, 1))
     assert load() <= 4 and load() == load()
-    library._load(source, compiler, "b")
+    library._load(program, compiler, "b")
     assert len(list(folder.iterdir())) == 2 and not list(folder.glob("a-*")) and len(list(folder.glob("b-*"))) == 1
+
+
+def test_the_key_of_the_cache_covers_the_entire_program_and_the_writer(monkeypatch):
+    def key(rate=RATE, dilation=3, gain=1.0, knob="gain", add=True, kernel=2):
+        conv = torch.nn.init.constant_(DilatedConv(1, 1, 1, kernel, dilation=dilation, padding="causal").weight, gain)
+        program = Builder()
+        knobs = torch.ones(1, 1)
+        program.product(
+            [Term(0, conv.detach(), dilation)], torch.zeros(1), add=program.sound if add else None, knobs=knobs
+        )
+        return library._key(program.program(torch.nn.Identity(), rate, knobs={knob: (0.0, 1.0)}), ["/bin/sh"])
+
+    changes = [{"rate": 4000}, {"dilation": 4}, {"gain": 1.0000001}, {"knob": "tone"}, {"add": False}, {"kernel": 3}]
+    keys = [key(), *(key(**change) for change in changes)]
+    assert keys[0] == key() and len(set(keys)) == len(keys)
+    monkeypatch.setattr(library, "_writer", lambda: b"of another version")
+    assert key() not in keys
 
 
 def test_another_compiler_compiles_anew(fresh, tmp_path, monkeypatch):

@@ -130,6 +130,7 @@ def test_states_of_others_and_damaged_ones_are_refused(model, make_live):
     other.set_knobs(torch.tensor([0.5]))
     other.process(noise(1, 10))
     count = "at" if "at" in state else "ramp.left"
+    slope = next(key for key in state if key.endswith("slope"))
     for bad, message in (
         (other.state(), r"expected \[.*of another model, number of channels or engine"),
         (make_live(model, {"gain": 0.1}, 2).state() | {"clock": 0}, "of another model, number of channels or engine"),
@@ -137,7 +138,7 @@ def test_states_of_others_and_damaged_ones_are_refused(model, make_live):
         (state | {count: state[count] * 0 - 1}, f"state has {count} out of range"),
         (state | {count: state[count] * 0 + 10**6}, f"state has {count} out of range"),
         (state | {count: None}, f"{count} of state is None"),
-        (state | {next(key for key in state if key.endswith("delta")): torch.tensor([[np.nan]])}, "delta"),
+        (state | {slope: state[slope] * np.nan}, "slope out of range"),
         (None, "state is None: expected a dictionary"),
     ):
         with pytest.raises(WavedilError, match=message):
@@ -147,8 +148,8 @@ def test_states_of_others_and_damaged_ones_are_refused(model, make_live):
     np.testing.assert_array_equal(effect.process(noise(100)), expected)
 
 
-@pytest.mark.parametrize(("sound", "factor"), [("sine", 12), ("plucked strings", 1.1)])
-def test_turned_knobs_do_not_click(sound, factor):
+@pytest.mark.parametrize("sound", ["sine", "plucked strings"])
+def test_turned_knobs_do_not_click(sound):
     """The largest second difference while a knob jumps between its ends, beside that with the knob at rest.
 
     A sine of 110 Hz has almost none, so every click shows. Without smoothing it would be 137 times as large.
@@ -171,7 +172,7 @@ def test_turned_knobs_do_not_click(sound, factor):
         return np.abs(np.diff(y[1000:], 2)).max()
 
     resting = [process_with(drive) for drive in (0.0, 0.5, 1.0)]
-    assert roughness(process_with(0.0, 1.0)) < factor * max(map(roughness, resting))
+    assert roughness(process_with(0.0, 1.0)) < 1.1 * max(map(roughness, resting))
     jumping = np.where(np.arange(len(x)) // turned % 2, resting[2], resting[0])
     assert sound != "sine" or roughness(jumping) > 100 * max(map(roughness, resting))
 

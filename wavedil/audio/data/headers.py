@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +12,11 @@ from typing import overload
 import numpy as np
 
 from wavedil.audio.data.audio_files import info
+from wavedil.errors import warn_of_cache
 
 #: Lists of fewer files are read in seconds and not kept.
 CACHED_FROM = 1000
 _COMMIT = 1000  # files between two commits, after which an interrupted scan continues
-_log = logging.getLogger("wavedil")
 
 
 class PathList(Sequence[Path]):
@@ -99,10 +98,10 @@ class _Cache:
         self._database, self._new = None, 0
         if not used:
             return
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "wavedil")
+        self._folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "wavedil")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(folder / "headers.sqlite", timeout=30)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self._folder / "headers.sqlite", timeout=30)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS headers "
@@ -144,5 +143,5 @@ class _Cache:
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        _log.warning("the cache of sound file headers cannot be used (%s): all headers are read", error)
+        warn_of_cache("sound file headers", self._folder, error, "all headers are read")
         self._database = None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.audio.effects.compiled.c_writer import knob_ramp
+from wavedil.audio.effects.compiled.c_writer import ramp_samples
 from wavedil.audio.effects.compiled.layout import Layout, state_type
 from wavedil.audio.effects.compiled.library import load_program
 from wavedil.audio.effects.compiled.program import lower
@@ -24,49 +24,63 @@ _given: set[str] = set()  # messages
 
 
 class Ramp:
-    """Knob values that move to new ones within 20 ms, in small steps, as in the C code."""
+    """Knob values that move to new ones within 20 ms, as in the C code.
 
-    def __init__(self, sample_rate: int):
-        self.steps, self.step_samples = knob_ramp(sample_rate)
-        self.values: Tensor | None = None
-        self.clock, self.started = 0, False
+    The path is a cubic from the value and slope at which the knob was set, so it has no corner: a corner would add to
+    the sound what a pure tone does not mask.
+    """
 
-    def limits(self) -> dict[str, int]:
-        """The largest values of what counts, in :meth:`state`."""
-        return {"left": self.steps, "clock": self.step_samples - 1, "started": 1}
+    def __init__(self, model: EffectModel):
+        self.samples = ramp_samples(model.sample_rate)
+        self.low, self.high = torch.tensor(list(model.knobs.values())).view(-1, 2).T
+        self.target: Tensor | None = None
+        self.started = False
 
     def set(self, values: Tensor) -> None:
-        """Sets the values to move to; those before the first sample apply at once."""
+        """Sets the values ``(knobs,)`` to move to; those before the first sample apply at once."""
         values = values.float()
-        if self.values is None or not self.started:
-            self.values, self.target = values.clone(), values.clone()
-            self.delta, self.left = torch.zeros_like(values), torch.zeros_like(values)
+        if self.target is None or not self.started:
+            self.target = values.clone()
+            self.span, self.slope, self.left = torch.zeros(3, len(values)).unbind()
             return
-        changed = values != self.target
+        changed, u = values != self.target, self.left / self.samples
+        slope = u * (6 * (1 - u) * self.span + (3 * u - 2) * self.slope)
+        self.span = torch.where(changed, values - self._at(self.left), self.span)
+        self.slope = torch.where(changed, slope, self.slope)
+        self.left = torch.where(changed, float(self.samples), self.left)
         self.target = values.clone()
-        self.delta = torch.where(changed, (values - self.values) / self.steps, self.delta)
-        self.left = torch.where(changed, float(self.steps), self.left)
 
     def state(self) -> State:
-        names = ("values", "target", "delta", "left", "clock", "started")
+        names = ("target", "span", "slope", "left", "started")
         return {name: torch.as_tensor(getattr(self, name)) for name in names}
 
     def restore(self, state: State) -> None:
-        self.values, self.target, self.delta, self.left = (
-            state[name] for name in ("values", "target", "delta", "left")
-        )
-        self.clock, self.started = int(state["clock"]), bool(state["started"])
+        self.target, self.span, self.slope, self.left = (state[name] for name in ("target", "span", "slope", "left"))
+        self.started = bool(state["started"])
 
-    def next(self, count: int) -> int:
-        """The number of samples, at most ``count``, to compute with the present ``values``."""
-        if bool(self.left.any()):
-            if not self.clock:
-                self.left = (self.left - 1).clamp(min=0)
-                moved = torch.where(self.left > 0, self.values + self.delta, self.target)
-                self.values = moved
-            count = min(count, self.step_samples - self.clock)
-        self.clock, self.started = (self.clock + count) % self.step_samples, True
-        return count
+    def next(self, count: int) -> tuple[int, Tensor]:
+        """The number of samples, at most ``count``, to compute next, and their knobs: ``(knobs,)`` if all have the same
+        values, else ``(knobs, time)``.
+        """
+        self.started = True
+        remaining = int(self.left.max())
+        if not remaining:
+            return count, self.target
+        count = min(count, remaining)
+        left = (self.left.unsqueeze(1) - torch.arange(1, count + 1)).clamp(min=0)
+        self.left = left[:, -1]
+        return count, self._at(left.T).T
+
+    def _at(self, left: Tensor) -> Tensor:
+        """Values of the knobs that have some samples to go, ``(…, knobs)``."""
+        u = left / self.samples
+        moved = self.target + u * u * ((1 - u) * self.slope - (3 - 2 * u) * self.span)
+        return torch.minimum(torch.maximum(moved, self.low), self.high)
+
+
+def _ramp_limits(sample_rate: int) -> dict[str, int]:
+    """The largest values of what counts, in the state of a ramp."""
+    return {"left": ramp_samples(sample_rate), "started": 1}
 
 
 class TorchEngine:
@@ -74,7 +88,7 @@ class TorchEngine:
 
     def __init__(self, model: EffectModel, channels: int):
         self.model, self.channels, self.state_of_model = model, channels, None
-        self.ramp = Ramp(model.sample_rate)
+        self.ramp = Ramp(model)
 
     @torch.inference_mode()
     def set_knobs(self, knobs: Tensor) -> None:
@@ -90,8 +104,10 @@ class TorchEngine:
         if not end:
             return np.zeros_like(x)
         while start < end:
-            count = self.ramp.next(end - start) if self.model.knobs else end
-            knobs = self.ramp.values.to(device).expand(self.channels, -1) if self.model.knobs else None
+            count, knobs = end - start, None
+            if self.model.knobs:
+                count, values = self.ramp.next(count)
+                knobs = values.to(device).expand(self.channels, *values.shape)
             y, self.state_of_model = self.model.step(sound[:, :, start : start + count], self.state_of_model, knobs)
             parts.append(y[:, 0].float().cpu().numpy())
             start += count
@@ -114,10 +130,10 @@ class TorchEngine:
         expected = add_prefix("ramp", self.ramp.state()) if self.model.knobs else {}
         if any(str(key).startswith("model.") for key in state):  # not before the first sample
             device = next(self.model.parameters()).device
-            knobs = self.ramp.values.to(device).expand(self.channels, -1) if self.model.knobs else None
+            knobs = self.ramp.target.to(device).expand(self.channels, -1) if self.model.knobs else None
             _, after = self.model.step(torch.zeros(self.channels, 1, 1, device=device), None, knobs)
             expected |= add_prefix("model", after)
-        found = _checked_state(state, expected, {f"ramp.{name}": limit for name, limit in self.ramp.limits().items()})
+        found = _checked_state(state, expected, add_prefix("ramp", _ramp_limits(self.model.sample_rate)))
         self.state_of_model = substate(found, "model") or None
         if self.model.knobs:
             self.ramp.restore(substate(found, "ramp"))
@@ -133,7 +149,7 @@ class CompiledEngine:
 
     def __init__(self, model: EffectModel, channels: int):
         program = lower(model)
-        self.library, self.limits = load_program(program), Ramp(program.sample_rate).limits()
+        self.library, self.limits = load_program(program), _ramp_limits(program.sample_rate)
         self.process_channel = self.library.effect_process
         layout, kind = Layout(program), state_type(program)
         self.limits["data"] = None  # parts of it that are not in use may hold anything

@@ -120,10 +120,12 @@ class Effect(EffectModel):
             raise WavedilError(f"skip is {skip}: expected 0 to the {x.shape[2]} samples of the input")
         start = max(0, skip - self.receptive_field + 1) if skip else 0
         x = self.one_poles(x)[:, :, start:]
+        if knobs is not None and knobs.ndim == 3:
+            knobs = knobs[:, :, start:]
         return self._head(self.stack(self.input_conv(x), self.condition(knobs)))[:, :, skip - start :]
 
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
-        """The next chunk, of any length: its output and the state after it. Knobs may change between chunks."""
+        """The next chunk, of any length: its output and the state after it; see :class:`EffectModel`."""
         self.check_input(x, knobs)
         x, filters = self.one_poles.step(x, substate(state, "one_poles"))
         skips, stack = self.stack.step(self.input_conv(x), substate(state, "stack"), self.condition(knobs))
@@ -148,9 +150,12 @@ class Effect(EffectModel):
         return self.out(torch.tanh(self.hidden(skips)))
 
     def condition(self, knobs: Tensor | None) -> Tensor | None:
-        """Knob values ``(batch, knobs)`` to the condition of all samples, ``(batch, channels, 1)``."""
+        """Knob values to the condition: ``(batch, knobs) -> (batch, channels, 1)``, of all samples, or
+        ``(batch, knobs, time) -> (batch, channels, time)``.
+        """
         if not self.knobs:
             return None
         low, high = torch.tensor(list(self.knobs.values()), dtype=knobs.dtype, device=knobs.device).T
+        knobs = knobs.unsqueeze(1) if knobs.ndim == 2 else knobs.transpose(1, 2)
         centered = (2 * knobs - low - high) / (high - low)
-        return (centered if self.knob_layer is None else torch.tanh(self.knob_layer(centered))).unsqueeze(2)
+        return (centered if self.knob_layer is None else torch.tanh(self.knob_layer(centered))).transpose(1, 2)

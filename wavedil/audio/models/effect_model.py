@@ -47,11 +47,17 @@ class EffectModel(nn.Module):
         return evaluate_effect
 
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
-        """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``, without the first ``skip`` outputs."""
+        """``(batch, 1, time), (batch, knobs) -> (batch, 1, time - skip)``, without the first ``skip`` outputs.
+
+        ``knobs`` may also be ``(batch, knobs, time)``, which change from sample to sample.
+        """
         raise NotImplementedError
 
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
-        """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
+        """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it.
+
+        ``knobs`` are ``(batch, knobs)``, or ``(batch, knobs, time)`` where they change from sample to sample.
+        """
         raise NotImplementedError
 
     def program(self) -> Program:
@@ -84,11 +90,12 @@ class EffectModel(nn.Module):
             self.config = {**self.config, "metadata": metadata}
 
     def check_input(self, x: Tensor, knobs: Tensor | None) -> None:
-        """Raises WavedilError unless x is ``(batch, 1, time)`` and knobs ``(batch, knobs)``, or None without knobs."""
+        """Raises WavedilError unless x is ``(batch, 1, time)`` and knobs are as :meth:`step` takes them."""
         if x.ndim != 3 or x.shape[1] != 1:
             raise WavedilError(f"x has shape {tuple(x.shape)}: expected (batch, 1, time)")
         shape = (x.shape[0], len(self.knobs))
-        if (knobs is None and self.knobs) or (knobs is not None and tuple(knobs.shape) != shape):
+        fits = knobs is None or tuple(knobs.shape) in (shape, (*shape, x.shape[2]))
+        if (knobs is None and self.knobs) or not fits:
             found = "None" if knobs is None else f"of shape {tuple(knobs.shape)}"
             raise WavedilError(f"knobs is {found}: expected {shape}, for {', '.join(self.knobs) or 'a model without'}")
 

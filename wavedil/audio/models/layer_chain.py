@@ -96,7 +96,10 @@ class LayerChain(EffectModel):
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it."""
         self.check_input(x, knobs)
         x = x * self.input_gain
-        h = x if knobs is None else torch.cat([x, knobs.to(x).unsqueeze(2).expand(-1, -1, x.shape[2])], dim=1)
+        h = x
+        if knobs is not None:
+            knobs = knobs if knobs.ndim == 3 else knobs.unsqueeze(2).expand(-1, -1, x.shape[2])
+            h = torch.cat([x, knobs.to(x)], dim=1)
         new: State = {}
         for index, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
             h, after = layer.step(h, substate(state, f"layers.{index}"))
@@ -105,22 +108,26 @@ class LayerChain(EffectModel):
         return (h + x if self.residual else h) * self.output_gain, new
 
     def program(self) -> Program:
-        """The model for compiled code; there is none for GRU layers and knobs."""
-        cells = [layer.cell for layer in self.layers if isinstance(layer, Recurrent)]
-        if self.knobs or any(isinstance(cell, nn.GRU) for cell in cells):
-            raise WavedilError("a LayerChain with knobs or GRU layers has no C source: it runs in PyTorch")
+        """The operations of this model, from which C code is written."""
         program = Builder()
-        dry = x = program.product([_factor(program.sound, self.input_gain)])
+        ends = torch.tensor(list(self.knobs.values()), dtype=torch.float64).view(-1, 2)
+        # The knobs, which the program scales to [-1, 1], are the rows below the sound.
+        center, half = ends.mean(1), (ends[:, 1] - ends[:, 0]) / 2
+        knobs = torch.cat([torch.zeros(1, len(half)), half.diag()]) if self.knobs else None
+        bias = torch.cat([torch.zeros(1), center])
+        dry = x = program.product([_factor(program.sound, self.input_gain, len(bias))], bias, knobs=knobs)
         for index, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
             if isinstance(layer, Recurrent):
-                cell, start = layer.cell, torch.zeros(layer.cell.hidden_size)
-                weight = torch.cat([cell.weight_ih_l0, cell.weight_hh_l0], dim=1)
-                x = program.lstm(x, weight, cell.bias_ih_l0 + cell.bias_hh_l0, start, start)
+                start = torch.zeros(layer.cell.hidden_size)
+                x = program.recurrent(layer.cell, x, *[start] * len(layer.names))
             else:
                 x = program.conv(layer, x, f"layers.{index}")
             x = program.map(x, activation)
-        program.product([_factor(each, self.output_gain) for each in ([x, dry] if self.residual else [x])])
-        return program.program(self, self.sample_rate, self.settle)
+        terms = [_factor(x, self.output_gain)]
+        if self.residual:
+            terms.append(Term(dry, _factor(dry, self.output_gain, len(bias)).weight.transpose(0, 1)))
+        program.product(terms)
+        return program.program(self, self.sample_rate, self.settle, knobs=self.knobs)
 
 
 class Recurrent(nn.Module):
@@ -143,8 +150,11 @@ class Recurrent(nn.Module):
         return h.transpose(1, 2), {name: value[0] for name, value in zip(self.names, after, strict=True)}
 
 
-def _factor(source: int, value: float) -> Term:
-    return Term(source, torch.full((1, 1, 1), value))
+def _factor(source: int, value: float, channels: int = 1) -> Term:
+    """A term that writes ``value`` times the source to the first of some channels."""
+    weight = torch.zeros(channels, 1, 1)
+    weight[0] = value
+    return Term(source, weight)
 
 
 def _make(spec: Mapping[str, Any], in_channels: int) -> nn.Module:

@@ -65,15 +65,65 @@ static void make_room(amp_state *s, int n) {{
 """
 
 CONTROL = """\
-static float tanh_1(float x) {{
-  float v[LANES];
-  store(v, tanh_v(splat(x)));
-  return v[0];
+#define RAMP {samples} /* samples in which a knob moves to a new value */
+static const float zeros[{most}] = {{0}};
+static const float ends[AMP_KNOBS][2] = {{{ends}}};
+
+/* The condition of m samples from the rows of the knobs, scaled to -1 to 1. */
+static void condition(amp_state *s, int m) {{
+  (void)s, (void)m;
+{condition}}}
+
+static float scaled(int knob, float value) {{
+  return (value - (ends[knob][0] / 2 + ends[knob][1] / 2)) / (ends[knob][1] / 2 - ends[knob][0] / 2);
 }}
 
-/* Biases for the present values of the knobs. */
+/* y = b + w c, with the weights in the order of `product` */
+static void knob_bias(const float *w, const float *b, const float *c, float *y, int rows, int size) {{
+  int i, j;
+  for (i = 0; i < rows; i++) {{
+    int is_tile = i < rows / 4 * 4;
+    const float *p = is_tile ? w + i / 4 * 4 * size + i % 4 : w + i * size;
+    y[i] = b[i];
+    for (j = 0; j < size; j++) y[i] += p[is_tile ? 4 * j : j] * c[j];
+  }}
+}}
+
+/* Biases for the values to which the knobs move. */
 static void control(amp_state *s) {{
-{body}
+  int i, j;
+  for (i = 0; i < AMP_KNOBS; i++)
+    for (j = 0; j < LANES; j++) s->data[{first} + i * BLOCK + j] = scaled(i, s->target[i]);
+  condition(s, LANES);
+  for (i = 0; i < {width}; i++) s->data[{target} + i] = s->data[{last} + i * BLOCK];
+{biases}
+}}
+
+/* The value of a knob that has `left` samples to go: a cubic from its value and slope when it was set. */
+static float knob_at(const amp_state *s, int knob, int left) {{
+  float u = left * (1.0f / RAMP);
+  float value = s->target[knob] + u * u * ((1 - u) * s->slope[knob] - (3 - 2 * u) * s->span[knob]);
+  return value < ends[knob][0] ? ends[knob][0] : value > ends[knob][1] ? ends[knob][1] : value;
+}}
+
+/* If a knob is moving: the condition of n samples, minus that for the values to which the knobs move. */
+static int move_knobs(amp_state *s, int n) {{
+  int i, t, moving = 0;
+  for (i = 0; i < AMP_KNOBS; i++) moving |= s->left[i];
+  if (!moving) return 0;
+  for (i = 0; i < AMP_KNOBS; i++) {{
+    float *row = s->data + {first} + i * BLOCK;
+    for (t = 0; t < n; t++) {{
+      if (s->left[i]) s->left[i]--;
+      row[t] = scaled(i, knob_at(s, i, s->left[i]));
+    }}
+  }}
+  condition(s, (n + LANES - 1) / LANES * LANES);
+  for (i = 0; i < {width}; i++) {{
+    float *row = s->data + {last} + i * BLOCK;
+    for (t = 0; t < n; t++) row[t] -= s->data[{target} + i];
+  }}
+  return 1;
 }}
 """
 
@@ -93,44 +143,32 @@ int amp_set_knob(amp_state *s, int knob, float value) {
 """
 
 SET_KNOB = """\
-int amp_set_knob(amp_state *s, int knob, float value) {{
-  static const float ends[AMP_KNOBS][2] = {{{ends}}};
+int amp_set_knob(amp_state *s, int knob, float value) {
   uint32_t bits;
   memcpy(&bits, &value, 4);
   if (knob < 0 || knob >= AMP_KNOBS || (bits & 0x7fffffffu) > 0x7f800000u) return -1;
   if (value < ends[knob][0]) value = ends[knob][0];
   if (value > ends[knob][1]) value = ends[knob][1];
-  if (!s->started) {{
-    s->knob[knob] = s->target[knob] = value;
-    control(s);
-  }} else if (s->target[knob] != value) {{
+  if (!s->started) {
     s->target[knob] = value;
-    s->delta[knob] = (value - s->knob[knob]) / {steps};
-    s->left[knob] = {steps};
-  }}
+    control(s);
+  } else if (s->target[knob] != value) {
+    float u = s->left[knob] * (1.0f / RAMP), now = knob_at(s, knob, s->left[knob]);
+    s->slope[knob] = u * (6 * (1 - u) * s->span[knob] + (3 * u - 2) * s->slope[knob]);
+    s->span[knob] = value - now;
+    s->target[knob] = value;
+    s->left[knob] = RAMP;
+    control(s);
+  }
   return 0;
-}}
-
-/* Moves the knobs by one step, at each multiple of {samples} samples; returns whether one is moving. */
-static int move_knobs(amp_state *s) {{
-  int i, moving = 0;
-  for (i = 0; i < AMP_KNOBS; i++) moving |= s->left[i];
-  if (!moving || s->clock) return moving;
-  for (i = 0; i < AMP_KNOBS; i++) {{
-    if (!s->left[i]) continue;
-    s->left[i]--;
-    s->knob[i] = s->left[i] ? s->knob[i] + s->delta[i] : s->target[i];
-  }}
-  control(s);
-  return 1;
-}}
+}
 """
 
 RUN = """\
 /* At most BLOCK samples. Operations may compute up to LANES - 1 samples more, of which nothing is used. */
 static void run(amp_state *s, const float *in, float *out, int n) {{
   float *sound;
-  int t, m = (n + LANES - 1) / LANES * LANES;
+  int t, moving = {moving}, m = (n + LANES - 1) / LANES * LANES;
 {move}  sound = {sound};
   memcpy(sound, in, n * sizeof(float));
   for (t = 0; t < m; t += LANES) store(sound + t, sane(load(sound + t)));
@@ -144,24 +182,11 @@ ADVANCE = """\
 """
 
 PROCESS = """\
-void amp_process(amp_state *s, const float *in, float *out, int n) {
-  int count;
-  for (; n > 0; n -= count, in += count, out += count) {
-    count = n < BLOCK ? n : BLOCK;
-    run(s, in, out, count);
-  }
-}
-"""
-
-PROCESS_WITH_KNOBS = """\
 void amp_process(amp_state *s, const float *in, float *out, int n) {{
   int count;
-  for (; n > 0; n -= count, in += count, out += count) {{
+{started}  for (; n > 0; n -= count, in += count, out += count) {{
     count = n < BLOCK ? n : BLOCK;
-    if (move_knobs(s) && count > {samples} - s->clock) count = {samples} - s->clock;
     run(s, in, out, count);
-    s->clock = (s->clock + count) % {samples};
-    s->started = 1;
   }}
 }}
 """

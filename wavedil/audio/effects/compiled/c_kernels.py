@@ -191,27 +191,53 @@ KERNEL void one_pole(const float *x, const double *decay, float *held, float *y,
 }
 """
 
-LSTM = """\
-/* One layer; w has for each input and each hidden value the weights of the gates i, f, g, o, each of `size` numbers, a
-   multiple of LANES, of which `rows` are used. */
-KERNEL void lstm(const float *x, ptrdiff_t x_step, int inputs, const float *w, const float *b, float *hidden,
-                 float *cell, float *gates, float *y, ptrdiff_t y_step, int rows, int size, int n) {
-  int t, k, j;
-  for (t = 0; t < n; t++) {
-    const float *p = w;
-    memcpy(gates, b, 4 * size * sizeof(float));
-    for (k = 0; k < inputs + rows; k++, p += 4 * size) {
-      vec v = splat(k < inputs ? x[k * x_step + t] : hidden[k - inputs]);
-      for (j = 0; j < 4 * size; j += LANES) store(gates + j, load(gates + j) + v * load(p + j));
-    }
-    for (j = 0; j < size; j += LANES) {
-      vec i = 1 / (1 + exp_v(-load(gates + j))), f = 1 / (1 + exp_v(-load(gates + size + j)));
-      vec o = 1 / (1 + exp_v(-load(gates + 3 * size + j)));
-      vec c = sane(f * load(cell + j) + i * tanh_v(load(gates + 2 * size + j)));
-      store(cell + j, c);
-      store(hidden + j, o * tanh_v(c));
-    }
-    for (j = 0; j < rows; j++) y[j * y_step + t] = hidden[j];
+SUMS = """\
+/* Four sums for each cell of a recurrent layer: bias plus weighted inputs and hidden values. w has 4 * size weights for
+   each input, then for each hidden value; size is `rows` rounded up to a multiple of LANES. */
+INLINE void sums_at(const float *x, ptrdiff_t x_step, int inputs, const float *w, const float *b, const float *hidden,
+                    float *sums, int rows, int size) {
+  int k, j;
+  memcpy(sums, b, 4 * size * sizeof(float));
+  for (k = 0; k < inputs + rows; k++, w += 4 * size) {
+    vec v = splat(k < inputs ? x[k * x_step] : hidden[k - inputs]);
+    for (j = 0; j < 4 * size; j += LANES) store(sums + j, load(sums + j) + v * load(w + j));
   }
 }
 """
+
+_CELLS = """\
+/* {about} */
+KERNEL void {name}(const float *x, ptrdiff_t x_step, int inputs, const float *w, const float *b, float *hidden,
+                 float *cell, float *sums, float *y, ptrdiff_t y_step, int rows, int size, int n) {{
+  int t, j;
+  for (t = 0; t < n; t++) {{
+    sums_at(x + t, x_step, inputs, w, b, hidden, sums, rows, size);
+    for (j = 0; j < size; j += LANES) {{
+{cells}
+    }}
+    for (j = 0; j < rows; j++) y[j * y_step + t] = hidden[j];
+  }}{end}
+}}
+"""
+
+LSTM = _CELLS.format(
+    name="lstm",
+    about="A layer of LSTM cells; the sums are those of the gates i, f, g, o.",
+    cells="""\
+      vec i = 1 / (1 + exp_v(-load(sums + j))), f = 1 / (1 + exp_v(-load(sums + size + j)));
+      vec o = 1 / (1 + exp_v(-load(sums + 3 * size + j)));
+      vec c = sane(f * load(cell + j) + i * tanh_v(load(sums + 2 * size + j)));
+      store(cell + j, c);
+      store(hidden + j, o * tanh_v(c));""",
+    end="",
+)
+
+GRU = _CELLS.format(
+    name="gru",
+    about="A layer of GRU cells; the sums are those of the gates r and z, and of the two parts of n.",
+    cells="""\
+      vec r = 1 / (1 + exp_v(-load(sums + j))), z = 1 / (1 + exp_v(-load(sums + size + j)));
+      vec c = tanh_v(load(sums + 2 * size + j) + r * load(sums + 3 * size + j));
+      store(hidden + j, sane(c + z * (load(hidden + j) - c)));""",
+    end="\n  (void)cell;",
+)

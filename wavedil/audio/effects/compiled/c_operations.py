@@ -9,7 +9,6 @@ from wavedil.audio.effects.compiled import c_kernels
 from wavedil.audio.effects.compiled.c_kernels import LANES
 from wavedil.audio.effects.compiled.layout import Layout
 from wavedil.audio.effects.compiled.program import (
-    LSTM,
     Gate,
     Map,
     Modulate,
@@ -17,6 +16,7 @@ from wavedil.audio.effects.compiled.program import (
     Operation,
     Product,
     Program,
+    Recurrent,
     Sum,
 )  # fmt: skip
 from wavedil.errors import WavedilError
@@ -24,8 +24,8 @@ from wavedil.errors import WavedilError
 MAX_CALLS = 4000  # in the source, so that a compiler takes less than a minute
 PART = 64  # operations in one function
 _PART = """\
-KERNEL void {name}(amp_state *s, int n, int m) {{
-  (void)n;
+KERNEL void {name}(amp_state *s, int n, int m, int moving) {{
+  (void)n, (void)moving;
 {body}
 }}
 """
@@ -38,7 +38,7 @@ class Operations:
         body: lines that compute a block, by calls of ``parts``.
         parts: text of functions of some operations each, since compilers take long for one long function.
         functions: text of the functions that they call, by name.
-        knob_biases: rows, offset of the bias, of its weights of the knobs, and of the sum in the state, by product.
+        knob_biases: C statements that compute the biases for the values to which the knobs move.
 
     Raises:
         WavedilError: there are too many operations.
@@ -49,7 +49,7 @@ class Operations:
         self.weights: list[float] = []
         self.functions: dict[str, str] = {}
         self.parts: list[str] = []
-        self.knob_biases: list[tuple[int, int, int, int]] = []
+        self.knob_biases: list[str] = []
         calls = sum(
             lcm(*(term.groups for term in op.terms)) if isinstance(op, Product) else 1 for op in program.operations
         )
@@ -60,7 +60,7 @@ class Operations:
         lines = [self._operation(index + 1, op) for index, op in enumerate(program.operations)]
         self.body = []
         for start in range(0, len(lines), PART):
-            self.body.append(f"  part_{start}(s, n, m);")
+            self.body.append(f"  part_{start}(s, n, m, moving);")
             body = "\n".join(line for part in lines[start : start + PART] for line in part)
             self.parts.append(_PART.format(name=f"part_{start}", body=body))
 
@@ -112,19 +112,21 @@ class Operations:
             self.functions[name] = f"static const double {name}[] = {{{', '.join(map(repr, op.decay.tolist()))}}};\n"
             held = f"s->data + {layout.held[target]}"
             return [f"  one_pole({layout.pointer(op.source)}, {name}, {held}, {y}, {step}, {rows}, n);"]
-        self.functions["lstm"] = c_kernels.LSTM
-        return self._lstm(target, op)
+        return self._recurrent(target, op)
 
     def _product(self, target: int, op: Product) -> list[str]:
         layout, rows = self.layout, self.program.channels[target]
         groups = lcm(*(term.groups for term in op.terms))
-        lines = []
+        lines, moving = [], []
         bias_offset = self.offset(op.bias)
         bias = f"weights + {bias_offset}"
         if op.knobs is not None:
-            state = layout.held[target]
-            self.knob_biases.append((rows, bias_offset, self.offset(op.knobs), state))
-            bias = f"s->data + {state}"
+            knobs, bias = self.add(_tiles(op.knobs)), f"s->data + {layout.held[target]}"
+            numbers = f"weights + {bias_offset}, s->data + {layout.target_condition}, {bias}"
+            self.knob_biases.append(f"  knob_bias({knobs}, {numbers}, {rows}, {op.knobs.shape[1]});")
+            y = f"{layout.pointer(target)}, {layout.step(target)}"
+            row = f"{{s->data + {layout.condition[-1]}, BLOCK, {op.knobs.shape[1]}}}"
+            moving = ["  if (moving)", *_call([row], f"{knobs}, zeros, {y}, {y}, {rows}")]
         size = rows // groups
         for group in range(groups):
             part = slice(group * size, (group + 1) * size)
@@ -150,16 +152,25 @@ class Operations:
                 add = f"{layout.pointer(op.add)}{_plus(group * size * add_step)}, {add_step}"
             step = layout.step(target)
             weights = self.add(_tiles(torch.cat(columns, dim=1)))
-            lines += [
-                "  {",
-                f"    const term terms[] = {{{', '.join(parts)}}};".replace("}, {", "},\n                          {"),
-                f"    product(terms, {len(parts)}, {weights}, {bias}{_plus(group * size)}, {add}, "
-                f"{layout.pointer(target)}{_plus(group * size * step)}, {step}, {size}, m);",
-                "  }",
-            ]
+            y = f"{layout.pointer(target)}{_plus(group * size * step)}, {step}"
+            lines += _call(parts, f"{weights}, {bias}{_plus(group * size)}, {add}, {y}, {size}")
+        return lines + moving
+
+    def condition(self) -> list[str]:
+        """C statements that compute the condition of ``m`` samples from the rows of the knobs."""
+        lines = []
+        places = [f"s->data + {offset}" for offset in self.layout.condition]
+        for x, y, (weight, bias, squashed) in zip(places, places[1:], self.program.condition, strict=False):
+            rows, width = weight.shape
+            numbers = f"{self.add(_tiles(weight))}, {self.add(bias)}"
+            lines += _call([f"{{{x}, BLOCK, {width}}}"], f"{numbers}, 0, 0, {y}, BLOCK, {rows}")
+            if squashed:
+                name, text = c_kernels.map_loop(c_kernels.Function("tanh"))
+                self.functions[name] = text
+                lines.append(f"  {name}({y}, BLOCK, {y}, BLOCK, {rows}, m);")
         return lines
 
-    def _lstm(self, target: int, op: LSTM) -> list[str]:
+    def _recurrent(self, target: int, op: Recurrent) -> list[str]:
         layout, rows = self.layout, self.program.channels[target]
         size = ceil(rows / LANES) * LANES
         padded = torch.zeros(op.weight.shape[1], 4, size)
@@ -167,10 +178,12 @@ class Operations:
         bias = torch.zeros(4, size)
         bias[:, :rows] = op.bias.view(4, rows)
         held = layout.held[target]
-        state = ", ".join(f"s->data + {held + index * size}" for index in range(3))  # hidden, cell, gates
+        state = ", ".join(f"s->data + {held + index * size}" for index in range(3))  # hidden, cell, sums
+        name = "gru" if op.cell is None else "lstm"
+        self.functions |= {"sums": c_kernels.SUMS, name: c_kernels.GRU if op.cell is None else c_kernels.LSTM}
         source = f"{layout.pointer(op.source)}, {layout.step(op.source)}, {self.program.channels[op.source]}"
         return [
-            f"  lstm({source}, {self.add(padded)}, {self.add(bias)}, {state}, {layout.pointer(target)}, "
+            f"  {name}({source}, {self.add(padded)}, {self.add(bias)}, {state}, {layout.pointer(target)}, "
             f"{layout.step(target)}, {rows}, {size}, n);"
         ]
 
@@ -183,6 +196,17 @@ def _tiles(weight: Tensor) -> Tensor:
     """``(rows, columns)`` in the order in which the product reads it: tiles of 4 rows, then single rows."""
     whole = len(weight) // 4 * 4
     return torch.cat([weight[:whole].unflatten(0, (-1, 4)).transpose(1, 2).flatten(), weight[whole:].flatten()])
+
+
+def _call(terms: list[str], arguments: str) -> list[str]:
+    """A statement that calls ``product`` for a block."""
+    rows = f",\n{26 * ' '}".join(terms)
+    return [
+        "  {",
+        f"    const term terms[] = {{{rows}}};",
+        f"    product(terms, {len(terms)}, {arguments}, m);",
+        "  }",
+    ]
 
 
 def _plus(number: int) -> str:

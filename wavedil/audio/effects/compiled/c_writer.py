@@ -9,11 +9,10 @@ from wavedil.audio.effects.compiled.c_kernels import BLOCK, LANES
 from wavedil.audio.effects.compiled.c_operations import Operations, number
 from wavedil.audio.effects.compiled.c_vectors import VECTORS
 from wavedil.audio.effects.compiled.layout import Layout
-from wavedil.audio.effects.compiled.program import LSTM, OnePole, Product, Program
+from wavedil.audio.effects.compiled.program import OnePole, Product, Program, Recurrent
 from wavedil.errors import WavedilError
 
 RAMP_SECONDS = 0.02  # in which a knob moves to a new value
-RAMP_STEP_RATE = 3000  # in Hz, of the steps: 16 samples at 48 kHz
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,15 @@ def write_c(program: Program, name: str = "amp") -> Source:
     return _Writer(program, name, prefix).source()
 
 
-def knob_ramp(sample_rate: int) -> tuple[int, int]:
-    """Number of steps in which a knob moves to a new value, and the samples of each."""
-    samples = max(1, sample_rate // RAMP_STEP_RATE)
-    return max(1, round(RAMP_SECONDS * sample_rate / samples)), samples
+def ramp_samples(sample_rate: int) -> int:
+    """Number of samples in which a knob moves to a new value."""
+    return max(1, round(RAMP_SECONDS * sample_rate))
 
 
 class _Writer:
     def __init__(self, program: Program, name: str, prefix: str):
         self.program, self.name, self.prefix = program, name, prefix
         self.layout = Layout(program)
-        self.steps, self.step_samples = knob_ramp(program.sample_rate)
         self.operations = Operations(program, self.layout)
 
     def source(self) -> Source:
@@ -65,6 +62,7 @@ class _Writer:
         run = c_frame.RUN.format(
             sound=layout.pointer(0),
             move="  make_room(s, n);\n" if count else "",
+            moving="move_knobs(s, n)" if program.knobs else "0",
             body="\n".join(self.operations.body),
             output=layout.pointer(program.output),
             done=c_frame.ADVANCE.format(count=count) if count else "",
@@ -73,13 +71,13 @@ class _Writer:
             variables=("  double charge;\n" if any("charge" in line for line in start) else "")
             + ("  int i, t;\n" if any("for" in line for line in start) else ""),
             knobs="".join(
-                f"  s->knob[{i}] = s->target[{i}] = {number((low + high) / 2)};\n"
+                f"  s->target[{i}] = {number((low + high) / 2)};\n"
                 for i, (low, high) in enumerate(program.knobs.values())
             ),
             start="".join(start),
             control="  control(s);\n" if program.knobs else "",
         )
-        process = c_frame.PROCESS_WITH_KNOBS.format(samples=self.step_samples) if program.knobs else c_frame.PROCESS
+        process = c_frame.PROCESS.format(started="  if (n > 0) s->started = 1;\n" if program.knobs else "")
         parts = [
             f"/* {self._title()} Compile: cc -O3 -march=native -c {self.name}.c */",
             f'#include "{self.name}.h"\n\n#include <stdint.h>\n#include <string.h>\n',
@@ -90,7 +88,7 @@ class _Writer:
             c_frame.HISTORIES.format(count=count, rows=histories) if count else "",
             control,
             init,
-            self._set_knob(),
+            c_frame.SET_KNOB if program.knobs else c_frame.SET_NO_KNOB,
             *self.operations.parts,
             run,
             process,
@@ -123,9 +121,9 @@ class _Writer:
             if isinstance(op, OnePole):
                 for i, charge in enumerate(op.charges.tolist()):
                     lines.append(f"  charge = {charge!r}, memcpy(s->data + {held + 2 * i}, &charge, sizeof charge);\n")
-            elif isinstance(op, LSTM):
+            elif isinstance(op, Recurrent):
                 size = ceil(len(op.hidden) / LANES) * LANES
-                values = {held: op.hidden, held + size: op.cell}
+                values = {held: op.hidden} | ({} if op.cell is None else {held + size: op.cell})
             for offset, numbers in values.items():
                 if bool(numbers.any()):
                     address = self.operations.add(numbers)
@@ -133,46 +131,22 @@ class _Writer:
         return lines
 
     def _control(self) -> str:
-        """The C function that computes the biases for the present values of the knobs."""
-        program = self.program
+        """The C functions of the knobs."""
+        program, layout = self.program, self.layout
         if not program.knobs:
             return ""
-        lines = []
-        width = len(program.knobs)
-        sizes = [width, *[len(bias) for _, bias, _ in program.condition]]
-        lines += [f"  float c{i}[{size}];" for i, size in enumerate(sizes)]
-        lines += ["  int i, j;"]
-        for i, (low, high) in enumerate(program.knobs.values()):
-            center, half = (low + high) / 2, (high - low) / 2
-            lines.append(f"  c0[{i}] = (s->knob[{i}] - {number(center)}) / {number(half)};")
-        for index, (weight, bias, squashed) in enumerate(program.condition):
-            lines += [
-                f"  for (i = 0; i < {len(bias)}; i++) {{",
-                f"    const float *w = {self.operations.add(weight)} + i * {weight.shape[1]};",
-                f"    float sum = ({self.operations.add(bias)})[i];",
-                f"    for (j = 0; j < {weight.shape[1]}; j++) sum += w[j] * c{index}[j];",
-                f"    c{index + 1}[i] = sum;",
-                "  }",
-            ]
-            if squashed:
-                lines.append(f"  for (i = 0; i < {len(bias)}; i++) c{index + 1}[i] = tanh_1(c{index + 1}[i]);")
-        last, size = len(program.condition), sizes[-1]
-        for rows, bias, weight, state in self.operations.knob_biases:
-            lines += [
-                f"  for (i = 0; i < {rows}; i++) {{",
-                f"    const float *w = weights + {weight} + i * {size};",
-                f"    float sum = weights[{bias} + i];",
-                f"    for (j = 0; j < {size}; j++) sum += w[j] * c{last}[j];",
-                f"    s->data[{state} + i] = sum;",
-                "  }",
-            ]
-        return c_frame.CONTROL.format(body="\n".join(lines))
-
-    def _set_knob(self) -> str:
-        if not self.program.knobs:
-            return c_frame.SET_NO_KNOB
-        ends = ", ".join(f"{{{number(low)}, {number(high)}}}" for low, high in self.program.knobs.values())
-        return c_frame.SET_KNOB.format(ends=ends, steps=self.steps, samples=self.step_samples)
+        products = (op for op in program.operations if isinstance(op, Product) and op.knobs is not None)
+        return c_frame.CONTROL.format(
+            samples=ramp_samples(program.sample_rate),
+            most=max((len(product.bias) for product in products), default=1),
+            ends=", ".join(f"{{{number(low)}, {number(high)}}}" for low, high in program.knobs.values()),
+            condition="".join(f"{line}\n" for line in self.operations.condition()),
+            first=layout.condition[0],
+            last=layout.condition[-1],
+            target=layout.target_condition,
+            width=program.condition_widths[-1],
+            biases="\n".join(self.operations.knob_biases),
+        )
 
     def _header(self) -> str:
         program, layout = self.program, self.layout
@@ -188,8 +162,8 @@ class _Writer:
         fields = f"  float data[{layout.size}];\n"
         fields += f"  int at[{len(layout.histories)}];\n" if layout.histories else ""
         if knobs:
-            fields += f"  float knob[{len(knobs)}], target[{len(knobs)}], delta[{len(knobs)}];\n"
-            fields += f"  int left[{len(knobs)}], clock, started;\n"
+            fields += f"  float target[{len(knobs)}], span[{len(knobs)}], slope[{len(knobs)}];\n"
+            fields += f"  int left[{len(knobs)}], started;\n"
         return c_frame.HEADER.format(
             title=self._title(),
             upper=upper,

@@ -6,7 +6,17 @@ from math import ceil
 import numpy as np
 
 from wavedil.audio.effects.compiled.c_kernels import BLOCK, LANES
-from wavedil.audio.effects.compiled.program import LSTM, Gate, Map, Modulate, OnePole, Operation, Product, Program, Sum
+from wavedil.audio.effects.compiled.program import (
+    Gate,
+    Map,
+    Modulate,
+    OnePole,
+    Operation,
+    Product,
+    Program,
+    Recurrent,
+    Sum,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,10 @@ class Layout:
     Attributes:
         histories: of buffers whose earlier samples are read. The other buffers hold one block, and share memory with
             those that are no longer read.
-        held: offset of what one-pole filters and LSTM layers keep, and of biases that depend on knobs, by buffer.
+        held: offset of what one-pole filters and recurrent layers keep, and of biases that depend on knobs, by buffer.
+        condition: offsets of the rows of a block from which :attr:`Program.condition` is computed: the knobs, then the
+            output of each layer.
+        target_condition: offset of the condition for the values to which the knobs move.
     """
 
     def __init__(self, program: Program):
@@ -51,10 +64,14 @@ class Layout:
         for index, operation in enumerate(program.operations):
             if isinstance(operation, OnePole):
                 self.held[index + 1] = self._take(2 * len(operation.charges))
-            elif isinstance(operation, LSTM):
+            elif isinstance(operation, Recurrent):
                 self.held[index + 1] = self._take(6 * _up(len(operation.hidden), LANES))
             elif isinstance(operation, Product) and operation.knobs is not None:
                 self.held[index + 1] = self._take(len(operation.bias))
+        self.condition, self.target_condition = [], 0
+        if program.knobs:
+            self.condition = [self._take(width * BLOCK) for width in program.condition_widths]
+            self.target_condition = self._take(program.condition_widths[-1])
         self._place_blocks()
 
     def pointer(self, buffer: int) -> str:
@@ -102,8 +119,8 @@ def state_type(program: Program) -> np.dtype:
     if layout.histories:
         fields.append(("at", np.int32, len(layout.histories)))
     if knobs:
-        fields += [(name, np.float32, knobs) for name in ("knob", "target", "delta")]
-        fields += [("left", np.int32, knobs), ("clock", np.int32), ("started", np.int32)]
+        fields += [(name, np.float32, knobs) for name in ("target", "span", "slope")]
+        fields += [("left", np.int32, knobs), ("started", np.int32)]
     return np.dtype(fields)
 
 
@@ -114,7 +131,7 @@ def _sources(operation: Operation) -> list[int]:
         return [operation.first, operation.second]
     if isinstance(operation, Modulate):
         return [operation.source, operation.modulation]
-    assert isinstance(operation, Map | Gate | OnePole | LSTM)
+    assert isinstance(operation, Map | Gate | OnePole | Recurrent)
     return [operation.source]
 
 

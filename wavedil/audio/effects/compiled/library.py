@@ -8,7 +8,6 @@ users cannot write to, and only if its checksum is right.
 import ctypes
 import functools
 import hashlib
-import logging
 import os
 import platform
 import shlex
@@ -17,13 +16,18 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from wavedil.audio.effects.compiled.c_writer import Source, write_c
 from wavedil.audio.effects.compiled.program import Program
-from wavedil.errors import WavedilError, printable, reason
+from wavedil.errors import WavedilError, reason, warn_of_cache
 from wavedil.extras import install_extra
 from wavedil.writing import atomic_write
 
@@ -33,9 +37,7 @@ SECONDS = 300  # that a compiler may take
 KEPT = 100  # libraries in the cache; those that were not used for longest are removed
 REMEDY = f"install one (gcc or clang as cc), set CC to its command, or {install_extra('compiler')}"
 
-_log = logging.getLogger("wavedil")
 _loaded: dict[str, ctypes.CDLL] = {}
-_cache_failed = False  # whether the user was warned that the cache cannot be used
 
 
 def find_compiler() -> list[str] | None:
@@ -59,17 +61,16 @@ def load_program(program: Program) -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
         raise WavedilError(f"there is no C compiler: {REMEDY}")
-    source = write_c(program, NAME)
-    key = _key(source, compiler)
+    key = _key(program, compiler)
     if key not in _loaded:
         try:
-            _loaded[key] = _load(source, compiler, key)
+            _loaded[key] = _load(program, compiler, key)
         except OSError as error:  # a full disk, or a file system that runs no code
             raise WavedilError(f"compiled code cannot be written or loaded: {reason(error)}") from None
     return _loaded[key]
 
 
-def _load(source: Source, compiler: list[str], key: str) -> ctypes.CDLL:
+def _load(program: Program, compiler: list[str], key: str) -> ctypes.CDLL:
     folder = _cache_folder()
     if folder is not None:
         for path in sorted(folder.glob(f"{key}-*")):
@@ -79,7 +80,7 @@ def _load(source: Source, compiler: list[str], key: str) -> ctypes.CDLL:
                     return _bind(path)
                 path.unlink()  # damaged
     with tempfile.TemporaryDirectory(prefix="wavedil-", ignore_cleanup_errors=True) as temporary:
-        built = _compile(source, compiler, Path(temporary))
+        built = _compile(write_c(program, NAME), compiler, Path(temporary))
         content = built.read_bytes()
         if folder is not None:
             with _without_cache(folder):
@@ -133,20 +134,37 @@ def _compile(source: Source, compiler: list[str], folder: Path) -> Path:
     raise WavedilError(f"{shlex.join(compiler)} failed: {lines[0][:200]}")
 
 
-def _key(source: Source, compiler: list[str]) -> str:
-    program = os.path.realpath(compiler[0])
-    status = os.stat(program)
-    parts = [
-        *compiler,
-        program,
-        str(status.st_size),
-        str(status.st_mtime_ns),
-        *FLAGS,
-        _cpu(),
-        source.code,
-        source.header,
-    ]
-    return _checksum("\0".join(parts).encode())
+def _key(program: Program, compiler: list[str]) -> str:
+    """Checksum of what the library depends on: the source is written only to compile it, which takes long."""
+    path = os.path.realpath(compiler[0])
+    status = os.stat(path)
+    command = [*compiler, path, str(status.st_size), str(status.st_mtime_ns), *FLAGS]
+    parts = ["\0".join(command).encode(), _cpu().encode(), _writer(), *_contents(program)]
+    return _checksum(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
+
+
+def _contents(value: Any) -> Iterator[bytes]:
+    """Everything in a program, in an order from which it could be built again."""
+    if isinstance(value, Tensor):
+        yield f"{value.dtype} {tuple(value.shape)}".encode()
+        yield value.contiguous().numpy().tobytes()
+    elif is_dataclass(value):
+        yield type(value).__name__.encode()
+        for each in fields(value):
+            yield from _contents(getattr(value, each.name))
+    elif isinstance(value, list | tuple | Mapping):
+        values = list(value.items()) if isinstance(value, Mapping) else value
+        yield f"{len(values)} values".encode()
+        for each in values:
+            yield from _contents(each)
+    else:
+        yield repr(value).encode()
+
+
+@functools.cache
+def _writer() -> bytes:
+    """The code that writes the source."""
+    return b"\0".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py*")))
 
 
 @functools.cache
@@ -214,14 +232,8 @@ class _without_cache:  # noqa: N801
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        global _cache_failed
         if not isinstance(error, OSError | WavedilError):
             return False
-        if not _cache_failed:
-            why = printable(error if error.args and not getattr(error, "strerror", None) else reason(error))
-            _log.warning(
-                "the cache of compiled effects in %s cannot be used (%s): each process compiles again; set "
-                "XDG_CACHE_HOME to a folder of yours", printable(self.folder), why,
-            )  # fmt: skip
-        _cache_failed = True
+        without = "each process compiles again; set XDG_CACHE_HOME to a folder of yours"
+        warn_of_cache("compiled effects", self.folder, error, without)
         return True

@@ -38,7 +38,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Product:
-    """The sum of a bias, convolutions and, with ``add``, a buffer; ``knobs`` (out, condition) adds to the bias."""
+    """The sum of a bias, convolutions and, with ``add``, a buffer.
+
+    ``knobs``: weights (out, condition) of a further term, the condition that is computed from the knobs.
+    """
 
     bias: Tensor
     terms: tuple[Term, ...]
@@ -94,17 +97,21 @@ class OnePole:
 
 
 @dataclass(frozen=True)
-class LSTM:
-    """An LSTM layer: ``weight`` (4 * hidden, in + hidden), gates in torch's order; values at time 0."""
+class Recurrent:
+    """A layer of LSTM cells, or of GRU cells, which have no ``cell``; hidden and cell are the values at time 0.
+
+    ``weight`` (4 * hidden, in + hidden) and ``bias`` are those of four sums for each cell. LSTM: the gates in torch's
+    order. GRU: the gates r and z, and the two parts of n, from the input and from the hidden values.
+    """
 
     source: int
     weight: Tensor
     bias: Tensor
     hidden: Tensor
-    cell: Tensor
+    cell: Tensor | None
 
 
-Operation = Product | Sum | Map | Gate | Modulate | OnePole | LSTM
+Operation = Product | Sum | Map | Gate | Modulate | OnePole | Recurrent
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,11 @@ class Program:
     @property
     def output(self) -> int:
         return len(self.operations)
+
+    @property
+    def condition_widths(self) -> list[int]:
+        """Number of knobs, and of outputs of each layer of ``condition``."""
+        return [len(self.knobs), *(len(bias) for _, bias, _ in self.condition)]
 
     @property
     def spans(self) -> list[int]:
@@ -222,9 +234,21 @@ class Builder:
         values = torch.tensor(charges, dtype=torch.float64)
         return self._write(OnePole(source, decay.detach().double().cpu(), values), len(charges))
 
-    def lstm(self, source: int, weight: Tensor, bias: Tensor, hidden: Tensor, cell: Tensor) -> int:
-        assert weight.shape == (4 * len(hidden), self.channels[source] + len(hidden))
-        return self._write(LSTM(source, *map(_weight, (weight, bias, hidden, cell))), len(hidden))
+    def recurrent(
+        self, module: nn.LSTM | nn.GRU, source: int, hidden: Tensor, cell: Tensor | None = None, layer: int = 0
+    ) -> int:
+        """A layer of an LSTM or GRU of torch, of one direction, from its values at time 0; ``cell`` is for an LSTM."""
+        inputs, own, first, second = (
+            getattr(module, f"{name}_l{layer}").detach() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        size = len(hidden)
+        if isinstance(module, nn.GRU):  # r multiplies only the part of n from the hidden values: two separate sums
+            inputs, first = _with_zeros(inputs, 3 * size, size), _with_zeros(first, 3 * size, size)
+            own, second = _with_zeros(own, 2 * size, size), _with_zeros(second, 2 * size, size)
+        weight, bias = torch.cat([inputs, own], dim=1), first + second
+        assert weight.shape == (4 * size, self.channels[source] + size)
+        start = _weight(hidden), None if cell is None else _weight(cell)
+        return self._write(Recurrent(source, _weight(weight), _weight(bias), *start), size)
 
     def program(self, model: nn.Module, sample_rate: int, settle: float = 0.0, **options: Any) -> Program:
         """The program whose result is the buffer of the last operation.
@@ -251,6 +275,11 @@ class Builder:
         self.channels.append(channels)
         self.starts.append(None)
         return len(self.operations)
+
+
+def _with_zeros(rows: Tensor, at: int, count: int) -> Tensor:
+    """Rows with ``count`` rows of zeros inserted before row ``at``."""
+    return torch.cat([rows[:at], rows.new_zeros(count, *rows.shape[1:]), rows[at:]])
 
 
 def _weight(weight: Tensor) -> Tensor:

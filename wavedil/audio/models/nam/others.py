@@ -86,11 +86,7 @@ class NAMLSTM(_Network):
         program = Builder()
         x = program.sound
         for layer in range(self.lstm.num_layers):
-            inputs, hidden, first, second = (
-                getattr(self.lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            )
-            weight = torch.cat([inputs, hidden], dim=1)
-            x = program.lstm(x, weight, first + second, self.hidden[layer], self.cell[layer])
+            x = program.recurrent(self.lstm, x, self.hidden[layer], self.cell[layer], layer)
         program.product([Term(x, self.out.weight.detach().float().unsqueeze(2))], self.out.bias)
         return program.program(self, self.sample_rate)
 
