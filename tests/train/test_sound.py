@@ -7,18 +7,20 @@ import shutil
 import signal
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from wavedil import receptive_field
-from wavedil.audio import generate, load
+from wavedil.audio import WaveNet, generate, load
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import FirstSamples, WholeFiles
 from wavedil.audio.evaluation import evaluate
 from wavedil.errors import WavedilError
-from wavedil.train import AudioModule
+from wavedil.train import AudioData, AudioModule
+from wavedil.train.previews.sound import SoundSamples
 from wavedil.train.recipes import find_recipe, known_recipes, module_class
 from wavedil.train.run import train
 
@@ -98,7 +100,7 @@ def test_metrics_are_rows_of_numbers(full_run):
 
 def test_the_page_is_self_contained(full_run):
     page = (full_run / "report.html").read_text()
-    assert page.count("<audio") == 4 and "data:audio/wav;base64," in page and "data:image/png;base64," in page
+    assert page.count("<audio") == 5 and "data:audio/wav;base64," in page and "data:image/png;base64," in page
     assert "http://" not in page and "https://" not in page
     assert "all 12 steps" in page and "Held-out recording 1" in page and "data-running" not in page
 
@@ -288,6 +290,34 @@ def test_training_with_features_and_speakers(tmp_path, voices):
         train(out=str(tmp_path / "share"), overrides=[*options, "--model.drop_condition=2"])
 
 
+def test_samples_have_a_held_out_recording_beside_them(tmp_path, recordings, full_run):
+    captions = json.loads((full_run / "samples" / "captions.json").read_text())
+    assert captions["row_0"]["file"] == "note_0.wav" and "file" not in captions["row_1"]  # one file is held out
+    assert len(audio_files.read(full_run / "samples" / "sample_000_recording.wav")[0][0]) == 400
+    assert not list((full_run / "samples").glob("sample_001_*"))
+
+
+def test_clips_are_written_if_a_recording_has_become_unreadable(tmp_path, capsys):
+    class Data:
+        def preview_sounds(self):
+            raise WavedilError("a.wav: gone")
+
+    network = WaveNet(channels=4, skip_channels=4, dilations="1..2", sample_rate=8000)
+    SoundSamples(num=1, seconds=0.01).write(network, Data(), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["captions.json", "sample_000.wav"]
+    assert "recordings beside the samples skipped: a.wav: gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("speakers", "expected"),
+    [(None, [0, 1, 2, 3, 4, 0]), ([0, 0, 0, 1, 1], [0, 3, 1, 4, 2, 0]), ([2, 0, 2, 1, 0], [0, 1, 3, 2, 4, 0])],
+)
+def test_previews_have_the_speakers_in_turn(speakers, expected):
+    data = AudioData()
+    data.valid, data.valid_conditioning = range(5), {} if speakers is None else {"speakers": np.array(speakers)}
+    assert data._preview_files(6) == expected
+
+
 def test_validation_and_samples_use_the_moving_average(tmp_path, recordings):
     options = [*TINY, f"--data.root={recordings}", "--model.ema_decay=0.9", "--model.optimizer.lr=0.02"]
     folder = train(out=str(tmp_path / "run"), overrides=options)
@@ -316,4 +346,4 @@ def test_a_mixture_over_16_bit_codes_trains_and_samples(tmp_path, recordings):
     assert model.distribution.components == 3 and model.quantizer.text == "linear codes"
     bits = [float(row["valid_bits"]) for row in metrics(folder)]
     assert 0 < bits[-1] < 16  # bits of a uniform distribution
-    assert len(list((folder / "samples").glob("*.wav"))) == 2
+    assert len(list((folder / "samples").glob("sample_00?.wav"))) == 2

@@ -18,6 +18,7 @@ LABELS = {
     "target": "wet (target)",
     "output": "model",
     "original": "original",
+    "recording": "held-out recording",
     "griffin_lim": "Griffin-Lim",
 }
 _NAME = re.compile(r"(sample|image|target|step)_(\d{1,12})(?:_(\d{1,12}))?(?:_([a-z_]\w*))?")

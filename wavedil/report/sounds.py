@@ -18,7 +18,7 @@ def sample_rows(runs: Sequence[Run]) -> list[Row]:
                 row.title = media.title("Clip")
             _add(row, media, run, len(runs) > 1)
     for row in rows.values():
-        row.clips.sort(key=lambda clip: not clip.label.startswith(("dry", "wet", "original")))
+        row.clips.sort(key=lambda clip: not clip.label.startswith(("dry", "wet", "original", "held-out")))
     return [row for _, row in sorted(rows.items())]
 
 

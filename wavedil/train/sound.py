@@ -308,17 +308,27 @@ class AudioData(TrainingData):
         items = [crops[index] for index in range(64)]
         return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.quantizer.num_codes) for item in items)
 
+    def _preview_files(self, num: int) -> list[int]:
+        """Numbers of held-out files: from the first one on, with speakers in turn, repeated if there are too few."""
+        seen, turns = Counter(), []
+        for speaker in self.valid_conditioning.get("speakers", np.zeros(len(self.valid), int)).tolist():
+            turns.append(seen[speaker])
+            seen[speaker] += 1
+        order = sorted(range(len(turns)), key=turns.__getitem__)
+        return [order[i % len(order)] for i in range(num)]
+
     def preview_sounds(self) -> list[np.ndarray]:
-        """The first held-out sounds, float32 ``(time,)``."""
-        return [self.valid.sound(i) for i in range(min(4, len(self.valid)))]
+        """Held-out sounds, float32 ``(time,)``: the first 4, or one of each of the first 8 speakers."""
+        num = min(len(self.valid), max(4, min(8, len(self.network().speakers))))
+        return [self.valid.sound(i) for i in self._preview_files(num)]
 
     def preview_names(self, num: int) -> list[str]:
         """File names of :meth:`preview_sounds` and :meth:`preview_conditioning`: clip i belongs to file i."""
-        return [self.valid.paths[i % len(self.valid)].name for i in range(num)]
+        return [self.valid.paths[i].name for i in self._preview_files(num)]
 
     def preview_conditioning(self, network: nn.Module, samples: int, num: int) -> dict[str, Any]:
         """Options of ``generate`` for ``num`` clips with the conditioning of held-out sounds, repeated if too few."""
-        indices, options = [i % len(self.valid) for i in range(num)], {}
+        indices, options = self._preview_files(num), {}
         if "features" in self.valid_conditioning:
             features = self.valid_conditioning["features"]
             options["condition"] = torch.stack([features.first(i, samples) for i in indices])

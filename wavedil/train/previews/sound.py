@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +14,8 @@ from wavedil.audio.data.audio_files import write
 from wavedil.audio.generation.generate import generate
 from wavedil.audio.resynthesis import griffin_lim
 from wavedil.core.schema import Seconds, checked
-from wavedil.progress import Bar
+from wavedil.errors import WavedilError
+from wavedil.progress import Bar, say
 from wavedil.report import add_captions
 from wavedil.train.data import Count, NotNegative, OptionalCount
 from wavedil.train.module import TrainingModule
@@ -63,7 +65,10 @@ class SoundPreviews(Previews):
 
 
 class SoundSamples(Samples):
-    """Generated clips in ``RUN/samples``.
+    """Generated clips in ``RUN/samples``, and beside each a held-out recording.
+
+    It is the recording that the model has resynthesized, or one of the same speaker or folder, which the clip does not
+    repeat.
 
     Args:
         num: number of clips.
@@ -84,21 +89,31 @@ class SoundSamples(Samples):
         with Bar("sampling", network.sample_rate) as bar:
             sound = generate(network, total, num=self.num, progress=bar.update, **options)
         belongs = network.conditioner.upsampling is not None
-        sounds = data.preview_sounds() if belongs and hasattr(data, "preview_sounds") else []
+        sounds = _recordings(data)
         for index, clip in enumerate(sound):
             facts = {"speaker": _speaker(network, options, index), "temperature": self.temperature, "seed": 0}
-            if belongs:
-                facts = _facts(data, index) | facts
-            add_captions(folder / "samples", {f"row_{index}": facts})
+            stem = folder / "samples" / f"sample_{index:03d}"
             if index < len(sounds):
-                original = torch.as_tensor(sounds[index])[None, :total]
-                write(folder / "samples" / f"sample_{index:03d}_original.wav", original, network.sample_rate)
-                _write_griffin_lim(network, original, folder / "samples" / f"sample_{index:03d}_griffin_lim.wav")
-            write(folder / "samples" / f"sample_{index:03d}.wav", clip.cpu(), network.sample_rate)
+                recording = torch.as_tensor(sounds[index])[None, :total]
+                write(Path(f"{stem}_{'original' if belongs else 'recording'}.wav"), recording, network.sample_rate)
+                facts = _facts(data, index) | facts
+                if belongs:
+                    _write_griffin_lim(network, recording, Path(f"{stem}_griffin_lim.wav"))
+            add_captions(stem.parent, {f"row_{index}": facts})
+            write(Path(f"{stem}.wav"), clip.cpu(), network.sample_rate)
         return (
             f"Listen: {folder / 'report.html'}\n"
             f"more clips: wavedil sample {folder / 'model'}{_sample_options(network)} --num 4 --seed 1 --out clips"
         )
+
+
+def _recordings(data: L.LightningDataModule | None) -> Sequence[np.ndarray]:
+    """Held-out recordings; none if a file has become unreadable, because clips of the model do not need them."""
+    try:
+        return data.preview_sounds() if hasattr(data, "preview_sounds") else []
+    except (WavedilError, OSError) as error:
+        say(f"recordings beside the samples skipped: {error}")
+        return []
 
 
 def _write_griffin_lim(network: nn.Module, original: torch.Tensor, path: Path) -> None:
