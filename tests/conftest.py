@@ -10,6 +10,11 @@ sys.dont_write_bytecode = False
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# Tests with random examples have no time limits, which a busy machine exceeds.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Also for fixtures of modules and sessions, which are set up before the fixture below: rounding depends on the number.
 torch.set_num_threads(1)

@@ -1,5 +1,6 @@
 """``wavedil bench fuzz`` in a small version, and its own detection of faults."""
 
+import json
 import os
 import random
 import time
@@ -87,7 +88,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["reader", "tries", "refused", "read", "faults"] and len(table) == len(READERS) + 2
     monkeypatch.setattr(module, "fuzz", lambda readers, *args: {name: module.Counter(faults=1) for name in readers})
-    assert main(["bench", "fuzz", "--reader", "models"]) == 1
+    assert main(["bench", "fuzz", "--reader", "models", "--json", "faults.json"]) == 1
+    result = json.loads(Path("faults.json").read_text())
+    assert result["benchmark"] == "fuzz" and {"machine", "versions", "commit"} <= result.keys()
+    assert result["rows"] == [{"name": "models", "unit": "faults", "median": 1, "iqr": 0, "ratio": None}]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         ("fuzz --reader x", "--reader is 'x': expected one of sound, "),
         ("fuzz --minutes 0", "--minutes is 0.0: expected"),
         ("fuzz --minutes nan", "--minutes is nan: expected"),
-        ("fuzz --json a.json", "json is not an option of fuzz"),
+        ("fuzz --threads 2", "threads is not an option of fuzz"),
+        ("fuzz --json .", ". is a folder"),
         ("kills --number 0", "number is 0: expected a positive integer"),
         ("trainers --minutes 0", "--minutes 0: expected positive numbers"),
         ("trainers --recordings none.csv", "none.csv does not exist: expected DRY.wav,WET.wav"),

@@ -22,6 +22,19 @@ def check_regular_file(path: str | os.PathLike[str], expected: str) -> None:
         raise WavedilError(f"{path} is not a regular file: expected {expected}")
 
 
+def cache_folder(*names: str) -> Path:
+    """A folder below the user's cache folder of this package; it may be missing."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
+    return Path(base, "wavedil", *names).absolute()
+
+
+def make_cache_folder(folder: Path) -> None:
+    """Creates a folder of :func:`cache_folder`; raises OSError if it cannot, or the user has no home folder."""
+    if "~" in folder.parts:  # os.path.expanduser has found no home
+        raise PermissionError("this user has no home folder")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
 def walk_files(root: str | os.PathLike[str], suffixes: Collection[str]) -> list[Path]:
     """Lists the files with one of the suffixes in a folder and its subfolders, sorted by their path below it.
 

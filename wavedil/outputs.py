@@ -42,8 +42,10 @@ class BestEffort:
 
 
 @contextmanager
-def claim_file(path: PathLike, inputs: Iterable[PathLike] = (), beside: Sequence[PathLike] = ()) -> Iterator[None]:
-    """Checks and locks a file or model folder that the ``with`` block writes.
+def claim_file(
+    path: PathLike, inputs: Iterable[PathLike] = (), beside: Sequence[PathLike] = (), is_folder: bool = False
+) -> Iterator[None]:
+    """Checks and locks a file that the ``with`` block writes, or a model folder if ``is_folder``.
 
     The folder for it is created; if the block writes nothing, it is removed again.
 
@@ -55,6 +57,9 @@ def claim_file(path: PathLike, inputs: Iterable[PathLike] = (), beside: Sequence
         WavedilError: as :func:`check_outputs`, or another process is writing this file.
     """
     check_outputs([path, *beside], inputs)
+    folders = [] if is_folder else [each for each in (path, *beside) if os.path.isdir(each)]
+    if folders:
+        raise WavedilError(f"{folders[0]} is a folder: expected a file")
     place = Path(os.path.realpath(path))
     if not place.name:
         raise WavedilError(f"{path} is the root folder: expected a file in a folder")

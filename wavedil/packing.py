@@ -20,7 +20,7 @@ from wavedil.audio.data import audio_files
 from wavedil.audio.data.streams import FORMATS, decoded_blocks, open_sound
 from wavedil.batches import Batches, Record, fingerprint_paths
 from wavedil.errors import WavedilError, check_positive
-from wavedil.files import excluded_paths, walk_files
+from wavedil.files import check_regular_file, excluded_paths, walk_files
 from wavedil.outputs import check_folder_name, check_outputs
 from wavedil.shards import COLUMNS, INDEX, VERSION, is_url, packed_files, shard_name
 from wavedil.vision.data.images import SUFFIXES
@@ -124,6 +124,7 @@ def _list_files(data: Path, exclude: str | None) -> list[Path]:
     if data.is_file():
         return [data]
     if not data.is_dir():
+        check_regular_file(data, "a folder of sound files, or of images and masks")
         raise WavedilError(f"{data} does not exist: expected a folder of sound files, or of images and masks")
     found = walk_files(data, (*FORMATS, *SUFFIXES, ".npy"))
     sounds, pictures, arrays = (

@@ -23,6 +23,7 @@ from wavedil.core.schema import AnyPath, checked
 from wavedil.device import check_device
 from wavedil.errors import WavedilError, one_of, shortened, shown, with_article
 from wavedil.files import check_regular_file
+from wavedil.outputs import check_folder_name
 from wavedil.packaged import find_model, packaged_names
 from wavedil.registry import (
     build,
@@ -69,12 +70,14 @@ def save(model: nn.Module, folder: AnyPath, *, half: bool = False) -> Path:
         half: store the weights as float16, in half the bytes. They are float32 again when they are loaded.
 
     Raises:
-        WavedilError: the class or a part is not registered, the folder holds something else, or a weight has no
-            float16 number.
+        WavedilError: the class or a part is not registered, the folder holds something else or is new and named like a
+            file (``model.pt``), or a weight has no float16 number.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    example = os.path.splitext(folder)[0]
+    check_folder_name("folder", folder, f", e.g. {example}, or a file of `wavedil export`, e.g. {example}.onnx")
     path = check_savable(model)
     place = Path(os.path.realpath(folder))  # a link stays, and its target is replaced
     _check_replaceable(place, folder)

@@ -1,6 +1,7 @@
 """Atomic writing of files and folders, and the locks of this process."""
 
 import ctypes
+import errno
 import glob
 import os
 import re
@@ -39,6 +40,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         for leftover in leftovers(path.parent, r".*", r"(\.\w+)?"):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)
+    if path.is_dir():  # "." has no name, so no temporary one
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     with errors_name(path), temporary_beside(path) as temporary:
         try:
             yield temporary

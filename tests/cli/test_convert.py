@@ -1,6 +1,7 @@
 """``wavedil convert`` and ``wavedil export``."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -85,6 +86,10 @@ def test_bad_files_and_targets_are_refused(refused, tmp_path, amp):
     assert "none.pt does not exist: expected a file of weights" in refused(
         "convert", tmp_path / "none.pt", tmp_path / "a"
     )
+    os.mkfifo(tmp_path / "pipe")
+    for source in (tmp_path / "pipe", os.devnull):
+        assert f"{source} is not a regular file: expected a file of" in refused("convert", source, tmp_path / "a")
+    (tmp_path / "pipe").unlink()
     assert "did you mean pluck?" in refused("convert", "plukc", tmp_path / "a")
     assert "DST a.pt looks like a file: expected a folder" in refused("convert", tmp_path / "bad.nam", "a.pt")
     assert "expected a file that ends in .nam, .onnx or .c" in refused("export", tmp_path / "amp", "amp.wav")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wavedil.audio import Effect, WaveNet, save
+from wavedil.audio import Effect, WaveNet, load, save
 from wavedil.audio.data import audio_files
 from wavedil.audio.models.nam import NAM, LayerArray
 from wavedil.cli import main
@@ -252,6 +252,33 @@ def test_a_folder_named_like_a_file_is_refused(place, refused, words):
     name = next(word for word in words.split() if "." in word)
     assert f"{name} looks like a file: expected a folder" in refused(*words.split())
     assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["bench conv --json X", "bench fuzz --json X", "inspect 1,2 --plot X.png", "compress wavenet in.wav X.wdil",
+     "export nam X.nam", "surprise wavenet in.wav --plot X.png", "check clips --list X"],
+)  # fmt: skip
+def test_a_folder_in_place_of_a_file_is_refused_before_work(place, refused, line):
+    *words, name = line.split()
+    for folder in (name, "."):
+        Path(name).mkdir(exist_ok=True)
+        before = contents(place)
+        message = refused(*words, folder)
+        assert message.count("\n") == 1 and f"{folder}" in message, message
+        assert contents(place) == before
+
+
+def test_a_new_model_folder_named_like_a_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = WaveNet(channels=4, skip_channels=4, dilations="1")
+    for name in ("x.pt", "x.pth", Path("runs/x.ckpt"), "x.safetensors", "x.bin", "x.onnx", "x.nam"):
+        with pytest.raises(WavedilError, match=r"folder .*x\.\w+ looks like a file: .*, e.g. \S*x, or a"):
+            save(model, name)
+    assert not list(tmp_path.iterdir())
+    save(model, "x.pt/")
+    save(model, "x.pt")  # a folder of this name is known to be meant
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"] and load("x.pt").stack.dilations == (1,)
 
 
 def test_which_names_look_like_files(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_no_property_raises(make):
         assert "forward" in dict(inspect.getmembers(module))
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(
     ("make", "shape"),
     [

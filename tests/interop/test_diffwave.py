@@ -10,9 +10,6 @@ from wavedil.core import measure_receptive_field
 from wavedil.errors import WavedilError
 from wavedil.interop.diffwave import from_diffwave
 
-# The package compiles a function on import by a deprecated interface of torch.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
-
 
 @pytest.fixture
 def peer():

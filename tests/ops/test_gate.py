@@ -81,7 +81,6 @@ def test_second_derivatives():
     torch.testing.assert_close(*second, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own
 def test_function_transforms():
     h = rows(2, 20, 300, dtype=torch.float32)
     torch.testing.assert_close(torch.func.vmap(lambda h: gate(h[None])[0])(h), reference(h))

@@ -1,5 +1,6 @@
 """Killed trainings end as if nothing had happened; ``wavedil bench kills`` does this hundreds of times."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,13 @@ from wavedil.weights import load
 
 
 def test_a_few_kills(tmp_path):
-    words = ["--number", "2", "--kinds", "rolls", "--signals", "KILL", "TERM", "--folder", str(tmp_path / "runs")]
+    words = ["--number", "2", "--kinds", "rolls", "--signals", "KILL", "TERM"]
+    words += ["--folder", str(tmp_path / "runs"), "--json", str(tmp_path / "kills.json")]
     done = subprocess.run([sys.executable, "-m", "wavedil", "bench", "kills", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].split()[1] == "2"
+    rows = json.loads((tmp_path / "kills.json").read_text())["rows"]
+    assert sum(row["kills"] for row in rows) == 2 and all(row["median"] == 0 for row in rows)
 
 
 def final(folder):

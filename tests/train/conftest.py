@@ -3,6 +3,10 @@
 import pytest
 import yaml
 
+from wavedil.errors import WavedilError
+from wavedil.train.build import build
+from wavedil.train.recipes import find_recipe
+
 
 @pytest.fixture
 def small_recipe(tmp_path):
@@ -42,3 +46,21 @@ def interrupted_at(monkeypatch):
             return run()
 
     return interrupted_at
+
+
+@pytest.fixture(autouse=True)
+def no_color(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    """A function that returns the error of a recipe with these options, which is one line."""
+
+    def build_refused(*options, recipe="pluck"):
+        with pytest.raises(WavedilError) as error:
+            build(find_recipe(recipe), tmp_path, options)
+        assert "\n" not in str(error.value) and "Subtypes" not in str(error.value)
+        return str(error.value)
+
+    return build_refused

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from wavedil.bench.fuzz_readers import READERS
+from wavedil.bench.runner import fault_row
 from wavedil.errors import WavedilError, first_line
 
 MEMORY = 4 * 2**30  # bytes that reading a file may add
@@ -180,8 +181,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=Path("fuzz"), help="for files that are faults (default: fuzz)")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Prints a table; returns 1 if there are faults."""
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Prints a table; returns a row for each reader."""
     if arguments.reader not in (None, *READERS):
         raise WavedilError(f"--reader is {arguments.reader!r}: expected one of {', '.join(READERS)}")
     if not 0 < arguments.minutes <= 10**6:
@@ -193,4 +194,4 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{'reader':12}" + "".join(f"{name:>10}" for name in _COLUMNS))
     for reader, found in counts.items():
         print(f"{reader:12}" + "".join(f"{found[name]:10}" for name in _COLUMNS))
-    return 1 if counts["all"]["faults"] else 0
+    return [fault_row(reader, counts[reader]) for reader in readers]

@@ -25,6 +25,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from wavedil.bench.runner import fault_row
 from wavedil.cli import main as wavedil
 from wavedil.errors import WavedilError, check_positive
 
@@ -226,19 +227,19 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".*") if path.name not in (".lock", ".finished")]
 
 
-def kill_runs(number: int, seed: int, kinds: Sequence[str], signals: Sequence[str], folder: Path) -> int:
-    """Kills ``number`` trainings, prints a table, and returns the number of those that went wrong."""
+def kill_runs(number: int, seed: int, kinds: Sequence[str], signals: Sequence[str], folder: Path) -> list[dict]:
+    """Kills ``number`` trainings, prints a table, and returns a row for each kind and signal."""
     import wavedil.train.run  # noqa: F401  forked processes need not import it again
 
     draw = random.Random(seed)
-    expected, lengths, table, faults = {}, {}, {}, 0
+    expected, lengths, table = {}, {}, {}
     for kind in kinds:
         (folder / f"{kind}.yaml").write_text(yaml.safe_dump(RECIPES[kind]), encoding="utf-8")
         run = folder / kind
         status, operations, seconds = _train(["train", "-c", str(folder / f"{kind}.yaml"), "--out", str(run)], run)
         if status != 0:
             print(f"{kind}: exit status {status} without a kill: {run.with_suffix('.log').read_text()[-2000:]}")
-            return 1
+            return [fault_row(f"{kind} without a kill", Counter(faults=1))]
         expected[kind], lengths[kind] = _results(run), (operations, seconds)
         print(f"{kind}: {seconds:.1f} s, {operations} file operations", file=sys.stderr, flush=True)
     order = list(itertools.product(signals, kinds))
@@ -281,7 +282,6 @@ def kill_runs(number: int, seed: int, kinds: Sequence[str], signals: Sequence[st
             problems += [f"left: {path}" for path in leftovers(run)[:3]]
         counts["runs"] += 1
         if problems:
-            faults += 1
             counts["faults"] += 1
             print(f"{kind} {name} {moments}: {'; '.join(problems)}; see {run}.log", file=sys.stderr, flush=True)
         else:
@@ -293,7 +293,7 @@ def kill_runs(number: int, seed: int, kinds: Sequence[str], signals: Sequence[st
         print(f"{kind:12} {name:7}" + "".join(f"{counts[column]:15}" for column in columns))
     total = sum(table.values(), Counter())
     print(f"{'all':20}" + "".join(f"{total[column]:15}" for column in columns))
-    return faults
+    return [fault_row(f"{kind}, {name}", counts) for (kind, name), counts in sorted(table.items())]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -304,14 +304,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="keeps the runs that failed here (default: a temporary folder)")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Kills trainings; returns 1 if one went wrong."""
+def run(arguments: argparse.Namespace) -> list[dict]:
+    """Kills trainings; returns a row for each kind and signal."""
     check_positive(number=arguments.number)
     if arguments.folder is not None and arguments.folder.exists():
         raise WavedilError(f"--folder {arguments.folder} exists: choose another")
     folder = arguments.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
-    faults = kill_runs(arguments.number, arguments.seed, arguments.kinds, arguments.signals, folder)
-    if arguments.folder is None and not faults:
+    rows = kill_runs(arguments.number, arguments.seed, arguments.kinds, arguments.signals, folder)
+    if arguments.folder is None and not any(row["median"] for row in rows):
         shutil.rmtree(folder)
-    return 1 if faults else 0
+    return rows

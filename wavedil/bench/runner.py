@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -89,6 +89,12 @@ def summary_row(name: str, unit: str, values: Sequence[float]) -> dict[str, Any]
     median = statistics.median(values)
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else [median] * 3
     return {"name": name, "unit": unit, "median": median, "iqr": high - low, "ratio": None}
+
+
+def fault_row(name: str, counts: Mapping[str, int]) -> dict[str, Any]:
+    """A row with a number of faults, and the other counts with it."""
+    others = {key.replace(" ", "_"): value for key, value in counts.items() if key != "faults"}
+    return summary_row(name, "faults", [counts["faults"]]) | others
 
 
 def missing_row(name: str, unit: str, note: str) -> dict[str, Any]:

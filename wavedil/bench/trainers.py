@@ -25,7 +25,7 @@ from wavedil.audio.data.recordings import Segment, split_recordings
 from wavedil.audio.effects.evaluation import evaluate_pairs
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.audio.models.nam import NAM
-from wavedil.bench.runner import describe, torch_threads
+from wavedil.bench.runner import describe, summary_row, torch_threads
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import read_nam, write_nam
 
@@ -57,12 +57,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=("wavedil", "nam"), help="only one of the trainers")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Prints a line for each model; returns their rows."""
     wrong = [each for each in arguments.minutes if not 0 < each <= MAX_MINUTES]
     if wrong:
         raise WavedilError(f"--minutes {wrong[0]:g}: expected positive numbers of minutes, at most {MAX_MINUTES}")
     NAM(sample_rate=arguments.sample_rate)  # checks it
-    budgets = sorted(arguments.minutes)
+    budgets, rows = sorted(arguments.minutes), []
     with tempfile.TemporaryDirectory() as folder, torch_threads(1):
         root = arguments.recordings
         if root is None:
@@ -72,16 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(findings)
         print(json.dumps(describe("trainers", "cpu")), flush=True)
         if arguments.only != "wavedil":
-            report = partial(_report, "neural-amp-modeler", valid)
+            report = partial(_report, rows, "neural-amp-modeler", valid)
             _neural_amp_modeler(train, valid, arguments.sample_rate, budgets, Path(folder), report)
         for minutes in budgets if arguments.only != "nam" else ():
             found = _wavedil(root, arguments.sample_rate, minutes, Path(folder) / f"{minutes:g}")
-            _report("wavedil", valid, *found)
-    return 0
+            _report(rows, "wavedil", valid, *found)
+    return rows
 
 
-def _report(name: str, valid: Sequence[Segment], minutes: float, steps: int, model: EffectModel) -> None:
+def _report(rows: list, name: str, valid: Sequence[Segment], minutes: float, steps: int, model: EffectModel) -> None:
     esr = evaluate_pairs(model, valid).esr_percent
+    row = summary_row(f"{name}, {minutes:.1f} CPU minutes", "% ESR", [esr])
+    rows.append(row | {"cpu_minutes": minutes, "steps": steps})
     print(f"{name}: {minutes:.1f} CPU minutes, {steps} steps, ESR {esr:.4f} %", flush=True)
 
 

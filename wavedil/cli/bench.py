@@ -24,7 +24,7 @@ NAMES = {
     "train": "speed and memory of training steps",
 }
 
-#: Modules of trials, which have options of their own and no measurements.
+#: Modules of trials, which have options of their own and print their results.
 TRIALS = {"fuzz": "wavedil.bench.fuzz", "kills": "wavedil.bench.kills", "trainers": "wavedil.bench.trainers"}
 _TRIAL_LINES = {
     "fuzz": "random changes of inputs, each of which must be an error in one line",
@@ -57,26 +57,31 @@ def add_model_arguments(parser: argparse.ArgumentParser, words: list[str]) -> No
         import_module(TRIALS[name]).add_options(parser)
 
 
-def run(arguments: argparse.Namespace) -> int | None:
-    if arguments.name in TRIALS:
-        for option in ("json", "long", "threads", "data"):
-            if getattr(arguments, option):
-                raise WavedilError(f"{option} is not an option of {arguments.name}: leave it out")
-        return import_module(TRIALS[arguments.name]).run(arguments)
-    if arguments.name not in NAMES:
-        raise WavedilError(
-            f"benchmark {arguments.name!r} is unknown: expected {one_of(arguments.name, NAMES | TRIALS)}"
-        )
-    from wavedil.bench import render, run_benchmark
+def run(arguments: argparse.Namespace) -> int:
+    from wavedil.bench.runner import describe, render
     from wavedil.outputs import claim_file
     from wavedil.writing import atomic_write
 
+    if arguments.name not in NAMES | TRIALS:
+        raise WavedilError(
+            f"benchmark {arguments.name!r} is unknown: expected {one_of(arguments.name, NAMES | TRIALS)}"
+        )
+    is_trial = arguments.name in TRIALS
+    for option in ("long", "threads", "data") if is_trial else ():
+        if getattr(arguments, option):
+            raise WavedilError(f"{option} is not an option of {arguments.name}: leave it out")
     with claim_file(arguments.json) if arguments.json else nullcontext():
-        options = {"device": arguments.device, "threads": arguments.threads, "long": arguments.long}
-        options["data"] = arguments.data
-        result = run_benchmark(arguments.name, **options)
+        if is_trial:
+            rows = import_module(TRIALS[arguments.name]).run(arguments)
+            result = describe(arguments.name, "cpu") | {"rows": rows}
+        else:
+            from wavedil.bench import run_benchmark
+
+            options = {"device": arguments.device, "threads": arguments.threads, "long": arguments.long}
+            result = run_benchmark(arguments.name, **options, data=arguments.data)
         if arguments.json:
             with atomic_write(arguments.json) as beside:
                 beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(render(result))
-    return None
+    if not is_trial:  # trials print while they run
+        print(render(result))
+    return int(any(row["unit"] == "faults" and row["median"] for row in result["rows"]))

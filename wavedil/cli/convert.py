@@ -40,6 +40,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_folder_name("DST", arguments.folder)
     model, format = read_model(arguments.source, arguments.format, parse_options(arguments.set), arguments.prefix)
-    with claim_file(arguments.folder, [arguments.source]):
+    with claim_file(arguments.folder, [arguments.source], is_folder=True):
         folder = save(model, arguments.folder, half=arguments.half)
     print(f"{folder}: {with_article(model)} of {count_parameters(model)} parameters, from {format}")

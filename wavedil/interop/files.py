@@ -8,6 +8,7 @@ from torch import nn
 
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.errors import WavedilError, one_of
+from wavedil.files import check_regular_file
 from wavedil.interop.c_source import export_c, header_of
 from wavedil.interop.formats import convert
 from wavedil.interop.hub import SCHEME
@@ -29,6 +30,8 @@ def read_model(
         The model, and the name of the format, ``"the hub"`` or the model folder.
     """
     folder = find_model(source)
+    if not folder.is_dir():
+        check_regular_file(folder, "a file of weights or a model folder")
     if not source.startswith(SCHEME) and not folder.exists():
         raise WavedilError(
             f"{source} does not exist: expected a file of weights, a model folder, {SCHEME}OWNER/NAME, or "

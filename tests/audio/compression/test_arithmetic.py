@@ -19,7 +19,7 @@ def encoded(pairs):
     return encoder.finish()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pairs=st.lists(st.tuples(st.booleans(), PROBABILITY), max_size=400))
 def test_decisions_return(pairs):
     data = encoded(pairs)

@@ -24,7 +24,7 @@ from wavedil.audio.data.streams import FORMATS, SUFFIXES, decoded_blocks, open_s
 from wavedil.core.schema import AnyPath, Range, SampleRate, checked
 from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError
-from wavedil.files import walk_files
+from wavedil.files import check_regular_file, walk_files
 from wavedil.shards import find_packed, is_folder
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
     if root.is_file() or find_packed(root) is not None:
         return [root]
     if not is_folder(root):
+        check_regular_file(root, "a folder with sound files")
         raise WavedilError(f"{root}: no such folder; expected a folder with sound files (in a recipe: data.root)")
     found = walk_files(root, FORMATS)
     if not found:

@@ -13,6 +13,7 @@ import numpy as np
 
 from wavedil.audio.data.audio_files import info
 from wavedil.errors import warn_of_cache
+from wavedil.files import cache_folder, make_cache_folder
 
 #: Lists of fewer files are read in seconds and not kept.
 CACHED_FROM = 1000
@@ -98,9 +99,9 @@ class _Cache:
         self._database, self._new = None, 0
         if not used:
             return
-        self._folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "wavedil")
+        self._folder = cache_folder()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_cache_folder(self._folder)
             self._database = sqlite3.connect(self._folder / "headers.sqlite", timeout=30)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute(

@@ -8,7 +8,7 @@ from pathlib import Path
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.streams import FORMATS
 from wavedil.errors import WavedilError
-from wavedil.files import pair_by_name, unique_names
+from wavedil.files import check_regular_file, pair_by_name, unique_names
 from wavedil.shards import is_folder
 
 #: Columns of a table that are not knobs.
@@ -63,6 +63,7 @@ def find_recordings(root: str | Path) -> list[Recording]:
         return _read_names(path) if _single_input(path) is not None else _read_folders(path)
     if "," in str(root):
         return [_read_pair_names(str(root))]
+    check_regular_file(root, "a file or a folder of recordings")
     raise WavedilError(f"{root} does not exist: {EXPECTED}")
 
 

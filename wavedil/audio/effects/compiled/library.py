@@ -29,6 +29,7 @@ from wavedil.audio.effects.compiled.c_writer import Source, write_c
 from wavedil.audio.effects.compiled.program import Program
 from wavedil.errors import WavedilError, reason, warn_of_cache
 from wavedil.extras import install_extra
+from wavedil.files import cache_folder, make_cache_folder
 from wavedil.writing import atomic_write
 
 NAME = "effect"  # of the source, and prefix of its functions
@@ -185,17 +186,14 @@ def _checksum(content: bytes) -> str:
 
 def cache_place() -> Path:
     """The folder of the cache, which may be missing or not usable."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
-    return Path(base, "wavedil", "effects").absolute()
+    return cache_folder("effects")
 
 
 def _cache_folder() -> Path | None:
     """The folder of the cache; None, with one message, if it cannot be used."""
     folder = cache_place()
     with _without_cache(folder):
-        if "~" in folder.parts:
-            raise PermissionError("this user has no home folder")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_cache_folder(folder)
         if hasattr(os, "getuid"):
             for place in (folder.resolve(), *folder.resolve().parents):
                 status = place.stat()
