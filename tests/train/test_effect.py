@@ -15,7 +15,7 @@ from wavedil.audio.effects.evaluation import evaluate_pairs
 from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.interop.nam import metadata, read_nam
-from wavedil.train.effect import RandomWindows
+from wavedil.train.effect import EffectModule, RandomWindows
 from wavedil.train.run import train
 
 TINY = ["--model.network.channels=4", "--model.network.skip_channels=4", "--model.network.dilations=1,2,4"]
@@ -25,6 +25,11 @@ TINY += ["--trainer.max_steps=60", "--trainer.val_check_interval=30", "--preview
 
 def metrics(folder):
     return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def saved_esr(folder):
+    """ESR in percent of the saved model."""
+    return min(float(row["valid_esr"]) for row in metrics(folder) if row["valid_esr"] != "nan")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def test_the_esr_of_a_run_is_that_of_evaluate(run, capsys):
     recordings = find_recordings(run / "data" / "table.csv")
     _, held, _ = split_recordings(recordings, 4000, context=network.receptive_field - 1)
     figure = evaluate_pairs(network, held).esr_percent
-    assert figure == pytest.approx(float(metrics(run)[-1]["valid_esr"]), abs=1e-3)
+    assert figure == pytest.approx(saved_esr(run), abs=1e-3)
     assert main(["evaluate", str(run / "model"), str(run / "data" / "table.csv"), "--held-out", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["esr_percent"] == pytest.approx(figure) and set(result["settings"]) == {
@@ -56,6 +61,26 @@ def test_the_esr_of_a_run_is_that_of_evaluate(run, capsys):
         "drive 1",
     }
     assert result["count"] == sum(len(segment) - segment.skip for segment in held) and "ESR" not in result["definition"]
+
+
+def test_the_network_of_the_best_validation_is_saved(tmp_path, monkeypatch, capsys):
+    """From step 6 on the error increases, so model, validation.json and page are those of step 6."""
+    monkeypatch.setattr(EffectModule, "lr_factor", lambda self: 1.0 if self.trainer.global_step < 6 else -1.0)
+    options = ["--trainer.max_steps=13", "--trainer.val_check_interval=3", "--data.seed=1", "--samples.num=1"]
+    folder = train("amp", out=str(tmp_path / "run"), overrides=[*TINY, *options, "--previews.first=0"])
+    seen = {int(row["step"]): float(row["valid_esr"]) for row in metrics(folder) if row["valid_esr"] != "nan"}
+    assert list(seen) == [3, 6, 9, 12, 13] and seen[3] > seen[6] < min(seen[9], seen[12], seen[13])
+    network = load(folder / "model")
+    _, held, _ = split_recordings(find_recordings(folder / "data" / "table.csv"), 4000, context=network.receptive_field - 1)
+    assert evaluate_pairs(network, held).esr_percent == pytest.approx(seen[6], abs=1e-3)
+    validation = json.loads((folder / "validation.json").read_text())
+    assert validation["step"] == 6 and validation["networks"][0]["esr"] == pytest.approx(seen[6], abs=1e-3)
+    assert f"the model is that of step 6: held-out ESR {seen[6]:.3f} %" in capsys.readouterr().err
+    page = (folder / "report.html").read_text()
+    assert f"<dd>{seen[6]:.3g} %<small>step 6;" in page and f"last {seen[13]:.3g} % at step 13" in page
+    train(out=str(folder), resume="auto", overrides=["--trainer.max_steps=14"])
+    assert json.loads((folder / "validation.json").read_text())["step"] == 6
+    assert evaluate_pairs(load(folder / "model"), held).esr_percent == pytest.approx(seen[6], abs=1e-3)
 
 
 def test_windows_skip_the_start_of_segments():
@@ -106,17 +131,17 @@ def test_an_amplifier_trains_and_is_exported(tmp_path, capsys):
     options = [*TINY[3:], f"--model.network.arrays={json.dumps(arrays)}"]
     folder = train("nam", out=str(tmp_path / "run"), overrides=options)
     rows = metrics(folder)
-    assert float(rows[-1]["valid_esr"]) < min(100.0, float(rows[0]["train_loss"]) * 100)
+    assert saved_esr(folder) < min(100.0, float(rows[0]["train_loss"]) * 100)
     assert main(["export", str(folder / "model"), str(tmp_path / "amp.nam")]) == 0
     x = torch.randn(1, 1, 60)
     amp = read_nam(tmp_path / "amp.nam")
     assert torch.equal(amp(x), load(folder / "model")(x))
-    assert amp.metadata["training"]["validation_esr"] == pytest.approx(float(rows[-1]["valid_esr"]) / 100, abs=1e-5)
+    assert amp.metadata["training"]["validation_esr"] == pytest.approx(saved_esr(folder) / 100, abs=1e-5)
     assert amp.metadata["loudness"] < 0 and 0 <= amp.metadata["gain"] <= 1
     capsys.readouterr()
     assert main(["evaluate", str(folder / "model"), str(folder / "data" / "table.csv"), "--held-out", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["esr_percent"] == pytest.approx(float(rows[-1]["valid_esr"]), abs=1e-3)
+    assert result["esr_percent"] == pytest.approx(saved_esr(folder), abs=1e-3)
     assert "every segment starts from zero input before it" in result["definition"]
 
 
@@ -159,8 +184,9 @@ def test_a_pair_of_networks_trains_on_a_pair_of_files(tmp_path, monkeypatch):
         "wet.wav: delay 30 samples (7.5 ms), corrected to 1 samples" in page and "noise floor of the recordings" in page
     )
     validation = json.loads((folder / "validation.json").read_text())
-    assert len(validation["networks"]) == 2
-    assert validation["networks"][1] == pytest.approx(float(metrics(folder)[-1]["valid_esr"]), abs=1e-3)
+    assert [each["name"] for each in validation["networks"]] == ["quality below 0.5", "quality 0.5 to 1"]
+    assert validation["networks"][1]["esr"] == pytest.approx(saved_esr(folder), abs=1e-3)
+    assert all(f"{each['esr']:.3g}</td>" in page for each in validation["networks"])
     model = load(folder / "model")
     assert [network.receptive_field for network in model.networks] == [4093, 4093]
     monkeypatch.setattr(metadata, "_loudness_input", lambda: torch.ones(1, 1, 9))  # else 12 seconds of sound

@@ -8,7 +8,7 @@ import numpy as np
 from wavedil.errors import WavedilError
 from wavedil.report.charts import Line, chart
 from wavedil.report.clips import Clip, Row
-from wavedil.report.files import text
+from wavedil.report.files import short, text
 
 MEANINGS = (
     (
@@ -158,9 +158,30 @@ def esr_html(validation: dict[str, Any]) -> str:
         picture = chart([Line("held-out segments", points, 0, marks=True)], names[0], "ESR in %", _from_zero(points))
     step = validation.get("step")
     return (
-        f"<h2>{title}</h2><p class=note>At step {text(step)}. Lower is better.</p><div class=charts>{picture}"
-        f"<div class=scroll><table><thead><tr>{head}<th class=number scope=col>ESR in %</th>"
+        f"<h2>{title}</h2><p class=note>At step {text(step)}, of the saved model. Lower is better.</p>"
+        f"<div class=charts>{picture}<div class=scroll><table><thead><tr>{head}<th class=number scope=col>ESR in %</th>"
         f"<th class=number scope=col>segments</th></tr></thead><tbody>{body}</tbody></table></div></div>"
+        + _networks_html(validation)
+    )
+
+
+def _networks_html(validation: dict[str, Any]) -> str:
+    """ESR of each network of a model that has several."""
+    networks = validation.get("networks")
+    if not isinstance(networks, list) or len(networks) < 2:
+        return ""
+    try:
+        body = "".join(
+            f"<tr><th scope=row>{text(short(each['name']))}</th><td class=number>{int(each['parameters']):,}</td>"
+            f"<td class=number>{float(each['esr']):.3g}</td></tr>"
+            for each in networks[:100]
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return ""
+    return (
+        "<h3>ESR of each network</h3><p class=note>On all held-out segments. The table above is of the last network."
+        "</p><div class=scroll><table><thead><tr><th scope=col>network</th><th class=number scope=col>parameters</th>"
+        f"<th class=number scope=col>ESR in %</th></tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -89,12 +89,15 @@ def figures_html(run: Run) -> str:
         if not values:
             items.append((name, "none yet", ""))
             continue
-        step, _, last = values[-1]
-        best = (min if lower_is_better(column) else max)(values, key=lambda value: value[2])
-        note = f"step {step:.0f}; {'lower' if lower_is_better(column) else 'higher'} is better"
-        if best[2] != last:
-            note += f"; best {_formatted(column, best[2])} at step {best[0]:.0f}"
-        items.append((name, _formatted(column, last), note))
+        saved = run.validation.get("step")  # of the saved model: the last one, or that of the best validation
+        shown = next((value for value in reversed(values) if value[0] == saved), values[-1])
+        better = min if lower_is_better(column) else max
+        others = {"best": better(values, key=lambda value: value[2]), "last": values[-1]}
+        note = f"step {shown[0]:.0f}; {'lower' if lower_is_better(column) else 'higher'} is better"
+        for label, other in others.items():
+            if other[2] != shown[2]:
+                note += f"; {label} {_formatted(column, other[2])} at step {other[0]:.0f}"
+        items.append((name, _formatted(column, shown[2]), note))
     floor = run.about.get("noise_floor")
     if isinstance(floor, int | float):
         note = "between two passes of one passage of the input; noise alone leaves a model half of it"

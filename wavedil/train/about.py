@@ -1,4 +1,4 @@
-"""``about.json`` and ``validation.json`` of a run: facts and details of the last validation, for its page."""
+"""``about.json`` and ``validation.json`` of a run: facts and details of the saved model's validation, for its page."""
 
 import json
 import os
@@ -48,11 +48,9 @@ def write_about(trainer: L.Trainer, module: TrainingModule) -> None:
 
 
 def write_validation(trainer: L.Trainer, module: TrainingModule) -> None:
-    """Writes ``validation.json``: what the module records of its validation besides the metric."""
-    details = module.validation_details()
-    if details:
-        path = Path(trainer.default_root_dir) / "validation.json"
-        _write(path, {"step": trainer.global_step, **details})
+    """Writes ``validation.json``: step and details of the validation of the saved model."""
+    path = Path(trainer.default_root_dir) / "validation.json"
+    _write(path, {"step": trainer.global_step, **module.validation_details()})
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

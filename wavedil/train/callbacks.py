@@ -97,8 +97,6 @@ class Progress(ProgressBar):
             self._valid = float(trainer.callback_metrics[module.metric_names.valid_key])
             self.validated = trainer.global_step, self._valid
             self._write_row(trainer, module)
-            if trainer.is_global_zero and not trainer.sanity_checking:
-                write_validation(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         if self.tty:
@@ -154,26 +152,31 @@ class SaveModel(Callback):
 
     If the module has a ``best_metric``, a validation replaces the model only if it improves that metric. Weights that
     are not finite or have diverged (:class:`wavedil.train.divergence.LossHistory`) replace nothing.
+    ``validation.json`` describes the saved model.
     (Lightning's ModelCheckpoint saves checkpoints, not model folders. Its OnExceptionCheckpoint would also make every
     new run look for a checkpoint to start from.)
     """
 
     def __init__(self):
-        self.best = math.inf
+        self.best, self.best_step = math.inf, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best, self.best_step = state_dict["best"], state_dict.get("best_step", 0)
 
     def on_validation_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        value = math.nan
         if module.best_metric is not None:
             value = float(trainer.callback_metrics[module.best_metric])
-            if value < self.best and self._save(trainer, module, 1):
-                self.best = value
-        else:
-            self._save(trainer, module, 1)
+            if not value < self.best:
+                return
+        if self._save(trainer, module, 1):
+            if module.best_metric is not None:
+                self.best, self.best_step = value, trainer.global_step
+            if trainer.is_global_zero:
+                write_validation(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: TrainingModule) -> None:
         self.save_latest(trainer, module)

@@ -18,6 +18,7 @@ from wavedil.audio.data.recordings import Segment, split_recordings
 from wavedil.audio.effects.losses import ESR, compute_loss
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
+from wavedil.core.cost import count_parameters
 from wavedil.core.schema import Seconds, checked
 from wavedil.errors import WavedilError
 from wavedil.train.data import (
@@ -38,7 +39,8 @@ from wavedil.weights import check_savable
 
 
 class EffectModule(TrainingModule):
-    """Trains an effect model on pairs of input and target. The validation metric is ESR in percent.
+    """Trains an effect model on pairs of input and target. The validation metric is ESR in percent, and the run saves
+    the weights of the validation with the lowest one: of a model of several networks, that of the last network.
 
     Batches are dictionaries with ``input`` ``(batch, 1, context + time)``, ``target`` ``(batch, 1, time)``, which
     belongs to the end of the input, and ``knobs`` ``(batch, knobs)``.
@@ -58,6 +60,7 @@ class EffectModule(TrainingModule):
 
     metric_names = MetricNames("train_loss", "loss", "valid_esr", "held-out ESR {:.3f} %", "samples")
     previews_class, samples_class = EffectPreviews, EffectSamples
+    best_metric = "valid/esr"
     divergence_factor = 1000.0  # relative errors of quiet windows are many times those of loud ones
 
     @checked
@@ -109,7 +112,12 @@ class EffectModule(TrainingModule):
         """Energies of error and target of each held-out segment, with its knobs, and ESR in percent of each network."""
         if self.trainer.world_size > 1:  # there are more segments elsewhere
             return {}
-        return {"segments": self.segments, "networks": (100 * self.energies[:, 0] / self.energies[:, 1]).tolist()}
+        esr = (100 * self.energies[:, 0] / self.energies[:, 1]).tolist()
+        networks = [
+            {"name": name, "parameters": count_parameters(network), "esr": each}
+            for name, network, each in zip(self.network.part_names(), self.network.parts(), esr, strict=True)
+        ]
+        return {"segments": self.segments, "networks": networks}
 
     def on_validation_epoch_end(self) -> None:
         energies = self.trainer.strategy.reduce(self.energies.to(self.device), reduce_op="sum")

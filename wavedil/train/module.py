@@ -148,7 +148,7 @@ class TrainingModule(L.LightningModule):
         raise NotImplementedError
 
     def validation_details(self) -> dict[str, Any]:
-        """Details of the last validation for ``validation.json`` and the page of the run; default: none."""
+        """Details of the current validation for ``validation.json`` and the page of the run; default: none."""
         return {}
 
     def call(self, function: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:

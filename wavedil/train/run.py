@@ -25,6 +25,7 @@ from wavedil.train.build import RecipeCLI, build, check_same_recipe, print_chang
 from wavedil.train.callbacks import SaveModel
 from wavedil.train.checkpoints import newest_readable
 from wavedil.train.loggers import log_file, log_recipe, loggers_may_fail
+from wavedil.train.module import TrainingModule
 from wavedil.train.previews import has_methods
 from wavedil.train.recipes import find_recipes
 from wavedil.train.resume import ExactResume, signals_interrupt
@@ -171,7 +172,7 @@ def _fit_and_sample(
             _print(trainer, f"{folder} is finished: extend it with --trainer.max_steps or --trainer.max_time")
             return
         _print(trainer, f"{folder}: all steps are trained; completing its model, samples and report")
-        next(each for each in trainer.callbacks if isinstance(each, SaveModel)).save_latest(trainer, model)
+        _saver(trainer).save_latest(trainer, model)
     else:
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     minutes, stopped = (time.perf_counter() - started) / 60, _early_stop(cli)
@@ -188,7 +189,8 @@ def _fit_and_sample(
         record_early_stop(folder, stopped)  # part of the report
         _try_report(folder)
         record_finished(folder, trainer.global_step)
-        _print(trainer, f"{_amount(minutes)} of training. {lines}" + (f"\n{stopped}" if stopped else ""))
+        further = "".join(f"\n{line}" for line in (_best(trainer, model), stopped) if line)
+        _print(trainer, f"{_amount(minutes)} of training. {lines}{further}")
 
 
 def _log_end(cli: RecipeCLI, folder: Path) -> None:
@@ -200,6 +202,18 @@ def _log_end(cli: RecipeCLI, folder: Path) -> None:
     value = trainer.progress_bar_callback.validated[1]
     metrics = {} if math.isnan(value) else {f"final/{cli.model.metric_names.valid}": value}
     log_recipe(trainer, yaml.safe_load(cli.parser.dump(cli.config)), metrics)
+
+
+def _best(trainer: L.Trainer, model: TrainingModule) -> str:
+    """A line about the saved model if it is not that of the last step."""
+    saver = _saver(trainer)
+    if model.best_metric is None or not 0 < saver.best_step < trainer.global_step:
+        return ""
+    return f"the model is that of step {saver.best_step}: {model.metric_names.valid_format.format(saver.best)}"
+
+
+def _saver(trainer: L.Trainer) -> SaveModel:
+    return next(each for each in trainer.callbacks if isinstance(each, SaveModel))
 
 
 def _amount(minutes: float) -> str:

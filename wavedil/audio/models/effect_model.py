@@ -81,6 +81,10 @@ class EffectModel(nn.Module):
         """The networks that training fits to the target, each on its own; the last one is validated."""
         return [self]
 
+    def part_names(self) -> list[str]:
+        """A name of each of :meth:`parts`, for the page of a run."""
+        return ["model"]
+
     def set_validation_esr(self, esr: float) -> None:
         """Stores the ESR on held-out recordings, a fraction, in the metadata of a model that has them."""
         if hasattr(self, "metadata") and math.isfinite(esr):

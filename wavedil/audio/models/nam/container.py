@@ -78,6 +78,11 @@ class NAMContainer(EffectModel):
     def parts(self) -> list[EffectModel]:
         return list(self.networks)
 
+    def part_names(self) -> list[str]:
+        """The range of qualities of each network."""
+        ends = [f"quality below {end:.3g}" for end in self.max_values[:-1]]
+        return [*ends, f"quality {self.max_values[-2]:.3g} to 1" if ends else "any quality"]
+
     def forward(self, x: Tensor, knobs: Tensor | None = None, skip: int = 0) -> Tensor:
         """``(batch, 1, time) -> (batch, 1, time - skip)``, without the first ``skip`` outputs."""
         return self.selected(x, knobs, skip)
