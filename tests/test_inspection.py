@@ -5,10 +5,13 @@ import torch
 from torch import nn
 
 from wavedil.audio import Effect, WaveNet
+from wavedil.audio.models.layer_chain import LayerChain
+from wavedil.audio.models.nam import NAM, NAMContainer
+from wavedil.audio.models.nam.others import NAMLSTM, NAMLinear
 from wavedil.audio.models.tcn import TCN
 from wavedil.core.schedule import parse_schedule
 from wavedil.errors import WavedilError
-from wavedil.inspection.model import inspect_model, measure_model
+from wavedil.inspection.model import inspect_model, measure_model, render_model
 from wavedil.inspection.schedule import inspect_schedule
 from wavedil.inspection.text import render_text
 from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone
@@ -105,6 +108,46 @@ def test_model():
     assert "9 samples" in render_text(json.loads(json.dumps(info)))
     with pytest.raises(WavedilError, match="Linear has no dilations"):
         inspect_model(nn.Linear(1, 1))
+
+
+def lstm_weights(inputs, hidden):
+    return 4 * hidden * (inputs + hidden)
+
+
+@pytest.mark.parametrize(
+    ("model", "cost", "recurrent"),
+    [
+        (LayerChain([{"type": "lstm", "channels": 8}, {"type": "conv", "channels": 1}], knobs={"gain": [0, 1]}),
+         lstm_weights(2, 8) + 8, 1),
+        (LayerChain([{"type": "gru", "channels": 5}, {"type": "conv", "channels": 1}]), 3 * 5 * 6 + 5, 1),
+        (LayerChain([{"type": "conv", "channels": 3, "kernel_size": 2}, {"type": "conv", "channels": 1}]), 9, 0),
+        (NAMLSTM(6, 2, sample_rate=44100), lstm_weights(1, 6) + lstm_weights(6, 6) + 6, 2),
+        (NAMContainer([NAMLinear(7), NAMLSTM(3)]), lstm_weights(1, 3) + 3, 1),
+        (NAMContainer([NAMLSTM(3), NAMLinear(7)]), 7, 0),
+    ],
+)  # fmt: skip
+def test_effects_without_a_schedule(model, cost, recurrent):
+    """The multiply-adds of a sample are the weights; those of recurrent layers count at each step."""
+    info = json.loads(json.dumps(inspect_model(model)))
+    assert info["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert (info["multiply_adds"], info["recurrent_layers"]) == (cost, recurrent)
+    text = render_model(info)
+    assert f"{cost:,} per output sample" in text and f"{info['sample_rate']} Hz" in text
+    if recurrent:
+        assert info["receptive_field"] is info["receptive_field_ms"] is None and "unlimited" in text
+    else:
+        assert f"{model.receptive_field} samples" in text
+    assert len(info["networks"]) == (2 if isinstance(model, NAMContainer) else 0)
+    assert text.count("quality") == len(info["networks"])
+
+
+def test_effects_with_a_schedule_have_their_cost():
+    for effect in (Effect(4, 4, "1,2", knobs={"gain": [0, 1]}), NAM(arrays="nano")):
+        info = inspect_model(effect)
+        weights = [p for name, p in effect.named_parameters() if "knob" not in name and "condition" not in name]
+        assert sum(p.numel() for p in weights if p.ndim > 1) <= info["multiply_adds"] <= info["parameters"]
+        assert render_model(info) == render_text(info)
+    assert inspect_model(NAM(arrays="a2_3"))["receptive_field"] == 6347  # its kernels differ, so there is no schedule
 
 
 @pytest.mark.parametrize(

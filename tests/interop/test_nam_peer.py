@@ -171,6 +171,7 @@ def test_the_pair_that_the_trainer_trains(tmp_path):
         assert each["max_value"] == theirs["max_value"]
         assert each["model"]["config"] == theirs["model"]["config"]
         assert each["model"]["weights"] == theirs["model"]["weights"]
+        check_equal(ours.at_quality(0.9 * each["max_value"]), models.init_from_nam(each["model"]).eval())
 
 
 def test_containers(tmp_path):

@@ -71,7 +71,8 @@ def test_the_network_of_the_best_validation_is_saved(tmp_path, monkeypatch, caps
     seen = {int(row["step"]): float(row["valid_esr"]) for row in metrics(folder) if row["valid_esr"] != "nan"}
     assert list(seen) == [3, 6, 9, 12, 13] and seen[3] > seen[6] < min(seen[9], seen[12], seen[13])
     network = load(folder / "model")
-    _, held, _ = split_recordings(find_recordings(folder / "data" / "table.csv"), 4000, context=network.receptive_field - 1)
+    recordings = find_recordings(folder / "data" / "table.csv")
+    _, held, _ = split_recordings(recordings, 4000, context=network.receptive_field - 1)
     assert evaluate_pairs(network, held).esr_percent == pytest.approx(seen[6], abs=1e-3)
     validation = json.loads((folder / "validation.json").read_text())
     assert validation["step"] == 6 and validation["networks"][0]["esr"] == pytest.approx(seen[6], abs=1e-3)

@@ -2,8 +2,9 @@
 
 Both train NAM's standard network on one thread, on the same recordings, and hold out the same part. The loss, the
 optimizer, the schedule, the scale of the targets and the batches of neural-amp-modeler 0.13 are those of its trainer;
-its clock stops during validation, and its best validated weights count. ``wavedil train -c nam`` trains anew for each
-budget, as many steps as fit, since its learning rate falls to zero at the end.
+its clock stops during validation. ``wavedil train -c nam`` trains anew for each budget, as many steps as fit, since its
+learning rate falls to zero at the end; it validates five times, in its own time. Of both, the weights of the best
+validation count.
 """
 
 import argparse
@@ -100,7 +101,7 @@ def _wavedil(root: str, sample_rate: int, minutes: float, folder: Path) -> tuple
             f"--trainer.max_steps={steps}",
         ]
         options += [
-            f"--trainer.val_check_interval={max(1, steps // 2)}",
+            f"--trainer.val_check_interval={max(1, -(-steps // 5))}",
             "--previews.first=0",
             "--samples.num=0",
         ]

@@ -64,11 +64,11 @@ def run(arguments: argparse.Namespace) -> None:
         model, title = networks.build_network(arguments.subject), arguments.subject
         info, render, measure = networks.inspect_network(model), networks.render_network, networks.measure_network
     elif arguments.subject and Path(arguments.subject).is_dir():
-        from wavedil.inspection.model import inspect_model
+        from wavedil.inspection.model import inspect_model, render_model
         from wavedil.weights import load
 
         model = load(arguments.subject)
-        inspect, render = model.inspection() if hasattr(model, "inspection") else (inspect_model, render_text)
+        inspect, render = model.inspection() if hasattr(model, "inspection") else (inspect_model, render_model)
         info, title = inspect(model), f"{type(model).__name__} {arguments.subject}"
     else:
         from wavedil.packaged import packaged_names

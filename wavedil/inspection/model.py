@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from wavedil.core.cost import count_multiply_adds, count_parameters
 from wavedil.core.gridding import audit_gridding
 from wavedil.core.measured_field import MeasuredField, measure_receptive_field
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 from wavedil.inspection.schedule import audit_info
+from wavedil.inspection.text import field_text, render_text
 
 _log = logging.getLogger("wavedil")
 
@@ -59,7 +60,7 @@ class _Effect(_Part):
 
     def forward(self, x: Tensor) -> Tensor:
         middle = [(low + high) / 2 for low, high in self.model.knobs.values()]
-        return self.model(x, x.new_tensor([middle]))
+        return self.model(x, x.new_tensor([middle]) if middle else None)
 
 
 class _Scores(_Part):
@@ -72,18 +73,24 @@ class _Scores(_Part):
 def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict[str, Any]:
     """The dict of :func:`wavedil.inspection.schedule.inspect_schedule` for a model.
 
-    ``parameters`` is the number of parameters of the model, ``multiply_adds`` is per position of the input.
+    ``parameters`` is the number of parameters of the model, ``multiply_adds`` is per position of the input. For an
+    effect without one schedule the dict has only ``parameters``, ``multiply_adds``, ``receptive_field`` (in samples;
+    None for a recurrent network, which has no limit), ``receptive_field_ms``, ``sample_rate``, ``recurrent_layers`` and
+    ``networks``, which describes each network of a model that has several.
 
     Args:
         model: has ``dilations``, ``kernel_size`` and ``receptive_field``, and optionally ``ndim`` (default 1) and
             ``sample_rate``.
         example_input: codes ``(batch, time)`` or ``(batch, channels, *space)``. Default: zero codes for a model with
-            ``num_codes``; for other models ``multiply_adds`` is then None.
+            ``num_codes``, and silence for an effect; for other models ``multiply_adds`` is then None.
 
     Raises:
-        WavedilError: the model has no schedule.
+        WavedilError: the model has no schedule and is not an effect.
     """
     missing = [n for n in ("dilations", "kernel_size", "receptive_field") if not hasattr(model, n)]
+    is_effect = all(hasattr(model, name) for name in ("knobs", "sample_rate", "parts"))
+    if is_effect and (missing or len(model.parts()) > 1):
+        return _without_schedule(model)
     if missing:
         raise WavedilError(
             f'{type(model).__name__} has no {" and no ".join(missing)}: inspect its schedule instead, e.g. "1..512 x3"'
@@ -99,6 +106,8 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
     if example_input is not None:
         positions = len(example_input) * math.prod(example_input.shape[-ndim:])
         multiply_adds = count_multiply_adds(model, example_input, *condition) // positions
+    elif is_effect:
+        multiply_adds = _effect_cost(model)
     field: Any = model.receptive_field
     return audit_info(
         audit_gridding(model.dilations, model.kernel_size, ndim),
@@ -108,3 +117,48 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
         receptive_field=field if isinstance(field, int) else max(field),
         sample_rate=getattr(model, "sample_rate", None),
     )
+
+
+def render_model(info: dict[str, Any]) -> str:
+    """The dict of :func:`inspect_model` as text for a terminal."""
+    if "dilations" in info:
+        return render_text(info)
+    recurrent = count_text(info["recurrent_layers"], "recurrent layer")
+    facts = [
+        ("receptive field", f"unlimited ({recurrent})" if info["recurrent_layers"] else field_text(info)),
+        ("sample rate", f"{info['sample_rate']} Hz"),
+        ("parameters", f"{info['parameters']:,}"),
+        ("multiply-adds", f"{info['multiply_adds']:,} per output sample"),
+    ]
+    for each in info["networks"]:
+        text = f"{each['parameters']:,} parameters, {each['multiply_adds']:,} multiply-adds per output sample"
+        facts.append((each["name"], text))
+    width = max(17, *(len(name) for name, _ in facts))
+    return "\n".join(f"{name:<{width}} {text}" for name, text in facts)
+
+
+def _without_schedule(model: nn.Module) -> dict[str, Any]:
+    selected = getattr(model, "selected", model)  # the network of a container that runs
+    cells = [part for part in selected.modules() if isinstance(part, nn.RNNBase)]
+    field = None if cells else model.receptive_field
+    return {
+        "ndim": 1,
+        "parameters": count_parameters(model),
+        "multiply_adds": _effect_cost(model),
+        "receptive_field": field,
+        "receptive_field_ms": None if field is None else 1000 * field / model.sample_rate,
+        "sample_rate": model.sample_rate,
+        "recurrent_layers": sum(cell.num_layers for cell in cells),
+        "networks": [
+            {"name": name, "parameters": count_parameters(part), "multiply_adds": _effect_cost(part)}
+            for name, part in zip(model.part_names(), model.parts(), strict=True)
+            if part is not model
+        ],
+    }
+
+
+def _effect_cost(model: nn.Module) -> int:
+    """Multiply-adds per sample, without those of the samples before time 0."""
+    like = next(model.parameters())
+    costs = [count_multiply_adds(_Effect(model), like.new_zeros(1, 1, 64 * count)) for count in (1, 2)]
+    return (costs[1] - costs[0]) // 64
