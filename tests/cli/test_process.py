@@ -157,7 +157,10 @@ def test_evaluate(run, folder):
         (["process", "{0}/model", "{0}/none.wav", "{1}/o.wav", "--knob", "gain=0"], "none.wav: no such file"),
         (["process", "{0}/model", "{0}/in.wav", "{1}/o.xyz", "--knob", "gain=0"], "unknown suffix '.xyz'"),
         (["process", "{0}/model", "{0}/in.wav", "{0}/in.wav", "--knob", "gain=0"], "is the input"),
-        (["process", "{0}/wavenet", "{0}/in.wav", "{1}/o.wav"], "holds a WaveNet: expected an Effect or NAM"),
+        (
+            ["process", "{0}/wavenet", "{0}/in.wav", "{1}/o.wav"],
+            "holds a WaveNet: expected an Effect, NAM",
+        ),
         (["sample", "{0}/model", "--out", "{1}/o"], "holds an Effect, which generates nothing: expected a WaveNet"),
         (["evaluate", "{0}/model", "{0}/uneven.csv"], "in.wav has 900 samples and {0}/short.wav 300"),
         (["evaluate", "{0}/model", "{0}/mute.csv"], "silent.wav is silent in all its 900 samples"),

@@ -1,9 +1,11 @@
 """``wavedil export`` of C source: strict compilers and sanitizers, and a program that runs it, beside the models."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,7 +15,12 @@ from wavedil.audio import Effect, WaveNet, save
 from wavedil.audio.effects.engines import TorchEngine
 from wavedil.audio.models.layer_chain import LayerChain
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer
+from wavedil.audio.models.vits import WN
 from wavedil.cli import main
+from wavedil.errors import WavedilError
+from wavedil.interop import c_source
+from wavedil.interop.c_source import export_c
+from wavedil.writing import atomic_write
 
 CC = shutil.which("cc") or shutil.which("gcc")
 pytestmark = pytest.mark.skipif(CC is None, reason="needs a C compiler")
@@ -165,13 +172,14 @@ def refused(capsys, *words) -> str:
     return out.err
 
 
-def test_bad_models_and_names_are_refused_and_leave_no_file(tmp_path, capsys):
+def test_bad_models_and_places_are_refused_and_leave_no_file(tmp_path, capsys, monkeypatch):
     save(amp(), tmp_path / "amp")
     save(WaveNet(4, 4, "1"), tmp_path / "wavenet")
     folder = tmp_path / "out"
     folder.mkdir()
     assert "a WaveNet has no C source: expected an Effect" in refused(capsys, tmp_path / "wavenet", folder / "a.c")
-    assert "2amp.c: expected a name of letters" in refused(capsys, tmp_path / "amp", folder / "2amp.c")
+    save(WN(4, layers=2), tmp_path / "wn")
+    assert "a WN has no C source: its convolutions are not causal" in refused(capsys, tmp_path / "wn", folder / "a.c")
     assert "write .c" in refused(capsys, tmp_path / "amp", folder / "a.C")
     assert "quality is 0.5: a NAM like this has only one" in refused(
         capsys, tmp_path / "amp", folder / "a.c", "--quality", "0.5"
@@ -189,3 +197,56 @@ def test_bad_models_and_names_are_refused_and_leave_no_file(tmp_path, capsys):
     assert [path.name for path in folder.iterdir()] == ["a.h"] and (folder / "a.h").read_text() == "int mine;\n"
     (folder / "b.h").mkdir()
     assert "b.h is a folder" in refused(capsys, tmp_path / "amp", folder / "b.c")
+    os.mkfifo(folder / "pipe.c")  # reading it would wait
+    assert "pipe.c is not a regular file" in refused(capsys, tmp_path / "amp", folder / "pipe.c")
+    monkeypatch.setattr(c_source, "atomic_write", full_disk)
+    assert "no space left" in refused(capsys, tmp_path / "amp", folder / "c.c")
+    assert sorted(path.name for path in folder.iterdir()) == ["a.h", "b.h", "pipe.c"]
+
+
+@contextmanager
+def full_disk(path):
+    with atomic_write(path) as beside:
+        yield beside
+        if path.suffix == ".c":
+            raise WavedilError("no space left")
+
+
+NAMES = ["my amp", "int", "AMP_clean", "amp_init.v2-", "E", "x" * 200]
+
+
+def test_any_file_name_gives_c_names_or_is_refused(tmp_path):
+    """Names with characters that C has not, keywords, and names that the writer uses itself."""
+    model = Effect(2, 2, "1,2", knobs={"a b 2": [0, 1], "a-b": [0, 1], "a b": [0, 1], "ä*/": [0, 1], "": [0, 1]}).eval()
+    for name in NAMES:
+        export_c(model, tmp_path / f"{name}.c")
+    includes = "".join(f'#include "{name}.h"\n' for name in NAMES)
+    (tmp_path / "all.c").write_text(
+        f"{includes}int main(void) {{ static AMP_clean_state s; amp_init_v2_state t; int_state *i = 0; (void)i;\n"
+        "AMP_clean_init(&s), amp_init_v2_init(&t), my_amp_set_knob(0, -1, 0);\n"
+        "return AMP_CLEAN_KNOB_A_B_2 || AMP_CLEAN_KNOB_A_B != 1 || AMP_CLEAN_KNOB_A_B_2_2 != 2 || INT_KNOBS != 5; }\n"
+    )
+    files = [f"{name}.c" for name in NAMES]
+    command = [CC, *STRICT.split(), "-O0", "-I.", "-o", "all", "all.c", *files]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    subprocess.run([tmp_path / "all"], check=True, timeout=60)
+    before = sorted(tmp_path.iterdir())
+    for name in [
+        "2amp",
+        "_amp",
+        "-amp",
+        " amp",
+        "ämp",
+        "アンプ",
+        "a'b",
+        "a*b",
+        "a\nb",
+        "..",
+        "",
+        "String",
+        "math",
+        "x" * 201,
+    ]:
+        with pytest.raises(WavedilError, match="expected a letter, then|would hide <"):
+            export_c(model, tmp_path / f"{name}.c")
+    assert sorted(tmp_path.iterdir()) == before

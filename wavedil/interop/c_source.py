@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from wavedil.audio.effects.compiled.c_writer import write_c
+from wavedil.audio.effects.compiled.c_writer import function_prefix, write_c
 from wavedil.audio.effects.compiled.program import lower
 from wavedil.errors import WavedilError
 from wavedil.writing import atomic_write
@@ -28,13 +28,15 @@ def export_c(model: nn.Module, path: str | Path) -> Path:
         path: ends in ``.c``; the header has the same name with ``.h``.
 
     Raises:
-        WavedilError: the model has no C source, the name is not an identifier, or a file there was not written by this
+        WavedilError: the model has no C source, no function can have this name, or a file there was not written by this
             function.
     """
     path, header = Path(path), header_of(path)
+    function_prefix(path.stem)  # refuses bad names, also those that are too long for the file system
     for place in (path, header):
-        if place.is_dir():
-            raise WavedilError(f"{place} is a folder: choose another name for the C file")
+        if place.exists() and not place.is_file():  # reading a named pipe would wait for a writer
+            what = "a folder" if place.is_dir() else "not a regular file"
+            raise WavedilError(f"{place} is {what}: choose another name for the C file")
         if place.exists() and MARK not in _first_line(place):
             raise WavedilError(f"{place} was not written by wavedil: remove it, or choose another name for the C file")
     source = write_c(lower(model), path.stem)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from wavedil.audio.effects.compiled.program import Program
+from wavedil.audio.effects.compiled.program import Program, no_program
 from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, one_of, shown, with_article
@@ -22,7 +22,7 @@ class EffectModel(nn.Module):
     """
 
     #: Name of this kind of model in messages.
-    title = "an Effect or NAM"
+    title = "an Effect, NAM or LayerChain"
     #: Name of the first input in an ONNX file; None if there can be none.
     input_name: str | None = "sound"
     sample_rate: int  # in Hz
@@ -66,7 +66,7 @@ class EffectModel(nn.Module):
         Raises:
             WavedilError: there is no compiled code for this model.
         """
-        raise WavedilError(f"{with_article(self)} has no C source: expected an Effect or a model of .nam files")
+        raise no_program(self)
 
     @checked
     def at_quality(self, quality: Quality) -> "EffectModel":

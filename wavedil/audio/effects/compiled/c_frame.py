@@ -1,13 +1,12 @@
 """C code around the operations of a program: state, start, knobs, blocks. ``{}`` are filled by the writer."""
 
 HEADER = """\
-/* {title}
 
    One effect on one channel of sound. All functions are safe in a real-time thread: they allocate nothing, take no lock
    and call no system. States are independent; one state must be used by one thread at a time. A copy of a state
    (memcpy) continues where the state was. */
-#ifndef {upper}_H
-#define {upper}_H
+#ifndef AMP_H
+#define AMP_H
 
 #include <stddef.h>
 

@@ -1,6 +1,7 @@
 """Writes a program as portable C99: one source file and its header."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from math import ceil
 
@@ -10,8 +11,13 @@ from wavedil.audio.effects.compiled.c_operations import Operations, number
 from wavedil.audio.effects.compiled.c_vectors import VECTORS
 from wavedil.audio.effects.compiled.layout import Layout
 from wavedil.audio.effects.compiled.program import OnePole, Product, Program, Recurrent
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shortened
 
+MAX_NAME = 200  # characters of a file name without suffix, of the 255 that file systems allow
+C_HEADERS = frozenset(
+    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic "
+    "stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype".split()
+)
 RAMP_SECONDS = 0.02  # in which a knob moves to a new value
 
 
@@ -27,12 +33,26 @@ def write_c(program: Program, name: str = "amp") -> Source:
     """The C source of a program; ``name`` is the file name without suffix and the prefix of the functions.
 
     Raises:
-        WavedilError: ``name`` is not an identifier, apart from hyphens, dots and spaces.
+        WavedilError: no functions can have this prefix; see :func:`function_prefix`.
     """
-    prefix = re.sub(r"[-. ]", "_", name)
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", prefix):
-        raise WavedilError(f"{name}.c: expected a name of letters, digits, - and _, since functions start with it")
-    return _Writer(program, name, prefix).source()
+    return _Writer(program, name, function_prefix(name)).source()
+
+
+def function_prefix(name: str) -> str:
+    """The prefix of the functions in ``NAME.c``: the name with ``_`` for hyphens, dots and spaces.
+
+    Raises:
+        WavedilError: the name does not begin with a letter, has other characters than letters, digits and these, is too
+            long, or is that of a header of C.
+    """
+    if not re.fullmatch(r"[A-Za-z][-A-Za-z0-9_. ]*", name) or len(name) > MAX_NAME:
+        raise WavedilError(
+            f"{shortened(name)}.c: expected a letter, then letters, digits, - and _, at most {MAX_NAME} in all, since "
+            "functions start with this name"
+        )
+    if name.lower() in C_HEADERS:
+        raise WavedilError(f"{name}.c: its header would hide <{name.lower()}.h> of C, choose another name")
+    return re.sub(r"[-_. ]+", "_", name).rstrip("_")
 
 
 def ramp_samples(sample_rate: int) -> int:
@@ -78,9 +98,11 @@ class _Writer:
             control="  control(s);\n" if program.knobs else "",
         )
         process = c_frame.PROCESS.format(started="  if (n > 0) s->started = 1;\n" if program.knobs else "")
+        top = (
+            f"/* {self._title()} Compile: cc -O3 -march=native -c {shlex.quote(self.name + '.c')} */\n"
+            f'#include "{self.name}.h"\n\n#include <stdint.h>\n#include <string.h>\n\n'
+        )
         parts = [
-            f"/* {self._title()} Compile: cc -O3 -march=native -c {self.name}.c */",
-            f'#include "{self.name}.h"\n\n#include <stdint.h>\n#include <string.h>\n',
             f"#define BLOCK {BLOCK} /* samples computed together */\n",
             *shared,
             *self.operations.functions.values(),
@@ -93,7 +115,7 @@ class _Writer:
             run,
             process,
         ]
-        return Source(self._named("\n".join(parts)), self._named(self._header()))
+        return Source(top + self._named("\n".join(parts)), f"/* {self._title()}\n{self._named(self._header())}")
 
     def _named(self, text: str) -> str:
         """Text of C with the names that begin with ``amp`` renamed to the prefix."""
@@ -102,7 +124,8 @@ class _Writer:
 
     def _title(self) -> str:
         rate = f", {self.program.sample_rate} Hz" if self.program.sample_rate else ""
-        return f"{self.program.title}{rate}, written by wavedil."
+        title = re.sub(r"[^ -~]", "?", self.program.title)  # Python's names may have any letters
+        return f"{title}{rate}, written by wavedil."
 
     def _start(self) -> list[str]:
         """C statements that initialize the values that are not zero at time 0."""
@@ -150,13 +173,15 @@ class _Writer:
 
     def _header(self) -> str:
         program, layout = self.program, self.layout
-        knobs, upper = list(program.knobs.items()), self.prefix.upper()
+        knobs = list(program.knobs.items())
         taken: list[str] = []
         for name, _ in knobs:
             plain = re.sub(r"[^A-Za-z0-9]", "_", name).upper()
-            taken.append(plain if plain not in taken else f"{plain}_{len(taken)}")
+            while plain in taken:
+                plain += "_2"
+            taken.append(plain)
         names = "".join(
-            f"#define {upper}_KNOB_{plain} {i} /* {low:g} to {high:g} */\n"
+            f"#define AMP_KNOB_{plain} {i} /* {low:g} to {high:g} */\n"
             for i, (plain, (_, (low, high))) in enumerate(zip(taken, knobs, strict=True))
         )
         fields = f"  float data[{layout.size}];\n"
@@ -165,8 +190,6 @@ class _Writer:
             fields += f"  float target[{len(knobs)}], span[{len(knobs)}], slope[{len(knobs)}];\n"
             fields += f"  int left[{len(knobs)}], started;\n"
         return c_frame.HEADER.format(
-            title=self._title(),
-            upper=upper,
             milliseconds=round(1000 * RAMP_SECONDS),
             rate=program.sample_rate,
             any_rate="" if program.sample_rate else "; 0: the model has none",

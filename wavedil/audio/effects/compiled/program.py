@@ -293,6 +293,15 @@ def lower(model: nn.Module) -> Program:
         WavedilError: the model has none, in one line that says why.
     """
     if "program" not in vars(type(model)):  # a subclass may compute something else than the class that it extends
-        raise WavedilError(f"{with_article(model)} has no C source: expected an Effect or a model of .nam files")
+        raise no_program(model)
     with torch.no_grad():
         return model.program()
+
+
+def no_program(model: nn.Module) -> WavedilError:
+    """The error for a model that has no C source."""
+    layers = (layer for layer in model.modules() if isinstance(layer, DilatedConv) and layer.ndim == 1)
+    why = "expected an Effect, a LayerChain, a model of .nam files, or a TCN from sound to sound"
+    if any(layer.span != (0,) and layer.padding != ("causal",) for layer in layers):
+        why = "its convolutions are not causal, so its output depends on later input, which a stream does not have yet"
+    return WavedilError(f"{with_article(model)} has no C source: {why}")
