@@ -65,7 +65,7 @@ def nll_by_chunk(
         model: in eval mode.
         codes: ``(1, time)`` int64.
         conditioning: for a model with conditioning inputs.
-        precision: ``"fp32"`` or ``"bf16"`` evaluates with the sampling engine and its weights in that precision; None
+        precision: ``"fp32"``, ``"bf16"`` or ``"int8"`` evaluates with the sampling engine in that precision; None
             uses ``model.step``.
 
     Yields:
@@ -116,7 +116,7 @@ def evaluate(
         sounds: float ``(time,)`` in [-1, 1] at the model's sample rate.
         progress: called with the number of finished samples.
         speakers: speaker of each sound, for a model with speakers.
-        precision: ``"fp32"`` or ``"bf16"`` evaluates the sampling engine with weights in that precision; None evaluates
+        precision: ``"fp32"``, ``"bf16"`` or ``"int8"`` evaluates the sampling engine in that precision; None evaluates
             the model.
         features: ``(channels, frames)`` for each sound, for a model with precomputed features. Other models compute
             their features from the sound.
@@ -177,7 +177,7 @@ def _bits_per_sample(model: WaveNet, total: _Total, precision: str | None, has_f
     definition = DEFINITION.format(
         condition=condition, codes=model.num_codes, quantizer=model.quantizer.text, rate=model.sample_rate
     )
-    definition += "" if precision is None else f"; evaluated by the sampling engine with weights in {precision}"
+    definition += "" if precision is None else f"; evaluated by the sampling engine in {precision}"
     bits = total.nats / math.log(2) / total.count if total.count else math.nan
     return BitsPerSample(bits, total.count, total.sounds, definition)
 
@@ -212,7 +212,7 @@ def evaluate_recordings(
         speakers: source of the speakers' names: folders, a .csv file, or a regular expression with one group.
         normalize: peak or rms, as in the recipe's data.
         trim_db: remove silence more than this many dB below the loudest frame, as in the recipe's data.
-        precision: evaluate with the sampling engine, with its weights in fp32 or bf16.
+        precision: evaluate with the sampling engine in fp32, bf16 or int8.
         resynthesize: vocoders: quality of clips generated from the mels of N files, beside Griffin-Lim's; with the
             extra metrics also PESQ and STOI.
         temperature: of the clips of resynthesize (default 1).

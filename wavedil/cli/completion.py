@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     words = {
         "config": _complete("recipe", list(known_recipes()), files=True),
         "engine": _complete("engine", ["auto", *ENGINES]),
-        "precision": _complete("precision", ["fp32", "bf16"]),
+        "precision": _complete("precision", ["fp32", "bf16", "int8"]),
         "resume": _complete("resume", ["auto"]),
         "format": _complete("format", FORMATS),
         "shell": _complete("shell", SHELLS),

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.argument_default = argparse.SUPPRESS
     options.add_device_option(speed)
     speed.add_argument("--engine", metavar="NAME", help="auto, torch, graphs, numba or triton (default auto)")
-    speed.add_argument("--precision", help="of the weights: fp32 (default), or bf16 (numba, triton)")
+    speed.add_argument("--precision", help="of products: fp32 (default), bf16 (numba, triton) or int8 (numba)")
     speed.add_argument("--threads", type=int, metavar="N", help="CPU threads of the numba engine: 1 or 2 (default 1)")
     speed.add_argument(
         "--batch",

@@ -256,7 +256,7 @@ def test_evaluate_does_not_depend_on_the_chunk_size(monkeypatch):
     assert evaluate(model, sounds).bits_per_sample == pytest.approx(result.bits_per_sample, rel=1e-6)
     engine = evaluate(model, sounds, precision="fp32")
     assert engine.bits_per_sample == pytest.approx(result.bits_per_sample, rel=1e-6)
-    assert engine.definition == f"{result.definition}; evaluated by the sampling engine with weights in fp32"
+    assert engine.definition == f"{result.definition}; evaluated by the sampling engine in fp32"
     rounded = evaluate(model, sounds, precision="bf16").bits_per_sample
     assert 1e-9 < abs(rounded - result.bits_per_sample) < 0.05
     with pytest.raises(WavedilError, match="engines that can run this model have fp32, bf16"):

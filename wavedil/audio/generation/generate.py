@@ -36,7 +36,7 @@ class Stream(Iterator[Tensor]):
     """Endless iterator over chunks of sound, returned by :func:`stream`.
 
     Attributes:
-        engine, precision: name of the engine, and precision of its weights.
+        engine, precision: name of the engine, and precision of its products.
         position: number of samples generated so far; with a condition, the samples of the prime are included.
     """
 
@@ -204,7 +204,8 @@ def generate(
             them. For models trained with ``drop_condition``; see :class:`wavedil.audio.generation.engines.Session`.
         engine: ``"torch"``, ``"graphs"``, ``"numba"``, ``"triton"``, one added by ``register_engine``, or ``"auto"``:
             the fastest for this model, device and batch.
-        precision: of the weights: ``"fp32"``, or ``"bf16"`` if the engine has it.
+        precision: of weights and of the inputs of products: ``"fp32"``, or ``"bf16"`` or ``"int8"`` if the engine has
+            it. See :mod:`wavedil.audio.generation.engines.rounded`.
         threads: number of threads of the engine.
         progress: called with (finished, total) steps after every 1024 steps or fewer. On Ctrl-C the samples that it has
             reported are returned; before its first call KeyboardInterrupt is raised.

@@ -90,18 +90,21 @@ class TorchSession(Session):
         """Parameters ``(rows, parameters)`` of the next sample's distribution; the layers' inputs are pushed."""
         plan, hidden = self.plan, self.plan.hidden
         x = self.embed(self.recent)
+        features = None if features is None else self.rounded(features)
         condition = [part for part in (features, self.speaker) if part is not None]
         condition = torch.cat(condition, 1).double() if condition else None
         gates = torch.empty(len(x), hidden * len(plan.layers), device=plan.device, dtype=torch.float64)
         for index, (layer, ring) in enumerate(zip(plan.layers, self.rings, strict=True)):
             k = len(layer.weight)
-            inputs = torch.cat([*(ring.get((k - 1 - j) * layer.dilation) for j in range(k - 1)), x], dim=1)
+            now = self.rounded(x)
+            inputs = torch.cat([*(ring.get((k - 1 - j) * layer.dilation) for j in range(k - 1)), now], dim=1)
             h = torch.addmm(layer.bias, inputs, self.weights[index])
             if condition is not None:
                 h = torch.addmm(h, condition, self.conditions[index])
-            ring.push(x)
+            ring.push(now)
             z = gates[:, index * hidden : (index + 1) * hidden]
             torch.mul(h[:, :hidden].tanh_(), h[:, hidden:].sigmoid_(), out=z)
+            z.copy_(self.rounded_gates(z))
             if layer.residual is not None:
                 x = torch.addmm(layer.residual_bias, z, self.residuals[index]).add_(x)
             if plan.residual_scale != 1:
@@ -109,9 +112,22 @@ class TorchSession(Session):
         y = torch.addmm(plan.skip_bias, gates, self.skip)
         if callable(self.head):
             return self.head(y.unsqueeze(2)).squeeze(2)
-        for weight, bias in self.head:
-            y = torch.addmm(bias, y.relu_(), weight)
+        rounding = [self.rounded] * (len(self.head) - 1) + [self.rounded_hidden]
+        for rounded, (weight, bias) in zip(rounding, self.head, strict=True):
+            y = torch.addmm(bias, rounded(y.relu_()), weight)
         return y
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Rows of inputs of products; :class:`~wavedil.audio.generation.engines.rounded.RoundedSession` rounds them."""
+        return x
+
+    def rounded_gates(self, z: Tensor) -> Tensor:
+        """The gates as inputs of products."""
+        return z
+
+    def rounded_hidden(self, x: Tensor) -> Tensor:
+        """The inputs of the head's last product."""
+        return x
 
     def current_state(self) -> State:
         return make_state(torch.stack(self.recent, 1), [ring.history() for ring in self.rings])

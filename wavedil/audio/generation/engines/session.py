@@ -26,7 +26,7 @@ class Session:
         state: a streaming state of the model (``WaveNet.start`` or ``step``) or of another session; it is not changed.
         sampling: temperature and truncation.
         speaker: speaker embeddings ``(batch, speaker channels)``; None if the plan has no speaker channels.
-        precision: ``"fp32"``, or ``"bf16"`` if the engine can store weights in bfloat16.
+        precision: ``"fp32"``, or another of the engine's ``precisions`` of weights and of inputs of products.
         threads: number of threads that the engine uses.
         guidance: other than 1, classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598). Each stream then runs
             twice, once with its conditioning and once with zeros in its place, as training with ``drop_condition``

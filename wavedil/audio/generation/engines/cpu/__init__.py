@@ -24,7 +24,7 @@ _ROWS = 16
 class NumbaSession(Session):
     """Streams on one thread, or on two: these share a single stream, or each runs one part of a batch."""
 
-    precisions = ("fp32", "bf16")
+    precisions = ("fp32", "bf16", "int8")
     supports_guidance = True
     max_threads = 2
 
@@ -94,7 +94,7 @@ class _StreamGroup:
     """
 
     def __init__(self, session: NumbaSession, state: State, streams: np.ndarray):
-        from wavedil.audio.generation.engines.cpu import loop, packing
+        from wavedil.audio.generation.engines.cpu import formats, loop, packing
 
         self._loop, self._packing = loop, packing  # they import numba
         plan = session.plan
@@ -104,7 +104,8 @@ class _StreamGroup:
         self.batch = len(self.rows)
         self.threads = 2 if self.batch == 1 and session.threads == 2 and session.batch == 1 else 1
         longest_block = max(1, _ROWS // self.batch)
-        self.widths, self.weights = packing.pack(plan, session.precision, self.batch, self.threads, longest_block)
+        self.format = formats.choose_format(session.precision, self.batch)
+        self.widths, self.weights = packing.pack(plan, self.format, self.threads, longest_block)
         speaker = None if session.speaker is None else session.speaker[self.rows]
         self.bias = packing.gate_bias(plan, self.widths, speaker)
         sampling = session.sampling
@@ -120,7 +121,7 @@ class _StreamGroup:
         draws = np.zeros(shape, np.float64) if uniforms is None else _time_first(uniforms[self.streams])
         codes = np.zeros(shape, np.int64) if forced is None else _time_first(forced[self.streams])
         features = torch.zeros(steps, self.batch, 0) if condition is None else condition[self.rows].permute(2, 0, 1)
-        features = self._packing.to_words(features, self.weights)
+        features = self._packing.to_words(features, self.format, self.widths.condition)
         parameters = np.zeros((steps if forced is not None else 0, num, self.widths.num_parameters), np.float32)
         self._codes, self._parameters = codes, parameters if forced is not None else None
         time = self.time
@@ -151,7 +152,7 @@ class _StreamGroup:
         buffers, histories = self.buffers[0], []
         for row, layer in zip(self.weights.layers, self.plan.layers, strict=True):
             oldest_first = (self.time - layer.span + np.arange(layer.span)) % row[SLOTS]
-            inputs = self._packing.from_words(buffers.rings[row[RING] + oldest_first], self.plan.channels)
+            inputs = self.format.values(buffers.rings[row[RING] + oldest_first])[..., : self.plan.channels]
             histories.append(torch.from_numpy(inputs).permute(1, 2, 0).contiguous())
         return make_state(torch.from_numpy(buffers.recent), histories)
 
@@ -162,13 +163,12 @@ class _StreamGroup:
         return {"sums": _aligned_zeros((2, 2, self.batch, widest)), "flags": _aligned_zeros((2, 8), np.int64)}
 
     def _buffers(self, codes: Tensor, histories: Sequence[Tensor], shared: dict[str, np.ndarray]) -> StreamBuffers:
-        widths, layers, dtype = self.widths, self.weights.layers, self.weights.words.dtype
-        per_word = 2 if dtype == np.uint32 else 1
-        rings = _aligned_zeros((int(layers[:, SLOTS].sum()), self.batch, widths.channels // per_word), dtype)
+        widths, layers, words, dtype = self.widths, self.weights.layers, self.format.words, self.format.dtype
+        rings = _aligned_zeros((int(layers[:, SLOTS].sum()), self.batch, words(widths.channels)), dtype)
         for row, layer, history in zip(layers, self.plan.layers, histories, strict=True):
-            words = self._packing.to_words(history.permute(2, 0, 1), self.weights)
             slots = (np.arange(layer.span) - layer.span) % row[SLOTS]
-            rings[row[RING] + slots, :, : words.shape[2]] = words
+            rings[row[RING] + slots] = self._packing.to_words(history.permute(2, 0, 1), self.format, widths.channels)
+        gates = words(widths.layers * widths.hidden) - self.format.scales  # their scale is constant
         blocks = int(layers[:, BLOCK].sum())
         return StreamBuffers(
             rings=rings,
@@ -176,10 +176,10 @@ class _StreamGroup:
             x=_aligned_zeros((self.batch, widths.channels)),
             gate_inputs=_aligned_zeros((blocks * self.batch, 4 * widths.hidden)),
             row=_aligned_zeros((max(widths.hidden, widths.head, widths.skip),)),
-            gates=_aligned_zeros((2, self.batch, widths.layers * widths.hidden // per_word), dtype),
-            skips=_aligned_zeros((self.batch, widths.skip // per_word), dtype),
+            gates=_aligned_zeros((2, self.batch, gates), dtype),
+            skips=_aligned_zeros((self.batch, words(widths.skip)), dtype),
             head_inputs=_aligned_zeros((self.batch, 2 * widths.head)),
-            hidden=_aligned_zeros((2, self.batch, widths.head // per_word), dtype),
+            hidden=_aligned_zeros((2, self.batch, words(widths.head)), dtype),
             logits=_aligned_zeros((self.batch, widths.outputs)),
             scratch=_aligned_zeros((2, widths.num_parameters)),
             **shared,

@@ -1,7 +1,7 @@
 """Layout of the memory that the compiled loop works on: weights, streams' state and buffers, as flat arrays.
 
-Weights, and the inputs of products with them, are stored in 32-bit **words**: each is one float32, or a pair of
-bfloat16 numbers of neighboring rows k of a matrix (k, columns), the first in the upper half.
+Weights, and the inputs of products with them, are stored in 32-bit **words**: see ``formats``. A row of int8 inputs
+ends with its scale, except for the gates, whose scale is constant.
 
 Two threads can share one stream. So the gates' hidden channels, and those of the head, are cut into two **halves**, 0
 and 1: each thread computes one half, and a single thread computes both.
@@ -42,7 +42,7 @@ class PackedWeights(NamedTuple):
     first, and their results are added.
     """
 
-    words: np.ndarray  # float32, or uint32: pairs of bfloat16
+    words: np.ndarray  # float32; uint32: pairs of bfloat16; int32: four int8
     layers: np.ndarray  # int64 (layers, LAYER_COLUMNS)
     skip: int
     head: int
@@ -57,6 +57,7 @@ class PackedWeights(NamedTuple):
     zeros: np.ndarray  # float32 (head,)
     residual_scale: np.float32
     rounded: bool  # words are float32, but inputs of products are rounded to bfloat16
+    unit: np.ndarray  # float32 (1,): the scale of gates in int8
     spec: CategoricalSpec | MixtureSpec
 
 

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from wavedil.audio.generation.engines.cpu import categorical, layout, mixtures, primitives, products, specs
+from wavedil.audio.generation.engines.cpu import arithmetic, categorical, layout, mixtures, primitives, products, specs
 from wavedil.audio.generation.engines.cpu.categorical import sample_categorical
 from wavedil.audio.generation.engines.cpu.layout import (
     BLOCK,
@@ -28,8 +28,8 @@ from wavedil.audio.generation.engines.cpu.layout import (
     TAPS,
 )
 from wavedil.audio.generation.engines.cpu.mixtures import sample_mixture
-from wavedil.audio.generation.engines.cpu.primitives import barrier, store
-from wavedil.audio.generation.engines.cpu.products import product
+from wavedil.audio.generation.engines.cpu.primitives import barrier, gate_accuracy, num_scales, store, store_gates
+from wavedil.audio.generation.engines.cpu.products import header, product
 from wavedil.audio.generation.engines.cpu.specs import CategoricalSpec, MixtureSpec
 from wavedil.ops.gate import kernels
 from wavedil.ops.gate.kernels import gate_value
@@ -56,57 +56,61 @@ def _embed(widths, weights, buffers):
 
 
 @numba.njit(**PART)
+def _copy(values, out):
+    """A loop that LLVM vectorizes; inlined into others, it would become gathers."""
+    for i in range(len(out)):
+        out[i] = values[i]
+
+
+@numba.njit(**PART)
 def _start_block(kind, words, rings, bias, condition, layer, gate_inputs, i, steps, time, first, columns):
     """Sets columns of ``gate_inputs`` to bias + condition + past inputs, for ``steps`` steps from step i on."""
     dilation, taps, ring, slots = layer[DILATION], layer[TAPS], layer[RING], layer[SLOTS]
-    batch, count, width = rings.shape[1], rings.shape[2], gate_inputs.shape[1]
-    for step in range(steps):
-        for s in range(batch):
-            stream_bias = bias[s if len(bias) > 1 else 0]
-            row = gate_inputs[step * batch + s]
-            for c in range(first, first + columns):
-                row[c] = stream_bias[c]
+    batch, row_bytes, width = rings.shape[1], 4 * rings.shape[2], gate_inputs.shape[1]
+    count = rings.shape[2] - num_scales(kind)
+    for row in range(steps * batch):
+        _copy(bias[row % len(bias)][first : first + columns], gate_inputs[row][first : first + columns])
     y, y_row = address(gate_inputs) + 4 * first, 4 * width
     if layer[CONDITION] >= 0:
-        k = condition.shape[2]
-        w = words + 4 * (layer[CONDITION] + k * first)
-        x = address(condition) + 4 * i * batch * k
-        product(kind, w, x, 4 * k, y, y_row, k, columns, steps * batch)
+        k, x_row = condition.shape[2] - num_scales(kind), 4 * condition.shape[2]
+        w = words + 4 * (layer[CONDITION] + (k + header(kind)) * first)
+        x = address(condition) + i * batch * x_row
+        product(kind, w, x, x_row, x + 4 * k, x_row, y, y_row, k, columns, steps * batch)
     for tap in range(taps - 1):
-        w = words + 4 * (layer[PAST] + tap * count * width + count * first)
+        w = words + 4 * (layer[PAST] + (count + header(kind)) * (tap * width + first))
         slot = (time + i - (taps - 1 - tap) * dilation) % slots
         done = 0
         while done < steps:  # in two parts if the ring buffer wraps around in between
             now = min(steps - done, slots - slot)
-            x = address(rings) + 4 * (ring + slot) * batch * count
-            product(kind, w, x, 4 * count, y + done * batch * y_row, y_row, count, columns, now * batch)
+            x, out = address(rings) + (ring + slot) * batch * row_bytes, y + done * batch * y_row
+            product(kind, w, x, row_bytes, x + 4 * count, row_bytes, out, y_row, count, columns, now * batch)
             done += now
             slot = 0
 
 
 @numba.njit(**PART)
-def _half_product(kind, w, x, x_row, count, sums, bias, half):
+def _half_product(kind, w, x, x_row, scale, scale_row, count, sums, bias, half):
     """One half of a product whose inputs are cut into halves: ``sums = (bias if half is 0) + x @ w``."""
     width = len(bias)
     for s in range(sums.shape[0]):
         row = sums[s]
         for c in range(width):
             row[c] = bias[c] if half == 0 else np.float32(0)
-    product(kind, w, x, x_row, address(sums), 4 * sums.shape[1], count, width, sums.shape[0])
+    product(kind, w, x, x_row, scale, scale_row, address(sums), 4 * sums.shape[1], count, width, sums.shape[0])
 
 
 @numba.njit(**PART)
-def _gate(gate_inputs, gates, first, count, scratch, first_half, num_halves, rounded):
+def _gate(kind, gate_inputs, gates, first, count, scratch, first_half, num_halves, rounded):
     """Stores tanh * sigmoid of the layer's streams as ``count`` words of ``gates`` from ``first`` on."""
     width = gate_inputs.shape[1] // 4
-    z = scratch[:width]
+    z, accuracy = scratch[:width], gate_accuracy(kind)
     for h in range(first_half, first_half + num_halves):
         for s in range(gates.shape[1]):
             start = 2 * width * h
             a, b = gate_inputs[s, start : start + width], gate_inputs[s, start + width : start + 2 * width]
             for j in range(width):
-                z[j] = gate_value(a[j], b[j], a[j])
-            store(z, gates[h, s, first : first + count], rounded)
+                z[j] = gate_value(a[j], b[j], accuracy)
+            store_gates(z, gates[h, s, first : first + count], rounded)
 
 
 @numba.njit(**PART)
@@ -125,7 +129,8 @@ def _layer(
     """One step of one layer: updates x and keeps the gates. Returns the barrier count."""
     kind, words = weights.words[0], address(weights.words)
     layer, x, gates = weights.layers[index], buffers.x, buffers.gates
-    batch, count, gate_words = x.shape[0], buffers.rings.shape[2], gates.shape[2] // widths.layers
+    batch, gate_words = x.shape[0], gates.shape[2] // widths.layers
+    count, row_bytes = buffers.rings.shape[2] - num_scales(kind), 4 * buffers.rings.shape[2]
     first, columns, block = 2 * widths.hidden * first_half, 2 * widths.hidden * num_halves, layer[BLOCK]
     if i % block == 0:
         length = min(block, steps - i)
@@ -134,15 +139,23 @@ def _layer(
     now = buffers.rings[layer[RING] + (time + i) % layer[SLOTS]]
     for s in range(batch):
         store(x[s], now[s], weights.rounded)
-    w, y = words + 4 * (layer[CURRENT] + count * first), address(gate_inputs) + 4 * first
-    product(kind, w, address(now), 4 * count, y, 4 * gate_inputs.shape[1], count, columns, batch)
-    _gate(gate_inputs, gates, gate_words * index, gate_words, buffers.row, first_half, num_halves, weights.rounded)
+    w, y = words + 4 * (layer[CURRENT] + (count + header(kind)) * first), address(gate_inputs) + 4 * first
+    scale, y_row = address(now) + 4 * count, 4 * gate_inputs.shape[1]
+    product(kind, w, address(now), row_bytes, scale, row_bytes, y, y_row, count, columns, batch)
+    _gate(
+        kind, gate_inputs, gates, gate_words * index, gate_words, buffers.row, first_half, num_halves, weights.rounded
+    )
     if layer[RESIDUAL] >= 0:
         barriers += 1
         both = buffers.sums[barriers % 2]
         for h in range(first_half, first_half + num_halves):
-            w, z = words + 4 * (layer[RESIDUAL] + h * gate_words * widths.channels), gates[h, :, gate_words * index :]
-            _half_product(kind, w, address(z), 4 * gates.shape[2], gate_words, both[h], weights.residual_bias[index], h)
+            w = words + 4 * (layer[RESIDUAL] + h * (gate_words + header(kind)) * widths.channels)
+            z, z_row, residual_bias = (
+                address(gates[h, :, gate_words * index :]),
+                4 * gates.shape[2],
+                weights.residual_bias,
+            )
+            _half_product(kind, w, z, z_row, address(weights.unit), 0, gate_words, both[h], residual_bias[index], h)
         if num_halves == 1:
             barrier(buffers.flags, first_half, barriers)
         for s in range(batch):
@@ -166,8 +179,8 @@ def _head(widths, weights, buffers, first_half, num_halves, barriers):
     barriers += 1
     both = buffers.sums[barriers % 2]
     for h in range(first_half, first_half + num_halves):
-        w = words + 4 * (weights.skip + h * depth * widths.skip)
-        _half_product(kind, w, address(gates[h]), 4 * depth, depth, both[h], weights.skip_bias, h)
+        w, unit = words + 4 * (weights.skip + h * (depth + header(kind)) * widths.skip), address(weights.unit)
+        _half_product(kind, w, address(gates[h]), 4 * depth, unit, 0, depth, both[h], weights.skip_bias, h)
     if num_halves == 1:
         barrier(buffers.flags, first_half, barriers)
     first, columns = widths.head * first_half, widths.head * num_halves
@@ -175,17 +188,18 @@ def _head(widths, weights, buffers, first_half, num_halves, barriers):
         _relu(both[0, s, : widths.skip], both[1, s, : widths.skip], skips[s], buffers.row, rounded)
         for c in range(first, first + columns):
             head_inputs[s, c] = weights.head_bias[c]
-    w, out = words + 4 * (weights.head + skips.shape[1] * first), address(head_inputs) + 4 * first
-    product(kind, w, address(skips), 4 * skips.shape[1], out, 4 * head_inputs.shape[1], skips.shape[1], columns, batch)
+    depth, x, x_row = skips.shape[1] - num_scales(kind), address(skips), 4 * skips.shape[1]
+    w, out = words + 4 * (weights.head + (depth + header(kind)) * first), address(head_inputs) + 4 * first
+    product(kind, w, x, x_row, x + 4 * depth, x_row, out, 4 * head_inputs.shape[1], depth, columns, batch)
     barriers += 1
     both = buffers.sums[barriers % 2]
-    depth = hidden.shape[2]
+    depth, x_row = hidden.shape[2] - num_scales(kind), 4 * hidden.shape[2]
     for h in range(first_half, first_half + num_halves):
         for s in range(batch):
             row = head_inputs[s, widths.head * h : widths.head * (h + 1)]
             _relu(row, weights.zeros, hidden[h, s], buffers.row, rounded)
-        w = words + 4 * (weights.out + h * depth * widths.outputs)
-        _half_product(kind, w, address(hidden[h]), 4 * depth, depth, both[h], weights.out_bias, h)
+        w, x = words + 4 * (weights.out + h * (depth + header(kind)) * widths.outputs), address(hidden[h])
+        _half_product(kind, w, x, x_row, x + 4 * depth, x_row, depth, both[h], weights.out_bias, h)
     if num_halves == 1:
         barrier(buffers.flags, first_half, barriers)
     for s in range(batch):
@@ -209,7 +223,7 @@ def _(parameters, u, spec, temperature, top_k, top_p, scratch):
 
 
 @loop(
-    parts=(categorical, layout, mixtures, primitives, products, specs, kernels),
+    parts=(arithmetic, categorical, layout, mixtures, primitives, products, specs, kernels),
     announce="the sampler for this precision, some 20 seconds",
     _nrt=False,
     fastmath=False,

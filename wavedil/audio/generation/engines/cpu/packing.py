@@ -4,25 +4,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavedil.audio.generation.engines.cpu.arithmetic import VECTORS
+from wavedil.audio.generation.engines.cpu.formats import Format, RoundedFormat
 from wavedil.audio.generation.engines.cpu.layout import LAYER_COLUMNS, PackedWeights, Widths
-from wavedil.audio.generation.engines.cpu.products import LANES, PANEL
 from wavedil.audio.generation.engines.cpu.specs import make_spec
 from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan, LayerPlan
-from wavedil.ops.vector import round_bits
 
 
 def padded_width(width: int) -> int:
     """The next multiple of the vector width."""
-    return -(-width // LANES) * LANES
+    return -(-width // VECTORS.lanes) * VECTORS.lanes
 
 
-def pack(
-    plan: GenerationPlan, precision: str, batch: int, threads: int, longest_block: int
-) -> tuple[Widths, PackedWeights]:
+def pack(plan: GenerationPlan, numbers: Format, threads: int, longest_block: int) -> tuple[Widths, PackedWeights]:
     """Widths and weights of a plan.
 
     Args:
-        batch: number of streams.
+        numbers: format of weights and of inputs of products.
         threads: that share a stream, 1 or 2.
         longest_block: most steps for which the products with past inputs are computed at once.
     """
@@ -34,13 +32,10 @@ def pack(
         head=padded_width(-(-len(hidden_weight) // 2)),
         outputs=padded_width(len(out_weight)),
         num_parameters=len(out_weight),
-        condition=plan.condition_channels + plan.condition_channels % 2,
+        condition=-(-plan.condition_channels // 4) * 4,
         layers=len(plan.layers),
     )
-    # Pairs of bfloat16 halve the memory traffic of weights. But when several streams share each load, unpacking pairs
-    # costs more than that, so then float32 words hold the rounded weights.
-    paired = precision == "bf16" and batch == 1
-    writer = _Writer(precision, paired)
+    writer = _Writer(numbers)
     channels, hidden = plan.channels, plan.hidden
     halves = _halves(hidden)
     # Output columns of the gates' products: [half 0: tanh, sigmoid | half 1: tanh, sigmoid].
@@ -83,7 +78,7 @@ def pack(
         matrix = np.zeros((len(plan.layers), widths.hidden, skip_weight.shape[2]), np.float32)
         matrix[:, : len(half)] = skip_weight[:, half]
         matrix = matrix.reshape(-1, matrix.shape[2])
-        skip.append(writer.add([_columns(matrix, range(matrix.shape[1]), widths.skip)], len(matrix)))
+        skip.append(writer.add([_columns(matrix, range(matrix.shape[1]), widths.skip)], len(matrix), len(plan.layers)))
     head_halves = _halves(len(hidden_weight))
     weight = _numpy(hidden_weight).T
     head = writer.add_halves([[_columns(weight, half, widths.head)] for half in head_halves], widths.skip, threads)
@@ -112,7 +107,8 @@ def pack(
         out_bias=_padded_row(out_bias, widths.outputs),
         zeros=np.zeros(widths.head, np.float32),
         residual_scale=np.float32(plan.residual_scale),
-        rounded=precision == "bf16" and not paired,
+        rounded=isinstance(numbers, RoundedFormat),
+        unit=np.array([1 / 127], np.float32),
         spec=make_spec(plan.distribution),
     )
 
@@ -134,25 +130,11 @@ def gate_bias(plan: GenerationPlan, widths: Widths, speaker: Tensor | None) -> n
     return np.stack(rows)
 
 
-def to_words(values: Tensor, like: PackedWeights) -> np.ndarray:
-    """Inputs of products ``(..., k)`` as words, rounded as in the loop."""
-    rows = np.ascontiguousarray(_numpy(values))
-    if rows.shape[-1] % 2:
-        rows = np.concatenate([rows, np.zeros_like(rows[..., :1])], axis=-1)
-    if like.words.dtype == np.float32 and not like.rounded:
-        return rows
-    short = _to_bfloat16(rows.view(np.uint32))
-    if like.rounded:
-        return (short << np.uint32(16)).view(np.float32)
-    return np.ascontiguousarray(short[..., 0::2] << np.uint32(16) | short[..., 1::2])
-
-
-def from_words(words: np.ndarray, width: int) -> np.ndarray:
-    """The first ``width`` numbers of each row of words, float32."""
-    if words.dtype == np.float32:
-        return np.ascontiguousarray(words[..., :width])
-    both = np.stack([words & np.uint32(0xFFFF0000), words << np.uint32(16)], axis=-1)
-    return np.ascontiguousarray(both.reshape(*words.shape[:-1], -1)[..., :width]).view(np.float32)
+def to_words(values: Tensor, numbers: Format, width: int) -> np.ndarray:
+    """Inputs of products ``(..., k)``, padded with zeros to a width, as words, rounded as in the loop."""
+    rows = np.zeros((*values.shape[:-1], width), np.float32)
+    rows[..., : values.shape[-1]] = _numpy(values)
+    return np.ascontiguousarray(numbers.inputs(rows))
 
 
 def _block_length(layer: LayerPlan, longest: int) -> int:
@@ -177,19 +159,19 @@ def _input_tables(plan: GenerationPlan, widths: Widths) -> tuple[np.ndarray, np.
 class _Writer:
     """Collects matrices as words, one after the other."""
 
-    def __init__(self, precision: str, paired: bool):
-        self.precision, self.paired = precision, paired
+    def __init__(self, numbers: Format):
+        self.format = numbers
         self.panels: list[np.ndarray] = []
         self.length = 0
 
-    def add(self, parts: list[np.ndarray], count: int) -> int:
+    def add(self, parts: list[np.ndarray], count: int, groups: int = 1) -> int:
         """Adds the matrix of column blocks ``(k, columns)``, k padded to ``count``; returns where it begins."""
         matrix = np.concatenate(parts, axis=1)
         matrix = np.concatenate([matrix, np.zeros((count - len(matrix), matrix.shape[1]), np.float32)])
-        words = _to_pairs(matrix) if self.paired else _rounded(matrix) if self.precision == "bf16" else matrix
+        words = self.format.weights(matrix, groups)
         start = self.length
-        for column in range(0, words.shape[1], PANEL):
-            panel = np.ascontiguousarray(words[:, column : column + PANEL]).reshape(-1)
+        for column in range(0, words.shape[1], VECTORS.panel):
+            panel = np.ascontiguousarray(words[:, column : column + VECTORS.panel]).reshape(-1)
             self.panels.append(panel)
             self.length += len(panel)
         return start
@@ -202,8 +184,7 @@ class _Writer:
 
     def words(self) -> np.ndarray:
         """All matrices, aligned to a cache line."""
-        dtype = np.uint32 if self.paired else np.float32
-        memory = np.zeros(self.length + 16, dtype)
+        memory = np.zeros(self.length + 16, self.format.dtype)
         skip = (-memory.ctypes.data % 64) // 4
         words = memory[skip : skip + self.length]
         np.concatenate(self.panels, out=words)
@@ -229,31 +210,6 @@ def _columns(matrix: np.ndarray, columns: range, width: int) -> np.ndarray:
 
 def _padded_row(values: Tensor, width: int) -> np.ndarray:
     return _columns(_numpy(values)[None], range(len(values)), width)[0]
-
-
-def _rounded(matrix: np.ndarray) -> np.ndarray:
-    """The float32 matrix of the numbers that the pairs represent."""
-    words = _to_pairs(matrix)
-    return np.stack([words.view(np.float32), (words << np.uint32(16)).view(np.float32)], axis=1).reshape(matrix.shape)
-
-
-def _to_pairs(matrix: np.ndarray) -> np.ndarray:
-    """``(k, columns)`` float32 to ``(k / 2, columns)`` pairs of bfloat16: even k in the upper half, odd k in the lower.
-
-    The loop does not clear the lower half when it uses the upper one. So the upper half is rounded such that the word,
-    read as one float32, is closest to the weight: as exact as bfloat16.
-    """
-    bits = matrix.view(np.uint32).reshape(-1, 2, matrix.shape[1])
-    lower = _to_bfloat16(bits[:, 1])
-    magnitude = (bits[:, 0] & np.uint32(0x7FFFFFFF)).astype(np.int64)
-    upper = np.maximum(magnitude - lower + 0x8000, 0) >> 16
-    upper = np.where(magnitude == 0, 0, upper).astype(np.uint32) | (bits[:, 0] >> np.uint32(16) & np.uint32(0x8000))
-    return upper << np.uint32(16) | lower
-
-
-def _to_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """float32 bits to bfloat16 bits, rounded to nearest, ties to even."""
-    return round_bits(bits) >> np.uint32(16)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

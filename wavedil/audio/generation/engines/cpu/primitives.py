@@ -10,6 +10,7 @@ from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
+from wavedil.audio.generation.engines.cpu.arithmetic import VECTORS
 from wavedil.ops.vector import PART, address, bits, float_of, inner, round_bits_inner
 
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
@@ -22,14 +23,50 @@ def _round_to_bfloat16(x):
     return round_bits_inner(bits(x)) & np.uint32(0xFFFF0000)
 
 
+@intrinsic
+def _round_16(typing_context, values, out):
+    """Rounds 16 float32 to bfloat16 and stores them, by an instruction of AVX512_BF16."""
+    floats, ints = ir.VectorType(ir.FloatType(), 16), ir.VectorType(ir.IntType(32), 8)
+
+    def generate(context, builder, signature, arguments):
+        source, target = (builder.inttoptr(a, k.as_pointer()) for a, k in zip(arguments, (floats, ints), strict=True))
+        value = builder.load(source, align=4)
+        kind = ir.FunctionType(ints, [floats])
+        builder.store(builder.asm(kind, "vcvtneps2bf16 $1, $0", "=v,v", [value], False), target, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+_SMALLEST, _127 = np.uint32(0x0DA24260), np.float32(127)  # the bits of 1e-30
+_TO_INTEGER = np.float32(1.5 * 2**23)  # adding it rounds to an integer, which is then in the low bits
+_BYTE, _OFFSET = np.uint32(0xFF), np.uint32(VECTORS.offset * 0x01010101)
+
+
+@inner
+def _integer(x):
+    return bits(x + _TO_INTEGER) & _BYTE
+
+
+@inner
+def _store_int8(values, out, count, inverse):
+    """Stores ``4 * count`` numbers times ``inverse`` as int8, as ``formats.Int8Format`` does."""
+    a, b = values[:count], values[count : 2 * count]
+    c, d = values[2 * count : 3 * count], values[3 * count : 4 * count]
+    for i in range(count):
+        lower = _integer(a[i] * inverse) | _integer(b[i] * inverse) << np.uint32(8)
+        upper = _integer(c[i] * inverse) << np.uint32(16) | _integer(d[i] * inverse) << np.uint32(24)
+        out[i] = np.int32((lower | upper) ^ _OFFSET)
+
+
 def store(values, out, rounded):
-    """Stores a row of float32 as words: float32, rounded to bfloat16 if ``rounded``, or pairs of bfloat16."""
+    """Stores a row of float32 as words: float32, rounded to bfloat16 if ``rounded``; pairs of bfloat16; or int8."""
     raise NotImplementedError
 
 
 @overload(store, jit_options=_OPTIONS)
 def _(values, out, rounded):
-    if isinstance(out.dtype, types.Float):
+    if out.dtype == types.float32:
 
         def single(values, out, rounded):
             if rounded:
@@ -43,9 +80,59 @@ def _(values, out, rounded):
 
     def paired(values, out, rounded):
         for i in range(len(out)):
-            out[i] = _round_to_bfloat16(values[2 * i]) | (_round_to_bfloat16(values[2 * i + 1]) >> np.uint32(16))
+            out[i] = (_round_to_bfloat16(values[2 * i]) >> np.uint32(16)) | _round_to_bfloat16(values[2 * i + 1])
 
-    return paired
+    def paired_by_16(values, out, rounded):
+        for i in range(len(out) // 8):
+            _round_16(address(values) + 64 * i, address(out) + 32 * i)
+
+    def scaled(values, out, rounded):
+        count = len(out) - 1
+        largest = _SMALLEST
+        for i in range(4 * count):  # as integers, among which NaN and infinity are the largest
+            largest = max(largest, bits(values[i]) & np.uint32(0x7FFFFFFF))
+        scale = (bits(float_of(largest) / _127) + np.uint32(0x80)) & np.uint32(0xFFFFFF00)
+        _store_int8(values, out, count, np.float32(1) / float_of(scale))
+        out[count] = np.int32(scale)
+
+    if out.dtype == types.int32:
+        return scaled
+    return paired_by_16 if VECTORS.has_dot else paired
+
+
+def store_gates(values, out, rounded):
+    """:func:`store` for numbers in [-1, 1], without a scale."""
+    raise NotImplementedError
+
+
+@overload(store_gates, jit_options=_OPTIONS)
+def _(values, out, rounded):
+    if out.dtype == types.int32:
+        return lambda values, out, rounded: _store_int8(values, out, len(out), _127)
+    return lambda values, out, rounded: store(values, out, rounded)
+
+
+def num_scales(kind):
+    """Words after those of a row of inputs, by the type of words."""
+    raise NotImplementedError
+
+
+@overload(num_scales, jit_options=_OPTIONS)
+def _(kind):
+    scales = int(kind == types.int32)
+    return lambda kind: scales
+
+
+def gate_accuracy(kind):
+    """A number of a type for which ``gate_value`` is accurate enough."""
+    raise NotImplementedError
+
+
+@overload(gate_accuracy, jit_options=_OPTIONS)
+def _(kind):
+    if kind == types.float32 or (kind == types.uint32 and not VECTORS.has_dot):  # else batches would differ
+        return lambda kind: np.float32(0)
+    return lambda kind: np.uint16(0)
 
 
 def _pointer(builder, address):
