@@ -68,7 +68,7 @@ def choose(name: str, plan: GenerationPlan, batch: int, guidance: float = 1.0, p
             _log.debug("engine %s skipped: %s", candidate, reason)
     suitable = [candidate for candidate, kind in classes.items() if precision in kind.precisions]
     if not suitable:
-        precisions = sorted({known for kind in classes.values() for known in kind.precisions}, reverse=True)
+        precisions = list(dict.fromkeys(known for kind in classes.values() for known in kind.precisions))
         raise WavedilError(f"precision is {precision!r}: engines that can run this model have {', '.join(precisions)}")
     return suitable[0]
 
