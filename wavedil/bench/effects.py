@@ -17,6 +17,7 @@ import torch
 from wavedil.audio import Effect, LiveEffect
 from wavedil.audio.effects.engines import CompiledEngine, TorchEngine
 from wavedil.audio.models.effect_model import EffectModel
+from wavedil.audio.models.layer_chain import LayerChain
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMConvNet
 from wavedil.bench.runner import missing_row, summary_row, torch_threads
 from wavedil.errors import WavedilError
@@ -42,6 +43,11 @@ def _klon() -> Effect:
     return Effect(16, 16, "1..512", knobs={"gain": [0, 1]}, sample_rate=44100, **slow)
 
 
+def _chain(kind: str, channels: int, rate: int) -> LayerChain:
+    layers = [{"type": kind, "channels": channels}, {"type": "conv", "channels": 1}]
+    return LayerChain(layers, residual=True, knobs={"gain": [0, 1]}, sample_rate=rate)
+
+
 #: Untrained networks of the sizes that are in use. A1 and A2 are those of Neural Amp Modeler's plugins.
 MODELS: dict[str, Callable[[], EffectModel]] = {
     "NAM A1 standard": NAM,
@@ -49,6 +55,8 @@ MODELS: dict[str, Callable[[], EffectModel]] = {
     "NAM A2 lite": lambda: _a2(3),
     "NAM LSTM 1x16": lambda: NAMLSTM(16),
     "NAM ConvNet 8": lambda: NAMConvNet(8, [2**i for i in range(10)]),
+    "Proteus LSTM 1x40 with a knob": partial(_chain, "lstm", 40, 44100),
+    "AIDA-X GRU 1x16 with a knob": partial(_chain, "gru", 16, 48000),
     "Effect of the Klon Centaur": _klon,
 }
 
