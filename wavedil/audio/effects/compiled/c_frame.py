@@ -56,7 +56,7 @@ static void make_room(amp_state *s, int n) {{
     if (s->at[i] + n <= histories[i].room) continue;
     for (r = 0; r < histories[i].rows; r++) {{
       float *row = s->data + histories[i].offset + (ptrdiff_t)r * histories[i].step;
-      memmove(row, row + s->at[i], histories[i].span * sizeof(float));
+      memmove(row, row + s->at[i], (size_t)histories[i].span * sizeof(float));
     }}
     s->at[i] = 0;
   }}
@@ -100,7 +100,7 @@ static void control(amp_state *s) {{
 
 /* The value of a knob that has `left` samples to go: a cubic from its value and slope when it was set. */
 static float knob_at(const amp_state *s, int knob, int left) {{
-  float u = left * (1.0f / RAMP);
+  float u = (float)left * (1.0f / RAMP);
   float value = s->target[knob] + u * u * ((1 - u) * s->slope[knob] - (3 - 2 * u) * s->span[knob]);
   return value < ends[knob][0] ? ends[knob][0] : value > ends[knob][1] ? ends[knob][1] : value;
 }}
@@ -152,7 +152,7 @@ int amp_set_knob(amp_state *s, int knob, float value) {
     s->target[knob] = value;
     control(s);
   } else if (s->target[knob] != value) {
-    float u = s->left[knob] * (1.0f / RAMP), now = knob_at(s, knob, s->left[knob]);
+    float u = (float)s->left[knob] * (1.0f / RAMP), now = knob_at(s, knob, s->left[knob]);
     s->slope[knob] = u * (6 * (1 - u) * s->span[knob] + (3 * u - 2) * s->slope[knob]);
     s->span[knob] = value - now;
     s->target[knob] = value;
@@ -169,10 +169,10 @@ static void run(amp_state *s, const float *in, float *out, int n) {{
   float *sound;
   int t, moving = {moving}, m = (n + LANES - 1) / LANES * LANES;
 {move}  sound = {sound};
-  memcpy(sound, in, n * sizeof(float));
+  memcpy(sound, in, (size_t)n * sizeof(float));
   for (t = 0; t < m; t += LANES) store(sound + t, sane(load(sound + t)));
 {body}
-  memcpy(out, {output}, n * sizeof(float));
+  memcpy(out, {output}, (size_t)n * sizeof(float));
 {done}}}
 """
 

@@ -182,7 +182,7 @@ KERNEL void one_pole(const float *x, const double *decay, float *held, float *y,
     double s, a = decay[r], b = 1 - decay[r];
     memcpy(&s, held, sizeof s);
     for (t = 0; t < n; t++) {
-      s = a * s + b * x[t];
+      s = a * s + b * (double)x[t];
       y[t] = (float)s;
     }
     if (s < 1e-15 && s > -1e-15) s = 0;
@@ -197,7 +197,7 @@ SUMS = """\
 INLINE void sums_at(const float *x, ptrdiff_t x_step, int inputs, const float *w, const float *b, const float *hidden,
                     float *sums, int rows, int size) {
   int k, j;
-  memcpy(sums, b, 4 * size * sizeof(float));
+  memcpy(sums, b, 4 * (size_t)size * sizeof(float));
   for (k = 0; k < inputs + rows; k++, w += 4 * size) {
     vec v = splat(k < inputs ? x[k * x_step] : hidden[k - inputs]);
     for (j = 0; j < 4 * size; j += LANES) store(sums + j, load(sums + j) + v * load(w + j));
