@@ -2,15 +2,15 @@
 
 HEADER = """\
 
-   One effect on one channel of sound. All functions are safe in a real-time thread: they allocate nothing, take no lock
-   and call no system. States are independent; one state must be used by one thread at a time. A copy of a state
-   (memcpy) continues where the state was. */
+   One effect on one channel of sound, of which full scale is -1 to 1. All functions are safe in a real-time thread:
+   they allocate nothing, take no lock and call no system function. States are independent; one state must be used by
+   one thread at a time. A copy of a state (memcpy) continues where the state was. */
 #ifndef AMP_H
 #define AMP_H
 
 #include <stddef.h>
 
-#define AMP_SAMPLE_RATE {rate} /* Hz{any_rate} */
+#define AMP_SAMPLE_RATE {rate} /* Hz{any_rate}; nothing is resampled */
 #define AMP_LATENCY 0 /* samples */
 #define AMP_SETTLE {settle} /* samples of silence to process before live sound, so that the start is not audible */
 #define AMP_KNOBS {knobs} /* number of knobs */
@@ -28,9 +28,9 @@ size_t amp_state_size(void);
 /* The state before the first sample, with each knob at the middle of its range. */
 void amp_init(amp_state *state);
 
-/* Moves a knob to a value in its range, smoothly within {milliseconds} ms; at once if nothing was processed since
-   amp_init. Values outside the range are moved to its nearest end. Returns 0, or -1 and changes nothing if there is no
-   such knob or the value is NaN. */
+/* Moves a knob to a value in its range, smoothly within {milliseconds} ms, or at once if nothing was processed since
+   amp_init. May be called at any time, as often as you like. Values outside the range are moved to its nearest end.
+   Returns 0, or -1 and changes nothing if there is no such knob or the value is NaN. */
 int amp_set_knob(amp_state *state, int knob, float value);
 
 /* The next n samples; in and out may be the same. Samples that are NaN, infinite or above 2^20 count as 0. */
