@@ -283,6 +283,8 @@ def describe(hint: Any, plural: bool = False) -> str:
             return f"{what} of {len(options)} {describe(options[0], plural=True)}"
         return f"{what} of {describe(options[0], plural=True)}" if options else what
     if isinstance(kind, type) and issubclass(kind, Mapping):
-        return "dictionaries" if plural else "a dictionary"
+        what = "dictionaries" if plural else "a dictionary"
+        is_plain = len(options) != 2 or options[1] in (Any, object)
+        return what if is_plain else f"{what} of {describe(options[1], plural=True)}"
     name = getattr(kind, "__name__", str(kind))
     return f"objects of {name}" if plural else f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

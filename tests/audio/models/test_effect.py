@@ -83,6 +83,21 @@ def test_knob_ranges_are_mapped_to_minus_1_to_1():
     model = make(knob_channels=0)
     ends = torch.tensor([[0.0, 6.0], [0.5, 2.0]], dtype=torch.float64)
     assert model.condition(ends)[:, :, 0].tolist() == [[-1, 1], [0, 0]]
+    fractions = make(knob_channels=0, knobs={"gain": [-0.5, 0.5], "tone": [0, 4]})
+    assert fractions.condition(torch.tensor([[0, 4]]))[:, :, 0].tolist() == [[0, 1]]  # integers
+
+
+@pytest.mark.parametrize("knob_channels", [0, 3])
+def test_knobs_may_change_from_sample_to_sample(knob_channels):
+    model, (x, _) = make(knob_channels=knob_channels, **SLOW), inputs()
+    generator = torch.Generator().manual_seed(2)
+    knobs = torch.rand(2, 2, 300, generator=generator, dtype=torch.float64)
+    whole, state, parts = model(x, knobs), None, []
+    for t in range(300):
+        y, state = model.step(x[:, :, t : t + 1], state, knobs[:, :, t])
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+    torch.testing.assert_close(model(x, knobs, 120), whole[:, :, 120:])
 
 
 @pytest.mark.parametrize(
@@ -111,6 +126,11 @@ def test_knob_values_by_name():
     ("options", "message"),
     [
         ({"knobs": {"gain": [1, 1]}}, r"range \[1, 1\]"),
+        (
+            {"knobs": {"gain": [1, 1.000001]}},
+            r"range \[1, 1.000001\]: expected \[lowest, highest\], which differ by more",
+        ),
+        ({"knobs": {"gain": [0, 1e9]}}, "expected a dictionary of lists of numbers from -1000000 to 1000000"),
         ({"skip_channels": 0}, "skip_channels is 0"),
         ({"sample_rate": 0}, "sample_rate is 0"),
         ({"settle": -1}, "settle is -1"),
@@ -128,7 +148,8 @@ def test_bad_inputs_are_refused():
     for arguments, message in (
         ((x[:, 0], knobs), r"expected \(batch, 1, time\)"),
         ((x, None), "knobs is None"),
-        ((x, knobs[:, :1]), r"of shape \(2, 1\): expected \(2, 2\), for gain, tone"),
+        ((x, knobs[:, :1]), r"of shape \(2, 1\): expected \(2, 2\) or \(2, 2, 300\), for gain, tone"),
+        ((x, knobs.unsqueeze(2)), r"of shape \(2, 2, 1\): expected \(2, 2\) or"),
         ((x, knobs, 301), "skip is 301"),
     ):
         with pytest.raises(WavedilError, match=message):

@@ -155,6 +155,7 @@ class Effect(EffectModel):
         """
         if not self.knobs:
             return None
+        knobs = knobs if knobs.is_floating_point() else knobs.float()
         low, high = torch.tensor(list(self.knobs.values()), dtype=knobs.dtype, device=knobs.device).T
         knobs = knobs.unsqueeze(1) if knobs.ndim == 2 else knobs.transpose(1, 2)
         centered = (2 * knobs - low - high) / (high - low)

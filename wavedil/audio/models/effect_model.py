@@ -12,6 +12,7 @@ from wavedil.core.schema import Range, checked
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, one_of, shown, with_article
 
+NARROWEST = 1e-5  # width of a knob's range, relative to the larger end
 Quality = Annotated[float, Range(0, 1)]
 
 
@@ -97,11 +98,11 @@ class EffectModel(nn.Module):
         """Raises WavedilError unless x is ``(batch, 1, time)`` and knobs are as :meth:`step` takes them."""
         if x.ndim != 3 or x.shape[1] != 1:
             raise WavedilError(f"x has shape {tuple(x.shape)}: expected (batch, 1, time)")
-        shape = (x.shape[0], len(self.knobs))
-        fits = knobs is None or tuple(knobs.shape) in (shape, (*shape, x.shape[2]))
-        if (knobs is None and self.knobs) or not fits:
+        shapes = (x.shape[0], len(self.knobs)), (x.shape[0], len(self.knobs), x.shape[2])
+        if (knobs is None and self.knobs) or (knobs is not None and tuple(knobs.shape) not in shapes):
             found = "None" if knobs is None else f"of shape {tuple(knobs.shape)}"
-            raise WavedilError(f"knobs is {found}: expected {shape}, for {', '.join(self.knobs) or 'a model without'}")
+            expected = f"{shapes[0]} or {shapes[1]}, for {', '.join(self.knobs)}" if self.knobs else "None"
+            raise WavedilError(f"knobs is {found}: expected {expected}")
 
     @checked
     def knob_values(self, values: Mapping[str, float] | None = None) -> Tensor:
@@ -127,8 +128,11 @@ class EffectModel(nn.Module):
 def knob_ranges(knobs: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
     """Knobs with their ranges, checked."""
     for name, ends in knobs.items():
-        if len(ends) != 2 or not ends[0] < ends[1]:
-            raise WavedilError(f"knob {name!r} has the range {list(ends)}: expected [lowest, highest]")
+        if len(ends) != 2 or not ends[1] - ends[0] > NARROWEST * max(1e-3, *map(abs, ends)):  # float32 has 7 digits
+            raise WavedilError(
+                f"knob {name!r} has the range {list(ends)}: expected [lowest, highest], which differ by more than "
+                f"{NARROWEST:g} of the larger one"
+            )
     return {name: (float(low), float(high)) for name, (low, high) in knobs.items()}
 
 
