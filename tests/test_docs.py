@@ -9,13 +9,15 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import wavedil
-from wavedil.audio import Effect, WaveNet, save
+from wavedil.audio import Effect, WaveNet, save, write
 from wavedil.audio.models.tcn import TCN
 from wavedil.cli import build_parser, main
 from wavedil.packaged import find_model
+from wavedil.report.run import Run
 from wavedil.vision import Conv1x1Head, PixelUnshuffle, Segmenter
 
 ROOT = Path(__file__).parents[1]
@@ -123,9 +125,48 @@ def test_ci_runs_the_readmes_test_command():
     assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == command
 
 
-def test_the_clips_of_the_page_listen_are_made_again(tmp_path):
-    runpy.run_path(str(DOCS / "listen.py"))["main"](tmp_path, seconds=0.3, images=1)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "static" / "listen").iterdir()}
+@pytest.fixture(scope="module")
+def listen():
+    return runpy.run_path(str(DOCS / "listen.py"))
+
+
+def listed(page: Path) -> set[str]:
+    return set(re.findall(r"\]\(static/listen/(.*?)\)", page.read_text()))
+
+
+def test_the_page_listen_has_each_clip(listen, tmp_path):
+    found = {path.name for path in (DOCS / "static" / "listen").iterdir()}
+    assert listed(DOCS / "listen.md") == found
+    listen["main"](tmp_path / "listen.md", seconds=0.3, images=1)
+    assert {path.name for path in (tmp_path / "static" / "listen").iterdir()} < found
+    assert sum(path.stat().st_size for path in (DOCS / "static" / "listen").iterdir()) < 3e6
+
+
+@pytest.mark.parametrize(("root", "recordings"), [("null", False), ("others", False), ("others", True)])
+def test_recordings_of_others_are_on_the_page_listen_only_by_choice(listen, tmp_path, root, recordings):
+    run = make_run(tmp_path / "runs" / "digits", root)
+    section = listen["run_section"](Run(run), tmp_path, recordings, 0.1)
+    complete = root == "null" or recordings
+    assert ("digits_0_recording.mp3" in section) == complete == (tmp_path / "digits_0_recording.mp3").exists()
+    assert "| ann, model |" in section and (tmp_path / "digits_0_model.mp3").exists()
+    assert "12 parameters, trained for 40 steps in 90 s (2 CPU cores, 1 thread). On held-out data: bits" in section
+    (run / "samples" / "sample_000_recording.wav").rename(run / "samples" / "sample_000_original.wav")
+    if not complete:
+        with pytest.raises(SystemExit, match="samples that are made of recordings need --recordings"):
+            listen["run_section"](Run(run), tmp_path, recordings, 0.1)
+
+
+def make_run(folder: Path, root: str) -> Path:
+    """A run folder with a model, a sample and a recording."""
+    save(WaveNet(4, 4, "1", num_codes=16, sample_rate=8000), folder / "model")
+    (folder / "config.yaml").write_text(f"data: {{init_args: {{root: {root}}}}}\n")
+    about = {"parameters": "12", "machine": "cpu: x; Linux, 2 CPU cores, 1 thread"}
+    (folder / "about.json").write_text(json.dumps(about))
+    (folder / "metrics.csv").write_text("step,seconds,valid_bits\n40,90,3.5\n")
+    for part in ("", "_recording"):
+        write(folder / "samples" / f"sample_000{part}.wav", np.zeros((1, 900), np.float32), 8000)
+    (folder / "samples" / "captions.json").write_text(json.dumps({"row_0": {"speaker": "ann"}}))
+    return folder
 
 
 def test_the_citation_has_the_version():
