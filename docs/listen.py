@@ -22,6 +22,7 @@ from wavedil.audio.data.overdrive import overdrive
 from wavedil.audio.data.pluck import compose, render_melody
 from wavedil.audio.models.tcn import TCN
 from wavedil.audio.piano_rolls import make_rolls, play
+from wavedil.errors import WavedilError
 from wavedil.recipe_files import known_recipes, recipe_summary
 from wavedil.report.facts import QUANTITIES, quantity
 from wavedil.report.run import LABELS, Media, Run, duration
@@ -101,7 +102,7 @@ def run_section(run: Run, folder: Path, recordings: bool, seconds: float) -> str
         stack(pictures, folder / f"{run.name}.png")
         samples = f"Image, ground truth and prediction:\n\n![{run.name}](static/listen/{run.name}.png)\n"
     else:
-        raise SystemExit(f"{run.folder}: images of a data set that is not built in need --recordings")
+        raise WavedilError(f"{run.folder}: images of a data set that is not built in need --recordings")
     recipe = known_recipes().get(run.name)
     summary = re.sub(r"[,;] (about )?[^,;]* minutes.*", "", recipe_summary(recipe)) + ". " if recipe else ""
     figures = [
@@ -120,7 +121,7 @@ def clips(run: Run, sounds: Sequence[Media], folder: Path, complete: bool, secon
     """Writes the clips of a run; yields label and name of each."""
     parts = list(LABELS)
     if not complete and any(each.part not in ("", "recording") for each in sounds):
-        raise SystemExit(f"{run.folder}: samples that are made of recordings need --recordings")
+        raise WavedilError(f"{run.folder}: samples that are made of recordings need --recordings")
     for row in list(dict.fromkeys(each.row for each in sounds))[:MAX_ROWS]:
         facts = run.row_facts("samples", row)
         knobs = [f"{name} {value:g}" for name, value in (facts.get("knobs") or {}).items()]
@@ -157,12 +158,15 @@ def main(
     page: Path = PAGE, runs: Sequence[Path] = (), recordings: bool = False, seconds: float = 6.0, images: int = 3
 ) -> None:
     folder = page.parent / "static" / "listen"
+    found = [Run(run) for run in runs]
+    for run in found:
+        if not (run.rows and run.media("samples", ".wav") + run.media("samples", ".png")):
+            raise WavedilError(f"{run.folder} has no samples: expected a run that has ended")
     folder.mkdir(parents=True, exist_ok=True)
     write_melodies(folder, seconds)
     write_effects(folder, seconds)
     write_shapes(folder, images)
-    if runs:
-        found = [Run(run) for run in runs]
+    if found:
         sections = "\n".join(run_section(run, folder, recordings, min(seconds, RUN_SECONDS)) for run in found)
         text = page.read_text(encoding="utf-8")
         page.write_text(RUNS.sub(lambda match: f"{match[1]}\n{sections}\n{match[2]}", text), encoding="utf-8")
@@ -173,4 +177,7 @@ if __name__ == "__main__":
     parser.add_argument("runs", metavar="RUN", nargs="*", type=Path)
     parser.add_argument("--recordings", action="store_true", help="include recordings of data that are not built in")
     arguments = parser.parse_args()
-    main(PAGE, arguments.runs, arguments.recordings)
+    try:
+        main(PAGE, arguments.runs, arguments.recordings)
+    except WavedilError as error:
+        parser.exit(2, f"error: {error}\n")

@@ -16,6 +16,7 @@ import wavedil
 from wavedil.audio import Effect, WaveNet, save, write
 from wavedil.audio.models.tcn import TCN
 from wavedil.cli import build_parser, main
+from wavedil.errors import WavedilError
 from wavedil.packaged import find_model
 from wavedil.report.run import Run
 from wavedil.vision import Conv1x1Head, PixelUnshuffle, Segmenter
@@ -152,7 +153,7 @@ def test_recordings_of_others_are_on_the_page_listen_only_by_choice(listen, tmp_
     assert "12 parameters, trained for 40 steps in 90 s (2 CPU cores, 1 thread). On held-out data: bits" in section
     (run / "samples" / "sample_000_recording.wav").rename(run / "samples" / "sample_000_original.wav")
     if not complete:
-        with pytest.raises(SystemExit, match="samples that are made of recordings need --recordings"):
+        with pytest.raises(WavedilError, match="samples that are made of recordings need --recordings"):
             listen["run_section"](Run(run), tmp_path, recordings, 0.1)
 
 
