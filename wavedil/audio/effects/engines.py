@@ -26,8 +26,8 @@ _given: set[str] = set()  # messages
 class Ramp:
     """Knob values that move to new ones within 20 ms, as in the C code.
 
-    The path is a cubic from the value and slope at which the knob was set, so it has no corner: a corner would add to
-    the sound what a pure tone does not mask.
+    The values follow a cubic from the value and slope that the knob has when it is set. Its slope has no jump, which
+    would be audible in a pure tone.
     """
 
     def __init__(self, model: EffectModel):

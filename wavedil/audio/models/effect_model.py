@@ -57,7 +57,8 @@ class EffectModel(nn.Module):
     def step(self, x: Tensor, state: State | None = None, knobs: Tensor | None = None) -> tuple[Tensor, State]:
         """The next chunk ``(batch, 1, time)``, of any length: its output and the state after it.
 
-        ``knobs`` are ``(batch, knobs)``, or ``(batch, knobs, time)`` where they change from sample to sample.
+        ``knobs`` are ``(batch, knobs)``, or ``(batch, knobs, time)`` where they change from sample to sample, as in
+        :class:`wavedil.audio.LiveEffect` while a knob moves.
         """
         raise NotImplementedError
 
