@@ -23,6 +23,7 @@ from wavedil.audio.data.pluck import compose, render_melody
 from wavedil.audio.models.tcn import TCN
 from wavedil.audio.piano_rolls import make_rolls, play
 from wavedil.errors import WavedilError
+from wavedil.packaged import FOLDER
 from wavedil.recipe_files import known_recipes, recipe_summary
 from wavedil.report.facts import QUANTITIES, quantity
 from wavedil.report.run import LABELS, Media, Run, duration
@@ -43,7 +44,7 @@ def write(path: Path, sound: np.ndarray, rate: int) -> None:
 
 
 def write_melodies(folder: Path, seconds: float) -> None:
-    model = load("pluck")
+    model = load(FOLDER / "pluck")
     rate = model.sample_rate
     melody = render_melody(compose(seconds, np.random.default_rng(SEED)), rate)[: round(seconds * rate)]
     write(folder / "pluck_recording.mp3", melody, rate)
@@ -56,7 +57,7 @@ def write_melodies(folder: Path, seconds: float) -> None:
 
 
 def write_effects(folder: Path, seconds: float) -> None:
-    model = load("overdrive")
+    model = load(FOLDER / "overdrive")
     rate = model.sample_rate
     dry = render_melody(compose(seconds, np.random.default_rng(SEED)), rate)[: round(seconds * rate)]
     write(folder / "overdrive_dry.mp3", dry, rate)
@@ -68,7 +69,7 @@ def write_effects(folder: Path, seconds: float) -> None:
 
 def write_shapes(folder: Path, images: int) -> None:
     """Rows of image, ground truth and prediction, enlarged twice."""
-    model, rows = load("shapes"), []
+    model, rows = load(FOLDER / "shapes"), []
     with TemporaryDirectory() as data:
         root = make_shapes(data, train=1, val=images, seed=SEED) / "val"
         for path in sorted((root / "images").iterdir()):
