@@ -28,12 +28,14 @@ from wavedil.audio.generation.engines.cpu.layout import (
     TAPS,
 )
 from wavedil.audio.generation.engines.cpu.mixtures import sample_mixture
-from wavedil.audio.generation.engines.cpu.primitives import barrier, gate_accuracy, num_scales, store, store_gates
+from wavedil.audio.generation.engines.cpu.primitives import barrier, gate, num_scales, store, store_gates
 from wavedil.audio.generation.engines.cpu.products import header, product
 from wavedil.audio.generation.engines.cpu.specs import CategoricalSpec, MixtureSpec
 from wavedil.ops.gate import kernels
-from wavedil.ops.gate.kernels import gate_value
 from wavedil.ops.vector import PART, address, inner, loop
+
+
+_NO_STEP = np.int64(0)  # not a literal, for which the product would be compiled again
 
 
 @inner
@@ -99,17 +101,17 @@ def _half_product(kind, w, x, x_row, scale, scale_row, count, sums, bias, half):
     product(kind, w, x, x_row, scale, scale_row, address(sums), 4 * sums.shape[1], count, width, sums.shape[0])
 
 
-@numba.njit(**PART)
+@numba.njit(**PART, fastmath={"contract"})
 def _gate(kind, gate_inputs, gates, first, count, scratch, first_half, num_halves, rounded):
     """Stores tanh * sigmoid of the layer's streams as ``count`` words of ``gates`` from ``first`` on."""
     width = gate_inputs.shape[1] // 4
-    z, accuracy = scratch[:width], gate_accuracy(kind)
+    z = scratch[:width]
     for h in range(first_half, first_half + num_halves):
         for s in range(gates.shape[1]):
             start = 2 * width * h
             a, b = gate_inputs[s, start : start + width], gate_inputs[s, start + width : start + 2 * width]
             for j in range(width):
-                z[j] = gate_value(a[j], b[j], accuracy)
+                z[j] = gate(a[j], b[j], kind)
             store_gates(z, gates[h, s, first : first + count], rounded)
 
 
@@ -155,7 +157,7 @@ def _layer(
                 4 * gates.shape[2],
                 weights.residual_bias,
             )
-            _half_product(kind, w, z, z_row, address(weights.unit), 0, gate_words, both[h], residual_bias[index], h)
+            _half_product(kind, w, z, z_row, address(weights.unit), _NO_STEP, gate_words, both[h], residual_bias[index], h)
         if num_halves == 1:
             barrier(buffers.flags, first_half, barriers)
         for s in range(batch):
@@ -180,7 +182,7 @@ def _head(widths, weights, buffers, first_half, num_halves, barriers):
     both = buffers.sums[barriers % 2]
     for h in range(first_half, first_half + num_halves):
         w, unit = words + 4 * (weights.skip + h * (depth + header(kind)) * widths.skip), address(weights.unit)
-        _half_product(kind, w, address(gates[h]), 4 * depth, unit, 0, depth, both[h], weights.skip_bias, h)
+        _half_product(kind, w, address(gates[h]), 4 * depth, unit, _NO_STEP, depth, both[h], weights.skip_bias, h)
     if num_halves == 1:
         barrier(buffers.flags, first_half, barriers)
     first, columns = widths.head * first_half, widths.head * num_halves

@@ -11,6 +11,7 @@ from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
 from wavedil.audio.generation.engines.cpu.arithmetic import VECTORS
+from wavedil.ops.gate.kernels import gate_value
 from wavedil.ops.vector import PART, address, bits, float_of, inner, round_bits_inner
 
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
@@ -123,16 +124,37 @@ def _(kind):
     return lambda kind: scales
 
 
-def gate_accuracy(kind):
-    """A number of a type for which ``gate_value`` is accurate enough."""
+_F1, _F2, _F3, _F4 = (np.float32(np.log(2) ** n / factorial) for n, factorial in ((1, 1), (2, 2), (3, 6), (4, 24)))
+_1, _30 = np.float32(1), np.float32(30)
+_TANH, _SIGMOID = np.float32(-2 / np.log(2)), np.float32(-1 / np.log(2))
+
+
+@inner
+def _power(x):
+    """2**x to 5e-5 (and to the last digit near x = 0), for x from -30 to 30, which also bound it."""
+    x = _30 if x > _30 else x
+    x = -_30 if x < -_30 else x
+    shifted = x + _TO_INTEGER
+    r = x - (shifted - _TO_INTEGER)
+    fraction = _1 + r * (_F1 + r * (_F2 + r * (_F3 + r * _F4)))
+    return float_of(bits(fraction) + (bits(shifted) << np.uint32(23)))
+
+
+def gate(a, b, kind):
+    """tanh(a) * sigmoid(b), as exact as the format of words of this kind needs."""
     raise NotImplementedError
 
 
-@overload(gate_accuracy, jit_options=_OPTIONS)
-def _(kind):
+@overload(gate, jit_options=_OPTIONS, inline="always")
+def _(a, b, kind):
     if kind == types.float32 or (kind == types.uint32 and not VECTORS.has_dot):  # else batches would differ
-        return lambda kind: np.float32(0)
-    return lambda kind: np.uint16(0)
+        return lambda a, b, kind: gate_value(a, b, a)
+
+    def rough(a, b, kind):
+        u = _power(a * _TANH)
+        return (_1 - u) / ((_1 + u) * (_1 + _power(b * _SIGMOID)))
+
+    return rough
 
 
 def _pointer(builder, address):

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from wavedil.audio.generation.engines.cpu.arithmetic import VECTORS, Vectors, call, splat
 from wavedil.ops.vector import PART
 
-_PREFETCH = 6144  # bytes ahead that a product of a single row, which is limited by memory, prefetches
+_PREFETCH = 4096  # bytes ahead that a product of a single row, which is limited by memory, prefetches
 _float, _int, _byte, _address = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
 
 
