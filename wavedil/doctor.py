@@ -234,6 +234,24 @@ def _engines() -> Iterator[Finding]:
             yield Finding(f"engine {name} on {device}", state, f"{equal:.0%} of {2 * samples} codes as engine torch")
 
 
+def _precisions() -> Iterator[Finding]:
+    """Compares each precision of the numba engine with its definition in torch."""
+    if find_spec("numba") is None:
+        return
+    from wavedil.audio.distributions import Categorical, MuLaw
+    from wavedil.audio.generation.engines.cpu import NumbaSession
+    from wavedil.audio.generation.engines.cpu.agreement import measure_agreement
+    from wavedil.audio.generation.engines.cpu.arithmetic import VECTORS
+
+    distribution = Categorical().set_quantizer(MuLaw(64))
+    for precision in NumbaSession.precisions:
+        for batch in (1, 7):
+            agreement = measure_agreement(distribution, precision, batch)
+            text = f"{agreement} ({VECTORS.instructions[precision]}, {VECTORS.lanes} lanes)"
+            name = f"numba {precision}, {batch} stream{'s' * (batch > 1)}"
+            yield Finding(name, OK if agreement.is_good else WRONG, text)
+
+
 def _effects() -> Iterator[Finding]:
     """An effect as compiled C beside its model."""
     import torch
@@ -252,4 +270,4 @@ def _effects() -> Iterator[Finding]:
     yield Finding("compiled effect on cpu", OK if error < _TOLERANCE else WRONG, f"differs by {error:.1g} from torch")
 
 
-_COMPARISONS = (_operations, _engines, _effects)
+_COMPARISONS = (_operations, _engines, _precisions, _effects)

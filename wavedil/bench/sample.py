@@ -150,7 +150,7 @@ class _Table:
                 shares = ", ".join(f"{share:.0%} of {name}" for name, share in row["limit_share"].items())
                 row["note"] = f"{row['gflops']:.3g} GFLOP/s: {shares}"
                 if self.bandwidth is not None:
-                    bytes_each = 2 if row["name"].endswith("bf16") else 4
+                    bytes_each = {"bf16": 2, "int8": 1}.get(row["name"].split()[-1], 4)
                     row["memory_share"] = row["median"] / batch * work * bytes_each / 1e9 / self.bandwidth
                     row["note"] += f", {row['memory_share']:.0%} of memory"
         return rows
@@ -190,11 +190,11 @@ def _starts(size: Size, rounds: int) -> list[dict[str, Any]]:
 def _compilations() -> list[dict[str, Any]]:
     """Seconds to the first sample of a process: without cached compilations, and with those of an earlier process."""
     with tempfile.TemporaryDirectory() as cache:
-        cold = {precision: _process_seconds(precision, cache) for precision in ("fp32", "bf16")}
+        cold = {precision: _process_seconds(precision, cache) for precision in session_class("numba").precisions}
         warm = _process_seconds("fp32", cache)
+    title = "first sample, nothing compiled before: numba"
     return [
-        summary_row("first sample, nothing compiled before: numba fp32", "s", [cold["fp32"][0]]),
-        summary_row("first sample, nothing compiled before: numba bf16", "s", [cold["bf16"][0]]),
+        *(summary_row(f"{title} {precision}", "s", [seconds]) for precision, (seconds, _) in cold.items()),
         summary_row("first sample of the next process: numba fp32", "s", [warm[0]]),
         summary_row("the next process from its start to the sample: numba fp32", "s", [warm[1]]),
     ]

@@ -120,6 +120,12 @@ def loop(
     return compiled
 
 
+def cache_folder(kernel: Any) -> Path | None:
+    """The folder of a kernel's compiled code on disk; None if none can be written."""
+    path = kernel._cache.cache_path
+    return None if path is None else Path(path)
+
+
 @intrinsic
 def address(typing_context, array):
     """Address of the first element as an int64; ``array.ctypes.data`` takes longer to compile."""

@@ -51,10 +51,13 @@ def choose(name: str, plan: GenerationPlan, batch: int, guidance: float = 1.0, p
     The logger ``wavedil`` records at level debug why engines were skipped.
 
     Raises:
-        WavedilError: for an unknown name, or if no engine that can run the plan has the precision.
+        WavedilError: for an unknown name, or if no engine that can run the plan has the precision, or if the engine
+            computes it wrongly on this machine.
     """
     if name != "auto":
-        session_class(name)  # raises for unknown names
+        kind = session_class(name)  # raises for unknown names
+        if precision in kind.precisions and kind.obstacle(plan, batch) is None:
+            _check_trust(name, kind.is_trusted(plan, batch, precision), precision)
         return name
     classes = {}
     for candidate in _AUTO:
@@ -70,7 +73,18 @@ def choose(name: str, plan: GenerationPlan, batch: int, guidance: float = 1.0, p
     if not suitable:
         precisions = list(dict.fromkeys(known for kind in classes.values() for known in kind.precisions))
         raise WavedilError(f"precision is {precision!r}: engines that can run this model have {', '.join(precisions)}")
-    return suitable[0]
+    trusted = (candidate for candidate in suitable if classes[candidate].is_trusted(plan, batch, precision))
+    chosen = next(trusted, None)
+    _check_trust(suitable[0], chosen is not None, precision)
+    return chosen
+
+
+def _check_trust(name: str, is_trusted: bool, precision: str) -> None:
+    if not is_trusted:
+        remedy = "use fp32" if precision != "fp32" else "use engine='torch'"
+        raise WavedilError(
+            f"precision is {precision!r}: engine {name} computes wrong numbers in it on this machine: {remedy}"
+        )
 
 
 def session_class(name: str) -> type[Session]:

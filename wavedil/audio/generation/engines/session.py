@@ -81,6 +81,11 @@ class Session:
         """
         return None
 
+    @classmethod
+    def is_trusted(cls, plan: GenerationPlan, batch: int, precision: str) -> bool:
+        """Whether this engine is known to compute its definition on this machine; asked before it is used."""
+        return True
+
     def sample(self, uniforms: Tensor, condition: Tensor | None = None) -> Tensor:
         """Draws the next samples: float64 uniforms ``(batch, time)`` in [0, 1) to int64 codes ``(batch, time)``.
 

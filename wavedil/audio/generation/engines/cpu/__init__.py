@@ -43,6 +43,12 @@ class NumbaSession(Session):
             installed = False
         return None if installed else "numba is not installed"
 
+    @classmethod
+    def is_trusted(cls, plan: GenerationPlan, batch: int, precision: str) -> bool:
+        from wavedil.audio.generation.engines.cpu import agreement
+
+        return agreement.is_trusted(plan.distribution, precision, batch)
+
     def setup(self, state: State) -> None:
         obstacle = self.obstacle(self.plan, self.batch)
         if obstacle is not None:

@@ -31,6 +31,8 @@ class Float32:
     """One float32 per word. Every output is one chain of fused multiply-adds over k, starting from y."""
 
     word = _float
+    #: Of the CPU, for messages.
+    instructions = "FMA"
     #: Rows of 4-byte numbers before the words of each panel of weights.
     header = 0
     #: Rows of the largest tile, by the number of lanes. There are 32 vector registers of 16 lanes, 16 of 8 lanes.
@@ -65,6 +67,7 @@ class PairsOfBfloat16(Float32):
     """
 
     word = _int
+    instructions = "no bf16 instructions"
     max_rows = {16: 6, 8: 4, 4: 6}
 
     def weights(self, builder, loaded):
@@ -81,6 +84,7 @@ class DotOfBfloat16(Float32):
     """One instruction of AVX512_BF16 for both multiply-adds. llvmlite lacks the type of LLVM's intrinsic for it."""
 
     word = _int
+    instructions = "AVX512_BF16"
 
     def add(self, builder, weights, inputs, total):
         kind = ir.FunctionType(self.floats, [self.ints, self.ints, self.floats])
@@ -94,6 +98,7 @@ class Int8(Float32):
     """
 
     word = _int
+    instructions = "no int8 instructions"
     header = 2
     max_rows = {16: 4, 8: 4, 4: 4}
     #: Added to inputs, which are then unsigned; the sums begin with its products, negated.
@@ -115,6 +120,8 @@ class Int8(Float32):
 
 class Int8Avx2(Int8):
     """Multiplies |input| by sign(input) * weight, so that the sum of two products, in int16, cannot overflow."""
+
+    instructions = "AVX2"
 
     def _cast(self, builder, value, element):
         return builder.bitcast(value, ir.VectorType(element, 32 * self.lanes // element.width))
@@ -138,6 +145,7 @@ class Int8Avx2(Int8):
 class Int8Vnni(Int8):
     """One instruction of AVX512_VNNI or AVX_VNNI, which multiplies unsigned by signed numbers."""
 
+    instructions = "VNNI"
     max_rows = {16: 6, 8: 6}
     offset = 128
 
@@ -156,6 +164,7 @@ class Vectors:
     """
 
     def __init__(self, features: set[str]):
+        self.features = sorted(features)
         self.lanes = lanes = 16 if "avx512f" in features else 8 if "avx2" in features else 4
         self.tile = 2 if lanes == 8 else 4
         self.panel = 8 * lanes
@@ -165,6 +174,7 @@ class Vectors:
         pairs = DotOfBfloat16 if self.has_dot else PairsOfBfloat16
         self._arithmetic = {types.float32: Float32(lanes), types.uint32: pairs(lanes), types.int32: int8(lanes)}
         self.offset = int8.offset
+        self.instructions = {"fp32": Float32.instructions, "bf16": pairs.instructions, "int8": int8.instructions}
 
     def arithmetic(self, kind: types.Type) -> Float32:
         """The arithmetic of words of a numba type."""

@@ -34,7 +34,6 @@ from wavedil.audio.generation.engines.cpu.specs import CategoricalSpec, MixtureS
 from wavedil.ops.gate import kernels
 from wavedil.ops.vector import PART, address, inner, loop
 
-
 _NO_STEP = np.int64(0)  # not a literal, for which the product would be compiled again
 
 
@@ -157,7 +156,9 @@ def _layer(
                 4 * gates.shape[2],
                 weights.residual_bias,
             )
-            _half_product(kind, w, z, z_row, address(weights.unit), _NO_STEP, gate_words, both[h], residual_bias[index], h)
+            _half_product(
+                kind, w, z, z_row, address(weights.unit), _NO_STEP, gate_words, both[h], residual_bias[index], h
+            )
         if num_halves == 1:
             barrier(buffers.flags, first_half, barriers)
         for s in range(batch):
