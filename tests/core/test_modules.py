@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 import wavedil.core
-from wavedil import ConvBlock, DilatedConv, DilatedConv1d, DilatedConv2d, DilatedConv3d, DilatedStack, GatedBlock
+from wavedil import (
+    ConvBlock,
+    DilatedConv,
+    DilatedConv1d,
+    DilatedConv2d,
+    DilatedConv3d,
+    DilatedStack,
+    GatedBlock,
+    LearnedDilation,
+    MergeableDilations,
+)
 from wavedil.audio import WaveNet
 from wavedil.audio.models.tcn import TCN
 from wavedil.vision import ASPP, ContextModule, VGGFrontEnd
@@ -19,6 +29,10 @@ CORE = [
     lambda: DilatedConv1d(4, 4, 3),
     lambda: DilatedConv2d(4, 4, 3),
     lambda: DilatedConv3d(4, 4, 3),
+    lambda: LearnedDilation(1, 4, 4, 3, dilation=2),
+    lambda: LearnedDilation(2, 4, 4, 3, interpolation="gaussian").snap(),
+    lambda: MergeableDilations(1, 4, 4, 3, dilation=2),
+    lambda: MergeableDilations(2, 4, 4, 3, dilation=2).merge(),
     lambda: GatedBlock(1, 4),
     lambda: GatedBlock(2, 4, kernel_size=3, causal=True, skip_channels=0, residual=False, condition_channels=2),
     lambda: ConvBlock(2, 4),
@@ -53,6 +67,10 @@ def test_no_property_raises(make):
     [
         (lambda: DilatedConv(1, 4, 4, 3, dilation=2), (1, 4, 90)),
         (lambda: DilatedConv(2, 4, 4, 3, padding=("same", "causal")), (1, 4, 9, 8)),
+        (lambda: LearnedDilation(1, 4, 4, 3, dilation=20), (1, 4, 90)),
+        (lambda: LearnedDilation(1, 8, 4, 3, dilation=20).snap(), (1, 8, 90)),
+        (lambda: MergeableDilations(2, 4, 4, 3, dilation=2).eval(), (1, 4, 9, 8)),
+        (lambda: MergeableDilations(2, 4, 4, 3, dilation=2).merge(), (1, 4, 9, 8)),
         (lambda: DilatedStack(1, 4, "1..4", skip_channels=5), (1, 4, 90)),
         (lambda: ContextModule(3), (1, 3, 20, 21)),
     ],

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
         add_weight_norm,
         fold_weight_norm,
     )
+    from wavedil.core.learned import LearnedDilation
     from wavedil.core.measured_field import measure_receptive_field
+    from wavedil.core.mergeable import MergeableDilations, fold_dilations
     from wavedil.core.stack import DilatedStack
 
 __all__ = [
@@ -39,10 +41,13 @@ __all__ = [
     "DilatedConv3d",
     "DilatedStack",
     "GatedBlock",
+    "LearnedDilation",
+    "MergeableDilations",
     "Schedule",
     "add_weight_norm",
     "audit_gridding",
     "doubling",
+    "fold_dilations",
     "fold_weight_norm",
     "format_schedule",
     "hybrid",
@@ -58,6 +63,9 @@ _MODULES = {
     "ConvBlock": "block",
     "GatedBlock": "block",
     "DilatedStack": "stack",
+    "LearnedDilation": "learned",
+    "MergeableDilations": "mergeable",
+    "fold_dilations": "mergeable",
     "measure_receptive_field": "measured_field",
 }
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.conv import DilatedConv, axes_value, has_hooks, paddings
+from wavedil.core.conv import DilatedConv
+from wavedil.core.padded_conv import PaddedConv, axes_value, has_hooks, paddings
 from wavedil.core.receptive_field import PerAxis, default_kernel_size, per_axis
 from wavedil.core.schema import Channels, Dimensions, OptionalChannels, Scale, Width, checked
 from wavedil.core.stream import State, add_prefix, substate
@@ -39,6 +40,8 @@ class GatedBlock(nn.Module):
             residual output is unused.
         residual_scale, skip_scale: scale factors of the outputs; published models differ, e.g. √½.
         gate_order: ``"tanh_first"`` (WaveNet) or ``"sigmoid_first"`` (DiffWave).
+        conv: class or function that returns the dilated convolution, called as :class:`DilatedConv` is, e.g.
+            :class:`LearnedDilation`.
 
     Shapes:
         x: ``(batch, channels, *space)``, as input and output.
@@ -64,6 +67,7 @@ class GatedBlock(nn.Module):
         skip_scale: Scale = 1.0,
         gate_order: str = "tanh_first",
         bias: bool = True,
+        conv: Callable[..., PaddedConv] = DilatedConv,
     ):
         super().__init__()
         if gate_order not in GATE_ORDERS:
@@ -77,7 +81,7 @@ class GatedBlock(nn.Module):
         def pointwise(inputs: int, outputs: int, bias: bool = bias) -> DilatedConv:
             return DilatedConv(ndim, inputs, outputs, 1, bias=bias)
 
-        self.conv = DilatedConv(
+        self.conv = conv(
             ndim, channels, 2 * hidden, kernel_size, dilation=dilation, padding=paddings(ndim, causal=causal), bias=bias
         )
         # Without a bias, since the convolution has one.
@@ -107,7 +111,8 @@ class GatedBlock(nn.Module):
 
         Subclasses may override this method.
         """
-        can_fuse = self.residual is not None and not has_hooks(self.conv, self.residual)
+        is_regular = self.residual is not None and isinstance(self.conv, DilatedConv)
+        can_fuse = is_regular and not has_hooks(self.conv, self.residual)
         if can_fuse and torch.is_grad_enabled() and not torch.jit.is_tracing():
             # One fused operation in training; without gradients it is not faster than the separate ones.
             x, bias, projected = self.conv.check(x), self.conv.bias, self._project(x, condition)
@@ -183,6 +188,7 @@ class ConvBlock(nn.Module):
         activation: class or function that returns the activation module, e.g. ``torch.nn.ReLU``; None for none.
         padding: one mode, or one per axis, as in :class:`DilatedConv`; default from ``causal``.
         causal: one flag, or one per axis. Axes that are not causal are padded to the same size.
+        conv: as in :class:`GatedBlock`.
     """
 
     @checked
@@ -200,10 +206,11 @@ class ConvBlock(nn.Module):
         pad_mode: str = "zeros",
         groups: Width = 1,
         bias: bool = True,
+        conv: Callable[..., PaddedConv] = DilatedConv,
     ):
         super().__init__()
         self.ndim = ndim
-        self.conv = DilatedConv(
+        self.conv = conv(
             ndim,
             channels,
             channels if out_channels is None else out_channels,

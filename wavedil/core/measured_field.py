@@ -12,7 +12,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.conv import DilatedConv
+from wavedil.core.learned import LearnedDilation
+from wavedil.core.padded_conv import PaddedConv
 from wavedil.core.schema import Channels, Dimensions, Range, checked
 from wavedil.errors import WavedilError, first_line, shown
 from wavedil.ops.memory import check_memory
@@ -23,7 +24,7 @@ Positions = Annotated[int, Range(1, 2**62)]  # the memory limits them
 _FIRST_SIZE = {1: 64, 2: 32, 3: 16}
 _LARGEST_SIZE = {1: 65536, 2: 512, 3: 64}
 _WITH_KERNELS = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, DilatedConv),
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, PaddedConv),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
 )
 
@@ -178,7 +179,11 @@ def _safe_shape(module: nn.Module, channels: int, shape: tuple[int, ...], larges
     def add(part: nn.Module, inputs: tuple, _output: object) -> None:
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() == len(shape) + 2:
             jump = (torch.tensor(shape) / torch.tensor(inputs[0].shape[2:])).round().clamp(min=1)
-            spans.add_((torch.as_tensor(part.kernel_size) - 1) * torch.as_tensor(getattr(part, "dilation", 1)) * jump)
+            if isinstance(part, PaddedConv):
+                span = torch.as_tensor(part.span)
+            else:
+                span = (torch.as_tensor(part.kernel_size) - 1) * torch.as_tensor(getattr(part, "dilation", 1))
+            spans.add_(span * jump)
 
     hooks = [part.register_forward_hook(add) for part in module.modules() if isinstance(part, _WITH_KERNELS)]
     try:
@@ -324,7 +329,11 @@ def _redraw_positive(module: nn.Module) -> None:
     their running statistics are reset.
     """
     generator = torch.Generator().manual_seed(0)
+    learned = [part for part in module.modules() if isinstance(part, LearnedDilation)]
+    positions = {id(parameter) for part in learned for parameter in (part.positions, part.sigma)}
     for parameter in module.parameters():
+        if id(parameter) in positions:
+            continue
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
         if parameter.dim() > 1 and fan_in == 1:  # the gain of weight norm, one value per output channel
             fan_in = len(parameter)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wavedil.core.block import GatedBlock, sequential_receptive_field
-from wavedil.core.conv import add_weight_norm, has_hooks
+from wavedil.core.conv import add_weight_norm
+from wavedil.core.padded_conv import has_hooks
 from wavedil.core.receptive_field import PerAxis, default_kernel_size
 from wavedil.core.schedule import Schedule, parse_layers
 from wavedil.core.schema import Channels, Dimensions, LayersPerSegment, OptionalChannels, Scale, checked

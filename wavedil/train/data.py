@@ -10,7 +10,7 @@ import lightning as L
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from wavedil.core import DilatedConv
+from wavedil.core.padded_conv import PaddedConv
 from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError
 from wavedil.fingerprints import compared, fingerprint
@@ -165,7 +165,7 @@ class TrainingData(L.LightningDataModule):
 
 def activation_bytes(network: nn.Module) -> int:
     """Lower bound of the bytes per sample that backward needs: the outputs of the dilated convolutions."""
-    convs = [module for module in network.modules() if isinstance(module, DilatedConv) and max(module.kernel_size) > 1]
+    convs = [module for module in network.modules() if isinstance(module, PaddedConv) and max(module.span) > 0]
     recomputes = any(getattr(module, "checkpoint_layers", 0) for module in network.modules())
     return 8 + (0 if recomputes else 2 * sum(conv.out_channels for conv in convs))  # in bf16 if autocast is used
 

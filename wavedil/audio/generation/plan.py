@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.audio.distributions.base import Distribution
-from wavedil.core import GatedBlock
+from wavedil.core import DilatedConv, GatedBlock
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, with_article
 
@@ -133,6 +133,10 @@ class LayerPlan:
     @classmethod
     def of(cls, block: GatedBlock) -> Self:
         """The plan of a block."""
+        if not isinstance(block.conv, DilatedConv):
+            raise WavedilError(
+                f"a layer has {with_article(block.conv)}: engines generate with regular dilations; use step()"
+            )
         weight, bias = block.conv.weight.detach(), block.conv.bias.detach()
         condition = None if block.condition is None else block.condition.weight.detach().flatten(1)
         if block.gate_order == "sigmoid_first":

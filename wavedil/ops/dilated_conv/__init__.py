@@ -44,7 +44,7 @@ def dilated_conv(
     if not all(isinstance(side, int) for side in pad):  # symbols of torch.export, which cannot be compared
         x, padding, pad = F.pad(x, pad), [(0, 0)] * len(padding), [0] * len(pad)
     if cpu.supports(x, weight, bias, stride, groups):
-        return cpu.DilatedConv.apply(x, weight, bias, (pad[0], pad[1]), dilation[0])
+        return cpu.DilatedConv.apply(x, weight, bias, (pad[0], pad[1]), cpu.regular(weight.shape[2], dilation[0]))
     spans = [(k - 1) * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
     sizes = [n + sum(sides) for n, sides in zip(x.shape[2:], padding, strict=True)]
     out = [-(-(n - span) // s) for n, span, s in zip(sizes, spans, stride, strict=True)]

@@ -1,11 +1,13 @@
-"""1-D dilated convolution on the CPU as one matrix product per kernel tap.
+"""1-D convolution on the CPU as one matrix product per kernel tap.
 
-With channels innermost, tap i of the convolution is the product of the rows of x, shifted by ``i * dilation``, with one
-matrix of the weight. Nothing is copied or rearranged, and padding costs nothing, since rows outside x are omitted from
-the product. The products accumulate in the result. In training this is 1.1 to 1.3 times as fast as ``conv1d`` in
-float32 and 2.3 times in bfloat16 (``wavedil bench conv``, one thread of an Intel core with AMX).
+With channels innermost, a tap of the convolution is the product of the rows of x, shifted by the tap's offset, with one
+matrix of the weight. Offsets are multiples of the dilation, or any (``taps.py``). Nothing is copied or rearranged, and
+padding costs nothing, since rows outside x are omitted from the product. The products accumulate in the result. In
+training with a regular dilation this is 1.1 to 1.3 times as fast as ``conv1d`` in float32 and 2.3 times in bfloat16
+(``wavedil bench conv``, one thread of an Intel core with AMX).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from wavedil.ops.dilated_conv.reference import dilated_conv as reference
+from wavedil.ops.dilated_conv.reference import tap_conv as reference
 from wavedil.ops.fallback import differentiable_backward, is_eager_cpu
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -28,6 +30,7 @@ def supports(
     bias: Tensor | None,
     stride: tuple[int, ...] = (1,),
     groups: int = 1,
+    max_taps: float = _MAX_TAPS,
 ) -> bool:
     """Whether this implementation supports the arguments: one axis, stride 1, dense, and large enough."""
     return (
@@ -37,18 +40,23 @@ def supports(
         and x.dtype in _DTYPES
         and weight.dtype == x.dtype
         and (bias is None or bias.dtype == x.dtype)
-        and supports_shapes(x, weight)
+        and supports_shapes(x, weight, max_taps)
     )
 
 
-def supports_shapes(x: Tensor, weight: Tensor) -> bool:
+def supports_shapes(x: Tensor, weight: Tensor, max_taps: float = _MAX_TAPS) -> bool:
     """Whether the shapes are supported: one axis, and large enough."""
     return (
         x.ndim == 3
         and x.shape[1] == weight.shape[1] >= _MIN_CHANNELS
-        and weight.shape[2] <= _MAX_TAPS
+        and weight.shape[2] <= max_taps
         and x.shape[0] * x.shape[2] >= _MIN_ROWS
     )
+
+
+def regular(kernel: int, dilation: int) -> Sequence[int]:
+    """The offsets of the taps of a kernel."""
+    return range(0, kernel * dilation, dilation)
 
 
 class Taps(NamedTuple):
@@ -62,12 +70,12 @@ class Taps(NamedTuple):
     spans: list[tuple[int, slice, slice]]  # (tap, rows of the output, rows of the input)
 
     @classmethod
-    def of_size(cls, time: int, kernel: int, padding: tuple[int, int], dilation: int) -> "Taps":
-        """The taps of a convolution of ``time`` rows."""
-        out_time = time + sum(padding) - (kernel - 1) * dilation
+    def of_size(cls, time: int, offsets: Sequence[int], padding: tuple[int, int]) -> "Taps":
+        """The taps of a convolution of ``time`` rows; negative padding removes rows."""
+        out_time = time + sum(padding) - max(offsets)
         spans = []
-        for tap in range(kernel):
-            shift = tap * dilation - padding[0]  # output t reads input t + shift
+        for tap, offset in enumerate(offsets):
+            shift = offset - padding[0]  # output t reads input t + shift
             first, last = max(0, -shift), min(out_time, time - shift)
             if first < last:
                 spans.append((tap, slice(first, last), slice(first + shift, last + shift)))
@@ -138,12 +146,12 @@ class DilatedConv(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         padding: tuple[int, int],
-        dilation: int,
+        offsets: Sequence[int],
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
-        ctx.padding, ctx.dilation = padding, dilation
+        ctx.padding, ctx.offsets = padding, offsets
         rows = x.transpose(1, 2).contiguous()  # (batch, channels, time) -> (batch, time, channels)
-        ctx.taps = Taps.of_size(rows.shape[1], weight.shape[2], padding, dilation)
+        ctx.taps = Taps.of_size(rows.shape[1], offsets, padding)
         return ctx.taps.convolve(rows, weight, bias).transpose(1, 2)
 
     @staticmethod
@@ -152,7 +160,7 @@ class DilatedConv(torch.autograd.Function):
         if torch.is_grad_enabled():
 
             def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-                return reference(F.pad(x, ctx.padding), weight, bias, (1,), (ctx.dilation,), 1)
+                return reference(F.pad(x, ctx.padding), weight, bias, [(offset,) for offset in ctx.offsets], (1,), 1)
 
             return *differentiable_backward(ctx, plain, (x, weight, bias), (grad,)), None, None
         d = grad.transpose(1, 2).contiguous()

@@ -57,7 +57,7 @@ class GatedResidual(torch.autograd.Function):
         parameters = (weight, bias, residual_weight, residual_bias)
         # Cast here, and the gradients cast back in backward: as nodes of the graph the casts would take longer.
         w, b, r_w, r_b = (None if t is None else t.to(x.dtype) for t in parameters)
-        ctx.taps = conv.Taps.of_size(rows.shape[1], w.shape[2], padding, dilation)
+        ctx.taps = conv.Taps.of_size(rows.shape[1], conv.regular(w.shape[2], dilation), padding)
         h = ctx.taps.convolve(rows, w, b)
         z = gate.forward(gate.compiled_kernels(h.dtype), h, order)
         out = rows.clone() if r_b is None else rows + r_b

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx, nn
 
-from wavedil.core.conv import axes_value
+from wavedil.core.padded_conv import axes_value
 from wavedil.core.schema import checked
 from wavedil.errors import WavedilError, shown
 from wavedil.vision.dense.grid import Grid, GridAnalysis, NonMap, ancestors

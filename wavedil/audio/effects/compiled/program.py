@@ -169,6 +169,8 @@ class Builder:
 
     def term(self, conv: DilatedConv, source: int, name: str = "") -> Term:
         """The term of a causal convolution; its history in the model's state becomes the start of its source."""
+        if not isinstance(conv, DilatedConv):
+            raise WavedilError(f"{name or 'a layer'} is {with_article(conv)}: C code has regular dilations only")
         if conv.span != (0,):
             if conv.padding != ("causal",) or conv.stride != (1,):
                 raise WavedilError(f"{name or 'a convolution'} is not causal: a stream needs causal convolutions")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core import DilatedConv
-from wavedil.core.conv import paddings
+from wavedil.core.padded_conv import paddings
 from wavedil.core.receptive_field import PerAxis
 from wavedil.core.schema import Dimensions, Width, checked
 from wavedil.errors import WavedilError
