@@ -2,13 +2,13 @@
 
 Both train NAM's standard network on one thread, on the same recordings, and hold out the same part. The loss, the
 optimizer, the schedule, the scale of the targets and the batches of neural-amp-modeler 0.13 are those of its trainer;
-its clock stops during validation. ``wavedil train -c nam`` trains anew for each budget, as many steps as fit, since its
-learning rate falls to zero at the end; it validates five times, in its own time. Of both, the weights of the best
-validation count.
+its clock stops during validation. ``wavedil train -c nam`` trains anew for each budget, since its learning rate falls
+to zero at the end; its clock does not stop. Of both, the weights of the best validation count.
 """
 
 import argparse
 import copy
+import csv
 import json
 import tempfile
 import time
@@ -32,7 +32,6 @@ from wavedil.interop.nam import read_nam, write_nam
 
 _ITEM, _BATCH = 8192, 16  # of neural-amp-modeler
 MAX_MINUTES = 10_000
-_CALIBRATION = 40  # steps
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -90,30 +89,24 @@ def _report(rows: list, name: str, valid: Sequence[Segment], minutes: float, ste
 
 
 def _wavedil(root: str, sample_rate: int, minutes: float, folder: Path) -> tuple[float, int, EffectModel]:
-    """CPU minutes of the complete run, steps, and the model."""
+    """CPU minutes, steps, and the model."""
     from wavedil.audio import load
     from wavedil.train.run import train
 
-    def timed(name: str, steps: int) -> tuple[float, Path]:
-        options = [
-            f"--data.root={root}",
-            f"--model.network.sample_rate={sample_rate}",
-            f"--trainer.max_steps={steps}",
-        ]
-        options += [
-            f"--trainer.val_check_interval={max(1, -(-steps // 5))}",
-            "--previews.first=0",
-            "--samples.num=0",
-        ]
-        start = time.process_time()
-        path = train("nam", out=str(folder / name), overrides=options)
-        return time.process_time() - start, path
-
-    timed("first", 2)  # compiles and fills caches
-    fixed = timed("fixed", 2)[0]
-    step = (timed("steps", 2 + _CALIBRATION)[0] - fixed) / _CALIBRATION
-    steps = max(2, int((60 * minutes - fixed) / step))
-    seconds, path = timed("run", steps)
+    timer = {"class_path": "wavedil.bench.cpu_timer.CpuTimer", "init_args": {"seconds": 60 * minutes}}
+    options = [
+        f"--data.root={root}",
+        f"--model.network.sample_rate={sample_rate}",
+        f"--trainer.callbacks=[{json.dumps(timer)}]",
+        "--trainer.max_steps=-1",
+        "--previews.first=0",
+        "--samples.num=0",
+    ]
+    start = time.process_time()
+    path = train("nam", out=str(folder), overrides=options)
+    seconds = time.process_time() - start
+    with (path / "metrics.csv").open(encoding="utf-8") as file:
+        steps = int(list(csv.DictReader(file))[-1]["step"])
     return seconds / 60, steps, load(path / "model")
 
 

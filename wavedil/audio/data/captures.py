@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from wavedil.audio.data.alignment import TOLERANCE, UNRELATED, Align, Delay
+from wavedil.audio.data.hashes import window_hashes
 from wavedil.errors import printable
 
 FULL_SCALE = 0.999
@@ -14,7 +15,6 @@ _RUN = 3  # equal samples in a row at the peak
 _QUIET = 1e-5  # -100 dB of full scale
 _SHOWN = 20  # lines
 _PASSAGE = 2**12  # samples that must repeat for a replicate
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of the rolling hash; odd, so that it has an inverse modulo 2^64
 _LONGEST = 2**24  # samples that are searched for replicates, 6 minutes at 48 kHz
 
 
@@ -159,16 +159,7 @@ def _repeat_lag(sound: np.ndarray) -> int | None:
     """Distance at which most passages of a sound, bit by bit, occur again; None if there is none."""
     if len(sound) < 2 * _PASSAGE:
         return None
-    inverse = np.uint64(pow(int(_MULTIPLIER), -1, 2**64))
-    # In place: there may be 2^24 samples.
-    sums = sound.astype(np.float32).view(np.uint32).astype(np.uint64)
-    powers = np.cumprod(np.full(len(sums), _MULTIPLIER))  # modulo 2^64
-    sums *= powers
-    np.cumsum(sums, out=sums)
-    hashes = sums[_PASSAGE - 1 :].copy()
-    hashes[1:] -= sums[:-_PASSAGE]
-    powers[:] = inverse
-    hashes *= np.cumprod(powers, out=powers)[: len(hashes)]
+    hashes = window_hashes(sound, _PASSAGE)
     grid = np.arange(0, len(hashes), _PASSAGE // 2)
     grid = grid[[np.ptp(sound[at : at + _PASSAGE]) > 100 * _QUIET for at in grid]]
     order = np.argsort(hashes[grid], kind="stable")

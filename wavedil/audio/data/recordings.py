@@ -9,6 +9,7 @@ import numpy as np
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.alignment import Align, choose_shifts, estimate_delay, parse_align, shift_pair
 from wavedil.audio.data.captures import Findings, cut_short, delay_line, find_replicate, level_findings
+from wavedil.audio.data.dropouts import fault_lines, find_faults
 from wavedil.audio.data.levels import Levels, check_level
 from wavedil.audio.data.recording_files import Recording
 from wavedil.audio.data.resampling import log_resampling
@@ -134,7 +135,7 @@ def read_recordings(
             :func:`wavedil.audio.data.alignment.choose_shifts`; ``"none"``; or samples by which all targets are late.
 
     Returns:
-        Segments of each recording, and findings: delay, polarity, levels, lengths, noise floor.
+        Segments of each recording, and findings: delay, polarity, levels, lengths, drop-outs, noise floor.
 
     Raises:
         WavedilError: the sample rate is not the model's (unless ``resample``), input and target differ much in length,
@@ -166,6 +167,10 @@ def read_recordings(
         if recording.input not in inputs:
             inputs.add(recording.input)
             findings.lines += level_findings(dry_name, dry)
+        if not same:
+            early = shift_pair(*pair, shift)
+            faults = find_faults(*early, sample_rate)
+            findings.lines += fault_lines(faults, name, sample_rate, max(shift, 0))
         is_pair = not same and (delay.certain if delay is not None else align not in ("auto", "none"))
         replicate = find_replicate(dry, wet, context) if is_pair and not recording.segment else None
         if replicate is not None:
