@@ -89,9 +89,10 @@ def fault_lines(faults: list[Fault], name: str, sample_rate: int, first: int = 0
 def constant_stretches(dry: np.ndarray, wet: np.ndarray, sample_rate: int) -> list[Fault]:
     """Stretches in which the target is constant, although it seldom is when the input is as loud."""
     starts, lengths = _runs(np.abs(np.diff(wet)) <= _FLAT, _SHORTEST - 1)
+    is_clipped = np.abs(wet[starts]) > 0.98 * np.abs(wet).max(initial=0)
+    starts, lengths = starts[~is_clipped], lengths[~is_clipped] + 1
     if not len(starts):
         return []
-    lengths = lengths + 1
     size = max(_SHORTEST, sample_rate // 100)
     count = -(-len(wet) // size)
     is_flat = np.zeros(count * size, bool)
@@ -125,10 +126,10 @@ def _level(sound: np.ndarray, start: int, length: int, size: int) -> float:
 
 
 def _is_cut(dry: np.ndarray, wet: np.ndarray, start: int, length: int, size: int) -> bool:
-    """Whether a constant stretch begins or ends with a jump, below the peak, and the input moves in it as around it."""
+    """Whether a constant stretch begins or ends with a jump, and the input moves in it as around it."""
     stop = start + length
     before, after = wet[max(0, start - size) : start], wet[stop : stop + size]
-    if abs(wet[start]) > 0.98 * np.abs(wet).max() or not len(before):
+    if not len(before):
         return False
     jumps = [abs(float(wet[start] - before[-1])), abs(float(after[0] - wet[start])) if len(after) else 0.0]
     if max(jumps) < _JUMP * max(np.std(before), np.std(after) if len(after) else 0.0):
