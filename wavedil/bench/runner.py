@@ -1,5 +1,6 @@
 """Functions of all benchmarks: timing candidates in turns, describing the machine, rendering the table."""
 
+import math
 import os
 import platform
 import statistics
@@ -56,16 +57,20 @@ def measure(
         candidates: to time; the first of each group has ratio 1.
         rounds: number of measured calls of each.
         device: to synchronize with before and after each call.
-        unit: ``"ms"`` or ``"s"``; or a rate that ends in ``"/s"``, of each candidate's ``amount``.
+        unit: ``"ms"`` or ``"s"``; or a rate that ends in ``"/s"``, of each candidate's ``amount``. On a CPU, rows of a
+            rate also have the best rate per second of CPU time, which depends less on other processes.
         warm: number of calls before the measured ones.
     """
     times: dict[int, list[float]] = {i: [] for i, c in enumerate(candidates) if c.call is not None}
+    least = dict.fromkeys(times, math.inf)  # CPU time of the fastest call
     with Bar("measuring") as bar:
         for turn in range(rounds + warm):
             for index, seconds in times.items():
+                started = time.process_time()
                 duration = _seconds(candidates[index].call, device)
                 if turn >= warm:
                     seconds.append(duration)
+                    least[index] = min(least[index], time.process_time() - started)
             bar.update(turn + 1, rounds + warm)
     baselines: dict[str, float] = {}  # group -> median of its first row
     rows = []
@@ -74,6 +79,8 @@ def measure(
             if unit.endswith("/s"):
                 row = summary_row(candidate.name, unit, [candidate.amount / seconds for seconds in times[index]])
                 row["ratio"] = row["median"] / baselines.setdefault(candidate.group, row["median"])
+                if device == "cpu":
+                    row["per_cpu_second"] = candidate.amount / max(least[index], 1e-9)
             else:
                 scale = {"ms": 1e3, "s": 1.0}[unit]
                 row = summary_row(candidate.name, unit, [seconds * scale for seconds in times[index]])

@@ -149,6 +149,8 @@ class _Table:
                 row["limit_share"] = {name: row["gflops"] / limit for name, limit in self.limits[threads].items()}
                 shares = ", ".join(f"{share:.0%} of {name}" for name, share in row["limit_share"].items())
                 row["note"] = f"{row['gflops']:.3g} GFLOP/s: {shares}"
+                if "per_cpu_second" in row:
+                    row["note"] += f"; best {row['per_cpu_second']:,.0f} per CPU second"
                 if self.bandwidth is not None:
                     bytes_each = {"bf16": 2, "int8": 1}.get(row["name"].split()[-1], 4)
                     row["memory_share"] = row["median"] / batch * work * bytes_each / 1e9 / self.bandwidth

@@ -101,12 +101,21 @@ def test_nan_booleans_and_fractions_are_refused(conditioned):
     assert torch.equal(as_arrays, generate(conditioned, 5, condition=frames, prime=torch.zeros(1, 1, 20), **options))
 
 
-def test_weights_that_overflow_are_refused(model):
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("part", ["head", "stack"])
+def test_weights_that_overflow_are_refused(precision, part):
+    torch.manual_seed(0)
     wild = WaveNet(8, 8, "1..8", sample_rate=8000).eval()
-    for parameter in wild.head.parameters():
-        torch.nn.init.constant_(parameter, 3e38)
+    if part == "head":
+        for parameter in wild.head.parameters():
+            torch.nn.init.constant_(parameter, 3e38)
+    else:  # infinity minus infinity in the residual stream
+        for layer, sign in zip(wild.stack.layers[:2], (1, -1), strict=True):
+            torch.nn.init.constant_(layer.residual.weight, 1e38)
+            torch.nn.init.constant_(layer.residual.bias, sign * 3e38)
+            torch.nn.init.constant_(layer.conv.bias, sign * 50.0)
     with pytest.raises(WavedilError, match="overflow"):
-        generate(wild, 5, engine="numba")
+        generate(wild, 5, engine="numba", precision=precision)
 
 
 def test_after_an_interrupt_no_thread_waits_for_the_other(model, monkeypatch):

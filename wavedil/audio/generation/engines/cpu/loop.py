@@ -28,7 +28,15 @@ from wavedil.audio.generation.engines.cpu.layout import (
     TAPS,
 )
 from wavedil.audio.generation.engines.cpu.mixtures import sample_mixture
-from wavedil.audio.generation.engines.cpu.primitives import barrier, gate, num_scales, store, store_gates
+from wavedil.audio.generation.engines.cpu.primitives import (
+    INFINITE,
+    barrier,
+    gate,
+    largest_bits,
+    num_scales,
+    store,
+    store_gates,
+)
 from wavedil.audio.generation.engines.cpu.products import header, product
 from wavedil.audio.generation.engines.cpu.specs import CategoricalSpec, MixtureSpec
 from wavedil.ops.gate import kernels
@@ -209,6 +217,8 @@ def _head(widths, weights, buffers, first_half, num_halves, barriers):
         a, b, out = both[0, s], both[1, s], logits[s]
         for c in range(widths.outputs):
             out[c] = a[c] + b[c]
+        if num_scales(kind) and largest_bits(buffers.x[s]) >= INFINITE:  # which int8 numbers cannot express
+            out[:] = np.float32(np.nan)
     return barriers
 
 

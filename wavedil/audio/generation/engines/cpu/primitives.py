@@ -60,6 +60,18 @@ def _store_int8(values, out, count, inverse):
         out[i] = np.int32((lower | upper) ^ _OFFSET)
 
 
+@inner
+def largest_bits(values):
+    """The bits of the largest magnitude: as integers, those of NaN and infinity are the largest."""
+    largest = np.uint32(0)
+    for i in range(len(values)):
+        largest = max(largest, bits(values[i]) & np.uint32(0x7FFFFFFF))
+    return largest
+
+
+INFINITE = np.uint32(0x7F800000)  # the bits of infinity
+
+
 def store(values, out, rounded):
     """Stores a row of float32 as words: float32, rounded to bfloat16 if ``rounded``; pairs of bfloat16; or int8."""
     raise NotImplementedError
@@ -89,9 +101,7 @@ def _(values, out, rounded):
 
     def scaled(values, out, rounded):
         count = len(out) - 1
-        largest = _SMALLEST
-        for i in range(4 * count):  # as integers, among which NaN and infinity are the largest
-            largest = max(largest, bits(values[i]) & np.uint32(0x7FFFFFFF))
+        largest = max(largest_bits(values[: 4 * count]), _SMALLEST)
         scale = (bits(float_of(largest) / _127) + np.uint32(0x80)) & np.uint32(0xFFFFFF00)
         _store_int8(values, out, count, np.float32(1) / float_of(scale))
         out[count] = np.int32(scale)
