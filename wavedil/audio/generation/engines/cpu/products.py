@@ -107,62 +107,60 @@ def make_product(machine: Vectors):
         return function
 
     def kernel(rows, vectors):
-        """Intrinsic of one tile; ``count`` is at least 1. Its first argument has the type of the words."""
+        """Intrinsic of one tile, of the rows from ``first`` on; ``count`` is at least 1.
+
+        Its first argument has the type of the words.
+        """
 
         @intrinsic
-        def tile(typing_context, kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count):
+        def tile(typing_context, kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, first):
             def generate(context, builder, signature, arguments):
-                _emit(builder, machine.arithmetic(kind), rows, vectors, arguments[1:])
+                w, w_step, x, x_row, scale, scale_row, y, y_row, count, first = arguments[1:]
+                x, scale, y = (
+                    builder.add(address, builder.mul(first, step))
+                    for address, step in ((x, x_row), (scale, scale_row), (y, y_row))
+                )
+                arithmetic = machine.arithmetic(kind)
+                _emit(builder, arithmetic, rows, vectors, (w, w_step, x, x_row, scale, scale_row, y, y_row, count))
                 return context.get_dummy_value()
 
-            return numba.types.void(kind, *[numba.types.intp] * 9), generate
+            return numba.types.void(kind, *[numba.types.intp] * 10), generate
 
         return tile
 
     header = constant(lambda arithmetic: arithmetic.header)
     max_rows = constant(lambda arithmetic: arithmetic.max_rows[lanes])
+    wide, single4, single1 = kernel(1, 8), kernel(4, 1), kernel(1, 1)
+    tile6, tile4, tile2, tile1 = (kernel(rows, tile_vectors) for rows in (6, 4, 2, 1))
 
-    def rows_by(tile6, tile4, tile2, tile1):
-        """A function that computes all rows of some columns with the largest tiles that fit."""
+    @numba.njit(**PART)
+    def tiles(kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, rows):
+        """Computes all rows of some columns with the largest tiles that fit."""
+        r = 0
+        if max_rows(kind) == 6:
+            while r + 6 <= rows:
+                tile6(kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, r)
+                r += 6
+        while r + 4 <= rows:
+            tile4(kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, r)
+            r += 4
+        if r + 2 <= rows:
+            tile2(kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, r)
+            r += 2
+        if r < rows:
+            tile1(kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, r)
 
-        @numba.njit(**PART)
-        def by_tiles(kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, rows):
-            r = 0
-            if max_rows(kind) == 6:
-                while r + 6 <= rows:
-                    tile6(
-                        kind,
-                        w,
-                        w_step,
-                        x + r * x_row,
-                        x_row,
-                        scale + r * scale_row,
-                        scale_row,
-                        y + r * y_row,
-                        y_row,
-                        count,
-                    )  # noqa: E501
-                    r += 6
-            while r + 4 <= rows:
-                tile4(
-                    kind, w, w_step, x + r * x_row, x_row, scale + r * scale_row, scale_row, y + r * y_row, y_row, count
-                )  # noqa: E501
-                r += 4
-            if r + 2 <= rows:
-                tile2(
-                    kind, w, w_step, x + r * x_row, x_row, scale + r * scale_row, scale_row, y + r * y_row, y_row, count
-                )  # noqa: E501
-                r += 2
-            if r < rows:
-                tile1(
-                    kind, w, w_step, x + r * x_row, x_row, scale + r * scale_row, scale_row, y + r * y_row, y_row, count
-                )  # noqa: E501
+    @numba.njit(**PART)
+    def singles(kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, rows):
+        """Computes all rows of one vector of columns."""
+        r = 0
+        while r + 4 <= rows:
+            single4(kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, r)
+            r += 4
+        while r < rows:
+            single1(kind, w, w_step, x, x_row, scale, scale_row, y, y_row, count, r)
+            r += 1
 
-        return by_tiles
-
-    wide = kernel(1, 8)
-    tiles = rows_by(*(kernel(rows, tile_vectors) for rows in (6, 4, 2, 1)))
-    columns_one = rows_by(*(kernel(rows, 1) for rows in (6, 4, 2, 1)))
     tile_bytes = tile_vectors * vector_bytes
 
     @numba.njit(**PART)
@@ -184,13 +182,13 @@ def make_product(machine: Vectors):
             panel, step = w + 4 * (count + header(kind)) * start, 4 * width
             c = 0
             if rows == 1 and width == panel_columns:
-                wide(kind, panel, step, x, x_row, scale, scale_row, y + 4 * start, y_row, count)
+                wide(kind, panel, step, x, x_row, scale, scale_row, y + 4 * start, y_row, count, 0)
                 c = 4 * width
             while c + tile_bytes <= 4 * width:
                 tiles(kind, panel + c, step, x, x_row, scale, scale_row, y + 4 * start + c, y_row, count, rows)
                 c += tile_bytes
             while c < 4 * width:
-                columns_one(kind, panel + c, step, x, x_row, scale, scale_row, y + 4 * start + c, y_row, count, rows)
+                singles(kind, panel + c, step, x, x_row, scale, scale_row, y + 4 * start + c, y_row, count, rows)
                 c += vector_bytes
             start += width
 
