@@ -10,7 +10,7 @@ from wavedil.audio.generation.engines.cpu.products import make_product, product
 from wavedil.ops.vector import address
 
 _HOST = {name for name, is_there in llvm.get_host_cpu_features().items() if is_there}
-MACHINES = {"host": None, "plain": set(), "avx2": {"avx2"}, "avx512f": {"avx512f"}}
+MACHINES = {"host": None, "plain": set(), "avx2": {"avx2"}}
 COUNT = 5  # words in a row of inputs
 
 
