@@ -65,6 +65,10 @@ EXAMPLES = {
         4, 4, "1,2", knobs={"gain": [0, 1]}, time_constants=[0.1], charges=[0.5], settle=1, sample_rate=8000
     ),
     audio.LogMel: lambda: audio.LogMel(**MEL, fmax=3000.0),
+    audio.SpectralGenerator: lambda: audio.SpectralGenerator(4, "1,2", mels=4, n_fft=16, hop_length=6),
+    audio.Vocoder: lambda: audio.Vocoder(
+        audio.LogMel(**MEL), audio.SpectralGenerator(4, "1", mels=4, n_fft=16, hop_length=6, sample_rate=8000)
+    ),
     audio.NearestUpsampling: lambda: audio.NearestUpsampling(audio.LogMel(**MEL)),
     type(wavenet().conditioner.upsampling): lambda: upsampling.TransposedUpsampling(audio.LogMel(**MEL), [6]),
     upsampling.ImageUpsampling: lambda: upsampling.ImageUpsampling(upsampling.Features(4, 6), [2, 3]),

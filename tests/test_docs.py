@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import wavedil
-from wavedil.audio import Effect, WaveNet, save, write
+from wavedil.audio import Effect, LogMel, SpectralGenerator, Vocoder, WaveNet, save, write
 from wavedil.audio.models.tcn import TCN
 from wavedil.cli import build_parser, main
 from wavedil.errors import WavedilError
@@ -94,8 +94,9 @@ PARSED = [
 def runs(tmp_path_factory):
     """A folder with models in ``runs/NAME/model``, of the kind that the recipe of this name trains."""
     folder = tmp_path_factory.mktemp("docs")
-    for recipe in ("speech", "vocoder", "digits", "speakers", "music"):
+    for recipe in ("speech", "wavenet_vocoder", "digits", "speakers", "music"):
         save(WaveNet(4, 4, "1"), folder / "runs" / recipe / "model")
+    save(Vocoder(LogMel(8000, 4), SpectralGenerator(4, "1", mels=4, sample_rate=8000)), folder / "runs/vocoder/model")
     for recipe in ("tiny", "frontend", "context", "joint"):
         save(Segmenter(PixelUnshuffle(4), Conv1x1Head(48, 2), num_classes=2), folder / "runs" / recipe / "model")
     save(Effect(4, 4, "1"), folder / "runs" / "amp" / "model")

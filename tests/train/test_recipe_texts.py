@@ -90,7 +90,7 @@ def mutate(text, generator):
     return "\n".join([*lines[:number], line, *lines[number + 1 :]])
 
 
-@pytest.mark.parametrize("name", ["pluck", "vocoder", "nam", "jsb", "tiny", "depth"])
+@pytest.mark.parametrize("name", ["pluck", "vocoder", "wavenet_vocoder", "nam", "jsb", "tiny", "depth"])
 def test_a_changed_recipe_builds_or_is_one_line(tmp_path, name):
     generator, text = random.Random(name), find_recipe(name).read_text(encoding="utf-8")
     for _ in range(5):

@@ -8,6 +8,8 @@ from wavedil.audio.effects.live import LiveEffect
 from wavedil.audio.effects.process import process_file
 from wavedil.audio.generation.generate import generate, stream
 from wavedil.audio.models.effect import Effect
+from wavedil.audio.models.spectral import SpectralGenerator
+from wavedil.audio.models.vocoder import Vocoder
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.weights import load, save
 
@@ -17,7 +19,9 @@ __all__ = [
     "LiveEffect",
     "LogMel",
     "NearestUpsampling",
+    "SpectralGenerator",
     "TransposedUpsampling",
+    "Vocoder",
     "WaveNet",
     "generate",
     "load",

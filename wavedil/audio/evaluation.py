@@ -15,13 +15,12 @@ from torch import Tensor
 from wavedil.audio import resynthesis
 from wavedil.audio.conditioning.conditioner import Conditioning
 from wavedil.audio.conditioning.speakers import speakers_of
-from wavedil.audio.data.audio_files import list_audio_files
 from wavedil.audio.data.corpus import Corpus, SilentFilesError
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.data.levels import Levels, check_level
-from wavedil.audio.data.published import find_published
+from wavedil.audio.data.published import recordings_to_evaluate
 from wavedil.audio.data.resampling import log_resampling
-from wavedil.audio.data.split import Piece, split_files
+from wavedil.audio.data.split import Piece
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.audio.resynthesis import Resynthesis
@@ -236,15 +235,8 @@ def evaluate_recordings(
     if resynthesize is not None and records is not None:
         raise WavedilError("records is for bits per sample, not for resynthesize: leave one of them out")
     check_records(records, batch, data)
-    data = Path(data)
-    root = data.parent if data.is_file() else data
-    if dataset is not None:
-        root, files, source = find_published(dataset, data)
-        speakers = speakers or source
-    else:
-        files = [data] if data.is_file() else list_audio_files(data)
-    if held_out or validation or exclude:
-        files = split_files(files, validation=validation, exclude=exclude).validation
+    root, files, source = recordings_to_evaluate(data, dataset, held_out, validation, exclude)
+    speakers = speakers or source
 
     def open_corpus(files: Sequence[Path]) -> tuple[Corpus, Iterator[Tensor], list[str] | None]:
         """The recordings, their sounds and their speakers."""

@@ -12,6 +12,7 @@ from wavedil.train.regression import RegressionData, RegressionModule
 from wavedil.train.segmentation import SegmentationData, SegmentationModule
 from wavedil.train.sharding import FSDP
 from wavedil.train.sound import AudioData, AudioModule
+from wavedil.train.vocoder import VocoderData, VocoderModule
 
 __all__ = [
     "AudioData",
@@ -29,6 +30,8 @@ __all__ = [
     "SegmentationModule",
     "TrainingData",
     "TrainingModule",
+    "VocoderData",
+    "VocoderModule",
 ]
 
 

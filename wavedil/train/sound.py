@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,23 +15,19 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from wavedil.audio.conditioning.speakers import speakers_of
-from wavedil.audio.data import audio_files, pluck
 from wavedil.audio.data.continued_crops import ContinuedCrops
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import FeatureExcerpt, FirstSamples, RandomCrops, WholeFiles, balanced_weights, check_crop
 from wavedil.audio.data.feature_files import FeatureFiles
-from wavedil.audio.data.published import find_published
-from wavedil.audio.data.resampling import log_resampling
-from wavedil.audio.data.split import split_files
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core.schema import Positive, Seconds, checked
 from wavedil.errors import WavedilError, with_article
-from wavedil.progress import Bar
 from wavedil.train.carried_state import CarriedState
-from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, TrainingData, Workers, activation_bytes
+from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, Workers, activation_bytes
 from wavedil.train.module import MetricNames, TrainingModule, describe_network
 from wavedil.train.previews.sound import SoundPreviews, SoundSamples
+from wavedil.train.recordings import RecordingsData
 from wavedil.weights import check_savable
 
 
@@ -149,7 +145,7 @@ class AudioModule(TrainingModule):
         self.log("valid/bits", nats.mean() / math.log(2), batch_size=len(nats), on_epoch=True, sync_dist=True)
 
 
-class AudioData(TrainingData):
+class AudioData(RecordingsData):
     """Random crops of a folder of recordings, split into training and validation by file.
 
     Sample rate, quantizer and receptive field are the network's.
@@ -209,10 +205,8 @@ class AudioData(TrainingData):
         seed: Seed = 0,
         num_workers: Workers = 0,
     ):
-        super().__init__(batch_size, seed, num_workers)
-        if download and dataset is None:
-            raise WavedilError("download is true, but dataset is null: expected a name, e.g. YESNO")
-        self.root, self.dataset, self.download, self.speakers = root, dataset, download, speakers
+        recordings = root, dataset, download, batch_size, validation, exclude, normalize, trim_db
+        super().__init__(*recordings, built_in_seconds, seed, num_workers)
         if balance not in (None, "files", "speakers"):
             raise WavedilError(f"balance is {balance!r}: expected files, speakers or null")
         if truncated_bptt and (full_context or balance):
@@ -221,15 +215,7 @@ class AudioData(TrainingData):
                 f"files are used in order; they are {full_context} and {balance}"
             )
         self.crop, self.full_context, self.balance, self.truncated_bptt = crop, full_context, balance, truncated_bptt
-        self.validation, self.exclude, self.normalize, self.trim_db = validation, exclude, normalize, trim_db
-        self.valid_seconds, self.built_in_seconds, self.max_skipped = valid_seconds, built_in_seconds, max_skipped
-
-    def prepare_data(self) -> None:
-        if self.dataset is not None:
-            find_published(self.dataset, self.root, self.download)
-        elif self.root is None:
-            rate = self.network().sample_rate
-            pluck.make_corpus(self.built_in_folder(), seconds=self.built_in_seconds, sample_rate=rate)
+        self.speakers, self.valid_seconds, self.max_skipped = speakers, valid_seconds, max_skipped
 
     def read_data(self) -> str:
         network = self.network()
@@ -237,31 +223,13 @@ class AudioData(TrainingData):
         if not self.truncated_bptt:
             check_crop(self.crop, network.receptive_field)
         self.quantizer, self.context = network.quantizer, network.receptive_field if self.full_context else 0
-        folder, paths, speakers = self._find_recordings()
-        split = split_files(paths, validation=self.validation, exclude=self.exclude)
-        options = {"sample_rate": network.sample_rate, "normalize": self.normalize, "trim_db": self.trim_db}
-        with Bar("reading sound files") as bar:
-            self.train = Corpus(split.train, **options, progress=bar.update)
-            self.valid = Corpus(split.validation, **options, progress=bar.update)
-        is_one_file = split.train[0].path == split.validation[0].path
-        log_resampling(self.train.rates + (Counter() if is_one_file else self.valid.rates), network.sample_rate)
+        note, folder, source = self.read_recordings(network.sample_rate)
         if self.balance == "speakers" and not network.speakers:
             raise WavedilError("balance is speakers, but the network has none: set network.speakers, or use files")
         self.train_conditioning, self.valid_conditioning = (
-            self._conditioning(network, corpus, folder, speakers) for corpus in (self.train, self.valid)
+            self._conditioning(network, corpus, folder, self.speakers or source) for corpus in (self.train, self.valid)
         )
-        return f"{split.note}\ntrain: {self.train}\nvalid: {self.valid}"
-
-    def data_files(self) -> list[Sequence[Path]]:
-        return [self.train.paths, self.valid.paths]
-
-    def _find_recordings(self) -> tuple[Path, list[Path], str | None]:
-        """Folder of the recordings, their paths, and the source of their speakers' names."""
-        if self.dataset is not None:
-            folder, paths, speakers = find_published(self.dataset, self.root)
-            return folder, paths, self.speakers or speakers
-        folder = self.built_in_folder() if self.root is None else Path(self.root)
-        return folder, audio_files.list_audio_files(folder), self.speakers
+        return note
 
     @staticmethod
     def _conditioning(network: nn.Module, corpus: Corpus, folder: Path, speakers: str | None) -> dict[str, Any]:
@@ -269,7 +237,7 @@ class AudioData(TrainingData):
         conditioner, arguments = network.conditioner, {}
         local = conditioner.upsampling
         if local is not None and local.features.from_sound:
-            arguments["excerpt"] = FeatureExcerpt(local)
+            arguments["excerpt"] = FeatureExcerpt(local.features, local.reach)
             network.features(torch.zeros(1, 1))  # raises now if a package is missing
         elif local is not None:
             arguments["features"] = FeatureFiles(corpus, local)
@@ -308,7 +276,7 @@ class AudioData(TrainingData):
         items = [crops[index] for index in range(64)]
         return sum(torch.bincount(item["codes"][item["mask"]], minlength=self.quantizer.num_codes) for item in items)
 
-    def _preview_files(self, num: int) -> list[int]:
+    def preview_files(self, num: int) -> list[int]:
         """Numbers of held-out files: from the first one on, with speakers in turn, repeated if there are too few."""
         seen, turns = Counter(), []
         for speaker in self.valid_conditioning.get("speakers", np.zeros(len(self.valid), int)).tolist():
@@ -320,15 +288,11 @@ class AudioData(TrainingData):
     def preview_sounds(self) -> list[np.ndarray]:
         """Held-out sounds, float32 ``(time,)``: the first 4, or one of each of the first 8 speakers."""
         num = min(len(self.valid), max(4, min(8, len(self.network().speakers))))
-        return [self.valid.sound(i) for i in self._preview_files(num)]
-
-    def preview_names(self, num: int) -> list[str]:
-        """File names of :meth:`preview_sounds` and :meth:`preview_conditioning`: clip i belongs to file i."""
-        return [self.valid.paths[i].name for i in self._preview_files(num)]
+        return [self.valid.sound(i) for i in self.preview_files(num)]
 
     def preview_conditioning(self, network: nn.Module, samples: int, num: int) -> dict[str, Any]:
         """Options of ``generate`` for ``num`` clips with the conditioning of held-out sounds, repeated if too few."""
-        indices, options = self._preview_files(num), {}
+        indices, options = self.preview_files(num), {}
         if "features" in self.valid_conditioning:
             features = self.valid_conditioning["features"]
             options["condition"] = torch.stack([features.first(i, samples) for i in indices])

@@ -304,7 +304,9 @@ def test_features_of_a_crop_equal_those_of_its_file(tmp_path):
         write(tmp_path / f"{index}.wav", sounds(1, length) / 2, 8000)
     corpus = Corpus(sorted(tmp_path.glob("*.wav")), 8000)
     for net in (nearest(), transposed()):
-        crops = RandomCrops(corpus, 130, context=40, excerpt=FeatureExcerpt(net), speakers=[0, 1, 2])
+        crops = RandomCrops(
+            corpus, 130, context=40, excerpt=FeatureExcerpt(net.features, net.reach), speakers=[0, 1, 2]
+        )
         seen = set()
         for index in range(60):
             item, (file, start) = crops[index], crops.place(index)
@@ -319,7 +321,7 @@ def test_features_of_a_crop_equal_those_of_its_file(tmp_path):
             seen.add((file, start == 0, start + 130 >= whole.shape[1]))
         assert len(seen) >= 6
     with pytest.raises(WavedilError, match="by a hop of 12"):
-        RandomCrops(corpus, 130, context=120, excerpt=FeatureExcerpt(nearest()))
+        RandomCrops(corpus, 130, context=120, excerpt=FeatureExcerpt(nearest().features, nearest().reach))
 
 
 def test_evaluation_uses_the_condition():

@@ -73,7 +73,7 @@ def test_training_and_evaluation_with_feature_files(tmp_path, recordings, capsys
     options += ["--model.optimizer.lr=0.02", "--model.drop_condition=0"]
     options += ["--trainer.val_check_interval=75", "--trainer.precision=32-true", "--previews.first=75"]
     options += ["--previews.seconds=0.05", "--samples.num=2", "--samples.seconds=0.05"]
-    folder = train("vocoder", out=str(tmp_path / "run"), overrides=options)
+    folder = train("wavenet_vocoder", out=str(tmp_path / "run"), overrides=options)
     model = load(folder / "model")
     assert model.conditioner.upsampling.features.channels == CHANNELS
     sound = torch.from_numpy(corpus_of(recordings).sound(0))

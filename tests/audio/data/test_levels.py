@@ -70,7 +70,7 @@ def entrances(folder, wavenet, vocoder, effect):
         "processed file": lambda x: process_file(effect, file(x), folder / "out.wav", subtype="FLOAT"),
         "prime": lambda x: generate(wavenet, 2, prime=torch.from_numpy(x).view(1, 1, -1)),
         "prime file": lambda x: sample_files(wavenet, folder / "out", seconds=0.001, prime=file(x)),
-        "condition file": lambda x: read_features(vocoder, file(x)),
+        "condition file": lambda x: read_features(vocoder.conditioner.upsampling.features, file(x), RATE),
         "live block": lambda x: LiveEffect(effect).process(x),
         "evaluated sounds": lambda x: evaluate(wavenet, [torch.from_numpy(x[:400])]),
     }

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wavedil.audio.conditioning.features import Features
 from wavedil.audio.conditioning.upsampling import Upsampling
 from wavedil.audio.data import audio_files, feature_files
 from wavedil.audio.data.levels import check_level
@@ -210,20 +211,24 @@ def speaker_indices(speaker: str | int | Sequence[str | int], speakers: Sequence
     return indices
 
 
-def read_features(model: nn.Module, path: str | Path) -> tuple[Tensor, int]:
-    """Reads features ``(1, channels, frames)`` for a :class:`WaveNet`; returns them and their length in samples.
+def read_features(
+    features: Features | None, path: str | Path, sample_rate: int, device: torch.device | None = None
+) -> tuple[Tensor, int]:
+    """Reads features ``(1, channels, frames)``; returns them and their length in samples.
 
-    ``path`` is a sound file at any rate, to compute features from, or a .npy file with ``(channels, frames)``.
+    Args:
+        features: of the model; None if it takes none.
+        path: a sound file at any rate, to compute features from, or a .npy file with ``(channels, frames)``.
+        sample_rate: of the model, in Hz.
+        device: that computes the features.
     """
-    upsampling = model.conditioner.upsampling
-    if upsampling is None:
+    if features is None:
         raise WavedilError("this model takes no condition: leave it out")
     if Path(path).suffix == ".npy":
-        features = feature_files.read_features(path, upsampling.features.channels).unsqueeze(0)
-        return features, features.shape[-1] * upsampling.hop_length
-    sound = check_level(audio_files.read(path, sample_rate=model.sample_rate)[0], path)
-    sound = torch.from_numpy(sound).to(next(model.parameters()).device)
-    return model.features(sound), sound.shape[1]
+        found = feature_files.read_features(path, features.channels).unsqueeze(0)
+        return found, found.shape[-1] * features.hop_length
+    sound = check_level(audio_files.read(path, sample_rate=sample_rate)[0], path)
+    return features(torch.from_numpy(sound).to(device)), sound.shape[1]
 
 
 def _concatenate(features: Tensor | None, speaker: Tensor | None, time: int) -> Tensor | None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wavedil.audio.conditioning.upsampling import Upsampling
+from wavedil.audio.conditioning.features import Features
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.distributions.quantizers import MuLaw, Quantizer
@@ -46,12 +46,13 @@ class FeatureExcerpt:
     Features of the excerpt equal the features of the complete file at the same frames.
 
     Args:
-        upsampling: of the model; sets the hop length, of which crops start at multiples, and the extra context.
+        features: of the model; sets the hop length, of which crops start at multiples, and the margin.
+        reach: frames on each side of the crop that the model sees.
     """
 
-    def __init__(self, upsampling: Upsampling):
+    def __init__(self, features: Features, reach: int = 0):
         # Only numbers are kept, since data workers copy this object.
-        self.hop_length, self.reach, self.margin = upsampling.hop_length, upsampling.reach, upsampling.features.margin
+        self.hop_length, self.reach, self.margin = features.hop_length, reach, features.margin
 
     def cut(
         self, file_length: int, read: Callable[[int, int], np.ndarray], start: int, length: int
@@ -188,6 +189,14 @@ class RandomCrops(Dataset[dict[str, Tensor]]):
         if self.speakers is not None:
             item["speaker"] = torch.tensor(self.speakers[file])
         return item
+
+
+class SoundCrops(RandomCrops):
+    """Crops as their excerpts of sound only, for networks without codes: items with ``sound``."""
+
+    def _crop(self, file: int, start: int) -> dict[str, Tensor]:
+        read = partial(self.corpus.sound, file)
+        return {"sound": self.excerpt.cut(int(self.corpus.lengths[file]), read, start, self.length)["sound"]}
 
 
 def balanced_weights(lengths: np.ndarray, groups: Sequence[int]) -> np.ndarray:

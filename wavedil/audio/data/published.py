@@ -1,8 +1,11 @@
-"""Published data sets by their names in ``torchaudio.datasets``: folder layout and download."""
+"""Published data sets by their names in ``torchaudio.datasets``, and the recordings that an evaluation uses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavedil.audio.data.audio_files import list_audio_files
+from wavedil.audio.data.split import Piece, split_files
 from wavedil.errors import WavedilError, one_of
 from wavedil.extras import install_extra
 from wavedil.files import walk_files
@@ -70,6 +73,35 @@ def find_published(
     if not paths:
         raise WavedilError(f"{folder} has no {layout.pattern}: expected {dataset} below {root}; or set download")
     return folder, paths, layout.speakers
+
+
+def recordings_to_evaluate(
+    data: str | Path,
+    dataset: str | None = None,
+    held_out: bool = False,
+    validation: str | None = None,
+    exclude: str | None = None,
+) -> tuple[Path, Sequence[Path | Piece], str | None]:
+    """The recordings of an evaluation.
+
+    Args:
+        data: an audio file, a folder that is searched for them, or the ``root`` of ``dataset``.
+        dataset: see :func:`find_published`.
+        held_out: only those that recipes hold out.
+        validation, exclude: see :func:`wavedil.audio.data.split.split_files`.
+
+    Returns:
+        The folder of the recordings, the recordings, and the source of the speaker names.
+    """
+    data = Path(data)
+    root, speakers = data.parent if data.is_file() else data, None
+    if dataset is not None:
+        root, files, speakers = find_published(dataset, data)
+    else:
+        files = [data] if data.is_file() else list_audio_files(data)
+    if held_out or validation or exclude:
+        files = split_files(files, validation=validation, exclude=exclude).validation
+    return root, files, speakers
 
 
 def _download(name: str, root: Path, options: dict[str, str]) -> None:

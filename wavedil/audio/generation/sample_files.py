@@ -97,7 +97,10 @@ def sample_files(
         if prime is not None:
             sound = check_level(audio_files.read(prime, sample_rate=rate)[0], prime)
             start = torch.from_numpy(sound.clip(-1, 1)).unsqueeze(0)  # generate does not warn again
-        features, length = (None, None) if condition is None else read_features(model, condition)
+        features = length = None
+        if condition is not None:
+            source = getattr(model.conditioner.upsampling, "features", None)
+            features, length = read_features(source, condition, rate, next(model.parameters()).device)
         if length is not None and start is not None:
             length = max(1, length - start.shape[2])  # the condition covers the recording, too
         if seconds is not None or length is None:

@@ -90,6 +90,7 @@ class DiffWave(nn.Module):
         self.input_conv = DilatedConv(1, 1, channels, 1)
         self.embedding = StepEmbedding(len(betas))
         self.upsampling = SpectrogramUpsampling(factors=(16, 16))
+        self.hop_length = self.upsampling.hop_length
         self.stack = DilatedStack(
             ndim=1,
             channels=channels,
@@ -117,7 +118,7 @@ class DiffWave(nn.Module):
                 f"sound has shape {tuple(sound.shape)} and mel {tuple(mel.shape)}: expected (batch, 1, time) and "
                 f"(batch, {self.mels}, frames)"
             )
-        hop = self.upsampling.hop_length
+        hop = self.hop_length
         if sound.shape[2] != hop * mel.shape[2]:
             raise WavedilError(
                 f"sound has {sound.shape[2]} samples, mel {mel.shape[2]} frames of {hop}: expected "
@@ -138,7 +139,7 @@ class DiffWave(nn.Module):
     @torch.no_grad()
     def sample(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Generates sound ``(batch, 1, 256 * frames)`` in [-1, 1] from mels, in len(noise) steps (algorithm 2)."""
-        shape = (mel.shape[0], 1, self.upsampling.hop_length * mel.shape[2])
+        shape = (mel.shape[0], 1, self.hop_length * mel.shape[2])
 
         def draw() -> Tensor:
             return torch.randn(shape, generator=generator, dtype=mel.dtype).to(mel.device)

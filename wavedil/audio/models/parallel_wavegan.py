@@ -7,14 +7,18 @@ their weights.
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.audio.conditioning.upsampling import Context, StretchUpsampling
+from wavedil.audio.effects.losses import MultiResolutionSTFT
 from wavedil.core import DilatedConv, DilatedStack, Schedule, add_weight_norm
 from wavedil.core.schema import Channels, SampleRate, Stride, Taps
 from wavedil.errors import WavedilError
 from wavedil.weights import register
+
+_DISTANCE = MultiResolutionSTFT()
 
 
 @register
@@ -49,7 +53,7 @@ class ParallelWaveGANGenerator(nn.Module):
         sample_rate: SampleRate = 24000,
     ):
         super().__init__()
-        self.mels, self.sample_rate = mels, sample_rate
+        self.mels, self.sample_rate, self.hop_length = mels, sample_rate, math.prod(scales)
         self.input_conv = DilatedConv(1, 1, channels, 1)
         self.upsampling = StretchUpsampling(mels, scales, context)
         self.stack = DilatedStack(
@@ -68,13 +72,23 @@ class ParallelWaveGANGenerator(nn.Module):
         if weight_norm:
             add_weight_norm(self)
 
+    def loss(self, sound: Tensor, mel: Tensor) -> Tensor:
+        """Multi-resolution STFT loss (eq. 7) of sound ``(batch, 1, time)`` from new noise, without adversarial term."""
+        return _DISTANCE(self(torch.randn_like(sound), mel), sound)
+
+    @torch.no_grad()
+    def sample(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Generates sound ``(batch, 1, hop_length * frames)`` from new noise."""
+        noise = torch.randn(mel.shape[0], 1, self.hop_length * mel.shape[2], generator=generator, dtype=mel.dtype)
+        return self(noise.to(mel.device), mel)
+
     @property
     def receptive_field(self) -> int:
         """Samples of the noise that an output sample depends on."""
         return self.stack.receptive_field
 
     def forward(self, noise: Tensor, mel: Tensor) -> Tensor:
-        hop = self.upsampling.hop_length
+        hop = self.hop_length
         if mel.ndim != 3 or mel.shape[1] != self.mels or noise.shape != (mel.shape[0], 1, hop * mel.shape[2]):
             raise WavedilError(
                 f"noise has shape {tuple(noise.shape)} and mel {tuple(mel.shape)}: expected (batch, 1, {hop} * frames) "

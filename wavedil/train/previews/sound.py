@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from wavedil.audio.conditioning.features import LogMel
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.generation.generate import generate
-from wavedil.audio.resynthesis import griffin_lim
+from wavedil.audio.resynthesis import griffin_lim, log_mel_features
 from wavedil.core.schema import Seconds, checked
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar, say
@@ -49,7 +48,7 @@ class SoundPreviews(Previews):
             clip = network.decode(network.encode(clip))
             self.write_clip(trainer, clip, network.sample_rate, f"target_{index}", "target", 0)
             facts = {"belongs": network.conditioner.upsampling is not None}
-            add_captions(self.folder(trainer), {f"row_{index}": facts | _facts(trainer.datamodule, index)})
+            add_captions(self.folder(trainer), {f"row_{index}": facts | facts_of(trainer.datamodule, index)})
 
     def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
         network = module.eval_network
@@ -89,16 +88,16 @@ class SoundSamples(Samples):
         with Bar("sampling", network.sample_rate) as bar:
             sound = generate(network, total, num=self.num, progress=bar.update, **options)
         belongs = network.conditioner.upsampling is not None
-        sounds = _recordings(data)
+        sounds = recordings_of(data)
         for index, clip in enumerate(sound):
             facts = {"speaker": _speaker(network, options, index), "temperature": self.temperature, "seed": 0}
             stem = folder / "samples" / f"sample_{index:03d}"
             if index < len(sounds):
                 recording = torch.as_tensor(sounds[index])[None, :total]
                 write(Path(f"{stem}_{'original' if belongs else 'recording'}.wav"), recording, network.sample_rate)
-                facts = _facts(data, index) | facts
+                facts = facts_of(data, index) | facts
                 if belongs:
-                    _write_griffin_lim(network, recording, Path(f"{stem}_griffin_lim.wav"))
+                    write_griffin_lim(network, recording, Path(f"{stem}_griffin_lim.wav"))
             add_captions(stem.parent, {f"row_{index}": facts})
             write(Path(f"{stem}.wav"), clip.cpu(), network.sample_rate)
         return (
@@ -107,7 +106,7 @@ class SoundSamples(Samples):
         )
 
 
-def _recordings(data: L.LightningDataModule | None) -> Sequence[np.ndarray]:
+def recordings_of(data: L.LightningDataModule | None) -> Sequence[np.ndarray]:
     """Held-out recordings; none if a file has become unreadable, because clips of the model do not need them."""
     try:
         return data.preview_sounds() if hasattr(data, "preview_sounds") else []
@@ -116,12 +115,12 @@ def _recordings(data: L.LightningDataModule | None) -> Sequence[np.ndarray]:
         return []
 
 
-def _write_griffin_lim(network: nn.Module, original: torch.Tensor, path: Path) -> None:
+def write_griffin_lim(network: nn.Module, original: torch.Tensor, path: Path) -> None:
     """Writes Griffin-Lim of the log-mels of a recording, to compare a vocoder with; nothing for other features."""
-    features = getattr(network.conditioner.upsampling, "features", None)
-    whole = original.shape[1] // features.hop_length * features.hop_length if isinstance(features, LogMel) else 0
+    features = log_mel_features(network)
+    whole = 0 if features is None else original.shape[1] // features.hop_length * features.hop_length
     if whole:
-        mels = network.features(original[:, :whole])[0]
+        mels = features(original[:, :whole])[0]
         write(path, griffin_lim(features, mels)[None], network.sample_rate)
 
 
@@ -133,7 +132,7 @@ def _conditioning_method(network: nn.Module) -> Sequence[str]:
     return ["preview_conditioning"] if _is_conditional(network) else []
 
 
-def _facts(data: L.LightningDataModule, index: int) -> dict[str, Any]:
+def facts_of(data: L.LightningDataModule, index: int) -> dict[str, Any]:
     """Caption with the name of the clip's recording."""
     return {"file": preview_names(data, index + 1)[index]}
 
