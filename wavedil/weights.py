@@ -278,6 +278,10 @@ def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
         remedy = "" if path.parent.exists() else f", or {one_of(path.parent, packaged_names())}"
         inner = path.parent / "model"
         model = inner if (inner / CONFIG).is_file() else "RUN/model of a run"
+        if path.parent.is_file():
+            model = (
+                f"the folder that `wavedil convert {path.parent} FOLDER` makes of it, if it is another program's model"
+            )
         raise WavedilError(
             f"{path.parent} is not a model folder: cannot read {CONFIG} ({error.strerror}); give {model}{remedy}"
         ) from None

@@ -143,7 +143,7 @@ def test_evaluate(run, folder):
     result = json.loads(run("evaluate", folder / "model", folder / "pair.csv", "--json").out)
     assert result["count"] == 800 and result["esr_percent"] > 0 and "first 100 samples" in result["definition"]
     text = run("evaluate", folder / "model", folder / "pair.csv").out
-    assert f"ESR {result['esr_percent']:.3f} % over 800 samples of 1 segments" in text
+    assert f"ESR {result['esr_percent']:.3f} % over 800 samples of 1 segment" in text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from wavedil.audio.data.recording_files import find_recordings
 from wavedil.audio.data.recordings import Segment, read_recordings, split_recordings
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
-from wavedil.errors import printable
+from wavedil.errors import count_text, printable
 
 DEFINITION = (
     "100 * sum((target - output)^2) / sum(target^2) over all counted samples of all segments, at {rate} Hz; every "
@@ -32,7 +32,9 @@ class ErrorToSignal:
 
     def __str__(self) -> str:
         lines = [f"{name:<20} {esr:.3f} %" for name, esr in self.settings.items()] if len(self.settings) > 1 else []
-        lines.append(f"ESR {self.esr_percent:.3f} % over {self.count} samples of {self.segments} segments")
+        lines.append(
+            f"ESR {self.esr_percent:.3f} % over {self.count} samples of {count_text(self.segments, 'segment')}"
+        )
         return "\n".join([*map(printable, self.findings[:20]), *lines, f"({self.definition})"])
 
 
