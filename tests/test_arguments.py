@@ -121,6 +121,7 @@ EXAMPLES = {
     heads.LargeFOV: lambda: heads.LargeFOV(4, 3, 2, 4),
     heads.NonLocal: lambda: heads.NonLocal(4, 3, 4),
     heads.ParallelDilations: lambda: heads.ParallelDilations(4, 3, "1,2", 4),
+    heads.SummedDilations: lambda: heads.SummedDilations(4, 3, "1,2", 4),
     vision.PyramidPooling: lambda: vision.PyramidPooling(4, 3, [1, 2], 4),
     heads.UNet: lambda: heads.UNet([2, 3], 3, [4]),
 }

@@ -237,6 +237,7 @@ def test_damaged_offsets_are_refused():
         ((1, 2, 2, 3), {"window": 0}, "window is 0: expected"),
         ((1, 2, 2, 3), {"interpolation": "cubic"}, "interpolation is cubic|interpolation is 'cubic'"),
         ((1, 2, 2, 3), {"sigma": 0.1, "interpolation": "gaussian"}, "sigma is 0.1: expected"),
+        ((1, 1, 1, 2**24), {}, "kernel_size makes 16777216 taps: expected at most 65536"),
         ((1, 2, 2, 3), {"groups": 3}, "groups is 3: expected a divisor"),
         ((3, 4096, 4096, 3), {"window": 64}, "window is .* weights, expected at most"),
     ],

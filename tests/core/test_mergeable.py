@@ -138,6 +138,7 @@ def test_measured_field():
         ({"branches": [(3, 1, 2)]}, "branches has .*: expected pairs of kernel size and dilation"),
         ({"branches": [(3, 0)]}, "branches is .* expected"),
         ({"branches": [(3, (1, 2))]}, "branches is .* expected a positive integer"),
+        ({"branches": [(3, 1), (2**17, 1)]}, "kernel_size makes 131078 taps: expected at most 65536"),
         ({"groups": 3}, "groups is 3: expected a divisor"),
         ({"dilation": "x"}, "dilation is x|dilation is 'x'"),
     ],

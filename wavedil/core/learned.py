@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from wavedil.core.conv import MAX_WEIGHTS
-from wavedil.core.padded_conv import PaddedConv, positions_before
+from wavedil.core.padded_conv import PaddedConv, check_taps, positions_before
 from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Dimensions, Range, Width, checked
 from wavedil.errors import WavedilError
@@ -86,6 +86,7 @@ class LearnedDilation(PaddedConv):
             raise WavedilError(f"window is {window!r}: expected at least {needed}, which the taps cover at first")
         self.interpolation, self.shared = interpolation, shared
         taps = math.prod(self.kernel_size)
+        check_taps("kernel_size", taps)
         weights = out_channels * (in_channels // groups) * max(taps, math.prod(self.window))
         if weights > MAX_WEIGHTS:
             raise WavedilError(

@@ -1,21 +1,21 @@
 """Parallel dilated convolutions with batch norm in training, which merge into one convolution."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.core.batch_norm import BATCH_NORMS
 from wavedil.core.conv import DilatedConv
 from wavedil.core.learned import LearnedDilation
-from wavedil.core.padded_conv import PaddedConv, positions_before
+from wavedil.core.padded_conv import PaddedConv, check_taps, positions_before
 from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Dimensions, Width, checked
 from wavedil.errors import WavedilError, shown
 from wavedil.ops.dilated_conv.taps import tap_conv
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class MergeableDilations(PaddedConv):
@@ -80,14 +80,16 @@ class MergeableDilations(PaddedConv):
             )
             for each in spans
         ]
+        check_taps("kernel_size", sum(math.prod(kernel) for kernel, _ in pairs))
         places = [_offsets(*pair, start) for pair, start in zip(pairs, self._starts, strict=True)]
         self.offsets = sorted(set(itertools.chain(*places)))
-        self._indices = [[self.offsets.index(place) for place in each] for each in places]
+        numbers = {place: number for number, place in enumerate(self.offsets)}
+        self._indices = [[numbers[place] for place in each] for each in places]
         options = {"stride": stride, "padding": "valid", "groups": groups, "bias": False}
         convs = (
             DilatedConv(ndim, in_channels, out_channels, k, dilation=d, **options) for k, d in ([] if merged else pairs)
         )
-        self.branches = nn.ModuleList(nn.Sequential(conv, _NORMS[ndim - 1](out_channels)) for conv in convs)
+        self.branches = nn.ModuleList(nn.Sequential(conv, BATCH_NORMS[ndim - 1](out_channels)) for conv in convs)
         self._add_parameters(merged)
         if merged:
             bound = 1 / self.weight[0].numel() ** 0.5
@@ -157,6 +159,8 @@ def _offsets(kernel: Sequence[int], dilation: Sequence[int], start: Sequence[int
 def fold_dilations(module: nn.Module) -> nn.Module:
     """Snaps every :class:`LearnedDilation` and merges every :class:`MergeableDilations` of a module, in place.
 
+    Registered parts with an argument ``merged`` are then saved as merged.
+
     Raises:
         WavedilError: as :meth:`LearnedDilation.snap`.
     """
@@ -165,4 +169,6 @@ def fold_dilations(module: nn.Module) -> nn.Module:
             part.snap()
         elif isinstance(part, MergeableDilations):
             part.merge()
+        elif getattr(part, "config", {}).get("merged") is False:
+            part.config["merged"] = True  # the configs of the networks around the part share this dictionary
     return module

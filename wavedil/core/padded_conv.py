@@ -13,6 +13,8 @@ from wavedil.errors import WavedilError, one_of
 PADDINGS = ("same", "causal", "valid")
 PAD_MODES = ("zeros", "reflect")
 
+MAX_TAPS = 2**16  # of a convolution that holds the place of each
+
 
 def paddings(
     ndim: int, padding: str | Sequence[str] | None = None, causal: bool | Sequence[bool] = False
@@ -36,6 +38,14 @@ def paddings(
 def axes_value(values: Sequence[int]) -> int | tuple[int, ...]:
     """Per-axis values as one int if they are equal, else as a tuple."""
     return values[0] if len(set(values)) == 1 else tuple(values)
+
+
+def check_taps(name: str, taps: int) -> None:
+    """Raises WavedilError for more taps than ``MAX_TAPS``."""
+    if taps > MAX_TAPS:
+        raise WavedilError(
+            f"{name} makes {taps} taps: expected at most {MAX_TAPS}; use DilatedConv for large dense kernels"
+        )
 
 
 def positions_before(padding: str, span: int) -> int:

@@ -25,6 +25,7 @@ from wavedil.vision.models.heads import (
     ParallelDilations,
     PyramidPooling,
     SummedASPP,
+    SummedDilations,
     UNet,
 )
 from wavedil.vision.models.regressor import Regressor
@@ -62,6 +63,7 @@ __all__ = [
     "SmallBackbone",
     "SmoothL1",
     "SummedASPP",
+    "SummedDilations",
     "TimmBackbone",
     "Tversky",
     "UNet",

@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from wavedil import measure_receptive_field
+from wavedil.core import fold_dilations
+from wavedil.core.batch_norm import BatchNorm2d
 from wavedil.errors import WavedilError
 from wavedil.vision import (
     ASPP,
@@ -17,8 +19,13 @@ from wavedil.vision import (
     NonLocal,
     ParallelDilations,
     PyramidPooling,
+    Segmenter,
+    SmallBackbone,
     SummedASPP,
+    SummedDilations,
     UNet,
+    load,
+    save,
 )
 from wavedil.vision.models import heads
 
@@ -34,6 +41,8 @@ SINGLE_MAP = [
     (NonLocal, {"channels": 6}, None),
     (NonLocal, {"channels": 6, "inner_channels": 2, "subsample": 2}, None),
     (ParallelDilations, {"channels": 8}, 17),
+    (SummedDilations, {"channels": 6}, 17),
+    (SummedDilations, {"channels": 6, "dilations": [1, 3], "merged": True}, 7),
     (Degridding, {"channels": 6}, 7),
     (Degridding, {"channels": 6, "dilations": "2,2,1,1"}, 13),
 ]
@@ -158,7 +167,7 @@ def test_invalid_arguments_raise(build, message):
 
 
 def test_batch_norm_of_one_value_uses_running_statistics():
-    norm, plain = heads.parts.BatchNorm(3), nn.BatchNorm2d(3)
+    norm, plain = BatchNorm2d(3), nn.BatchNorm2d(3)
     batch = torch.randn(4, 3, 5, 5)
     torch.testing.assert_close(norm(batch), plain(batch))  # larger inputs: as in torch
     one = torch.randn(1, 3, 1, 1)
@@ -195,6 +204,20 @@ def test_running_sums_of_parallel_dilations_fill_the_grid():
     torch.testing.assert_close(net(x), conv(net.score, joined.relu()))
     measured = measure_receptive_field(net, 7, ndim=2, seeds=1)
     assert measured.reached == 25  # 9 of each dilation, the center shared
+
+
+def test_summed_dilations_merge_and_save_merged(tmp_path):
+    torch.manual_seed(0)
+    net = Segmenter(SmallBackbone(8, 4), SummedDilations(8, 3, "1..4", channels=6), num_classes=3).double()
+    image = torch.rand(2, 3, 40, 36, dtype=torch.float64)
+    for _ in range(3):
+        net(image)  # collects running statistics
+    expected = net.eval()(image)
+    fold_dilations(net)
+    assert net.head.sum.weight.shape == (6, 6, 9 + 8 + 8)  # the center shared
+    torch.testing.assert_close(net(image), expected)
+    save(net, tmp_path / "merged")
+    torch.testing.assert_close(load(tmp_path / "merged").double()(image), expected)
 
 
 def test_degridding_fills_the_holes_of_a_dilated_layer():

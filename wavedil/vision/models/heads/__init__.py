@@ -17,7 +17,7 @@ from wavedil.vision.models.heads.degridding import Degridding
 from wavedil.vision.models.heads.fcn8s import FCN8s
 from wavedil.vision.models.heads.large_fov import LargeFOV
 from wavedil.vision.models.heads.non_local import NonLocal
-from wavedil.vision.models.heads.parallel_dilations import ParallelDilations
+from wavedil.vision.models.heads.parallel_dilations import ParallelDilations, SummedDilations
 from wavedil.vision.models.heads.pyramid_pooling import PyramidPooling
 from wavedil.vision.models.heads.unet import UNet
 
@@ -31,5 +31,6 @@ __all__ = [
     "ParallelDilations",
     "PyramidPooling",
     "SummedASPP",
+    "SummedDilations",
     "UNet",
 ]

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core import DilatedConv
+from wavedil.core.batch_norm import BatchNorm2d
 from wavedil.core.schema import Channels, Classes, Stride
-from wavedil.vision.models.heads.parts import BatchNorm, ConvNormReLU, Features, last_channels, last_map, score_layer
+from wavedil.vision.models.heads.parts import ConvNormReLU, Features, last_channels, last_map, score_layer
 from wavedil.weights import register
 
 
@@ -44,7 +45,7 @@ class NonLocal(nn.Module):
         self.key = DilatedConv(2, channels, inner, 1)
         self.value = DilatedConv(2, channels, inner, 1)
         self.pool = nn.MaxPool2d(subsample, ceil_mode=True)
-        self.out = nn.Sequential(DilatedConv(2, inner, channels, 1, bias=False), BatchNorm(channels))
+        self.out = nn.Sequential(DilatedConv(2, inner, channels, 1, bias=False), BatchNorm2d(channels))
         nn.init.zeros_(self.out[1].weight)
         self.score = score_layer(channels, num_classes)
 

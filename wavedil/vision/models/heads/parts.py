@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from wavedil.core import DilatedConv
+from wavedil.core.batch_norm import BatchNorm2d
 from wavedil.core.padded_conv import paddings
 from wavedil.core.receptive_field import PerAxis
 from wavedil.core.schema import Dimensions, Width, checked
@@ -13,19 +13,6 @@ from wavedil.errors import WavedilError
 
 #: One feature map ``(batch, channels, height, width)``, or several from fine to coarse.
 Features = Tensor | Sequence[Tensor]
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that uses its running statistics for inputs with one value per channel, in training too.
-
-    A batch of one image after image pooling has one value per channel. Its variance is undefined and ``BatchNorm2d``
-    raises.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.numel() == x.shape[1]:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
 
 
 class ConvNormReLU(nn.Sequential):
@@ -57,7 +44,7 @@ class ConvNormReLU(nn.Sequential):
                 padding=paddings(ndim, causal=causal),
                 bias=False,
             ),
-            BatchNorm(out_channels),
+            BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
 
