@@ -257,7 +257,8 @@ def test_a_folder_named_like_a_file_is_refused(place, refused, words):
 @pytest.mark.parametrize(
     "line",
     ["bench conv --json X", "bench fuzz --json X", "inspect 1,2 --plot X.png", "compress wavenet in.wav X.wdil",
-     "export nam X.nam", "surprise wavenet in.wav --plot X.png", "check clips --list X"],
+     "export nam X.nam", "surprise wavenet in.wav --plot X.png", "check clips --list X",
+     "inpaint wavenet in.wav --gap 1:1.1 X.wav"],
 )  # fmt: skip
 def test_a_folder_in_place_of_a_file_is_refused_before_work(place, refused, line):
     *words, name = line.split()

@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
         "wavedil.cli.surprise",
         "Find the moments of a recording that a model did not expect: clicks, cuts.",
     ),
+    "inpaint": ("wavedil.cli.inpaint", "Fill short gaps in a recording with what a model finds likely."),
     "check": ("wavedil.cli.check", "Check a data set: broken files, silence, clipping, duplicates, missing masks."),
     "pack": ("wavedil.cli.pack", "Pack a data set into a few large files, for network drives and remote storage."),
     "inspect": ("wavedil.cli.inspect", "Show receptive field, cost and gridding of a schedule or a model."),

@@ -257,8 +257,8 @@ def written_blocks(
     """Writes a sound file in blocks.
 
     Yields a function that appends a block ``(channels, time)`` and returns the number of its samples that were clipped
-    to [-1, 1]; floating-point subtypes are not clipped. The file appears under its name when the ``with`` block ends
-    without an error.
+    to [-1, 1]; floating-point subtypes and blocks of integers are not clipped. The file appears under its name when the
+    ``with`` block ends without an error.
 
     Args:
         path: the suffix decides the format, e.g. .wav, .flac, .ogg, .mp3.
@@ -280,7 +280,8 @@ def written_blocks(
         if not np.isfinite(block).all():
             bad = int((~np.isfinite(block)).sum())
             raise WavedilError(f"{path}: not written: {bad} of {block.size} samples are NaN or Inf")
-        clipped = 0 if subtype in FLOATING else int((np.abs(block) > 1).sum())
+        is_exact = subtype in FLOATING or block.dtype.kind == "i"
+        clipped = 0 if is_exact else int((np.abs(block) > 1).sum())
         try:
             file.write((block.clip(-1, 1) if clipped else block).T)
         except AssertionError:  # soundfile's, if fewer frames were written
