@@ -283,3 +283,20 @@ def test_effects(monkeypatch):
     assert missing == {"compiled", "neural-amp-modeler"} and "no C compiler" in rows[1]["note"]
     with pytest.raises(WavedilError, match="device is 'cuda'"):
         effects.bench_effects("cuda")
+
+
+def test_inpainting_has_the_interpolation_beside_the_model(tmp_path, capsys):
+    import torch
+
+    from wavedil.audio import WaveNet, save, write
+
+    save(WaveNet(4, 4, "1,2", sample_rate=8000), tmp_path / "model")
+    for index in range(2):
+        write(tmp_path / "clips" / f"{index}.wav", 0.3 * torch.sin(torch.arange(2000) / (5 + index)).unsqueeze(0), 8000)
+    words = ["--model", tmp_path / "model", "--recordings", tmp_path / "clips", "--json", tmp_path / "found.json"]
+    assert main(["bench", "inpaint", *map(str, words), "--gap-ms", "5", "--candidates", "0", "2", "--gaps", "2"]) == 0
+    assert "2 gaps" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    found = {(row["name"], row["unit"]): row["median"] for row in rows}
+    assert len(found) == 6 and found["gaps of 5 ms, linear prediction", "dB SNR"] > 30
+    assert found["gaps of 5 ms, 2 candidates", "dB SNR"] < 30

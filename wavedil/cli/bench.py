@@ -25,9 +25,10 @@ NAMES = {
 }
 
 #: Modules of trials, which have options of their own and print their results.
-TRIALS = {"fuzz": "wavedil.bench.fuzz", "kills": "wavedil.bench.kills", "trainers": "wavedil.bench.trainers"}
+TRIALS = {name: f"wavedil.bench.{name}" for name in ("fuzz", "inpaint", "kills", "trainers")}
 _TRIAL_LINES = {
     "fuzz": "random changes of inputs, each of which must be an error in one line",
+    "inpaint": "gaps in held-out recordings, filled by a model and by linear prediction alone",
     "kills": "kills trainings, and compares the resumed ones with an uninterrupted one",
     "trainers": "error of an amplifier model after equal CPU time, trained by wavedil and by neural-amp-modeler",
 }

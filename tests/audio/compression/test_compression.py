@@ -9,7 +9,7 @@ import torch
 from wavedil.audio import Features, NearestUpsampling, WaveNet, read, write
 from wavedil.audio.compression import codes as coding
 from wavedil.audio.compression import compress_file, expand_file
-from wavedil.audio.compression.codes import BLOCK, CategoricalLogOdds, LogOdds
+from wavedil.audio.compression.codes import CategoricalLogOdds, LogOdds
 from wavedil.audio.compression.files import MAGIC
 from wavedil.audio.evaluation import evaluate
 from wavedil.errors import WavedilError
@@ -36,7 +36,7 @@ def source(tmp_path):
     return recording(tmp_path / "in.wav")
 
 
-def recording(path, channels=1, time=2 * BLOCK + 5):
+def recording(path, channels=1, time=261):
     sound = 0.1 * np.random.default_rng(0).standard_normal((channels, time))
     write(path, np.round(sound.clip(-1, 0.9999) * 32768).astype(np.float32) / 32768, 8000)
     return path
@@ -95,9 +95,14 @@ def test_probabilities_of_ranges_are_sums_of_those_of_codes():
             torch.testing.assert_close(found, each[:, first:last].logsumexp(1), rtol=1e-6, atol=1e-6)
 
 
-def test_rounding_errors_of_an_engine_do_not_matter(source, tmp_path, monkeypatch):
-    model = make()
+@pytest.mark.parametrize("channels", [1, 7])
+@pytest.mark.parametrize("tolerance", [coding.TOLERANCE, 1])
+def test_rounding_errors_of_an_engine_do_not_matter(channels, tolerance, tmp_path, monkeypatch):
+    """Also with a tolerance that no shift can keep: the shift with the largest margin is used."""
+    model, source = make(), recording(tmp_path / "in.wav", channels)
+    monkeypatch.setattr(coding, "TOLERANCE", tolerance)
     compress_file(model, source, tmp_path / "x.wdil")
+    monkeypatch.undo()
     original, generator = CategoricalLogOdds.__call__, np.random.default_rng(1)
 
     def noisy(scale):
@@ -107,7 +112,7 @@ def test_rounding_errors_of_an_engine_do_not_matter(source, tmp_path, monkeypatc
 
         return call
 
-    monkeypatch.setattr(CategoricalLogOdds, "__call__", noisy(0.9 * coding.TOLERANCE))
+    monkeypatch.setattr(CategoricalLogOdds, "__call__", noisy((0.9 if tolerance < 1 else 3) * coding.TOLERANCE))
     expand_file(model, tmp_path / "x.wdil", tmp_path / "out.wav")
     monkeypatch.setattr(CategoricalLogOdds, "__call__", noisy(0.1))
     with pytest.raises(WavedilError, match="x.wdil"):
