@@ -155,6 +155,16 @@ class LearnedDilation(PaddedConv):
         self._read_offsets()
         return self
 
+    def taps(self) -> tuple[Tensor, list[tuple[int, ...]]]:
+        """Weights ``(out_channels, in_channels / groups, taps)`` and offsets in ``span`` of the snapped convolution.
+
+        Raises:
+            WavedilError: the convolution is not snapped.
+        """
+        if self._unique is None:
+            raise WavedilError("taps are learned, not snapped: call fold_dilations(model) of wavedil.core first")
+        return self._snapped_weight(), self._unique
+
     def kernel(self) -> Tensor:
         """The dense kernel with the taps at their positions: ``(out_channels, in_channels / groups, *[span + 1])``."""
         if self._unique is not None:

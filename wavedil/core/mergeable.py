@@ -101,6 +101,16 @@ class MergeableDilations(PaddedConv):
         """Whether this is one convolution; see :meth:`merge`."""
         return self.weight is not None
 
+    def taps(self) -> tuple[Tensor, list[tuple[int, ...]]]:
+        """Weights ``(out_channels, in_channels / groups, taps)`` and offsets in ``span`` of the merged convolution.
+
+        Raises:
+            WavedilError: the branches are not merged.
+        """
+        if not self.merged:
+            raise WavedilError("branches are not merged: call fold_dilations(model) of wavedil.core first")
+        return self.weight, self.offsets
+
     @torch.no_grad()
     def merge(self) -> "MergeableDilations":
         """Replaces the branches by one convolution with their weights and running statistics, in place; returns self.

@@ -20,7 +20,7 @@ from wavedil.audio.models.layer_chain import LayerChain
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
 from wavedil.audio.models.nam.layer import FILM_PLACES
 from wavedil.audio.models.tcn import TCN
-from wavedil.core import DilatedConv
+from wavedil.core import DilatedConv, LearnedDilation, MergeableDilations, fold_dilations
 from wavedil.errors import WavedilError
 
 RATE = 8000
@@ -63,12 +63,25 @@ def effect(**kwargs) -> Effect:
     return Effect(7, 5, [1, 150, 2], 3, head_channels=3, sample_rate=RATE, **kwargs)
 
 
+def irregular(conv) -> Effect:
+    """An effect whose layers have taps at irregular delays, learned or merged."""
+    model = effect(knobs={"gain": [0, 1]})
+    for layer in model.stack.layers:
+        old = layer.conv
+        layer.conv = conv(1, old.in_channels, old.out_channels, 3, dilation=old.dilation, padding="causal")
+        if isinstance(layer.conv, LearnedDilation):
+            torch.nn.init.uniform_(layer.conv.positions, 0, 0.9 * layer.conv.span[0])
+    return fold_dilations(model)
+
+
 #: Of each kind of model, with odd widths, and spans that are longer and shorter than a block.
 MODELS = {
     "effect": lambda: effect(
         knobs={"gain": [0, 2], "tone": [-1, 1]}, knob_channels=2, time_constants=[0.02, 0.001], charges=[50.0, 0.0]
     ),
     "linear knobs": lambda: effect(knobs={"gain": [0, 1]}, knob_channels=0),
+    "learned taps": lambda: irregular(LearnedDilation),
+    "merged taps": lambda: irregular(MergeableDilations),
     "no knobs": lambda: Effect(4, 4, "1,2", 1, sample_rate=RATE),
     "activations": all_activations,
     "options": all_options,
@@ -126,7 +139,7 @@ def made(name: str, seed: int = 0):
     torch.manual_seed(seed)
     model = MODELS[name]().eval()
     with torch.no_grad():
-        for weight in model.state_dict().values():
+        for weight in filter(torch.is_floating_point, model.state_dict().values()):
             weight.add_(0.1 * torch.rand_like(weight))  # also those that start at 0 and 1
     return model
 

@@ -138,7 +138,10 @@ class Operations:
                 step = layout.step(term.source)
                 base = layout.pointer(term.source)
                 origin = first * step - term.span
-                if taps <= width:
+                if term.delays is not None:
+                    parts += [f"{{{base}{_plus(first * step - delay)}, {step}, {width}}}" for delay in term.delays]
+                    columns += term.weight[part].unbind(2)
+                elif taps <= width:
                     parts += [
                         f"{{{base}{_plus(origin + tap * term.dilation)}, {step}, {width}}}" for tap in range(taps)
                     ]

@@ -6,7 +6,7 @@ samples of its source: the compiled code keeps as many as it needs, and before t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wavedil.audio.effects.compiled.functions import Function, function_of
 from wavedil.audio.generation.plan import checked_weight
 from wavedil.core import DilatedConv, DilatedStack
+from wavedil.core.padded_conv import PaddedConv
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, with_article
 
@@ -24,15 +25,21 @@ MAX_STATE = 2**26
 
 @dataclass(frozen=True)
 class Term:
-    """A causal convolution of a buffer: ``weight`` (out, in / groups, taps), oldest tap first."""
+    """A causal convolution of a buffer: ``weight`` (out, in / groups, taps), oldest tap first.
+
+    ``delays`` are those of the taps in samples, where they are not multiples of ``dilation``.
+    """
 
     source: int
     weight: Tensor
     dilation: int = 1
     groups: int = 1
+    delays: tuple[int, ...] | None = None
 
     @property
     def span(self) -> int:
+        if self.delays is not None:
+            return max(self.delays)
         return (self.weight.shape[2] - 1) * self.dilation
 
 
@@ -163,20 +170,22 @@ class Builder:
         self.start = start
         self.sound = 0
 
-    def conv(self, conv: DilatedConv, source: int, name: str = "", **options: Any) -> int:
-        """A causal :class:`DilatedConv`, of which ``name`` is the key in the model's state; see :meth:`product`."""
+    def conv(self, conv: PaddedConv, source: int, name: str = "", **options: Any) -> int:
+        """A causal convolution, of which ``name`` is the key in the model's state; see :meth:`product`."""
         return self.product([self.term(conv, source, name)], conv.bias, **options)
 
-    def term(self, conv: DilatedConv, source: int, name: str = "") -> Term:
+    def term(self, conv: PaddedConv, source: int, name: str = "") -> Term:
         """The term of a causal convolution; its history in the model's state becomes the start of its source."""
-        if not isinstance(conv, DilatedConv):
-            raise WavedilError(f"{name or 'a layer'} is {with_article(conv)}: C code has regular dilations only")
         if conv.span != (0,):
             if conv.padding != ("causal",) or conv.stride != (1,):
                 raise WavedilError(f"{name or 'a convolution'} is not causal: a stream needs causal convolutions")
             if self.start is not None:
                 self.starts[source] = self.start[f"{name}.history"][0, :, -1].float()
-        return Term(source, _weight(conv.weight), conv.dilation[0], conv.groups)
+        if isinstance(conv, DilatedConv):
+            return Term(source, _weight(conv.weight), conv.dilation[0], conv.groups)
+        weight, offsets = conv.taps()
+        delays = tuple(conv.span[0] - offset for (offset,) in offsets)
+        return Term(source, _weight(weight), groups=conv.groups, delays=delays)
 
     def product(
         self,
@@ -191,7 +200,7 @@ class Builder:
         channels = terms[0].weight.shape[0]
         bias = torch.zeros(channels) if bias is None else _weight(bias)
         if scale != 1:
-            terms = [Term(t.source, t.weight * scale, t.dilation, t.groups) for t in terms]
+            terms = [replace(term, weight=term.weight * scale) for term in terms]
             bias = bias * scale
         for term in terms:
             out, width = term.weight.shape[0], term.weight.shape[1] * term.groups
@@ -302,7 +311,7 @@ def lower(model: nn.Module) -> Program:
 
 def no_program(model: nn.Module) -> WavedilError:
     """The error for a model that has no C source."""
-    layers = (layer for layer in model.modules() if isinstance(layer, DilatedConv) and layer.ndim == 1)
+    layers = (layer for layer in model.modules() if isinstance(layer, PaddedConv) and layer.ndim == 1)
     why = "expected an Effect, a LayerChain, a model of .nam files, or a TCN from sound to sound"
     if any(layer.span != (0,) and layer.padding != ("causal",) for layer in layers):
         why = "its convolutions are not causal, so its output depends on later input, which a stream does not have yet"
