@@ -181,6 +181,8 @@ def test_odd_input_is_refused(tmp_path):
     write(tmp_path / "a.ogg", sound, 8000)
     with pytest.raises(WavedilError, match="VORBIS, which cannot be written again"):
         inpaint_file(make(), tmp_path / "a.ogg", tmp_path / "b.wav", gap)
+    with pytest.warns(UserWarning, match="outside \\[-1, 1\\]"):
+        assert inpaint(make(), sound + 1, gap, candidates=0).max() > 1
     write(tmp_path / "a.wav", sound, 8000, "FLOAT")
     with pytest.raises(WavedilError, match="does not have FLOAT"):
         inpaint_file(make(), tmp_path / "a.wav", tmp_path / "b.flac", gap)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wavedil.audio.conditioning.conditioner import Speaker
 from wavedil.audio.data import audio_files
-from wavedil.audio.data.levels import Levels, check_level
+from wavedil.audio.data.levels import check_level
 from wavedil.audio.data.packed import PackedSound
 from wavedil.audio.data.resampling import resample_crop
 from wavedil.audio.data.streams import coding, open_sound, written_blocks
@@ -173,7 +173,7 @@ def _fills(
         sound[:, start:stop] = 0
     if not np.isfinite(sound).all():
         raise WavedilError(f"{name} has NaN or infinity outside of the gaps: repair it, or fill these samples, too")
-    sound = check_level(sound, name, Levels()).clip(-1, 1)
+    sound = check_level(sound, name).clip(-1, 1)
     options = {"temperature": temperature, "seed": seed, "speaker": speaker, "engine": engine}
     fills = []
     for channel, row in enumerate(sound):
@@ -200,7 +200,7 @@ def _spans(gaps: Gaps, rate: int, length: int) -> list[tuple[int, int]]:
     for start, stop in sorted(gaps):
         text = f"gap {start:g}:{stop:g}"
         if not 0 <= start < stop < math.inf:  # also for NaN
-            raise WavedilError(f"{text}: expected start < stop, in seconds from the start of the sound")
+            raise WavedilError(f"{text}: expected 0 <= start < stop, in seconds")
         if stop > seconds + 0.5 / rate:
             raise WavedilError(f"{text} ends after the sound, which has {seconds:.6g} seconds")
         if stop - start > MAX_GAP_MS / 1000 + 0.5 / rate:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wavedil.audio.conditioning.conditioner import Speaker
 from wavedil.audio.data import audio_files
-from wavedil.audio.data.levels import Levels, check_level
+from wavedil.audio.data.levels import check_level
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.audio.spectrogram import hann_stft
@@ -96,7 +96,7 @@ def surprise(
     sound = to_tensor("sound", sound)
     if sound.ndim != 1 or not len(sound):
         raise WavedilError(f"sound has shape {tuple(sound.shape)}: expected (time,), with at least one sample")
-    sound = check_level(sound, "sound", Levels()).to(next(model.parameters()).device).unsqueeze(0)
+    sound = check_level(sound).to(next(model.parameters()).device).unsqueeze(0)
     parts, done = [], 0
     conditioning = model.conditioning(model.features(sound), speaker)
     for part in nll_by_chunk(model, model.encode(sound), conditioning):

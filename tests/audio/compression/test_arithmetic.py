@@ -19,12 +19,20 @@ def encoded(pairs):
     return encoder.finish()
 
 
+def decoder_after(data, pairs):
+    decoder = Decoder(data)
+    for _, probability in pairs:
+        decoder.decode(probability)
+    return decoder
+
+
 @settings(max_examples=200)
 @given(pairs=st.lists(st.tuples(st.booleans(), PROBABILITY), max_size=400))
 def test_decisions_return(pairs):
     data = encoded(pairs)
     decoder = Decoder(data)
     assert [decoder.decode(probability) for _, probability in pairs] == [decision for decision, _ in pairs]
+    assert decoder.is_at_end() and not decoder_after(data + b"\0", pairs).is_at_end()
     bits = sum(-math.log2((p if decision else ONE - p) / ONE) for decision, p in pairs)
     assert 8 * len(data) <= 1.002 * bits + 40
 

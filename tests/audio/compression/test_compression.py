@@ -148,6 +148,8 @@ def test_damaged_foreign_and_other_models_files_are_refused(source, tmp_path):
     for changes in ({"shape": [1, -26]}, {"shape": [10**5, 1]}, {"shape": 3}, {"speaker": []}, {"model": None}):
         refuses("header is damaged", with_header(content, **changes))
     refuses("too early|checksum|damaged", content[:-60])
+    for more in (b"\0", b"hi", bytes(1000)):
+        refuses("do not end with the sound", content + more)
     middle = (len(content) + 220) // 2
     refuses("too early|checksum|damaged", content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :])
 

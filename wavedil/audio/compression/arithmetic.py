@@ -32,13 +32,17 @@ class Encoder:
 
     def finish(self) -> bytes:
         """All bytes, with as many more as the last decisions need."""
-        for count in range(5):  # the fewest bytes that, followed by zeros, are in [low, high]
-            shift = 32 - 8 * count
-            value = (self._low + (1 << shift) - 1) >> shift << shift
-            if value <= self._high:
-                self.data += value.to_bytes(4, "big")[:count]
-                break
-        return bytes(self.data)
+        return bytes(self.data + _last_bytes(self._low, self._high))
+
+
+def _last_bytes(low: int, high: int) -> bytes:
+    """The fewest bytes that, followed by zeros, are in [low, high]."""
+    for count in range(4):
+        shift = 32 - 8 * count
+        value = (low + (1 << shift) - 1) >> shift << shift
+        if value <= high:
+            return value.to_bytes(4, "big")[:count]
+    return low.to_bytes(4, "big")
 
 
 class Decoder:
@@ -69,3 +73,7 @@ class Decoder:
             self._value = self._value << 8 & _FULL | following
             self._at += 1
         return decision
+
+    def is_at_end(self) -> bool:
+        """Whether the data end with the last decision."""
+        return self._data[self._at - 4 :] == _last_bytes(self._low, self._high)

@@ -14,7 +14,7 @@ from wavedil.audio.compression.arithmetic import Decoder, Encoder
 from wavedil.audio.compression.codes import decode_codes, encode_codes
 from wavedil.audio.conditioning.conditioner import Speaker
 from wavedil.audio.data import audio_files
-from wavedil.audio.data.levels import Levels, check_level
+from wavedil.audio.data.levels import check_level
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.generation.engines.session import Session
 from wavedil.batches import fingerprint
@@ -70,7 +70,7 @@ def compress_file(
         raise WavedilError(
             f"{source} has {info.sample_rate} Hz and the model {model.sample_rate} Hz: resample the file"
         )
-    sound = torch.from_numpy(check_level(audio_files.read(source, mono=False)[0], source, Levels()))
+    sound = torch.from_numpy(check_level(audio_files.read(source, mono=False)[0], source))
     codes = model.encode(sound)
     exact = bool(torch.equal(model.decode(codes), sound))
     if not exact and model.config.get("quantizer") == "linear" and model.num_codes == 65536:
@@ -157,6 +157,8 @@ def expand_file(
                 f"{source}: the checksum of the codes differs, since the file is damaged, or engine {engine} computes "
                 "too differently on this machine: try engine torch"
             )
+        if not decoder.is_at_end():
+            raise WavedilError(f"{source} is damaged: its data do not end with the sound")
         audio_files.write(target, model.decode(codes), model.sample_rate)
     seconds = length / model.sample_rate
     factor = round(seconds / (time.perf_counter() - started), 3)
