@@ -175,13 +175,11 @@ def _fills(
         raise WavedilError(f"{name} has NaN or infinity outside of the gaps: repair it, or fill these samples, too")
     sound = check_level(sound, name).clip(-1, 1)
     options = {"temperature": temperature, "seed": seed, "speaker": speaker, "engine": engine}
-    fills = []
+    fills, next_starts = [], [*(start for start, _ in spans[1:]), sound.shape[1]]
     for channel, row in enumerate(sound):
-        for start, stop in spans:
-            following = next((each[0] for each in spans if each[0] > start), len(row))
+        for (start, stop), following in zip(spans, next_starts, strict=True):
             row[start:stop] = interpolate(row[:following], start, stop, rate)
-        for index, (start, stop) in enumerate(spans):
-            following = spans[index + 1][0] if index + 1 < len(spans) else len(row)
+        for (start, stop), following in zip(spans, next_starts, strict=True):
             if candidates:
                 first = len(fills) * _MAX_ROUNDS * candidates
                 row[start:stop] += _correction(model, row, start, stop, following, rate, candidates, first, options)
