@@ -91,10 +91,15 @@ def test_gradients(ndim, size, options):
     assert torch.autograd.gradgradcheck(run, (x, *values), fast_mode=True)
 
 
-def test_products_by_tap_have_the_gradients_of_the_dense_kernel():
-    conv = LearnedDilation(1, 8, 6, 3, window=40, padding="causal")
-    nn.init.uniform_(conv.positions, 1, 38)
-    x = torch.randn(2, 8, 100, requires_grad=True)
+@pytest.mark.parametrize(("window", "size"), [((40,), (100,)), ((17, 12), (20, 31)), ((9, 1, 8), (9, 5, 13))])
+@pytest.mark.parametrize("padding", ["causal", "same"])
+def test_products_by_tap_have_the_gradients_of_the_dense_kernel(window, size, padding):
+    kernel = tuple(min(3, n) for n in window)
+    conv = LearnedDilation(len(window), 8, 6, kernel, window=window, padding=padding)
+    with torch.no_grad():
+        for row, n in zip(conv.positions, window, strict=True):
+            row.uniform_(0.1 * (n - 1), 0.9 * (n - 1))
+    x = torch.randn(2, 8, *size, requires_grad=True)
     for _ in range(2):
         values = [x, *(value for value in conv.parameters() if value.requires_grad)]
         y, expected = conv(x), by_dense_kernel(conv, x)
