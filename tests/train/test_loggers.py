@@ -77,7 +77,8 @@ def test_tensorboard_and_csv_get_all_of_a_run(recipe, tmp_path, capsys, monkeypa
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     tags = accumulator.EventAccumulator(str(events)).Reload().Tags()
     assert {"learning_rate", "samples_per_second", "valid/bits", "final/valid_bits"} <= set(tags["scalars"])
-    assert set(tags["audio"]) == {"target", "step", "samples/sample_000"} and {"target", "step"} <= set(tags["images"])
+    samples = {"samples/sample_000", "samples/sample_000_recording"}
+    assert set(tags["audio"]) == {"target", "step", *samples} and {"target", "step"} <= set(tags["images"])
     assert "data.crop: 200" in (run / "csv" / "hparams.yaml").read_text()
     assert "learning_rate" in (run / "csv" / "metrics.csv").read_text()
 

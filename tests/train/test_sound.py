@@ -315,7 +315,7 @@ def test_clips_are_written_if_a_recording_has_become_unreadable(tmp_path, capsys
 def test_previews_have_the_speakers_in_turn(speakers, expected):
     data = AudioData()
     data.valid, data.valid_conditioning = range(5), {} if speakers is None else {"speakers": np.array(speakers)}
-    assert data._preview_files(6) == expected
+    assert data.preview_files(6) == expected
 
 
 def test_validation_and_samples_use_the_moving_average(tmp_path, recordings):

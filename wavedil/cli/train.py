@@ -14,7 +14,9 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    recipes = "\n".join(f"  {name:<12}{recipe_summary(path)}" for name, path in known_recipes().items())
+    known = known_recipes()
+    width = max(map(len, known), default=0) + 1
+    recipes = "\n".join(f"  {name:<{width}}{recipe_summary(path)}" for name, path in known.items())
     parser.epilog = f"recipes:\n{recipes}\n\n" + textwrap.fill(
         "Every key of the recipe is an option: --data.root DIR, --trainer.max_time 00:00:15:00, "
         "--model.network.channels 32 ... Ctrl-C, SIGTERM and SIGHUP save the model and a checkpoint. "
