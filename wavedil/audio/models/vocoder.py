@@ -53,7 +53,11 @@ class Vocoder(nn.Module):
         }
         for name, (found, needed) in pairs.items():
             if found != needed:
-                raise WavedilError(f"features have {name}={found}, the generator is for {needed}: set both to the same")
+                other = "mels" if name == "n_mels" else name
+                raise WavedilError(
+                    f"features have {name}={found}, the generator is for {needed}: set features.{name} and "
+                    f"generator.{other} to the same"
+                )
         self.features, self.generator = features, generator
         self.sample_rate, self.hop_length = features.sample_rate, features.hop_length
         self.works_on_frames = getattr(generator, "works_on_frames", False)
