@@ -17,7 +17,7 @@ ROOT = DOCS.parent
 project, author, release = "wavedil", "the wavedil authors", wavedil.__version__
 copyright = "the wavedil authors, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]  # the second: executed notebooks, beside _build
 suppress_warnings = ["ref.python"]  # attributes that many classes have, e.g. receptive_field
 
 html_theme = "pydata_sphinx_theme"
