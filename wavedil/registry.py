@@ -76,7 +76,7 @@ def is_registered(cls: type) -> bool:
 
 
 def class_of(value: Any) -> type:
-    """The class of an object in a config: its own, or the one that it names in ``registered_class``."""
+    """The class to write into a config for an object: its ``registered_class`` if it has one, else its own class."""
     return getattr(value, "registered_class", type(value)) if isinstance(value, nn.Module) else type(value)
 
 

@@ -2,8 +2,8 @@
 
 Source: Janssen, Veldhuis & Vries 1986, doi 10.1109/TASSP.1986.1164824.
 
-The missing samples are those with the least squared prediction error, given the samples on both sides. They and the
-coefficients of the prediction are computed in turn.
+The missing samples are chosen to minimize the squared prediction error, given the samples on both sides. Each iteration
+computes first the prediction coefficients, then the samples.
 """
 
 import numpy as np

@@ -103,7 +103,7 @@ class DenseBackbone(fx.GraphModule):
 
     @property
     def registered_class(self) -> type:
-        """The class of each graph is its own; model folders name this one."""
+        """The class that model folders name. (``type(self)`` is a class that torch.fx made for this graph.)"""
         return DenseBackbone if self.save_error is None else type(self)
 
     output_stride = _metadata("output_stride")

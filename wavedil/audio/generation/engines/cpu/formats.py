@@ -74,8 +74,8 @@ class PairFormat(Format):
     def weights(self, matrix: np.ndarray, groups: int = 1) -> np.ndarray:
         """Without dot products, the loop does not clear the lower half when it uses the upper one.
 
-        So the upper half is rounded such that the word, read as one float32, is closest to the weight: as exact as
-        bfloat16.
+        It then uses the complete word as a float32. So the upper half is chosen such that this float32 is as close to
+        the weight as possible; the error is at most that of rounding to bfloat16.
         """
         bits = matrix.view(np.uint32).reshape(-1, 2, matrix.shape[1])
         lower = _to_bfloat16(bits[:, 0])
