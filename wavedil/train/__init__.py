@@ -9,7 +9,8 @@ from wavedil.train.effect import EffectData, EffectModule
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.train.piano_roll import MusicData, MusicModule
 from wavedil.train.regression import RegressionData, RegressionModule
-from wavedil.train.segmentation import SegmentationData, SegmentationModule
+from wavedil.train.segmentation import SegmentationModule
+from wavedil.train.segmentation_data import SegmentationData
 from wavedil.train.sharding import FSDP
 from wavedil.train.sound import AudioData, AudioModule
 from wavedil.train.vocoder import VocoderData, VocoderModule

@@ -9,7 +9,8 @@ from wavedil.core.schema import Positive, checked
 from wavedil.errors import WavedilError
 from wavedil.train.data import Count, Factor
 from wavedil.train.module import MetricNames
-from wavedil.train.segmentation import SegmentationData, SegmentationModule
+from wavedil.train.segmentation import SegmentationModule
+from wavedil.train.segmentation_data import SegmentationData
 from wavedil.vision.data import spheres
 from wavedil.vision.data.dataset import RegressionDataset
 from wavedil.vision.losses import SmoothL1

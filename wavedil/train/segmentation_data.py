@@ -1,0 +1,157 @@
+"""Data of dense prediction: folders of images and masks."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from wavedil.core.schema import checked
+from wavedil.errors import WavedilError
+from wavedil.progress import Bar
+from wavedil.train.data import Count, Factor, OptionalCount, Seed, TrainingData, Workers, evenly_spaced
+from wavedil.vision.data import shapes
+from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
+from wavedil.vision.data.labels import IGNORED
+from wavedil.vision.data.pairs import FolderLayout, split_pairs
+from wavedil.vision.models.predictor import DensePredictor
+
+DEFAULT_LABELS = {"classes": None, "mask_values": None, "ignore_label": IGNORED, "palette": None}
+
+
+class SegmentationData(TrainingData):
+    """Random crops of a folder of images and masks; validation on complete images.
+
+    The root holds ``images`` and ``masks``, or folders ``train`` and ``val`` that each hold them.
+
+    Args:
+        root: the folder; null for built-in shapes, which are written to ``RUN/data``.
+        crop: height and width of each crop, in pixels after ``scale``.
+        batch_size: crops in a batch.
+        scale: factor by which images and masks are resized, in prediction as well; null: that of the module's ``init``,
+            else 1.
+        classes: names of the classes, or their number; null counts them in the masks. If this and the next three have
+            their defaults, those of the module's ``init`` are used.
+        mask_values: value of each class in the masks: gray values, or colors [red, green, blue]; null: 0, 1, 2 ...
+        ignore_label: value of ignored pixels in the masks; ``rest``: all values that are not in mask_values.
+        palette: [red, green, blue] of each class in overlays and label maps.
+        images, masks, image_ending, mask_ending: names of the folders, and endings of the file names' stems; see
+            :class:`wavedil.vision.data.pairs.FolderLayout`.
+        validation: only without a folder ``val``: a regular expression on the paths, without suffix, of the images to
+            hold out; null: every tenth of the sorted images.
+        exclude: images or masks to leave out, with their partners: a regular expression on paths without suffix, or
+            ``@FILE`` with one path per line, relative to the folder of FILE, as ``wavedil check DATA --list FILE``
+            writes it.
+        scales: minimum and maximum of the random scale of a crop.
+        flip: mirror half of the crops horizontally.
+        valid_images: held-out images in each validation, evenly spaced; null for all.
+        built_in_images: number of built-in training images; a tenth as many validate.
+        max_skipped: training images that may become unreadable while training runs, at most: each is logged, and
+            other crops replace its crops. With 0 the first one ends the training. In validation it is always an error.
+        seed: seed of the crops.
+        num_workers: processes that read crops.
+    """
+
+    @checked
+    def __init__(
+        self,
+        root: str | None = None,
+        crop: tuple[Count, Count] = (96, 96),
+        batch_size: Count = 8,
+        scale: Factor | None = None,
+        classes: list[str] | int | None = None,
+        mask_values: list[int] | list[tuple[int, int, int]] | None = None,
+        ignore_label: int | tuple[int, int, int] | str | None = IGNORED,
+        palette: list[tuple[int, int, int]] | None = None,
+        images: str = "images",
+        masks: str = "masks",
+        image_ending: str = "",
+        mask_ending: str = "",
+        validation: str | None = None,
+        exclude: str | None = None,
+        scales: tuple[Factor, Factor] = (0.5, 2.0),
+        flip: bool = True,
+        valid_images: Count | None = None,
+        built_in_images: Count = 400,
+        max_skipped: OptionalCount = 0,
+        seed: Seed = 0,
+        num_workers: Workers = 0,
+    ):
+        super().__init__(batch_size, seed, num_workers)
+        self.root, self.crop, self.scale = root, crop, scale
+        self.labels = {"classes": classes, "mask_values": mask_values, "ignore_label": ignore_label, "palette": palette}
+        self.layout = FolderLayout(images, masks, image_ending, mask_ending)
+        self.validation, self.exclude, self.valid_images = validation, exclude, valid_images
+        self.scales, self.flip = scales, flip
+        self.built_in_images, self.max_skipped = built_in_images, max_skipped
+
+    def prepare_data(self) -> None:
+        if self.root is None and not self.ready:
+            self.write_built_in(self.built_in_images, max(1, self.built_in_images // 10))
+
+    def write_built_in(self, train: int, val: int) -> None:
+        shapes.make_shapes(self.built_in_folder(), train, val)
+
+    def read_data(self) -> str:
+        start = getattr(self.trainer.lightning_module, "initial_network", None)
+        if self.scale is None:
+            self.scale = 1.0 if start is None else start.scale
+        self.check_batch_memory(32 * math.prod(self.crop), f"data.crop is {self.crop}")  # image, mask, scores: no less
+        root = self.built_in_folder() if self.root is None else self.root
+        train, valid, note = split_pairs(root, self.layout, self.validation, self.exclude)
+        labels = self.read_truth(root, train, valid, start)
+        self.crops = RandomImageCrops(
+            self.train,
+            self.crop,
+            scales=self.scales,
+            flip=self.flip,
+            seed=self.seed,
+            max_skipped=self.max_skipped,
+        )
+        return f"{note}\n{labels}"
+
+    def data_files(self) -> list[Sequence[Path]]:
+        pairs = [*self.train.pairs, *self.valid.pairs]
+        return [[pair.image for pair in pairs], [pair.mask for pair in pairs]]
+
+    def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
+        """Sets ``train``, ``valid`` and the module's ``data_attributes``; returns a line about the labels.
+
+        Args:
+            root: folder of the data, for messages.
+            train, valid: pairs of files.
+            start: the model of the module's ``init``.
+        """
+        if start is not None and self.labels == DEFAULT_LABELS:
+            self.labels = {name: getattr(start.label_scheme, name) for name in DEFAULT_LABELS}
+        if self.root is None:
+            self.labels |= {"classes": list(shapes.CLASSES), "palette": list(shapes.PALETTE)}
+        self.scheme = find_label_scheme([*train, *valid], **self.labels)
+        self.num_outputs = len(self.scheme.classes)
+        self.train, self.valid = (SegmentationDataset(pairs, self.scheme, self.scale) for pairs in (train, valid))
+        with Bar("reading masks") as bar:
+            #: Pixels of each class in each training image, (images, num_classes).
+            self.counts: Tensor = self.train.count_labels(bar.update)
+        total = int(self.counts.sum())
+        if not total:
+            raise WavedilError(f"{root}: all pixels of the {len(train)} training masks are ignored: check ignore_label")
+        shares = (self.counts.sum(0) / total * 100).tolist()
+        names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.scheme.classes, shares, strict=True))
+        return f"{len(shares)} classes with their shares of pixels: {names}"
+
+    def train_dataloader(self) -> DataLoader:
+        return self.endless_loader(self.crops)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Subset(self.valid, evenly_spaced(len(self.valid), self.valid_images or len(self.valid))))
+
+    def preview_images(self, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """``num`` held-out images ``(height, width, 3)`` with their labels or targets, evenly spaced."""
+        return [self.valid.read(index) for index in evenly_spaced(len(self.valid), num)]
+
+    def preview_names(self, num: int) -> list[str]:
+        """File names of :meth:`preview_images`."""
+        return [self.valid.pairs[index].image.name for index in evenly_spaced(len(self.valid), num)]
