@@ -1,9 +1,12 @@
-"""Trained models of the package, which ``load`` and the shell take by name: ``wavedil sample pluck``."""
+"""What ``load`` and the shell take as a model: folders, files of other programs, and names of packaged models."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "models"
+
+#: Files of other programs that are complete models: suffix, and import path of the function that reads them.
+READERS = {".nam": "wavedil.interop.nam.read_nam"}
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,14 @@ def find_model(name: str | Path) -> Path:
     """The folder of a model: ``name`` if there is such a folder, else that of the packaged model of this name."""
     path = Path(name)
     return FOLDER / path if str(name) in packaged_names() and not path.is_dir() else path
+
+
+def is_file_of_another_program(path: str | Path) -> bool:
+    """Whether ``path`` exists, is not a folder, and has a suffix of :data:`READERS`."""
+    path = Path(path)
+    return path.suffix.lower() in READERS and path.exists() and not path.is_dir()
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether ``path`` is a model folder or a file of another program; its content may still be wrong."""
+    return Path(path, "config.json").is_file() or is_file_of_another_program(path)

@@ -5,6 +5,7 @@ package or in a module that the program has already imported. A model may be mad
 instance of a registered class is stored as ``{"class": ..., "arguments": ...}``.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from wavedil.device import check_device
 from wavedil.errors import WavedilError, one_of, shortened, shown, with_article
 from wavedil.files import check_regular_file
 from wavedil.outputs import check_folder_name
-from wavedil.packaged import find_model, packaged_names
+from wavedil.packaged import READERS, find_model, is_file_of_another_program, packaged_names
 from wavedil.registry import (
     build,
     check_nesting,
@@ -153,8 +154,8 @@ def load(
     """Loads the model of a folder, in evaluation mode. The file must have exactly the tensors of the model.
 
     Args:
-        folder: as written by :func:`save`, e.g. RUN/model of a training run; or the name of a model of this package
-            (``wavedil models`` lists them), unless there is a folder of that name.
+        folder: as written by :func:`save`, e.g. RUN/model of a training run; a ``.nam`` file of Neural Amp Modeler; or
+            the name of a model of this package (``wavedil models`` lists them), unless there is a folder of that name.
         device: where to put the model.
         expect: a class that the model must be an instance of; its ``title`` describes it in the error.
         imports: modules of yours that are imported first; the folder may then name any ``nn.Module`` that they define.
@@ -167,6 +168,10 @@ def load(
     device = check_device(device)
     trust(imports)
     folder = find_model(folder)
+    if is_file_of_another_program(folder):
+        model = _read_file(folder)
+        _check_class(type(model), folder, expect)
+        return model.to(device)
     path, weights = folder / CONFIG, folder / WEIGHTS
 
     def read() -> tuple[Any, dict[str, Any], bool, dict[str, Tensor]]:
@@ -179,10 +184,7 @@ def load(
 
     name, arguments, old, tensors = _read_one_version(folder, read)
     cls = find_class(name, path)
-    if expect is not None and not issubclass(cls, expect):
-        raise WavedilError(f"{folder} holds {with_article(cls)}: expected {getattr(expect, 'title', expect.__name__)}")
-    if not issubclass(cls, nn.Module):
-        raise WavedilError(f"{folder} holds {with_article(cls)}: expected a torch.nn.Module")
+    _check_class(cls, folder, expect)
     check_registered({"class": name, "arguments": arguments}, path)
     if old:
         logging.getLogger("wavedil").warning(
@@ -210,13 +212,28 @@ def load(
 
 
 def model_class(folder: str | Path) -> type[nn.Module]:
-    """The class of a folder's model, without building the model.
+    """The class of a folder's model, without building the model. A ``.nam`` file is read completely.
 
     Raises:
         WavedilError: the folder has no readable ``config.json``, or the class is not registered.
     """
+    if is_file_of_another_program(folder):
+        return type(_read_file(Path(folder)))
     path = find_model(folder) / CONFIG
     return find_class(_read_one_version(path.parent, lambda: _read_config(path))[0], path)
+
+
+def _read_file(path: Path) -> nn.Module:
+    check_regular_file(path, f"a {path.suffix} file")
+    module, _, name = READERS[path.suffix.lower()].rpartition(".")
+    return getattr(importlib.import_module(module), name)(path)
+
+
+def _check_class(cls: type, folder: Path, expect: type | None) -> None:
+    if expect is not None and not issubclass(cls, expect):
+        raise WavedilError(f"{folder} holds {with_article(cls)}: expected {getattr(expect, 'title', expect.__name__)}")
+    if not issubclass(cls, nn.Module):
+        raise WavedilError(f"{folder} holds {with_article(cls)}: expected a torch.nn.Module")
 
 
 def _read_one_version(folder: Path, read: Callable[[], T]) -> T:

@@ -321,3 +321,44 @@ def test_keys_of_early_files(tmp_path):
     (tmp_path / "b.nam").write_text(json.dumps(content))
     x = torch.randn(1, 1, 20)
     assert torch.equal(read_nam(tmp_path / "b.nam")(x), model(x))
+
+
+def test_a_nam_file_is_a_model_of_load_and_of_the_shell(tmp_path, capsys):
+    from wavedil.cli import main
+    from wavedil.weights import load, model_class
+
+    model, path = plain(), tmp_path / "Small.NAM"
+    write_nam(model, path)
+    sound = torch.randn(1, 1, 50)
+    loaded = load(path)
+    assert type(loaded) is NAM is model_class(path) and not loaded.training
+    assert torch.equal(loaded(sound), read_nam(path)(sound))
+    assert main(["inspect", str(path)]) == 0 and "receptive field" in capsys.readouterr().out
+    assert main(["export", str(path), str(tmp_path / "small.c")]) == 0 and (tmp_path / "small.c").exists()
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(path), "--help"])
+    assert "--align" in capsys.readouterr().out  # an option of effects
+    capsys.readouterr()
+    with pytest.raises(WavedilError, match="Small.NAM holds a NAM: expected a Linear"):
+        load(path, expect=torch.nn.Linear)
+    assert main(["sample", str(path), "--out", str(tmp_path / "clips")]) == 2
+    assert "Small.NAM holds a NAM, which generates nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["process", "inspect"])
+def test_what_only_looks_like_a_nam_file_is_refused_in_one_line(command, tmp_path, capsys):
+    from wavedil.cli import main
+
+    arguments = ["in.wav", str(tmp_path / "out.wav")] if command == "process" else []
+    (tmp_path / "bad.nam").write_text("{}")
+    os.mkfifo(tmp_path / "pipe.nam")
+    (tmp_path / "folder.nam").mkdir()
+    for name, message in (
+        ("bad.nam", "not a .nam file"),
+        ("pipe.nam", "not a regular file"),
+        ("folder.nam", "not a model folder"),
+        ("missing.nam", "expected a schedule" if command == "inspect" else "not a model folder"),
+    ):
+        assert main([command, str(tmp_path / name), *arguments]) == 2
+        errors = capsys.readouterr().err.strip().splitlines()
+        assert len(errors) == 1 and message in errors[0]

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "subject",
         metavar="SCHEDULE|MODEL|NETWORK",
         type=find_model,
-        help='e.g. "1..512 x3", "1,2,5 x4", a model folder or run folder, a packaged model, or a classifier: '
-        "timm:NAME, torchvision:NAME or MODULE:FUNCTION",
+        help='e.g. "1..512 x3", "1,2,5 x4", a model folder, run folder or .nam file, a packaged model, or a '
+        "classifier: timm:NAME, torchvision:NAME or MODULE:FUNCTION",
     )
     parser.add_argument("--ndim", type=int, default=1, help="number of space axes, 1 to 3 (default 1)")
     parser.add_argument("--kernel-size", type=int, help="taps per axis (default 2 for 1 axis, 3 otherwise)")
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
             sys.path.insert(0, os.getcwd())
         model, title = networks.build_network(arguments.subject), arguments.subject
         info, render, measure = networks.inspect_network(model), networks.render_network, networks.measure_network
-    elif arguments.subject and Path(arguments.subject).is_dir():
+    elif arguments.subject and Path(arguments.subject).exists():
         from wavedil.inspection.model import inspect_model, render_model
         from wavedil.weights import load
 
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         subject, names = arguments.subject, packaged_names()
         if similar(subject, names) or "/" in subject or not any(char.isdigit() or char == "(" for char in subject):
-            expected = f'a schedule, e.g. "1..512 x3", a model folder, or {one_of(subject, names)}'
+            expected = f'a schedule, e.g. "1..512 x3", a model folder or .nam file, or {one_of(subject, names)}'
             raise WavedilError(f"SCHEDULE|MODEL is {subject!r}: expected {expected}")
         info = inspect_schedule(subject, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate)
     if arguments.plot:

@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
         print(device_table(import_sounddevice()))
         return
     if arguments.model is None:
-        raise WavedilError("MODEL is missing: expected a model folder, a run folder or the name of a packaged model")
+        raise WavedilError(
+            "MODEL is missing: expected a model folder, a run folder, a .nam file or the name of a packaged model"
+        )
     model = load(arguments.model, arguments.device, expect=EffectModel)
     if arguments.quality is not None:
         model = model.at_quality(arguments.quality)

@@ -3,11 +3,11 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 from wavedil.cli import options
 from wavedil.errors import WavedilError, one_of, with_article
+from wavedil.packaged import is_model
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class ModelFunction:
         return getattr(cls, self.method)()
 
     def add_options(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-        """Adds the options of the first model folder among ``words``; none if there is no folder."""
-        folder = next((found for word in words if (Path(found := _found(word)) / "config.json").is_file()), None)
+        """Adds the options of the first model among ``words``; none if there is no model."""
+        folder = next((found for word in words if is_model(found := _found(word))), None)
         if folder is None:
             return
         from wavedil.weights import model_class

@@ -15,12 +15,12 @@ from wavedil.errors import WavedilError
 
 
 def add_model_argument(parser: argparse.ArgumentParser, example: str = "runs/pluck", nargs: str | None = None) -> None:
-    text = f"model folder or run folder, e.g. {example}; or the name of a packaged model: wavedil models"
+    text = f"model folder or run folder, e.g. {example}; a .nam file; or a packaged model: wavedil models"
     parser.add_argument("model", metavar="MODEL", nargs=nargs, type=find_model, help=text)
 
 
 def find_model(name: str) -> str:
-    """The model folder that an argument names: the folder itself, that of a run folder, or a packaged model.
+    """The model that an argument names: a folder or file itself, the model of a run folder, or a packaged model.
 
     Raises:
         argparse.ArgumentTypeError: a run folder without a model.
