@@ -28,7 +28,7 @@ def test_schedules(run):
         ("1,2 --kernal-size 3", "--kernal-size is unknown: did you mean --kernel-size?"),
         ("pulck", "did you mean pluck?"),
         ("runs/none", "SCHEDULE|MODEL is 'runs/none': expected a schedule"),
-        ("nothing", 'expected a schedule, e.g. "1..512 x3", a model folder, or one of overdrive, pluck'),
+        ("nothing", 'expected a schedule, e.g. "1..512 x3", a model folder or .nam file, or one of overdrive, pluck'),
         ("1,2,x", "'x' is not an integer"),
     ],
 )

@@ -339,7 +339,7 @@ def test_a_nam_file_is_a_model_of_load_and_of_the_shell(tmp_path, capsys):
         main(["evaluate", str(path), "--help"])
     assert "--align" in capsys.readouterr().out  # an option of effects
     capsys.readouterr()
-    with pytest.raises(WavedilError, match="Small.NAM holds a NAM: expected a Linear"):
+    with pytest.raises(WavedilError, match="Small.NAM holds a NAM: expected Linear"):
         load(path, expect=torch.nn.Linear)
     assert main(["sample", str(path), "--out", str(tmp_path / "clips")]) == 2
     assert "Small.NAM holds a NAM, which generates nothing" in capsys.readouterr().err

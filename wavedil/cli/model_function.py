@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 
 from wavedil.cli import options
 from wavedil.errors import WavedilError, one_of, with_article
-from wavedil.packaged import is_model
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class ModelFunction:
 
     def add_options(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         """Adds the options of the first model among ``words``; none if there is no model."""
+        from wavedil.packaged import is_model
+
         folder = next((found for word in words if is_model(found := _found(word))), None)
         if folder is None:
             return
