@@ -77,6 +77,7 @@ def folders(tmp_path_factory):
         ("tcn", "--validation", "--validation is not an option of a TCN: expected one of --held-out"),
         ("segmenter", "--speakers", "--speakers is not an option of a Segmenter: expected one of --held-out"),
         ("regressor", "--crf", "crf and crf_preset refine class scores, which a Regressor does not have"),
+        ("regressor", "--confusion=c.png", "confusion is 'c.png': a Regressor has no classes"),
         ("wn", "--crf", "holds a WN, which has no evaluation"),
         ("nothing", "--crf", "nothing is not a model folder"),
         ("segmenter", "--resynthesise", "--resynthesise is now called --resynthesize"),

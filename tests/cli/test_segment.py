@@ -12,6 +12,7 @@ from wavedil.audio import WaveNet
 from wavedil.extras import install_extra
 from wavedil.vision import (
     ASPP,
+    BoundaryF1,
     ContextModule,
     Conv1x1Head,
     DenseCRF,
@@ -22,6 +23,7 @@ from wavedil.vision import (
     save,
 )
 from wavedil.vision.data.images import read_mask, write_image, write_labels
+from wavedil.vision.metrics import finite
 from wavedil.vision.prediction import probabilities
 
 PALETTE = ((10, 20, 30), (200, 0, 0), (0, 200, 0))
@@ -77,12 +79,19 @@ def test_segment(run, tmp_path, models, data):
     assert (read_mask(tmp_path / "more" / "03.png", colors=False) == expected).all()
 
 
-def test_the_dense_crf_refines_probabilities_by_the_image(run, tmp_path, data):
+@pytest.fixture
+def varied():
+    """A model that predicts several classes in an image."""
     torch.manual_seed(0)
-    model = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3, ignore_label=9, scale=0.5).eval()
+    classes = ["ground", "road", "car"]
+    model = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3, classes=classes, ignore_label=9, scale=0.5)
     torch.nn.init.normal_(model.head.score.weight, std=20)  # or one class is the likeliest everywhere
     torch.nn.init.zeros_(model.head.score.bias)
-    folder, path = tmp_path, data / "images" / "03.png"
+    return model.eval()
+
+
+def test_the_dense_crf_refines_probabilities_by_the_image(run, tmp_path, data, varied):
+    model, folder, path = varied, tmp_path, data / "images" / "03.png"
     save(model, folder / "model")
     image = read_image(path)
     run("segment", folder / "model", path, "--out", tmp_path, "--crf")
@@ -113,6 +122,8 @@ def test_evaluate(run, tmp_path, models, data):
         for index in range(11)
     )
     assert result["accuracy"] == pytest.approx(right / result["count"])
+    assert {name: figures["iou"] for name, figures in result["per_class"].items()} == result["classes"]
+    assert result["boundary_f1"] is None  # each of these masks has one class
     held = json.loads(run("evaluate", folder / "model", data, "--json", "--held-out", "--scaled").out)
     assert (held["count"], held["images"]) == (2 * 10 * 19, 2) and "resized by 0.5" in held["definition"]
     for part, first in (("train", 0), ("val", 8)):  # in a folder of parts, those of val are held out
@@ -125,6 +136,32 @@ def test_evaluate(run, tmp_path, models, data):
     assert parts == json.loads(run("evaluate", folder / "model", tmp_path / "val", "--json").out)
     text = run("evaluate", folder / "model", data, "--validation", "^0[0-2]").out
     assert "road" in text and "mean IoU" in text and "over 2,280 pixels of 3 images" in text
+    assert text.split()[:6] == ["IoU", "recall", "precision", "F1", "boundary", "F1"]
+
+
+def test_boundaries_and_the_picture_of_the_confusion_matrix(run, refused, tmp_path, data, varied):
+    save(varied, tmp_path / "model")
+    boundary = BoundaryF1(3, 0.05)
+    for index in range(3):
+        image = read_image(data / "images" / f"{index:02d}.png")
+        labels = np.roll(predict(varied, image), index, 1)
+        labels[:, :9] = index
+        write_image(tmp_path / "in" / "images" / f"{index}.png", image)
+        write_labels(tmp_path / "in" / "masks" / f"{index}.png", labels, PALETTE)
+        boundary.update(predict(varied, image), labels)
+    words = ["evaluate", tmp_path / "model", tmp_path / "in", "--json", "--records", tmp_path / "records"]
+    options = ["--boundary-tolerance", 0.05, "--confusion", tmp_path / "pictures" / "confusion.png"]
+    first = json.loads(run(*words, *options).out)
+    assert [figures["boundary_f1"] for figures in first["per_class"].values()] == finite(boundary.scores)
+    assert 0 < first["boundary_f1"] == pytest.approx(boundary.mean)
+    assert "less than 5 % of the image's diagonal" in first["definitions"]["boundary_f1"]
+    with Image.open(options[3]) as picture:
+        assert min(picture.size) > 300
+    options[3] = tmp_path / "confusion.svg"
+    assert json.loads(run(*words, *options).out) == first  # from the records
+    text = options[3].read_text()
+    assert all(f"<!-- {name} -->" in text for name in ("ground", "road", "car", "predicted class"))
+    assert "has results with another boundary_tolerance" in refused(*words, "--boundary-tolerance", 0.1)
 
 
 def test_inspect(run, models):
@@ -176,6 +213,13 @@ def test_inspect(run, models):
         (["evaluate", "{models}/model", "{data}", "--masks", "truth"], "truth is not a folder"),
         (["evaluate", "{models}/model", "{data}", "--validation", "zzz"], "none of the images"),
         (["evaluate", "{models}/model", "{data}", "--exclude", "0"], "leaves out all"),
+        (
+            ["evaluate", "{models}/model", "{data}", "--confusion", "c.jpg"],
+            "c.jpg: expected a file name that ends with",
+        ),
+        (["evaluate", "{models}/model", "{data}", "--confusion", "{data}/c.png"], "is in the input folder"),
+        (["evaluate", "{models}/model", "{data}", "--confusion", "{models}/model/c.png"], "in a model folder"),
+        (["evaluate", "{models}/model", "{data}", "--boundary-tolerance", "0"], "boundary_tolerance is 0"),
         (
             ["evaluate", "{models}/sound", "{data}", "--image-ending", "x"],
             "--image-ending is not an option",

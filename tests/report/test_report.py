@@ -105,6 +105,7 @@ def test_images_have_parts_legend_and_confusion_matrix(tmp_path):
     assert "street.png" in page.text and "wrong pixels" in page.text and "50.0 %" in page.text
     assert "background:rgb(0, 90, 200)" in page.text
     assert "0.750" in page.text and "0.857" in page.text  # 30 / 40 and 60 / 70
+    assert "0.750</td>" in page.text and "1.000</td>" in page.text  # recall 30 / 40, precision 30 / 30
     assert ">25.0</td>" in page.text and page.text.count("step 20</figcaption>") == 1
 
 
@@ -194,6 +195,18 @@ def test_a_damaged_confusion_matrix_is_left_out(tmp_path, entries):
     run = runs.make_image_run(tmp_path / "run")
     (run / "validation.json").write_text(json.dumps({"confusion": entries}))
     assert "Confusion" not in Page(write_report(run)).text
+
+
+@pytest.mark.parametrize(
+    ("scores", "shown"),
+    [([0.125, None], True), ([0.125], False), ([2, 0], False), ({"a": 1}, False), (["<b>", 0], False)],
+)
+def test_boundary_f1_is_a_column_of_the_classes(tmp_path, scores, shown):
+    run = runs.make_image_run(tmp_path / "run")
+    validation = json.loads((run / "validation.json").read_text()) | {"boundary_f1": scores}
+    (run / "validation.json").write_text(json.dumps(validation))
+    text = Page(write_report(run)).text
+    assert (">boundary F1</th>" in text) == shown == ("<td class=number>0.125</td><td class=number>" in text)
 
 
 def test_rows_of_many_clips_and_many_rows(tmp_path):

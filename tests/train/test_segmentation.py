@@ -81,6 +81,9 @@ def test_files_of_a_run_folder(full_run):
     assert list(rows[0])[-1] == "images_per_second"
     page = (full_run / "report.html").read_text()
     assert page.count("data-part=prediction") == 2 and "mean IoU, held-out data" in page and "<audio" not in page
+    details = json.loads((full_run / "validation.json").read_text())
+    assert len(details["boundary_f1"]) == 3 and all(0 <= score <= 1 for score in details["boundary_f1"])
+    assert ">boundary F1</th>" in page
     assert "http://" not in page and "https://" not in page
     with Image.open(full_run / "samples" / "image_000.png") as picture:
         assert picture.size == (3 * 40 + 2 * 4, 32)

@@ -1,4 +1,4 @@
-"""Mean IoU: a written-out example, parity with torchmetrics, and accumulation over images."""
+"""Mean IoU and other figures of classes: written-out examples, torchmetrics, and accumulation over images."""
 
 import math
 
@@ -28,7 +28,12 @@ def test_mean_iou_of_no_pixels_is_nan():
 
 def test_parity_with_torchmetrics_in_any_order_of_images():
     classification = pytest.importorskip("torchmetrics.classification")
-    theirs = classification.MulticlassJaccardIndex(6, ignore_index=255, average="none")
+    others = {
+        "iou": classification.MulticlassJaccardIndex(6, ignore_index=255, average="none"),
+        "recall": classification.MulticlassRecall(6, ignore_index=255, average="none"),
+        "precision": classification.MulticlassPrecision(6, ignore_index=255, average="none"),
+        "f1": classification.MulticlassF1Score(6, ignore_index=255, average="none"),
+    }
     generator = torch.Generator().manual_seed(0)
     pairs = []
     for size in ((9, 7), (5, 11), (1, 1)):
@@ -36,12 +41,33 @@ def test_parity_with_torchmetrics_in_any_order_of_images():
         predictions = torch.where(torch.rand(size, generator=generator) < 0.5, labels, 5 - labels)
         labels[torch.rand(size, generator=generator) < 0.2] = 255
         pairs.append((predictions, labels))
-        theirs.update(predictions.unsqueeze(0), labels.unsqueeze(0))
+        for theirs in others.values():
+            theirs.update(predictions.unsqueeze(0), labels.unsqueeze(0))
     forwards, backwards, at_once = (ConfusionMatrix(6) for _ in range(3))
     for pair in pairs:
         forwards.update(*pair)
     for predictions, labels in reversed(pairs):
         backwards.update(predictions.to(torch.uint8), labels.to(torch.uint8))
     at_once.update(*(torch.cat([pair[i].flatten() for pair in pairs]) for i in range(2)))
-    torch.testing.assert_close(forwards.iou.float(), theirs.compute())
+    for name, theirs in others.items():
+        torch.testing.assert_close(getattr(forwards, name).float(), theirs.compute())
     assert torch.equal(forwards.matrix, backwards.matrix) and torch.equal(forwards.matrix, at_once.matrix)
+
+
+def test_figures_of_each_class_by_hand():
+    matrix = ConfusionMatrix(4)
+    matrix.update(torch.tensor([0, 0, 1, 1, 3]), torch.tensor([0, 1, 1, 1, 1]))
+    figures = matrix.by_class("abcd", more=torch.tensor([0.5, 1.0, float("nan"), 0.0]))
+    half = pytest.approx(0.5)
+    assert figures["a"] == {
+        "iou": half,
+        "recall": 1,
+        "precision": half,
+        "f1": pytest.approx(2 / 3),
+        "more": 0.5,
+        "pixels": 1,
+    }
+    assert (figures["b"]["recall"], figures["b"]["precision"], figures["b"]["pixels"]) == (half, 1, 4)
+    assert set(figures["c"].values()) == {None, 0}  # neither labeled nor predicted
+    assert figures["d"] == {"iou": 0, "recall": None, "precision": 0, "f1": 0, "more": 0, "pixels": 0}
+    assert matrix.row_shares.tolist()[1:3] == [[0.25, 0.5, 0, 0.25], [0] * 4]

@@ -16,6 +16,10 @@ GAP = 4  # pixels between the three parts of a panel
 MAX_CLASSES = 32  # in the confusion matrix
 OF_CLASSES = (
     ("IoU", "of a class: pixels that both are and are predicted as the class, divided by pixels that are either."),
+    ("recall", "of a class: share of its pixels that are predicted as the class, its accuracy."),
+    ("precision", "of a class: share of the pixels predicted as the class that are of it."),
+    ("F1", "of a class: harmonic mean of recall and precision, the Dice coefficient."),
+    ("boundary F1", "F1 of the class's boundary pixels; one counts as found within 0.75 % of the image's diagonal."),
     ("confusion matrix", "share of the pixels of a true class (row) that are predicted as each class (column), in %."),
     ("difference", "wrong pixels are orange, others dark."),
 )
@@ -166,33 +170,50 @@ def classes(run: Run) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def classes_html(run: Run) -> str:
-    """Legend with the IoU of each class, and the confusion matrix of the last validation."""
+    """Legend with the figures of each class, and the confusion matrix of the last validation."""
     known = classes(run)
     if not known:
         return ""
     matrix = _matrix(run.validation, len(known))
+    figures = {} if matrix is None else _figures(matrix, run.validation.get("boundary_f1"))
     rows = []
     for index, (name, color) in enumerate(known):
         swatch = f"<span class=swatch style='background:rgb{color}'></span>{text(name)}"
         cells = ""
         if matrix is not None:
-            union = matrix[index].sum() + matrix[:, index].sum() - matrix[index, index]
-            iou = matrix[index, index] / union if union else None
+            iou = figures["IoU"][index]
             bar = (
                 "" if iou is None else f"<span class=bar aria-hidden=true><i style='width:{100 * iou:.1f}%'></i></span>"
             )
-            value = "none" if iou is None else f"{iou:.3f}"
-            share = 100 * matrix[index].sum() / max(1, matrix.sum())
-            cells = f"<td class=number>{value}</td><td>{bar}</td><td class=number>{share:.1f} %</td>"
+            shown = ["none" if values[index] is None else f"{values[index]:.3f}" for values in figures.values()]
+            shown.append(f"{100 * matrix[index].sum() / max(1, matrix.sum()):.1f} %")
+            first, *others = (f"<td class=number>{value}</td>" for value in shown)
+            cells = f"{first}<td>{bar}</td>{''.join(others)}"
         rows.append(f"<tr><th scope=row>{swatch}</th>{cells}</tr>")
-    head = (
-        ""
-        if matrix is None
-        else "<th class=number scope=col>IoU</th><th scope=col>0 to 1</th><th class=number scope=col>pixels</th>"
-    )
+    titles = [f"<th class=number scope=col>{name}</th>" for name in (*figures, "pixels")]
+    head = "" if matrix is None else f"{titles[0]}<th scope=col>0 to 1</th>{''.join(titles[1:])}"
     step = "" if matrix is None else f"<p class=note>Held-out images at step {text(run.validation.get('step'))}.</p>"
     table = f"<table><thead><tr><th scope=col>class</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f"<h2>Classes</h2>{step}<div class=scroll>{table}</div>{_matrix_html(known, matrix)}"
+
+
+def _figures(matrix: np.ndarray, boundary: Any) -> dict[str, list[float | None]]:
+    """Figures of each class by their titles, from the confusion matrix and the boundary F1 of each class."""
+    import torch
+
+    from wavedil.vision.metrics import ConfusionMatrix, finite
+
+    counts = ConfusionMatrix(len(matrix))
+    counts.matrix = torch.from_numpy(matrix)
+    figures = {"IoU": counts.iou, "recall": counts.recall, "precision": counts.precision, "F1": counts.f1}
+    found = {title: finite(values) for title, values in figures.items()}
+    if isinstance(boundary, list) and len(boundary) == len(matrix) and all(map(_is_share, boundary)):
+        found["boundary F1"] = boundary
+    return found
+
+
+def _is_share(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 <= value <= 1)
 
 
 def _matrix(validation: dict[str, Any], count: int) -> np.ndarray | None:

@@ -13,8 +13,9 @@ from wavedil.errors import WavedilError, one_of
 from wavedil.train.data import Decay, NotNegative, OptionalCount
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.train.previews.images import ImagePreviews, ImageSamples
+from wavedil.vision.boundary_f1 import BoundaryF1
 from wavedil.vision.losses import CrossEntropy
-from wavedil.vision.metrics import ConfusionMatrix
+from wavedil.vision.metrics import ConfusionMatrix, finite
 from wavedil.vision.models.heads import Conv1x1Head
 from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.segmenter import Segmenter
@@ -201,15 +202,20 @@ class SegmentationModule(TrainingModule):
 
     def on_validation_epoch_start(self) -> None:
         self.matrix = ConfusionMatrix(self.network.num_classes, self.device)
+        self.boundary = BoundaryF1(self.network.num_classes)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.matrix.update(self.eval_network(batch["image"]).argmax(1), batch["labels"])
+        predictions = self.eval_network(batch["image"]).argmax(1)
+        self.matrix.update(predictions, batch["labels"])
+        for image in zip(predictions, batch["labels"], strict=True):
+            self.boundary.update(*image)
 
     def on_validation_epoch_end(self) -> None:
         # Not reduced: each process validates on all images.
         self.log("valid/mean_iou", self.matrix.mean_iou)
         self.log("valid/accuracy", self.matrix.accuracy)
+        self.log("valid/boundary_f1", self.boundary.mean)
 
     def validation_details(self) -> dict[str, Any]:
-        """The confusion matrix: label, prediction and number of pixels, where there are any."""
-        return {"confusion": self.matrix.entries()}
+        """The confusion matrix, as label, prediction and number of pixels, and the boundary F1 of each class."""
+        return {"confusion": self.matrix.entries(), "boundary_f1": finite(self.boundary.scores)}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from wavedil.renames import renamed_attribute
+from wavedil.vision.boundary_f1 import BoundaryF1
 from wavedil.vision.crf import CRFRNN, DenseCRF
 from wavedil.vision.crf_inputs import Pairwise, position_features, unary_from_labels, unary_from_softmax
 from wavedil.vision.data.images import read_image
@@ -38,6 +39,7 @@ from wavedil.weights import load, save
 
 __all__ = [
     "ASPP",
+    "BoundaryF1",
     "CRFRNN",
     "ConfusionMatrix",
     "ContextModule",

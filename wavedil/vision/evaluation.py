@@ -1,5 +1,6 @@
 """Evaluation on files: mean IoU of segmentation, errors of regression."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.batches import BATCH, Batches, Record, fingerprint, fingerprint_paths
+from wavedil.batches import BATCH, Batches, Record, fingerprint, fingerprint_paths, rank
+from wavedil.core.schema import checked
 from wavedil.errors import WavedilError
+from wavedil.figures import check_figure_path
+from wavedil.vision.boundary_f1 import TOLERANCE, BoundaryF1, Tolerance, definition
 from wavedil.vision.data.dataset import ImageDataset, RegressionDataset, SegmentationDataset
 from wavedil.vision.data.pairs import ImagePair
-from wavedil.vision.metrics import DEFINITION, REGRESSION_DEFINITION, ConfusionMatrix, RegressionMetrics
+from wavedil.vision.metrics import (
+    CLASS_DEFINITIONS,
+    DEFINITION,
+    REGRESSION_DEFINITION,
+    ConfusionMatrix,
+    RegressionMetrics,
+)
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import Progress, estimate, predict
@@ -25,63 +35,97 @@ class MeanIoU:
 
     mean_iou: float  # 0 to 1
     accuracy: float  # 0 to 1
+    boundary_f1: float | None  # mean over classes, 0 to 1; None if there are no boundaries
     count: int  # pixels that are not ignored
     images: int
     classes: dict[str, float | None]  # IoU of each class; None if it is neither labeled nor predicted
-    definition: str
+    per_class: dict[str, dict[str, float | None]]  # iou, recall, precision, f1, boundary_f1 and pixels of each class
+    definition: str  # of mean_iou
+    definitions: dict[str, str]  # of the other figures
 
     def __str__(self) -> str:
-        lines = [f"{name:<20} {'absent' if iou is None else f'{iou:.4f}'}" for name, iou in self.classes.items()]
-        lines.append(f"{'mean IoU':<20} {self.mean_iou:.4f}")
-        lines.append(f"accuracy {self.accuracy:.4f} over {self.count:,} pixels of {self.images} images")
-        return "\n".join([*lines, f"({self.definition})"])
+        boundary = "none" if self.boundary_f1 is None else f"{self.boundary_f1:.4f}"
+        means = f"mean IoU {self.mean_iou:.4f}, mean boundary F1 {boundary}"
+        counted = f"accuracy {self.accuracy:.4f} over {self.count:,} pixels of {self.images} images"
+        return "\n".join([class_table(self.per_class), means, counted, f"({self.definition})"])
 
 
+def class_table(figures: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The figures of each class as text: a line for each class, a column for each figure."""
+    width = max(20, *map(len, figures))
+    titles = {"iou": "IoU", "f1": "F1", "boundary_f1": "boundary F1"}
+    columns = [name for name in next(iter(figures.values())) if name != "pixels"]
+    lines = [" ".join([" " * width, *(f"{titles.get(name, name):>11}" for name in columns), f"{'pixels':>14}"])]
+    for name, values in figures.items():
+        shown = (f"{'none' if values[key] is None else format(values[key], '.4f'):>11}" for key in columns)
+        lines.append(" ".join([f"{name:<{width}}", *shown, f"{values['pixels']:>14,}"]))
+    return "\n".join(lines)
+
+
+@checked
 def evaluate(
     model: Segmenter,
     pairs: Sequence[ImagePair],
     *,
     scaled: bool = False,
+    boundary_tolerance: Tolerance = TOLERANCE,
+    confusion: str | Path | None = None,
     records: str | Path | None = None,
     batch: int = BATCH,
     progress: Progress | None = None,
     **options: Any,
 ) -> MeanIoU:
-    """Mean IoU over the pixels of all images, see :class:`ConfusionMatrix`.
+    """Mean IoU over the pixels of all images, and other figures of each class.
+
+    See :class:`ConfusionMatrix` and :class:`wavedil.vision.BoundaryF1`.
 
     Args:
         pairs: images and masks, e.g. from :func:`wavedil.vision.data.pairs.find_pairs`. The model's label scheme
             decodes the masks.
         scaled: compare at the resolution of the network, with images and masks resized by the model's ``scale`` as in
             training; default: at the size of the masks.
+        boundary_tolerance: of boundary F1, as a fraction of the diagonal of the image.
+        confusion: file for a picture of the confusion matrix, .png, .svg or .pdf.
         records: folder for the counts of each batch of images; the call then continues earlier ones with the same
             arguments, and shares the work with other processes (:mod:`wavedil.batches`).
         batch: images per batch, with ``records``.
         progress: called with the number of finished images and the number of all images.
         options: options of :func:`wavedil.vision.predict`: ``tile``, ``scales``, ``flip``, ``refine``.
     """
+    if confusion is not None:
+        check_figure_path(confusion)
+        from wavedil.vision.confusion import draw_confusion  # matplotlib may be missing: found before the evaluation
     images = SegmentationDataset(pairs, model.label_scheme, model.scale if scaled else 1.0)
 
     def count(numbers: range, progress: Progress | None = None) -> list[Record]:
-        matrix = ConfusionMatrix(model.num_classes)
+        matrix, boundary = ConfusionMatrix(model.num_classes), BoundaryF1(model.num_classes, boundary_tolerance)
         for image, labels in _read(images, numbers, progress):
-            matrix.update(torch.from_numpy(predict(model, image, scaled=scaled, **options)), labels)
-        return [{"entries": matrix.entries()}]
+            labeled = torch.from_numpy(predict(model, image, scaled=scaled, **options))
+            matrix.update(labeled, labels)
+            boundary.update(labeled, labels)
+        return [{"entries": matrix.entries(), "boundary": boundary.sums.tolist()}]
 
-    matrix = ConfusionMatrix(model.num_classes)
-    for record in _records(model, pairs, scaled, options, count, records, batch, progress):
+    matrix, boundary = ConfusionMatrix(model.num_classes), BoundaryF1(model.num_classes, boundary_tolerance)
+    settings = {"scaled": scaled, "boundary_tolerance": boundary_tolerance, **options}
+    for record in _records(model, pairs, settings, count, records, batch, progress):
         matrix.add_entries(record["entries"])
+        boundary.sums += torch.tensor(record["boundary"], dtype=torch.float64)
     if not matrix.count:
         raise WavedilError(f"{pairs[0].mask.parent}: all pixels of {len(pairs)} masks are ignored: see ignore_label")
+    if confusion is not None and rank() == 0:
+        draw_confusion(matrix, model.classes, confusion)
     size = f"images and masks resized by {model.scale}" if scaled else "at the size of the masks"
-    ious = [None if value != value else value for value in matrix.iou.tolist()]
+    figures = matrix.by_class(model.classes, boundary_f1=boundary.scores)
     return MeanIoU(
         mean_iou=matrix.mean_iou,
         accuracy=matrix.accuracy,
+        boundary_f1=None if math.isnan(boundary.mean) else boundary.mean,
         count=matrix.count,
         images=len(pairs),
-        classes=dict(zip(model.classes, ious, strict=True)),
+        classes={name: values["iou"] for name, values in figures.items()},
+        per_class=figures,
         definition=f"{DEFINITION}; {size}; ignore label {model.ignore_label}",
+        definitions=CLASS_DEFINITIONS | {"boundary_f1": definition(boundary_tolerance)},
     )
 
 
@@ -121,7 +165,7 @@ def evaluate_values(
         return [{"sums": errors.sums.tolist()}]
 
     errors = RegressionMetrics()
-    for record in _records(model, pairs, scaled, options, measure, records, batch, progress):
+    for record in _records(model, pairs, {"scaled": scaled, **options}, measure, records, batch, progress):
         errors.sums += torch.tensor(record["sums"], dtype=torch.float64)
     if not errors.count:
         raise WavedilError(f"{pairs[0].mask.parent}: the {len(pairs)} targets have no known pixel; all are 0 or NaN")
@@ -131,7 +175,6 @@ def evaluate_values(
 def _records(
     model: Segmenter | Regressor,
     pairs: Sequence[ImagePair],
-    scaled: bool,
     options: Mapping[str, Any],
     work: Callable[..., list[Record]],
     folder: str | Path | None,
@@ -141,7 +184,7 @@ def _records(
     """The records of all images: of one call of ``work``, or of batches in ``folder``."""
     if folder is None:
         return work(range(len(pairs)), progress)
-    settings = {"model": fingerprint(model), "scaled": scaled, **{key: str(value) for key, value in options.items()}}
+    settings = {"model": fingerprint(model), **{key: str(value) for key, value in options.items()}}
     settings["images"] = fingerprint_paths(path for pair in pairs for path in (pair.image, pair.mask))
     batches = Batches(folder, len(pairs), batch, settings)
     batches.run(work, progress)

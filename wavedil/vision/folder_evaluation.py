@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from wavedil.batches import BATCH, check_records
+from wavedil.errors import WavedilError
+from wavedil.outputs import check_outputs
 from wavedil.vision.data.pairs import FolderLayout, find_pairs, held_out_pairs
 from wavedil.vision.evaluation import MeanIoU, ValueErrors, evaluate, evaluate_values
 from wavedil.vision.models.regressor import Regressor
@@ -29,6 +32,8 @@ def evaluate_folder(
     flip: bool = False,
     crf: bool = False,
     crf_preset: str | None = None,
+    boundary_tolerance: float | None = None,
+    confusion: str | None = None,
     records: str | None = None,
     batch: int | None = None,
     progress: Progress | None = None,
@@ -50,6 +55,9 @@ def evaluate_folder(
         flip: average with the mirror image.
         crf: refine with a dense CRF (Segmenter only).
         crf_preset: refine with a dense CRF of other published parameters, by name (Segmenter only).
+        boundary_tolerance: distance at which boundaries match, as a fraction of the image's diagonal; default 0.0075
+            (Segmenter only).
+        confusion: write a picture of the confusion matrix, .png, .svg or .pdf (Segmenter only).
         records: folder for the results of each batch of images; repeat the command to continue it, or start it several
             times to share the work.
         batch: images per batch of records; default 16.
@@ -60,6 +68,7 @@ def evaluate_folder(
     """
     check_records(records, batch, data)
     options = prediction_options(model, tile, scales, flip, crf, crf_preset)
+    options |= _class_options(model, data, boundary_tolerance, confusion)
     masks = masks or ("targets" if isinstance(model, Regressor) else "masks")
     layout = FolderLayout(images, masks, image_ending, mask_ending)
     pairs = (
@@ -71,3 +80,19 @@ def evaluate_folder(
     return evaluate_model(
         model, pairs, scaled=scaled, records=records, batch=batch or BATCH, progress=progress, **options
     )
+
+
+def _class_options(
+    model: Segmenter | Regressor, data: str | Path, boundary_tolerance: float | None, confusion: str | None
+) -> dict[str, Any]:
+    """Options of :func:`evaluate` that only classes have, if they are set."""
+    options = {"boundary_tolerance": boundary_tolerance, "confusion": confusion}
+    options = {name: value for name, value in options.items() if value is not None}
+    if options and isinstance(model, Regressor):
+        name, value = next(iter(options.items()))
+        raise WavedilError(f"{name} is {value!r}: a Regressor has no classes; leave it out")
+    if confusion is not None:
+        check_outputs([confusion], [data])
+        if Path(confusion).with_name("config.json").exists():
+            raise WavedilError(f"confusion is {confusion!r}, in a model folder: choose another folder")
+    return options

@@ -1,10 +1,11 @@
 """Metrics of dense prediction, summed over the pixels of all images (not averaged over images).
 
 torchmetrics is not used: evaluation must run without the extra ``train``, and its mean squared error sums in float32.
-The tests check that both give the same mean IoU.
+The tests check that both give the same figures. :mod:`wavedil.vision.boundary_f1` measures boundaries.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,92 @@ DEFINITION = (
     "anywhere are left out of the mean"
 )
 
+#: Of the other figures of a class.
+CLASS_DEFINITIONS = {
+    "recall": "TP / (TP + FN), the accuracy on the pixels of the class",
+    "precision": "TP / (TP + FP)",
+    "f1": "2 TP / (2 TP + FP + FN), the Dice coefficient",
+    "pixels": "TP + FN, the pixels labeled as the class",
+}
 
-class ConfusionMatrix:
+
+def check_labels(predictions: Any, labels: Any, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Predictions and labels as tensors, and which pixels are not ignored.
+
+    Raises:
+        WavedilError: other types than integers, different shapes, or classes out of range.
+    """
+    predictions = to_tensor("predictions", predictions, floating=False)
+    labels = to_tensor("labels", labels, floating=False)
+    if predictions.shape != labels.shape:
+        raise WavedilError(
+            f"predictions have shape {tuple(predictions.shape)} and labels {tuple(labels.shape)}: expected the same"
+        )
+    known = labels != IGNORED
+    for name, classes in (("predictions", predictions[known]), ("labels", labels[known])):
+        if bool(((classes < 0) | (classes >= num_classes)).any()):
+            raise WavedilError(f"{name} span {int(classes.min())}..{int(classes.max())}: expected 0..{num_classes - 1}")
+    return predictions, labels, known
+
+
+def finite(values: Tensor) -> list[float | None]:
+    """Figures for JSON: None where they are NaN."""
+    return [None if value != value else value for value in values.tolist()]
+
+
+class ClassCounts:
+    """Base of the metrics of classes: figures of each class, float64 ``(num_classes,)``, NaN where they are 0 / 0.
+
+    Subclasses count the pixels.
+    """
+
+    @property
+    def counts(self) -> Tensor:
+        """Correct (TP), predicted (TP + FP) and labeled (TP + FN) pixels of each class, int64 ``(3, num_classes)``."""
+        raise NotImplementedError
+
+    @property
+    def iou(self) -> Tensor:
+        """TP / (TP + FP + FN); NaN for classes that are neither labeled nor predicted."""
+        correct, predicted, labeled = self.counts.double()
+        return correct / (predicted + labeled - correct)
+
+    @property
+    def recall(self) -> Tensor:
+        """TP / (TP + FN), the accuracy on the pixels of a class; NaN for classes that are not labeled."""
+        correct, _, labeled = self.counts.double()
+        return correct / labeled
+
+    @property
+    def precision(self) -> Tensor:
+        """TP / (TP + FP); NaN for classes that are not predicted."""
+        correct, predicted, _ = self.counts.double()
+        return correct / predicted
+
+    @property
+    def f1(self) -> Tensor:
+        """2 TP / (2 TP + FP + FN), the Dice coefficient; NaN for classes that are neither labeled nor predicted."""
+        correct, predicted, labeled = self.counts.double()
+        return 2 * correct / (predicted + labeled)
+
+    @property
+    def mean_iou(self) -> float:
+        """See :data:`DEFINITION`; NaN before the first pixel."""
+        return float(self.iou.nanmean())
+
+    def by_class(self, names: Sequence[str], **others: Tensor) -> dict[str, dict[str, Any]]:
+        """The figures of each class by its name, for JSON: None where they are NaN.
+
+        Args:
+            names: of the classes.
+            others: further figures, ``(num_classes,)``.
+        """
+        figures = {"iou": self.iou, "recall": self.recall, "precision": self.precision, "f1": self.f1} | others
+        columns = {key: finite(values) for key, values in figures.items()} | {"pixels": self.counts[2].tolist()}
+        return {name: {key: values[index] for key, values in columns.items()} for index, name in enumerate(names)}
+
+
+class ConfusionMatrix(ClassCounts):
     """Pixel counts by label and prediction, summed over images: ``matrix[label, prediction]``, int64.
 
     Args:
@@ -40,19 +125,8 @@ class ConfusionMatrix:
         Raises:
             WavedilError: other types or shapes, or classes out of range; a prediction may be any at ignored pixels.
         """
-        predictions = to_tensor("predictions", predictions, floating=False)
-        labels = to_tensor("labels", labels, floating=False)
-        if predictions.shape != labels.shape:
-            raise WavedilError(
-                f"predictions have shape {tuple(predictions.shape)} and labels {tuple(labels.shape)}: expected the same"
-            )
-        valid = labels != IGNORED
-        for name, classes in (("predictions", predictions[valid]), ("labels", labels[valid])):
-            if bool(((classes < 0) | (classes >= self.num_classes)).any()):
-                raise WavedilError(
-                    f"{name} span {int(classes.min())}..{int(classes.max())}: expected 0..{self.num_classes - 1}"
-                )
-        indices = labels[valid].long() * self.num_classes + predictions[valid].long()
+        predictions, labels, known = check_labels(predictions, labels, self.num_classes)
+        indices = labels[known].long() * self.num_classes + predictions[known].long()
         self.matrix += torch.bincount(indices, minlength=self.num_classes**2).view_as(self.matrix)
 
     def entries(self) -> list[list[int]]:
@@ -71,15 +145,13 @@ class ConfusionMatrix:
         return int(self.matrix.sum())
 
     @property
-    def iou(self) -> Tensor:
-        """IoU of each class, float64 ``(num_classes,)``; NaN for classes that are neither labeled nor predicted."""
-        correct = self.matrix.diagonal().double()
-        return correct / (self.matrix.sum(0) + self.matrix.sum(1) - correct)
+    def counts(self) -> Tensor:
+        return torch.stack([self.matrix.diagonal(), self.matrix.sum(0), self.matrix.sum(1)])
 
     @property
-    def mean_iou(self) -> float:
-        """See :data:`DEFINITION`; NaN before the first pixel."""
-        return float(self.iou.nanmean())
+    def row_shares(self) -> Tensor:
+        """Shares of the predictions among the pixels of each label, float64; 0 for labels without pixels."""
+        return self.matrix / self.matrix.sum(1, keepdim=True).clamp(min=1).double()
 
     @property
     def accuracy(self) -> float:
