@@ -87,7 +87,7 @@ def _others(network: str, model: nn.Module, stride: int) -> dict[str, DenseRepor
         except ImportError:
             continue  # not installed
         except (AssertionError, NotImplementedError, TypeError, ValueError):
-            reports[package] = "refuses"
+            reports[package] = "error"
             continue
         if dense is None:
             continue

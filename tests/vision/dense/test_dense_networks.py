@@ -108,5 +108,5 @@ def test_benchmark_table():
     assert "it uses a value that" in inexact
     rows = {row["name"]: row for row in result["rows"]}
     assert rows["timm test_resnet, stride 8, wavedil"]["exact"]
-    assert rows["timm mobilenetv3_small_050, stride 16, timm"]["note"] == "refuses"
+    assert rows["timm mobilenetv3_small_050, stride 16, timm"]["note"] == "error"
     assert inexact in render(runner.describe("dense", "cpu") | result)
