@@ -45,8 +45,8 @@ def bench_dense(device: str, *, networks: Sequence[str] = NETWORKS) -> dict[str,
     Runs on the CPU, in float64.
     """
     rows: list[dict[str, Any]] = []
-    head = [f"{package}, stride {stride}" for package in ("wavedil", "others") for stride in _STRIDES]
-    table = [f"| network | {' | '.join(head)} | first layer to differ |", "|---|" + "---|" * (len(head) + 1)]
+    head = [f"{package}, stride {stride}" for package in ("wavedil", "other packages") for stride in _STRIDES]
+    table = [f"| network | {' | '.join(head)} | first layer that differs |", "|---|" + "---|" * (len(head) + 1)]
     for network in networks:
         model = classifier(network)
         ours = [check_dense(model, to_dense(model, stride)) for stride in _STRIDES]
