@@ -11,7 +11,18 @@ from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.palette import overlay
 from wavedil.vision.dense import check_dense, to_dense
 from wavedil.vision.exact_tiles import tile_exactly
-from wavedil.vision.losses import CrossEntropy, Dice, Focal, HardPixels, Lovasz, SmoothL1, Tversky, WeightedSum
+from wavedil.vision.losses import (
+    BinaryCrossEntropy,
+    BoundaryLoss,
+    CrossEntropy,
+    Dice,
+    Focal,
+    HardPixels,
+    Lovasz,
+    SmoothL1,
+    Tversky,
+    WeightedSum,
+)
 from wavedil.vision.metrics import ConfusionMatrix
 from wavedil.vision.models.backbone import PixelUnshuffle, SmallBackbone
 from wavedil.vision.models.context import ContextModule
@@ -39,7 +50,9 @@ from wavedil.weights import load, save
 
 __all__ = [
     "ASPP",
+    "BinaryCrossEntropy",
     "BoundaryF1",
+    "BoundaryLoss",
     "CRFRNN",
     "ConfusionMatrix",
     "ContextModule",

@@ -72,6 +72,18 @@ def test_class_weights_come_from_the_data():
         assert not loss.state_dict()  # weights from the data are not stored in checkpoints
 
 
+def test_pixels_of_weight_0_only_give_a_loss_of_0():
+    scores, labels = batch()
+    value, slope = grad(CrossEntropy([0, 1, 1, 1]), scores, torch.zeros_like(labels))
+    assert value == 0 and (slope == 0).all()
+
+
+def test_label_smoothing_and_weights_as_in_torch():
+    scores, labels = batch(ignored=0.3)
+    expected = F.cross_entropy(scores, labels, torch.tensor([1.0, 2, 0.5, 3]), ignore_index=255, label_smoothing=0.2)
+    torch.testing.assert_close(CrossEntropy([1, 2, 0.5, 3], 0.2)(scores, labels), expected)
+
+
 @pytest.mark.parametrize("ignored", [0.0, 0.3])
 def test_dice_equals_smps(smp, ignored):
     scores, labels = batch(1, ignored=ignored)
@@ -130,6 +142,10 @@ def test_a_sum_of_losses():
     [
         (lambda: CrossEntropy("inverse"), "class_weights is 'inverse'"),
         (lambda: CrossEntropy([1.0, 2.0]).set_frequencies(torch.ones(1, 3)), "2 numbers: expected one for each of 3"),
+        (lambda: CrossEntropy([1.0, -2.0]), r"class_weights\[1\] is -2|class_weights is"),
+        (lambda: CrossEntropy(label_smoothing=1.5), "label_smoothing is 1.5"),
+        (lambda: CrossEntropy()(*batch()[:1], torch.zeros(2, 4, 7, 9)), "labels have several: use BinaryCrossEntropy"),
+        (lambda: CrossEntropy()(batch()[0], torch.zeros(2, 7, 8)), r"labels have shape \(2, 7, 8\)"),
         (lambda: WeightedSum([Dice()], [1.0, 2.0]), "losses has 1 entries and weights 2"),
         (lambda: WeightedSum([]), "losses has 0 entries"),
     ],

@@ -1,0 +1,98 @@
+"""Losses of labels with several classes per pixel: against segmentation_models.pytorch, and each class alone."""
+
+import warnings
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from wavedil.errors import WavedilError
+from wavedil.vision.losses import BinaryCrossEntropy, Dice, Focal, HardPixels, Lovasz, Tversky
+
+LOSSES = [BinaryCrossEntropy(), Dice(), Tversky(), Focal(), HardPixels(), Lovasz()]
+
+
+@pytest.fixture
+def smp():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries it imports
+        return pytest.importorskip("segmentation_models_pytorch").losses
+
+
+def example(size=(7, 9), classes=3, ignored=0.0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    scores = 2 * torch.randn(2, classes, *size, generator=generator, dtype=dtype)
+    labels = torch.randint(0, 2, scores.shape, generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < ignored] = 255
+    return scores, labels
+
+
+def grad(loss, scores, labels):
+    scores = scores.clone().requires_grad_()
+    value = loss(scores, labels)
+    value.backward()
+    return value.detach(), scores.grad
+
+
+def test_binary_cross_entropy_by_hand():
+    scores, labels = example(ignored=0.3)
+    weights, p, known = torch.tensor([1.0, 2.0, 0.5]), scores.sigmoid(), labels != 255
+    terms = -torch.where(labels == 1, weights.view(3, 1, 1) * p.log(), (1 - p).log())[known]
+    torch.testing.assert_close(BinaryCrossEntropy([1, 2, 0.5])(scores, labels), terms.mean())
+    expected = F.binary_cross_entropy_with_logits(scores[known], labels[known].double())
+    torch.testing.assert_close(BinaryCrossEntropy()(scores, labels), expected)
+
+
+@pytest.mark.parametrize("name", ["dice", "tversky", "focal", "lovasz"])
+def test_equal_to_segmentation_models_pytorch(smp, name):
+    scores, labels = example(dtype=torch.float32)
+    ours, theirs = {
+        "dice": (Dice(), smp.DiceLoss("multilabel")),
+        "tversky": (Tversky(0.3, 0.7), smp.TverskyLoss("multilabel", alpha=0.3, beta=0.7)),
+        "focal": (Focal(2.0), smp.FocalLoss("multilabel", gamma=2.0)),
+        "lovasz": (Lovasz(), None),
+    }[name]
+    if theirs is None:  # theirs is Lovasz hinge; ours of two classes is their softmax, with scores 0 for the other
+        found = torch.stack([ours(scores[:, [label]], labels[:, [label]]) for label in range(3)])
+        torch.testing.assert_close(ours(scores, labels), found.mean())
+        return
+    expected = grad(theirs, scores, labels.float())
+    for one, other in zip(grad(ours, scores, labels), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [Focal(), HardPixels(0.5, 0.1)])
+def test_one_class_is_a_softmax_of_two_whose_other_score_is_0(loss):
+    scores, labels = example(classes=1, ignored=0.2)
+    two = torch.cat([torch.zeros_like(scores), scores], 1)
+    torch.testing.assert_close(loss(scores, labels), loss(two, labels[:, 0]))
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_ignored_classes_of_pixels_volumes_and_gradients(loss):
+    scores, labels = example((2, 3, 2), ignored=0.3)
+    labels[:, 2] %= 255  # class 2 has no ignored pixel
+    value, slope = grad(loss, scores, labels)
+    ignored = labels == 255
+    assert (slope[ignored] == 0).all() and (slope[~ignored] != 0).any()
+    torch.testing.assert_close(loss(scores.masked_fill(ignored, 3.0), labels), value)
+    flat = loss(scores.flatten(2), labels.flatten(2))  # the same pixels in one axis
+    torch.testing.assert_close(flat, value)
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), scores.requires_grad_())
+    value, slope = grad(loss, scores.detach(), torch.full_like(labels, 255))
+    assert value == 0 and (slope == 0).all()
+
+
+def test_refusals():
+    scores, labels = example()
+    with pytest.raises(WavedilError, match="labels have one: use CrossEntropy"):
+        BinaryCrossEntropy()(scores, labels[:, 0])
+    with pytest.raises(WavedilError, match="positive_weight has 2 numbers: expected one for each of 3 classes"):
+        BinaryCrossEntropy([1, 2]).set_frequencies(torch.ones(1, 3))
+    BinaryCrossEntropy(2.0).set_frequencies(torch.ones(1, 3))
+    for weight in (-1.0, "x", [1.0, float("nan")]):
+        with pytest.raises(WavedilError, match="positive_weight"):
+            BinaryCrossEntropy(weight)
+    for loss in (Dice(), Focal(), HardPixels()):
+        with pytest.raises(WavedilError, match=r"labels have shape \(2, 2, 7, 9\)"):
+            loss(scores, labels[:, :2])
