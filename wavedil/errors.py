@@ -30,6 +30,10 @@ class Interrupted(WavedilError):
         return type(self), (str(self), self.status)
 
 
+class Diverged(WavedilError):
+    """The weights of a training are not finite, or its loss has exploded."""
+
+
 def printable(text: object) -> str:
     r"""The text with escapes (``\\n``, ``\\x1b``, ``\\udcff``) for characters that no terminal or log should get.
 

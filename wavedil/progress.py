@@ -1,9 +1,12 @@
 """Progress bars on a terminal."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Self
 
-_quiet = False
+_quiet, _details = False, True
 
 
 def set_quiet(quiet: bool) -> None:
@@ -16,10 +19,26 @@ def is_quiet() -> bool:
     return _quiet
 
 
-def say(text: str = "", end: str = "\n") -> None:
+@contextmanager
+def without_details(hidden: bool = True) -> Iterator[None]:
+    """While it is active, :func:`say` prints no details: those of a run that is one of many."""
+    global _details
+    before, _details = _details, _details and not hidden
+    try:
+        yield
+    finally:
+        _details = before
+
+
+def say(text: str = "", end: str = "\n", is_detail: bool = False) -> None:
     """Prints progress or a remark on standard error."""
-    if not _quiet:
+    if not _quiet and (_details or not is_detail):
         print(text, end=end, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """A duration as minutes and seconds, e.g. "02:35"; with hours if there are any."""
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:")
 
 
 class Bar:

@@ -15,7 +15,8 @@ pytest.importorskip("shtab")
 
 #: Command lines, and some of the words that complete the last one.
 LINES = {
-    "wavedil s": {"sample", "segment", "surprise"},
+    "wavedil s": {"sample", "search", "segment", "surprise"},
+    "wavedil search -c am": {"amp"},
     "wavedil sample --te": {"--temperature"},
     "wavedil -q sam": {"sample"},
     "wavedil train -c sp": {"speakers", "speech"},

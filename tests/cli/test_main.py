@@ -70,6 +70,8 @@ def test_every_command_imports_modules_first(tmp_path, monkeypatch, refused):
         (["inspect", ""], "schedule"),
         (["inspect", "1..500"], "512"),
         (["inspect", "1,2", "--plot", "picture.gif"], "png"),
+        (["search", "--field", "1", "--parameters", "9"], "field is 1"),
+        (["search", "-c", "Ampp"], "did you mean amp?"),
         (["report", "nowhere"], "nowhere"),
         (["bench", "nothing"], "conv"),
         (["train", "-c", "nothing.yaml"], "does not exist"),

@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
     "check": ("wavedil.cli.check", "Check a data set: broken files, silence, clipping, duplicates, missing masks."),
     "pack": ("wavedil.cli.pack", "Pack a data set into a few large files, for network drives and remote storage."),
     "inspect": ("wavedil.cli.inspect", "Show receptive field, cost and gridding of a schedule or a model."),
+    "search": ("wavedil.cli.search", "Find dilations for a budget and a receptive field: a ranking, short trainings."),
     "convert": ("wavedil.cli.convert", "Convert another program's weights to a model folder."),
     "export": ("wavedil.cli.export", "Export a model for another program: .nam, .onnx or C."),
     "models": ("wavedil.cli.models", "List the trained models of the package, which load by name."),

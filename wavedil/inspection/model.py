@@ -82,41 +82,57 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
         model: has ``dilations``, ``kernel_size`` and ``receptive_field``, and optionally ``ndim`` (default 1) and
             ``sample_rate``.
         example_input: codes ``(batch, time)`` or ``(batch, channels, *space)``. Default: zero codes for a model with
-            ``num_codes``, and silence for an effect; for other models ``multiply_adds`` is then None.
+            ``num_codes``, and zeros for an effect or a TCN; for other models ``multiply_adds`` is then None.
 
     Raises:
         WavedilError: the model has no schedule and is not an effect.
     """
     missing = [n for n in ("dilations", "kernel_size", "receptive_field") if not hasattr(model, n)]
-    is_effect = all(hasattr(model, name) for name in ("knobs", "sample_rate", "parts"))
-    if is_effect and (missing or len(model.parts()) > 1):
+    if _is_effect(model) and (missing or len(model.parts()) > 1):
         return _without_schedule(model)
     if missing:
         raise WavedilError(
             f'{type(model).__name__} has no {" and no ".join(missing)}: inspect its schedule instead, e.g. "1..512 x3"'
         )
     ndim = getattr(model, "ndim", 1)
-    condition = []
-    if example_input is None and hasattr(model, "num_codes"):
-        device = next((p.device for p in model.parameters()), None)
-        example_input = torch.zeros(1, 64, dtype=torch.int64, device=device)
-        channels = getattr(getattr(model, "conditioner", None), "channels", 0)
-        condition = [torch.zeros(1, channels, 64, device=device)] if channels else []
-    multiply_adds = None
-    if example_input is not None:
-        positions = len(example_input) * math.prod(example_input.shape[-ndim:])
-        multiply_adds = count_multiply_adds(model, example_input, *condition) // positions
-    elif is_effect:
-        multiply_adds = _effect_cost(model)
     field: Any = model.receptive_field
     return audit_info(
         audit_gridding(model.dilations, model.kernel_size, ndim),
         channels=getattr(model, "channels", getattr(model, "config", {}).get("channels")),
         parameters=count_parameters(model),
-        multiply_adds=multiply_adds,
+        multiply_adds=multiply_adds_per_position(model, example_input),
         receptive_field=field if isinstance(field, int) else max(field),
         sample_rate=getattr(model, "sample_rate", None),
     )
+
+
+def multiply_adds_per_position(model: nn.Module, example_input: Tensor | None = None) -> int | None:
+    """Multiply-adds per position of the input, see :func:`inspect_model`; None without an input for the model."""
+    if example_input is not None:
+        positions = len(example_input) * math.prod(example_input.shape[-getattr(model, "ndim", 1) :])
+        return count_multiply_adds(model, example_input) // positions
+    if _is_effect(model):
+        return _effect_cost(model)
+    runnable = with_example(model, 64)
+    return None if runnable is None else count_multiply_adds(*runnable) // 64
+
+
+def with_example(model: nn.Module, length: int) -> tuple[nn.Module, Tensor, *tuple[Tensor, ...]] | None:
+    """A module and inputs of ``length`` samples or steps for it: zeros; None if the model's input is not known."""
+    config, like = getattr(model, "config", {}), next(model.parameters())
+    if _is_effect(model):
+        return _Effect(model), like.new_zeros(1, 1, length)
+    if hasattr(model, "num_codes"):
+        channels = getattr(getattr(model, "conditioner", None), "channels", 0)
+        condition = [like.new_zeros(1, channels, length)] if channels else []
+        return model, like.new_zeros(1, length, dtype=torch.int64), *condition
+    if {"in_channels", "out_channels", "dilations"} <= config.keys() and getattr(model, "ndim", 1) == 1:  # a TCN
+        return model, like.new_zeros(1, config["in_channels"], length)
+    return None
+
+
+def _is_effect(model: nn.Module) -> bool:
+    return all(hasattr(model, name) for name in ("knobs", "sample_rate", "parts"))
 
 
 def render_model(info: dict[str, Any]) -> str:
@@ -159,6 +175,5 @@ def _without_schedule(model: nn.Module) -> dict[str, Any]:
 
 def _effect_cost(model: nn.Module) -> int:
     """Multiply-adds per sample, without those of the samples before time 0."""
-    like = next(model.parameters())
-    costs = [count_multiply_adds(_Effect(model), like.new_zeros(1, 1, 64 * count)) for count in (1, 2)]
+    costs = [count_multiply_adds(*with_example(model, 64 * count)) for count in (1, 2)]
     return (costs[1] - costs[0]) // 64

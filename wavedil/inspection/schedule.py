@@ -37,15 +37,21 @@ def inspect_schedule(
     """
     audit = audit_gridding(schedule, kernel_size, ndim)
     check_positive(channels=channels)
-    weights = audit.layers * channels**2 * math.prod(audit.kernel_size)
+    parameters, multiply_adds = stack_cost(audit.layers, math.prod(audit.kernel_size), channels)
     return audit_info(
         audit,
         channels=channels,
-        parameters=weights + audit.layers * channels,
-        multiply_adds=weights,
+        parameters=parameters,
+        multiply_adds=multiply_adds,
         receptive_field=audit.receptive_field,
         sample_rate=sample_rate,
     )
+
+
+def stack_cost(layers: int, taps: int, channels: int) -> tuple[int, int]:
+    """Parameters, and multiply-adds per output position, of plain convolutions with bias and ``taps`` taps each."""
+    weights = layers * channels**2 * taps
+    return weights + layers * channels, weights
 
 
 def audit_info(

@@ -5,7 +5,6 @@ import json
 import math
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from wavedil.errors import WavedilError, one_of
 from wavedil.metrics import read_metrics
-from wavedil.progress import say
+from wavedil.progress import clock, say
 from wavedil.train.about import write_about, write_validation
 from wavedil.train.divergence import WINDOW, StopOnNaN
 from wavedil.train.module import TrainingModule, is_finite
@@ -62,7 +61,7 @@ class Progress(ProgressBar):
         self.path = Path(trainer.default_root_dir) / "metrics.csv"
         self.print_summary(trainer, module)
         if hasattr(trainer.datamodule, "summary"):
-            say(trainer.datamodule.summary())
+            say(trainer.datamodule.summary(), is_detail=True)
         write_about(trainer, module)
         rows = []
         if self.path.exists() and trainer.global_step:
@@ -121,11 +120,11 @@ class Progress(ProgressBar):
             logger.log_metrics({"learning_rate": learning_rate, f"{names.items}_per_second": speed}, step)
         used = module.budget_used()
         used_now = used - self._used_at_start
-        left = "?" if used_now <= 0 else _clock((now - self._start) * (1 - used) / used_now)
+        left = "?" if used_now <= 0 else clock((now - self._start) * (1 - used) / used_now)
         valid = "" if math.isnan(valid) else f"  {names.valid_format.format(valid)}"
         rate = f"{speed / 1000:.1f} k" if speed >= 1000 else f"{speed:.1f}"
         line = f"step {step}  {loss:.3f} {names.unit}{valid}  {rate} {names.items}/s"
-        line += f"  {_clock(seconds)} elapsed, {left} left"
+        line += f"  {clock(seconds)} elapsed, {left} left"
         say(f"\r{line:<110}" if self.tty else line, end="" if self.tty else "\n")
 
     def _reduce(self, trainer: L.Trainer, module: TrainingModule, now: float) -> tuple[float, float]:
@@ -262,7 +261,3 @@ def _clear_damaged(folder: Path) -> None:
         except (OSError, ValueError):
             for path in paths:
                 path.unlink()
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds))).removeprefix("0:")

@@ -15,7 +15,7 @@ from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 
 from wavedil.core.schema import Range, checked
-from wavedil.errors import WavedilError, shortened
+from wavedil.errors import Diverged, shortened
 from wavedil.train.data import OptionalCount
 from wavedil.train.module import TrainingModule, is_finite
 from wavedil.train.run_folder import RESTARTS
@@ -99,12 +99,12 @@ class StopOnNaN(Callback):
         if trainer.global_step % self.EVERY == 0 and trainer.global_step > self._start:
             problem = in_any_process(trainer, self.problem(trainer, module))
             if problem:
-                raise WavedilError(problem)
+                raise Diverged(problem)
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: TrainingModule, checkpoint: dict[str, Any]) -> None:
         problem = in_any_process(trainer, self.problem(trainer, module))
         if problem:
-            raise WavedilError(f"{problem}; the last good checkpoint is kept")
+            raise Diverged(f"{problem}; the last good checkpoint is kept")
         checkpoint["callbacks"][self.state_key] = self.state_dict()  # with all losses
 
     def problem(self, trainer: L.Trainer, module: TrainingModule, window: int = WINDOW) -> str:
@@ -195,7 +195,7 @@ class RestartOnDivergence(StopOnNaN):
 
     def _restart(self, trainer: L.Trainer, module: TrainingModule, problem: str) -> None:
         if len(self.restarts) >= self.max_restarts:
-            raise WavedilError(f"{problem}; {len(self.restarts)} restarts at lower rates did not help")
+            raise Diverged(f"{problem}; {len(self.restarts)} restarts at lower rates did not help")
         trainer.strategy.load_model_state_dict({"state_dict": self.snapshot["module"]})
         optimizer = _copy(self.snapshot["optimizer"])  # which keeps the tensors
         trainer.strategy.load_optimizer_state_dict({"optimizer_states": [optimizer]})

@@ -75,7 +75,7 @@ def run_recipe(
 ) -> tuple[Path, int]:
     """:func:`train` with an exit status: 0 if the run is finished, else 128 and the number of the signal."""
     paths = find_recipes(recipe)
-    _silence_lightning()
+    silence_lightning()
     if show_help(paths, overrides):
         return Path(), 0
     with (
@@ -285,7 +285,7 @@ def _print(trainer: L.Trainer, text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def _silence_lightning() -> None:
+def silence_lightning() -> None:
     """Hides messages of Lightning that do not apply to a run."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

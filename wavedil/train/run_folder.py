@@ -79,6 +79,16 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
         unlock(lock)
 
 
+def clear_unfinished(folder: Path) -> bool:
+    """Removes a run that was killed before its first checkpoint; returns whether the folder has a run to resume."""
+    if _checkpoints(folder):
+        return True
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        _remove(folder)
+    return False
+
+
 def process_rank() -> int:
     """A number above 0 in all processes of a run but the first."""
     # Lightning sets LOCAL_RANK, torchrun also RANK; NODE_RANK is set by hand.
