@@ -128,7 +128,7 @@ def test_errors():
 
 
 SMALL = (sample.Size("small", 8, 8, "1..4"), sample.Size("small + mel", 8, 8, "1..2", features=3))
-HEADS = (sample.Size("small logistics", 8, 8, "1..4", distribution="logistics", components=2),)
+VARIANTS = (sample.Size("small logistics", 8, 8, "1..4", distribution="logistics", components=2, sparsity=0.5),)
 SHORT = {"numba": 200, "torch": 8, "wavenet-vocoder": 4, "WaveRNN": 400}
 
 
@@ -136,7 +136,7 @@ def test_sample(monkeypatch):
     monkeypatch.setattr(sample, "_compilations", list)  # takes minutes on a busy machine
     monkeypatch.setattr(sample, "matrix_product_limit", lambda dtype, device: 100.0)
     result = runner.describe("sample", "cpu") | sample.bench_sample(
-        "cpu", sizes=SMALL, heads=HEADS, samples=SHORT, rounds=2
+        "cpu", sizes=SMALL, variants=VARIANTS, samples=SHORT, rounds=2
     )
     check(result)
     rows = {row["name"]: row for row in result["rows"]}
@@ -174,7 +174,7 @@ def test_sample_without_the_peers(monkeypatch):
     monkeypatch.setattr(sample, "_compilations", list)
     monkeypatch.setattr(sample, "matrix_product_limit", lambda dtype, device: 100.0)
     result = runner.describe("sample", "cpu") | sample.bench_sample(
-        "cpu", sizes=SMALL[:1], heads=(), samples=SHORT, rounds=1
+        "cpu", sizes=SMALL[:1], variants=(), samples=SHORT, rounds=1
     )
     assert "small, 1 stream: wavenet-vocoder" in check(result)
     assert "wavenet-vocoder" not in " ".join(result["notes"])

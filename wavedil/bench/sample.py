@@ -24,8 +24,9 @@ from wavedil.bench.runner import (
 from wavedil.bench.samplers import Size, multiply_adds, ours, wavenet_vocoder, wavernn
 from wavedil.errors import WavedilError
 
-#: The first of SIZES with other heads, and with 16-bit amplitudes as input and output.
-HEADS = (
+#: The first of SIZES with zeros that are skipped; with other heads, and 16-bit amplitudes as input and output.
+VARIANTS = (
+    *(Size(f"{share:.0%} zeros", 64, 128, "1..512 x2", sparsity=share) for share in (0.5, 0.75, 0.9)),
     Size("10 logistics", 64, 128, "1..512 x2", distribution="logistics", components=10),
     Size("1 Gaussian", 64, 128, "1..512 x2", distribution="gaussians", components=1),
     Size("10 Gaussians", 64, 128, "1..512 x2", distribution="gaussians", components=10),
@@ -44,7 +45,7 @@ def bench_sample(
     device: str,
     *,
     sizes: tuple[Size, ...] = SIZES,
-    heads: tuple[Size, ...] = HEADS,
+    variants: tuple[Size, ...] = VARIANTS,
     samples: dict[str, int] | None = None,
     batches: tuple[int, ...] = GPU_BATCHES,
     rounds: int = 5,
@@ -56,13 +57,13 @@ def bench_sample(
     """
     samples = SAMPLES | (samples or {})
     if device == "cpu":
-        return _on_cpu(sizes, heads, samples, rounds)
+        return _on_cpu(sizes, variants, samples, rounds)
     if not device.startswith("cuda"):
         raise WavedilError(f"device is {device!r}: expected cpu or cuda")
     return _on_gpu(device, sizes[0], batches, samples["numba"], rounds)
 
 
-def _on_cpu(sizes: tuple[Size, ...], heads: tuple[Size, ...], samples: dict[str, int], rounds: int) -> dict[str, Any]:
+def _on_cpu(sizes: tuple[Size, ...], variants: tuple[Size, ...], samples: dict[str, int], rounds: int) -> dict:
     threads = min(2, torch.get_num_threads())
     limits = {}
     for count in range(1, threads + 1):
@@ -85,7 +86,7 @@ def _on_cpu(sizes: tuple[Size, ...], heads: tuple[Size, ...], samples: dict[str,
         table.add_wavenet_vocoder(size, samples["wavenet-vocoder"])
         table.add_engine(size, "numba", 1, samples["numba"] // 4, 1)
         table.add_engine(size, "numba", 16, samples["numba"] // 4, 1)
-    for size in heads:
+    for size in variants:
         table.add_engine(size, "numba", 1, samples["numba"] // 4, 1)
     rows = table.measure(rounds, "cpu") + _starts(first, rounds) + _compilations()
     for count, limit in limits.items():

@@ -33,6 +33,7 @@ class Size:
     features: int = 0  # channels of the local features
     distribution: str = "categorical"
     components: int = 0  # of a mixture
+    sparsity: float = 0  # share of zeros, in blocks of 16 outputs x 4 inputs
 
     def model(self, device: str) -> WaveNet:
         torch.manual_seed(0)
@@ -40,15 +41,27 @@ class Size:
         options = {"condition": condition}
         if self.components:
             options |= {"distribution": self.distribution, "components": self.components, **LINEAR_16_BIT}
-        return WaveNet(self.channels, self.skip_channels, self.dilations, **options).to(device).eval()
+        model = WaveNet(self.channels, self.skip_channels, self.dilations, **options)
+        if self.sparsity:
+            prune_at_random(model.stack, self.sparsity)
+        return model.to(device).eval()
+
+
+@torch.no_grad()
+def prune_at_random(stack: nn.Module, sparsity: float) -> None:
+    """Sets a share of the blocks of all weights of a stack to zero."""
+    for weight in (each for each in stack.parameters() if each.ndim > 1):
+        outputs, inputs, taps = weight.shape
+        keep = torch.rand(-(-outputs // 16), -(-inputs // 4), taps) >= sparsity
+        weight *= keep.repeat_interleave(16, 0).repeat_interleave(4, 1)[:outputs, :inputs]
 
 
 def multiply_adds(plan: GenerationPlan) -> int:
-    """Multiply-adds of the products for one sample."""
+    """Multiply-adds of the products for one sample, without those of weights that are zero."""
     weights = [plan.skip_weight, *(weight for weight, _ in plan.head)]
     for layer in plan.layers:
         weights += [layer.weight, layer.condition, layer.residual]
-    return sum(weight.numel() for weight in weights if weight is not None)
+    return sum(int(weight.count_nonzero()) for weight in weights if weight is not None)
 
 
 def ours(

@@ -168,6 +168,7 @@ class Vectors:
         self.lanes = lanes = 16 if "avx512f" in features else 8 if "avx2" in features else 4
         self.tile = 2 if lanes == 8 else 4
         self.panel = 8 * lanes
+        self.groups = 4 if lanes == 16 else 2  # of a sparse tile; see ``sparse``
         self.has_dot = "avx512bf16" in features
         vnni = "avx512vnni" in features if lanes == 16 else "avxvnni" in features
         int8 = Int8Vnni if vnni else Int8Avx2 if lanes == 8 else Int8

@@ -33,8 +33,8 @@ class Format:
         """The inverse of :meth:`inputs`: float32 ``(..., k)``."""
         return words
 
-    def weights(self, matrix: np.ndarray, groups: int = 1) -> np.ndarray:
-        """A float32 matrix as words ``(header + words, columns)``, for inputs that are ``groups`` successive rows."""
+    def weights(self, matrix: np.ndarray) -> np.ndarray:
+        """A float32 matrix as words ``(header + words, columns)``."""
         return matrix
 
 
@@ -47,7 +47,7 @@ class RoundedFormat(Format):
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         return self.values_of_bits(_to_bfloat16(rows.view(np.uint32)))
 
-    def weights(self, matrix: np.ndarray, groups: int = 1) -> np.ndarray:
+    def weights(self, matrix: np.ndarray) -> np.ndarray:
         words = self.pairs.weights(matrix)
         pairs = np.stack([(words << _SIXTEEN).view(np.float32), words.view(np.float32)], axis=1)
         return pairs.reshape(matrix.shape)
@@ -71,7 +71,7 @@ class PairFormat(Format):
         both = np.stack([words << _SIXTEEN, words & _UPPER], axis=-1)
         return both.reshape(*words.shape[:-1], 2 * words.shape[-1]).view(np.float32)
 
-    def weights(self, matrix: np.ndarray, groups: int = 1) -> np.ndarray:
+    def weights(self, matrix: np.ndarray) -> np.ndarray:
         """Without dot products, the loop does not clear the lower half when it uses the upper one.
 
         It then uses the complete word as a float32. So the upper half is chosen such that this float32 is as close to
@@ -89,7 +89,7 @@ class PairFormat(Format):
 
 
 class Int8Format(Format):
-    """Four int8 per word: with n words per row, word i holds the numbers i, i + n, i + 2 n and i + 3 n.
+    """Four int8 per word, neighbors in a row, the first in the lowest byte.
 
     A row of inputs has one scale, its largest magnitude / 127, rounded to 16 digits of mantissa: so a row that was
     rounded once does not change when it is rounded again. Each column of weights has one scale.
@@ -102,15 +102,16 @@ class Int8Format(Format):
 
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         scale = input_scale(np.abs(rows).max(axis=-1, keepdims=True, initial=0))
-        words = self._pack(np.split(np.rint(rows / scale), 4, axis=-1)) ^ self._offset
+        words = self._pack(np.rint(rows / scale)) ^ self._offset
         return np.concatenate([words, scale.view(np.int32)], axis=-1)
 
     def values(self, words: np.ndarray) -> np.ndarray:
         numbers, scale = words[..., :-1] ^ self._offset, words[..., -1:]
         parts = [numbers << np.int32(24 - 8 * index) >> np.int32(24) for index in range(4)]
-        return np.concatenate(parts, axis=-1).astype(np.float32) * scale.view(np.float32)
+        rows = np.stack(parts, axis=-1).reshape(*numbers.shape[:-1], 4 * numbers.shape[-1])
+        return rows.astype(np.float32) * scale.view(np.float32)
 
-    def weights(self, matrix: np.ndarray, groups: int = 1) -> np.ndarray:
+    def weights(self, matrix: np.ndarray) -> np.ndarray:
         if len(matrix) > 2**17:
             raise WavedilError(
                 f"precision is 'int8': sums of {len(matrix)} products could overflow, and the model's largest product "
@@ -120,13 +121,12 @@ class Int8Format(Format):
         numbers = np.rint(matrix / scale)
         first = -VECTORS.offset * numbers.sum(axis=0, keepdims=True, dtype=np.float64)
         header = [scale.view(np.int32), first.astype(np.int32)]
-        parts = numbers.reshape(groups, 4, -1, numbers.shape[1])
-        words = [self._pack(list(parts[group])) for group in range(groups)]
-        return np.concatenate([*header, *words])
+        return np.concatenate([*header, self._pack(numbers.T).T])
 
     @staticmethod
-    def _pack(parts: list[np.ndarray]) -> np.ndarray:
-        parts = [part.astype(np.int32) & np.int32(0xFF) for part in parts]
+    def _pack(numbers: np.ndarray) -> np.ndarray:
+        """Integers ``(..., 4 * words)`` as words."""
+        parts = [numbers[..., index::4].astype(np.int32) & np.int32(0xFF) for index in range(4)]
         return parts[0] | parts[1] << np.int32(8) | parts[2] << np.int32(16) | parts[3] << np.int32(24)
 
 

@@ -1,7 +1,7 @@
 """Layout of the memory that the compiled loop works on: weights, streams' state and buffers, as flat arrays.
 
-Weights, and the inputs of products with them, are stored in 32-bit **words**: see ``formats``. A row of int8 inputs
-ends with its scale, except for the gates, whose scale is constant.
+Weights, and the inputs of products with them, are stored in 32-bit **words**: see ``formats``, and for weights with
+many zeros ``sparse``. A row of int8 inputs ends with its scale, except for the gates, whose scale is constant.
 
 Two threads can share one stream. So the gates' hidden channels, and those of the head, are cut into two **halves**, 0
 and 1: each thread computes one half, and a single thread computes both.
@@ -15,8 +15,8 @@ from wavedil.audio.generation.engines.cpu.specs import CategoricalSpec, MixtureS
 
 #: Columns of ``PackedWeights.layers``. RING is the index of the layer's first slot among the ring buffer slots of all
 #: layers, SLOTS the number of its slots, and BLOCK the number of steps for which the products with past inputs are
-#: computed at once. The last four are indices into ``PackedWeights.words`` where matrices begin, -1 if there is none:
-#: those for the condition, the past inputs (one matrix per tap), the current input and the residual.
+#: computed at once. The last four are numbers of matrices, -1 if there is none: those for the condition, the past
+#: inputs (one per tap), the current input and the residual.
 DILATION, TAPS, RING, SLOTS, BLOCK, CONDITION, PAST, CURRENT, RESIDUAL = range(9)
 LAYER_COLUMNS = 9
 
@@ -35,14 +35,15 @@ class Widths(NamedTuple):
 
 
 class PackedWeights(NamedTuple):
-    """All matrices in ``words``, and where each begins (an index into words).
+    """All matrices in ``words``, and where each begins. Matrices are numbered.
 
     The inputs of products with channels, condition or skip are complete, and the outputs are ``[half 0 | half 1]``; for
-    the gates each half is ``[tanh | sigmoid]``. A product whose inputs are cut into halves has two matrices, half 0
-    first, and their results are added.
+    the gates each half is ``[tanh | sigmoid]``. Two threads have one matrix for each half, half 0 first. So has a
+    product whose inputs are cut into halves; its results are added.
     """
 
     words: np.ndarray  # float32; uint32: pairs of bfloat16; int32: four int8
+    starts: np.ndarray  # int64 (matrices,): index of the first word; of a sparse matrix its bitwise complement
     layers: np.ndarray  # int64 (layers, LAYER_COLUMNS)
     skip: int
     head: int

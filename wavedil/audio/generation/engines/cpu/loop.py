@@ -37,7 +37,7 @@ from wavedil.audio.generation.engines.cpu.primitives import (
     store,
     store_gates,
 )
-from wavedil.audio.generation.engines.cpu.products import header, product
+from wavedil.audio.generation.engines.cpu.products import product
 from wavedil.audio.generation.engines.cpu.specs import CategoricalSpec, MixtureSpec
 from wavedil.ops.gate import kernels
 from wavedil.ops.vector import PART, address, inner, loop
@@ -72,40 +72,43 @@ def _copy(values, out):
 
 
 @numba.njit(**PART)
-def _start_block(kind, words, rings, bias, condition, layer, gate_inputs, i, steps, time, first, columns):
-    """Sets columns of ``gate_inputs`` to bias + condition + past inputs, for ``steps`` steps from step i on."""
+def _start_block(
+    kind, words, starts, rings, bias, condition, layer, gate_inputs, i, steps, time, first_half, num_halves
+):
+    """Sets ``gate_inputs`` of some halves to bias + condition + past inputs, for ``steps`` steps from step i on."""
     dilation, taps, ring, slots = layer[DILATION], layer[TAPS], layer[RING], layer[SLOTS]
-    batch, row_bytes, width = rings.shape[1], 4 * rings.shape[2], gate_inputs.shape[1]
+    batch, row_bytes, half = rings.shape[1], 4 * rings.shape[2], gate_inputs.shape[1] // 2
+    first, columns = half * first_half, half * num_halves
     count = rings.shape[2] - num_scales(kind)
     for row in range(steps * batch):
         _copy(bias[row % len(bias)][first : first + columns], gate_inputs[row][first : first + columns])
-    y, y_row = address(gate_inputs) + 4 * first, 4 * width
+    y, y_row = address(gate_inputs) + 4 * first, 8 * half
     if layer[CONDITION] >= 0:
         k, x_row = condition.shape[2] - num_scales(kind), 4 * condition.shape[2]
-        w = words + 4 * (layer[CONDITION] + (k + header(kind)) * first)
-        x = address(condition) + i * batch * x_row
-        product(kind, w, x, x_row, x + 4 * k, x_row, y, y_row, k, columns, steps * batch)
+        x, start = address(condition) + i * batch * x_row, starts[layer[CONDITION] + first_half]
+        product(kind, words, start, x, x_row, x + 4 * k, x_row, y, y_row, k, columns, steps * batch)
     for tap in range(taps - 1):
-        w = words + 4 * (layer[PAST] + (count + header(kind)) * (tap * width + first))
+        start = starts[layer[PAST] + (3 - num_halves) * tap + first_half]
         slot = (time + i - (taps - 1 - tap) * dilation) % slots
         done = 0
         while done < steps:  # in two parts if the ring buffer wraps around in between
             now = min(steps - done, slots - slot)
             x, out = address(rings) + (ring + slot) * batch * row_bytes, y + done * batch * y_row
-            product(kind, w, x, row_bytes, x + 4 * count, row_bytes, out, y_row, count, columns, now * batch)
+            product(kind, words, start, x, row_bytes, x + 4 * count, row_bytes, out, y_row, count, columns, now * batch)
             done += now
             slot = 0
 
 
 @numba.njit(**PART)
-def _half_product(kind, w, x, x_row, scale, scale_row, count, sums, bias, half):
+def _half_product(kind, words, start, x, x_row, scale, scale_row, count, sums, bias, half):
     """One half of a product whose inputs are cut into halves: ``sums = (bias if half is 0) + x @ w``."""
     width = len(bias)
     for s in range(sums.shape[0]):
         row = sums[s]
         for c in range(width):
             row[c] = bias[c] if half == 0 else np.float32(0)
-    product(kind, w, x, x_row, scale, scale_row, address(sums), 4 * sums.shape[1], count, width, sums.shape[0])
+    y, y_row = address(sums), 4 * sums.shape[1]
+    product(kind, words, start, x, x_row, scale, scale_row, y, y_row, count, width, sums.shape[0])
 
 
 @numba.njit(**PART, fastmath={"contract"})
@@ -136,21 +139,23 @@ def _layer(
     widths, weights, buffers, bias, condition, index, gate_inputs, i, steps, time, first_half, num_halves, barriers
 ):
     """One step of one layer: updates x and keeps the gates. Returns the barrier count."""
-    kind, words = weights.words[0], address(weights.words)
+    kind, words, starts = weights.words[0], address(weights.words), weights.starts
     layer, x, gates = weights.layers[index], buffers.x, buffers.gates
     batch, gate_words = x.shape[0], gates.shape[2] // widths.layers
     count, row_bytes = buffers.rings.shape[2] - num_scales(kind), 4 * buffers.rings.shape[2]
     first, columns, block = 2 * widths.hidden * first_half, 2 * widths.hidden * num_halves, layer[BLOCK]
     if i % block == 0:
-        length = min(block, steps - i)
-        _start_block(kind, words, buffers.rings, bias, condition, layer, gate_inputs, i, length, time, first, columns)
+        _start_block(
+            kind, words, starts, buffers.rings, bias, condition, layer, gate_inputs, i, min(block, steps - i), time,
+            first_half, num_halves,
+        )  # fmt: skip
     gate_inputs = gate_inputs[i % block * batch : (i % block + 1) * batch]
     now = buffers.rings[layer[RING] + (time + i) % layer[SLOTS]]
     for s in range(batch):
         store(x[s], now[s], weights.rounded)
-    w, y = words + 4 * (layer[CURRENT] + (count + header(kind)) * first), address(gate_inputs) + 4 * first
+    start, y = starts[layer[CURRENT] + first_half], address(gate_inputs) + 4 * first
     scale, y_row = address(now) + 4 * count, 4 * gate_inputs.shape[1]
-    product(kind, w, address(now), row_bytes, scale, row_bytes, y, y_row, count, columns, batch)
+    product(kind, words, start, address(now), row_bytes, scale, row_bytes, y, y_row, count, columns, batch)
     _gate(
         kind, gate_inputs, gates, gate_words * index, gate_words, buffers.row, first_half, num_halves, weights.rounded
     )
@@ -158,15 +163,9 @@ def _layer(
         barriers += 1
         both = buffers.sums[barriers % 2]
         for h in range(first_half, first_half + num_halves):
-            w = words + 4 * (layer[RESIDUAL] + h * (gate_words + header(kind)) * widths.channels)
-            z, z_row, residual_bias = (
-                address(gates[h, :, gate_words * index :]),
-                4 * gates.shape[2],
-                weights.residual_bias,
-            )
-            _half_product(
-                kind, w, z, z_row, address(weights.unit), _NO_STEP, gate_words, both[h], residual_bias[index], h
-            )
+            start, unit, residual_bias = starts[layer[RESIDUAL] + h], address(weights.unit), weights.residual_bias
+            z, z_row = address(gates[h, :, gate_words * index :]), 4 * gates.shape[2]
+            _half_product(kind, words, start, z, z_row, unit, _NO_STEP, gate_words, both[h], residual_bias[index], h)
         if num_halves == 1:
             barrier(buffers.flags, first_half, barriers)
         for s in range(batch):
@@ -184,14 +183,14 @@ def _layer(
 def _head(widths, weights, buffers, first_half, num_halves, barriers):
     """Skip product and head: from the gates of all layers to ``logits``. Returns the barrier count."""
     kind, words, rounded = weights.words[0], address(weights.words), weights.rounded
-    gates, skips, hidden, logits = buffers.gates, buffers.skips, buffers.hidden, buffers.logits
+    starts, gates, skips, hidden, logits = weights.starts, buffers.gates, buffers.skips, buffers.hidden, buffers.logits
     head_inputs = buffers.head_inputs
     batch, depth = skips.shape[0], gates.shape[2]
     barriers += 1
     both = buffers.sums[barriers % 2]
     for h in range(first_half, first_half + num_halves):
-        w, unit = words + 4 * (weights.skip + h * (depth + header(kind)) * widths.skip), address(weights.unit)
-        _half_product(kind, w, address(gates[h]), 4 * depth, unit, _NO_STEP, depth, both[h], weights.skip_bias, h)
+        start, x, unit = starts[weights.skip + h], address(gates[h]), address(weights.unit)
+        _half_product(kind, words, start, x, 4 * depth, unit, _NO_STEP, depth, both[h], weights.skip_bias, h)
     if num_halves == 1:
         barrier(buffers.flags, first_half, barriers)
     first, columns = widths.head * first_half, widths.head * num_halves
@@ -200,8 +199,8 @@ def _head(widths, weights, buffers, first_half, num_halves, barriers):
         for c in range(first, first + columns):
             head_inputs[s, c] = weights.head_bias[c]
     depth, x, x_row = skips.shape[1] - num_scales(kind), address(skips), 4 * skips.shape[1]
-    w, out = words + 4 * (weights.head + (depth + header(kind)) * first), address(head_inputs) + 4 * first
-    product(kind, w, x, x_row, x + 4 * depth, x_row, out, 4 * head_inputs.shape[1], depth, columns, batch)
+    start, out = starts[weights.head + first_half], address(head_inputs) + 4 * first
+    product(kind, words, start, x, x_row, x + 4 * depth, x_row, out, 4 * head_inputs.shape[1], depth, columns, batch)
     barriers += 1
     both = buffers.sums[barriers % 2]
     depth, x_row = hidden.shape[2] - num_scales(kind), 4 * hidden.shape[2]
@@ -209,8 +208,8 @@ def _head(widths, weights, buffers, first_half, num_halves, barriers):
         for s in range(batch):
             row = head_inputs[s, widths.head * h : widths.head * (h + 1)]
             _relu(row, weights.zeros, hidden[h, s], buffers.row, rounded)
-        w, x = words + 4 * (weights.out + h * (depth + header(kind)) * widths.outputs), address(hidden[h])
-        _half_product(kind, w, x, x_row, x + 4 * depth, x_row, depth, both[h], weights.out_bias, h)
+        start, x = starts[weights.out + h], address(hidden[h])
+        _half_product(kind, words, start, x, x_row, x + 4 * depth, x_row, depth, both[h], weights.out_bias, h)
     if num_halves == 1:
         barrier(buffers.flags, first_half, barriers)
     for s in range(batch):

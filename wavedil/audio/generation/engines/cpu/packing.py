@@ -7,6 +7,7 @@ from torch import Tensor
 from wavedil.audio.generation.engines.cpu.arithmetic import VECTORS
 from wavedil.audio.generation.engines.cpu.formats import Format, RoundedFormat
 from wavedil.audio.generation.engines.cpu.layout import LAYER_COLUMNS, PackedWeights, Widths
+from wavedil.audio.generation.engines.cpu.sparse import pack_sparse
 from wavedil.audio.generation.engines.cpu.specs import make_spec
 from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan, LayerPlan
 
@@ -65,10 +66,8 @@ def pack(plan: GenerationPlan, numbers: Format, threads: int, longest_block: int
         residual = -1
         if layer.residual is not None:
             weight = _numpy(layer.residual).T  # (hidden, channels)
-            starts = [
-                writer.add([_columns(weight[half], range(channels), widths.channels)], widths.hidden) for half in halves
-            ]
-            residual = starts[0]
+            parts = [_columns(weight[half], range(channels), widths.channels) for half in halves]
+            residual = [writer.add([part], widths.hidden) for part in parts][0]
         slots = layer.span + 1
         row[:] = (layer.dilation, len(taps[index]), ring, slots, blocks[index], condition, past, current, residual)
         ring += slots
@@ -78,7 +77,7 @@ def pack(plan: GenerationPlan, numbers: Format, threads: int, longest_block: int
         matrix = np.zeros((len(plan.layers), widths.hidden, skip_weight.shape[2]), np.float32)
         matrix[:, : len(half)] = skip_weight[:, half]
         matrix = matrix.reshape(-1, matrix.shape[2])
-        skip.append(writer.add([_columns(matrix, range(matrix.shape[1]), widths.skip)], len(matrix), len(plan.layers)))
+        skip.append(writer.add([_columns(matrix, range(matrix.shape[1]), widths.skip)], len(matrix)))
     head_halves = _halves(len(hidden_weight))
     weight = _numpy(hidden_weight).T
     head = writer.add_halves([[_columns(weight, half, widths.head)] for half in head_halves], widths.skip, threads)
@@ -94,6 +93,7 @@ def pack(plan: GenerationPlan, numbers: Format, threads: int, longest_block: int
             bias[:channels] = _numpy(layer.residual_bias)
     return widths, PackedWeights(
         words=writer.words(),
+        starts=np.array(writer.starts, np.int64),
         layers=rows,
         skip=skip[0],
         head=head,
@@ -157,24 +157,35 @@ def _input_tables(plan: GenerationPlan, widths: Widths) -> tuple[np.ndarray, np.
 
 
 class _Writer:
-    """Collects matrices as words, one after the other."""
+    """Collects matrices as words, one after the other: sparse if they have many blocks of zeros, else dense."""
 
     def __init__(self, numbers: Format):
         self.format = numbers
-        self.panels: list[np.ndarray] = []
+        self.pieces: list[np.ndarray] = []
         self.length = 0
+        self.starts: list[int] = []
 
-    def add(self, parts: list[np.ndarray], count: int, groups: int = 1) -> int:
-        """Adds the matrix of column blocks ``(k, columns)``, k padded to ``count``; returns where it begins."""
-        matrix = np.concatenate(parts, axis=1)
+    def add(self, parts: list[np.ndarray], count: int) -> int:
+        """Adds the matrix of column blocks ``(k, columns)``, k padded to ``count``; returns its number."""
+        matrix = np.concatenate(parts, axis=1) + np.float32(0)  # so that -0 becomes 0
+        rows = -(-len(matrix) // self.format.numbers_per_word)
         matrix = np.concatenate([matrix, np.zeros((count - len(matrix), matrix.shape[1]), np.float32)])
-        words = self.format.weights(matrix, groups)
-        start = self.length
-        for column in range(0, words.shape[1], VECTORS.panel):
-            panel = np.ascontiguousarray(words[:, column : column + VECTORS.panel]).reshape(-1)
-            self.panels.append(panel)
-            self.length += len(panel)
-        return start
+        words = self.format.weights(matrix)
+        header = len(words) - count // self.format.numbers_per_word
+        packed = pack_sparse(words, header, rows, VECTORS.groups)
+        if packed is None:
+            self.starts.append(self.length)
+            for column in range(0, words.shape[1], VECTORS.panel):
+                self._append(words[:, column : column + VECTORS.panel])
+        else:
+            self._append(np.zeros(-self.length % 16, self.format.dtype))  # to the next cache line
+            self.starts.append(~self.length)
+            self._append(packed)
+        return len(self.starts) - 1
+
+    def _append(self, words: np.ndarray) -> None:
+        self.pieces.append(np.ascontiguousarray(words).reshape(-1))
+        self.length += words.size
 
     def add_halves(self, halves: list[list[np.ndarray]], count: int, threads: int) -> int:
         """Adds the columns of both halves: as one matrix, or for two threads as two consecutive matrices."""
@@ -187,7 +198,7 @@ class _Writer:
         memory = np.zeros(self.length + 16, self.format.dtype)
         skip = (-memory.ctypes.data % 64) // 4
         words = memory[skip : skip + self.length]
-        np.concatenate(self.panels, out=words)
+        np.concatenate(self.pieces, out=words)
         return words
 
 

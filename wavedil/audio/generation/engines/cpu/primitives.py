@@ -10,7 +10,7 @@ from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
-from wavedil.audio.generation.engines.cpu.arithmetic import VECTORS
+from wavedil.audio.generation.engines.cpu.arithmetic import VECTORS, call, splat
 from wavedil.ops.gate.kernels import gate_value
 from wavedil.ops.vector import PART, address, bits, float_of, inner, round_bits_inner
 
@@ -41,23 +41,32 @@ def _round_16(typing_context, values, out):
 
 _SMALLEST, _127 = np.uint32(0x0DA24260), np.float32(127)  # the bits of 1e-30
 _TO_INTEGER = np.float32(1.5 * 2**23)  # adding it rounds to an integer, which is then in the low bits
-_BYTE, _OFFSET = np.uint32(0xFF), np.uint32(VECTORS.offset * 0x01010101)
+_LANES = VECTORS.lanes
 
 
-@inner
-def _integer(x):
-    return bits(x + _TO_INTEGER) & _BYTE
+@intrinsic
+def _round_to_int8(typing_context, values, out, inverse):
+    """Stores a vector of float32 times ``inverse`` as int8, with the sign bit flipped if the products need that."""
+    lanes = VECTORS.lanes
+    floats, ints, bytes_ = (ir.VectorType(kind, lanes) for kind in (ir.FloatType(), ir.IntType(32), ir.IntType(8)))
+
+    def generate(context, builder, signature, arguments):
+        source = builder.load(builder.inttoptr(arguments[0], floats.as_pointer()), align=4)
+        shifted = ir.Constant(floats, [float(_TO_INTEGER)] * lanes)
+        value = call(builder, f"llvm.fma.v{lanes}f32", floats, [source, splat(builder, arguments[2], lanes), shifted])
+        value = builder.trunc(builder.bitcast(value, ints), bytes_)
+        value = builder.xor(value, ir.Constant(bytes_, [VECTORS.offset] * lanes))
+        builder.store(value, builder.inttoptr(arguments[1], bytes_.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.float32), generate
 
 
 @inner
 def _store_int8(values, out, count, inverse):
     """Stores ``4 * count`` numbers times ``inverse`` as int8, as ``formats.Int8Format`` does."""
-    a, b = values[:count], values[count : 2 * count]
-    c, d = values[2 * count : 3 * count], values[3 * count : 4 * count]
-    for i in range(count):
-        lower = _integer(a[i] * inverse) | _integer(b[i] * inverse) << np.uint32(8)
-        upper = _integer(c[i] * inverse) << np.uint32(16) | _integer(d[i] * inverse) << np.uint32(24)
-        out[i] = np.int32((lower | upper) ^ _OFFSET)
+    for i in range(0, 4 * count, _LANES):
+        _round_to_int8(address(values) + 4 * i, address(out) + i, inverse)
 
 
 @inner
