@@ -262,3 +262,25 @@ def test_a_classifier_is_refused_with_the_part_to_measure():
     model = nn.Sequential(OrderedDict(body=body, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), out=nn.Linear(4, 2)))
     with pytest.raises(WavedilError, match=r"output has shape \(1, 2\).*measure the network up to body, its last part"):
         measure_receptive_field(model, 3, 2)
+
+
+@pytest.mark.parametrize(("size", "dilation"), [(40, 3), (None, 3), (None, 90)])
+def test_progress_counts_positions_and_ends_complete(size, dilation):
+    calls = []
+    model = nn.Conv1d(1, 1, 3, padding=dilation, dilation=dilation)
+    field = measure_receptive_field(model, 1, size=size, seeds=4, progress=lambda *call: calls.append(call))
+    done, totals = zip(*calls, strict=True)
+    assert list(done) == sorted(done) and done[-1] == totals[-1] and all(a <= b for a, b in calls)
+    if size is None:  # it grew from 64 positions, which the first call knows
+        assert calls[0] == (64, 64 * 10) and sorted(totals)[-1] == totals[-1] >= 8 * field.size[0]
+    else:
+        assert calls == [(40 * number, 40 * 8) for number in range(1, 9)]
+
+
+def test_progress_of_a_measurement_that_fails():
+    calls = []
+    with pytest.raises(WavedilError, match="reaches the border"):
+        measure_receptive_field(
+            nn.Conv1d(1, 1, 9, padding=4), 1, size=5, seeds=3, progress=lambda *call: calls.append(call)
+        )
+    assert len(calls) == 3

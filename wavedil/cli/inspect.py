@@ -54,6 +54,7 @@ def take_unknown(arguments: argparse.Namespace, words: list[str]) -> list[str]:
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.inspection.schedule import inspect_schedule
     from wavedil.inspection.text import render_text
+    from wavedil.progress import Bar
 
     render, title, model, measure = render_text, "", None, None
     if re.fullmatch(r"[A-Za-z_][\w.]*:[\w.]+", arguments.subject):
@@ -85,11 +86,12 @@ def run(arguments: argparse.Namespace) -> None:
 
         with claim_file(arguments.plot, [arguments.subject]):
             check_figure_path(arguments.plot)
-            field = None if measure is None else measure(model)
             if model is not None and measure is None:
                 from wavedil.inspection.model import measure_model
 
-                field = measure_model(model)
+                measure = measure_model
+            with Bar("receptive field") as bar:
+                field = None if measure is None else measure(model, bar.update)
             if field is None and "growth" not in info:
                 raise WavedilError(f"{arguments.subject} has no schedule and no measured field: nothing to draw")
             plot(info, arguments.plot, field, title)

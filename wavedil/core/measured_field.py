@@ -69,6 +69,7 @@ def measure_receptive_field(
     size: Positions | Sequence[Positions] | None = None,
     seeds: Annotated[int, Range(1, 10_000)] = 8,
     coverage: Annotated[float, Range(0, 1, exclude_low=True, exclude_high=True)] = 0.95,
+    progress: Callable[[int, int], None] | None = None,
 ) -> MeasuredField:
     """Measures the theoretical and the effective receptive field of the middle output position, by gradient.
 
@@ -87,6 +88,8 @@ def measure_receptive_field(
             increased until the field fits, up to 65536, 512 and 64 positions per axis in 1, 2 and 3 dimensions.
         seeds: number of random draws.
         coverage: fraction of the gradient's energy for the effective field.
+        progress: called after each pass with the number of positions that the passes so far and all planned passes
+            compute; the second number grows if a larger input is needed. Deep networks take a minute.
 
     Raises:
         WavedilError: the field is larger than the input (the message has the axis and a size to use), the module does
@@ -108,18 +111,20 @@ def measure_receptive_field(
     original = float64_copy(module)
     positive = float64_copy(module)
     _redraw_positive(positive)
+    passes = _Passes(progress)
     if size is None:
-        shape, box, reached = _grow(positive, channels, ndim, seeds)
+        shape, box, reached = _grow(positive, channels, ndim, seeds, passes)
     else:
         shape = (size,) * ndim if isinstance(size, int) else tuple(size)
         if len(shape) != ndim:
             raise WavedilError(f"size is {size!r}: expected an integer, or one for each of {ndim} axes")
-        box, reached = _footprint(positive, channels, shape, seeds)
+        passes.left = 2 * seeds
+        box, reached = _footprint(positive, channels, shape, seeds, passes)
         if touched := _touched_axes(box, shape):
             raise _too_small(shape, touched)
     energy = torch.zeros(shape, dtype=torch.float64)
     for seed in range(seeds):
-        gradient, position = _gradient(original, channels, shape, seed, positive=False)
+        gradient, position = _gradient(original, channels, shape, seed, passes, positive=False)
         energy += gradient.square() / seeds
     energy = energy[tuple(slice(low, high + 1) for low, high in box)]
     extent = _extent(box)
@@ -142,20 +147,38 @@ def measure_receptive_field(
 Box = list[tuple[int, int]]  # first and last position per axis
 
 
-def _grow(module: nn.Module, channels: int, ndim: int, seeds: int) -> tuple[tuple[int, ...], Box, int]:
+class _Passes:
+    """Reports finished and planned passes, each by its number of positions.
+
+    Attributes:
+        left: planned passes at the present size of the input.
+    """
+
+    def __init__(self, progress: Callable[[int, int], None] | None):
+        self.progress, self.left, self.done = progress, 0, 0
+
+    def finished(self, shape: tuple[int, ...]) -> None:
+        self.done, self.left = self.done + math.prod(shape), max(0, self.left - 1)
+        if self.progress is not None:
+            self.progress(self.done, self.done + self.left * math.prod(shape))
+
+
+def _grow(module: nn.Module, channels: int, ndim: int, seeds: int, passes: _Passes) -> tuple[tuple[int, ...], Box, int]:
     """Doubles the input size axis by axis until the field fits; returns the size, and the footprint in it."""
     shape, largest = (_FIRST_SIZE[ndim],) * ndim, _LARGEST_SIZE[ndim]
     while True:
         try:
-            box, reached = _footprint(module, channels, shape, seeds=1)
+            passes.left = 2 + 2 * seeds
+            box, reached = _footprint(module, channels, shape, 1, passes)
             touched = _touched_axes(box, shape)
             if not touched:
-                safe = _safe_shape(module, channels, shape, largest)
-                if safe != shape and _extent(_footprint(module, channels, safe, seeds=1)[0]) != _extent(box):
+                safe = _safe_shape(module, channels, shape, largest, passes)
+                if safe != shape and _extent(_footprint(module, channels, safe, 1, passes)[0]) != _extent(box):
                     shape = safe
                     continue
+                passes.left = 2 * seeds
                 # More draws only add positions that the first one missed, e.g. before max pooling.
-                box, reached = _footprint(module, channels, shape, seeds)
+                box, reached = _footprint(module, channels, shape, seeds, passes)
                 touched = _touched_axes(box, shape)
             if not touched:
                 return shape, box, reached
@@ -168,7 +191,9 @@ def _grow(module: nn.Module, channels: int, ndim: int, seeds: int) -> tuple[tupl
         shape = tuple(2 * n if axis in touched else n for axis, n in enumerate(shape))
 
 
-def _safe_shape(module: nn.Module, channels: int, shape: tuple[int, ...], largest: int) -> tuple[int, ...]:
+def _safe_shape(
+    module: nn.Module, channels: int, shape: tuple[int, ...], largest: int, passes: _Passes
+) -> tuple[int, ...]:
     """An input size, at most ``largest``, in which the receptive field certainly fits.
 
     In a smaller input the field can be incomplete without reaching the border: of a layer with a large dilation, all
@@ -187,7 +212,7 @@ def _safe_shape(module: nn.Module, channels: int, shape: tuple[int, ...], larges
 
     hooks = [part.register_forward_hook(add) for part in module.modules() if isinstance(part, _WITH_KERNELS)]
     try:
-        _gradient(module, channels, shape, 0, positive=True)
+        _gradient(module, channels, shape, 0, passes, positive=True)
     finally:
         for hook in hooks:
             hook.remove()
@@ -204,7 +229,7 @@ class _ForwardError(WavedilError):
 
 
 def _gradient(
-    module: nn.Module, channels: int, shape: tuple[int, ...], seed: int, positive: bool
+    module: nn.Module, channels: int, shape: tuple[int, ...], seed: int, passes: _Passes, positive: bool
 ) -> tuple[Tensor, tuple[int, ...]]:
     """The magnitude of the input's gradient, of shape ``shape`` on the CPU, and the measured position in the input.
 
@@ -246,6 +271,7 @@ def _gradient(
     # The input position in proportion to the sizes, symmetric in both ends (exact for equal sizes).
     position = tuple(((2 * at + 1) * n - m) // (2 * m) for at, n, m in zip(middle, shape, y.shape[2:], strict=True))
     size = gradient[0].abs().amax(0) if positive else gradient[0].square().sum(0).sqrt()
+    passes.finished(shape)
     return size.cpu(), position
 
 
@@ -281,13 +307,15 @@ def _where_to_cut(module: nn.Module, x: Tensor) -> str:
     )
 
 
-def _footprint(module: nn.Module, channels: int, shape: tuple[int, ...], seeds: int) -> tuple[Box, int]:
+def _footprint(
+    module: nn.Module, channels: int, shape: tuple[int, ...], seeds: int, passes: _Passes
+) -> tuple[Box, int]:
     """The smallest box of all positions with a gradient in any of ``seeds`` draws, and their number."""
     needed = 64 * channels * math.prod(shape)  # the input, its gradient and at least as many activations, in float64
     check_memory(needed, f"size is {shape}", "use a smaller size or fewer channels")
     reached = torch.zeros(shape, dtype=torch.bool)
     for seed in range(seeds):
-        reached |= _gradient(module, channels, shape, seed, positive=True)[0] != 0
+        reached |= _gradient(module, channels, shape, seed, passes, positive=True)[0] != 0
     if not reached.any():
         raise WavedilError("the module's output does not depend on its input: nothing to measure")
     places = reached.nonzero()

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from wavedil.inspection.text import field_text, render_text
 _log = logging.getLogger("wavedil")
 
 
-def measure_model(model: nn.Module) -> MeasuredField | None:
+def measure_model(model: nn.Module, progress: Callable[[int, int], None] | None = None) -> MeasuredField | None:
     """The measured receptive field of a model; None, with a warning, if it cannot be measured.
 
     Of a WaveNet the stack and the head are measured, from the embedding on; of an effect the middle of its knobs; of a
-    dense predictor the scores before the CRF; of another model its ``forward``.
+    dense predictor the scores before the CRF; of another model its ``forward``. ``progress`` is that of
+    :func:`wavedil.core.measure_receptive_field`.
     """
     config = getattr(model, "config", {})
     part, ndim, channels, size = model, getattr(model, "ndim", 1), config.get("in_channels") or 1, None
@@ -34,7 +36,7 @@ def measure_model(model: nn.Module) -> MeasuredField | None:
         if model.receptive_field is not None:
             size = -(-(model.receptive_field + 2) // model.output_stride) * model.output_stride
     try:
-        return measure_receptive_field(part, channels, ndim, size=size, seeds=2 if ndim > 1 else 8)
+        return measure_receptive_field(part, channels, ndim, size=size, seeds=2 if ndim > 1 else 8, progress=progress)
     except WavedilError as error:
         _log.warning("the effective receptive field is not drawn: %s", error)
         return None

@@ -40,8 +40,8 @@ def tile_exactly(
         model: maps ``(batch, channels, height, width)`` to a map of the same size, or of the size divided by a stride.
         image: ``(batch, channels, height, width)``, floating point, any size.
         tile: side of a tile in pixels, rounded up to the largest stride.
-        margin: pixels on each side of a tile; None measures it, which can take a minute for deep networks (use
-            :func:`tile_margin` once for several images).
+        margin: pixels on each side of a tile; None measures it, which can take a minute for deep networks: call
+            :func:`tile_margin`, which reports progress, once for several images.
         progress: called with the number of finished tiles and the number of all tiles.
 
     Raises:
@@ -74,8 +74,10 @@ def tile_exactly(
 
 
 @checked
-def tile_margin(model: nn.Module, image: Tensor) -> int:
+def tile_margin(model: nn.Module, image: Tensor, *, progress: Callable[[int, int], None] | None = None) -> int:
     """The margin of :func:`tile_exactly` in pixels, a multiple of the largest stride inside the model.
+
+    ``progress`` is that of :func:`wavedil.measure_receptive_field`.
 
     Raises:
         WavedilError: the output depends on the full image; the message names the layer.
@@ -83,7 +85,7 @@ def tile_margin(model: nn.Module, image: Tensor) -> int:
     period, _ = _strides(model, image)
     try:
         with torch.enable_grad():
-            field = measure_receptive_field(model, image.shape[1], 2, seeds=2)
+            field = measure_receptive_field(model, image.shape[1], 2, seeds=2, progress=progress)
     except WavedilError as error:
         layer = _global_layer(model, image)
         if layer is None:

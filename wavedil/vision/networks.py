@@ -1,7 +1,7 @@
 """Networks of torchvision, timm and of the user by name, for ``wavedil inspect`` and recipes."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -126,8 +126,8 @@ def render_network(info: dict[str, Any]) -> str:
     return "\n".join(f"{name:<17} {text}" for name, text in facts)
 
 
-def measure_network(network: nn.Module) -> MeasuredField:
-    """The measured and the effective receptive field of the features.
+def measure_network(network: nn.Module, progress: Callable[[int, int], None] | None = None) -> MeasuredField:
+    """The measured and the effective receptive field of the features; ``progress`` is that of the measurement.
 
     Raises:
         WavedilError: the features depend on the full image.
@@ -138,4 +138,4 @@ def measure_network(network: nn.Module) -> MeasuredField:
     stride = info["stride"]
     size = [-(-(pixels + 2) // stride) * stride for pixels in info["receptive_field"]]
     channels = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).in_channels
-    return measure_receptive_field(features, channels, 2, size=size, seeds=1)
+    return measure_receptive_field(features, channels, 2, size=size, seeds=1, progress=progress)
