@@ -123,6 +123,13 @@ EXAMPLES = {
     heads.ParallelDilations: lambda: heads.ParallelDilations(4, 3, "1,2", 4),
     heads.SummedDilations: lambda: heads.SummedDilations(4, 3, "1,2", 4),
     vision.PyramidPooling: lambda: vision.PyramidPooling(4, 3, [1, 2], 4),
+    vision.COCO: lambda: vision.COCO(categories=["a"]),
+    vision.Cityscapes: vision.Cityscapes,
+    vision.MapillaryVistas: vision.MapillaryVistas,
+    vision.OxfordPets: vision.OxfordPets,
+    vision.PascalVOC: lambda: vision.PascalVOC(classes=["a", "b"]),
+    vision.SBD: vision.SBD,
+    vision.TorchvisionDataset: lambda: vision.TorchvisionDataset("SBDataset"),
     heads.UNet: lambda: heads.UNet([2, 3], 3, [4]),
 }
 OURS = {cls for path, cls in _REGISTERED.items() if path.startswith("wavedil.")}

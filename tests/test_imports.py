@@ -96,7 +96,7 @@ def test_a_schedule_is_inspected_without_torch():
 
 #: Modules of the package itself that audio and vision may import.
 SHARED = {"arrays", "batches", "data_check", "skipped", "errors", "files", "losses", "outputs", "splits", "weights"}
-SHARED |= {"extras", "figures", "shards", "trusted", "writing"}
+SHARED |= {"extras", "figures", "matlab", "shards", "trusted", "writing"}
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.audio.data.pluck import pluck
-from wavedil.audio.matlab import read_cells
 from wavedil.errors import WavedilError
+from wavedil.matlab import read_cells
 
 KEYS = 88  # keys of a piano
 LOWEST = 21  # MIDI note of key 0, A0

@@ -85,6 +85,7 @@ class RegressionData(SegmentationData):
         **options: Any,
     ):
         super().__init__(
+            format=None,
             classes=None,
             mask_values=None,
             ignore_label=None,

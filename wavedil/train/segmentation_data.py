@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from wavedil.core.schema import checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.progress import Bar
 from wavedil.train.data import Count, Factor, OptionalCount, Seed, TrainingData, Workers, evenly_spaced
 from wavedil.vision.data import shapes
 from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
+from wavedil.vision.data.formats import ImageFormat
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.pairs import FolderLayout, split_pairs
 from wavedil.vision.models.predictor import DensePredictor
@@ -25,10 +26,13 @@ DEFAULT_LABELS = {"classes": None, "mask_values": None, "ignore_label": IGNORED,
 class SegmentationData(TrainingData):
     """Random crops of a folder of images and masks; validation on complete images.
 
-    The root holds ``images`` and ``masks``, or folders ``train`` and ``val`` that each hold them.
+    The root holds ``images`` and ``masks``, or folders ``train`` and ``val`` that each hold them; or it has another
+    format, see ``format``.
 
     Args:
         root: the folder; null for built-in shapes, which are written to ``RUN/data``.
+        format: a published format of images and masks, which has its own sets and classes, e.g.
+            :class:`wavedil.vision.PascalVOC`; null for folders of images and masks.
         crop: height and width of each crop, in pixels after ``scale``.
         batch_size: crops in a batch.
         scale: factor by which images and masks are resized, in prediction as well; null: that of the module's ``init``,
@@ -36,7 +40,8 @@ class SegmentationData(TrainingData):
         classes: names of the classes, or their number; null counts them in the masks. If this and the next three have
             their defaults, those of the module's ``init`` are used.
         mask_values: value of each class in the masks: gray values, or colors [red, green, blue]; null: 0, 1, 2 ...
-        ignore_label: value of ignored pixels in the masks; ``rest``: all values that are not in mask_values.
+        ignore_label: value of ignored pixels in the masks, or a list of values; ``rest``: all values that are not in
+            mask_values.
         palette: [red, green, blue] of each class in overlays and label maps.
         images, masks, image_ending, mask_ending: names of the folders, and endings of the file names' stems; see
             :class:`wavedil.vision.data.pairs.FolderLayout`.
@@ -59,12 +64,13 @@ class SegmentationData(TrainingData):
     def __init__(
         self,
         root: str | None = None,
+        format: ImageFormat | None = None,
         crop: tuple[Count, Count] = (96, 96),
         batch_size: Count = 8,
         scale: Factor | None = None,
         classes: list[str] | int | None = None,
         mask_values: list[int] | list[tuple[int, int, int]] | None = None,
-        ignore_label: int | tuple[int, int, int] | str | None = IGNORED,
+        ignore_label: int | tuple[int, int, int] | list[int] | list[tuple[int, int, int]] | str | None = IGNORED,
         palette: list[tuple[int, int, int]] | None = None,
         images: str = "images",
         masks: str = "masks",
@@ -81,14 +87,28 @@ class SegmentationData(TrainingData):
         num_workers: Workers = 0,
     ):
         super().__init__(batch_size, seed, num_workers)
-        self.root, self.crop, self.scale = root, crop, scale
+        self.root, self.format, self.crop, self.scale = root, format, crop, scale
         self.labels = {"classes": classes, "mask_values": mask_values, "ignore_label": ignore_label, "palette": palette}
         self.layout = FolderLayout(images, masks, image_ending, mask_ending)
+        if format is not None:
+            self._check_format()
         self.validation, self.exclude, self.valid_images = validation, exclude, valid_images
         self.scales, self.flip = scales, flip
         self.built_in_images, self.max_skipped = built_in_images, max_skipped
 
+    def _check_format(self) -> None:
+        """Raises WavedilError for arguments that say what the format says."""
+        name = type(self.format).__name__
+        if self.root is None:
+            raise WavedilError(f"format is {name}, but root is null: expected the folder of the data set")
+        values, defaults = self.labels | vars(self.layout), DEFAULT_LABELS | vars(FolderLayout())
+        for key, value in values.items():
+            if value != defaults[key]:
+                raise WavedilError(f"{key} is {shown(value)}, but the format {name} sets it: leave it out")
+
     def prepare_data(self) -> None:
+        if self.format is not None:
+            self.format.prepare(Path(self.root))
         if self.root is None and not self.ready:
             self.write_built_in(self.built_in_images, max(1, self.built_in_images // 10))
 
@@ -101,7 +121,10 @@ class SegmentationData(TrainingData):
             self.scale = 1.0 if start is None else start.scale
         self.check_batch_memory(32 * math.prod(self.crop), f"data.crop is {self.crop}")  # image, mask, scores: no less
         root = self.built_in_folder() if self.root is None else self.root
-        train, valid, note = split_pairs(root, self.layout, self.validation, self.exclude)
+        if self.format is None:
+            train, valid, note = split_pairs(root, self.layout, self.validation, self.exclude)
+        else:
+            train, valid, note = self.format.split(root, self.validation, self.exclude)
         labels = self.read_truth(root, train, valid, start)
         self.crops = RandomImageCrops(
             self.train,
@@ -115,7 +138,7 @@ class SegmentationData(TrainingData):
 
     def data_files(self) -> list[Sequence[Path]]:
         pairs = [*self.train.pairs, *self.valid.pairs]
-        return [[pair.image for pair in pairs], [pair.mask for pair in pairs]]
+        return [[pair.image for pair in pairs], list(dict.fromkeys(pair.mask for pair in pairs))]
 
     def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
         """Sets ``train``, ``valid`` and the module's ``data_attributes``; returns a line about the labels.
@@ -129,7 +152,10 @@ class SegmentationData(TrainingData):
             self.labels = {name: getattr(start.label_scheme, name) for name in DEFAULT_LABELS}
         if self.root is None:
             self.labels |= {"classes": list(shapes.CLASSES), "palette": list(shapes.PALETTE)}
-        self.scheme = find_label_scheme([*train, *valid], **self.labels)
+        if self.format is None:
+            self.scheme = find_label_scheme([*train, *valid], **self.labels)
+        else:
+            self.scheme = self.format.label_scheme(Path(root))
         self.num_outputs = len(self.scheme.classes)
         self.train, self.valid = (SegmentationDataset(pairs, self.scheme, self.scale) for pairs in (train, valid))
         with Bar("reading masks") as bar:
@@ -140,7 +166,8 @@ class SegmentationData(TrainingData):
             raise WavedilError(f"{root}: all pixels of the {len(train)} training masks are ignored: check ignore_label")
         shares = (self.counts.sum(0) / total * 100).tolist()
         names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.scheme.classes, shares, strict=True))
-        return f"{len(shares)} classes with their shares of pixels: {names}"
+        ignored = f"; ignored values: {shown(self.scheme.ignore_label)}" if self.scheme.ignore_label is not None else ""
+        return f"{len(shares)} classes with their shares of pixels: {names}{ignored}"
 
     def train_dataloader(self) -> DataLoader:
         return self.endless_loader(self.crops)

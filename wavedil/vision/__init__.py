@@ -6,6 +6,16 @@ from wavedil.renames import renamed_attribute
 from wavedil.vision.boundary_f1 import BoundaryF1
 from wavedil.vision.crf import CRFRNN, DenseCRF
 from wavedil.vision.crf_inputs import Pairwise, position_features, unary_from_labels, unary_from_softmax
+from wavedil.vision.data.formats import (
+    COCO,
+    SBD,
+    Cityscapes,
+    ImageFormat,
+    MapillaryVistas,
+    OxfordPets,
+    PascalVOC,
+    TorchvisionDataset,
+)
 from wavedil.vision.data.images import read_image
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.palette import overlay
@@ -53,7 +63,9 @@ __all__ = [
     "BinaryCrossEntropy",
     "BoundaryF1",
     "BoundaryLoss",
+    "COCO",
     "CRFRNN",
+    "Cityscapes",
     "ConfusionMatrix",
     "ContextModule",
     "Conv1x1Head",
@@ -64,22 +76,28 @@ __all__ = [
     "FCN8s",
     "Focal",
     "HardPixels",
+    "ImageFormat",
     "LabelScheme",
     "LargeFOV",
     "LearnedUpsample",
     "Lovasz",
+    "MapillaryVistas",
     "NonLocal",
+    "OxfordPets",
     "Pairwise",
+    "PascalVOC",
     "ParallelDilations",
     "PixelUnshuffle",
     "PyramidPooling",
     "Regressor",
+    "SBD",
     "Segmenter",
     "SmallBackbone",
     "SmoothL1",
     "SummedASPP",
     "SummedDilations",
     "TimmBackbone",
+    "TorchvisionDataset",
     "Tversky",
     "UNet",
     "VGGFrontEnd",

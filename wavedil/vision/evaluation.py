@@ -12,10 +12,11 @@ from torch import Tensor
 
 from wavedil.batches import BATCH, Batches, Record, fingerprint, fingerprint_paths, rank
 from wavedil.core.schema import checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.figures import check_figure_path
 from wavedil.vision.boundary_f1 import TOLERANCE, BoundaryF1, Tolerance, definition
 from wavedil.vision.data.dataset import ImageDataset, RegressionDataset, SegmentationDataset
+from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.pairs import ImagePair
 from wavedil.vision.metrics import (
     CLASS_DEFINITIONS,
@@ -67,6 +68,7 @@ def evaluate(
     model: Segmenter,
     pairs: Sequence[ImagePair],
     *,
+    label_scheme: LabelScheme | None = None,
     scaled: bool = False,
     boundary_tolerance: Tolerance = TOLERANCE,
     confusion: str | Path | None = None,
@@ -80,8 +82,8 @@ def evaluate(
     See :class:`ConfusionMatrix` and :class:`wavedil.vision.BoundaryF1`.
 
     Args:
-        pairs: images and masks, e.g. from :func:`wavedil.vision.data.pairs.find_pairs`. The model's label scheme
-            decodes the masks.
+        pairs: images and masks, e.g. from :func:`wavedil.vision.data.pairs.find_pairs`.
+        label_scheme: decodes the masks; default: the model's. Its classes must be those of the model.
         scaled: compare at the resolution of the network, with images and masks resized by the model's ``scale`` as in
             training; default: at the size of the masks.
         boundary_tolerance: of boundary F1, as a fraction of the diagonal of the image.
@@ -95,7 +97,13 @@ def evaluate(
     if confusion is not None:
         check_figure_path(confusion)
         from wavedil.vision.confusion import draw_confusion  # matplotlib may be missing: found before the evaluation
-    images = SegmentationDataset(pairs, model.label_scheme, model.scale if scaled else 1.0)
+    scheme = model.label_scheme if label_scheme is None else label_scheme
+    if list(scheme.classes) != list(model.classes):
+        raise WavedilError(
+            f"the data has the classes {shown(list(scheme.classes))} and the model {shown(list(model.classes))}: "
+            "expected the same in the same order"
+        )
+    images = SegmentationDataset(pairs, scheme, model.scale if scaled else 1.0)
 
     def count(numbers: range, progress: Progress | None = None) -> list[Record]:
         matrix, boundary = ConfusionMatrix(model.num_classes), BoundaryF1(model.num_classes, boundary_tolerance)
@@ -107,6 +115,8 @@ def evaluate(
 
     matrix, boundary = ConfusionMatrix(model.num_classes), BoundaryF1(model.num_classes, boundary_tolerance)
     settings = {"scaled": scaled, "boundary_tolerance": boundary_tolerance, **options}
+    if label_scheme is not None:
+        settings["label_scheme"] = label_scheme
     for record in _records(model, pairs, settings, count, records, batch, progress):
         matrix.add_entries(record["entries"])
         boundary.sums += torch.tensor(record["boundary"], dtype=torch.float64)
@@ -124,7 +134,7 @@ def evaluate(
         images=len(pairs),
         classes={name: values["iou"] for name, values in figures.items()},
         per_class=figures,
-        definition=f"{DEFINITION}; {size}; ignore label {model.ignore_label}",
+        definition=f"{DEFINITION}; {size}; ignore label {scheme.ignore_label}",
         definitions=CLASS_DEFINITIONS | {"boundary_f1": definition(boundary_tolerance)},
     )
 

@@ -7,7 +7,9 @@ from typing import Any
 from wavedil.batches import BATCH, check_records
 from wavedil.errors import WavedilError
 from wavedil.outputs import check_outputs
-from wavedil.vision.data.pairs import FolderLayout, find_pairs, held_out_pairs
+from wavedil.vision.data.formats import find_format
+from wavedil.vision.data.labels import LabelScheme
+from wavedil.vision.data.pairs import FolderLayout, ImagePair, find_pairs, held_out_pairs
 from wavedil.vision.evaluation import MeanIoU, ValueErrors, evaluate, evaluate_values
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
@@ -22,6 +24,7 @@ def evaluate_folder(
     held_out: bool = False,
     validation: str | None = None,
     exclude: str | None = None,
+    format: str | None = None,
     images: str = "images",
     masks: str | None = None,
     image_ending: str = "",
@@ -45,6 +48,7 @@ def evaluate_folder(
         held_out: only the images that a recipe holds out: those of val, or every tenth of the sorted files.
         validation: only images whose path matches this regular expression, as in a recipe's data.
         exclude: leave out images or masks by a regular expression, or @FILE with a list, as in a recipe's data.
+        format: a published format by name, e.g. PascalVOC; or JSON with class_path and init_args, as in a recipe.
         images: folder of the images in DATA (default images).
         masks: folder of the masks or targets in DATA (default masks; targets for a Regressor).
         image_ending: ending of image names that mask names do not have.
@@ -71,11 +75,13 @@ def evaluate_folder(
     options |= _class_options(model, data, boundary_tolerance, confusion)
     masks = masks or ("targets" if isinstance(model, Regressor) else "masks")
     layout = FolderLayout(images, masks, image_ending, mask_ending)
-    pairs = (
-        held_out_pairs(data, layout, validation, exclude)
-        if held_out or validation
-        else find_pairs(data, layout, exclude)
-    )
+    if format is not None:
+        pairs, scheme = _read_format(model, Path(data), format, layout, held_out, validation, exclude)
+        options |= {"label_scheme": scheme}
+    elif held_out or validation:
+        pairs = held_out_pairs(data, layout, validation, exclude)
+    else:
+        pairs = find_pairs(data, layout, exclude)
     evaluate_model = evaluate_values if isinstance(model, Regressor) else evaluate
     return evaluate_model(
         model, pairs, scaled=scaled, records=records, batch=batch or BATCH, progress=progress, **options
@@ -96,3 +102,21 @@ def _class_options(
         if Path(confusion).with_name("config.json").exists():
             raise WavedilError(f"confusion is {confusion!r}, in a model folder: choose another folder")
     return options
+
+
+def _read_format(
+    model: Segmenter | Regressor,
+    data: Path,
+    name: str,
+    layout: FolderLayout,
+    held_out: bool,
+    validation: str | None,
+    exclude: str | None,
+) -> tuple[list[ImagePair], LabelScheme]:
+    """Pairs and label scheme of a data set in another format."""
+    if isinstance(model, Regressor):
+        raise WavedilError(f"format is {name!r}: formats have classes, which a Regressor does not have: leave it out")
+    if layout != FolderLayout():
+        raise WavedilError(f"format is {name!r}: it has its own folders; leave out images, masks and the endings")
+    found = find_format(name)
+    return found.pairs_to_evaluate(data, held_out, validation, exclude), found.label_scheme(data)

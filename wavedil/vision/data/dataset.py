@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ from torch.utils.data import Dataset
 
 from wavedil.errors import WavedilError
 from wavedil.skipped import SkippedFiles
-from wavedil.vision.data.images import read_image, read_mask, read_target, resize, resize_mask, scaled_size
-from wavedil.vision.data.labels import IGNORED, LabelScheme, Value
+from wavedil.vision.data.images import read_image, read_target, resize, resize_mask, scaled_size
+from wavedil.vision.data.labels import IGNORED, Ignored, LabelScheme, Value
 from wavedil.vision.data.pairs import ImagePair
 from wavedil.vision.data.palette import Color
 
@@ -97,9 +96,9 @@ class SegmentationDataset(ImageDataset):
         self.label_scheme = label_scheme
 
     def read_truth(self, index: int) -> np.ndarray:
-        path = self.pairs[index].mask
-        mask = read_mask(path, colors=True) if self.label_scheme.by_color else _read_gray_mask(path)
-        return self.label_scheme.encode(resize_mask(mask, scaled_size(mask.shape[:2], self.scale)), path)
+        pair = self.pairs[index]
+        mask = pair.read_mask(colors=True) if self.label_scheme.by_color else _read_gray_mask(pair)
+        return self.label_scheme.encode(resize_mask(mask, scaled_size(mask.shape[:2], self.scale)), pair.mask)
 
     @staticmethod
     def make_item(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
@@ -227,7 +226,7 @@ def find_label_scheme(
     pairs: Sequence[ImagePair],
     classes: Sequence[str] | int | None = None,
     mask_values: Sequence[Value] | None = None,
-    ignore_label: Value | str | None = IGNORED,
+    ignore_label: Ignored = IGNORED,
     palette: Sequence[Color] | None = None,
 ) -> LabelScheme:
     """The label scheme of a dataset; counts the classes in the masks by default.
@@ -244,8 +243,10 @@ def find_label_scheme(
         classes = len(mask_values)
     if classes is None:
         counts = count_values(pairs)
-        if isinstance(ignore_label, int) and ignore_label < len(counts):
-            counts[ignore_label] = 0
+        ignored = ignore_label if isinstance(ignore_label, list | tuple) else [ignore_label]
+        for value in ignored:
+            if isinstance(value, int) and value < len(counts):
+                counts[value] = 0
         values = np.flatnonzero(counts).tolist()
         # A missing number is either a class that occurs in no image or the sign of a stray value.
         if len(values) < 2 or values != list(range(len(values))) or values[-1] >= IGNORED:
@@ -268,7 +269,7 @@ def count_values(pairs: Sequence[ImagePair]) -> np.ndarray:
     """
     counts = np.zeros(1, np.int64)
     for pair in pairs:
-        found = np.bincount(_read_gray_mask(pair.mask).ravel())
+        found = np.bincount(_read_gray_mask(pair).ravel())
         counts, found = sorted((counts, found), key=len, reverse=True)
         counts[: len(found)] += found
     return counts
@@ -285,8 +286,8 @@ def _crop(pixels: np.ndarray, start: Sequence[int], size: Sequence[int], fill: S
     return torch.from_numpy(out)
 
 
-def _read_gray_mask(path: Path) -> np.ndarray:
-    mask = read_mask(path, colors=False)
+def _read_gray_mask(pair: ImagePair) -> np.ndarray:
+    mask = pair.read_mask(colors=False)
     if mask.min() < 0 or mask.max() >= 2**16:
-        raise WavedilError(f"{path} has values from {mask.min()} to {mask.max()}: expected 0 to 65535")
+        raise WavedilError(f"{pair.mask} has values from {mask.min()} to {mask.max()}: expected 0 to 65535")
     return mask

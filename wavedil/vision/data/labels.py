@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from wavedil.core.schema import Range
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, shown
 from wavedil.vision.data.palette import Color, default_palette
 
 #: The label of ignored pixels in all tensors and arrays of this package. Mask files may use another (``ignore_label``).
@@ -19,6 +19,9 @@ MAX_CLASSES = IGNORED
 REST = "rest"
 
 Value = Annotated[int, Range(0, 2**16 - 1)] | Color
+#: A value, several of them, ``"rest"``, or None.
+Ignored = Value | str | Sequence[Value] | None
+_SHOWN = 8  # unknown values in a message
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class LabelScheme:
     Args:
         classes: class names.
         mask_values: the value of each class in masks: gray values, or colors ``(r, g, b)``; None for 0, 1, 2, ...
-        ignore_label: the value of ignored pixels in masks; ``"rest"`` for all values that are not in ``mask_values``;
-            None if no pixels are ignored.
+        ignore_label: the value of ignored pixels in masks, or a list of values; ``"rest"`` for all values that are not
+            in ``mask_values``; None if no pixels are ignored.
         palette: the color of each class in overlays and label maps; default ``mask_values`` if these are colors, else
             the colors of Pascal VOC.
 
@@ -39,7 +42,7 @@ class LabelScheme:
 
     classes: Sequence[str]
     mask_values: Sequence[Value] | None = None
-    ignore_label: Value | str | None = IGNORED
+    ignore_label: Ignored = IGNORED
     palette: Sequence[Color] | None = None
 
     def __post_init__(self) -> None:
@@ -64,16 +67,28 @@ class LabelScheme:
         if self.ignore_label == REST:
             if self.mask_values is None:
                 raise WavedilError("ignore_label is 'rest': expected the values of the classes in mask_values")
-        elif self.ignore_label is not None and _is_color(self.ignore_label) != self.by_color:
+        elif not all(map(_is_color if self.by_color else _is_gray, self.ignored)) or len(set(self.ignored)) != len(
+            self.ignored
+        ):
             raise WavedilError(
                 f"ignore_label is {self.ignore_label!r}: expected {'a color' if self.by_color else 'a gray value'} as "
-                "in mask_values, or rest, or null"
+                "in mask_values, or a list of different ones, or rest, or null"
             )
 
     @property
     def by_color(self) -> bool:
         """Whether masks are color images."""
         return self.mask_values is not None and _is_color(self.mask_values[0])
+
+    @property
+    def ignored(self) -> tuple[Value, ...]:
+        """The values of ignored pixels in masks; empty for ``"rest"`` and None."""
+        found = self.ignore_label
+        if found is None or found == REST:
+            return ()
+        if not isinstance(found, Sequence) or isinstance(found, str) or (self.by_color and _is_color(found)):
+            found = [found]
+        return tuple(tuple(value) if isinstance(value, list) else value for value in found)
 
     @property
     def colors(self) -> tuple[Color, ...]:
@@ -93,12 +108,21 @@ class LabelScheme:
         found = values[index] == codes
         if self.ignore_label != REST and not found.all():
             row, column = (int(position[0]) for position in np.nonzero(~found))
-            value = mask[row, column].tolist()
+            unknown = np.unique(mask[~found], axis=0).tolist()
+            listed = ", ".join(map(str, unknown[:_SHOWN])) + (" ..." if len(unknown) > _SHOWN else "")
+            others = f" (unknown values in this mask: {listed})" if len(unknown) > 1 else ""
             raise WavedilError(
-                f"{path}: value {value} at row {row}, column {column} is none of the {len(self.classes)} classes and "
-                f"not the ignore_label {self.ignore_label!r}; set mask_values or ignore_label, or correct the mask"
+                f"{path}: value {mask[row, column].tolist()} at row {row}, column {column} is none of the "
+                f"{len(self.classes)} classes and not the ignore_label {shown(self.ignore_label)}{others}: expected "
+                f"{self._allowed()}; set mask_values or ignore_label, or correct the mask"
             )
         return np.where(found, labels[index], IGNORED).astype(np.uint8)
+
+    def _allowed(self) -> str:
+        """The values of the classes, for messages."""
+        if self.mask_values is None:
+            return f"0 to {len(self.classes) - 1}"
+        return shown(list(self.mask_values))
 
     @property
     def _values(self) -> list[Value]:
@@ -109,11 +133,10 @@ class LabelScheme:
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
         """All mask values, sorted, and the label of each."""
         values, labels = self._values, list(range(len(self.classes)))
-        if self.ignore_label not in (None, REST):
-            ignored = self.ignore_label if isinstance(self.ignore_label, int) else tuple(self.ignore_label)
-            # The ignored value may be one of the classes, e.g. "void": its pixels are then ignored.
-            labels = [IGNORED if value == ignored else label for value, label in zip(values, labels, strict=True)]
-            values, labels = ([*values, ignored], [*labels, IGNORED]) if ignored not in values else (values, labels)
+        # An ignored value may be one of the classes, e.g. "void": its pixels are then ignored.
+        labels = [IGNORED if value in self.ignored else label for value, label in zip(values, labels, strict=True)]
+        others = [value for value in self.ignored if value not in values]
+        values, labels = [*values, *others], [*labels, *[IGNORED] * len(others)]
         codes = _pack(np.array(values)) if self.by_color else np.array(values)
         order = np.argsort(codes)
         return codes[order], np.array(labels)[order]

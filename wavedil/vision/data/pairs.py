@@ -1,14 +1,17 @@
 """Pairs of images and masks in a folder, and their split into training and validation set."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from wavedil.errors import WavedilError
 from wavedil.files import excluded_paths, normalized, pair_by_name, unique_names
 from wavedil.shards import is_folder
 from wavedil.splits import describe_split, hold_out
-from wavedil.vision.data.images import image_size, list_images
+from wavedil.vision.data.images import image_size, list_images, read_mask
 
 PathLike = str | os.PathLike[str]
 TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation")
@@ -30,10 +33,21 @@ class FolderLayout:
 
 @dataclass(frozen=True)
 class ImagePair:
-    """An image file and its mask (or target) file."""
+    """An image file and its mask (or target) file.
+
+    Subclasses read masks of other formats: they override both methods.
+    """
 
     image: Path
     mask: Path
+
+    def read_mask(self, colors: bool) -> np.ndarray:
+        """The values of the mask, ``(height, width)``, or colors ``(height, width, 3)``; see :func:`read_mask`."""
+        return read_mask(self.mask, colors)
+
+    def mask_size(self) -> tuple[int, int] | None:
+        """(height, width) of the mask, without reading its pixels; None if that is not possible."""
+        return image_size(self.mask)
 
 
 def stems(root: PathLike, layout: FolderLayout) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -79,17 +93,26 @@ def find_pairs(root: PathLike, layout: FolderLayout | None = None, exclude: str 
         dropped = {name for paths in found for name, path in paths.items() if path in excluded}
         found = tuple({name: path for name, path in paths.items() if name not in dropped} for paths in found)
         if not any(found):
-            raise WavedilError(f"exclude={exclude!r} leaves out all {len(dropped)} images: use a narrower expression")
+            raise all_excluded(exclude, len(dropped))
     remedy = "add it, remove the file, or set image_ending and mask_ending to the endings of the names"
     pairs = [ImagePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
+    check_sizes(pairs)
+    return pairs
+
+
+def all_excluded(exclude: str, count: int) -> WavedilError:
+    return WavedilError(f"exclude={exclude!r} leaves out all {count} images: use a narrower expression")
+
+
+def check_sizes(pairs: Sequence[ImagePair]) -> None:
+    """Raises WavedilError if a mask has another size than its image by their headers."""
     for pair in pairs:
-        (height, width), mask = image_size(pair.image), image_size(pair.mask)
-        if (height, width) != mask:
+        (height, width), mask = image_size(pair.image), pair.mask_size()
+        if mask is not None and (height, width) != mask:
             raise WavedilError(
                 f"{pair.mask} is {mask[1]} x {mask[0]} pixels and its image {pair.image} is {width} x {height}: "
                 "expected the same size"
             )
-    return pairs
 
 
 def split_pairs(

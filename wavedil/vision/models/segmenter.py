@@ -7,7 +7,7 @@ from torch import nn
 
 from wavedil.core.schema import Range
 from wavedil.errors import WavedilError
-from wavedil.vision.data.labels import IGNORED, MAX_CLASSES, LabelScheme, Value
+from wavedil.vision.data.labels import IGNORED, MAX_CLASSES, Ignored, LabelScheme, Value
 from wavedil.vision.data.palette import Color
 from wavedil.vision.models.predictor import MEAN, STD, DensePredictor, Mean, Resize, Std
 from wavedil.weights import register
@@ -54,7 +54,7 @@ class Segmenter(DensePredictor):
         num_classes: LabelCount,
         classes: Sequence[str] | None = None,
         mask_values: Sequence[Value] | None = None,
-        ignore_label: Value | str | None = IGNORED,
+        ignore_label: Ignored = IGNORED,
         palette: Sequence[Color] | None = None,
         scale: Resize = 1.0,
         align: str | None = None,
@@ -79,6 +79,6 @@ class Segmenter(DensePredictor):
         return self.label_scheme.colors
 
     @property
-    def ignore_label(self) -> Value | str | None:
-        """The value of ignored pixels in mask files. In tensors the ignore label is always 255."""
+    def ignore_label(self) -> Ignored:
+        """The value or values of ignored pixels in mask files. In tensors the ignore label is always 255."""
         return self.label_scheme.ignore_label

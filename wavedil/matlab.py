@@ -1,4 +1,4 @@
-"""Reads cell arrays of matrices from MATLAB 5 files (also of MATLAB 6 and 7, with compression).
+"""Reads cell arrays of matrices, and matrices in structures, from MATLAB 5 files (MATLAB 6 and 7, with compression).
 
 scipy's reader is not used: with damaged files it may crash, or fill the memory. Source: MathWorks, MAT-File Format,
 chapter 1.
@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ MAX_BYTES = 2**30  # of a file's uncompressed contents
 MAX_MATRIX_BYTES = 2**26
 _MATRIX, _COMPRESSED = 14, 15  # data types of elements
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-_CELL, _NUMERIC, _IS_COMPLEX = 1, range(6, 16), 0x800  # classes of arrays, and a flag
+_CELL, _STRUCTURE, _NUMERIC, _IS_COMPLEX = 1, 2, range(6, 16), 0x800  # classes of arrays, and a flag
 
 
 class _DamagedError(Exception):
@@ -34,6 +35,23 @@ def read_cells(path: str | os.PathLike[str], names: Collection[str]) -> Iterator
         WavedilError: naming the file, if it is missing or damaged, is not a MATLAB 5 file, is larger than
             ``MAX_BYTES``, or has other contents under one of the names.
     """
+    return _read(path, lambda elements: _cells(elements, names))
+
+
+def read_field(path: str | os.PathLike[str], name: str, field: str) -> np.ndarray:
+    """The matrix in the field of a structure, the variable ``name``.
+
+    Raises:
+        WavedilError: as :func:`read_cells`, or the file has no such variable or field.
+    """
+    found = next(_read(path, lambda elements: _field(elements, name, field)), None)
+    if found is None:
+        raise WavedilError(f"{path} has no {name}.{field}: expected a structure with this field")
+    return found
+
+
+def _read(path: str | os.PathLike[str], parse: Callable[["_Elements"], Iterator[Any]]) -> Iterator[Any]:
+    """What ``parse`` yields for each variable of a file."""
     path = Path(path)
     check_regular_file(path, "a MATLAB file")
     try:
@@ -46,10 +64,10 @@ def read_cells(path: str | os.PathLike[str], names: Collection[str]) -> Iterator
             while (start := file.tell()) < end:
                 kind, size = struct.unpack(order + "II", _Elements(file.read, order, budget).take(8))
                 if kind == _COMPRESSED:
-                    yield from _variable(_Elements(_inflate(file.read, size), order, budget), names)
+                    yield from parse(_Elements(_inflate(file.read, size), order, budget))
                 elif kind == _MATRIX:
                     file.seek(start)
-                    yield from _variable(_Elements(file.read, order, budget), names)
+                    yield from parse(_Elements(file.read, order, budget))
                 file.seek(start + 8 + size)
     except FileNotFoundError:
         raise WavedilError(f"{path} does not exist: expected a MATLAB file") from None
@@ -74,6 +92,10 @@ class _Elements:
             raise _DamagedError("it is incomplete")
         self.position += count
         return data
+
+    def skip(self, count: int) -> None:
+        while count > 0:
+            count -= len(self.take(min(count, 2**16)))
 
     def tag(self) -> tuple[int, int]:
         """Type and size of an element that is not small."""
@@ -108,7 +130,7 @@ class _Elements:
         return flags & 0xFF, [max(0, side) for side in dimensions], name.decode("latin-1")
 
 
-def _variable(elements: _Elements, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _cells(elements: _Elements, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
     """The matrices of a variable, if it has one of the names."""
     if elements.tag()[0] != _MATRIX:
         return
@@ -121,12 +143,33 @@ def _variable(elements: _Elements, names: Collection[str]) -> Iterator[tuple[str
         yield name, _matrix(elements, name)
 
 
+def _field(elements: _Elements, name: str, field: str) -> Iterator[np.ndarray]:
+    """The matrix in a field of a variable, if it is a structure ``name`` with it."""
+    if elements.tag()[0] != _MATRIX:
+        return
+    array_class, sides, found = elements.matrix_head()
+    if found != name:
+        return
+    if array_class != _STRUCTURE or math.prod(sides) != 1:
+        raise _DamagedError(f"{name} is not a single structure")
+    length, names = elements.element(4)[1], elements.element(2**16)[1]
+    step = struct.unpack(elements.order + "i", length)[0] if len(length) == 4 else 0
+    if step < 1 or len(names) % step:
+        raise _DamagedError(f"{name} has no names of fields")
+    for start in range(0, len(names), step):
+        if names[start : start + step].split(b"\0")[0] == field.encode():
+            yield _matrix(elements, f"{name}.{field}")
+            return
+        _, size = elements.tag()
+        elements.skip(size + -size % 8)
+
+
 def _matrix(elements: _Elements, name: str) -> np.ndarray:
     kind, size = elements.tag()
     start = elements.position
     array_class, sides, _ = elements.matrix_head() if kind == _MATRIX and size else (0, [], "")
     if array_class not in _NUMERIC:
-        raise _DamagedError(f"a cell of {name} is not a matrix of numbers")
+        raise _DamagedError(f"a part of {name} is not a matrix of numbers")
     kind, data = elements.element(MAX_MATRIX_BYTES)
     dtype = np.dtype(_NUMBERS.get(kind, "V1")).newbyteorder(elements.order)
     if kind not in _NUMBERS or len(data) != math.prod(sides) * dtype.itemsize or elements.position != start + size:

@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from wavedil.audio.matlab import read_cells
 from wavedil.errors import WavedilError
+from wavedil.matlab import read_cells
 
 
 def read(path, names=("a", "b")):
@@ -71,7 +71,7 @@ def test_bad_contents_are_refused(tmp_path, kind):
 
 
 def test_contents_that_expand_without_end_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("wavedil.audio.matlab.MAX_BYTES", 2**20)
+    monkeypatch.setattr("wavedil.matlab.MAX_BYTES", 2**20)
     cell = matrix(6, b"", (2**8, 2**8), element(2, bytes(2**16)))
     packed = zlib.compress(matrix(1, b"a", (1, 99), cell * 99))
     (tmp_path / "x.mat").write_bytes(mat_file(element(15, packed)))
