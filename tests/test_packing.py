@@ -169,7 +169,7 @@ def test_wrong_arguments(recordings, packed, tmp_path, capsys):
     (tmp_path / "broken" / "a.wav").write_bytes(b"RIFF")
     for words, message in [
         ([tmp_path / "none", tmp_path / "a"], "does not exist"),
-        ([tmp_path / "empty", tmp_path / "a"], "has no sound files and no images"),
+        ([tmp_path / "empty", tmp_path / "a"], "has no audio files and no images"),
         ([recordings, tmp_path / "used"], "has other files, e.g. notes.txt"),
         ([recordings, tmp_path / "used" / "notes.txt"], "is a file"),
         ([recordings, recordings / "shards"], "is in the input folder"),
@@ -179,7 +179,7 @@ def test_wrong_arguments(recordings, packed, tmp_path, capsys):
         ([recordings, tmp_path / "a", "--exclude", "."], "matches all"),
         ([recordings, tmp_path / "a", "--exclude", "("], "not a regular expression"),
         ([recordings, tmp_path / "a", "--shard-mb", "0"], "expected a positive integer"),
-        ([tmp_path / "broken", tmp_path / "b"], "not a readable sound file"),
+        ([tmp_path / "broken", tmp_path / "b"], "not a readable audio file"),
     ]:
         assert main(["pack", *map(str, words)]) == 2
         error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The hold-out rule that sound files, recordings of effects and images share."""
+"""The hold-out rule that audio files, recordings of effects and images share."""
 
 from pathlib import Path
 

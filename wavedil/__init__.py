@@ -1,6 +1,6 @@
 """wavedil: dilated convolutions for audio and for dense prediction, on one N-dimensional core.
 
-Public names are imported on first use, so that the shell starts without importing torch.
+Public names are imported on first use, so that commands start without importing torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Texts of docstrings, for the help of the shell."""
+"""Texts of docstrings, for the help of commands."""
 
 import inspect
 import re

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class WavedilError(ValueError):
-    """Bad input, in one line: what is wrong, where, and what to do. The shell prints it and exits with status 2."""
+    """Invalid input, in one line: what is wrong, where, and what to do. Commands print it and exit with status 2."""
 
     def __init__(self, message: object = ""):
         text = str(message).rstrip()

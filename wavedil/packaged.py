@@ -1,4 +1,4 @@
-"""What ``load`` and the shell take as a model: folders, files of other programs, and names of packaged models."""
+"""What ``load`` and the commands accept as a model: folders, files of other programs, and names of packaged models."""
 
 from dataclasses import dataclass
 from pathlib import Path

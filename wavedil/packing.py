@@ -57,10 +57,10 @@ def pack(
     After an interruption, the same call continues. Several processes that make it at once share the work.
 
     Args:
-        data: a folder of sound files, with the .npy files of their features; one sound file; or a folder of images and
+        data: a folder of audio files, with the .npy files of their features; one audio file; or a folder of images and
             masks.
         shards: a new or empty folder, or one of an interrupted call with the same arguments.
-        exclude: sound files to leave out; see :func:`wavedil.files.excluded_paths`.
+        exclude: audio files to leave out; see :func:`wavedil.files.excluded_paths`.
         shard_bytes: approximate size of a shard; a file is never divided.
         progress: called with the numbers of finished and of all files.
 
@@ -72,7 +72,7 @@ def pack(
     if is_url(data) or is_url(shards):
         raise WavedilError(f"{data if is_url(data) else shards} is a URL: pack from and to a folder, and then copy it")
     if data.is_dir() and packed_files(data) is not None:
-        raise WavedilError(f"{data} is packed already: expected a folder of sound files, or of images and masks")
+        raise WavedilError(f"{data} is packed already: expected a folder of audio files, or of images and masks")
     check_folder_name("SHARDS", shards)
     check_outputs([folder], [data])
     _check_folder(folder)
@@ -124,8 +124,8 @@ def _list_files(data: Path, exclude: str | None) -> list[Path]:
     if data.is_file():
         return [data]
     if not data.is_dir():
-        check_regular_file(data, "a folder of sound files, or of images and masks")
-        raise WavedilError(f"{data} does not exist: expected a folder of sound files, or of images and masks")
+        check_regular_file(data, "a folder of audio files, or of images and masks")
+        raise WavedilError(f"{data} does not exist: expected a folder of audio files, or of images and masks")
     found = walk_files(data, (*FORMATS, *SUFFIXES, ".npy"))
     sounds, pictures, arrays = (
         [path for path in found if path.suffix.lower() in suffixes] for suffixes in (FORMATS, SUFFIXES, (".npy",))
@@ -139,7 +139,7 @@ def _list_files(data: Path, exclude: str | None) -> list[Path]:
         features = {path.with_suffix(".npy") for path in sounds}
         return sorted([*sounds, *(path for path in arrays if path in features)])
     if not pictures:
-        raise WavedilError(f"{data} has no sound files and no images: expected files that end in .wav, .flac, .png, …")
+        raise WavedilError(f"{data} has no audio files and no images: expected files that end in .wav, .flac, .png, …")
     if exclude is not None:
         raise WavedilError(f"exclude is {exclude!r}: it is for sound; with images set data.exclude in training")
     return sorted([*pictures, *arrays])

@@ -108,7 +108,7 @@ def find_class(name: Any, path: Path) -> type:
     if not isinstance(name, str) or name not in _REGISTERED:
         raise WavedilError(
             f"{path} names the class {shown(name)}, which is not registered: import the module that defines it first "
-            "(option --import of the shell), or load(..., imports=[MODULE]) if you trust it"
+            "(--import MODULE on the command line), or load(..., imports=[MODULE]) if you trust it"
         )
     return _REGISTERED[name]
 

@@ -1,6 +1,6 @@
 """Names of earlier versions and their names today. No other module has the old ones.
 
-Model folders of format 1 and recipes of version 0.1 are upgraded while they are read. Old options of the shell are
+Model folders of format 1 and recipes of version 0.1 are upgraded while they are read. Old command-line options are
 refused with the new name.
 """
 
@@ -121,7 +121,7 @@ RECIPE_MODULES = {
     },
 }
 
-#: Options of the shell.
+#: Command-line options.
 OPTIONS = {"--resynthesise": "--resynthesize"}
 
 

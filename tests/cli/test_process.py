@@ -61,7 +61,7 @@ def test_folders_are_processed_file_by_file_and_a_broken_one_is_named(capsys, fo
         assert main([str(word) for word in words]) == 2
     out, err = capsys.readouterr()
     result = {entry["input"].removeprefix(f"{takes}/"): entry for entry in json.loads(out)}
-    message = "takes/c.wav: not a readable sound file"
+    message = "takes/c.wav: not a readable audio file"
     assert list(result) == ["takes/a.wav", "takes/c.wav", "takes/day 2/b.flac", "takes/e.wav", "solo.wav"]
     assert message in result["takes/c.wav"]["error"] and len(result["takes/c.wav"]) == 2
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
@@ -98,7 +98,7 @@ def test_one_file_goes_to_a_folder_or_to_a_file(run, folder, tmp_path):
         (["takes", "out", "--subtype", "VORBIS"], "out/a.wav: WAV has no subtype 'VORBIS'"),
         (["takes", "out", "--knob", "tone=1"], "knob 'tone' is unknown"),
         (["takes", "out", "--quality", "0.5"], "an Effect like this has only one"),
-        (["empty", "out"], "no sound files in this folder"),
+        (["empty", "out"], "no audio files in this folder"),
         (["takes", "takes/c.wav"], "out takes/c.wav is a file: expected a folder"),
         (["takes", "model"], "is in the input folder"),
         (["solo.wav", ""], "OUT is '': expected a file or a folder"),

@@ -97,11 +97,11 @@ def inpaint(
 
 @checked
 def inpaint_file(model: nn.Module, source: AnyPath, target: AnyPath, gaps: Gaps, **options: Any) -> dict[str, Any]:
-    """Fills gaps in a sound file; all other samples are copied bit by bit, at the same rate and bit depth.
+    """Fills gaps in an audio file; all other samples are copied bit by bit, at the same rate and bit depth.
 
     Args:
         model, gaps: as for :func:`inpaint`.
-        source: a sound file at any rate, in PCM, floating point, A-law or mu-law.
+        source: an audio file at any rate, in PCM, floating point, A-law or mu-law.
         target: the file to write, in a format that has the same coding.
         options: those of :func:`inpaint` except ``sample_rate``.
 
@@ -123,7 +123,7 @@ def inpaint_file(model: nn.Module, source: AnyPath, target: AnyPath, gaps: Gaps,
     check_memory(size, f"{source} has {info.frames} samples", "cut it, and join the parts again")
     with open_sound(Path(source)) as file:
         if isinstance(file, PackedSound):
-            raise WavedilError(f"{source} is packed: expected a sound file")
+            raise WavedilError(f"{source} is packed: expected an audio file")
         data = file.read(info.frames, kind, always_2d=True).T.copy()
     scale = -float(np.iinfo(kind).min) if step else 1.0
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Generates MIDI and sound files with a model of piano rolls: the Python function behind ``wavedil sample``."""
+"""Generates MIDI and audio files with a model of piano rolls: the Python function behind ``wavedil sample``."""
 
 import io
 import logging
@@ -49,7 +49,7 @@ def sample_roll_files(
     sound is written, with a warning.
 
     Args:
-        out: folder for the files; or, for one piece, a MIDI or sound file, which is replaced.
+        out: folder for the files; or, for one piece, a MIDI or audio file, which is replaced.
         steps: length of each piece in time steps of a quarter second; default 64.
         seconds: the same in seconds; set only one of them.
         prime: the pieces continue the first 8 steps of the test pieces of a ``.mat`` file, or of a MIDI file. Default:

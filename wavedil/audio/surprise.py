@@ -112,7 +112,7 @@ def surprise(
 
 
 def surprise_of_file(model: nn.Module, path: AnyPath, **options: Any) -> tuple[Surprise, np.ndarray]:
-    """:func:`surprise` of a sound file, resampled to the model's rate and mixed to one channel; and this sound."""
+    """:func:`surprise` of an audio file, resampled to the model's rate and mixed to one channel; and this sound."""
     sound = audio_files.read(path, sample_rate=model.sample_rate)[0][0]
     return surprise(model, torch.from_numpy(sound), **options), sound
 

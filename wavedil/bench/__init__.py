@@ -46,7 +46,7 @@ def run_benchmark(
         device: a torch device; some benchmarks run on the CPU only.
         threads: number of torch's threads; None does not change it.
         long: the long version of ``memory``.
-        data: for ``data``: folders of sound files, packed folders or URLs.
+        data: for ``data``: folders of audio files, packed folders or URLs.
 
     Returns:
         A dict of ``machine``, ``versions``, ``commit`` (None outside a git checkout), ``rows`` and ``notes`` (sentences

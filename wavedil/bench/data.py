@@ -42,16 +42,16 @@ def bench_data(
     Sound is read at the rate of the first file, so it is not resampled.
 
     Args:
-        data: folders of sound files, packed folders or URLs; by default built-in sound, as files and packed.
+        data: folders of audio files, packed folders or URLs; by default built-in audio, as files and packed.
             Corpora that training would keep in memory are read from disk, too.
         crops: read in each measurement.
-        seconds: of built-in sound.
+        seconds: of built-in audio.
         length: samples in a crop.
         batch: crops in a training step.
         network: arguments of the network in training.
 
     Raises:
-        WavedilError: a folder is missing or has no sound files.
+        WavedilError: a folder is missing or has no audio files.
     """
     if device == "cpu":
         keep_freed_memory()

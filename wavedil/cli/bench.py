@@ -10,27 +10,27 @@ from wavedil.errors import WavedilError, one_of
 
 #: One line for each benchmark; the names are those of :data:`wavedil.bench.BENCHMARKS`.
 NAMES = {
-    "codes": "generated codes of the compiled loops and of the definition, for each head and conditioning",
+    "codes": "whether the numba engine draws the same codes as the reference, for each head and conditioning",
     "conv": "speed of dilated convolutions, forward and backward, in 1-D and 2-D",
-    "crf": "speed of the dense CRF, and of pydensecrf2",
-    "data": "reading of crops of sound, beside what training takes; takes folders as DATA",
-    "dense": "exactness of classifiers made dense, of wavedil and other packages",
-    "effects": "speed of live effects by block size: compiled, PyTorch and neural-amp-modeler",
-    "memory": "whether memory stays flat in long streams, effects, loading and training",
-    "numerics": "convolutions that torch or wavedil computes wrongly on this machine",
-    "sample": "speed of sampling: engines of wavedil and other packages, one stream and many",
-    "segment": "speed of the prediction of images",
-    "tiles": "predictions in tiles and in one piece: difference, speed and memory",
+    "crf": "speed of the dense CRF, compared with pydensecrf2",
+    "data": "speed of reading crops of audio, compared with the speed of training; DATA: folders to read",
+    "dense": "accuracy of features at smaller output strides: to_dense and options of other packages",
+    "effects": "speed of live effects by block size: compiled C, PyTorch and neural-amp-modeler",
+    "memory": "whether memory stays constant in long streams, effects, loading and training",
+    "numerics": "convolutions for which torch or wavedil returns wrong results on this machine",
+    "sample": "speed of sampling, with one stream and with many: wavedil's engines and other packages",
+    "segment": "speed of segmentation networks: wavedil, torchvision and segmentation_models.pytorch",
+    "tiles": "prediction with and without tiles: difference, speed and memory",
     "train": "speed and memory of training steps",
 }
 
 #: Modules of trials, which have options of their own and print their results.
 TRIALS = {name: f"wavedil.bench.{name}" for name in ("fuzz", "inpaint", "kills", "trainers")}
 _TRIAL_LINES = {
-    "fuzz": "random changes of inputs, each of which must be an error in one line",
-    "inpaint": "gaps in held-out recordings, filled by a model and by linear prediction alone",
-    "kills": "kills trainings, and compares the resumed ones with an uninterrupted one",
-    "trainers": "error of an amplifier model after equal CPU time, trained by wavedil and by neural-amp-modeler",
+    "fuzz": "reads randomly changed files; each must give a result or a one-line error",
+    "inpaint": "accuracy of filled gaps in held-out recordings: a model and linear prediction",
+    "kills": "kills and resumes training runs, and compares the results with uninterrupted runs",
+    "trainers": "error of an amplifier model after equal CPU time: wavedil and neural-amp-modeler",
 }
 
 EXAMPLES = (
@@ -40,14 +40,14 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the benchmark, from the list below")
+    parser.add_argument("name", metavar="NAME", help="a benchmark from the list below")
     parser.epilog = "benchmarks:\n" + "\n".join(f"  {name:<10}{text}" for name, text in (NAMES | _TRIAL_LINES).items())
     parser.add_argument(
-        "data", metavar="DATA", nargs="*", help="data: folders of sound files, packed folders or URLs to read"
+        "data", metavar="DATA", nargs="*", help="of the benchmark data: folders of audio files, packed folders or URLs"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the result to this file")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     add_device_option(parser)
-    parser.add_argument("--long", action="store_true", help="memory: a longer measurement, about half an hour")
+    parser.add_argument("--long", action="store_true", help="of the benchmark memory: measure for about half an hour")
     parser.add_argument("--threads", type=int, help="number of CPU threads (default: torch's)")
 
 

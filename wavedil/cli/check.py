@@ -15,22 +15,24 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data", metavar="DATA", help="a folder of sound files, or a folder with images and masks (or train and val)"
+        "data", metavar="DATA", help="a folder of audio files, or a folder with images and masks (or train and val)"
     )
     parser.add_argument("--images", default="images", help="folder of the images in DATA (default images)")
     parser.add_argument("--masks", default="masks", help="folder of the masks in DATA (default masks)")
     parser.add_argument(
-        "--list", metavar="FILE", help="write the files to leave out, for --data.exclude @FILE of wavedil train"
+        "--list", metavar="FILE", help="write a list of the files to exclude, for wavedil train --data.exclude @FILE"
     )
     parser.add_argument(
         "--kinds",
         metavar="KIND",
         nargs="+",
         default=["broken"],
-        help="kinds of findings whose files --list writes, e.g. broken unpaired (default broken)",
+        help="problems whose files --list writes, e.g. broken unpaired (default broken)",
     )
-    parser.add_argument("--plot", metavar="FILE", help="write a picture of the distributions, .png, .svg or .pdf")
-    parser.add_argument("--json", action="store_true", help="print one JSON object with all findings")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="plot the distributions of the data to a .png, .svg or .pdf file"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:

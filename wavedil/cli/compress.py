@@ -14,11 +14,11 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "The compressed file has the codes of the sound: a model with 65536 linear codes keeps 16-bit sound exactly, "
-        "other models keep what their codes stand for. wavedil expand needs the same model."
+        "The codes that the model quantizes the audio to are compressed without loss: 16-bit audio is restored exactly "
+        "if the model has 65536 linear codes, else with the model's quantization. wavedil expand needs the same model."
     )
     add_model_argument(parser, "runs/speech")
-    parser.add_argument("input", metavar="IN", help="a sound file at the model's sample rate")
+    parser.add_argument("input", metavar="IN", help="an audio file at the sample rate of the model")
     parser.add_argument("output", metavar="OUT", help="the compressed file to write, e.g. talk.wdil")
     parser.add_argument("--speaker", metavar="NAME", help="one of the model's speakers")
     add_engine_option(parser)

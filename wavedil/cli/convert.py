@@ -15,7 +15,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = (
         "a .nam file, a .json file of RTNeural, AIDA-X or Proteus, a checkpoint, hf://OWNER/NAME, a model folder or "
-        "run folder, or a packaged model"
+        "run folder, or the name of a packaged model"
     )
     parser.add_argument("source", metavar="SRC", type=find_model, help=text)
     parser.add_argument("folder", metavar="DST", help="model folder to write")
@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting that the tensors do not contain, e.g. stacks=2 or legacy=false; may be repeated",
+        help="a setting that the checkpoint does not contain, e.g. stacks=2 or legacy=false; can be repeated",
     )
-    parser.add_argument("--half", action="store_true", help="store the weights as float16, in half the bytes")
-    parser.add_argument("--prefix", default="", help="the part of a larger model to convert, e.g. enc_q.enc")
+    parser.add_argument("--half", action="store_true", help="store the weights as float16")
+    parser.add_argument("--prefix", default="", help="convert only the tensors with this prefix, e.g. enc_q.enc")
 
 
 def run(arguments: argparse.Namespace) -> None:

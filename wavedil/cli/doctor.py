@@ -12,8 +12,8 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "The exit status is 1 if something is wrong."
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = "The exit status is 1 if a check fails."
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """``wavedil evaluate``. A model's class names the Python function that evaluates it: ``evaluation()``.
 
-The function is ``f(model, data, *, progress=None, **options)``; its keyword-only arguments are options of the shell,
+The function is ``f(model, data, *, progress=None, **options)``; its keyword-only arguments are command-line options,
 and its result is a dataclass whose ``str`` is printed.
 """
 
@@ -21,16 +21,16 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Each kind of model has more options: wavedil evaluate MODEL --help"
-    options.add_model_argument(parser)
+    parser.epilog = "The other options depend on the model: wavedil evaluate MODEL --help"
+    options.add_model_argument(parser, nam=True)
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="an audio file or folder; a table or folder of an effect's recordings; a folder of images and masks; a "
-        ".mat file of piano rolls",
+        help="an audio file or a folder of them; for an effect a table or folder of recordings; for images a folder of "
+        "images and masks; for piano rolls a .mat file",
     )
     options.add_device_option(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 add_model_arguments = _EVALUATION.add_options

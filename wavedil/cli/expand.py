@@ -16,7 +16,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_argument(parser, "runs/speech")
     parser.add_argument("input", metavar="IN", help="a file that wavedil compress wrote with this model")
-    parser.add_argument("output", metavar="OUT", help="the sound file to write; its suffix decides the format")
+    parser.add_argument("output", metavar="OUT", help="the audio file to write; its suffix sets the format")
     add_engine_option(parser)
 
 

@@ -16,17 +16,21 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_argument(parser, "runs/nam")
-    parser.add_argument("file", metavar="FILE", help="a .nam, .onnx or .c file to write, or hf://OWNER/NAME")
-    parser.add_argument("--streaming", action="store_true", help=".onnx: one step, with its state in and out")
+    add_model_argument(parser, "runs/nam", nam=True)
+    parser.add_argument("file", metavar="FILE", help="the .nam, .onnx or .c file to write, or hf://OWNER/NAME")
+    parser.add_argument(
+        "--streaming", action="store_true", help=".onnx: export a single step, with the state as input and output"
+    )
     parser.add_argument(
         "--knob",
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="--streaming: a setting that the start state is for (default: the middle of its range)",
+        help="with --streaming: knob setting of the initial state (default: the middle of its range)",
     )
-    parser.add_argument("--quality", type=float, metavar="Q", help=".c: from 0 (fastest) to 1, of models with several")
+    parser.add_argument(
+        "--quality", type=float, metavar="Q", help=".c: for models with several networks, from 0 (fastest) to 1 (best)"
+    )
     parser.add_argument("--nam-version", default="0.7.0", help=".nam: 0.7.0 (default), or 0.5.4 for older programs")
     parser.add_argument(
         "--metadata",

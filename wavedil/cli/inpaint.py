@@ -14,29 +14,34 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Gaps have at most 100 ms. All samples outside the gaps are copied, at the same rate and bit depth. The "
-        "ends of a gap, and short gaps, are mostly filled by linear prediction."
+        "Gaps can be up to 100 ms long. All samples outside the gaps are copied unchanged, at the same rate and bit "
+        "depth. The ends of a gap, and short gaps, are filled mostly by linear prediction."
     )
     add_model_argument(parser, "runs/speech")
-    parser.add_argument("input", metavar="IN", help="a sound file at any rate")
-    parser.add_argument("output", metavar="OUT", help="the sound file to write, in a format that has the coding of IN")
+    parser.add_argument("input", metavar="IN", help="an audio file at any sample rate")
+    parser.add_argument(
+        "output", metavar="OUT", help="the audio file to write; its format must support the sample format of IN"
+    )
     parser.add_argument(
         "--gap",
         metavar="START:STOP",
         type=_gap,
         action="append",
         required=True,
-        help="a gap to fill, in seconds, e.g. 1.25:1.27; may be repeated",
+        help="a gap to fill, in seconds, e.g. 1.25:1.27; can be repeated",
     )
     parser.add_argument(
         "--candidates",
         type=int,
         default=32,
         metavar="N",
-        help="streams from which the sound after the gap selects one (default 32); 0: linear prediction alone",
+        help="number of generated candidates, of which the one that best fits the audio after the gap is used "
+        "(default 32); 0: linear prediction only",
     )
-    parser.add_argument("--temperature", type=float, default=0.7, metavar="T", help="of the streams (default 0.7)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default 0)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.7, metavar="T", help="sampling temperature (default 0.7)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument("--speaker", metavar="NAME", help="one of the model's speakers")
     parser.add_argument("--engine", default="auto", metavar="NAME", help="auto, numba or torch (default auto)")
     add_device_option(parser)

@@ -22,17 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "subject",
         metavar="SCHEDULE|MODEL|NETWORK",
         type=find_model,
-        help='e.g. "1..512 x3", "1,2,5 x4", a model folder, run folder or .nam file, a packaged model, or a '
-        "classifier: timm:NAME, torchvision:NAME or MODULE:FUNCTION",
+        help='a dilation schedule, e.g. "1..512 x3" or "1,2,5 x4"; a model folder, run folder, .nam file or the name '
+        "of a packaged model; or an image classifier: timm:NAME, torchvision:NAME or MODULE:FUNCTION",
     )
     parser.add_argument("--ndim", type=int, default=1, help="number of space axes, 1 to 3 (default 1)")
-    parser.add_argument("--kernel-size", type=int, help="taps per axis (default 2 for 1 axis, 3 otherwise)")
     parser.add_argument(
-        "--channels", type=int, default=64, help="channels of each layer, for parameters and cost (default 64)"
+        "--kernel-size", type=int, help="kernel size along each axis (default 2 if --ndim is 1, else 3)"
     )
-    parser.add_argument("--rate", type=int, help="sample rate in Hz, to show the receptive field in ms")
-    parser.add_argument("--plot", metavar="FILE", help="write a picture: .png, .svg or .pdf")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--channels", type=int, default=64, help="channels of each layer, to compute parameters and cost (default 64)"
+    )
+    parser.add_argument("--rate", type=int, help="sample rate in Hz, to print the receptive field in ms")
+    parser.add_argument("--plot", metavar="FILE", help="plot the receptive field to a .png, .svg or .pdf file")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def take_unknown(arguments: argparse.Namespace, words: list[str]) -> list[str]:

@@ -17,19 +17,23 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Type a new setting of a knob and Enter while it plays, e.g. gain=0.7. Ctrl-C ends it and prints a summary as "
-        "JSON. Use headphones, or start with the volume down: a microphone near a loudspeaker howls."
+        "To change a knob while it plays, type e.g. gain=0.7 and Enter. Ctrl-C ends it and prints a summary as JSON. "
+        "Use headphones, or start at a low volume: a microphone near a loudspeaker causes feedback."
     )
-    add_model_argument(parser, "runs/amp", nargs="?")  # --list-devices needs none
+    add_model_argument(parser, "runs/amp", nargs="?", nam=True)  # --list-devices needs none
     add_effect_options(parser)
-    parser.add_argument("--input-device", metavar="NAME", help="number or name (default: that of the system)")
-    parser.add_argument("--output-device", metavar="NAME", help="number or name (default: that of the system)")
+    parser.add_argument("--input-device", metavar="NAME", help="number or name (default: the system's default)")
+    parser.add_argument("--output-device", metavar="NAME", help="number or name (default: the system's default)")
     parser.add_argument("--list-devices", action="store_true", help="print the devices and exit")
     parser.add_argument(
         "--input-channel", type=int, default=1, metavar="N", help="channel of the input to process (default 1)"
     )
     parser.add_argument(
-        "--block", type=int, default=128, metavar="N", help="samples per block, 16 to 8192: the delay (default 128)"
+        "--block",
+        type=int,
+        default=128,
+        metavar="N",
+        help="samples per block, 16 to 8192; larger blocks add latency (default 128)",
     )
     parser.add_argument("--seconds", type=float, metavar="S", help="end after this time (default: at Ctrl-C)")
     add_device_option(parser)

@@ -7,8 +7,8 @@ EXAMPLES = ("wavedil models", "wavedil sample pluck --seconds 4 --out clips")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Other commands take these names as MODEL, unless there is a folder of that name."
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = "Other commands accept these names as MODEL, unless a folder has the same name."
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> None:

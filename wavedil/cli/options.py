@@ -14,8 +14,12 @@ from wavedil.docstrings import argument_texts
 from wavedil.errors import WavedilError
 
 
-def add_model_argument(parser: argparse.ArgumentParser, example: str = "runs/pluck", nargs: str | None = None) -> None:
-    text = f"model folder or run folder, e.g. {example}; a .nam file; or a packaged model: wavedil models"
+def add_model_argument(
+    parser: argparse.ArgumentParser, example: str = "runs/pluck", nargs: str | None = None, *, nam: bool = False
+) -> None:
+    """The argument MODEL. ``nam``: whether the command has a use for the models of .nam files."""
+    file = ", .nam file" if nam else ""
+    text = f"model folder or run folder (e.g. {example}){file}, or the name of a packaged model (see wavedil models)"
     parser.add_argument("model", metavar="MODEL", nargs=nargs, type=find_model, help=text)
 
 
@@ -51,10 +55,13 @@ def _local_device(name: str) -> str:
 def add_effect_options(parser: argparse.ArgumentParser) -> None:
     """The settings of an effect."""
     parser.add_argument(
-        "--knob", metavar="NAME=VALUE", action="append", default=[], help="set a knob, e.g. gain=0.5; may be repeated"
+        "--knob", metavar="NAME=VALUE", action="append", default=[], help="set a knob, e.g. gain=0.5; can be repeated"
     )
     parser.add_argument(
-        "--quality", type=float, metavar="Q", help="0 (fastest) to 1, of a model with several networks (default 1)"
+        "--quality",
+        type=float,
+        metavar="Q",
+        help="for models with several networks: from 0 (fastest) to 1 (best, default)",
     )
 
 
@@ -77,7 +84,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         "--verbose",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="print details, e.g. why an engine is used",
+        help="print details, e.g. why an engine was selected",
     )
 
 
@@ -87,7 +94,7 @@ def add_import_option(parser: argparse.ArgumentParser) -> None:
         dest="imports",
         action="append",
         metavar="MODULE",
-        help="import your own module first, e.g. one that registers classes; may be repeated",
+        help="import your own module first, e.g. one that registers classes; can be repeated",
     )
 
 

@@ -14,14 +14,18 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "data", metavar="DATA", help="a folder of sound files, one sound file, or a folder with images and masks"
+        "data", metavar="DATA", help="a folder of audio files, one audio file, or a folder with images and masks"
     )
-    parser.add_argument("shards", metavar="SHARDS", help="a new folder; repeat the command to continue it")
     parser.add_argument(
-        "--exclude", metavar="WHICH", help="sound files to leave out: a regular expression, or @FILE of wavedil check"
+        "shards", metavar="SHARDS", help="the folder to write; repeat the command to continue after an interruption"
+    )
+    parser.add_argument(
+        "--exclude",
+        metavar="WHICH",
+        help="audio files to exclude: a regular expression, or @FILE from wavedil check --list FILE",
     )
     parser.add_argument("--shard-mb", type=int, default=256, help="approximate size of a shard in MB (default 256)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -31,30 +31,39 @@ from wavedil.progress import set_quiet
 
 #: Module, or its import path, and one-line help of each command.
 COMMANDS: dict[str, tuple[str | ModuleType, str]] = {
-    "train": ("wavedil.cli.train", "Train by a recipe; without one, the default recipe on built-in sound."),
-    "sample": ("wavedil.cli.sample", "Generate audio files with a model."),
-    "process": ("wavedil.cli.process", "Run audio files through an effect (amp, pedal, denoiser)."),
-    "live": ("wavedil.cli.live", "Play an effect: from an input device through the model to an output device."),
-    "segment": ("wavedil.cli.segment", "Label images: class maps and color overlays, or maps of values."),
+    "train": ("wavedil.cli.train", "Train a model with a recipe (default: pluck, on built-in audio)."),
+    "sample": ("wavedil.cli.sample", "Generate audio clips with a model."),
+    "process": ("wavedil.cli.process", "Apply an effect (amp, pedal, denoiser) to audio files."),
+    "live": ("wavedil.cli.live", "Apply an effect live, from an audio input device to an output device."),
+    "segment": ("wavedil.cli.segment", "Segment images: write label maps and color overlays, or maps of values."),
     "evaluate": ("wavedil.cli.evaluate", "Evaluate a model: bits per sample, ESR, nats per step, or mean IoU."),
-    "compress": ("wavedil.cli.compress", "Compress sound without loss, in the bits that a model needs for it."),
-    "expand": ("wavedil.cli.expand", "Restore the sound of a compressed file."),
+    "compress": ("wavedil.cli.compress", "Compress an audio file by arithmetic coding with a model's probabilities."),
+    "expand": ("wavedil.cli.expand", "Decompress a file that wavedil compress wrote."),
     "surprise": (
         "wavedil.cli.surprise",
-        "Find the moments of a recording that a model did not expect: clicks, cuts.",
+        "Find clicks, cuts and other parts of a recording that a model finds unlikely.",
     ),
-    "inpaint": ("wavedil.cli.inpaint", "Fill short gaps in a recording with what a model finds likely."),
-    "check": ("wavedil.cli.check", "Check a data set: broken files, silence, clipping, duplicates, missing masks."),
+    "inpaint": ("wavedil.cli.inpaint", "Fill short gaps in a recording."),
+    "check": (
+        "wavedil.cli.check",
+        "Check a data set for broken, silent, clipped and duplicate files and missing masks.",
+    ),
     "pack": ("wavedil.cli.pack", "Pack a data set into a few large files, for network drives and remote storage."),
-    "inspect": ("wavedil.cli.inspect", "Show receptive field, cost and gridding of a schedule or a model."),
-    "search": ("wavedil.cli.search", "Find dilations for a budget and a receptive field: a ranking, short trainings."),
+    "inspect": (
+        "wavedil.cli.inspect",
+        "Show the receptive field, cost and gridding of a dilation schedule or a model.",
+    ),
+    "search": (
+        "wavedil.cli.search",
+        "Search dilation schedules for a cost and a receptive field: ranking, short training runs.",
+    ),
     "convert": ("wavedil.cli.convert", "Convert another program's weights to a model folder."),
-    "export": ("wavedil.cli.export", "Export a model for another program: .nam, .onnx or C."),
-    "models": ("wavedil.cli.models", "List the trained models of the package, which load by name."),
-    "report": ("wavedil.cli.report", "Write one HTML page about a run: players, spectrograms, curves."),
-    "doctor": ("wavedil.cli.doctor", "Examine this installation: versions, devices, extras, fast paths."),
-    "completion": ("wavedil.cli.completion", "Print the script that completes commands and options in a shell."),
-    "bench": ("wavedil.cli.bench", "Measure on this machine: wavedil, plain torch, and other installed packages."),
+    "export": ("wavedil.cli.export", "Export a model to .nam, ONNX or C."),
+    "models": ("wavedil.cli.models", "List the packaged models, which load by name."),
+    "report": ("wavedil.cli.report", "Write the HTML report of a run, or compare runs."),
+    "doctor": ("wavedil.cli.doctor", "Check this installation: versions, devices, extras, fast code paths."),
+    "completion": ("wavedil.cli.completion", "Print the tab-completion script for a shell."),
+    "bench": ("wavedil.cli.bench", "Benchmark wavedil, plain torch and other installed packages on this machine."),
 }
 _format_warning = warnings.formatwarning
 #: Entry points of this group add commands: the name is the command's, the value is the module's.

@@ -18,21 +18,21 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "For several files or a folder, OUT is a folder, which gets files of the same names. A file that cannot be "
-        "processed is named, the others are processed, and the exit status is 2."
+        "If IN is a folder or several files, OUT is a folder, in which the files have the same names. A file that "
+        "cannot be processed is reported and skipped, and the exit status is then 2."
     )
-    add_model_argument(parser, "runs/amp")
+    add_model_argument(parser, "runs/amp", nam=True)
     parser.add_argument(
         "inputs",
         metavar="IN",
         nargs="+",
-        help="an audio file of any length, or a folder of them; each channel is processed separately",
+        help="an audio file or a folder of them; each channel is processed separately",
     )
-    parser.add_argument("output", metavar="OUT", help="the file to write, whose suffix decides the format; or a folder")
+    parser.add_argument("output", metavar="OUT", help="the file to write, whose suffix sets the format; or a folder")
     add_effect_options(parser)
-    parser.add_argument("--resample", action="store_true", help="convert IN to the model's sample rate")
+    parser.add_argument("--resample", action="store_true", help="resample IN to the sample rate of the model")
     parser.add_argument(
-        "--subtype", help="sample format, e.g. PCM_24 or FLOAT (default: that of IN if the format of OUT has it)"
+        "--subtype", help="sample format, e.g. PCM_24 or FLOAT (default: that of IN if OUT supports it)"
     )
     add_device_option(parser)
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 EXAMPLES = (
     "wavedil report runs/pluck",
-    "wavedil report runs/tiny-2",
+    "wavedil report runs/tiny runs/tiny-2 --out comparison.html",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", metavar="RUN", nargs="+", help="run folder; several runs are compared")
     parser.add_argument(
-        "folders", metavar="RUN", nargs="+", help="run folder, as printed by wavedil train; several are compared"
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", help="the page (default RUN/report.html; comparison.html if there are several runs)"
+        "--out",
+        metavar="FILE",
+        help="the HTML file to write (default RUN/report.html, or comparison.html for several runs)",
     )
 
 

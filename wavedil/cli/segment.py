@@ -21,10 +21,10 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Each kind of model has more options: wavedil segment MODEL --help"
+    parser.epilog = "The other options depend on the model: wavedil segment MODEL --help"
     options.add_model_argument(parser, "runs/tiny")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="an image, or a folder of images")
-    parser.add_argument("--out", default="labeled", help="folder for the files (default labeled)")
+    parser.add_argument("--out", default="labeled", help="output folder (default labeled)")
     options.add_device_option(parser)
 
 

@@ -13,14 +13,16 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Clicks, cuts and foreign sounds take more bits than the recordings that the model knows."
+    parser.epilog = "Clicks, cuts and unfamiliar sounds have more bits per sample than sounds like the training data."
     add_model_argument(parser, "runs/speech")
-    parser.add_argument("input", metavar="FILE", help="a sound file; it is resampled and mixed to one channel")
+    parser.add_argument("input", metavar="FILE", help="an audio file; it is resampled and mixed to mono")
     parser.add_argument("--speaker", metavar="NAME", help="one of the model's speakers")
-    parser.add_argument("--window-ms", type=float, default=10.0, metavar="MS", help="length of a window (default 10)")
+    parser.add_argument(
+        "--window-ms", type=float, default=10.0, metavar="MS", help="length of a window in milliseconds (default 10)"
+    )
     parser.add_argument("--csv", metavar="FILE", help="write the start of each window and its bits per sample")
-    parser.add_argument("--plot", metavar="FILE", help="write a picture: .png, .svg or .pdf")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plot", metavar="FILE", help="write a plot to a .png, .svg or .pdf file")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     add_device_option(parser)
 
 

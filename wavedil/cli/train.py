@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         action="append",
         metavar="RECIPE",
-        help="a recipe from the list below, or a YAML file (default pluck); of several, later ones replace keys of "
-        "earlier ones and name the run",
+        help="a recipe from the list below, or a YAML file (default pluck). Can be repeated: later ones override keys "
+        "of earlier ones, and the last one names the run",
     )
     parser.add_argument("--out", metavar="RUN", help="run folder (default: a new one in runs/)")
-    parser.add_argument("--resume", metavar="auto", help="continue the run in --out, or the newest run of this recipe")
+    parser.add_argument("--resume", metavar="auto", help="continue the run in --out, or the latest run of this recipe")
     parser.set_defaults(overrides=[])
 
 

@@ -24,7 +24,7 @@ class Clip:
 
     Args:
         label: what the sound is: the name of its column.
-        path: a sound file; or None with ``sound`` ``(time,)`` and ``rate`` in Hz.
+        path: an audio file; or None with ``sound`` ``(time,)`` and ``rate`` in Hz.
         facts: shown below the clip, by name.
         picture: a PNG to show instead of the spectrogram, which spans ``picture_seconds`` of the sound.
         alt: what the picture is, for screen readers.

@@ -143,7 +143,7 @@ class EffectData(TrainingData):
         resample: resample recordings of another rate to the model's; otherwise they are an error.
         align: ``auto`` estimates the delay of each target and removes it, ``none`` leaves it, and a number is the delay
             in samples of all targets (negative if they are early).
-        built_in_seconds: length of the built-in sound.
+        built_in_seconds: length of the built-in audio.
         seed: seed of the windows.
         num_workers: processes that load windows.
     """

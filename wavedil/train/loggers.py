@@ -70,7 +70,7 @@ def log_recipe(trainer: L.Trainer, recipe: dict[str, Any], metrics: dict[str, fl
 
 
 def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys, as options of the shell, and values of a recipe; lists as texts."""
+    """Keys, as command-line options, and values of a recipe; lists as texts."""
     if not isinstance(value, dict):
         yield place, value if isinstance(value, str | int | float) else str(value)
         return

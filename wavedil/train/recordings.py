@@ -62,7 +62,7 @@ class RecordingsData(TrainingData):
             paths, speakers = audio_files.list_audio_files(folder), None
         split = split_files(paths, validation=self.validation, exclude=self.exclude)
         options = {"sample_rate": sample_rate, "normalize": self.normalize, "trim_db": self.trim_db}
-        with Bar("reading sound files") as bar:
+        with Bar("reading audio files") as bar:
             self.train = Corpus(split.train, **options, progress=bar.update)
             self.valid = Corpus(split.validation, **options, progress=bar.update)
         is_one_file = split.train[0].path == split.validation[0].path

@@ -33,8 +33,8 @@ def claim_folder(recipe: Path, out: str | None, resume: str | None) -> Iterator[
 
     Args:
         recipe: its file, which names the default folder.
-        out: ``--out`` of the shell.
-        resume: ``--resume`` of the shell.
+        out: the option ``--out``.
+        resume: the option ``--resume``.
 
     Raises:
         WavedilError: the folder cannot be used, or another process trains in it.

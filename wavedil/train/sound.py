@@ -151,7 +151,7 @@ class AudioData(RecordingsData):
     Sample rate, quantizer and receptive field are the network's.
 
     Args:
-        root: folder of sound files, searched with its subfolders; null for built-in plucked strings, which are written
+        root: folder of audio files, searched with its subfolders; null for built-in plucked strings, which are written
             to ``RUN/data``. If the network's features are not computed from sound, each file has a .npy beside it; see
             :class:`wavedil.audio.data.feature_files.FeatureFiles`.
         dataset: a published data set below ``root``, in the layout of ``torchaudio.datasets``: ``YESNO``, ``LJSPEECH``,
@@ -176,7 +176,7 @@ class AudioData(RecordingsData):
         normalize: ``peak``, ``rms`` or null; see :class:`wavedil.audio.data.corpus.Corpus`.
         trim_db: trim silence at the ends of each file, this many dB below its loudest frame; null for no trimming.
         valid_seconds: seconds of held-out sound in each validation, from the first file on.
-        built_in_seconds: length of the built-in sound.
+        built_in_seconds: length of the built-in audio.
         max_skipped: training files that may become unreadable while training runs, at most: each is logged, and
             other crops replace its crops. With 0 the first one ends the training. In validation it is always an error.
         seed: seed of the crops.

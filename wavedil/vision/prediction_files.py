@@ -111,7 +111,7 @@ def _stem(path: PurePath) -> str:
 def prediction_options(
     model: Segmenter | Regressor, tile: int | None, scales: Sequence[float], flip: bool, crf: bool, preset: str | None
 ) -> dict[str, Any]:
-    """Options of :func:`wavedil.vision.predict` or ``estimate`` from those of the shell."""
+    """Options of :func:`wavedil.vision.predict` or ``estimate`` from command-line options."""
     options = {"tile": tile, "scales": scales, "flip": flip}
     if not crf and preset is None:
         return options

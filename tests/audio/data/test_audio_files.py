@@ -174,7 +174,7 @@ def test_any_name_that_the_system_allows(tmp_path, noise, name):
     assert audio_files.info(path).frames == noise.shape[1]
     assert audio_files.list_audio_files(tmp_path) == [path]
     path.write_bytes(b"no sound")
-    with pytest.raises(WavedilError, match="not a readable sound file") as caught:
+    with pytest.raises(WavedilError, match="not a readable audio file") as caught:
         audio_files.read(path)
     assert str(caught.value).isprintable()
 
@@ -251,13 +251,13 @@ def pipe(path, noise):
 
 
 BROKEN = [
-    (garbage, "not a readable sound file"),
-    (empty, "not a readable sound file"),
-    (text, "not a readable sound file"),
+    (garbage, "not a readable audio file"),
+    (empty, "not a readable audio file"),
+    (text, "not a readable audio file"),
     (no_samples, r"is empty \(0 samples\)"),
-    (truncated_header, "not a readable sound file"),
-    (truncated_flac, "not a readable sound file"),
-    (scrambled_flac, "not a readable sound file"),
+    (truncated_header, "not a readable audio file"),
+    (truncated_flac, "not a readable audio file"),
+    (scrambled_flac, "not a readable audio file"),
     (nan, r"has NaN or Inf, first at sample 5000 \(0.227 s\)"),
     (inf, "has NaN or Inf, first at sample 5000"),
     (missing, "no such file"),
@@ -363,5 +363,5 @@ def test_files_are_listed_in_sorted_order(tmp_path):
     with pytest.raises(WavedilError, match="nowhere: no such folder"):
         audio_files.list_audio_files(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WavedilError, match=r"empty: no sound files .* files that end in \.wav"):
+    with pytest.raises(WavedilError, match=r"empty: no audio files .* files that end in \.wav"):
         audio_files.list_audio_files(tmp_path / "empty")

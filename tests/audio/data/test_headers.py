@@ -85,7 +85,7 @@ def test_a_damaged_cache_is_not_used(files, tmp_path, damage, caplog, monkeypatc
         connection.commit()
         connection.close()
     assert read_headers(files)[0].tolist() == [10, 11, 12, 13]
-    assert sum("cache of sound file headers" in record.message for record in caplog.records) == 1
+    assert sum("cache of audio file headers" in record.message for record in caplog.records) == 1
 
 
 def test_a_user_without_a_home_gets_no_folder_named_tilde(files, tmp_path, monkeypatch, caplog):

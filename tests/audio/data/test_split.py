@@ -1,4 +1,4 @@
-"""Split of sound files into training and validation."""
+"""Split of audio files into training and validation."""
 
 import numpy as np
 import pytest

@@ -43,14 +43,14 @@ def compress_file(
     engine: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compresses a sound file to its codes in the model's own bits; :func:`expand_file` returns the same codes.
+    """Compresses an audio file to its codes in the model's own bits; :func:`expand_file` returns the same codes.
 
     A model with 65536 linear codes keeps 16-bit sound without loss. Other models keep their codes, i.e. the sound that
     ``model.decode(model.encode(sound))`` returns. Channels are coded as separate streams.
 
     Args:
         model: a :class:`wavedil.audio.WaveNet` without features of the sound; the same model expands the file.
-        source: a sound file at the model's sample rate.
+        source: an audio file at the model's sample rate.
         target: the compressed file, which is replaced.
         speaker: for a model with speakers.
         engine: as for :func:`wavedil.audio.generate`.
@@ -121,7 +121,7 @@ def expand_file(
     Args:
         model: the model that compressed it.
         source: the compressed file.
-        target: the sound file to write, in 16 bits where its format has them.
+        target: the audio file to write, in 16 bits where its format has them.
         engine: as for :func:`wavedil.audio.generate`; another engine or machine than that of the compression may be
             used.
         progress: called with (finished, total) samples.

@@ -218,7 +218,7 @@ def read_features(
 
     Args:
         features: of the model; None if it takes none.
-        path: a sound file at any rate, to compute features from, or a .npy file with ``(channels, frames)``.
+        path: an audio file at any rate, to compute features from, or a .npy file with ``(channels, frames)``.
         sample_rate: of the model, in Hz.
         device: that computes the features.
     """

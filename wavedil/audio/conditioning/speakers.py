@@ -1,4 +1,4 @@
-"""Speaker names of sound files: from folders, a table, or the file names."""
+"""Speaker names of audio files: from folders, a table, or the file names."""
 
 import csv
 import re

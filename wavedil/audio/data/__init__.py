@@ -1,1 +1,1 @@
-"""Audio files, data sets of recordings, and built-in sounds."""
+"""Audio files, data sets of recordings, and built-in audio."""

@@ -1,4 +1,4 @@
-"""Reading and writing of sound files: any rate, number of channels and coding that libsndfile supports.
+"""Reading and writing of audio files: any rate, number of channels and coding that libsndfile supports.
 
 Sound is float32 in [-1, 1], ``(channels, time)``. Lengths in headers are not trusted, because mp3 and broken flac files
 can promise 2**63 - 1 frames: lengths are checked or counted, and no memory is allocated from them.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """Properties of a sound file. ``frames`` is the number that can be decoded, not the header's.
+    """Properties of an audio file. ``frames`` is the number that can be decoded, not the header's.
 
     ``tags`` are the texts that libsndfile knows: title, artist, album, date …
     """
@@ -53,12 +53,12 @@ class AudioInfo:
 
 @checked
 def info(path: AnyPath) -> AudioInfo:
-    """Reads the properties of a sound file.
+    """Reads the properties of an audio file.
 
     The header's length is verified by reading the last frame. If it is wrong, the frames are decoded and counted.
 
     Raises:
-        WavedilError: the file is missing, broken, or not a sound file.
+        WavedilError: the file is missing, broken, or not an audio file.
     """
     path = Path(path)
     with open_sound(path) as file:
@@ -79,7 +79,7 @@ def read(
     sample_rate: SampleRate | None = None,
     mono: bool = True,
 ) -> tuple[np.ndarray, int]:
-    """Reads a sound file, or a crop of it; the rest is not decoded if the format supports seeking.
+    """Reads an audio file, or a crop of it; the rest is not decoded if the format supports seeking.
 
     Args:
         path: wav, flac, ogg, mp3 or another format that libsndfile supports.
@@ -158,24 +158,24 @@ def write(path: AnyPath, sound: Any, sample_rate: SampleRate, subtype: str | Non
 
 
 def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
-    """Lists all sound files below a folder, sorted by their path within it; for a file, the file alone.
+    """Lists all audio files below a folder, sorted by their path within it; for a file, the file alone.
 
     The folder may be packed (:mod:`wavedil.packing`), and then be a URL.
 
     Links and hidden files are treated as :func:`wavedil.files.walk_files` describes.
 
     Raises:
-        WavedilError: the folder is missing, cannot be listed or has no sound file.
+        WavedilError: the folder is missing, cannot be listed or has no audio file.
     """
     root = Path(root)
     if root.is_file() or find_packed(root) is not None:
         return [root]
     if not is_folder(root):
-        check_regular_file(root, "a folder with sound files")
-        raise WavedilError(f"{root}: no such folder; expected a folder with sound files (in a recipe: data.root)")
+        check_regular_file(root, "a folder with audio files")
+        raise WavedilError(f"{root}: no such folder; expected a folder with audio files (in a recipe: data.root)")
     found = walk_files(root, FORMATS)
     if not found:
-        raise WavedilError(f"{root}: no sound files in this folder: expected files that end in {SUFFIXES}")
+        raise WavedilError(f"{root}: no audio files in this folder: expected files that end in {SUFFIXES}")
     return found
 
 

@@ -23,7 +23,7 @@ _BLOCK = 2**18  # samples
 
 
 def check_recordings(root: str | Path, *, progress: Callable[[int, int], None] | None = None) -> DataCheck:
-    """Decodes every sound file below a folder.
+    """Decodes every audio file below a folder.
 
     Findings are ``broken`` (cannot be decoded, is empty, or has NaN or infinity), ``silent`` (peak below -80 dB of full
     scale), ``quiet`` (peak below -40 dB), ``level`` (samples outside [-1, 1]), ``clipped`` (three or more samples in a
@@ -35,7 +35,7 @@ def check_recordings(root: str | Path, *, progress: Callable[[int, int], None] |
         progress: called with the numbers of finished and of all files.
 
     Raises:
-        WavedilError: the folder is missing or has no sound files.
+        WavedilError: the folder is missing or has no audio files.
     """
     paths = list_audio_files(root)
     check = DataCheck(str(root), len(paths))

@@ -1,4 +1,4 @@
-"""Lengths and sample rates of many sound files, kept between runs; and compact lists of paths."""
+"""Lengths and sample rates of many audio files, kept between runs; and compact lists of paths."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PathList(Sequence[Path]):
 def read_headers(
     paths: Sequence[Path], progress: Callable[[int, int], None] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames and sample rates of sound files, int64 each.
+    """Frames and sample rates of audio files, int64 each.
 
     Those of 1000 files or more are kept in ``wavedil/headers.sqlite`` of the user's cache folder, by path, size and
     modification time: the next run reads new and changed files only, and an interrupted scan continues.
@@ -66,7 +66,7 @@ def read_headers(
         progress: called with the numbers of finished and of all files.
 
     Raises:
-        WavedilError: a file is missing, broken, or not a sound file.
+        WavedilError: a file is missing, broken, or not an audio file.
     """
     frames, rates = np.zeros(len(paths), np.int64), np.zeros(len(paths), np.int64)
     with closing(_Cache(len(paths) >= CACHED_FROM)) as cache:
@@ -144,5 +144,5 @@ class _Cache:
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        warn_of_cache("sound file headers", self._folder, error, "all headers are read")
+        warn_of_cache("audio file headers", self._folder, error, "all headers are read")
         self._database = None

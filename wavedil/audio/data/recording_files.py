@@ -24,8 +24,8 @@ class Recording:
     """Input and target file of an effect.
 
     Args:
-        input: sound file that went into the effect.
-        target: sound file that came out.
+        input: audio file that went into the effect.
+        target: audio file that came out.
         knobs: settings by name.
         segment: length in samples of each segment, if the files are a series of segments recorded one by one, each
             after silence or after switching on; None for one continuous recording.
@@ -91,7 +91,7 @@ def _read_folders(root: Path) -> list[Recording]:
 
 
 def _single_input(root: Path) -> Path | None:
-    """The sound file ``input`` of a folder."""
+    """The audio file ``input`` of a folder."""
     if not root.is_dir() or (root / "input").is_dir():
         return None
     return next((path for path in sorted(root.glob("input.*")) if path.suffix.lower() in FORMATS), None)

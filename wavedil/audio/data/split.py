@@ -1,4 +1,4 @@
-"""Split of sound files into training and validation: deterministic, by file, the same on every machine."""
+"""Split of audio files into training and validation: deterministic, by file, the same on every machine."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Decoding and encoding of sound files block by block, in constant memory.
+"""Decoding and encoding of audio files block by block, in constant memory.
 
 All reading and writing of sound goes through this module; :mod:`wavedil.audio.data.audio_files` handles files in one
 piece. libsndfile's errors become a :class:`WavedilError` with the path.
@@ -49,7 +49,7 @@ _WARM_UP = {"MPEG_LAYER_I": 2**16, "MPEG_LAYER_II": 2**16, "MPEG_LAYER_III": 2**
 
 
 def read_blocks(path: str | Path, size: int, sample_rate: int | None = None) -> Iterator[np.ndarray]:
-    """Reads a sound file in blocks, resampled to ``sample_rate`` if set.
+    """Reads an audio file in blocks, resampled to ``sample_rate`` if set.
 
     The blocks are float32 ``(channels, time)`` of about ``size`` samples. Concatenated, they equal the result of
     :func:`wavedil.audio.data.audio_files.read`.
@@ -131,19 +131,19 @@ def unchecked_blocks(
 
 @contextmanager
 def open_sound(path: Path) -> Iterator[soundfile.SoundFile | PackedSound]:
-    """Opens a sound file for reading. Errors of libsndfile within the ``with`` block become a WavedilError."""
+    """Opens an audio file for reading. Errors of libsndfile within the ``with`` block become a WavedilError."""
     import soundfile
 
     packed = find_packed(path)
     if packed is not None:
         if packed.dtype is None:
-            raise WavedilError(f"{path} is packed, but not as a sound: expected the path of a sound file")
+            raise WavedilError(f"{path} is packed, but not as a sound: expected the path of an audio file")
         yield PackedSound(packed)
         return
     try:
         if not path.is_file():  # libsndfile would block on a named pipe
             problem = "not a regular file" if path.exists() else "no such file"
-            raise WavedilError(f"{path}: {problem}; expected the path of a sound file")
+            raise WavedilError(f"{path}: {problem}; expected the path of an audio file")
         if path.suffix.lower() == ".raw":  # soundfile would ask for rate and coding
             raise WavedilError(f"{path} has no header: convert it to wav first")
         with _opened(path) as file:
@@ -153,7 +153,7 @@ def open_sound(path: Path) -> Iterator[soundfile.SoundFile | PackedSound]:
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
         raise WavedilError(
-            f"{path}: not a readable sound file: {reason}; convert it to wav or flac, or remove it"
+            f"{path}: not a readable audio file: {reason}; convert it to wav or flac, or remove it"
         ) from None
     except OSError as error:
         raise WavedilError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -254,7 +254,7 @@ class _CorrectedFile(io.FileIO):
 def written_blocks(
     path: str | Path, sample_rate: int, channels: int, subtype: str | None = None, tags: Mapping[str, str] | None = None
 ) -> Iterator[Callable[[np.ndarray], int]]:
-    """Writes a sound file in blocks.
+    """Writes an audio file in blocks.
 
     Yields a function that appends a block ``(channels, time)`` and returns the number of its samples that were clipped
     to [-1, 1]; floating-point subtypes and blocks of integers are not clipped. The file appears under its name when the

@@ -206,7 +206,7 @@ class MuLaw(Quantizer):
 class Linear(Quantizer):
     """Equal steps of ``2 / num_codes``: code c is the amplitude ``(c - num_codes // 2) * 2 / num_codes``.
 
-    65536 codes are the values of 16-bit sound files, without loss. With x clipped to [-1, 1],
+    65536 codes are the values of 16-bit audio files, without loss. With x clipped to [-1, 1],
     ``code = floor(x * (num_codes / 2) + 0.5) + num_codes // 2``, at most ``num_codes - 1``.
     """
 

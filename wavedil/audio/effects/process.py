@@ -54,13 +54,13 @@ def process_file(
     subtype: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Applies an effect to a sound file of any length, in constant memory, each channel separately.
+    """Applies an effect to an audio file of any length, in constant memory, each channel separately.
 
     The target has the source's tags (title, artist …), as far as its format can store them.
 
     Args:
         model: the effect.
-        source, target: sound files. The suffix of ``target`` sets its format; it is created when it is complete.
+        source, target: audio files. The suffix of ``target`` sets its format; it is created when it is complete.
         knobs: settings by name.
         resample: resample a file of another rate to the model's; the target has the model's rate.
         subtype: coding of the target, see :func:`wavedil.audio.data.audio_files.write`. Default: that of the source if
@@ -100,7 +100,7 @@ def process_files(
     written is logged, and the others are processed.
 
     Args:
-        sources: sound files, and folders of them.
+        sources: audio files, and folders of them.
         out: folder for the results. Files in it with the names of results are replaced.
         inputs: further files and folders that must not be written to.
         progress: called with (finished, total) samples of all files.

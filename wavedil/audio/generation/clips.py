@@ -31,7 +31,7 @@ class Clips:
     Args:
         out: a folder, or a file.
         num: number of clips.
-        suffixes: of the files that are written for each clip; a named file may have that of any sound file, or of MIDI
+        suffixes: of the files that are written for each clip; a named file may have that of any audio file, or of MIDI
             if one of them is ``.mid``.
         seed, temperature, speaker: for the names.
 
@@ -54,7 +54,7 @@ class Clips:
         if self.is_file and suffix not in allowed:
             raise WavedilError(f"out {out}: expected a folder, or a file that ends with {one_of(suffix, allowed)}")
         if not self.is_file:
-            check_folder_name("out", out, f", or a sound file, e.g. {self.out.with_suffix('.wav').name}")
+            check_folder_name("out", out, f", or an audio file, e.g. {self.out.with_suffix('.wav').name}")
         if self.is_file and num > 1:
             raise WavedilError(f"num is {num}, but out {out} is one file: name a folder, or generate one clip")
         label = "" if speaker is None else "_" + re.sub(r"[^\w-]+", "-", str(speaker))[:40]

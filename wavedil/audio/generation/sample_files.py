@@ -51,7 +51,7 @@ def sample_files(
     The names are those of :class:`wavedil.audio.generation.clips.Clips`: no clip of an earlier call is replaced.
 
     Args:
-        out: folder for the files; or, for one clip, a file with the suffix of a sound file, which is replaced.
+        out: folder for the files; or, for one clip, a file with the suffix of an audio file, which is replaced.
         seconds: length of each clip; default: that of the condition, or 2.
         prime: an audio file that the clips continue.
         with_prime: write this recording before each clip.

@@ -24,7 +24,7 @@ def vocode_files(
     """Writes one clip, ``OUT/clip_000_seed0.wav``, and ``OUT/index.html`` with a player.
 
     Args:
-        out: folder for the files, where no clip of an earlier call is replaced; or a sound file, which is replaced.
+        out: folder for the files, where no clip of an earlier call is replaced; or an audio file, which is replaced.
         condition: an audio file to compute log-mels of, or a .npy file of log-mels ``(channels, frames)``.
         seed: of the random start.
         progress: called with the numbers of generated and of all samples.
