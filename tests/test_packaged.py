@@ -40,7 +40,7 @@ def test_cards_describe_the_models(capsys):
         assert {value.dtype for value in loaded.state_dict().values() if value.is_floating_point()} == {torch.float32}
         card = (FOLDER / model.name / "README.md").read_text()
         assert all(
-            part in card for part in ("**Data.**", "**Training.**", "**Figures.**", "**Limits.**", "**License.**")
+            part in card for part in ("**Data.**", "**Training.**", "**Results.**", "**Limits.**", "**License.**")
         )
     assert main(["models"]) == 0
     text = capsys.readouterr().out

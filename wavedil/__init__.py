@@ -1,4 +1,4 @@
-"""wavedil: dilated convolutions for audio and for dense prediction, on one N-dimensional core.
+"""wavedil: dilated convolutions in 1 to 3 dimensions, with models for audio and for dense prediction.
 
 Public names are imported on first use, so that commands start without importing torch.
 """

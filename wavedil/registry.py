@@ -27,9 +27,9 @@ MAX_NESTING = 64  # a part of a part of a part takes 6
 
 
 def register(cls: Class) -> Class:
-    """Class decorator: model folders may name this class, and its instances record their arguments in ``config``.
+    """Class decorator for saving and loading: instances of the class record their arguments in ``config``.
 
-    Use it for your own network, backbone, head or other part that is to be saved and loaded. The constructor takes
+    Use it for your own network, backbone, head or other part of a model. The constructor takes
     named arguments: plain values (numbers, strings, lists, dictionaries) or instances of registered classes. Annotate
     an argument that takes a part with the part's class or ``nn.Module``, or not at all. Annotated arguments are checked
     in each call, see :mod:`wavedil.core.schema`. Subclasses need the decorator too. Import the module that defines your

@@ -62,17 +62,17 @@ MAX_READ = 2**28  # bytes of a file of weights that is read; a larger one is map
 def save(model: nn.Module, folder: AnyPath, *, half: bool = False) -> Path:
     """Saves a model folder: ``config.json`` and ``model.safetensors``.
 
-    The files are written next to it and moved into place, so no reader sees half a folder.
+    The folder is written under a temporary name and then renamed, so no reader sees an incomplete folder.
 
-    An existing folder is replaced only if it is empty or holds a model folder's two files and nothing else. On Linux
-    that is one step: a model is in place at each moment, also if the process or the machine stops.
+    An existing folder is replaced only if it is empty or has nothing but the two files of a model folder. On Linux it
+    is replaced atomically.
 
     Args:
-        half: store the weights as float16, in half the bytes. They are float32 again when they are loaded.
+        half: store the weights as float16. They are loaded as float32.
 
     Raises:
         WavedilError: the class or a part is not registered, the folder holds something else or is new and named like a
-            file (``model.pt``), or a weight has no float16 number.
+            file (``model.pt``), or a weight exceeds the range of float16.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -151,7 +151,7 @@ def load(
     *,
     imports: Sequence[str] = (),
 ) -> nn.Module:
-    """Loads the model of a folder, in evaluation mode. The file must have exactly the tensors of the model.
+    """Loads a model in evaluation mode. The weights must match the model exactly.
 
     Args:
         folder: as written by :func:`save`, e.g. RUN/model of a training run; a ``.nam`` file of Neural Amp Modeler; or

@@ -1,4 +1,4 @@
-"""Sound, the 1-D use of the core: models, generation, effects, quantizers, features, files."""
+"""Audio models, generation, effects, quantizers, features and audio files."""
 
 from wavedil.audio.conditioning.features import Features, LogMel
 from wavedil.audio.conditioning.upsampling import NearestUpsampling, TransposedUpsampling

@@ -17,45 +17,51 @@ _UNITS = ("multiply_adds", "parameters", "nanoseconds")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Schedules of several kinds are made, filled up with channels to the budget, and ranked by a proxy: how evenly "
-        "the field is used, times the number of hidden units. With -c RECIPE the costs are those of its network, and "
-        "--steps compares the best candidates by short trainings. Ctrl-C interrupts; the same command continues. "
-        "Other options are keys of the recipe, as of wavedil train."
+        "Builds schedules of several kinds, each with as many channels as the budget allows, and ranks them by a "
+        "proxy: how evenly the receptive field is used, times the number of hidden units. With -c RECIPE, costs are "
+        "computed for the network of the recipe, and --steps compares the best candidates in short training runs. To "
+        "continue after Ctrl-C, repeat the command. All other options are keys of the recipe, as in wavedil train."
     )
     parser.add_argument(
-        "-c", "--config", action="append", metavar="RECIPE", help="a recipe whose network, data and training are used"
+        "-c",
+        "--config",
+        action="append",
+        metavar="RECIPE",
+        help="use the network, data and training settings of this recipe",
     )
     parser.add_argument(
-        "--field", type=int, metavar="N", help="smallest receptive field in samples (default: that of the recipe)"
+        "--field", type=int, metavar="N", help="minimum receptive field in samples (default: that of the recipe)"
     )
     budgets = parser.add_mutually_exclusive_group()
     for unit, text in zip(
         _UNITS,
         (
-            "most multiply-adds per output sample (default: that of the recipe); several for a frontier",
-            "or most parameters",
-            "or most nanoseconds per output sample, measured in PyTorch on this machine",
+            "maximum multiply-adds per output sample (default: those of the recipe); several: a Pareto front",
+            "or maximum number of parameters",
+            "or maximum time per output sample in nanoseconds, measured in PyTorch on this machine",
         ),
         strict=True,
     ):
         budgets.add_argument(f"--{unit.replace('_', '-')}", type=float, nargs="+", metavar="X", help=text)
-    parser.add_argument(
-        "--kernel-sizes", type=int, nargs="+", metavar="K", help="taps of the convolutions (default 2 3 6)"
-    )
+    parser.add_argument("--kernel-sizes", type=int, nargs="+", metavar="K", help="kernel sizes to try (default 2 3 6)")
     parser.add_argument(
         "--schedule",
         action="append",
         default=[],
         metavar="SCHEDULE[:K]",
-        help="a further candidate, with kernel size K or with all; may be repeated",
+        help="an additional candidate, with kernel size K or with all of them; can be repeated",
     )
-    parser.add_argument("--ndim", type=int, help="number of space axes, 1 to 3, without -c (default 1)")
+    parser.add_argument("--ndim", type=int, help="number of space axes, 1 to 3; only without -c (default 1)")
     parser.add_argument("--steps", type=int, metavar="N", help="with -c: train the best candidates for N steps each")
-    parser.add_argument("--candidates", type=int, metavar="N", help="trainings for each budget (default 8)")
-    parser.add_argument("--out", metavar="FOLDER", help="folder of the trainings (default runs/search-RECIPE)")
-    parser.add_argument("--rate", type=int, help="sample rate in Hz, to show fields in ms")
-    parser.add_argument("--plot", metavar="FILE", help="write a picture of error, or proxy, and cost: .png, .svg, .pdf")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--candidates", type=int, metavar="N", help="number of training runs for each budget (default 8)"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="folder for the training runs (default runs/search-RECIPE)")
+    parser.add_argument("--rate", type=int, help="sample rate in Hz, to print receptive fields in ms")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="plot error (or proxy) against cost to a .png, .svg or .pdf file"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.set_defaults(overrides=[])
 
 

@@ -131,7 +131,7 @@ class Suggestion:
 def audit_gridding(
     dilations: Any, kernel_size: Taps | Sequence[Taps] | None = None, ndim: Dimensions = 1
 ) -> GriddingAudit:
-    """Counts the paths of a schedule exactly; see :class:`GriddingAudit`.
+    """Counts the paths from each input to the output of a schedule, and the holes; see :class:`GriddingAudit`.
 
     Args:
         dilations: the schedule, as for :func:`wavedil.core.parse_schedule`; or a stack, such as
@@ -144,7 +144,7 @@ def audit_gridding(
     (29, 14)
 
     Raises:
-        WavedilError: an invalid argument, or a field of more than 2**24 positions along an axis.
+        WavedilError: an invalid argument, or a receptive field of more than 2**24 positions along an axis.
     """
     if hasattr(dilations, "dilations") and hasattr(dilations, "kernel_size"):
         stack, ndim = dilations, getattr(dilations, "ndim", ndim)

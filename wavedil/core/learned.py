@@ -26,19 +26,18 @@ NOT_SNAPPED = -1
 class LearnedDilation(PaddedConv):
     """Dilated convolution with learnable spacings (DCLS, Khalfaoui-Hassani et al. 2021, arXiv 2112.03740).
 
-    In place of a :class:`DilatedConv`. Each tap has a position inside a window of the input, which is a parameter.
-    Between two integers its weight is interpolated, so that the position has a gradient. The positions start where a
-    regular dilated convolution has its taps, and with linear interpolation the output is then that of the regular one.
-    After training, :meth:`snap` rounds them.
+    A drop-in replacement for :class:`DilatedConv`. The position of each tap inside a window of the input is a
+    parameter; between two integers the weight is interpolated, so that the position has a gradient. Initially the
+    positions, and with linear interpolation also the output, are those of the regular dilated convolution. After
+    training, :meth:`snap` rounds the positions.
 
     Args:
         ndim, in_channels, out_channels, kernel_size, dilation, stride, padding, pad_mode, groups, bias: as in
             :class:`DilatedConv`. The number of taps is the product of ``kernel_size``.
-        window: positions along each axis inside which the taps may be; an int, or one per axis. Default: those that the
-            regular convolution covers, (k - 1) * d + 1. It is aligned as the padding says: with ``"causal"`` its end is
-            the present.
+        window: size of the window along each axis; an int, or one per axis. Default: that of the regular convolution,
+            (k - 1) * d + 1. The padding determines its alignment: with ``"causal"`` it ends at the present.
         interpolation: ``"linear"`` (bilinear in two dimensions), or ``"gaussian"`` (arXiv 2306.00817), whose standard
-            deviation is learned as well, and which takes the time of the complete window.
+            deviation is learned as well, and which costs as much as a convolution with the full window.
         sigma: initial standard deviation of the Gaussians, in positions.
         shared: True for one position per tap. False for one per tap, output and input channel, as in the paper: the
             snapped convolution then has almost as many taps as the window has positions.
@@ -46,7 +45,7 @@ class LearnedDilation(PaddedConv):
     Attributes:
         weight: ``(out_channels, in_channels / groups, taps)``.
         positions: ``(ndim, taps)``, or ``(ndim, out_channels, in_channels / groups, taps)`` if not shared, in positions
-            of the input: from 0, the first one of the window, to window - 1. Those outside count as the border. Give
+            of the input: from 0, the first one of the window, to window - 1. Values outside are clamped. Give
             them an optimizer group with a higher learning rate and no weight decay, which would move them to 0.
         sigma: shaped as the positions; the standard deviation is ``abs(sigma) + 0.27``. None with linear interpolation.
         offsets: the positions after :meth:`snap`, as integers; -1 before.

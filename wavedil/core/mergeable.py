@@ -19,10 +19,11 @@ from wavedil.ops.dilated_conv.taps import tap_conv
 
 
 class MergeableDilations(PaddedConv):
-    """The sum of parallel dilated convolutions, each with batch norm, for training; :meth:`merge` makes them one.
+    """Sum of parallel dilated convolutions, each with batch norm; :meth:`merge` merges them into one after training.
 
-    In place of a :class:`DilatedConv`. As the dilated reparameterization block of UniRepLKNet (Ding et al. 2023, arXiv
-    2311.15599, section 3.2) and the small kernel of RepLKNet (arXiv 2203.06717), in 1 to 3 dimensions, causal or not.
+    A drop-in replacement for :class:`DilatedConv`, as the dilated reparameterization block of UniRepLKNet (Ding et al.
+    2023, arXiv 2311.15599, section 3.2) and the small kernel of RepLKNet (arXiv 2203.06717), in 1 to 3 dimensions,
+    causal or not.
     The merged convolution has a tap wherever a branch has one, and equals the branches in evaluation mode.
 
     Args:
@@ -31,8 +32,8 @@ class MergeableDilations(PaddedConv):
         kernel_size, dilation: of the first branch.
         branches: kernel size and dilation of each other branch, e.g. ``[(3, 2), (5, 1)]``; an int, or one per axis.
             Default: one branch with the same kernel and half the dilation, none if the dilation is 1.
-        bias: always True: the batch norms make one.
-        merged: whether to make the merged convolution, e.g. to load the weights of one.
+        bias: must be True, since the batch norms have biases.
+        merged: create the layer in merged form, e.g. to load merged weights.
 
     Shapes: merged, ``weight`` is ``(out_channels, in_channels / groups, taps)`` and ``bias`` ``(out_channels,)``.
 

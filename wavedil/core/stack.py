@@ -25,8 +25,8 @@ class DilatedStack(nn.Module):
     With :class:`GatedBlock` the output is the sum of all layers' skips, or with ``skip_channels=0`` the residual output
     of the last layer. With blocks that return one tensor it is the output of the last block.
 
-    The skips are computed and summed in **one product** over the concatenated gated activations, which writes the sum
-    once instead of the skips of every layer.
+    The skip connections of all layers are computed and summed in one matrix product over the concatenated gated
+    activations.
 
     Args:
         ndim: number of space axes.

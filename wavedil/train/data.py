@@ -31,7 +31,7 @@ Seed = Annotated[int, Range(0, 2**63)]
 
 
 class TrainingData(L.LightningDataModule):
-    """Base of the data modules: random items without end, in an order that a resumed run continues.
+    """Base class of the data modules: endless random items, in an order that a resumed run continues.
 
     Subclasses write or download files in ``prepare_data`` and read them in :meth:`read_data`. A checkpoint has the
     number of items that training has used, so a run can be resumed with another number of processes or batch size. A
@@ -40,7 +40,7 @@ class TrainingData(L.LightningDataModule):
     Args:
         batch_size: items in a batch of one process.
         seed: seed of the random items.
-        num_workers: processes that load items.
+        num_workers: number of worker processes of the data loader.
     """
 
     @checked

@@ -131,12 +131,12 @@ class StopOnNaN(Callback):
 
 
 class RestartOnDivergence(StopOnNaN):
-    """Restores the last good weights when a run diverges, and continues at a lower learning rate.
+    """Callback that restores the last good weights when a run diverges, and continues at a lower learning rate.
 
-    Weights, statistics, moving average and optimizer are those of up to 100 steps before, without a sign of divergence.
-    Steps, data and budget go on, so that the batches that diverged are not repeated. Checkpoints also contain these
-    weights: a resumed run restarts as an uninterrupted one. Each restart is logged and listed in ``RUN/restarts.csv``
-    and the report. The loss is read at each step.
+    Weights, batch norm statistics, EMA and optimizer state are restored from up to 100 steps before, when there was no
+    sign of divergence. Steps, data and budget continue, so that the batches that diverged are not repeated. Checkpoints
+    also contain the last good weights, so a resumed run behaves like an uninterrupted one. Each restart is logged and
+    listed in ``RUN/restarts.csv`` and the report. The loss is read at each step.
 
     Args:
         factor: of the learning rate, at each restart.

@@ -54,8 +54,9 @@ class EffectModule(TrainingModule):
         warmup_steps: steps until the full learning rate.
         lr_decay: fraction of the budget over which the learning rate falls to zero.
         lr_power: exponent of the decay.
-        ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
-        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
+        ema_decay: decay of the exponential moving average (EMA) of the weights, which is validated and saved, e.g.
+            0.999; 0 for none.
+        compile: train with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names = MetricNames("train_loss", "loss", "valid_esr", "held-out ESR {:.3f} %", "samples")
@@ -127,25 +128,25 @@ class EffectModule(TrainingModule):
 
 
 class EffectData(TrainingData):
-    """Random windows of recordings of input and target; see
+    """Random crops of recordings of input and target; see
     :func:`wavedil.audio.data.recording_files.find_recordings`.
 
     Args:
         root: ``DRY.wav,WET.wav``, a CSV table, a folder with ``input`` and ``target``, or a folder with ``input.wav``
             and targets named ``KNOB=VALUE.wav``; null for built-in overdriven strings, which are written to
             ``RUN/data``.
-        crop: samples in each window that count in the loss.
-        context: samples of the input before the window; null for the receptive field - 1. Windows start inside their
-            segment, and the first ``skip`` samples of a segment do not count.
-        batch_size: windows in a batch.
+        crop: samples in each crop, all included in the loss except the first ``skip`` samples of a segment.
+        context: samples of the input before the crop; null for the receptive field - 1. Crops start inside their
+            segment.
+        batch_size: crops in a batch.
         validation: null or a regular expression, for recordings without a column ``held_out``; see
             :func:`wavedil.audio.data.recordings.split_recordings`.
         resample: resample recordings of another rate to the model's; otherwise they are an error.
         align: ``auto`` estimates the delay of each target and removes it, ``none`` leaves it, and a number is the delay
             in samples of all targets (negative if they are early).
         built_in_seconds: length of the built-in audio.
-        seed: seed of the windows.
-        num_workers: processes that load windows.
+        seed: seed of the crops.
+        num_workers: number of worker processes of the data loader.
     """
 
     @checked

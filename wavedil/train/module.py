@@ -33,7 +33,7 @@ class MetricNames:
         unit: unit of that column.
         valid: column of the validation metric. The module logs ``valid_loss`` as ``valid/loss``.
         valid_format: text of the validation metric in the progress line, e.g. ``"mean IoU {:.4f}"``.
-        items: plural noun for the units that :meth:`TrainingModule.num_items` counts. The last column is
+        items: plural of the unit that :meth:`TrainingModule.num_items` counts. The last column is
             ``<items>_per_second``.
         scale: factor from the loss to ``unit``.
     """
@@ -56,11 +56,11 @@ class MetricNames:
 
 
 class TrainingModule(L.LightningModule):
-    """Base of the training modules: trains ``network`` with a learning rate that follows the budget of the run.
+    """Base class of the training modules: trains ``network`` with a learning rate schedule over the budget of the run.
 
     The learning rate warms up linearly. Over the last ``lr_decay`` of the budget it falls to zero, in proportion to the
     remaining budget to the power ``lr_power``. The budget is ``trainer.max_steps``, ``trainer.max_epochs`` or
-    ``trainer.max_time``, whichever is closest to its end, so the decay is complete also if the clock ends the run.
+    ``trainer.max_time``, whichever ends first, so the decay is also complete if the time limit ends the run.
 
     With ``ema_decay`` above 0, validation, previews and the saved model use an exponential moving average of the
     weights (Polyak & Juditsky 1992). Its decay per step is ``ema_decay``, or (1 + step) / (10 + step) if that is less.
@@ -84,7 +84,7 @@ class TrainingModule(L.LightningModule):
         lr_decay: fraction of the budget over which the learning rate falls to zero.
         lr_power: exponent of the decay.
         ema_decay: decay of the moving average, e.g. 0.999; 0 for none.
-        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
+        compile: train with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names: MetricNames

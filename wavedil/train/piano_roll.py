@@ -34,8 +34,9 @@ class MusicModule(TrainingModule):
         optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
         warmup_steps: steps until the full learning rate.
         lr_decay: fraction of the budget over which the learning rate falls linearly to zero.
-        ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
-        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
+        ema_decay: decay of the exponential moving average (EMA) of the weights, which is validated and saved, e.g.
+            0.999; 0 for none.
+        compile: train with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names = MetricNames("train_nll", "nats/step", "valid_nll", "held out {:.3f}", "frames")

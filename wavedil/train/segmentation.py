@@ -48,8 +48,9 @@ class SegmentationModule(TrainingModule):
         align: see :class:`wavedil.vision.Segmenter`; None: that of ``init``, else the backbone's.
         warmup_steps: steps until the full learning rate.
         lr_power: exponent of the decay; 0.9 is usual (Liu et al. 2016, arXiv 1506.04579).
-        ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
-        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
+        ema_decay: decay of the exponential moving average (EMA) of the weights, which is validated and saved, e.g.
+            0.999; 0 for none.
+        compile: train with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names = MetricNames("train_loss", "loss", "valid_mean_iou", "mean IoU {:.4f}", "images")

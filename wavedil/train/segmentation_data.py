@@ -54,10 +54,10 @@ class SegmentationData(TrainingData):
         flip: mirror half of the crops horizontally.
         valid_images: held-out images in each validation, evenly spaced; null for all.
         built_in_images: number of built-in training images; a tenth as many validate.
-        max_skipped: training images that may become unreadable while training runs, at most: each is logged, and
-            other crops replace its crops. With 0 the first one ends the training. In validation it is always an error.
+        max_skipped: maximum number of training images that may become unreadable during training. Each is logged, and
+            its crops are replaced. With 0 the first one ends training. In validation it is always an error.
         seed: seed of the crops.
-        num_workers: processes that read crops.
+        num_workers: number of worker processes of the data loader.
     """
 
     @checked

@@ -22,7 +22,7 @@ class FSDP(DDPStrategy):
     """Fully sharded data parallelism (Zhao et al. 2023, arXiv 2304.11277) by ``torch.distributed.fsdp.fully_shard``.
 
     All parameters are gathered for each training step, and its gradients are averaged as in DDP. Between the steps each
-    of n processes keeps 1/n of parameters, moving average, gradients and optimizer state. Checkpoints and models are
+    of n processes keeps 1/n of parameters, EMA, gradients and optimizer state. Checkpoints and models are
     complete, as those of other strategies. (Lightning's FSDPStrategy needs a GPU and a network that is only called by
     ``forward``; its ModelParallelStrategy loads checkpoints of other strategies with other names of the parameters.)
     """

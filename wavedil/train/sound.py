@@ -32,7 +32,7 @@ from wavedil.weights import check_savable
 
 
 class AudioModule(TrainingModule):
-    """Trains a WaveNet by maximum likelihood of the codes; the loss is logged in bits per sample.
+    """Trains a WaveNet by maximum likelihood; the loss is logged in bits per sample.
 
     Training batches are dictionaries with ``codes``, int64 ``(batch, time)``; ``mask``, bool of the same shape, True
     where a sample counts in the loss; and for a conditional network ``speaker``, int64 ``(batch,)``, and the features
@@ -45,10 +45,11 @@ class AudioModule(TrainingModule):
         optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
         warmup_steps: steps until the full learning rate.
         lr_decay: fraction of the budget over which the learning rate falls linearly to zero.
-        drop_condition: fraction of the crops whose conditioning is replaced by zeros, so that sampling can use guidance
+        drop_condition: fraction of the crops whose conditioning is replaced by zeros, for classifier-free guidance
             (Ho & Salimans 2022, arXiv 2207.12598); 0.1 is usual.
-        ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
-        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
+        ema_decay: decay of the exponential moving average (EMA) of the weights, which is validated and saved, e.g.
+            0.999; 0 for none.
+        compile: train with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names = MetricNames(
@@ -177,10 +178,10 @@ class AudioData(RecordingsData):
         trim_db: trim silence at the ends of each file, this many dB below its loudest frame; null for no trimming.
         valid_seconds: seconds of held-out sound in each validation, from the first file on.
         built_in_seconds: length of the built-in audio.
-        max_skipped: training files that may become unreadable while training runs, at most: each is logged, and
-            other crops replace its crops. With 0 the first one ends the training. In validation it is always an error.
+        max_skipped: maximum number of training files that may become unreadable during training. Each is logged, and
+            its crops are replaced. With 0 the first one ends training. In validation it is always an error.
         seed: seed of the crops.
-        num_workers: processes that read crops.
+        num_workers: number of worker processes of the data loader.
     """
 
     @checked

@@ -31,8 +31,9 @@ class VocoderModule(TrainingModule):
         optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
         warmup_steps: steps until the full learning rate.
         lr_decay: fraction of the budget over which the learning rate falls linearly to zero.
-        ema_decay: decay of a moving average of the weights, which is validated and saved, e.g. 0.999; 0 for none.
-        compile: compute the network in training with ``torch.compile``; saved files do not depend on it.
+        ema_decay: decay of the exponential moving average (EMA) of the weights, which is validated and saved, e.g.
+            0.999; 0 for none.
+        compile: train with ``torch.compile``; saved files do not depend on it.
     """
 
     metric_names = MetricNames("train_loss", "loss", "valid_loss", "held-out loss {:.4f}", "samples")
@@ -92,9 +93,9 @@ class VocoderData(RecordingsData):
         crop: samples in each crop; a multiple of the features' hop length.
         batch_size: crops in a batch.
         valid_seconds: seconds of held-out crops in each validation, the same each time.
-        max_skipped: training files that may become unreadable while training runs, as in AudioData.
+        max_skipped: maximum number of training files that may become unreadable during training, as in AudioData.
         seed: seed of the crops.
-        num_workers: processes that read crops.
+        num_workers: number of worker processes of the data loader.
     """
 
     @checked

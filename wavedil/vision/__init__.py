@@ -1,4 +1,4 @@
-"""Dense prediction on images, on the 2-D core: backbones, heads, context module, upsampling, and CRF."""
+"""Dense prediction on images: backbones, heads, context module, upsampling, and CRF."""
 
 from typing import Any
 

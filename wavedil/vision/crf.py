@@ -181,9 +181,10 @@ class CRFRNN(nn.Module):
     images and volumes are as for :class:`DenseCRF`. Probabilities are not accepted as scores. The computation is on the
     CPU, also for scores on a GPU.
 
-    Learned are ``gaussian_weight`` and ``bilateral_weight`` (num_classes,) and ``compatibility`` (num_classes,
-    num_classes), which starts as the Potts model. The standard deviations are fixed. Gradients with respect to scores
-    and weights are exact for the sums on the lattice; there is no gradient with respect to the image.
+    The learned parameters are ``gaussian_weight`` and ``bilateral_weight`` (num_classes,) and ``compatibility``
+    (num_classes, num_classes), which is initialized to the Potts model. The standard deviations are fixed. Gradients
+    with respect to scores and weights are exact for the sums on the lattice; there is no gradient with respect to the
+    image.
 
     Args:
         num_classes: number of labels, at least 2.

@@ -116,7 +116,7 @@ def unary_from_labels(
 
 
 def unary_from_softmax(probabilities: Any, scale: float | None = None) -> np.ndarray:
-    """Unary energies -log p, float32 ``(labels, *space)``. A CRF also takes probabilities directly, as scores.
+    """Unary energies -log p, float32 ``(labels, *space)``. A CRF also accepts the probabilities themselves, as scores.
 
     Args:
         probabilities: ``(labels, *space)``, clipped at 1e-5.

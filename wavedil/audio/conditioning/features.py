@@ -24,7 +24,7 @@ Frequency = Annotated[float, Range(0, 1e7)]
 
 @register
 class Features(nn.Module):
-    """Features computed outside the model: any array ``(batch, channels, frames)``.
+    """Local features that are computed outside the model: any array ``(batch, channels, frames)``.
 
     For features computed from sound, write a subclass with :meth:`from_excerpt`, ``margin`` and ``from_sound = True``,
     as :class:`LogMel`, and decorate it with :func:`wavedil.weights.register`.

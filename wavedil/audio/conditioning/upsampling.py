@@ -86,16 +86,15 @@ class Upsampling(nn.Module):
 class NearestUpsampling(Upsampling):
     """Nearest-neighbor upsampling, smoothed by one filter of ``2 * hop_length + 1`` taps for all channels.
 
-    As r9y9's ConvInUpsample. The filter starts as a mean, and the parameters ``taps`` are multiples of it: Adam's steps
-    are of equal size for every parameter, and would turn taps of 1 / 401 into noise.
-
-    The filter sees only three frames at a time. So its taps are summed to three factors per position in a frame, which
-    gives the same result at a hundredth of the cost.
+    As ConvInUpsample in r9y9's wavenet_vocoder. The filter is initialized to a moving mean, and the parameters ``taps``
+    are factors of its taps: Adam's steps have the same size for every parameter and would turn taps of 1 / 401 into
+    noise. Since the filter covers only three frames at a time, it is computed with three factors per position in a
+    frame, at a hundredth of the cost.
 
     Args:
         features: e.g. :class:`wavedil.audio.LogMel`.
         channels: of the output; default those of the features.
-        frame_kernel_size: frames that the convolution before the upsampling sees, odd.
+        frame_kernel_size: kernel size of the convolution before the upsampling, in frames; odd.
     """
 
     def __init__(self, features: Features, channels: Channels | None = None, frame_kernel_size: Taps = 3):
@@ -121,7 +120,7 @@ class TransposedUpsampling(Upsampling):
         features: e.g. :class:`wavedil.audio.LogMel`.
         factors: upsampling factor of each; their product is ``hop_length``.
         channels: of the output; default those of the features.
-        frame_kernel_size: frames that the convolution before the upsampling sees, odd.
+        frame_kernel_size: kernel size of the convolution before the upsampling, in frames; odd.
     """
 
     def __init__(

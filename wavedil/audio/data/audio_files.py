@@ -119,7 +119,7 @@ def read(
 
 @checked
 def write(path: AnyPath, sound: Any, sample_rate: SampleRate, subtype: str | None = None) -> Path:
-    """Writes sound to a file; the suffix decides the format.
+    """Writes audio to a file; the suffix sets the format.
 
     An interrupted process leaves no partial file. Samples outside [-1, 1] are clipped, with a warning that counts them;
     floating-point subtypes (``"FLOAT"``, ``"DOUBLE"``) are not clipped.

@@ -22,7 +22,7 @@ AudioChannels = Annotated[int, Range(1, 1024)]  # as many as libsndfile reads
 
 
 class LiveEffect:
-    """Processes live sound block by block, without delay beyond the block.
+    """Processes live audio block by block, without latency in addition to the block.
 
     ::
 
@@ -38,11 +38,12 @@ class LiveEffect:
         model: an effect model, e.g. an :class:`Effect`; it is put in eval mode.
         knobs: settings by name.
         channels: number of audio channels; each is processed separately.
-        source: name of the sound in error messages. With a name, the caller warns of samples outside [-1, 1] at the
-            end, by ``levels.warn()``; without one, :meth:`process` warns at the first such block.
+        source: name of the input in messages. If set, the caller must call ``levels.warn()`` at the end to warn of
+            samples outside [-1, 1]; otherwise :meth:`process` warns at the first such block.
 
     Attributes:
-        levels, source: counts the samples outside [-1, 1]; the name in messages.
+        levels: counts the samples outside [-1, 1].
+        source: the name in messages.
         knobs: settings by name. Assign new settings at any time; from the next block on the knobs move to them within
             20 ms, so that no click is audible.
         blocks, samples: number of blocks and samples (per channel) processed so far.

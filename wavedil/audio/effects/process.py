@@ -56,11 +56,11 @@ def process_file(
 ) -> dict[str, Any]:
     """Applies an effect to an audio file of any length, in constant memory, each channel separately.
 
-    The target has the source's tags (title, artist …), as far as its format can store them.
+    Tags of the source (title, artist …) are copied if the format of the target supports them.
 
     Args:
         model: the effect.
-        source, target: audio files. The suffix of ``target`` sets its format; it is created when it is complete.
+        source, target: audio files. The suffix of ``target`` sets its format. It is written atomically.
         knobs: settings by name.
         resample: resample a file of another rate to the model's; the target has the model's rate.
         subtype: coding of the target, see :func:`wavedil.audio.data.audio_files.write`. Default: that of the source if

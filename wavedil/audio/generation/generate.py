@@ -161,14 +161,14 @@ class Stream(Iterator[Tensor]):
 
 
 def stream(model: WaveNet, **options: Any) -> Stream:
-    """Generates sound without end: an iterator over float32 ``(num, 1, chunk)``, in constant memory and time per chunk.
+    """Generates audio without end: an iterator over float32 ``(num, 1, chunk)``, in constant memory and time per chunk.
 
     The chunks, concatenated, equal what :func:`generate` returns. Takes the options of :func:`generate`, and:
 
     Args:
         chunk: samples per chunk.
-        state: the result of ``Stream.state()``, from this or another process. Continues from there, with the random
-            numbers that would have come next, or with those of a ``seed`` if one is given.
+        state: the result of ``Stream.state()``, from this or another process, to continue from. The random numbers are
+            those that would have come next, or those of ``seed`` if it is set.
     """
     source = Stream(model, **options)
     _check_sound(source, source.num * source.chunk, f"chunk is {source.chunk}", "use shorter chunks or fewer streams")
@@ -184,10 +184,9 @@ def generate(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Tensor | list[Tensor]:
-    """Generates sound: float32 ``(num, 1, samples)`` in [-1, 1]; ``model.encode`` turns it back into codes.
+    """Generates audio: float32 ``(num, 1, samples)`` in [-1, 1]; ``model.encode`` quantizes it to the generated codes.
 
-    Layers and steps cost the same at any dilation. The codes equal those of the teacher-forced pass with the same
-    random numbers.
+    The codes equal those of a teacher-forced pass with the same random numbers.
 
     Args:
         model: a :class:`WaveNet`. Its current weights are used, with weight normalization, on its device.
@@ -197,8 +196,8 @@ def generate(
         seed: of the random numbers; stream i depends on ``seed`` and i alone.
         first: number of the first stream: ``generate(num=2, first=3)`` returns streams 3 and 4.
         temperature, top_k, top_p: see :class:`wavedil.audio.distributions.categorical.Sampling`.
-        prime: sound ``(1 or num, 1, time)`` in [-1, 1] that the streams continue. It is not part of the result. A
-            condition covers the prime and then the result.
+        prime: audio ``(1 or num, 1, time)`` in [-1, 1] that the streams continue. It is not part of the result. A
+            condition must cover the prime, followed by the result.
         condition, speaker: the conditioning; see ``WaveNet.conditioning``.
         guidance: scale of classifier-free guidance: above 1 strengthens the effect of condition and speaker, 0 ignores
             them. For models trained with ``drop_condition``; see :class:`wavedil.audio.generation.engines.Session`.

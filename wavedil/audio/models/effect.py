@@ -21,7 +21,7 @@ Settle = Annotated[float, Range(0, 1e6)]  # seconds
 
 @register
 class Effect(EffectModel):
-    """Predicts an effect's output from its input (Damskägg et al. 2019, arXiv 1811.00334): stack of gated blocks, head.
+    """Feed-forward WaveNet for audio effects (Damskägg et al. 2019, arXiv 1811.00334): stack of gated blocks, head.
 
     ``forward(x, knobs)``: ``(batch, 1, time), (batch, knobs) -> (batch, 1, time)``. The output at t depends on the
     input up to and including t, not on earlier outputs, so all samples are computed at once.
@@ -41,7 +41,7 @@ class Effect(EffectModel):
         time_constants: in seconds, of one-pole low-pass filters whose outputs are further input channels
             (:class:`OnePoles`), for effects slower than the receptive field, such as coupling capacitors.
         charges: initial value of each filter; default 0.
-        settle: seconds of silence to run before live sound; default: the receptive field plus at least five of the
+        settle: seconds of silence to process before live input; default: the receptive field plus at least five of the
             longest time constant, until every charge is below 1e-4.
         sample_rate: in Hz; stored with the model.
     """

@@ -18,12 +18,12 @@ Iterations = Annotated[int, Range(1, 10000)]
 
 @register
 class SpectralGenerator(nn.Module):
-    """Generates sound from log-mels: a non-causal dilated stack over frames, then Griffin-Lim.
+    """Generates audio from log-mel spectrograms: a non-causal dilated stack over frames, then Griffin-Lim.
 
-    The stack estimates log magnitudes of the short-time Fourier transform, with the harmonics that mel bands have
-    averaged. It sees frames, not samples, and so takes about 3% of the multiply-adds of a WaveNet. The phases are
-    estimated as in Tacotron (Wang et al. 2017, arXiv 1703.10135, section 3.4), by the algorithm of Griffin & Lim (1984)
-    in the fast version of Perraudin et al. (2013).
+    The stack estimates the log magnitudes of the short-time Fourier transform, including the harmonics that mel bands
+    average out. It operates on frames instead of samples, with about 3% of the multiply-adds of a WaveNet. The phases
+    are estimated as in Tacotron (Wang et al. 2017, arXiv 1703.10135, section 3.4), by the algorithm of Griffin & Lim
+    (1984) in the fast version of Perraudin et al. (2013).
 
     ``forward(mel)``: ``(batch, mels, frames) -> (batch, n_fft // 2 + 1, frames)``, natural logarithms of magnitudes.
 

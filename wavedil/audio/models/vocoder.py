@@ -14,14 +14,14 @@ from wavedil.weights import register
 
 @register
 class Vocoder(nn.Module):
-    """Log-mels to sound, all samples at once.
+    """Vocoder: log-mel spectrograms to audio, all samples at once (not autoregressive).
 
     ``forward(mels, seed)``: ``(batch, n_mels, frames) -> (batch, 1, hop_length * frames)``. The same seed gives the
     same sound.
 
     Args:
-        features: the log-mels that the generator is made for; ``model.features(sound)`` computes them from sound
-            ``(batch, time)``.
+        features: the log-mel spectrograms that the generator expects; ``model.features(sound)`` computes them from
+            audio ``(batch, time)``.
         generator: :class:`wavedil.audio.models.spectral.SpectralGenerator`,
             :class:`wavedil.audio.models.parallel_wavegan.ParallelWaveGANGenerator`,
             :class:`wavedil.audio.models.diffwave.DiffWave`, or a registered class of your own with the attributes
@@ -29,7 +29,7 @@ class Vocoder(nn.Module):
             training, and ``sample(mel, generator)``.
 
     Raises:
-        WavedilError: the generator is made for other features.
+        WavedilError: the generator expects other features.
     """
 
     title = "a vocoder"

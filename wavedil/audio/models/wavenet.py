@@ -24,7 +24,7 @@ from wavedil.weights import register
 
 @register
 class WaveNet(nn.Module):
-    """Autoregressive model of quantized sound: input embedding, stack of causal gated blocks, head.
+    """WaveNet, an autoregressive model of quantized audio: input embedding, stack of causal gated blocks, head.
 
     ``forward(codes, condition)``: int64 ``(batch, time)`` and ``(batch, condition channels, time)`` to distribution
     parameters ``(batch, parameters, time)``. ``parameters[..., t]`` predict ``codes[:, t]`` from the codes before t and
@@ -43,7 +43,7 @@ class WaveNet(nn.Module):
         input: ``"codes"`` embeds each code as a vector, ``"scalar"`` takes its amplitude.
         quantizer, num_codes: ``"mulaw"`` (256 codes are usual) or ``"linear"`` (65536 codes are 16-bit sound).
         pre_emphasis: coefficient a in [0, 1): the codes are those of ``x[t] - a x[t-1]`` in place of the sound x, which
-            has less quantization noise at high frequencies, e.g. 0.85 for speech in 256 codes; see
+            has less quantization noise at high frequencies, e.g. 0.85 for speech with 256 codes; see
             :mod:`wavedil.audio.distributions.quantizers`.
         distribution: of the next code. ``"categorical"`` is a softmax over the codes. ``"logistics"`` and
             ``"gaussians"`` are mixtures over amplitudes (:mod:`wavedil.audio.distributions.mixtures`). Or an instance

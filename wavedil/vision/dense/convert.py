@@ -142,17 +142,18 @@ def to_dense(
     levels: Sequence[int] = (),
     until: str | None = None,
 ) -> DenseBackbone:
-    """The features of a classifier at a smaller stride, with the same weights.
+    """Converts a classifier to a backbone with a smaller output stride and the same weights.
 
     The network is traced. Operations that would exceed ``output_stride`` get stride 1, and the taps of all later
     convolutions and poolings, in shortcuts too, are spread by the stride that was removed. Then **every r-th cell of
-    the dense map is a cell of the classifier**, with r = stride / output_stride, up to rounding, for image sizes that
-    are multiples of the classifier's stride (for any size if all strided operations have odd kernels and equal padding
-    on both sides, as in ResNets). The cells in between are those of the classifier for a shifted image, except at the
-    borders. This is the à trous algorithm (Holschneider et al. 1989; Chen et al. 2015, arXiv 1412.7062, section 3.1).
+    the dense map equals a cell of the classifier's map**, with r = stride / output_stride, up to rounding, for image
+    sizes that are multiples of the classifier's stride (for any size if all strided operations have odd kernels and
+    equal padding on both sides, as in ResNets). The cells in between are those of the classifier for a shifted image,
+    except at the borders. This is the à trous algorithm (Holschneider et al. 1989; Chen et al. 2015, arXiv 1412.7062,
+    section 3.1).
 
     It cannot be exact if cells depend on the full map: squeeze-and-excitation, attention, norms over the map, position
-    embeddings. Such networks are converted too; :func:`check_dense` names the first layer that differs.
+    embeddings. Such networks are converted too; see :func:`check_dense`.
 
     Args:
         classifier: a network of torchvision or timm, or any other that ``torch.fx`` can trace, for images of any size.

@@ -41,7 +41,7 @@ class CrossEntropy(nn.Module):
     Args:
         class_weights: ``"median_frequency"`` (see :func:`median_frequency`), ``"sqrt_median_frequency"`` (its square
             root, a milder weighting of rare classes), one weight for each class, or None.
-        label_smoothing: share of the target that is distributed over all classes.
+        label_smoothing: fraction of the target probability that is distributed over all classes.
     """
 
     @checked
@@ -140,8 +140,8 @@ class Focal(nn.Module):
 class HardPixels(nn.Module):
     """Cross entropy of the hardest pixels only (online hard example mining, OHEM).
 
-    The mean over the pixels with p(label) below ``threshold``, and over at least the share ``least`` of all pixels that
-    are not ignored, the hardest ones. After Shrivastava et al. 2016, arXiv 1604.03540.
+    The mean over the pixels with p(label) below ``threshold``, and over at least the fraction ``least`` of all pixels
+    that are not ignored, the hardest ones. After Shrivastava et al. 2016, arXiv 1604.03540.
     """
 
     @checked

@@ -56,7 +56,7 @@ class SmallBackbone(nn.Module):
 
 @register
 class PixelUnshuffle(nn.Module):
-    """Each cell holds one image patch: ``(batch, 3, h, w) -> (batch, 3 s^2, h / s, w / s)``. Has no weights.
+    """Rearranges image patches to channels, without weights: ``(batch, 3, h, w) -> (batch, 3 s^2, h / s, w / s)``.
 
     Patches do not overlap, so only the layers after the backbone combine neighboring cells.
 

@@ -17,7 +17,7 @@ LabelCount = Annotated[int, Range(1, MAX_CLASSES)]  # label maps have 8 bits
 
 @register
 class Segmenter(DensePredictor):
-    """Class scores at every pixel: ``(batch, 3, height, width) in [0, 1] -> (batch, num_classes, height, width)``.
+    """Segmentation network: ``(batch, 3, height, width) in [0, 1] -> (batch, num_classes, height, width)``.
 
     Images can have any size: the normalized image is padded with zeros (its mean color) at the bottom and on the right
     to a multiple of the backbone's stride. Scores are upsampled bilinearly by the stride and cropped to the image.

@@ -11,7 +11,7 @@ from wavedil.weights import register
 
 @register
 class Conv1x1Head(nn.Module):
-    """Scores each cell from its own features; the baseline for all other heads.
+    """A 1x1 convolution from features to class scores.
 
     ``(batch, in_channels, height, width) -> (batch, num_classes, height, width)``.
     """

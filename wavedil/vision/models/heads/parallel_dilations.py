@@ -59,13 +59,13 @@ class SummedDilations(nn.Module):
     """Pyramid of dilated convolutions whose sum merges into one convolution with few taps.
 
     A 1x1 convolution to ``channels``, then 3x3 convolutions in parallel, one per dilation, each with batch norm. Their
-    sum and a ReLU follow. For use, :func:`wavedil.core.fold_dilations` merges the branches, as the dilated
+    sum and a ReLU follow. After training, :func:`wavedil.core.fold_dilations` merges the branches, as the dilated
     reparameterization of UniRepLKNet (Ding et al. 2023, arXiv 2311.15599); the model then saves and loads merged.
 
     Args:
         dilations: one per branch.
         channels: of each branch.
-        merged: whether to make the merged convolution, for weights that are merged.
+        merged: create the branches in merged form, e.g. to load merged weights.
     """
 
     def __init__(
