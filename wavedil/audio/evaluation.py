@@ -200,25 +200,25 @@ def evaluate_recordings(
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BitsPerSample | Resynthesis:
-    """Bits per sample over recordings, or the quality of clips resynthesized from their mels.
+    """Bits per sample over recordings, or the quality of clips resynthesized from their features.
 
     Args:
         data: an audio file, or a folder that is searched for them.
-        held_out: only every tenth of the sorted files, which recipes hold out.
+        held_out: only the held-out files of a recipe: every tenth of the sorted files.
         validation: only files whose path matches this regular expression, as in a recipe's data.
-        exclude: leave out files by a regular expression, or @FILE with a list, as in a recipe's data.
-        dataset: name of a published dataset in DATA, as in a recipe's data.
+        exclude: files to exclude: a regular expression, or @FILE with a list, as in a recipe's data.
+        dataset: name of a published data set in DATA, as in a recipe's data.
         speakers: source of the speakers' names: folders, a .csv file, or a regular expression with one group.
         normalize: peak or rms, as in the recipe's data.
         trim_db: remove silence more than this many dB below the loudest frame, as in the recipe's data.
         precision: evaluate with the sampling engine in fp32, bf16 or int8.
-        resynthesize: vocoders: quality of clips generated from the mels of N files, beside Griffin-Lim's; with the
-            extra metrics also PESQ and STOI.
-        temperature: of the clips of resynthesize (default 1).
-        guidance: of the clips of resynthesize (default 1).
-        records: folder for the results of each batch of files; repeat the command to continue it, or start it several
-            times to share the work. Not for resynthesize.
-        batch: files per batch of records; default 16.
+        resynthesize: for vocoders: quality of the clips generated from the features of N files, compared with
+            Griffin-Lim; with the extra metrics also PESQ and STOI.
+        temperature: sampling temperature for resynthesize (default 1).
+        guidance: guidance scale for resynthesize (default 1).
+        records: folder for the results of each batch of files. Repeat the command to continue after an interruption;
+            run it several times in parallel to share the work. Not with resynthesize.
+        batch: files per batch, with records; default 16.
         progress: called with the numbers of finished and of all samples (or clips, or files with records).
 
     Raises:

@@ -18,20 +18,20 @@ from wavedil.train.module import TrainingModule
 
 #: The keys of the trainer that the help of a recipe lists.
 TRAINER_KEYS = {
-    "max_steps": "steps after which the training ends; -1 for no limit",
-    "max_time": "time after which the training ends, e.g. 90s, 3min, 1h 30min or 00:01:30:00",
-    "max_epochs": "passes over the data after which the training ends, for data with an end",
+    "max_steps": "maximum number of training steps; -1 for no limit",
+    "max_time": "maximum training time, e.g. 90s, 3min, 1h 30min or 00:01:30:00",
+    "max_epochs": "maximum number of epochs, for data modules with a finite length",
     "val_check_interval": "batches, or a time such as 10min, between validations",
-    "precision": "e.g. 32-true or bf16-mixed; null for bf16-mixed where the hardware multiplies bf16",
-    "accelerator": "cpu, cuda, or auto for a GPU if there is one",
+    "precision": "e.g. 32-true or bf16-mixed; null for bf16-mixed if the hardware supports bf16, else 32-true",
+    "accelerator": "cpu, cuda, or auto for a GPU if available",
     "devices": "number of GPUs or processes, or a list of GPUs",
-    "strategy": "auto or ddp",
-    "accumulate_grad_batches": "batches for each step of the optimizer",
+    "strategy": "auto, ddp or fsdp",
+    "accumulate_grad_batches": "batches per optimizer step",
     "gradient_clip_val": "maximum norm of the gradients",
-    "log_every_n_steps": "steps between the rows of the loggers",
+    "log_every_n_steps": "steps between log entries",
     "logger": "e.g. CSVLogger; null for TensorBoard, false for none",
-    "callbacks": "further callbacks of Lightning",
-    "limit_train_batches": "batches in an epoch, or a fraction of the data",
+    "callbacks": "additional Lightning callbacks",
+    "limit_train_batches": "batches per epoch, or a fraction of the data",
 }
 
 

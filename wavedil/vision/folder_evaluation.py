@@ -45,26 +45,26 @@ def evaluate_folder(
 
     Args:
         data: a folder with ``images`` and ``masks``, or with ``train`` and ``val`` that have them.
-        held_out: only the images that a recipe holds out: those of val, or every tenth of the sorted files.
+        held_out: only the held-out images of a recipe: those of val, or every tenth of the sorted files.
         validation: only images whose path matches this regular expression, as in a recipe's data.
-        exclude: leave out images or masks by a regular expression, or @FILE with a list, as in a recipe's data.
+        exclude: images or masks to exclude: a regular expression, or @FILE with a list, as in a recipe's data.
         format: a published format by name, e.g. PascalVOC; or JSON with class_path and init_args, as in a recipe.
         images: folder of the images in DATA (default images).
         masks: folder of the masks or targets in DATA (default masks; targets for a Regressor).
-        image_ending: ending of image names that mask names do not have.
-        mask_ending: ending of mask names that image names do not have.
-        scaled: compare at the model's image size instead of the size of the masks.
-        tile: predict in tiles of this many pixels a side.
-        scales: average over these image sizes, e.g. 0.75 1 1.25.
-        flip: average with the mirror image.
+        image_ending: ending of the image names that the mask names do not have, e.g. _image.
+        mask_ending: ending of the mask names that the image names do not have, e.g. _mask.
+        scaled: evaluate at the image size of the model instead of the size of the masks.
+        tile: predict in tiles with this side in pixels.
+        scales: average the predictions for these image sizes, e.g. 0.75 1 1.25.
+        flip: average with the prediction for the mirror image.
         crf: refine with a dense CRF (Segmenter only).
-        crf_preset: refine with a dense CRF of other published parameters, by name (Segmenter only).
+        crf_preset: refine with a dense CRF with published parameters, by name, e.g. densecrf (Segmenter only).
         boundary_tolerance: distance at which boundaries match, as a fraction of the image's diagonal; default 0.0075
             (Segmenter only).
-        confusion: write a picture of the confusion matrix, .png, .svg or .pdf (Segmenter only).
-        records: folder for the results of each batch of images; repeat the command to continue it, or start it several
-            times to share the work.
-        batch: images per batch of records; default 16.
+        confusion: plot the confusion matrix to a .png, .svg or .pdf file (Segmenter only).
+        records: folder for the results of each batch of images. Repeat the command to continue after an interruption;
+            run it several times in parallel to share the work.
+        batch: images per batch, with records; default 16.
         progress: called with the number of finished images and the number of all images.
 
     Raises:

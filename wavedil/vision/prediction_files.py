@@ -40,15 +40,15 @@ def write_predictions(
 
     Args:
         images: images, or folders of images; subfolders are kept in ``out``.
-        out: folder for the files.
-        tile: predict in tiles of this many pixels a side.
-        scales: average over these image sizes, e.g. 0.75 1 1.25.
-        flip: average with the mirror image.
+        out: output folder.
+        tile: predict in tiles with this side in pixels.
+        scales: average the predictions for these image sizes, e.g. 0.75 1 1.25.
+        flip: average with the prediction for the mirror image.
         crf: refine with a dense CRF (Segmenter only).
-        crf_preset: refine with a dense CRF of other published parameters, by name (Segmenter only).
+        crf_preset: refine with a dense CRF with published parameters, by name, e.g. densecrf (Segmenter only).
         probabilities: also write the probabilities of all classes (Segmenter only).
-        batch: record the finished images in batches of this many; the call then continues earlier ones with the same
-            arguments, and shares the work with other processes.
+        batch: for many images: process this many at a time. Repeat the call to continue after an interruption; run it
+            several times in parallel to share the work.
         progress: called with the number of finished images and the number of all images.
 
     Returns:

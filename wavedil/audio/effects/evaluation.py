@@ -87,11 +87,11 @@ def evaluate_effect(
 
     Args:
         data: recordings; see :func:`wavedil.audio.data.recording_files.find_recordings`.
-        held_out: only the held-out part: by the table, every tenth recording, or the last tenth of each.
+        held_out: only the held-out part: set by the table, else every tenth recording or the last tenth of each.
         validation: only recordings whose path matches this regular expression, as in a recipe's data.
-        resample: convert recordings to the model's sample rate.
-        align: auto removes the delay of each target, as in training; none leaves it; a number removes as many samples.
-        quality: 0 (fastest) to 1, of a model with several networks (default 1).
+        resample: resample recordings to the model's sample rate.
+        align: auto removes the delay of each target, as in training; none keeps it; a number removes that many samples.
+        quality: for models with several networks: from 0 (fastest) to 1 (best, default).
         progress: called with the numbers of finished and of all samples.
 
     Raises:
