@@ -28,7 +28,7 @@ EXTRAS = {
     "metrics": ("PESQ and STOI of vocoders", ("pesq", "pystoi")),
     "shards": ("packed data at URLs", ("fsspec", "s3fs")),
     "completion": ("wavedil completion", ("shtab",)),
-    "live": ("wavedil live: sound devices", ("sounddevice",)),
+    "live": ("wavedil live: audio devices", ("sounddevice",)),
     "compiler": ("a C compiler for effects, if the system has none", ("ziglang",)),
     "midi": ("piano rolls as MIDI files", ("mido",)),
 }

@@ -183,7 +183,7 @@ def test_devices_of_another_rate_and_devices_that_stop_are_refused(refused, mode
 def test_without_devices_portaudio_or_sounddevice_there_is_one_line(refused, model, sounddevice, monkeypatch, tmp_path):
     words = ["live", model, "--knob", "gain=0"]
     sounddevice.devices = []
-    assert refused(*words).startswith("error: no sound device found")
+    assert refused(*words).startswith("error: no audio device found")
     monkeypatch.delitem(sys.modules, "sounddevice")
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     monkeypatch.syspath_prepend(tmp_path)

@@ -48,7 +48,7 @@ def test_one_clip_is_written_to_a_file_with_what_it_continues(run, tmp_path, wav
     assert json.loads(run(*words, "--out", tmp_path / "new" / "a.flac").out)["files"] == [f"{tmp_path}/new/a.flac"]
     clip = audio_files.read(tmp_path / "new" / "a.flac")[0]
     out = run(*words, "--out", tmp_path / "new" / "a.flac", "--with-prime")
-    assert "a.flac was there, and is replaced" in out.err
+    assert "a.flac exists and is replaced" in out.err
     both, prime = audio_files.read(tmp_path / "new" / "a.flac")[0], audio_files.read(sounds / "0.flac")[0]
     np.testing.assert_allclose(both, np.concatenate([prime, clip], 1), atol=1e-4)
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["a.flac"]

@@ -24,7 +24,7 @@ def test_a_table_json_and_a_picture(run, tmp_path):
         (["--field", "64", "--multiply-adds", "nan"], "multiply_adds is nan"),
         (["--field", "64", "--multiply-adds", "3"], "the smallest candidate, of 1 channel, has 12"),
         (["--field", "64", "--multiply-adds", "5", "--parameters", "5"], "--parameters: not allowed with"),
-        (["--field", "64", "--multiply-adds", "500", "--steps", "5"], "--steps is for trainings"),
+        (["--field", "64", "--multiply-adds", "500", "--steps", "5"], "--steps is for training runs"),
         (["--field", "64", "--multiply-adds", "500", "--data.root", "x"], "--data.root is unknown"),
         (["--field", "64", "--multiply-adds", "500", "--plot", "a.gif"], "a.gif: expected a file name that ends"),
     ],

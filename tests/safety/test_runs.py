@@ -122,7 +122,7 @@ def test_a_folder_in_use_is_refused(task, at_step):
     at_step(5, others)
     task.train()
     assert all(str(task.run) in error and "\n" not in error for error in errors) and len(errors) == 2
-    assert "is in use by another training" in errors[0]
+    assert "is in use by another training run" in errors[0]
     assert (task.run / "samples" / "slope.txt").exists()
 
 

@@ -109,7 +109,7 @@ def test_windows_skip_the_start_of_segments():
     [
         (["--model.network.knobs={gain: [0, 1]}"], "knob 'drive' is unknown: expected one of gain"),
         (["--model.network.knobs={drive: [0, 0.9]}"], "drive_1.wav: knob 'drive' is 1: expected a value in 0..0.9"),
-        (["--data.crop=100000"], "too few for windows"),
+        (["--data.crop=100000"], "too few for crops"),
         (["--data.root=/nowhere"], "/nowhere"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--data.crop=0"], "crop is 0"),

@@ -234,7 +234,7 @@ def test_a_recipe_beside_a_run_to_resume_is_compared_with_it(tmp_path, interrupt
         train("tiny", out=str(folder), resume="auto")
     capsys.readouterr()
     train("digits", out=str(folder), resume="auto")
-    assert "config.yaml is used, and not " in (text := capsys.readouterr().err) and "model.network." in text
+    assert "config.yaml is used, not " in (text := capsys.readouterr().err) and "model.network." in text
 
 
 @pytest.mark.parametrize("name", [name for name, path in known_recipes().items() if module_class(path) is AudioModule])
@@ -305,7 +305,7 @@ def test_clips_are_written_if_a_recording_has_become_unreadable(tmp_path, capsys
     network = WaveNet(channels=4, skip_channels=4, dilations="1..2", sample_rate=8000)
     SoundSamples(num=1, seconds=0.01).write(network, Data(), tmp_path)
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["captions.json", "sample_000.wav"]
-    assert "recordings beside the samples skipped: a.wav: gone" in capsys.readouterr().err
+    assert "recordings for comparison skipped: a.wav: gone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

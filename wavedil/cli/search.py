@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.config is None:
         for name in ("steps", "candidates", "out"):
             if getattr(arguments, name) is not None:
-                raise WavedilError(f"--{name} is for trainings: name the recipe with -c, or leave it out")
+                raise WavedilError(f"--{name} is for training runs: name the recipe with -c, or leave it out")
         if arguments.field is None or not budgets:
             missing = "--field" if arguments.field is None else "--multiply-adds, --parameters or --nanoseconds"
             raise WavedilError(f"{missing} is missing: set it, or name a recipe with -c")

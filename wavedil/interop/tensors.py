@@ -126,7 +126,7 @@ class ForeignTensors:
         self.shape(name)  # checks that it exists
         value = self.remaining.pop(name)
         if not bool(value.float().isfinite().all()):  # also float64 beyond float32
-            raise WavedilError(f"{name} holds NaN or infinity: expected the weights of a training that converged")
+            raise WavedilError(f"{name} holds NaN or infinity: expected the weights of a converged model")
         return value
 
     def shape(self, name: str) -> torch.Size:

@@ -302,7 +302,7 @@ def check_same_recipe(recipes: Sequence[Path], record: Path) -> None:
     if classes:
         raise WavedilError(f"{record} is not of the recipe {recipe}: {describe(classes)}; remove -c, or change --out")
     if found and not process_rank():
-        say(f"{record} is used, and not {recipe}, which has another {describe(found)}")
+        say(f"{record} is used, not {recipe}, which differs in {describe(found)}")
 
 
 def print_changes(cli: RecipeCLI, record: Path) -> None:

@@ -248,12 +248,12 @@ class RandomWindows(Dataset[dict[str, Tensor]]):
     def __init__(self, segments: Sequence[Segment], network: EffectModel, crop: int, context: int, seed: int):
         self.segments, self.crop, self.size, self.seed = segments, crop, context + crop, seed
         self.knobs = [network.knob_values(segment.knobs) for segment in segments]
-        self.starts = []  # first and last start of a window in each segment
+        self.starts = []  # first and last start of a crop in each segment
         for segment in segments:
             first, last = max(0, segment.skip - context), len(segment) - self.size
             if last < first:
                 raise WavedilError(
-                    f"{segment.name} has {len(segment)} samples, {segment.skip} of them skipped: too few for windows "
+                    f"{segment.name} has {len(segment)} samples, {segment.skip} of them skipped: too few for crops "
                     f"of {context} + {crop}; use a smaller crop or context"
                 )
             self.starts.append((first, last))

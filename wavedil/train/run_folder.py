@@ -180,7 +180,7 @@ def _lock(folder: Path) -> int:
         if handle is not None:
             return handle
         time.sleep(0.05)  # wavedil report holds the lock for a moment, to see whether a training does
-    raise WavedilError(f"{folder} is in use by another training: wait for its end, or choose another --out")
+    raise WavedilError(f"{folder} is in use by another training run: wait for its end, or choose another --out")
 
 
 def _remove(folder: Path) -> None:

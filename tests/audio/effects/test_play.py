@@ -1,4 +1,4 @@
-"""Playing through sound devices: the callback, and finding devices."""
+"""Playing through audio devices: the callback, and finding devices."""
 
 import json
 from types import SimpleNamespace
@@ -110,7 +110,7 @@ def test_devices_are_found_by_number_and_name(kind, device, number):
         (MANY, "input", "9", r"is '9': expected a number"),
         (MANY, "input", "Bildin", "expected a number .*, or one of Built-in, USB Audio .front.; did you mean Built-in"),
         (MANY, "input", "", "is '': expected a number"),
-        (devices(), "input", None, "no sound device found"),
+        (devices(), "input", None, "no audio device found"),
         (devices(("Speaker", 0, 2)), "input", None, "no device has an input"),
         (devices(("Mic", 1, 0), default=None), "input", None, "no default input device: choose one by input_device"),
     ],

@@ -1,4 +1,4 @@
-"""Sound devices, by the package sounddevice, which brings or finds PortAudio."""
+"""Audio devices, by the package sounddevice, which brings or finds PortAudio."""
 
 from collections.abc import Mapping
 from types import ModuleType
@@ -32,9 +32,9 @@ def list_devices(sounddevice: ModuleType) -> list[Device]:
     try:
         devices = list(sounddevice.query_devices())
     except Exception as error:  # sounddevice.PortAudioError
-        raise WavedilError(f"the sound devices cannot be listed: {error}") from None
+        raise WavedilError(f"the audio devices cannot be listed: {error}") from None
     if not devices:
-        raise WavedilError("no sound device found: connect one, and check that the system plays sound with it")
+        raise WavedilError("no audio device found: connect one, and check that the system plays sound with it")
     return devices
 
 

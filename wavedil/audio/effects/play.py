@@ -161,7 +161,7 @@ def play(
         with suppress(KeyboardInterrupt), stream:
             _follow(stream, callback, settings, seconds, show, report)
     except getattr(sounddevice, "PortAudioError", ()) as error:
-        raise WavedilError(f"the sound devices stopped: {error}; connect them again, or choose others {LIST}") from None
+        raise WavedilError(f"the audio devices stopped: {error}; connect them again, or choose others {LIST}") from None
     finally:
         gc.unfreeze()
     latency = getattr(stream, "latency", None)

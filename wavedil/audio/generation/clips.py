@@ -87,7 +87,7 @@ class Clips:
         """
         path = self.folder / PAGE
         if self.is_file and self.is_replaced:
-            _log.warning("%s was there, and is replaced", self.out)
+            _log.warning("%s exists and is replaced", self.out)
         if self.is_file or (path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace")[:1000]):
             return
         found = [each for each in os.scandir(self.folder) if _NAME.fullmatch(each.name)]

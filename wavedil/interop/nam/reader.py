@@ -98,7 +98,7 @@ class _Reader:
 
     def _container(self, config: Mapping[str, Any], weights: Any, place: str, options: dict[str, Any]) -> EffectModel:
         if weights:
-            raise WavedilError("weights has numbers: expected none beside those of the submodels")
+            raise WavedilError("weights has numbers: expected none, since the submodels have their own")
         if not isinstance(config["submodels"], list):
             raise WavedilError(f"{place}.submodels is {shown(config['submodels'])}: expected a list")
         self._count_layers(len(config["submodels"]))

@@ -111,7 +111,7 @@ def recordings_of(data: L.LightningDataModule | None) -> Sequence[np.ndarray]:
     try:
         return data.preview_sounds() if hasattr(data, "preview_sounds") else []
     except (WavedilError, OSError) as error:
-        say(f"recordings beside the samples skipped: {error}")
+        say(f"recordings for comparison skipped: {error}")
         return []
 
 
