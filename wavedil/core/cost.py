@@ -12,6 +12,13 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def zero_share(module: nn.Module) -> float:
+    """Share of zeros among the weights: the parameters with more than one axis."""
+    weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    total = sum(weight.numel() for weight in weights)
+    return 1 - sum(int(weight.count_nonzero()) for weight in weights) / total if total else 0.0
+
+
 def count_multiply_adds(module: nn.Module, *example_inputs: Tensor) -> int:
     """Multiply-adds of one forward pass of ``module`` over ``example_inputs``, for the complete batch.
 

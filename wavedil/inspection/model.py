@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.cost import count_multiply_adds, count_parameters
+from wavedil.core.cost import count_multiply_adds, count_parameters, zero_share
 from wavedil.core.gridding import audit_gridding
 from wavedil.core.measured_field import MeasuredField, measure_receptive_field
 from wavedil.errors import WavedilError, count_text
@@ -75,7 +75,8 @@ class _Scores(_Part):
 def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict[str, Any]:
     """The dict of :func:`wavedil.inspection.schedule.inspect_schedule` for a model.
 
-    ``parameters`` is the number of parameters of the model, ``multiply_adds`` is per position of the input. For an
+    ``parameters`` is the number of parameters of the model, ``multiply_adds`` is per position of the input, and
+    ``zero_weights`` is the share of weights that are zero. For an
     effect without one schedule the dict has only ``parameters``, ``multiply_adds``, ``receptive_field`` (in samples;
     None for a recurrent network, which has no limit), ``receptive_field_ms``, ``sample_rate``, ``recurrent_layers`` and
     ``networks``, which describes each network of a model that has several.
@@ -98,7 +99,7 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
         )
     ndim = getattr(model, "ndim", 1)
     field: Any = model.receptive_field
-    return audit_info(
+    info = audit_info(
         audit_gridding(model.dilations, model.kernel_size, ndim),
         channels=getattr(model, "channels", getattr(model, "config", {}).get("channels")),
         parameters=count_parameters(model),
@@ -106,6 +107,7 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
         receptive_field=field if isinstance(field, int) else max(field),
         sample_rate=getattr(model, "sample_rate", None),
     )
+    return info | {"zero_weights": zero_share(model)}
 
 
 def multiply_adds_per_position(model: nn.Module, example_input: Tensor | None = None) -> int | None:

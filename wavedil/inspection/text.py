@@ -81,6 +81,8 @@ def _growth_table(info: dict[str, Any]) -> list[str]:
 def _size_facts(info: dict[str, Any]) -> list[tuple[str, str]]:
     undilated, ndim = info["undilated"], info["ndim"]
     facts = [("receptive field", field_text(info)), ("parameters", f"{info['parameters']:,}")]
+    if info.get("zero_weights", 0) >= 0.01:
+        facts.append(("zero weights", f"{info['zero_weights']:.1%}"))
     if info["multiply_adds"] is not None:
         facts.append(("multiply-adds", f"{info['multiply_adds']:,} per output {UNITS[ndim][:-1]}"))
     if undilated["layers_for_same_field"] > info["layers"]:

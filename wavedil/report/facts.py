@@ -98,6 +98,9 @@ def figures_html(run: Run) -> str:
             if other[2] != shown[2]:
                 note += f"; {label} {_formatted(column, other[2])} at step {other[0]:.0f}"
         items.append((name, _formatted(column, shown[2]), note))
+    zeros = run.validation.get("zero_weights")
+    if isinstance(zeros, int | float) and zeros >= 0.01:
+        items.append(("zero weights", f"{zeros:.1%}", "share of the saved model's weights"))
     floor = run.about.get("noise_floor")
     if isinstance(floor, int | float):
         note = "between two passes of one passage of the input; noise alone leaves a model half of it"

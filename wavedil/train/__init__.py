@@ -13,11 +13,13 @@ from wavedil.train.segmentation import SegmentationModule
 from wavedil.train.segmentation_data import SegmentationData
 from wavedil.train.sharding import FSDP
 from wavedil.train.sound import AudioData, AudioModule
+from wavedil.train.sparsity import BlockSparsity
 from wavedil.train.vocoder import VocoderData, VocoderModule
 
 __all__ = [
     "AudioData",
     "AudioModule",
+    "BlockSparsity",
     "EffectData",
     "EffectModule",
     "FSDP",

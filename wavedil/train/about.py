@@ -13,7 +13,7 @@ import torch
 
 from wavedil import __version__
 from wavedil.audio.data.captures import Findings
-from wavedil.core.cost import count_parameters
+from wavedil.core.cost import count_parameters, zero_share
 from wavedil.errors import count_text
 from wavedil.outputs import BestEffort
 from wavedil.train.module import TrainingModule
@@ -50,7 +50,8 @@ def write_about(trainer: L.Trainer, module: TrainingModule) -> None:
 def write_validation(trainer: L.Trainer, module: TrainingModule) -> None:
     """Writes ``validation.json``: step and details of the validation of the saved model."""
     path = Path(trainer.default_root_dir) / "validation.json"
-    _write(path, {"step": trainer.global_step, **module.validation_details()})
+    zeros = zero_share(module.eval_network)
+    _write(path, {"step": trainer.global_step, "zero_weights": zeros, **module.validation_details()})
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -232,14 +232,17 @@ class TrainingModule(L.LightningModule):
         remaining = 1.0 - self.budget_used()
         return warmup * (min(1.0, remaining / self.lr_decay) ** self.lr_power if self.lr_decay > 0 else 1.0)
 
-    def budget_used(self) -> float:
-        """Used fraction of the budget, 0 to 1: of steps, epochs or time, whichever is greatest."""
+    def budget_used(self, steps: int = 0) -> float:
+        """Fraction of the budget that is used after ``steps`` more steps, 0 to 1: of steps, epochs or time, whichever
+        is greatest.
+        """
         trainer, used = self.trainer, 0.0
+        step = trainer.global_step + steps
         if trainer.max_steps > 0:
-            used = trainer.global_step / trainer.max_steps
+            used = step / trainer.max_steps
         elif (trainer.max_epochs or 0) > 0:  # the number of batches is infinite for data without end
-            steps = trainer.max_epochs * trainer.num_training_batches / trainer.accumulate_grad_batches
-            used = trainer.global_step / steps if steps else 0.0
+            total = trainer.max_epochs * trainer.num_training_batches / trainer.accumulate_grad_batches
+            used = step / total if total else 0.0
         for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
             remaining = timer.time_remaining()
             if remaining is not None:
