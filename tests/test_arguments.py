@@ -40,6 +40,7 @@ def segmenter():
     return vision.Segmenter(
         vision.SmallBackbone(8, 4), vision.Conv1x1Head([3, 8], 3), vision.ContextModule(3, "kitti"), vision.CRFRNN(3),
         num_classes=3, classes=["a", "b", "c"], mask_values=[[0, 0, 0], [9, 9, 9], [7, 7, 7]], ignore_label="rest",
+        auxiliary=vision.FCNHead(8, 3), auxiliary_level=-1,
     )  # fmt: skip
 
 
@@ -117,6 +118,7 @@ EXAMPLES = {
     heads.SummedASPP: lambda: heads.SummedASPP([3, 4], 3, [1, 2], 4),
     heads.Conv1x1Head: lambda: heads.Conv1x1Head(4, 3),
     heads.Degridding: lambda: heads.Degridding(4, 3, "2,1", 4),
+    heads.FCNHead: lambda: heads.FCNHead([2, 8], 3),
     heads.FCN8s: lambda: heads.FCN8s([2, 3, 4], 3),
     heads.LargeFOV: lambda: heads.LargeFOV(4, 3, 2, 4),
     heads.NonLocal: lambda: heads.NonLocal(4, 3, 4),

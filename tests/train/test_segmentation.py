@@ -16,7 +16,7 @@ from wavedil.errors import WavedilError
 from wavedil.train import SegmentationData, SegmentationModule
 from wavedil.train.recipes import find_recipe, known_recipes
 from wavedil.train.run import train
-from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone, load, save
+from wavedil.vision import Conv1x1Head, FCNHead, Segmenter, SmallBackbone, load, save
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.palette import default_palette
 
@@ -169,6 +169,35 @@ def test_a_head_is_a_name_in_the_recipe(tmp_path, pictures, head, more):
     assert type(load(folder / "model").head).__name__ == head
 
 
+def test_an_auxiliary_head_is_trained_saved_and_kept_in_the_next_stage(tmp_path, pictures):
+    options = [option for option in TINY if not option.startswith("--model.")]
+    options += [f"--data.root={pictures}", "--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    backbone = ["--model.backbone=TimmBackbone", "--model.backbone.name=test_resnet", "--model.backbone.levels=[4]"]
+    head = ["--model.auxiliary=FCNHead", "--model.auxiliary.channels=5", "--model.context=null"]
+    first = train("tiny", out=str(tmp_path / "first"), overrides=[*options, *backbone, *head])
+    model = load(first / "model")
+    assert type(model.auxiliary) is FCNHead and model.auxiliary.score.in_channels == 5
+    assert "auxiliary FCNHead" in json.loads((first / "about.json").read_text())["model"]
+    options += [f"--model.init={first / 'model'}", "--model.frozen=[backbone, head]", "--model.warmup_steps=0"]
+    second = weights(train("context", out=str(tmp_path / "second"), overrides=options))
+    assert any(not torch.equal(second[key], value) for key, value in weights(first).items() if "auxiliary" in key)
+
+
+def test_the_loss_has_the_weighted_loss_of_the_auxiliary_head():
+    module = SegmentationModule(SmallBackbone(8, 4), auxiliary_weight=0.3)
+    module.network = Segmenter(
+        SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3, auxiliary=FCNHead(8, 3, dropout=0.0), auxiliary_level=-1
+    )
+    module.log = lambda *args, **options: None
+    batch = {"image": torch.rand(2, 3, 12, 8), "labels": torch.randint(0, 3, (2, 12, 8))}
+    main, auxiliary = (
+        module.loss(scores, batch["labels"]) for scores in module.network.training_scores(batch["image"])
+    )
+    torch.testing.assert_close(module.training_step(batch, 0), main + 0.3 * auxiliary)
+    module.network.auxiliary = None
+    torch.testing.assert_close(module.training_step(batch, 0), main)
+
+
 def test_groups_of_the_optimizer():
     module = SegmentationModule(SmallBackbone(8, 4), backbone_lr_scale=0.5)
     module.network = Segmenter(SmallBackbone(8, 4), Conv1x1Head(8, 3), num_classes=3)
@@ -207,6 +236,8 @@ def test_number_of_validated_and_shown_images(pictures):
         (["--model.context=null", "--model.frozen=[context]"], "there is no context"),
         (["--model.backbone=null"], "backbone and init are null"),
         (["--model.head.chanels=3"], "chanels"),
+        (["--model.auxiliary=FCNHead"], "auxiliary_level is -2, and the backbone returns 1 feature map"),
+        (["--model.auxiliary=FCNHead", "--model.auxiliary_weight=-1"], "auxiliary_weight is -1"),
         (["--model.optimizer.lr=-1"], "learning rate"),
         (["--previews.seconds=3"], "previews.seconds|seconds"),
         (["--samples.temperature=3"], "temperature"),

@@ -37,7 +37,8 @@ class RegressionModule(SegmentationModule):
     truth = "targets"
 
     def __init__(self, loss: nn.Module | None = None, **options: Any):
-        super().__init__(refinement=None, loss=SmoothL1() if loss is None else loss, **options)
+        absent = {"refinement": None, "auxiliary": None, "auxiliary_level": -2, "auxiliary_weight": 0.0}
+        super().__init__(loss=SmoothL1() if loss is None else loss, **absent, **options)
 
     def build_network(self, parts: Sequence[nn.Module | None], shared: dict[str, Any], data: Any) -> Regressor:
         backbone, head, context, _ = parts

@@ -18,7 +18,7 @@ from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix, finite
 from wavedil.vision.models.heads import Conv1x1Head
 from wavedil.vision.models.predictor import DensePredictor
-from wavedil.vision.models.segmenter import Segmenter
+from wavedil.vision.models.segmenter import Level, Segmenter, level_of
 from wavedil.weights import check_savable, load
 
 PARTS = ("backbone", "head", "context", "refinement")
@@ -39,6 +39,11 @@ class SegmentationModule(TrainingModule):
         init: a model folder to start from, e.g. ``runs/frontend/model``. Its parts replace those that are None here, so
             each stage of training names only the parts that it adds. Its scale and classes apply if the data set none.
             If ``backbone`` is also set, it loads the weights of the model's backbone and may have another stride.
+        auxiliary: builds an auxiliary head on an earlier feature map, from its channels and the number of classes, e.g.
+            :class:`wavedil.vision.FCNHead`; None for none. It is trained with the same loss, is not used in validation
+            and prediction, and is kept in the saved model.
+        auxiliary_level: which feature map it reads, see :class:`wavedil.vision.Segmenter`.
+        auxiliary_weight: weight of its loss, 0.4 as in PSPNet (Zhao et al. 2017, arXiv 1612.01105, section 3.3).
         frozen: parts that are not trained, of ``backbone``, ``head``, ``context`` and ``refinement``; their
             normalization is not updated either. ``[backbone, head]`` for the second stage of Yu & Koltun, which trains
             the context module on a trained front end.
@@ -67,6 +72,9 @@ class SegmentationModule(TrainingModule):
         head: Callable[[int, int], nn.Module] | None = None,
         context: Callable[[int], nn.Module] | None = None,
         refinement: Callable[[int], nn.Module] | None = None,
+        auxiliary: Callable[[int, int], nn.Module] | None = None,
+        auxiliary_level: Level = -2,
+        auxiliary_weight: NotNegative = 0.4,
         init: str | None = None,
         frozen: Sequence[str] = (),
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
@@ -86,6 +94,8 @@ class SegmentationModule(TrainingModule):
         # In a dictionary: as attributes the modules would be in each checkpoint twice.
         self.parts = {"backbone": backbone, "head": head, "context": context, "refinement": refinement}
         self.parts["init"] = None if init is None else load(init, expect=DensePredictor)
+        self.parts["auxiliary"] = auxiliary
+        self.auxiliary_level, self.auxiliary_weight = auxiliary_level, auxiliary_weight
         self.init, self.frozen, self.backbone_lr_scale, self.align = init, tuple(frozen), backbone_lr_scale, align
         self.network = None
         self.loss = CrossEntropy() if loss is None else loss
@@ -135,8 +145,19 @@ class SegmentationModule(TrainingModule):
             mask_values=scheme.mask_values,
             ignore_label=scheme.ignore_label,
             palette=scheme.colors,
+            **self._build_auxiliary(parts[0], data.num_outputs),
             **shared,
         )
+
+    def _build_auxiliary(self, backbone: nn.Module, num_outputs: int) -> dict[str, Any]:
+        """The auxiliary head and its level: from the arguments, or from ``init``."""
+        build, start = self.parts["auxiliary"], self.initial_network
+        if build is not None:
+            channels = level_of(getattr(backbone, "level_channels", None) or [backbone.channels], self.auxiliary_level)
+            return {"auxiliary": build(channels, num_outputs), "auxiliary_level": self.auxiliary_level}
+        if start is None or self.parts["backbone"] is not None:
+            return {}
+        return {"auxiliary": start.auxiliary, "auxiliary_level": start.auxiliary_level}
 
     def _build_parts(self, num_outputs: int) -> list[nn.Module | None]:
         """One part for each of ``PARTS``: from the arguments, or from ``init``."""
@@ -173,6 +194,7 @@ class SegmentationModule(TrainingModule):
         network = self.network
         parts = [getattr(network, name) for name in PARTS]
         names = ", ".join(type(part).__name__ for part in parts if part is not None)
+        names += "" if network.auxiliary is None else f", auxiliary {type(network.auxiliary).__name__}"
         field = network.receptive_field
         field = "receptive field: the full image" if field is None else f"receptive field {field} pixels"
         frozen = f", {' and '.join(self.frozen)} frozen" if self.frozen else ""
@@ -183,7 +205,7 @@ class SegmentationModule(TrainingModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = []
-        for name in (*PARTS[1:], PARTS[0]):
+        for name in (*PARTS[1:], "auxiliary", PARTS[0]):
             part, scale = getattr(self.network, name), self.backbone_lr_scale if name == "backbone" else 1.0
             trained = [] if part is None else [p for p in part.parameters() if p.requires_grad]
             groups.append({"params": [p for p in trained if p.ndim > 1], "lr_scale": scale})
@@ -197,8 +219,13 @@ class SegmentationModule(TrainingModule):
         return self
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self.call(self.network, batch["image"]), batch[self.truth])
-        self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))
+        image, truth = batch["image"], batch[self.truth]
+        if self.network.auxiliary is None:
+            loss = self.loss(self.call(self.network, image), truth)
+        else:
+            scores, auxiliary = self.call(self.network.training_scores, image)
+            loss = self.loss(scores, truth) + self.auxiliary_weight * self.loss(auxiliary, truth)
+        self.log("train/loss", loss.detach(), batch_size=len(image))
         return loss
 
     def on_validation_epoch_start(self) -> None:

@@ -12,11 +12,12 @@ from wavedil.core.gridding import audit_gridding
 def inspect_predictor(model: nn.Module) -> dict[str, Any]:
     """Numbers of a :class:`wavedil.vision.Segmenter` or ``Regressor``, as a dictionary for JSON.
 
-    ``classes`` is empty for a regressor. ``parameters`` counts all parts, ``multiply_adds`` is per pixel of the image,
+    ``classes`` is empty for a regressor. ``parameters`` counts all parts, ``multiply_adds`` is per pixel of the image
+    (without the auxiliary head, which is for training only),
     ``receptive_field`` is in pixels along one axis (None: the entire image). ``dilations``, ``holes``, ``path_ratio``
     and ``hdc_m2`` describe the context module, in cells of the feature map; they are None without one.
     """
-    parts = {name: getattr(model, name) for name in ("backbone", "head", "context", "refinement")}
+    parts = {name: getattr(model, name) for name in ("backbone", "head", "context", "refinement", "auxiliary")}
     side = 16 * model.output_stride
     like = model.mean
     image = torch.zeros(1, 3, side, side, dtype=like.dtype, device=like.device)

@@ -60,6 +60,7 @@ class DensePredictor(nn.Module):
         if len(mean) != 3 or len(std) != 3:
             raise WavedilError(f"mean is {shown(mean)} and std is {shown(std)}: expected three numbers each")
         self.backbone, self.head, self.context, self.refinement = backbone, head, context, refinement
+        self.auxiliary: nn.Module | None = None
         self.num_outputs, self.scale, self.align = num_outputs, scale, align
         # Not persistent: both are in config.json already.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
@@ -111,6 +112,11 @@ class DensePredictor(nn.Module):
 
         The scores have shape ``(batch, num_outputs, ceil(height / stride), ceil(width / stride))``.
         """
+        x = self._padded(image)
+        return self._cropped(self._scores(self.backbone(x)), image, x)
+
+    def _padded(self, image: Tensor) -> Tensor:
+        """The normalized image, padded to a multiple of the stride."""
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point() or 0 in image.shape:
             raise WavedilError(
                 f"image is {image.dtype} of shape {tuple(image.shape)}: expected floats in [0, 1] of shape "
@@ -119,17 +125,21 @@ class DensePredictor(nn.Module):
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         height, width = image.shape[2:]
         bottom, right = -height % self.output_stride, -width % self.output_stride
-        scores = self._network(F.pad(x, (0, right, 0, bottom)) if bottom or right else x)
+        return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+    def _cropped(self, scores: Tensor, image: Tensor, x: Tensor) -> tuple[Tensor, int]:
+        """The scores of the padded image ``x`` that belong to ``image``, and their stride."""
         if scores.shape[1] != self.num_outputs:
             raise WavedilError(
                 f"head and context return {scores.shape[1]} channels: expected {self.num_outputs}, one for each class "
                 "(1 for a Regressor)"
             )
-        stride = (height + bottom) // scores.shape[2]
-        return scores[:, :, : -(-height // stride), : -(-width // stride)], stride
+        stride = x.shape[2] // scores.shape[2]
+        height, width = (-(-pixels // stride) for pixels in image.shape[2:])
+        return scores[:, :, :height, :width], stride
 
-    def _network(self, x: Tensor) -> Tensor:
-        scores = self.head(self.backbone(x))
+    def _scores(self, features: Tensor | Sequence[Tensor]) -> Tensor:
+        scores = self.head(features)
         return scores if self.context is None else self.context(scores)
 
     def _traced(self, image: Tensor) -> Tensor:
@@ -140,7 +150,7 @@ class DensePredictor(nn.Module):
         size, stride = image.shape[2:], self.output_stride
         height, width = ((pixels + stride - 1) // stride * stride for pixels in size)
         x = F.pad((image - self.mean) / self.std, (0, width - size[1], 0, height - size[0]))
-        scores = self._network(x)
+        scores = self._scores(self.backbone(x))
         strides = [pixels // cells for pixels, cells in zip((height, width), scores.shape[2:], strict=True)]
         for axis, (pixels, s) in enumerate(zip(size, strides, strict=True), 2):
             scores = first_cells(scores, axis, (pixels + s - 1) // s)

@@ -1,17 +1,20 @@
 """Semantic segmentation: backbone, head, optional context module and optional refinement."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from wavedil.core.schema import Range
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 from wavedil.vision.data.labels import IGNORED, MAX_CLASSES, Ignored, LabelScheme, Value
 from wavedil.vision.data.palette import Color
 from wavedil.vision.models.predictor import MEAN, STD, DensePredictor, Mean, Resize, Std
+from wavedil.vision.models.upsample import upsample
 from wavedil.weights import register
 
+T = TypeVar("T")
+Level = Annotated[int, Range(-64, 63)]
 LabelCount = Annotated[int, Range(1, MAX_CLASSES)]  # label maps have 8 bits
 
 
@@ -38,6 +41,11 @@ class Segmenter(DensePredictor):
         scale: images are resized by this factor before they enter the network, in training and in prediction.
         align: pixel alignment of feature-map cells, ``"center"`` or ``"corner"``, see :func:`wavedil.vision.upsample`.
             Default: the backbone's attribute ``align`` if it has one, else ``"center"``.
+        auxiliary: head on an earlier feature map of the backbone for deep supervision, as in PSPNet (Zhao et al. 2017,
+            arXiv 1612.01105, section 3.3); used only by :meth:`training_scores`, and saved with the model. None for
+            none.
+        auxiliary_level: which map of the backbone's list it reads: -2 is the last but one, -1 the last, which is the
+            only one of a backbone without ``levels``.
         mean, std: mean and standard deviation of red, green and blue; the backbone gets (image - mean) / std.
 
     Raises:
@@ -58,6 +66,8 @@ class Segmenter(DensePredictor):
         palette: Sequence[Color] | None = None,
         scale: Resize = 1.0,
         align: str | None = None,
+        auxiliary: nn.Module | None = None,
+        auxiliary_level: Level = -2,
         mean: Mean = MEAN,
         std: Std = STD,
     ):
@@ -66,6 +76,7 @@ class Segmenter(DensePredictor):
             raise WavedilError(f"classes has {len(names)} names: expected one for each of {num_classes} classes")
         super().__init__(backbone, head, context, refinement, num_classes, scale, align, mean, std)
         self.num_classes = num_classes
+        self.auxiliary, self.auxiliary_level = auxiliary, auxiliary_level
         self.label_scheme = LabelScheme(names, mask_values, ignore_label, palette)
 
     @property
@@ -82,3 +93,26 @@ class Segmenter(DensePredictor):
     def ignore_label(self) -> Ignored:
         """The value or values of ignored pixels in mask files. In tensors the ignore label is always 255."""
         return self.label_scheme.ignore_label
+
+    def training_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores at every pixel, as :meth:`forward`, and those of the auxiliary head, both of the same shape."""
+        x = self._padded(image)
+        features = self.backbone(x)
+        level = level_of(features if isinstance(features, list | tuple) else [features], self.auxiliary_level)
+        auxiliary, stride = self._cropped(self.auxiliary(level), image, x)
+        scores = self.upsample_scores(image, *self._cropped(self._scores(features), image, x))
+        return scores, upsample(auxiliary, image.shape[2:], stride=stride, align=self.align)
+
+
+def level_of(levels: Sequence[T], number: int) -> T:
+    """The feature map, or its channels, that an auxiliary head reads.
+
+    Raises:
+        WavedilError: there is no such map.
+    """
+    if not -len(levels) <= number < len(levels):
+        raise WavedilError(
+            f"auxiliary_level is {number}, and the backbone returns {count_text(len(levels), 'feature map')}: expected "
+            f"{-len(levels)} to {len(levels) - 1}, or more levels of the backbone"
+        )
+    return levels[number]

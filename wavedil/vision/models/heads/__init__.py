@@ -14,6 +14,7 @@ heads that see the full map (image pooling, attention): images cannot be split i
 from wavedil.vision.models.heads.aspp import ASPP, SummedASPP
 from wavedil.vision.models.heads.conv1x1 import Conv1x1Head
 from wavedil.vision.models.heads.degridding import Degridding
+from wavedil.vision.models.heads.fcn import FCNHead
 from wavedil.vision.models.heads.fcn8s import FCN8s
 from wavedil.vision.models.heads.large_fov import LargeFOV
 from wavedil.vision.models.heads.non_local import NonLocal
@@ -26,6 +27,7 @@ __all__ = [
     "Conv1x1Head",
     "Degridding",
     "FCN8s",
+    "FCNHead",
     "LargeFOV",
     "NonLocal",
     "ParallelDilations",
