@@ -173,6 +173,7 @@ def test_an_auxiliary_head_is_trained_saved_and_kept_in_the_next_stage(tmp_path,
     options = [option for option in TINY if not option.startswith("--model.")]
     options += [f"--data.root={pictures}", "--trainer.max_steps=2", "--trainer.val_check_interval=2"]
     backbone = ["--model.backbone=TimmBackbone", "--model.backbone.name=test_resnet", "--model.backbone.levels=[4]"]
+    backbone.append("--model.backbone.output_stride=8")
     head = ["--model.auxiliary=FCNHead", "--model.auxiliary.channels=5", "--model.context=null"]
     first = train("tiny", out=str(tmp_path / "first"), overrides=[*options, *backbone, *head])
     model = load(first / "model")
@@ -181,6 +182,8 @@ def test_an_auxiliary_head_is_trained_saved_and_kept_in_the_next_stage(tmp_path,
     options += [f"--model.init={first / 'model'}", "--model.frozen=[backbone, head]", "--model.warmup_steps=0"]
     second = weights(train("context", out=str(tmp_path / "second"), overrides=options))
     assert any(not torch.equal(second[key], value) for key, value in weights(first).items() if "auxiliary" in key)
+    with pytest.raises(WavedilError, match="model.auxiliary"):
+        train("depth", out=str(tmp_path / "depth"), overrides=["--model.auxiliary=FCNHead"])
 
 
 def test_the_loss_has_the_weighted_loss_of_the_auxiliary_head():
@@ -236,6 +239,8 @@ def test_number_of_validated_and_shown_images(pictures):
         (["--model.context=null", "--model.frozen=[context]"], "there is no context"),
         (["--model.backbone=null"], "backbone and init are null"),
         (["--model.head.chanels=3"], "chanels"),
+        (["--model.head=Dice"], "head cannot be built from in_channels, num_classes"),
+        (["--model.context=Lovasz"], "context cannot be built from num_classes"),
         (["--model.auxiliary=FCNHead"], "auxiliary_level is -2, and the backbone returns 1 feature map"),
         (["--model.auxiliary=FCNHead", "--model.auxiliary_weight=-1"], "auxiliary_weight is -1"),
         (["--model.optimizer.lr=-1"], "learning rate"),

@@ -119,7 +119,7 @@ def parse_yaml(text: str) -> Any:
 
 @contextmanager
 def strict_yaml() -> Iterator[list[WavedilError]]:
-    """While it is active, jsonargparse reads files and texts as :func:`load_yaml` does.
+    """While it is active, jsonargparse reads files and texts as :func:`load_yaml` does, and prefers classes of wavedil.
 
     Yields a list of the files' errors: jsonargparse tries other types after them, and reports the last.
     """
@@ -145,7 +145,21 @@ def strict_yaml() -> Iterator[list[WavedilError]]:
             value["init_args"] = nested._replace(val=json.dumps(nested.val))
         return adapt(value, *args, **kwargs)
 
+    resolve = jsonargparse_types.resolve_class_path_by_name
+
+    def resolve_class(cls: Any, name: str) -> str:
+        # jsonargparse refuses a name that other packages have, too: torchvision has an ASPP, once it is imported.
+        try:
+            return resolve(cls, name)
+        except ValueError:
+            paths = jsonargparse_types.get_all_subclass_paths(cls)
+            ours = [path for path in paths if path.startswith("wavedil.") and path.rpartition(".")[2] == name]
+            if len(ours) != 1:
+                raise
+            return ours[0]
+
     with (
+        patch.object(jsonargparse_types, "resolve_class_path_by_name", resolve_class),
         patch.object(jsonargparse_loaders, "yaml_default_loader", _Loader),  # no public setting reaches all its calls
         patch.object(jsonargparse.Path, "read_text", read_file),
         patch.object(jsonargparse_types, "adapt_class_type", adapt_class),

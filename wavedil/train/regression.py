@@ -37,8 +37,14 @@ class RegressionModule(SegmentationModule):
     truth = "targets"
 
     def __init__(self, loss: nn.Module | None = None, **options: Any):
-        absent = {"refinement": None, "auxiliary": None, "auxiliary_level": -2, "auxiliary_weight": 0.0}
-        super().__init__(loss=SmoothL1() if loss is None else loss, **absent, **options)
+        super().__init__(
+            refinement=None,
+            auxiliary=None,
+            auxiliary_level=-2,
+            auxiliary_weight=0.0,
+            loss=SmoothL1() if loss is None else loss,
+            **options,
+        )
 
     def build_network(self, parts: Sequence[nn.Module | None], shared: dict[str, Any], data: Any) -> Regressor:
         backbone, head, context, _ = parts

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from wavedil.core.cost import count_parameters
 from wavedil.core.schema import checked
-from wavedil.errors import WavedilError, one_of
+from wavedil.errors import WavedilError, first_line, one_of
 from wavedil.train.data import Decay, NotNegative, OptionalCount
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.train.previews.images import ImagePreviews, ImageSamples
@@ -154,7 +154,10 @@ class SegmentationModule(TrainingModule):
         build, start = self.parts["auxiliary"], self.initial_network
         if build is not None:
             channels = level_of(getattr(backbone, "level_channels", None) or [backbone.channels], self.auxiliary_level)
-            return {"auxiliary": build(channels, num_outputs), "auxiliary_level": self.auxiliary_level}
+            return {
+                "auxiliary": _build("auxiliary", build, in_channels=channels, num_classes=num_outputs),
+                "auxiliary_level": self.auxiliary_level,
+            }
         if start is None or self.parts["backbone"] is not None:
             return {}
         return {"auxiliary": start.auxiliary, "auxiliary_level": start.auxiliary_level}
@@ -178,9 +181,10 @@ class SegmentationModule(TrainingModule):
             head = start.head
         else:
             channels = getattr(backbone, "level_channels", None) or getattr(backbone, "channels", None)
-            head = (head or Conv1x1Head)(in_channels=channels, num_classes=num_outputs)
-        others = ((self.parts[name], getattr(start, name, None)) for name in PARTS[2:])
-        return [backbone, head, *(part if build is None else build(num_outputs) for build, part in others)]
+            head = _build("head", head or Conv1x1Head, in_channels=channels, num_classes=num_outputs)
+        others = ((name, self.parts[name], getattr(start, name, None)) for name in PARTS[2:])
+        others = (part if build is None else _build(name, build, num_outputs) for name, build, part in others)
+        return [backbone, head, *others]
 
     def _normalization(self) -> dict[str, Sequence[float]]:
         """Mean and standard deviation for the input: from ``init``, or from the backbone."""
@@ -247,3 +251,17 @@ class SegmentationModule(TrainingModule):
     def validation_details(self) -> dict[str, Any]:
         """The confusion matrix, as label, prediction and number of pixels, and the boundary F1 of each class."""
         return {"confusion": self.matrix.entries(), "boundary_f1": finite(self.boundary.scores)}
+
+
+def _build(name: str, build: Callable[..., nn.Module], *args: int, **sizes: Any) -> nn.Module:
+    """A part of the network, from the number of classes, or from the channels of its input and the number of classes.
+
+    Raises:
+        WavedilError: the class does not take them.
+    """
+    try:
+        return build(*args, **sizes)
+    except TypeError as error:
+        raise WavedilError(
+            f"{name} cannot be built from {', '.join(sizes) or 'num_classes'}: {first_line(error)}"
+        ) from None
