@@ -108,6 +108,8 @@ def test_bad_arguments(arguments, message):
 def test_rank_correlation():
     assert rank_correlation([3, 2, 1], [0.1, 0.2, 0.9]) == pytest.approx(1)
     assert rank_correlation([3, 2, 1], [0.9, 0.2, 0.1]) == pytest.approx(-1)
+    # Scipy's spearmanr; equal values have the mean of their ranks.
+    assert rank_correlation([1, 2, 2, 3, 9], [0.5, 0.4, 0.1, 0.3, 0.2]) == pytest.approx(0.5642880936468347)
     assert rank_correlation([1, 2], [1, 2]) is None and rank_correlation([1, 2, 3], [1, 1, 1]) is None
 
 

@@ -203,8 +203,10 @@ def rank_correlation(scores: Sequence[float], errors: Sequence[float]) -> float 
     """Spearman's correlation of scores and low errors: 1 if the order is the same; None of fewer than 3, or of ties."""
     if len(scores) < 3 or len(set(scores)) == 1 or len(set(errors)) == 1:
         return None
-    order = [np.unique(values, return_inverse=True)[1] for values in (scores, [-error for error in errors])]
-    return float(np.corrcoef(*order)[0, 1])
+    columns = [np.array(values, dtype=float) for values in (scores, [-error for error in errors])]
+    # Equal values have the mean of their ranks.
+    ranks = [[(values < each).sum() + (values == each).sum() / 2 for each in values] for values in columns]
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def _schedules(

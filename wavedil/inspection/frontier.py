@@ -48,19 +48,20 @@ def render_frontier(result: dict[str, Any], sample_rate: int | None = None) -> s
 
 
 def plot_frontier(result: dict[str, Any], path: str | Path) -> None:
-    """Writes a picture of each candidate's error and cost, with the lowest error by cost; without trainings, of the
-    proxy and cost.
+    """Writes a picture of each candidate's error and cost, with the name of the best of each budget; without
+    trainings, of the proxy and cost.
 
     Raises:
         WavedilError: the name does not end with .png, .svg or .pdf.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     unit = result["unit"]
     trained = [row for row in result["candidates"] if row.get("error") is not None]
     rows, key = (trained, "error") if trained else (result["candidates"], "score")
-    figure = Figure(figsize=(9, 5.6), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(8, 4.8), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
@@ -70,21 +71,25 @@ def plot_frontier(result: dict[str, Any], path: str | Path) -> None:
             [row[unit] for row in points], [row[key] for row in points], s=44, color=color, label=kind, zorder=3
         )
     if trained:
-        best, frontier = float("inf"), []
-        for row in sorted(rows, key=lambda row: (row[unit], row[key])):
-            if row[key] < best:
-                best = row[key]
-                frontier.append(row)
-        axes.plot([row[unit] for row in frontier], [row[key] for row in frontier], color="#b7c1cc", zorder=2)
-        for row in frontier:
-            name = f"{shorten(row['schedule'], 30)}, kernel {row['kernel_size']}"
-            axes.annotate(
-                name, (row[unit], row[key]), xytext=(6, -12), textcoords="offset points", fontsize=8.5, color="#1f2a37"
-            )
-        if all(row["error"] > 0 for row in rows):
+        groups = [[row for row in rows if row["budget"] == budget] for budget in sorted({r["budget"] for r in rows})]
+        best = [min(group, key=lambda row: row["error"]) for group in groups]
+        axes.plot([row[unit] for row in best], [row["error"] for row in best], color="#b7c1cc", zorder=2)
+        for row in best:
+            name = f"{shorten(row['schedule'], 26)}, kernel {row['kernel_size']}, {row['channels']} channels"
+            place = row[unit], row["error"]
+            axes.annotate(name, place, xytext=(0, -15), textcoords="offset points", fontsize=8.5, ha="center")
+        errors = [row["error"] for row in rows]
+        if 0 < 3 * min(errors) < max(errors):
             axes.set_yscale("log")
     axes.set_xscale("log")
-    axes.set(xlabel=_NOUNS[unit], ylabel=f"held-out {result['metric']}" if trained else "proxy (higher is better)")
+    budgets = sorted({row["budget"] for row in rows})
+    axes.set_xticks(budgets, [f"{budget:,.6g}" for budget in budgets])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    axes.margins(*((0.35, 0.1) if trained else (0.05, 0.05)))
+    metric = str(result.get("metric", "")).removeprefix("valid_")
+    axes.set(xlabel=_NOUNS[unit], ylabel=f"held-out {metric}" if trained else "proxy (higher is better)")
     axes.legend(frameon=False, fontsize=9)
     axes.grid(color="#edf0f4", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
