@@ -148,3 +148,18 @@ def test_a_warning_is_one_line(run):
         lines = run("warn").out.splitlines()
     assert lines[0] == "warning: a\\nb" and lines[1] == "file.py:3: DeprecationWarning: a"
     assert warnings.formatwarning is before
+
+
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        (["sample", "pluck", "--num", "0"], "--num is 0: expected a positive integer"),
+        (["sample", "pluck", "--top-k=-1"], "--top-k is -1: expected a positive integer up to 2147483647"),
+        (["search", "--field", "9", "--multiply-adds", "nan"], "--multiply-adds is nan: expected a number above 0"),
+        (["inspect", "1..x"], "schedule '1..x': 'x' is not an integer"),  # no option
+    ],
+)
+def test_an_error_about_an_argument_names_the_option(words, start, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]  # a first sampling prints that it compiles
+    assert error.startswith(f"error: {start}") and "None" not in error

@@ -122,7 +122,7 @@ def test_conditions_are_checked(refused, tmp_path, vocoder):
         (["--out", "{sounds}/0.flac/new"], "--out {sounds}/0.flac/new: {sounds}/0.flac is not a writable directory"),
         (["--out", "x.mid"], "out x.mid: expected a folder, or a file that ends with one of .wav"),
         (["--out", "x.wav", "--num", "2"], "num is 2, but out x.wav is one file"),
-        (["--with-prime"], "with_prime is set, but prime is not"),
+        (["--with-prime"], "--with-prime is set, but prime is not"),
         (["--steps", "3"], "--steps is not an option of a WaveNet: expected one of --seconds"),
         (["--engine", "numbaa"], "did you mean numba?"),
     ],

@@ -95,10 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.setLevel(logging.INFO)
     format_warning = warnings.formatwarning
     warnings.formatwarning = _warning_line
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
         status = 0
         with printing():
-            status = _run(sys.argv[1:] if argv is None else list(argv))
+            status = _run(words)
         return status
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = extra_of(package)
         return _fail(f"{error.name} is not installed{f': {install_extra(extra)}' if extra else ''}")
     except (WavedilError, OSError) as error:
-        return _fail(_line(error), getattr(error, "status", 2))
+        return _fail(_about_option(_line(error), words), getattr(error, "status", 2))
     except MemoryError as error:
         return _fail(f"not enough memory{f' ({first_line(error)})' if str(error) else ''}: ask for less")
     except KeyboardInterrupt:
@@ -139,6 +140,15 @@ def _line(error: BaseException) -> str:
         path = error.filename2 or error.filename
         return printable(error.strerror if path is None else f"{os.fsdecode(path)}: {error.strerror}")
     return printable(re.sub(r"\[Errno \d+\] ", "", " ".join(str(error).split())))
+
+
+def _about_option(message: str, words: Sequence[str]) -> str:
+    """A message about a Python argument, ``top_k is -1``, as one about the option that was given: ``--top-k is -1``."""
+    name, _, rest = message.partition(" ")
+    option = f"--{name.replace('_', '-')}"
+    if name.isidentifier() and option in {word.partition("=")[0] for word in words}:
+        return f"{option} {rest.removesuffix(' or None')}"
+    return message
 
 
 def _run(words: list[str]) -> int:
