@@ -149,10 +149,10 @@ def test_quality_picks_a_network(run, refused, sounddevice, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--input-device", "usb1"], "input_device (--input-device) is 'usb1': expected a number (wavedil live --list"),
-        (["--output-device", "7"], "output_device (--output-device) is '7': expected a number"),
-        (["--input-channel", "3"], "input_channel is 3: expected at most 2, those of Built-in"),
-        (["--input-channel", "0"], "input_channel is 0: expected a positive integer up to 1024"),
+        (["--input-device", "usb1"], "--input-device is 'usb1': expected a number (wavedil live --list"),
+        (["--output-device", "7"], "--output-device is '7': expected a number"),
+        (["--input-channel", "3"], "--input-channel is 3: expected at most 2, those of Built-in"),
+        (["--input-channel", "0"], "--input-channel is 0: expected a positive integer up to 1024"),
         (["--block", "8"], "block is 8: expected an integer from 16 to 8192"),
         (["--block", "10000"], "block is 10000: expected an integer from 16 to 8192"),
         (["--seconds", "nan"], "seconds is nan: expected a number from 0"),

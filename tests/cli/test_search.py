@@ -21,7 +21,7 @@ def test_a_table_json_and_a_picture(run, tmp_path):
     [
         (["--field", "64"], "--multiply-adds, --parameters or --nanoseconds is missing"),
         (["--multiply-adds", "64"], "--field is missing"),
-        (["--field", "64", "--multiply-adds", "nan"], "multiply_adds is nan"),
+        (["--field", "64", "--multiply-adds", "nan"], "--multiply-adds is nan"),
         (["--field", "64", "--multiply-adds", "3"], "the smallest candidate, of 1 channel, has 12"),
         (["--field", "64", "--multiply-adds", "5", "--parameters", "5"], "--parameters: not allowed with"),
         (["--field", "64", "--multiply-adds", "500", "--steps", "5"], "--steps is for training runs"),

@@ -219,7 +219,7 @@ def test_inspect(run, models):
         ),
         (["evaluate", "{models}/model", "{data}", "--confusion", "{data}/c.png"], "is in the input folder"),
         (["evaluate", "{models}/model", "{data}", "--confusion", "{models}/model/c.png"], "in a model folder"),
-        (["evaluate", "{models}/model", "{data}", "--boundary-tolerance", "0"], "boundary_tolerance is 0"),
+        (["evaluate", "{models}/model", "{data}", "--boundary-tolerance", "0"], "--boundary-tolerance is 0"),
         (
             ["evaluate", "{models}/sound", "{data}", "--image-ending", "x"],
             "--image-ending is not an option",

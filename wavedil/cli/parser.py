@@ -147,7 +147,7 @@ def _about_option(message: str, words: Sequence[str]) -> str:
     name, _, rest = message.partition(" ")
     option = f"--{name.replace('_', '-')}"
     if name.isidentifier() and option in {word.partition("=")[0] for word in words}:
-        return f"{option} {rest.removesuffix(' or None')}"
+        return f"{option} {re.sub(' or None$', ', or leave it out', rest)}"
     return message
 
 

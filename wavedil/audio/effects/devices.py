@@ -55,7 +55,7 @@ def find_device(sounddevice: ModuleType, kind: str, device: str | int | None) ->
     devices = list_devices(sounddevice)
     names = [str(each["name"]) for each in devices]
     suitable = [number for number, each in enumerate(devices) if each[f"max_{kind}_channels"] > 0]
-    option = f"{kind}_device (--{kind}-device)"
+    option = f"{kind}_device"
     if not suitable:
         raise WavedilError(f"no device has an {kind}: connect one {LIST}")
     if device is None:
