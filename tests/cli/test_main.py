@@ -154,7 +154,7 @@ def test_a_warning_is_one_line(run):
     ("words", "start"),
     [
         (["sample", "pluck", "--num", "0"], "--num is 0: expected a positive integer"),
-        (["sample", "pluck", "--top-k=-1"], "--top-k is -1: expected a positive integer up to 2147483647, or leave it out"),
+        (["sample", "pluck", "--top-k=-1"], "--top-k is -1: expected a positive integer up to"),
         (["search", "--field", "9", "--multiply-adds", "nan"], "--multiply-adds is nan: expected a number above 0"),
         (["inspect", "1..x"], "schedule '1..x': 'x' is not an integer"),  # no option
     ],

@@ -104,7 +104,7 @@ def test_devices_are_found_by_number_and_name(kind, device, number):
             MANY,
             "output",
             "usb",
-            r"--output-device\) is 'usb', which several .* 1 \(USB Audio \(front\)\), 2 \(usb audio",
+            r"output_device is 'usb', which several .* 1 \(USB Audio \(front\)\), 2 \(usb audio",
         ),
         (MANY, "input", "3", r"is 3, but Built-in has no input: expected one of \[0, 1\]"),
         (MANY, "input", "9", r"is '9': expected a number"),
