@@ -107,6 +107,9 @@ EXAMPLES = {
     nam.NAMLSTM: lambda: nam.NAMLSTM(3, 2, metadata={"name": "x"}),
     nam.NAMLinear: lambda: nam.NAMLinear(5, bias=True, metadata={"name": "x"}),
     vision.Segmenter: segmenter,
+    vision.MultilabelSegmenter: lambda: vision.MultilabelSegmenter(
+        vision.SmallBackbone(8, 4), vision.Conv1x1Head(8, 2), num_classes=2, classes=["a", "b"], ignore_label=9
+    ),
     vision.Regressor: lambda: vision.Regressor(vision.PixelUnshuffle(4), vision.Conv1x1Head(48, 1)),
     vision.CRFRNN: lambda: vision.CRFRNN(3),
     vision.SmallBackbone: lambda: vision.SmallBackbone(8, 4),

@@ -7,6 +7,7 @@ from wavedil.train.data import TrainingData
 from wavedil.train.divergence import RestartOnDivergence
 from wavedil.train.effect import EffectData, EffectModule
 from wavedil.train.module import MetricNames, TrainingModule
+from wavedil.train.multilabel import MultilabelData, MultilabelModule
 from wavedil.train.piano_roll import MusicData, MusicModule
 from wavedil.train.regression import RegressionData, RegressionModule
 from wavedil.train.segmentation import SegmentationModule
@@ -24,6 +25,8 @@ __all__ = [
     "EffectModule",
     "FSDP",
     "MetricNames",
+    "MultilabelData",
+    "MultilabelModule",
     "MusicData",
     "MusicModule",
     "RegressionData",

@@ -118,7 +118,7 @@ class SegmentationModule(TrainingModule):
         if missing:
             raise WavedilError(
                 f"{type(data).__name__} has no {' and no '.join(missing)}: {type(self).__name__} builds its network "
-                "for these; pass a SegmentationData or RegressionData, or set them in setup()"
+                "for these; use the data module of this task, or set them in setup()"
             )
         align = self.align or (start.align if start is not None else None)
         shared = {"scale": data.scale, "align": align, **self._normalization()}

@@ -121,10 +121,7 @@ class SegmentationData(TrainingData):
             self.scale = 1.0 if start is None else start.scale
         self.check_batch_memory(32 * math.prod(self.crop), f"data.crop is {self.crop}")  # image, mask, scores: no less
         root = self.built_in_folder() if self.root is None else self.root
-        if self.format is None:
-            train, valid, note = split_pairs(root, self.layout, self.validation, self.exclude)
-        else:
-            train, valid, note = self.format.split(root, self.validation, self.exclude)
+        train, valid, note = self.split(root, start)
         labels = self.read_truth(root, train, valid, start)
         self.crops = RandomImageCrops(
             self.train,
@@ -135,6 +132,12 @@ class SegmentationData(TrainingData):
             max_skipped=self.max_skipped,
         )
         return f"{note}\n{labels}"
+
+    def split(self, root: Any, start: DensePredictor | None) -> tuple[list, list, str]:
+        """Pairs of files for training and for validation, and a line about the split; arguments as below."""
+        if self.format is None:
+            return split_pairs(root, self.layout, self.validation, self.exclude)
+        return self.format.split(root, self.validation, self.exclude)
 
     def data_files(self) -> list[Sequence[Path]]:
         pairs = [*self.train.pairs, *self.valid.pairs]

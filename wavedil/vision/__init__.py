@@ -51,6 +51,7 @@ from wavedil.vision.models.heads import (
     SummedDilations,
     UNet,
 )
+from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.models.timm_backbone import TimmBackbone
@@ -84,6 +85,7 @@ __all__ = [
     "LearnedUpsample",
     "Lovasz",
     "MapillaryVistas",
+    "MultilabelSegmenter",
     "NonLocal",
     "OxfordPets",
     "Pairwise",

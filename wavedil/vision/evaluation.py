@@ -34,7 +34,7 @@ from wavedil.vision.prediction import Progress, estimate, predict
 class MeanIoU:
     """Result of :func:`evaluate`."""
 
-    mean_iou: float  # 0 to 1
+    mean_iou: float | None  # 0 to 1; None if no class is labeled or predicted
     accuracy: float  # 0 to 1
     boundary_f1: float | None  # mean over classes, 0 to 1; None if there are no boundaries
     count: int  # pixels that are not ignored
@@ -46,7 +46,8 @@ class MeanIoU:
 
     def __str__(self) -> str:
         boundary = "none" if self.boundary_f1 is None else f"{self.boundary_f1:.4f}"
-        means = f"mean IoU {self.mean_iou:.4f}, mean boundary F1 {boundary}"
+        mean = "none" if self.mean_iou is None else f"{self.mean_iou:.4f}"
+        means = f"mean IoU {mean}, mean boundary F1 {boundary}"
         counted = f"accuracy {self.accuracy:.4f} over {self.count:,} pixels of {self.images} images"
         return "\n".join([class_table(self.per_class), means, counted, f"({self.definition})"])
 
@@ -107,7 +108,7 @@ def evaluate(
 
     def count(numbers: range, progress: Progress | None = None) -> list[Record]:
         matrix, boundary = ConfusionMatrix(model.num_classes), BoundaryF1(model.num_classes, boundary_tolerance)
-        for image, labels in _read(images, numbers, progress):
+        for image, labels in read_images(images, numbers, progress):
             labeled = torch.from_numpy(predict(model, image, scaled=scaled, **options))
             matrix.update(labeled, labels)
             boundary.update(labeled, labels)
@@ -117,7 +118,7 @@ def evaluate(
     settings = {"scaled": scaled, "boundary_tolerance": boundary_tolerance, **options}
     if label_scheme is not None:
         settings["label_scheme"] = label_scheme
-    for record in _records(model, pairs, settings, count, records, batch, progress):
+    for record in evaluation_records(model, pairs, settings, count, records, batch, progress):
         matrix.add_entries(record["entries"])
         boundary.sums += torch.tensor(record["boundary"], dtype=torch.float64)
     if not matrix.count:
@@ -170,19 +171,19 @@ def evaluate_values(
 
     def measure(numbers: range, progress: Progress | None = None) -> list[Record]:
         errors = RegressionMetrics()
-        for image, targets in _read(images, numbers, progress):
+        for image, targets in read_images(images, numbers, progress):
             errors.update(torch.from_numpy(estimate(model, image, scaled=scaled, **options)), targets)
         return [{"sums": errors.sums.tolist()}]
 
     errors = RegressionMetrics()
-    for record in _records(model, pairs, {"scaled": scaled, **options}, measure, records, batch, progress):
+    for record in evaluation_records(model, pairs, {"scaled": scaled, **options}, measure, records, batch, progress):
         errors.sums += torch.tensor(record["sums"], dtype=torch.float64)
     if not errors.count:
         raise WavedilError(f"{pairs[0].mask.parent}: the {len(pairs)} targets have no known pixel; all are 0 or NaN")
     return ValueErrors(errors.rmse, errors.abs_rel, errors.count, len(pairs), REGRESSION_DEFINITION)
 
 
-def _records(
+def evaluation_records(
     model: Segmenter | Regressor,
     pairs: Sequence[ImagePair],
     options: Mapping[str, Any],
@@ -201,7 +202,7 @@ def _records(
     return batches.records()
 
 
-def _read(images: ImageDataset, numbers: range, progress: Progress | None) -> Iterator[tuple[np.ndarray, Tensor]]:
+def read_images(images: ImageDataset, numbers: range, progress: Progress | None) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Images with their labels or targets, read without caching."""
     for number in numbers:
         image, truth = images.read(number, cache=False)

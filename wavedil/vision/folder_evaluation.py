@@ -9,10 +9,13 @@ from wavedil.errors import WavedilError
 from wavedil.outputs import check_outputs
 from wavedil.vision.data.formats import find_format
 from wavedil.vision.data.labels import LabelScheme
+from wavedil.vision.data.multilabel import find_multilabel_pairs
 from wavedil.vision.data.pairs import FolderLayout, ImagePair, find_pairs, held_out_pairs
 from wavedil.vision.evaluation import MeanIoU, ValueErrors, evaluate, evaluate_values
+from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
+from wavedil.vision.multilabel_evaluation import evaluate_multilabel
 from wavedil.vision.prediction import Progress
 from wavedil.vision.prediction_files import prediction_options
 
@@ -44,7 +47,8 @@ def evaluate_folder(
     """Mean IoU of a Segmenter on images and masks, or errors of a Regressor on images and targets.
 
     Args:
-        data: a folder with ``images`` and ``masks``, or with ``train`` and ``val`` that have them.
+        data: a folder with ``images`` and ``masks``, or with ``train`` and ``val`` that have them. If pixels may have
+            several classes, ``masks`` has a folder for each class.
         held_out: only the held-out images of a recipe: those of val, or every tenth of the sorted files.
         validation: only images whose path matches this regular expression, as in a recipe's data.
         exclude: images or masks to exclude: a regular expression, or @FILE with a list, as in a recipe's data.
@@ -75,14 +79,23 @@ def evaluate_folder(
     options |= _class_options(model, data, boundary_tolerance, confusion)
     masks = masks or ("targets" if isinstance(model, Regressor) else "masks")
     layout = FolderLayout(images, masks, image_ending, mask_ending)
-    if format is not None:
+
+    def find(layout: FolderLayout) -> list[ImagePair]:
+        if held_out or validation:
+            return held_out_pairs(data, layout, validation, exclude)
+        return find_pairs(data, layout, exclude)
+
+    evaluate_model = evaluate_values if isinstance(model, Regressor) else evaluate
+    if isinstance(model, MultilabelSegmenter):
+        if format is not None:
+            raise WavedilError(f"format is {format!r}: formats have one class per pixel; leave it out")
+        evaluate_model = evaluate_multilabel
+        pairs = find_multilabel_pairs(find, layout, model.classes, model.mask_ignore_label)
+    elif format is not None:
         pairs, scheme = _read_format(model, Path(data), format, layout, held_out, validation, exclude)
         options |= {"label_scheme": scheme}
-    elif held_out or validation:
-        pairs = held_out_pairs(data, layout, validation, exclude)
     else:
-        pairs = find_pairs(data, layout, exclude)
-    evaluate_model = evaluate_values if isinstance(model, Regressor) else evaluate
+        pairs = find(layout)
     return evaluate_model(
         model, pairs, scaled=scaled, records=records, batch=batch or BATCH, progress=progress, **options
     )
@@ -97,6 +110,8 @@ def _class_options(
     if options and isinstance(model, Regressor):
         name, value = next(iter(options.items()))
         raise WavedilError(f"{name} is {value!r}: a Regressor has no classes; leave it out")
+    if confusion is not None and isinstance(model, MultilabelSegmenter):
+        raise WavedilError(f"confusion is {confusion!r}: a MultilabelSegmenter has no confusion matrix; leave it out")
     if confusion is not None:
         check_outputs([confusion], [data])
         if Path(confusion).with_name("config.json").exists():

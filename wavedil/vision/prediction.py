@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError, shown
 from wavedil.ops.memory import check_memory
 from wavedil.vision.data.images import resize, scaled_size
+from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
@@ -45,6 +47,8 @@ def predict(
 ) -> np.ndarray:
     """The most probable class of every pixel, uint8 ``(height, width)``; or the probabilities of all classes.
 
+    For a :class:`wavedil.vision.MultilabelSegmenter` the masks of the classes, bool ``(num_classes, height, width)``.
+
     Args:
         image: ``(height, width, 3)`` uint8, e.g. from :func:`wavedil.vision.read_image`; ``(height, width)`` or
             ``(height, width, 1)`` for gray images; or an image of Pillow.
@@ -62,6 +66,8 @@ def predict(
         WavedilError: an invalid image, scales of 0 or less, or tiles for a model whose receptive field is the full
             image.
     """
+    if refine is not None and isinstance(model, MultilabelSegmenter):
+        raise WavedilError("refine is for one class per pixel, and a MultilabelSegmenter has several: leave it out")
     options = {"scaled": scaled, "tile": tile, "scales": scales, "flip": flip, "progress": progress}
     image = _as_array(image)
     if probabilities or refine is not None:
@@ -72,8 +78,8 @@ def predict(
         if refined.shape != full.shape:
             raise WavedilError(f"refine returns shape {tuple(refined.shape)}: expected {full.shape}, as it gets")
         return refined.float().cpu().numpy() if probabilities else refined.argmax(0).to("cpu", torch.uint8).numpy()
-    bands = _average(model, image, _softmax, **options)
-    return np.concatenate([band.argmax(0).to(torch.uint8).cpu().numpy() for band in bands])
+    bands = _average(model, image, partial(model.probabilities, axis=0), **options)
+    return np.concatenate([model.decide(band).cpu().numpy() for band in bands], axis=-2)
 
 
 def probabilities(model: Segmenter, image: Any, **options: Any) -> np.ndarray:
@@ -82,7 +88,8 @@ def probabilities(model: Segmenter, image: Any, **options: Any) -> np.ndarray:
 
 
 def _probabilities(model: Segmenter, image: np.ndarray, **options: Any) -> np.ndarray:
-    return torch.cat(list(_average(model, image, _softmax, **options)), dim=1).cpu().numpy()
+    bands = _average(model, image, partial(model.probabilities, axis=0), **options)
+    return torch.cat(list(bands), dim=1).cpu().numpy()
 
 
 def _as_array(image: Any) -> Any:
@@ -185,10 +192,6 @@ def _average(
     for start in range(0, size[0], rows):
         stop = min(start + rows, size[0])
         yield sum(activation(view.rows_at(size, start, stop)) for view in views) / len(views)
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    return scores.softmax(0)
 
 
 def _interpolate(x: Tensor, axis: int, positions: Tensor) -> Tensor:

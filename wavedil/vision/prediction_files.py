@@ -6,13 +6,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import torch
 
 from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths, refuse_batches
 from wavedil.errors import WavedilError
 from wavedil.outputs import check_folder_name, claim_folder, name_outputs
 from wavedil.vision.crf import DenseCRF
 from wavedil.vision.data.images import list_images, read_image, write_image, write_labels, write_values
-from wavedil.vision.data.palette import overlay
+from wavedil.vision.data.palette import overlay, overlay_masks
+from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import Progress, estimate, predict
@@ -35,7 +37,8 @@ def write_predictions(
     """Writes two files for each image.
 
     Segmenter: ``OUT/NAME.png``, a palette PNG whose indices are classes, and ``OUT/NAME_overlay.png``; with
-    ``probabilities`` also ``OUT/NAME_probabilities.npy``, float32 ``(classes, height, width)``. Regressor:
+    ``probabilities`` also ``OUT/NAME_probabilities.npy``, float32 ``(classes, height, width)``. MultilabelSegmenter: a
+    mask of 0 and 255 for each class, ``OUT/CLASS/NAME.png``, in place of the palette PNG. Regressor:
     ``OUT/NAME.npy``, float32 values, and ``OUT/NAME.png``, 16 bits in units of the model's ``step``.
 
     Args:
@@ -67,11 +70,10 @@ def write_predictions(
         refuse_batches(out)
     if isinstance(model, Regressor) and probabilities:
         raise WavedilError("probabilities are of classes, which a Regressor does not have: leave it out")
-    write = _write_values if isinstance(model, Regressor) else _write_labels
-    endings = (".npy", ".png") if isinstance(model, Regressor) else (".png", "_overlay.png")
-    if probabilities:
-        endings, options = (*endings, "_probabilities.npy"), options | {"probabilities": True}
-    found = name_outputs(images, out, list_images, lambda path: [_stem(path) + ending for ending in endings])
+    options |= {"probabilities": True} if probabilities else {}
+    found = name_outputs(
+        images, out, list_images, lambda path: list(_names(model, _stem(path), probabilities).values())
+    )
     named = {_stem(PurePath(name)): path for name, path in found.items()}
     names, pixels, started = list(named), 0, time.perf_counter()
 
@@ -82,13 +84,15 @@ def write_predictions(
         for number in numbers:
             path = named[names[number]]
             image = read_image(path)
-            records.append({"image": str(path), "files": write(model, image, str(out / names[number]), options)})
+            files = {key: str(out / name) for key, name in _names(model, names[number], probabilities).items()}
+            _write(model, image, files, options)
+            records.append({"image": str(path), "files": files})
             pixels += image.shape[0] * image.shape[1]
             if progress is not None:
                 progress(number + 1, len(names))
         return records
 
-    outputs = [name + ending for name in names for ending in endings]
+    outputs = [output for name in names for output in _names(model, name, probabilities).values()]
     with claim_folder(out, outputs, named.values(), shared=batch is not None):
         if batch is None:
             records = write_images(range(len(names)), progress)
@@ -117,27 +121,41 @@ def prediction_options(
         return options
     if isinstance(model, Regressor):
         raise WavedilError("crf and crf_preset refine class scores, which a Regressor does not have: leave them out")
+    if isinstance(model, MultilabelSegmenter):
+        raise WavedilError(
+            "crf and crf_preset are for one class per pixel, and a MultilabelSegmenter has several: leave them out"
+        )
     return options | {"refine": DenseCRF() if preset is None else DenseCRF.preset(preset)}
 
 
-def _write_labels(model: Segmenter, image: np.ndarray, place: str, options: dict[str, Any]) -> dict[str, str]:
-    """Writes the files of an image to ``place`` plus an ending; returns their paths."""
-    labels = predict(model, image, **options)
-    found = None
-    if options.get("probabilities"):
-        found, labels = labels, labels.argmax(0).astype(np.uint8)
-    files = {"labels": f"{place}.png", "overlay": f"{place}_overlay.png"}
-    write_labels(files["labels"], labels, model.palette)
-    write_image(files["overlay"], overlay(image, labels, model.palette))
-    if found is not None:
-        files["probabilities"] = f"{place}_probabilities.npy"
+def _names(model: Segmenter | Regressor, stem: str, probabilities: bool) -> dict[str, str]:
+    """What is written for an image, and the paths in the folder of the results."""
+    if isinstance(model, Regressor):
+        return {"values": f"{stem}.npy", "picture": f"{stem}.png"}
+    if isinstance(model, MultilabelSegmenter):
+        names = {f"masks/{name}": f"{name}/{stem}.png" for name in model.classes}
+    else:
+        names = {"labels": f"{stem}.png"}
+    names["overlay"] = f"{stem}_overlay.png"
+    return names | ({"probabilities": f"{stem}_probabilities.npy"} if probabilities else {})
+
+
+def _write(model: Segmenter | Regressor, image: np.ndarray, files: dict[str, str], options: dict[str, Any]) -> None:
+    """Writes the files of an image, by what they are."""
+    if isinstance(model, Regressor):
+        values = estimate(model, image, **options)
+        for path in files.values():
+            write_values(path, values, model.step)
+        return
+    found = predict(model, image, **options)
+    if "probabilities" in files:
         write_values(files["probabilities"], found, 1.0)
-    return files
-
-
-def _write_values(model: Regressor, image: np.ndarray, place: str, options: dict[str, Any]) -> dict[str, str]:
-    values = estimate(model, image, **options)
-    files = {"values": f"{place}.npy", "picture": f"{place}.png"}
-    for path in files.values():
-        write_values(path, values, model.step)
-    return files
+        found = model.decide(torch.from_numpy(found)).numpy()
+    if isinstance(model, MultilabelSegmenter):
+        for name, mask in zip(model.classes, found, strict=True):
+            write_image(files[f"masks/{name}"], mask * np.uint8(255))
+        picture = overlay_masks(image, found, model.palette)
+    else:
+        write_labels(files["labels"], found, model.palette)
+        picture = overlay(image, found, model.palette)
+    write_image(files["overlay"], picture)

@@ -15,7 +15,9 @@ from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples, preview_names
 from wavedil.vision.data.images import write_image
 from wavedil.vision.data.labels import IGNORED
-from wavedil.vision.data.palette import overlay
+from wavedil.vision.data.multilabel import unpack
+from wavedil.vision.data.palette import overlay, overlay_masks
+from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.segmenter import Segmenter
 
@@ -36,6 +38,11 @@ def panel(network: DensePredictor, image: np.ndarray, truth: np.ndarray) -> np.n
     """
     with torch.inference_mode():
         output = network(torch.from_numpy(image).to(network.mean.device).permute(2, 0, 1).unsqueeze(0) / 255)[0]
+    if isinstance(network, MultilabelSegmenter):
+        labels = unpack(torch.from_numpy(truth), network.num_classes)
+        predicted = network.decide(network.probabilities(output, 0)).cpu() & (labels != IGNORED)
+        masks = ((labels == 1).numpy(), predicted.numpy())
+        return _side_by_side(image, *(overlay_masks(image, each, network.palette) for each in masks))
     if isinstance(network, Segmenter):
         predicted = output.argmax(0).to(torch.uint8).cpu().numpy()
         predicted[truth == IGNORED] = IGNORED

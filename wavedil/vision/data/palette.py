@@ -21,6 +21,19 @@ def default_palette(count: int) -> tuple[Color, ...]:
     return tuple((channel(label, 0), channel(label, 1), channel(label, 2)) for label in range(count))
 
 
+def overlay_masks(image: np.ndarray, masks: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """Blends the color of each class over its mask, one class after the other.
+
+    Args:
+        image: uint8 ``(height, width, 3)``.
+        masks: bool ``(num_classes, height, width)``.
+        palette: red, green and blue of each class.
+    """
+    for mask, color in zip(masks, palette, strict=True):
+        image = overlay(image, np.where(mask, 0, 255), [color], 0.4)
+    return image
+
+
 def colorize(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     """Color image ``(height, width, 3)`` uint8 of a label map ``(height, width)``; ignored pixels are black."""
     table = np.zeros((256, 3), np.uint8)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from wavedil.core.schema import Range
@@ -93,6 +94,16 @@ class Segmenter(DensePredictor):
     def ignore_label(self) -> Ignored:
         """The value or values of ignored pixels in mask files. In tensors the ignore label is always 255."""
         return self.label_scheme.ignore_label
+
+    @staticmethod
+    def probabilities(scores: Tensor, axis: int) -> Tensor:
+        """Class probabilities from scores, whose classes are along ``axis``."""
+        return scores.softmax(axis)
+
+    @staticmethod
+    def decide(probabilities: Tensor) -> Tensor:
+        """The label of each pixel, uint8 ``(height, width)``, from ``(num_classes, height, width)``."""
+        return probabilities.argmax(0).to(torch.uint8)
 
     def training_scores(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Scores at every pixel, as :meth:`forward`, and those of the auxiliary head, both of the same shape."""
