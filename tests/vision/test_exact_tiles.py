@@ -55,6 +55,19 @@ def test_tiles_equal_the_full_image(tile):
         assert (tile_exactly(model, image, tile, margin=0) - model(image)).abs().max() > 1e-3
 
 
+@torch.no_grad()
+def test_outputs_with_other_strides_along_each_axis():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        conv(3, 4, stride=(2, 1)), nn.MaxPool2d((2, 1)), conv(4, 4, stride=2), conv(4, 2, dilation=2, padding=2)
+    )
+    model = model.double().eval()
+    image = torch.rand(1, 3, 97, 61, dtype=torch.float64)
+    found = tile_exactly(model, image, 24)
+    assert found.shape == model(image).shape == (1, 2, 12, 31)
+    torch.testing.assert_close(found, model(image), rtol=0, atol=1e-12)
+
+
 class Squeeze(nn.Module):
     def __init__(self):
         super().__init__()

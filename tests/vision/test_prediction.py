@@ -18,6 +18,9 @@ from wavedil.vision import (
     TimmBackbone,
     UNet,
     VGGFrontEnd,
+    load,
+    save,
+    to_dense,
 )
 from wavedil.vision.data.dataset import ImagePair
 from wavedil.vision.data.images import resize, write_image, write_labels
@@ -286,3 +289,29 @@ def test_probabilities_and_other_images():
     turned = Image.fromarray(image)
     turned.getexif()[0x112] = 3  # rotated by 180 degrees
     np.testing.assert_array_equal(predict(model, turned), predict(model, image[::-1, ::-1]))
+
+
+def test_strides_of_each_axis(tmp_path):
+    """Of a segmenter: scores, prediction in tiles, numbers, and a saved model."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 2, 1)]
+    backbone = to_dense(nn.Sequential(*layers).eval(), (2, 4))
+    model = Segmenter(backbone, Conv1x1Head(6, 3), ContextModule(3), num_classes=3).eval()
+    assert model.output_stride == (2, 4) and model.strides == (2, 4)
+    picture = np.random.default_rng(0).integers(0, 256, (53, 75, 3), dtype=np.uint8)
+    with torch.no_grad():
+        scores, stride = model.coarse_scores(torch.rand(1, 3, 53, 75))
+        assert (tuple(scores.shape), stride) == ((1, 3, 27, 19), (2, 4))
+        full, _ = score_map(model, torch.from_numpy(picture).permute(2, 0, 1))
+        tiled, _ = score_map(model, torch.from_numpy(picture).permute(2, 0, 1), 16)
+        torch.testing.assert_close(tiled, full, rtol=0, atol=1e-5)
+    labels = predict(model, picture, scales=(1.0, 1.5), flip=True)
+    assert labels.shape == (53, 75)
+    inspect, render = model.inspection()
+    assert "2 x 4 pixels" in render(inspect(model)) and inspect(model)["output_stride"] == (2, 4)
+    again = load(save(model, tmp_path / "model"))
+    assert again.output_stride == (2, 4)
+    np.testing.assert_array_equal(predict(again, picture, scales=(1.0, 1.5), flip=True), labels)
+    wide = torch.from_numpy(picture).permute(2, 0, 1).float()[None] / 255
+    with torch.no_grad():
+        assert torch.equal(model(wide).argmax(1)[0].byte(), torch.from_numpy(predict(model, picture)))

@@ -34,7 +34,7 @@ def measure_model(model: nn.Module, progress: Callable[[int, int], None] | None 
     elif hasattr(model, "coarse_scores"):
         part, ndim, channels = _Scores(model), 2, 3
         if model.receptive_field is not None:
-            size = -(-(model.receptive_field + 2) // model.output_stride) * model.output_stride
+            size = [-(-(model.receptive_field + 2) // s) * s for s in model.strides]
     try:
         return measure_receptive_field(part, channels, ndim, size=size, seeds=2 if ndim > 1 else 8, progress=progress)
     except WavedilError as error:

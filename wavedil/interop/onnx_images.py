@@ -35,7 +35,7 @@ def export_predictor(model: nn.Module, path: str | Path) -> Path:
         )
     path, model = Path(path), model.eval()
     axes = ({axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)},)
-    image = torch.rand(2, 3, 3 * model.output_stride + 64, 5 * model.output_stride + 64)
+    image = torch.rand(2, 3, 3 * model.strides[0] + 64, 5 * model.strides[1] + 64)
     with torch.no_grad(), atomic_write(path) as beside:
         with warnings.catch_warnings(action="ignore"):
             try:

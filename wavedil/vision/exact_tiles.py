@@ -37,7 +37,8 @@ def tile_exactly(
     activations of ``tile + 2 * margin`` pixels a side are in memory, and the result.
 
     Args:
-        model: maps ``(batch, channels, height, width)`` to a map of the same size, or of the size divided by a stride.
+        model: maps ``(batch, channels, height, width)`` to a map of the same size, or of the size divided by a stride
+            (which may differ between the axes).
         image: ``(batch, channels, height, width)``, floating point, any size.
         tile: side of a tile in pixels, rounded up to the largest stride.
         margin: pixels on each side of a tile; None measures it, which can take a minute for deep networks: call
@@ -53,7 +54,7 @@ def tile_exactly(
         raise WavedilError(f"image has shape {tuple(image.shape)}: expected (batch, channels, height, width)")
     if model.training:
         raise WavedilError("model is in training mode, where it may depend on the full batch: call model.eval()")
-    period, stride = _strides(model, image)
+    period, strides = _strides(model, image)
     margin = tile_margin(model, image) if margin is None else -(-margin // period) * period
     step = -(-tile // period) * period
     height, width = image.shape[2:]
@@ -62,9 +63,10 @@ def tile_exactly(
     for number, (top, left) in enumerate(corners, 1):
         y, x = max(0, top - margin), max(0, left - margin)
         found = _map(model, image[:, :, y : top + step + margin, x : left + step + margin])
-        inner = found[:, :, _cells(top - y, stride) :, _cells(left - x, stride) :]
+        inner = found[:, :, _cells(top - y, strides[0]) :, _cells(left - x, strides[1]) :]
         # The last tile of a row or column ends where the map ends.
-        ends = [_cells(step, stride) if at + step < size else None for at, size in ((top, height), (left, width))]
+        axes = zip((top, left), (height, width), strides, strict=True)
+        ends = [_cells(step, stride) if at + step < size else None for at, size, stride in axes]
         if left == 0:
             rows.append([])
         rows[-1].append(inner[:, :, : ends[0], : ends[1]].clone())
@@ -98,8 +100,8 @@ def tile_margin(model: nn.Module, image: Tensor, *, progress: Callable[[int, int
     return -(-(max(*field.left, *field.right) + period) // period) * period
 
 
-def _strides(model: nn.Module, image: Tensor) -> tuple[int, Fraction]:
-    """The least common multiple of the strides of all maps inside the model, and the stride of its output, in pixels.
+def _strides(model: nn.Module, image: Tensor) -> tuple[int, tuple[Fraction, Fraction]]:
+    """The least common multiple of the strides of all maps inside the model, and the strides of its output, in pixels.
 
     An output of twice the size of the image has a stride of 1/2.
     """
@@ -107,8 +109,9 @@ def _strides(model: nn.Module, image: Tensor) -> tuple[int, Fraction]:
 
     def note(part: nn.Module, inputs: tuple, y: object) -> None:
         nonlocal period
-        if isinstance(y, Tensor) and y.ndim == 4 and 1 < y.shape[-1] <= _PROBE and _PROBE % y.shape[-1] == 0:
-            period = math.lcm(period, _PROBE // y.shape[-1])
+        for cells in y.shape[2:] if isinstance(y, Tensor) and y.ndim == 4 else ():
+            if 1 < cells <= _PROBE and _PROBE % cells == 0:
+                period = math.lcm(period, _PROBE // cells)
 
     hooks = [part.register_forward_hook(note) for part in model.modules()]
     probe = image.new_zeros(1, image.shape[1], _PROBE, _PROBE)
@@ -117,14 +120,13 @@ def _strides(model: nn.Module, image: Tensor) -> tuple[int, Fraction]:
     finally:
         for each in hooks:
             each.remove()
-    strides = {Fraction(_PROBE, n) for n in y.shape[2:]}
-    stride = next(iter(strides))
-    if len(strides) > 1 or (stride.denominator != 1 and stride.numerator != 1):
+    strides = tuple(Fraction(_PROBE, n) for n in y.shape[2:])
+    if any(stride.denominator != 1 and stride.numerator != 1 for stride in strides):
         raise WavedilError(
             f"model maps {_PROBE} x {_PROBE} pixels to {y.shape[2]} x {y.shape[3]}: expected {_PROBE} divided by a "
-            "stride, i.e. layers that pad their input"
+            "stride along each axis, i.e. layers that pad their input"
         )
-    return period, stride
+    return period, strides
 
 
 def _cells(pixels: int, stride: Fraction) -> int:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,9 +19,9 @@ def inspect_predictor(model: nn.Module) -> dict[str, Any]:
     and ``hdc_m2`` describe the context module, in cells of the feature map; they are None without one.
     """
     parts = {name: getattr(model, name) for name in ("backbone", "head", "context", "refinement", "auxiliary")}
-    side = 16 * model.output_stride
+    height, width = (16 * stride for stride in model.strides)
     like = model.mean
-    image = torch.zeros(1, 3, side, side, dtype=like.dtype, device=like.device)
+    image = torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
     stack = getattr(model.context, "stack", None)
     audit = None if stack is None else audit_gridding(stack.dilations, stack.kernel_size, 2)
     return {
@@ -31,7 +32,7 @@ def inspect_predictor(model: nn.Module) -> dict[str, Any]:
             if part is not None
         },
         "parameters": count_parameters(model),
-        "multiply_adds": count_multiply_adds(model, image) // side**2,
+        "multiply_adds": count_multiply_adds(model, image) // (height * width),
         "receptive_field": model.receptive_field if model.refinement is None else None,
         "output_stride": model.output_stride,
         "scale": model.scale,
@@ -42,7 +43,7 @@ def inspect_predictor(model: nn.Module) -> dict[str, Any]:
 
 def render_predictor(info: dict[str, Any]) -> str:
     """``info`` as text for a terminal."""
-    field = info["receptive_field"]
+    field, stride = info["receptive_field"], " x ".join(map(str, np.atleast_1d(info["output_stride"])))
     facts = [(name, f"{part['class']}, {part['parameters']:,} parameters") for name, part in info["parts"].items()]
     if info["classes"]:
         facts.append(("classes", f"{len(info['classes'])}: {', '.join(info['classes'])}"))
@@ -50,7 +51,7 @@ def render_predictor(info: dict[str, Any]) -> str:
         ("parameters", f"{info['parameters']:,}"),
         ("multiply-adds", f"{info['multiply_adds']:,} per pixel"),
         ("receptive field", "the full image" if field is None else f"{field} x {field} pixels"),
-        ("output stride", f"{info['output_stride']} pixels, of images at {info['scale']:.0%} of their size"),
+        ("output stride", f"{stride} pixels, of images at {info['scale']:.0%} of their size"),
     ]
     if info["dilations"] is not None:
         facts += [

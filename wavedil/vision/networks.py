@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from wavedil.core.cost import count_multiply_adds, count_parameters
 from wavedil.core.measured_field import MeasuredField, measure_receptive_field
+from wavedil.core.receptive_field import per_axis
+from wavedil.core.schema import Stride
 from wavedil.errors import WavedilError, first_line, shown, similar
 from wavedil.extras import install
 from wavedil.trusted import is_trusted
@@ -61,7 +64,10 @@ def build_network(name: str) -> nn.Module:
 
 
 def dense_classifier(
-    name: str, output_stride: int = 8, levels: Sequence[int] = (), until: str | None = None
+    name: str,
+    output_stride: Stride | Sequence[Stride] = 8,
+    levels: Sequence[Stride | Sequence[Stride]] = (),
+    until: str | None = None,
 ) -> DenseBackbone:
     """The result of :func:`wavedil.vision.to_dense` for a network by name, as the backbone of a recipe.
 
@@ -96,16 +102,16 @@ def inspect_network(network: nn.Module) -> dict[str, Any]:
     ``receptive_field`` is in pixels, (height, width), or None for the full image; ``multiply_adds`` per pixel.
     """
     features = network_features(network)
-    side = 8 * features.stride
+    height, width = (8 * stride for stride in per_axis("stride", features.stride, 2))
     like = next(network.parameters())
     channels = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).in_channels
-    image = torch.zeros(1, channels, side, side, dtype=like.dtype, device=like.device)
+    image = torch.zeros(1, channels, height, width, dtype=like.dtype, device=like.device)
     field = features.receptive_field
     return {
         "network": type(network).__name__,
         "parameters": count_parameters(network),
         "feature_parameters": count_parameters(features),
-        "multiply_adds": count_multiply_adds(features, image) // side**2,
+        "multiply_adds": count_multiply_adds(features, image) // (height * width),
         "stride": features.stride,
         "channels": features.channels,
         "receptive_field": [field] * 2 if isinstance(field, int) else None if field is None else list(field),
@@ -115,12 +121,12 @@ def inspect_network(network: nn.Module) -> dict[str, Any]:
 
 def render_network(info: dict[str, Any]) -> str:
     """``info`` as text for a terminal."""
-    field = info["receptive_field"]
+    field, stride = info["receptive_field"], " x ".join(map(str, np.atleast_1d(info["stride"])))
     facts = [
         ("network", info["network"]),
         ("parameters", f"{info['parameters']:,}, of the features {info['feature_parameters']:,}"),
         ("multiply-adds", f"{info['multiply_adds']:,} per pixel, of the features"),
-        ("features", f"{info['channels']} channels, stride {info['stride']} pixels, alignment {info['align']}"),
+        ("features", f"{info['channels']} channels, stride {stride} pixels, alignment {info['align']}"),
         ("receptive field", "the full image" if field is None else f"{field[0]} x {field[1]} pixels"),
     ]
     return "\n".join(f"{name:<17} {text}" for name, text in facts)
@@ -135,7 +141,7 @@ def measure_network(network: nn.Module, progress: Callable[[int, int], None] | N
     features, info = network_features(network), inspect_network(network)
     if info["receptive_field"] is None:
         raise WavedilError(f"{info['network']}: its features depend on the full image, so there is no field to draw")
-    stride = info["stride"]
-    size = [-(-(pixels + 2) // stride) * stride for pixels in info["receptive_field"]]
+    strides = per_axis("stride", info["stride"], 2)
+    size = [-(-(pixels + 2) // s) * s for pixels, s in zip(info["receptive_field"], strides, strict=True)]
     channels = next(m for m in network.modules() if isinstance(m, nn.Conv2d)).in_channels
     return measure_receptive_field(features, channels, 2, size=size, seeds=1, progress=progress)

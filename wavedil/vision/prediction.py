@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavedil.core.receptive_field import per_axis
 from wavedil.core.schema import Range, checked
 from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError, shown
@@ -121,7 +122,7 @@ class _ScoreView:
 
     scores: Tensor  # (num_outputs, rows, columns)
     size: tuple[int, int]  # (height, width) of the copy in pixels
-    stride: int
+    stride: int | tuple[int, int]
     align: str
     mirrored: bool
 
@@ -136,7 +137,8 @@ class _ScoreView:
         pixels = (pixels.double() + 0.5) * self.size[axis] / count - 0.5
         if axis == 1 and self.mirrored:
             pixels = self.size[1] - 1 - pixels
-        return pixels / self.stride if self.align == "corner" else (pixels + 0.5) / self.stride - 0.5
+        stride = per_axis("stride", self.stride, 2)[axis]
+        return pixels / stride if self.align == "corner" else (pixels + 0.5) / stride - 0.5
 
 
 @torch.inference_mode()

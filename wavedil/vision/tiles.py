@@ -5,11 +5,13 @@ has the scores of the full image at its pixels. No margin is added at the edges 
 for the full image. (The released code of Yu & Koltun pads tiles by reflection instead: fyu/dilation, predict.py.)
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from wavedil.core.receptive_field import per_axis
 from wavedil.errors import WavedilError
 from wavedil.vision.models.predictor import DensePredictor
 
@@ -25,15 +27,16 @@ def tile_margin(model: DensePredictor) -> int:
             "tile: the scores of this model depend on the full image (e.g. image pooling), so tiles would change them; "
             "leave tile out, or make the image smaller"
         )
-    stride = model.output_stride
+    stride = math.lcm(*model.strides)
     return -(-(model.receptive_field // 2) // stride) * stride
 
 
 @torch.inference_mode()
 def score_map(
     model: DensePredictor, image: Tensor, tile: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> tuple[Tensor, int]:
-    """Scores ``(num_outputs, rows, columns)`` of a uint8 image ``(3, height, width)``, and their stride in pixels.
+) -> tuple[Tensor, int | tuple[int, int]]:
+    """Scores ``(num_outputs, rows, columns)`` of a uint8 image ``(3, height, width)``, and their stride in pixels;
+    (vertical, horizontal) if the axes differ.
 
     Args:
         tile: side of a tile in pixels, rounded up to the stride; None for the full image at once.
@@ -41,7 +44,7 @@ def score_map(
     """
     like = model.mean
     height, width = image.shape[1:]
-    stride = model.output_stride
+    stride = math.lcm(*model.strides)
     if tile is not None and tile < 1:
         raise WavedilError(f"tile is {tile}: expected a side in pixels, at least 1")
     margin = 0 if tile is None else tile_margin(model)
@@ -52,12 +55,12 @@ def score_map(
         y, x = max(0, top - margin), max(0, left - margin)
         pixels = image[:, y : top + step + margin, x : left + step + margin]
         scores, cell = model.coarse_scores((pixels.to(like.device).to(like.dtype) / 255).unsqueeze(0))
-        scores = scores[0]
+        scores, (down, across) = scores[0], per_axis("stride", cell, 2)
         if joined is None:
-            joined = scores.new_empty(len(scores), -(-height // cell), -(-width // cell))
+            joined = scores.new_empty(len(scores), -(-height // down), -(-width // across))
         # The scores of the tile without those of its margin.
-        inner = scores[:, (top - y) // cell :, (left - x) // cell :][:, : step // cell, : step // cell]
-        row, column = top // cell, left // cell
+        inner = scores[:, (top - y) // down :, (left - x) // across :][:, : step // down, : step // across]
+        row, column = top // down, left // across
         joined[:, row : row + inner.shape[1], column : column + inner.shape[2]] = inner
         if progress is not None:
             progress(number, len(corners))

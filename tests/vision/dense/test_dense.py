@@ -1,6 +1,7 @@
 """Dense networks: cells, layers, modes, precision, levels, receptive field, and errors."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wavedil.errors import WavedilError
 from wavedil.vision import check_dense, to_dense
+from wavedil.vision.dense import DenseBackbone
 
 
 def image(*size, seed=1, dtype=torch.float64):
@@ -274,7 +276,7 @@ def chain(*layers):
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (small, {"output_stride": 12}, "output_stride is 12: expected a power of two"),
+        (small, {"output_stride": 12}, "output_stride is 12: expected powers of two"),
         (small, {"output_stride": 16}, "output_stride is 16: expected at most 8, the stride of Small at layer last"),
         (small, {"output_stride": 4, "levels": [4]}, "levels is [4]: expected different strides below the output"),
         (small, {"output_stride": 4, "levels": [2, 2]}, "levels is [2, 2]: expected different strides"),
@@ -287,7 +289,6 @@ def chain(*layers):
             "layer 1: ConvTranspose2d has no dense form",
         ),
         (lambda: chain(nn.PixelUnshuffle(2)), {"output_stride": 1}, "layer 1: changes the size of a map"),
-        (lambda: chain(nn.Conv2d(4, 4, 3, stride=(2, 1))), {"output_stride": 1}, "layer 1: strides (2, 1) differ"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 6), nn.Conv2d(4, 4, 3)), {"output_stride": 4}, "layer 0: goes from"),
         (lambda: chain(nn.Flatten(), nn.Linear(9, 2)), {"output_stride": 2}, "layer 2"),
     ],
@@ -319,3 +320,72 @@ def test_an_image_of_wrong_shape_raises():
 def test_check_of_another_network_raises(classifier):
     with pytest.raises(WavedilError, match="dense has a tensor conv1.weight: expected only tensor names of Small"):
         check_dense(small(), to_dense(classifier("torchvision resnet18"), 8))
+
+
+@pytest.mark.parametrize("stride", [(1, 8), (8, 2), (4, 2), (2, 4)])
+def test_strides_of_each_axis(stride):
+    """Cells are those of the network at the smaller stride of both axes, and of the classifier."""
+    model, x = small(), image(64, 96)
+    dense, fine = to_dense(model, stride, until="last"), to_dense(model, min(stride), until="last")
+    assert (dense.output_stride, dense.stride, dense.level_strides) == (stride, 8, (stride,))
+    assert dense.receptive_field == fine.receptive_field
+    down, right = (s // min(stride) for s in stride)
+    with torch.no_grad():
+        maps = dense(x)
+        assert maps.shape[2:] == (64 // stride[0], 96 // stride[1])
+        torch.testing.assert_close(maps, fine(x)[..., ::down, ::right])
+        torch.testing.assert_close(maps[..., :: 8 // stride[0], :: 8 // stride[1]], model.features(x))
+    for size in ((64, 96), (40, 24)):
+        report = check_dense(model, dense, size=size)
+        assert report.exact and (report.output_stride, report.stride) == (stride, 8)
+    assert str(report).startswith(f"exact at output stride {stride}: ")
+    single = to_dense(model.float(), stride, until="last")
+    again = DenseBackbone(**json.loads(json.dumps(single.config)))
+    again.load_state_dict(single.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x.float()), single(x.float())) and again.output_stride == stride
+
+
+def test_a_classifier_with_other_strides_along_each_axis():
+    """As for spectrograms: frequencies are pooled more than time."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 4, 3, (2, 1), 1),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.MaxPool2d((2, 4)),
+        nn.Conv2d(4, 2, 3, 2, 1),
+    ]
+    model = nn.Sequential(*layers).double().eval()
+    for stride in ((2, 8), (8, 4), (4, 2), (1, 1)):
+        dense = to_dense(model, stride)
+        assert dense.stride == (8, 8) or dense.stride == 8
+        assert check_dense(model, dense, size=(48, 80)).exact
+    other = nn.Sequential(*layers[:3]).double().eval()
+    assert to_dense(other, (4, 2)).stride == 4 and check_dense(other, to_dense(other, (4, 2))).exact
+    one = nn.Sequential(layers[0]).double().eval()
+    assert to_dense(one, (2, 1)).stride == (2, 1) and check_dense(one, to_dense(one, 1)).exact
+
+
+def test_levels_with_strides_of_each_axis():
+    model = small()
+    dense = to_dense(model, (4, 8), levels=[2, (4, 4)], until="last")
+    assert dense.level_strides == (2, 4, (4, 8))
+    with torch.no_grad():
+        assert [tuple(each.shape[2:]) for each in dense(image(64, 96))] == [(32, 48), (16, 24), (16, 12)]
+
+
+@pytest.mark.parametrize(
+    ("stride", "message"),
+    [
+        ((8, 3), r"output_stride is \(8, 3\): expected powers of two"),
+        ((16, 8), r"output_stride is \(16, 8\): expected at most 8, the stride of Small"),
+        ((8, 8, 8), r"output_stride is \(8, 8, 8\): expected a positive integer, or one for each of 2 axes"),
+        ((0, 8), "expected a positive integer"),
+        ([], "expected a positive integer"),
+        ("8", "output_stride is '8'"),
+        ((8, 2.0), "output_stride"),
+    ],
+)
+def test_wrong_strides_of_each_axis(stride, message):
+    with pytest.raises(WavedilError, match=message):
+        to_dense(small(), stride, until="last")

@@ -23,7 +23,7 @@ def test_feature_maps_and_attributes():
 
 
 def test_config_builds_the_same_backbone():
-    first = TimmBackbone("resnet10t", output_stride=8, levels=[4], norm_eps=1e-3)
+    first = TimmBackbone("resnet10t", output_stride=[8, 16], levels=[4], norm_eps=1e-3)
     with torch.device("meta"):
         shapes = TimmBackbone(**first.config).state_dict()
     assert {k: v.shape for k, v in shapes.items()} == {k: v.shape for k, v in first.state_dict().items()}

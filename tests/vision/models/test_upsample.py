@@ -40,6 +40,17 @@ def test_upsampling_equals_numpys_linear_interpolation(ndim, stride, align):
     torch.testing.assert_close(upsample(x, size, stride, align), torch.as_tensor(want))
 
 
+@pytest.mark.parametrize("align", ["center", "corner"])
+def test_strides_of_each_axis(align):
+    x = torch.randn(1, 2, 5, 7, dtype=torch.float64)
+    y = upsample(x, (19, 13), (4, 2), align)
+    rows = upsample(x.permute(0, 3, 1, 2).reshape(7, 2, 5), (19,), 4, align).reshape(1, 7, 2, 19)
+    columns = upsample(rows.permute(0, 3, 2, 1).reshape(19, 2, 7), (13,), 2, align)
+    torch.testing.assert_close(y, columns.reshape(1, 19, 2, 13).transpose(1, 2))
+    assert torch.equal(upsample(x, (19, 13), align=align), y)  # found
+    assert torch.equal(upsample(x, (20, 28), align=align), upsample(x, (20, 28), 4, align))
+
+
 def test_the_stride_is_found_and_the_map_is_cropped_not_stretched():
     x = torch.randn(1, 2, 15, 8, dtype=torch.float64)
     for size in ((29, 15), (30, 16), (31, 17)):  # 31: a network that rounds down
@@ -54,7 +65,7 @@ def test_the_stride_is_found_and_the_map_is_cropped_not_stretched():
     ("arguments", "message"),
     [
         (((60, 64), 4), "stride is 4: expected size / stride cells"),
-        (((60, 120), None), "stride is a power of two: expected"),
+        (((60, 20), None), "stride is a power of two: expected"),
         (((64, 64), 0), "stride is 0: expected"),
         (((64,), 8), "one size per axis"),
         (((64, 64), 8, "pixel"), "align is 'pixel': expected one of center, corner"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from wavedil.core.measured_field import float64_copy
+from wavedil.core.padded_conv import axes_value
 from wavedil.core.schema import Range, checked
 from wavedil.errors import WavedilError
 from wavedil.ops.memory import check_memory
@@ -30,7 +31,7 @@ class DenseReport:
         error: mean absolute difference at these cells, relative to the mean absolute feature.
         layer: the first layer whose output differs; None if there is none, or if ``dense`` is not from ``to_dense``.
         reason: why it differs.
-        output_stride, stride: strides of the dense network and of the classifier.
+        output_stride, stride: strides of the dense network and of the classifier, one or one for each axis.
         size: (height, width) of the test image.
     """
 
@@ -38,8 +39,8 @@ class DenseReport:
     error: float
     layer: str | None
     reason: str | None
-    output_stride: int
-    stride: int
+    output_stride: int | tuple[int, int]
+    stride: int | tuple[int, int]
     size: tuple[int, int]
 
     def __str__(self) -> str:
@@ -72,7 +73,7 @@ def check_dense(
     plan = plan_conversion(classifier, *options)
     features = plan.outputs[-1]
     stride = plan.analysis.grids[features].stride
-    size = (3 * stride, 4 * stride) if size is None else tuple(size)
+    size = (3 * stride[0], 4 * stride[1]) if size is None else tuple(size)
     generator = torch.Generator().manual_seed(seed)
     check_memory(256 * size[0] * size[1], f"size is {size}", "use a smaller image")  # far below that of the features
     image = torch.randn(1, plan.trace.channels, *size, generator=generator, dtype=torch.float64)
@@ -91,7 +92,8 @@ def check_dense(
             forward = getattr(dense64, plan.trace.method, dense64)
             found = {features.name: _tensors(forward(image))[-1]}
     errors: dict[str, tuple[float, bool]] = {}
-    spacing = max(found[features.name].shape[-1] // expected[features.name].shape[-1], 1)
+    shapes = found[features.name].shape[-2:], expected[features.name].shape[-2:]
+    spacing = tuple(max(dense // cells, 1) for dense, cells in zip(*shapes, strict=True))
     for name in [name for name in maps if name in expected and name in found]:
         grid = plan.analysis.grids[maps[name]]
         axis = grid.find_axis(maps[name].meta["shape"])
@@ -99,8 +101,9 @@ def check_dense(
     error, exact = errors[features.name]
     first = next((maps[name] for name, (_, same) in errors.items() if not same), None)
     layer, reason = _explain(first, plan) if ours and first is not None else (None, None)
-    output_stride = dense.output_stride if ours else stride // spacing
-    return DenseReport(exact, error, layer, reason, output_stride, stride, size)
+    output_stride = tuple(full // apart for full, apart in zip(stride, spacing, strict=True))
+    output_stride = dense.output_stride if ours else axes_value(output_stride)
+    return DenseReport(exact, error, layer, reason, output_stride, axes_value(stride), size)
 
 
 def _check_trace(classifier: nn.Module, plan: ConversionPlan, image: Tensor) -> None:
@@ -182,11 +185,11 @@ class _Recorder(fx.Interpreter):
         return self.values
 
 
-def _compare(expected: Tensor, found: Tensor, axis: int, spacing: int) -> tuple[float, bool]:
+def _compare(expected: Tensor, found: Tensor, axis: int, spacing: tuple[int, int]) -> tuple[float, bool]:
     """Mean absolute difference relative to the mean of ``expected``, and whether the largest difference is rounding."""
     part = [slice(None)] * expected.ndim
-    for a in (axis, axis + 1):
-        part[a] = slice(0, (expected.shape[a] - 1) * spacing + 1, spacing)
+    for a, apart in zip((axis, axis + 1), spacing, strict=True):
+        part[a] = slice(0, (expected.shape[a] - 1) * apart + 1, apart)
     cells = found[tuple(part)] if found.ndim == expected.ndim else found
     if cells.shape != expected.shape:
         raise WavedilError(

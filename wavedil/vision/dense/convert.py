@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from wavedil.core.padded_conv import axes_value
+from wavedil.core.receptive_field import per_axis
 from wavedil.core.schema import checked
 from wavedil.errors import WavedilError, shown
 from wavedil.vision.dense.grid import Grid, GridAnalysis, NonMap, ancestors
@@ -17,7 +18,7 @@ from wavedil.vision.dense.layers import check_image
 from wavedil.vision.dense.spatial import read_spatial_op
 from wavedil.vision.dense.stored import NotStorableError, build_graph, describe_graph
 from wavedil.vision.dense.trace import SAMPLE_SIZE, Trace, describe_node, trace_classifier
-from wavedil.vision.dense.window import Window
+from wavedil.vision.dense.window import IntPair, Window
 from wavedil.weights import register
 
 
@@ -29,15 +30,19 @@ def _are_sizes(value: Any) -> bool:
     return isinstance(value, tuple) and all(map(_is_size, value))
 
 
+def _is_stride(value: Any) -> bool:
+    return _is_size(value) or (_are_sizes(value) and len(value) == 2)
+
+
 _STORED = ("graph", "about", "channels")
 #: Checks of the attributes in a model folder.
 _ABOUT = {
-    "output_stride": _is_size,
-    "stride": _is_size,
+    "output_stride": _is_stride,
+    "stride": _is_stride,
     "channels": _is_size,
-    "level_strides": _are_sizes,
+    "level_strides": lambda value: isinstance(value, tuple) and all(map(_is_stride, value)),
     "level_channels": _are_sizes,
-    "receptive_field": lambda value: value is None or _is_size(value) or (_are_sizes(value) and len(value) == 2),
+    "receptive_field": lambda value: value is None or _is_stride(value),
     "center": lambda value: (
         isinstance(value, tuple) and len(value) == 2 and all(type(each) in (int, float) for each in value)
     ),
@@ -60,7 +65,7 @@ class DenseBackbone(fx.GraphModule):
     Parameters have the same names as in the classifier.
 
     Attributes:
-        output_stride: pixels between cells.
+        output_stride: pixels between cells, an int if the axes agree, else (vertical, horizontal).
         stride: stride of the classifier; every ``stride // output_stride``-th cell is one of the classifier's.
         channels: channels of the features.
         level_strides, level_channels: strides and channels of all returned maps, the features last.
@@ -117,8 +122,9 @@ class DenseBackbone(fx.GraphModule):
     @property
     def align(self) -> str:
         """``"corner"`` if the center of cell (0, 0) is closer to pixel 0 than to the center of its pixels."""
-        center = (self.output_stride - 1) / 2
-        return "corner" if max(abs(value) for value in self.center) < center / 2 else "center"
+        strides = per_axis("output_stride", self.output_stride, 2)
+        near = [abs(at) < (s - 1) / 4 for at, s in zip(self.center, strides, strict=True) if s > 1]
+        return "corner" if near and all(near) else "center"
 
 
 def _read_about(stored: Any) -> dict[str, Any]:
@@ -130,6 +136,10 @@ def _read_about(stored: Any) -> dict[str, Any]:
     return about
 
 
+def _plain(level: int | Sequence[int]) -> int | tuple[int, ...]:
+    return axes_value(per_axis("levels", level, 2))
+
+
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
@@ -137,9 +147,9 @@ def _tuples(value: Any) -> Any:
 @checked
 def to_dense(
     classifier: nn.Module,
-    output_stride: int,
+    output_stride: int | Sequence[int],
     *,
-    levels: Sequence[int] = (),
+    levels: Sequence[int | Sequence[int]] = (),
     until: str | None = None,
 ) -> DenseBackbone:
     """Converts a classifier to a backbone with a smaller output stride and the same weights.
@@ -159,17 +169,18 @@ def to_dense(
         classifier: a network of torchvision or timm, or any other that ``torch.fx`` can trace, for images of any size.
             It is copied. Functions of ``torch.nn.functional`` with an argument ``training`` stay in evaluation mode,
             except dropout.
-        output_stride: a power of two, at most the stride of the classifier.
+        output_stride: a power of two, at most the stride of the classifier; or one for each axis, (vertical,
+            horizontal), e.g. (8, 16) for long spectrograms and panoramas.
         levels: strides smaller than output_stride (e.g. 4, 8) whose feature maps are returned too: the last map before
-            the stride increases.
+            the stride increases. Each is one number or one for each axis.
         until: name of the layer whose output is used as features. Default: the result of ``forward_features`` (timm),
             else the last feature map before pooling to a fixed size.
 
     Raises:
         WavedilError: naming the layer, for networks that cannot be traced and operations without a dense form.
     """
-    if output_stride < 1 or output_stride & (output_stride - 1):
-        raise WavedilError(f"output_stride is {output_stride!r}: expected a power of two, e.g. 8 or 16")
+    if any(each & (each - 1) for each in per_axis("output_stride", output_stride, 2)):
+        raise WavedilError(f"output_stride is {shown(output_stride)}: expected powers of two, e.g. 8 or (8, 16)")
     plan = plan_conversion(classifier, output_stride, levels, until)
     body = copy.deepcopy(fx.GraphModule(classifier, extract_outputs(plan)))
     windows = {node.name: window for node, window in plan.analysis.windows.items()}
@@ -195,7 +206,7 @@ def to_dense(
             body.add_submodule(f"{node.name}_dense", dropout)
             _set_module_call(node, f"{node.name}_dense", node.args[:1])
     dense = DenseBackbone(body, body.graph)
-    dense.meta["dense"] = _describe(plan) | {"options": (tuple(levels), until)}
+    dense.meta["dense"] = _describe(plan) | {"options": (tuple(map(_plain, levels)), until)}
     return dense
 
 
@@ -210,24 +221,27 @@ class ConversionPlan:
 
 def plan_conversion(
     classifier: nn.Module,
-    output_stride: int | None = None,
-    levels: Sequence[int] = (),
+    output_stride: int | Sequence[int] | None = None,
+    levels: Sequence[int | Sequence[int]] = (),
     until: str | None = None,
 ) -> ConversionPlan:
     """The plan of :func:`to_dense`; raises the same errors. Default ``output_stride``: that of the classifier."""
     trace = trace_classifier(classifier)
-    analysis = GridAnalysis(trace, SAMPLE_SIZE[0] if output_stride is None else output_stride)
+    limit = SAMPLE_SIZE if output_stride is None else per_axis("output_stride", output_stride, 2)
+    analysis = GridAnalysis(trace, limit)
     features = _find_features(trace, analysis, until)
     stride = analysis.grids[features].stride
-    if output_stride is not None and stride < output_stride:
+    if output_stride is not None and any(s < least for s, least in zip(stride, limit, strict=True)):
         raise WavedilError(
-            f"output_stride is {output_stride}: expected at most {stride}, the stride of {type(classifier).__name__} "
-            f"at {describe_node(features)}"
+            f"output_stride is {axes_value(limit)}: expected at most {axes_value(stride)}, the stride of "
+            f"{type(classifier).__name__} at {describe_node(features)}"
         )
-    wrong = [level for level in levels if level not in range(1, output_stride or stride)]
-    if wrong or len(set(levels)) != len(levels):
-        raise WavedilError(f"levels is {list(levels)}: expected different strides below the output stride")
-    outputs = [_find_level(trace, analysis, level, features) for level in sorted(levels)] + [features]
+    limit = tuple(map(min, limit, stride))
+    strides = [per_axis("levels", level, 2) for level in levels]
+    finer = [level != limit and all(s <= most for s, most in zip(level, limit, strict=True)) for level in strides]
+    if not all(finer) or len(set(strides)) != len(strides):
+        raise WavedilError(f"levels is {shown(list(levels))}: expected different strides below the output stride")
+    outputs = [_find_level(trace, analysis, level, features) for level in sorted(strides)] + [features]
     return ConversionPlan(trace, analysis, outputs)
 
 
@@ -277,11 +291,11 @@ def _is_failed_map(node: fx.Node, analysis: GridAnalysis) -> bool:
     return isinstance(value, NonMap) and value.error is not None and isinstance(shape, tuple) and len(shape) == 4
 
 
-def _find_level(trace: Trace, analysis: GridAnalysis, stride: int, features: fx.Node) -> fx.Node:
+def _find_level(trace: Trace, analysis: GridAnalysis, stride: IntPair, features: fx.Node) -> fx.Node:
     """The input of the outermost layer that increases this stride."""
     needed = ancestors([features])
 
-    def stride_of(node: fx.Node) -> int | None:
+    def stride_of(node: fx.Node) -> IntPair | None:
         grid = analysis.grids.get(node)
         return grid.stride if isinstance(grid, Grid) else None
 
@@ -290,9 +304,9 @@ def _find_level(trace: Trace, analysis: GridAnalysis, stride: int, features: fx.
         for node in trace.graph.nodes
         if node in needed and any(stride_of(source) == stride for source in node.all_input_nodes)
     ]
-    steps = [(node, after) for node, after in steps if after is not None and after > stride]
+    steps = [(node, after) for node, after in steps if after is not None and after != stride]
     if not steps:
-        raise WavedilError(f"levels has {stride}: expected strides of feature maps before the last one")
+        raise WavedilError(f"levels has {axes_value(stride)}: expected strides of feature maps before the last one")
     first, after = steps[0]
     layers = [name for name in first.meta.get("nn_module_stack", {}) if name]
     calls = [
@@ -312,9 +326,9 @@ def _describe(plan: ConversionPlan) -> dict[str, Any]:
     grids = [plan.analysis.grids[node] for node in plan.outputs]
     last = grids[-1]
     return {
-        "output_stride": last.dense_stride,
-        "stride": last.stride,
-        "level_strides": tuple(grid.dense_stride for grid in grids),
+        "output_stride": axes_value(last.dense_stride),
+        "stride": axes_value(last.stride),
+        "level_strides": tuple(axes_value(grid.dense_stride) for grid in grids),
         "channels": plan.outputs[-1].meta["shape"][1],
         "level_channels": tuple(node.meta["shape"][1] for node in plan.outputs),
         "receptive_field": None if last.sees_image else axes_value([high - low + 1 for low, high in last.field]),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 from torch import fx, nn
 
+from wavedil.core.padded_conv import axes_value
 from wavedil.errors import WavedilError
 from wavedil.vision.dense.spatial import SpatialOp, read_spatial_op
 from wavedil.vision.dense.trace import SAMPLE_SIZE, Trace, describe_node
@@ -17,22 +18,22 @@ class Grid:
     """Sampling grid of a feature map: cell i of the classifier is cell ``spacing * i`` of the dense network.
 
     Attributes:
-        stride, dense_stride: pixels between cells in the classifier and in the dense network.
+        stride, dense_stride: pixels between cells in the classifier and in the dense network, (vertical, horizontal).
         size, dense_size: (height, width) of the map in both, for an image of SAMPLE_SIZE.
         field: first and last pixel, along each axis, in the receptive field of cell 0 of the dense network.
         sees_image: whether the cells depend on the full image as well.
     """
 
-    stride: int
-    dense_stride: int
+    stride: IntPair
+    dense_stride: IntPair
     size: IntPair
     dense_size: IntPair
     field: tuple[IntPair, IntPair]
     sees_image: bool = False
 
     @property
-    def spacing(self) -> int:
-        return self.stride // self.dense_stride
+    def spacing(self) -> IntPair:
+        return tuple(full // dense for full, dense in zip(self.stride, self.dense_stride, strict=True))
 
     def find_axis(self, shape: tuple[int, ...]) -> int | None:
         """First of two consecutive axes of ``shape`` with the height and width of this map; None if there are none."""
@@ -69,13 +70,13 @@ class GridAnalysis:
         windows: the window in the dense network, for each node that changes.
     """
 
-    def __init__(self, trace: Trace, output_stride: int):
+    def __init__(self, trace: Trace, output_stride: IntPair):
         self.output_stride = output_stride
         self.root = trace.skeleton
         self.grids: dict[fx.Node, Grid | NonMap] = {}
         self.windows: dict[fx.Node, Window] = {}
         image = next(node for node in trace.graph.nodes if node.op == "placeholder")
-        self.grids[image] = Grid(1, 1, SAMPLE_SIZE, SAMPLE_SIZE, ((0, 0), (0, 0)))
+        self.grids[image] = Grid((1, 1), (1, 1), SAMPLE_SIZE, SAMPLE_SIZE, ((0, 0), (0, 0)))
         for node in trace.graph.nodes:
             inputs = [self.grids[source] for source in node.all_input_nodes if source in self.grids]
             if inputs and node.op != "output" and node.meta["shape"] is not None:
@@ -88,11 +89,11 @@ class GridAnalysis:
     def _analyze(self, node: fx.Node, inputs: list[Grid | NonMap]) -> Grid | NonMap:
         grids = [value for value in inputs if isinstance(value, Grid)]
         non_maps = [value for value in inputs if isinstance(value, NonMap)]
-        spacing = max([grid.spacing for grid in grids], default=1)
+        is_spread = any(grid.spacing != (1, 1) for grid in grids)
         try:
             spatial = read_spatial_op(node, self.root)
         except WavedilError:
-            if spacing > 1:
+            if is_spread:
                 raise
             spatial = None  # the operation stays as it is
         if spatial is not None and not spatial.window.is_pointwise:
@@ -115,28 +116,35 @@ class GridAnalysis:
     def _apply_window(self, node: fx.Node, spatial: SpatialOp, grid: Grid) -> Grid:
         """The grid after a spatial operation; stores its window in the dense network if that differs."""
         window = spatial.window
-        if window.stride[0] != window.stride[1]:
-            raise WavedilError(f"strides {window.stride} differ between the axes: expected equal strides")
-        stride = grid.stride * window.stride[0]
-        dense_stride = min(stride, self.output_stride)
-        if dense_stride % grid.dense_stride or stride % dense_stride:
-            raise WavedilError(
-                f"goes from stride {grid.stride} to {stride}: output_stride {self.output_stride} must be a multiple of "
-                "the first and a divisor of the second"
-            )
-        size, kept = node.meta["shape"][-2:], dense_stride // grid.dense_stride
+        stride = tuple(before * s for before, s in zip(grid.stride, window.stride, strict=True))
+        dense_stride = tuple(map(min, stride, self.output_stride))
+        for before, full, dense, least in zip(grid.dense_stride, stride, dense_stride, self.output_stride, strict=True):
+            if dense % before or full % dense:
+                raise WavedilError(
+                    f"goes from stride {before} to {full}: output_stride {least} must be a multiple of the first and a "
+                    "divisor of the second"
+                )
+        size = node.meta["shape"][-2:]
+        kept = tuple(dense // before for dense, before in zip(dense_stride, grid.dense_stride, strict=True))
         is_conv = len(spatial.tensors) == 3 or isinstance(self._module(node), nn.Conv2d)
         is_same = window.padding is None  # our layers can be traced for any size
-        if grid.spacing > 1 or kept != window.stride[0] or is_same or (is_conv and window.dilation != (1, 1)):
+        if grid.spacing != (1, 1) or kept != window.stride or is_same or (is_conv and window.dilation != (1, 1)):
+            # An axis that does not change keeps its padding.
+            changed = [
+                pair != (1, s) for pair, s in zip(zip(grid.spacing, kept, strict=True), window.stride, strict=True)
+            ]
             target = tuple(
-                full // dense_stride if n * stride == full else None for n, full in zip(size, SAMPLE_SIZE, strict=True)
+                pixels // dense if n * full == pixels and differs else None
+                for n, full, dense, pixels, differs in zip(
+                    size, stride, dense_stride, SAMPLE_SIZE, changed, strict=True
+                )
             )
             window = window.dilated(grid.spacing, kept, grid.dense_size, target)
             self.windows[node] = window
         field = tuple(
-            (first - before * grid.dense_stride, last + (span - before) * grid.dense_stride)
-            for (first, last), (before, _), span in zip(
-                grid.field, window.padding_for(grid.dense_size), window.span, strict=True
+            (first - before * dense, last + (span - before) * dense)
+            for (first, last), (before, _), span, dense in zip(
+                grid.field, window.padding_for(grid.dense_size), window.span, grid.dense_stride, strict=True
             )
         )
         return Grid(stride, dense_stride, size, window.output_size(grid.dense_size), field, grid.sees_image)
@@ -146,9 +154,11 @@ class GridAnalysis:
         fixed = isinstance(self._module(node), _FIXED_SIZE_LAYERS) or node.target in _FIXED_SIZE_FUNCTIONS
         if fixed or len(shape) != 4 or min(shape[2:]) == 1:
             return NonMap(grid)
-        strides = {grid.stride * n / m for n, m in zip(grid.size, shape[2:], strict=True)}
-        if grid.spacing == 1 and len(strides) == 1 and (stride := strides.pop()) == int(stride) <= self.output_stride:
-            return Grid(int(stride), int(stride), shape[2:], shape[2:], grid.field, sees_image=True)
+        strides = [full * n / m for full, n, m in zip(grid.stride, grid.size, shape[2:], strict=True)]
+        fits = all(s == int(s) <= limit for s, limit in zip(strides, self.output_stride, strict=True))
+        if grid.spacing == (1, 1) and fits:
+            stride = tuple(map(int, strides))
+            return Grid(stride, stride, shape[2:], shape[2:], grid.field, sees_image=True)
         raise WavedilError(f"changes the size of a map from {grid.size} to {shape[2:]} in a way that has no dense form")
 
     def _module(self, node: fx.Node) -> nn.Module | None:
@@ -171,8 +181,8 @@ def _merge(grids: list[Grid]) -> Grid:
     for grid in grids[1:]:
         if (grid.stride, grid.dense_size) != (first.stride, first.dense_size):
             raise WavedilError(
-                f"combines maps of strides {first.stride} and {grid.stride} with dense sizes {first.dense_size} and "
-                f"{grid.dense_size}: expected the same"
+                f"combines maps of strides {axes_value(first.stride)} and {axes_value(grid.stride)} with dense sizes "
+                f"{first.dense_size} and {grid.dense_size}: expected the same"
             )
     field = tuple(
         (min(low for low, _ in axis), max(high for _, high in axis))

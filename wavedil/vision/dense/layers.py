@@ -25,15 +25,15 @@ def check_image(image: Tensor, channels: int) -> Tensor:
 
 
 def pad_interleaved(
-    x: Tensor, pads: Sequence[IntPair], mode: str = "constant", value: float = 0.0, spacing: int = 1
+    x: Tensor, pads: Sequence[IntPair], mode: str = "constant", value: float = 0.0, spacing: IntPair = (1, 1)
 ) -> Tensor:
-    """Pads the last two axes of ``spacing`` x ``spacing`` interleaved maps, each map separately."""
+    """Pads the last two axes of ``spacing`` interleaved maps along each axis, each map separately."""
     if mode == "constant":
         flat = [side for pair in reversed(pads) for side in pair]
         return F.pad(x, flat, value=value) if any(flat) else x
-    for axis, (before, after) in zip((-2, -1), pads, strict=True):
+    for axis, (before, after), apart in zip((-2, -1), pads, spacing, strict=True):
         if before or after:
-            x = x.index_select(axis, _padded_indices(x.shape[axis], before, after, mode, spacing).to(x.device))
+            x = x.index_select(axis, _padded_indices(x.shape[axis], before, after, mode, apart).to(x.device))
     return x
 
 

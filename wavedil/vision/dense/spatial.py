@@ -166,7 +166,8 @@ def _avg_window(
     window = Window(kernel, _pair(stride or kernel), padding=pads)
 
     def build(window: Window) -> nn.Module:
-        counted = tuple((p * window.spacing,) * 2 if count_include_pad else (0, 0) for p, _ in pads)
+        spread = [p * apart for (p, _), apart in zip(pads, window.spacing, strict=True)]
+        counted = tuple((p, p) if count_include_pad else (0, 0) for p in spread)
         return DenseAvgPool2d(window, counted, divisor_override)
 
     return window.with_ceil_mode() if ceil_mode else window, build

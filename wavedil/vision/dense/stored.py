@@ -197,7 +197,10 @@ def _describe_module(module: nn.Module, where: str) -> dict[str, Any]:
 def _build_module(spec: Mapping[str, Any]) -> nn.Module:
     if "window" in spec:
         spec = _decode({"dict": spec}, {})
-        window = Window(**spec["window"])
+        values = spec["window"]
+        if isinstance(values["spacing"], int):  # of models that were saved when both axes had one
+            values["spacing"] = (values["spacing"],) * 2
+        window = Window(**values)
         if spec["type"] == "DenseConv2d":
             options = {"groups": spec["groups"], "bias": spec["bias"], "padding_mode": spec["border"]}
             return layers.DenseConv2d(nn.Conv2d(spec["in"], spec["out"], window.kernel, **options), window)

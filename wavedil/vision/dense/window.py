@@ -19,7 +19,7 @@ class Window:
         padding: (before, after) for each axis. None for TensorFlow's "SAME": ceil(size / stride) outputs, with the
             smaller half of the padding before; it depends on the input size.
         spacing: the dense network's input has ``spacing`` times the resolution of the classifier's input, whose
-            positions are every ``spacing``-th of it. 1 in the classifier.
+            positions are every ``spacing``-th of it. (1, 1) in the classifier.
         original_stride: stride in the classifier, for windows of the dense network.
     """
 
@@ -27,7 +27,7 @@ class Window:
     stride: IntPair = (1, 1)
     dilation: IntPair = (1, 1)
     padding: tuple[IntPair, IntPair] | None = ((0, 0), (0, 0))
-    spacing: int = 1
+    spacing: IntPair = (1, 1)
     original_stride: IntPair | None = None
 
     @property
@@ -44,8 +44,8 @@ class Window:
         """Padding (before, after) of each axis for an input size; negative values crop."""
         if self.padding is not None:
             return list(self.padding)
-        axes = zip(size, self.span, self.stride, self.original_stride or self.stride, strict=True)
-        return [_tensorflow_same(*axis, self.spacing) for axis in axes]
+        axes = zip(size, self.span, self.stride, self.original_stride or self.stride, self.spacing, strict=True)
+        return [_tensorflow_same(*axis) for axis in axes]
 
     def output_size(self, size: Sequence[int]) -> IntPair:
         """(height, width) of the output for an input size."""
@@ -58,8 +58,8 @@ class Window:
         padding = tuple((before, min(after + s - 1, max(after, span))) for (before, after), span, s in axes)
         return Window(self.kernel, self.stride, self.dilation, padding)
 
-    def dilated(self, spacing: int, stride: int, size: IntPair, target: tuple[int | None, int | None]) -> Self:
-        """The window in the dense network: taps ``spacing`` times as far apart, and this stride.
+    def dilated(self, spacing: IntPair, stride: IntPair, size: IntPair, target: tuple[int | None, int | None]) -> Self:
+        """The window in the dense network: taps ``spacing`` times as far apart along each axis, and this stride.
 
         Position ``spacing * i`` of the dense input is position i of the classifier's input, so multiples of ``spacing``
         read multiples of ``spacing``, and padding where the classifier reads padding. The padding before is therefore
@@ -69,17 +69,18 @@ class Window:
             size: input size in the dense network for which ``target`` is computed.
             target: output size for each axis; None for ``spacing`` times the original padding after.
         """
-        span = tuple(spacing * s for s in self.span)
+        span = tuple(apart * s for apart, s in zip(spacing, self.span, strict=True))
         padding = None
         if self.padding is not None:
-            befores = [spacing * before for before, _ in self.padding]
+            befores = [apart * before for apart, (before, _) in zip(spacing, self.padding, strict=True)]
+            axes = zip(self.padding, target, span, size, befores, spacing, stride, strict=True)
             afters = [
-                spacing * after if want is None else (want - 1) * stride + width + 1 - n - before
-                for (_, after), want, width, n, before in zip(self.padding, target, span, size, befores, strict=True)
+                apart * after if want is None else (want - 1) * step + width + 1 - n - before
+                for (_, after), want, width, n, before, apart, step in axes
             ]
             padding = tuple(zip(befores, afters, strict=True))
-        dilation = tuple(spacing * d for d in self.dilation)
-        return Window(self.kernel, (stride, stride), dilation, padding, spacing, self.stride)
+        dilation = tuple(apart * d for apart, d in zip(spacing, self.dilation, strict=True))
+        return Window(self.kernel, stride, dilation, padding, spacing, self.stride)
 
 
 def _tensorflow_same(size: int, span: int, stride: int, original_stride: int, spacing: int) -> IntPair:

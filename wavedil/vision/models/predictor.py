@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.core.padded_conv import axes_value
+from wavedil.core.receptive_field import per_axis
 from wavedil.core.schema import Positive, Range, Scale
 from wavedil.errors import WavedilError, one_of, shown, with_article
 from wavedil.vision.models.upsample import ALIGNMENTS, first_cells, upsample, upsample_traced
@@ -67,18 +69,24 @@ class DensePredictor(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
     @property
-    def output_stride(self) -> int:
-        """Stride of the backbone's last feature map in pixels."""
+    def output_stride(self) -> int | tuple[int, int]:
+        """Stride of the backbone's last feature map in pixels; (vertical, horizontal) if the axes differ."""
         return self.backbone.output_stride
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """:attr:`output_stride` along both axes."""
+        return per_axis("output_stride", self.output_stride, 2)
 
     @property
     def receptive_field(self) -> int | None:
         """Largest receptive field of :meth:`coarse_scores` in pixels along an axis; None if unknown or unlimited."""
-        parts = [(self.backbone, 1), (self.head, self.output_stride), (self.context, self.output_stride)]
-        fields = [(getattr(part, "receptive_field", None), stride) for part, stride in parts if part is not None]
+        parts = [(self.backbone, (1, 1)), (self.head, self.strides), (self.context, self.strides)]
+        fields = [(getattr(part, "receptive_field", None), strides) for part, strides in parts if part is not None]
         if any(field is None for field, _ in fields):
             return None
-        return 1 + sum((max(field) - 1 if isinstance(field, tuple) else field - 1) * stride for field, stride in fields)
+        fields = [(per_axis("receptive_field", field, 2), strides) for field, strides in fields]
+        return max(1 + sum((field[axis] - 1) * strides[axis] for field, strides in fields) for axis in (0, 1))
 
     @staticmethod
     def inspection() -> tuple[Callable[[DensePredictor], dict[str, Any]], Callable[[dict[str, Any]], str]]:
@@ -107,8 +115,8 @@ class DensePredictor(nn.Module):
         scores, stride = self.coarse_scores(image)
         return self.upsample_scores(image, scores, stride)
 
-    def coarse_scores(self, image: Tensor) -> tuple[Tensor, int]:
-        """Scores at the resolution of the head, and their stride in pixels.
+    def coarse_scores(self, image: Tensor) -> tuple[Tensor, int | tuple[int, int]]:
+        """Scores at the resolution of the head, and their stride in pixels; (vertical, horizontal) if the axes differ.
 
         The scores have shape ``(batch, num_outputs, ceil(height / stride), ceil(width / stride))``.
         """
@@ -124,19 +132,19 @@ class DensePredictor(nn.Module):
             )
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         height, width = image.shape[2:]
-        bottom, right = -height % self.output_stride, -width % self.output_stride
+        bottom, right = -height % self.strides[0], -width % self.strides[1]
         return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
-    def _cropped(self, scores: Tensor, image: Tensor, x: Tensor) -> tuple[Tensor, int]:
+    def _cropped(self, scores: Tensor, image: Tensor, x: Tensor) -> tuple[Tensor, int | tuple[int, int]]:
         """The scores of the padded image ``x`` that belong to ``image``, and their stride."""
         if scores.shape[1] != self.num_outputs:
             raise WavedilError(
                 f"head and context return {scores.shape[1]} channels: expected {self.num_outputs}, one for each class "
                 "(1 for a Regressor)"
             )
-        stride = x.shape[2] // scores.shape[2]
-        height, width = (-(-pixels // stride) for pixels in image.shape[2:])
-        return scores[:, :, :height, :width], stride
+        strides = tuple(pixels // cells for pixels, cells in zip(x.shape[2:], scores.shape[2:], strict=True))
+        height, width = (-(-pixels // stride) for pixels, stride in zip(image.shape[2:], strides, strict=True))
+        return scores[:, :, :height, :width], axes_value(strides)
 
     def _scores(self, features: Tensor | Sequence[Tensor]) -> Tensor:
         scores = self.head(features)
@@ -147,8 +155,8 @@ class DensePredictor(nn.Module):
 
         The refinement is not part of it.
         """
-        size, stride = image.shape[2:], self.output_stride
-        height, width = ((pixels + stride - 1) // stride * stride for pixels in size)
+        size = image.shape[2:]
+        height, width = ((pixels + s - 1) // s * s for pixels, s in zip(size, self.strides, strict=True))
         x = F.pad((image - self.mean) / self.std, (0, width - size[1], 0, height - size[0]))
         scores = self._scores(self.backbone(x))
         strides = [pixels // cells for pixels, cells in zip((height, width), scores.shape[2:], strict=True)]
@@ -156,7 +164,7 @@ class DensePredictor(nn.Module):
             scores = first_cells(scores, axis, (pixels + s - 1) // s)
         return upsample_traced(scores, size, strides, self.align)
 
-    def upsample_scores(self, image: Tensor, scores: Tensor, stride: int) -> Tensor:
+    def upsample_scores(self, image: Tensor, scores: Tensor, stride: int | tuple[int, int]) -> Tensor:
         """Upsamples the result of :meth:`coarse_scores` to pixels and applies the refinement, if there is one."""
         scores = upsample(scores, image.shape[2:], stride=stride, align=self.align)
         if self.refinement is None:

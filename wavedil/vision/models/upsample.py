@@ -12,6 +12,7 @@ which were trained on labels taken there.
 They differ by (s - 1) / 2 pixels: 3.5 for stride 8.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavedil.core.receptive_field import per_axis
 from wavedil.core.schema import Range, Stride, checked
 from wavedil.errors import WavedilError
 
@@ -29,7 +31,10 @@ Pixels = Annotated[int, Range(1, 2**31)]
 
 
 def upsample(
-    x: Tensor, size: Sequence[Pixels], stride: Stride | None = None, align: Literal["center", "corner"] = "center"
+    x: Tensor,
+    size: Sequence[Pixels],
+    stride: Stride | Sequence[Stride] | None = None,
+    align: Literal["center", "corner"] = "center",
 ) -> Tensor:
     """Linear interpolation of ``(batch, channels, *cells)`` to ``(batch, channels, *size)`` pixels.
 
@@ -38,7 +43,8 @@ def upsample(
 
     Args:
         size: pixels along each axis, between (cells - 1) * stride and (cells + 1) * stride.
-        stride: pixels per cell; default the smallest power of two that fits.
+        stride: pixels per cell, one number or one per axis; default the smallest power of two that fits, or one for
+            each axis if no number fits all axes.
         align: ``"center"`` or ``"corner"``, see :mod:`wavedil.vision.models.upsample`.
 
     Raises:
@@ -47,39 +53,54 @@ def upsample(
     if torch.compiler.is_exporting():
         if stride is None:  # inside a network, whose maps are exact multiples of each other there
             return F.interpolate(x, size=tuple(size), mode=MODES[len(size)])
-        return upsample_traced(x, size, [stride] * len(size), align)
+        return upsample_traced(x, size, per_axis("stride", stride, len(size)), align)
     return _upsample(x, size, stride, align)
 
 
 @checked
 def _upsample(
-    x: Tensor, size: Sequence[Pixels], stride: Stride | None = None, align: Literal["center", "corner"] = "center"
+    x: Tensor,
+    size: Sequence[Pixels],
+    stride: Stride | Sequence[Stride] | None = None,
+    align: Literal["center", "corner"] = "center",
 ) -> Tensor:
     cells, size = tuple(x.shape[2:]), tuple(size)
     if x.ndim - 2 not in MODES or len(size) != len(cells):
         raise WavedilError(
             f"x has shape {tuple(x.shape)} and size is {size}: expected (batch, channels, *space) and one size per axis"
         )
-    strides = [2**power for power in range(12)] if stride is None else [stride]
-    fitting = [
-        s for s in strides if s >= 1 and all(p // s <= c <= -(-p // s) for p, c in zip(size, cells, strict=True))
-    ]
-    if not fitting:
+    strides = _fitting_strides(cells, size, stride)
+    if strides is None:
         tried = "a power of two" if stride is None else stride
         raise WavedilError(
             f"x has {cells} cells, size is {size}, stride is {tried}: expected size / stride cells, rounded up or down"
         )
-    stride = fitting[0]
-    if stride == 1:
+    if max(strides) == 1:
         return x
     mode, corner = MODES[len(cells)], align == "corner"
     # With "corner", the pixels of the last cell are interpolated with a cell after it.
-    extra = [corner + (p > stride * c) for p, c in zip(size, cells, strict=True)]
+    extra = [corner + (p > s * c) for p, c, s in zip(size, cells, strides, strict=True)]
     if any(extra):
         x = F.pad(x, [side for e in reversed(extra) for side in (0, int(e))], mode="replicate")
-    full = [(c - 1) * stride + 1 if corner else c * stride for c in x.shape[2:]]
+    full = [(c - 1) * s + 1 if corner else c * s for c, s in zip(x.shape[2:], strides, strict=True)]
     y = F.interpolate(x, size=full, mode=mode, align_corners=corner)
     return y[(..., *(slice(p) for p in size))]
+
+
+def _fitting_strides(
+    cells: tuple[int, ...], size: tuple[int, ...], stride: int | Sequence[int] | None
+) -> tuple[int, ...] | None:
+    """One stride for each axis; None if the given one, or no power of two, fits."""
+
+    def fits(strides: Sequence[int]) -> bool:
+        return all(p // s <= c <= -(-p // s) for p, c, s in zip(size, cells, strides, strict=True))
+
+    if stride is not None:
+        strides = per_axis("stride", stride, len(cells))
+        return strides if fits(strides) else None
+    powers = [2**power for power in range(12)]
+    tried = [(power,) * len(cells) for power in powers] + list(itertools.product(powers, repeat=len(cells)))
+    return next(filter(fits, tried), None)
 
 
 def upsample_traced(x: Tensor, size: Sequence[int], strides: Sequence[int], align: str) -> Tensor:
