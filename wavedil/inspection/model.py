@@ -32,7 +32,7 @@ def measure_model(model: nn.Module, progress: Callable[[int, int], None] | None 
     elif getattr(model, "knobs", None):
         part = _Effect(model)
     elif hasattr(model, "coarse_scores"):
-        part, ndim, channels = _Scores(model), 2, 3
+        part, ndim, channels = _Scores(model), 2, model.in_channels
         if model.receptive_field is not None:
             size = [-(-(model.receptive_field + 2) // s) * s for s in model.strides]
     try:

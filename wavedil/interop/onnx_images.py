@@ -18,7 +18,7 @@ SIZES = ((3, 130, 90), (1, 97, 97), (2, 96, 128), (1, 33, 5))
 def export_predictor(model: nn.Module, path: str | Path) -> Path:
     """Writes a Segmenter or Regressor as an ONNX file, and compares onnxruntime with torch at several sizes.
 
-    The input ``image`` is ``(batch, 3, height, width)``, float32 in [0, 1], of any size; it is not resized by the
+    The input ``image`` is ``(batch, bands, height, width)``, float32 in [0, 1], of any size; it is not resized by the
     model's ``scale``. The output ``scores`` (Segmenter, before a softmax) or ``values`` (Regressor) is that of
     ``model(image)``. The file's metadata have ``scale``, and ``classes`` and ``palette`` as JSON.
 
@@ -35,7 +35,7 @@ def export_predictor(model: nn.Module, path: str | Path) -> Path:
         )
     path, model = Path(path), model.eval()
     axes = ({axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)},)
-    image = torch.rand(2, 3, 3 * model.strides[0] + 64, 5 * model.strides[1] + 64)
+    image = torch.rand(2, model.in_channels, 3 * model.strides[0] + 64, 5 * model.strides[1] + 64)
     with torch.no_grad(), atomic_write(path) as beside:
         with warnings.catch_warnings(action="ignore"):
             try:
@@ -56,7 +56,7 @@ def export_predictor(model: nn.Module, path: str | Path) -> Path:
         program.save(beside)
         session = onnxruntime.InferenceSession(beside.read_bytes(), providers=["CPUExecutionProvider"])
         for batch, height, width in SIZES:
-            image = torch.rand(batch, 3, height, width)
+            image = torch.rand(batch, model.in_channels, height, width)
             expected = model(image)
             try:
                 found = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])

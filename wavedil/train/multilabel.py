@@ -135,7 +135,9 @@ class MultilabelData(SegmentationData):
 
     def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
         self.num_outputs = len(self.class_names)
-        self.train, self.valid = (MultilabelDataset(pairs, self.num_outputs, self.scale) for pairs in (train, valid))
+        self.train, self.valid = (
+            MultilabelDataset(pairs, self.num_outputs, self.scale, self.channels) for pairs in (train, valid)
+        )
         with Bar("reading masks") as bar:
             self.counts, known = self.train.count_labels(bar.update)
         if not known:

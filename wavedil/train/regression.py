@@ -111,7 +111,9 @@ class RegressionData(SegmentationData):
     def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
         if self.root is None:
             self.step = spheres.STEP
-        self.train, self.valid = (RegressionDataset(pairs, self.step, self.scale) for pairs in (train, valid))
+        self.train, self.valid = (
+            RegressionDataset(pairs, self.step, self.scale, self.channels) for pairs in (train, valid)
+        )
         self.num_outputs = 1
         known, self.target_mean, deviation = self.train.target_statistics()
         if not known:

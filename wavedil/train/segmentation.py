@@ -121,7 +121,7 @@ class SegmentationModule(TrainingModule):
                 "for these; use the data module of this task, or set them in setup()"
             )
         align = self.align or (start.align if start is not None else None)
-        shared = {"scale": data.scale, "align": align, **self._normalization()}
+        shared = {"scale": data.scale, "align": align, **self._normalization(data)}
         network = self.build_network(self._build_parts(data.num_outputs), shared, data)
         check_savable(network)
         for name in self.frozen:
@@ -186,12 +186,20 @@ class SegmentationModule(TrainingModule):
         others = (part if build is None else _build(name, build, num_outputs) for name, build, part in others)
         return [backbone, head, *others]
 
-    def _normalization(self) -> dict[str, Sequence[float]]:
-        """Mean and standard deviation for the input: from ``init``, or from the backbone."""
+    @property
+    def in_channels(self) -> int:
+        """Bands of the images: those of the backbone."""
+        backbone = self.parts["backbone"] or self.initial_network.backbone
+        return getattr(backbone, "in_channels", None) or 3
+
+    def _normalization(self, data: Any) -> dict[str, Sequence[float]]:
+        """Mean and standard deviation of each band: from ``init``, from the backbone, or of images that are not RGB."""
         start = self.initial_network
         if start is not None:
             return {"mean": start.mean.flatten().tolist(), "std": start.std.flatten().tolist()}
         values = {name: getattr(self.parts["backbone"], name, None) for name in ("mean", "std")}
+        if self.in_channels != 3 and not all(values.values()):
+            values = dict(zip(("mean", "std"), data.train.band_statistics(), strict=True))
         return {name: value for name, value in values.items() if value}
 
     def summary(self) -> str:

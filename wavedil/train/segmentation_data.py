@@ -119,6 +119,7 @@ class SegmentationData(TrainingData):
         start = getattr(self.trainer.lightning_module, "initial_network", None)
         if self.scale is None:
             self.scale = 1.0 if start is None else start.scale
+        self.channels = getattr(self.trainer.lightning_module, "in_channels", 3)
         self.check_batch_memory(32 * math.prod(self.crop), f"data.crop is {self.crop}")  # image, mask, scores: no less
         root = self.built_in_folder() if self.root is None else self.root
         train, valid, note = self.split(root, start)
@@ -160,7 +161,9 @@ class SegmentationData(TrainingData):
         else:
             self.scheme = self.format.label_scheme(Path(root))
         self.num_outputs = len(self.scheme.classes)
-        self.train, self.valid = (SegmentationDataset(pairs, self.scheme, self.scale) for pairs in (train, valid))
+        self.train, self.valid = (
+            SegmentationDataset(pairs, self.scheme, self.scale, self.channels) for pairs in (train, valid)
+        )
         with Bar("reading masks") as bar:
             #: Pixels of each class in each training image, (images, num_classes).
             self.counts: Tensor = self.train.count_labels(bar.update)
@@ -179,7 +182,7 @@ class SegmentationData(TrainingData):
         return DataLoader(Subset(self.valid, evenly_spaced(len(self.valid), self.valid_images or len(self.valid))))
 
     def preview_images(self, num: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """``num`` held-out images ``(height, width, 3)`` with their labels or targets, evenly spaced."""
+        """``num`` held-out images ``(height, width, channels)`` with their labels or targets, evenly spaced."""
         return [self.valid.read(index) for index in evenly_spaced(len(self.valid), num)]
 
     def preview_names(self, num: int) -> list[str]:

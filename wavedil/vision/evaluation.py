@@ -104,7 +104,7 @@ def evaluate(
             f"the data has the classes {shown(list(scheme.classes))} and the model {shown(list(model.classes))}: "
             "expected the same in the same order"
         )
-    images = SegmentationDataset(pairs, scheme, model.scale if scaled else 1.0)
+    images = SegmentationDataset(pairs, scheme, model.scale if scaled else 1.0, model.in_channels)
 
     def count(numbers: range, progress: Progress | None = None) -> list[Record]:
         matrix, boundary = ConfusionMatrix(model.num_classes), BoundaryF1(model.num_classes, boundary_tolerance)
@@ -167,7 +167,7 @@ def evaluate_values(
     **options: Any,
 ) -> ValueErrors:
     """Errors over the pixels of all images with a known target; arguments as for :func:`evaluate`."""
-    images = RegressionDataset(pairs, model.step, model.scale if scaled else 1.0)
+    images = RegressionDataset(pairs, model.step, model.scale if scaled else 1.0, model.in_channels)
 
     def measure(numbers: range, progress: Progress | None = None) -> list[Record]:
         errors = RegressionMetrics()

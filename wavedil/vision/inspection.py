@@ -21,7 +21,7 @@ def inspect_predictor(model: nn.Module) -> dict[str, Any]:
     parts = {name: getattr(model, name) for name in ("backbone", "head", "context", "refinement", "auxiliary")}
     height, width = (16 * stride for stride in model.strides)
     like = model.mean
-    image = torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
+    image = torch.zeros(1, model.in_channels, height, width, dtype=like.dtype, device=like.device)
     stack = getattr(model.context, "stack", None)
     audit = None if stack is None else audit_gridding(stack.dilations, stack.kernel_size, 2)
     return {

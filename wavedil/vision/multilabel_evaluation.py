@@ -68,7 +68,7 @@ def evaluate_multilabel(
     **options: Any,
 ) -> MeanIoU:
     """Mean IoU and figures of each class; arguments as for :func:`wavedil.vision.evaluation.evaluate`."""
-    images = MultilabelDataset(pairs, model.num_classes, model.scale if scaled else 1.0)
+    images = MultilabelDataset(pairs, model.num_classes, model.scale if scaled else 1.0, model.in_channels)
 
     def count(numbers: range, progress: Progress | None = None) -> list[Record]:
         found = MultilabelCounts(model.num_classes, boundary_tolerance)

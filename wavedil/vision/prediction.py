@@ -14,7 +14,7 @@ from wavedil.core.schema import Range, checked
 from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError, shown
 from wavedil.ops.memory import check_memory
-from wavedil.vision.data.images import resize, scaled_size
+from wavedil.vision.data.images import full_scale, pillow_pixels, resize, scaled_size
 from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.regressor import Regressor
@@ -51,8 +51,9 @@ def predict(
     For a :class:`wavedil.vision.MultilabelSegmenter` the masks of the classes, bool ``(num_classes, height, width)``.
 
     Args:
-        image: ``(height, width, 3)`` uint8, e.g. from :func:`wavedil.vision.read_image`; ``(height, width)`` or
-            ``(height, width, 1)`` for gray images; or an image of Pillow.
+        image: ``(height, width, bands)`` uint8 or uint16, e.g. from :func:`wavedil.vision.read_image`, with as many
+            bands as ``model.in_channels``; ``(height, width)`` for gray images; or an image of Pillow. A model of 3
+            bands also takes gray images of 8 bits.
         scaled: the image is already resized by the model's ``scale``.
         tile: side in pixels of the tiles that are predicted one at a time, each with a margin of half the receptive
             field. The result is the same up to rounding, and memory is bounded. Default: no tiles for images up to four
@@ -70,7 +71,7 @@ def predict(
     if refine is not None and isinstance(model, MultilabelSegmenter):
         raise WavedilError("refine is for one class per pixel, and a MultilabelSegmenter has several: leave it out")
     options = {"scaled": scaled, "tile": tile, "scales": scales, "flip": flip, "progress": progress}
-    image = _as_array(image)
+    image = _as_array(image, model.in_channels)
     if probabilities or refine is not None:
         full = _probabilities(model, image, **options).astype(np.float32, copy=False)
         if refine is None:
@@ -85,7 +86,7 @@ def predict(
 
 def probabilities(model: Segmenter, image: Any, **options: Any) -> np.ndarray:
     """Class probabilities at every pixel, ``(num_classes, height, width)``; options as for :func:`predict`."""
-    return _probabilities(model, _as_array(image), **options)
+    return _probabilities(model, _as_array(image, model.in_channels), **options)
 
 
 def _probabilities(model: Segmenter, image: np.ndarray, **options: Any) -> np.ndarray:
@@ -93,25 +94,20 @@ def _probabilities(model: Segmenter, image: np.ndarray, **options: Any) -> np.nd
     return torch.cat(list(bands), dim=1).cpu().numpy()
 
 
-def _as_array(image: Any) -> Any:
-    """Images of Pillow and gray images as RGB, as :func:`wavedil.vision.read_image` reads them; others unchanged."""
+def _as_array(image: Any, channels: int) -> Any:
+    """Images of Pillow, and arrays without an axis of bands, as :func:`wavedil.vision.read_image` reads them."""
     if hasattr(image, "getbands") and hasattr(image, "getexif"):
-        from PIL import ImageOps
-
-        if image.mode[0] in "IF":
-            raise WavedilError(
-                f"image has mode {image.mode}, more than 8 bits per channel: convert it to 8 bits, scaled to the range "
-                "of its values"
-            )
-        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (1,)):
-        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+        return pillow_pixels(image, channels)
+    if isinstance(image, np.ndarray) and image.ndim == 2:
+        image = image[..., None]
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (1,) and channels == 3:
+        image = np.repeat(image, 3, axis=2)
     return image
 
 
 def estimate(model: Regressor, image: Any, **options: Any) -> np.ndarray:
     """The value at every pixel, float32 ``(height, width)``; options as for :func:`predict`."""
-    image = _as_array(image)
+    image = _as_array(image, model.in_channels)
     bands = _average(model, image, lambda scores: model.to_values(scores[0]), **options)
     return torch.cat(list(bands)).float().cpu().numpy()
 
@@ -156,10 +152,12 @@ def _score_views(
     """Runs the network on the image at each scale, and on its mirror image if ``flip``."""
     if not isinstance(image, np.ndarray):
         raise WavedilError(f"image is {shown(image)}: expected a numpy array, as read_image returns, or a Pillow image")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+    types = (np.uint8,) if model.in_channels == 3 else (np.uint8, np.uint16)
+    if image.ndim != 3 or image.shape[2] != model.in_channels or image.dtype not in types or 0 in image.shape:
+        names = " or ".join(kind.__name__ for kind in types)
         raise WavedilError(
-            f"image is {image.dtype} of shape {image.shape}: expected uint8 of shape (height, width, 3), as read_image "
-            "returns; multiply floats in [0, 1] by 255 and round them"
+            f"image is {image.dtype} of shape {image.shape}: expected {names} of shape (height, width, "
+            f"{model.in_channels}), as read_image returns; multiply floats in [0, 1] by 255 and round them"
         )
     if not scales:
         raise WavedilError("scales is empty: expected factors above 0 and at most 64")
@@ -177,7 +175,7 @@ def _score_views(
             pixels = torch.from_numpy(pixels).permute(2, 0, 1)
             scores, stride = score_map(model, pixels, side, progress)
             if model.refinement is not None:
-                full = (pixels.to(scores.device).to(scores.dtype) / 255).unsqueeze(0)
+                full = (pixels.to(scores.device).to(scores.dtype) / full_scale(pixels)).unsqueeze(0)
                 scores, stride = model.upsample_scores(full, scores.unsqueeze(0), stride)[0], 1
             views.append(_ScoreView(scores, size, stride, model.align, mirrored))
     return views

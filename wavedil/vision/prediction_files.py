@@ -12,7 +12,7 @@ from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths, ref
 from wavedil.errors import WavedilError
 from wavedil.outputs import check_folder_name, claim_folder, name_outputs
 from wavedil.vision.crf import DenseCRF
-from wavedil.vision.data.images import list_images, read_image, write_image, write_labels, write_values
+from wavedil.vision.data.images import list_images, read_image, to_rgb, write_image, write_labels, write_values
 from wavedil.vision.data.palette import overlay, overlay_masks
 from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.regressor import Regressor
@@ -83,7 +83,7 @@ def write_predictions(
         records = []
         for number in numbers:
             path = named[names[number]]
-            image = read_image(path)
+            image = read_image(path, model.in_channels)
             files = {key: str(out / name) for key, name in _names(model, names[number], probabilities).items()}
             _write(model, image, files, options)
             records.append({"image": str(path), "files": files})
@@ -125,6 +125,11 @@ def prediction_options(
         raise WavedilError(
             "crf and crf_preset are for one class per pixel, and a MultilabelSegmenter has several: leave them out"
         )
+    if model.in_channels != 3:
+        raise WavedilError(
+            f"crf and crf_preset need the colors of RGB images, and the model takes {model.in_channels} bands: leave "
+            "them out"
+        )
     return options | {"refine": DenseCRF() if preset is None else DenseCRF.preset(preset)}
 
 
@@ -154,8 +159,8 @@ def _write(model: Segmenter | Regressor, image: np.ndarray, files: dict[str, str
     if isinstance(model, MultilabelSegmenter):
         for name, mask in zip(model.classes, found, strict=True):
             write_image(files[f"masks/{name}"], mask * np.uint8(255))
-        picture = overlay_masks(image, found, model.palette)
+        picture = overlay_masks(to_rgb(image), found, model.palette)
     else:
         write_labels(files["labels"], found, model.palette)
-        picture = overlay(image, found, model.palette)
+        picture = overlay(to_rgb(image), found, model.palette)
     write_image(files["overlay"], picture)

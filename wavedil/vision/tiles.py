@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wavedil.core.receptive_field import per_axis
 from wavedil.errors import WavedilError
+from wavedil.vision.data.images import full_scale
 from wavedil.vision.models.predictor import DensePredictor
 
 
@@ -35,10 +36,11 @@ def tile_margin(model: DensePredictor) -> int:
 def score_map(
     model: DensePredictor, image: Tensor, tile: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Tensor, int | tuple[int, int]]:
-    """Scores ``(num_outputs, rows, columns)`` of a uint8 image ``(3, height, width)``, and their stride in pixels;
+    """Scores ``(num_outputs, rows, columns)`` of an image ``(bands, height, width)``, and their stride in pixels;
     (vertical, horizontal) if the axes differ.
 
     Args:
+        image: uint8 or uint16.
         tile: side of a tile in pixels, rounded up to the stride; None for the full image at once.
         progress: called with the number of finished tiles and the number of all tiles.
     """
@@ -54,7 +56,7 @@ def score_map(
     for number, (top, left) in enumerate(corners, 1):
         y, x = max(0, top - margin), max(0, left - margin)
         pixels = image[:, y : top + step + margin, x : left + step + margin]
-        scores, cell = model.coarse_scores((pixels.to(like.device).to(like.dtype) / 255).unsqueeze(0))
+        scores, cell = model.coarse_scores((pixels.to(like.device).to(like.dtype) / full_scale(pixels)).unsqueeze(0))
         scores, (down, across) = scores[0], per_axis("stride", cell, 2)
         if joined is None:
             joined = scores.new_empty(len(scores), -(-height // down), -(-width // across))

@@ -13,7 +13,7 @@ from wavedil.train.data import Count, OptionalCount
 from wavedil.train.loggers import log_file
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples, preview_names
-from wavedil.vision.data.images import write_image
+from wavedil.vision.data.images import scaled_pixels, to_rgb, write_image
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.multilabel import unpack
 from wavedil.vision.data.palette import overlay, overlay_masks
@@ -37,7 +37,8 @@ def panel(network: DensePredictor, image: np.ndarray, truth: np.ndarray) -> np.n
     and white their maximum; unknown targets are blue.
     """
     with torch.inference_mode():
-        output = network(torch.from_numpy(image).to(network.mean.device).permute(2, 0, 1).unsqueeze(0) / 255)[0]
+        output = network(scaled_pixels(image).to(network.mean.device).unsqueeze(0))[0]
+    image = to_rgb(image)
     if isinstance(network, MultilabelSegmenter):
         labels = unpack(torch.from_numpy(truth), network.num_classes)
         predicted = network.decide(network.probabilities(output, 0)).cpu() & (labels != IGNORED)

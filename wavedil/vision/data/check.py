@@ -45,7 +45,7 @@ def check_images(
         check.count += len(images) + len(masks)
     sizes, values, seen = Counter(), Counter(), {}
     for number, (image_path, mask_path) in enumerate(pairs, 1):
-        image, mask = _read(check, image_path, read_image), _read(check, mask_path, _read_mask)
+        image, mask = _read(check, image_path, _read_image), _read(check, mask_path, _read_mask)
         if image is not None:
             sizes[f"{image.shape[1]} x {image.shape[0]}"] += 1
             if (image == image[:1, :1]).all():
@@ -71,6 +71,17 @@ def check_images(
     check.facts["pixels by mask value"] = dict(values.most_common(_VALUES))
     check.distributions = {"mask value": dict(values.most_common(_VALUES))}
     return check
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """An image as RGB, or with its bands if it is gray of 16 bits or has four of them."""
+    try:
+        return read_image(path)
+    except WavedilError:
+        image = read_image(path, None)
+        if image.dtype == np.uint8 and path.suffix.lower() not in (".tif", ".tiff"):  # e.g. transparent pixels
+            raise
+        return image
 
 
 def _read_mask(path: Path) -> np.ndarray:

@@ -11,7 +11,15 @@ from torch.utils.data import Dataset
 
 from wavedil.errors import WavedilError
 from wavedil.skipped import SkippedFiles
-from wavedil.vision.data.images import read_image, read_target, resize, resize_mask, scaled_size
+from wavedil.vision.data.images import (
+    full_scale,
+    read_image,
+    read_target,
+    resize,
+    resize_mask,
+    scaled_pixels,
+    scaled_size,
+)
 from wavedil.vision.data.labels import IGNORED, Ignored, LabelScheme, Value
 from wavedil.vision.data.pairs import ImagePair
 from wavedil.vision.data.palette import Color
@@ -28,15 +36,16 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
     Args:
         pairs: image and mask files.
         scale: images and masks are resized by this factor when they are read.
+        channels: bands of the images, those of the network; see :func:`wavedil.vision.read_image`.
     """
 
     #: Ground truth outside the image in random crops.
     fill_value: float
 
-    def __init__(self, pairs: Sequence[ImagePair], scale: float = 1.0):
+    def __init__(self, pairs: Sequence[ImagePair], scale: float = 1.0, channels: int = 3):
         if not 0 < scale <= 16:
             raise WavedilError(f"scale is {scale}: expected a resize factor above 0 and at most 16")
-        self.pairs, self.scale = list(pairs), scale
+        self.pairs, self.scale, self.channels = list(pairs), scale, channels
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._cached_bytes = 0
 
@@ -46,14 +55,14 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        image, truth = map(torch.from_numpy, self.read(index))
-        return self.make_item(image.permute(2, 0, 1) / 255, truth)
+        image, truth = self.read(index)
+        return self.make_item(scaled_pixels(image), torch.from_numpy(truth))
 
     def read(self, index: int, cache: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Image ``(height, width, 3)`` uint8 and ground truth ``(height, width)``, from the cache if possible."""
+        """Image ``(height, width, channels)`` and ground truth ``(height, width)``, from the cache if possible."""
         if index in self._cache:
             return self._cache[index]
-        image = read_image(self.pairs[index].image)
+        image = read_image(self.pairs[index].image, self.channels)
         image, truth = resize(image, scaled_size(image.shape[:2], self.scale)), self.read_truth(index)
         if image.shape[:2] != truth.shape:
             pair = self.pairs[index]
@@ -71,28 +80,38 @@ class ImageDataset(Dataset[dict[str, Tensor]]):
         """Reads the ground truth of an image, resized by ``scale``, ``(height, width)``."""
         raise NotImplementedError
 
+    def band_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each band in [0, 1], over at most 200 evenly spaced images."""
+        count, sums, squares = 0, 0.0, 0.0
+        for index in range(0, len(self), -(-len(self) // 200)):
+            image = self.read(index)[0]
+            values = image.reshape(-1, image.shape[2]).astype(np.float64) / full_scale(image)
+            count, sums, squares = count + len(values), sums + values.sum(0), squares + np.square(values).sum(0)
+        deviations = np.sqrt((squares / count - (sums / count) ** 2).clip(min=0))
+        return (sums / count).tolist(), np.where(deviations > 1e-6, deviations, 1.0).tolist()
+
     @staticmethod
     def make_item(image: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """The item of an image ``(3, height, width)`` in [0, 1] and its ground truth ``(height, width)``."""
+        """The item of an image ``(channels, height, width)`` in [0, 1] and its ground truth ``(height, width)``."""
         raise NotImplementedError
 
 
 class SegmentationDataset(ImageDataset):
     """Images with class labels, for validation and evaluation.
 
-    Items are ``{"image": float32 (3, height, width) in [0, 1], "labels": int64 (height, width)}``; ignored pixels have
-    label 255.
+    Items are ``{"image": float32 (channels, height, width) in [0, 1], "labels": int64 (height, width)}``; ignored
+    pixels have label 255.
 
     Args:
         pairs: image and mask files.
         label_scheme: encoding of the classes in the masks.
-        scale: images and masks are resized by this factor when they are read.
+        scale, channels: see :class:`ImageDataset`.
     """
 
     fill_value = IGNORED
 
-    def __init__(self, pairs: Sequence[ImagePair], label_scheme: LabelScheme, scale: float = 1.0):
-        super().__init__(pairs, scale)
+    def __init__(self, pairs: Sequence[ImagePair], label_scheme: LabelScheme, scale: float = 1.0, channels: int = 3):
+        super().__init__(pairs, scale, channels)
         self.label_scheme = label_scheme
 
     def read_truth(self, index: int) -> np.ndarray:
@@ -119,19 +138,19 @@ class SegmentationDataset(ImageDataset):
 class RegressionDataset(ImageDataset):
     """Images with a target value at every pixel.
 
-    Items are ``{"image": float32 (3, height, width) in [0, 1], "targets": float32 (height, width)}``. Targets that are
-    0, NaN or infinite in the file are unknown: NaN.
+    Items are ``{"image": float32 (channels, height, width) in [0, 1], "targets": float32 (height, width)}``. Targets
+    that are 0, NaN or infinite in the file are unknown: NaN.
 
     Args:
         pairs: image and target files; see :func:`wavedil.vision.data.images.read_target`.
         step: value of one gray level of a target image.
-        scale: images and targets are resized by this factor when they are read.
+        scale, channels: see :class:`ImageDataset`.
     """
 
     fill_value = float("nan")
 
-    def __init__(self, pairs: Sequence[ImagePair], step: float = 1.0, scale: float = 1.0):
-        super().__init__(pairs, scale)
+    def __init__(self, pairs: Sequence[ImagePair], step: float = 1.0, scale: float = 1.0, channels: int = 3):
+        super().__init__(pairs, scale, channels)
         if not 0 < step < math.inf:
             raise WavedilError(f"step is {step}: expected the value of one gray level of a target, above 0")
         self.step = step
@@ -165,7 +184,8 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
     Args:
         images: the images to crop.
         size: (height, width) of the crops. If the scaled image is smaller, it is padded on all sides with the mean
-            color of ImageNet, and the ground truth with ``images.fill_value`` (ignored or unknown).
+            color of ImageNet, or its mean if it is not RGB, and the ground truth with ``images.fill_value`` (ignored or
+            unknown).
         scales: smallest and largest scale factor; its logarithm is uniformly distributed between them.
         flip: mirror half of the crops left to right.
         seed: any non-negative integer.
@@ -215,9 +235,10 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
         slack = [side - part for side, part in zip(truth.shape, window, strict=True)]
         start = [int(generator.integers(min(0, s), max(0, s) + 1)) for s in slack]
         mirrored = self.flip and bool(generator.integers(2))
-        image = _crop(image, start, window, MEAN_COLOR).permute(2, 0, 1).unsqueeze(0) / 255
+        fill = MEAN_COLOR if image.shape[2] == 3 else image.mean((0, 1)).astype(image.dtype)
+        image = scaled_pixels(_crop(image, start, window, fill)).unsqueeze(0)
         image = F.interpolate(image, self.size, mode="bilinear", antialias=scale < 1, align_corners=False)[0]
-        truth = _crop(truth, start, window, self.images.fill_value)[None, None].float()
+        truth = torch.from_numpy(_crop(truth, start, window, self.images.fill_value))[None, None].float()
         truth = F.interpolate(truth, self.size, mode="nearest-exact")[0, 0]
         return self.images.make_item(*((image.flip(-1), truth.flip(-1)) if mirrored else (image, truth)))
 
@@ -275,7 +296,7 @@ def count_values(pairs: Sequence[ImagePair]) -> np.ndarray:
     return counts
 
 
-def _crop(pixels: np.ndarray, start: Sequence[int], size: Sequence[int], fill: Sequence[int] | float) -> Tensor:
+def _crop(pixels: np.ndarray, start: Sequence[int], size: Sequence[int], fill: Sequence[int] | float) -> np.ndarray:
     """A crop of ``(height, width, ...)`` pixels, with ``fill`` where it extends beyond the image."""
     out = np.empty((*size, *pixels.shape[2:]), pixels.dtype)
     out[:] = fill
@@ -283,7 +304,7 @@ def _crop(pixels: np.ndarray, start: Sequence[int], size: Sequence[int], fill: S
     part = pixels[rows, columns]
     row, column = max(0, -start[0]), max(0, -start[1])
     out[row : row + part.shape[0], column : column + part.shape[1]] = part
-    return torch.from_numpy(out)
+    return out
 
 
 def _read_gray_mask(pair: ImagePair) -> np.ndarray:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from wavedil.arrays import ArrayFile, open_array
-from wavedil.core.schema import AnyPath, checked
+from wavedil.core.schema import AnyPath, Range, checked
 from wavedil.errors import WavedilError
 from wavedil.files import walk_files
 from wavedil.shards import is_folder
@@ -21,38 +21,133 @@ from wavedil.vision.data.pictures import (
     displayed_size,
     has_deep_colors,
     is_lossy,
+    is_premultiplied,
     load_stored,
     open_picture,
+    stored_bands,
 )
 from wavedil.writing import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
 _GRAY = ("1", "L", "P", "LA", "La", "PA", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes of masks with gray values
 PathLike = str | os.PathLike[str]
+Bands = Annotated[int, Range(1, 2**16)]
 
 
 @checked
-def read_image(path: AnyPath) -> np.ndarray:
-    """Reads an image as RGB as it is displayed, ``(height, width, 3)`` uint8: the orientation in the file is applied.
+def read_image(path: AnyPath, channels: Bands | None = 3) -> np.ndarray:
+    """Reads an image as it is displayed, ``(height, width, channels)``: the orientation in the file is applied.
 
-    Gray, palette and CMYK images are converted to RGB. An alpha channel without transparent pixels is dropped.
+    With 3 channels, gray, palette and CMYK images of 8 bits are converted to RGB, and an alpha channel without
+    transparent pixels is dropped. With other numbers nothing is converted.
+
+    Args:
+        channels: 3: RGB; 1: gray, of 8 or 16 bits; 4: RGBA, or RGB and another band, e.g. near infrared, as a TIFF file
+            has it; None: 1 or 4 if the file has as many bands, else 3.
+
+    Returns:
+        uint8, or uint16 for gray of 16 bits.
 
     Raises:
-        WavedilError: naming the file, if it cannot be read, has transparent pixels, more than 8 bits per channel, more
-            than one image, or more pixels than :func:`wavedil.vision.data.pictures.max_pixels`.
+        WavedilError: naming the file, if it cannot be read, has another number of bands, transparent pixels (not with 4
+            channels), colors of more than 8 bits, more than one image, or more pixels than
+            :func:`wavedil.vision.data.pictures.max_pixels`.
     """
     with open_picture(path) as picture:
-        if picture.mode[0] in "IF" or has_deep_colors(picture):
+        if has_deep_colors(picture):
             raise WavedilError(
-                f"{path} has more than 8 bits per channel: convert it to 8 bits, scaled to the range of its values"
+                f"{path} has more than 8 bits per channel: expected RGB or RGBA of 8 bits, or gray of 16"
             )
-        remedy = "blend it with a background first"
-        return decode(picture, path, lambda band: np.asarray(_opaque(band, path, remedy).convert("RGB")))
+        if stored_bands(picture) == 4:
+            picture._mode = "RGBX"  # there is no public way to all four bands
+        if channels is None:
+            channels = {**dict.fromkeys(_GRAY_BANDS, 1), **dict.fromkeys(_FOUR_BANDS, 4)}.get(picture.mode, 3)
+        return decode(picture, path, _converter(picture, path, channels))
+
+
+def pillow_pixels(picture: Image, channels: int) -> np.ndarray:
+    """The pixels of an image of Pillow, as :func:`read_image` returns those of a file."""
+    from PIL import ImageOps
+
+    turned = ImageOps.exif_transpose(picture)
+    return np.array(_converter(turned, "image", channels)(turned))  # torch needs writable arrays
+
+
+_GRAY_BANDS = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_FOUR_BANDS = ("RGBA", "RGBX")
+_BLEND = "blend it with a background first"
+_REMEDY = "set in_channels of the backbone to the bands of the images, or convert them"
+
+
+def _converter(picture: Image, path: PathLike, channels: int) -> Callable[[Image], np.ndarray]:
+    """A function from a part of a picture to its pixels ``(height, width, channels)``."""
+    mode, name = picture.mode, f"{path} has the color mode {picture.mode}"
+    if stored_bands(picture) is not None:
+        raise WavedilError(f"{path} has {stored_bands(picture)} bands: expected 1, 3 or 4")
+    if channels == 3:
+        if mode[0] in "IF":
+            raise WavedilError(
+                f"{path} has more than 8 bits per channel, and the network takes RGB of 8 bits: convert it to 8 bits, "
+                "scaled to the range of its values, or set in_channels of the backbone to 1"
+            )
+        if mode == "RGBX":
+            raise WavedilError(f"{path} has 4 bands, and the network takes 3: {_REMEDY}")
+        return lambda band: np.asarray(_opaque(band, path, _BLEND).convert("RGB"))
+    if channels == 1:
+        if mode not in (*_GRAY_BANDS, "LA"):
+            raise WavedilError(f"{name}, and the network takes 1 band, gray: {_REMEDY}")
+        return lambda band: _one_band(band, path)
+    if channels == 4:
+        if mode not in _FOUR_BANDS:
+            raise WavedilError(f"{name}, and the network takes 4 bands: {_REMEDY}")
+        if is_premultiplied(picture):
+            raise WavedilError(
+                f"{path} has colors that are multiplied by alpha: write it with an alpha channel that is not associated"
+            )
+        return np.asarray
+    raise WavedilError(f"the network takes {channels} bands: expected 1, 3 or 4, as {path} may have")
+
+
+def _one_band(band: Image, path: PathLike) -> np.ndarray:
+    if band.mode in ("1", "L", "LA"):
+        return np.asarray(_opaque(band, path, _BLEND).convert("L"))[..., None]
+    values = np.asarray(band)
+    if values.min() < 0 or values.max() > 65535:
+        raise WavedilError(f"{path} has values from {values.min()} to {values.max()}: expected 0 to 65535")
+    if (values == band.info.get("transparency")).any():
+        raise WavedilError(f"{path} has transparent pixels: {_BLEND}")
+    values = values.astype(np.uint16)
+    return values[..., None]
+
+
+def full_scale(image: np.ndarray | Tensor) -> int:
+    """The largest value of an image's type: 255 or 65535; networks get values divided by it."""
+    return 65535 if image.dtype.itemsize == 2 else 255
+
+
+def scaled_pixels(image: np.ndarray) -> Tensor:
+    """Float32 ``(channels, height, width)`` in [0, 1] of an image ``(height, width, channels)``."""
+    import torch
+
+    return torch.from_numpy(image).permute(2, 0, 1).to(torch.float32) / full_scale(image)
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """An image to show, ``(height, width, 3)`` uint8, of one with 1, 3 or 4 bands.
+
+    A fourth band is left out. Values of 16 bits are scaled: black is the smallest, white the largest of the image.
+    """
+    image = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+    if image.dtype == np.uint8:
+        return image
+    low, high = int(image.min()), int(image.max())
+    return ((image.astype(np.float32) - low) * (255 / max(1, high - low))).round().astype(np.uint8)
 
 
 @checked
@@ -225,12 +320,20 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes an image ``(height, width, 3)`` uint8 to (height, width): bilinear, with antialiasing if smaller."""
+    """Resizes an image ``(height, width, channels)`` to (height, width): bilinear, with antialiasing if smaller."""
     from PIL import Image
+
+    def resized(pixels: np.ndarray) -> np.ndarray:
+        return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
 
     if image.shape[:2] == size:
         return image
-    return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    if image.shape[2] == 3:
+        return resized(image)
+    bands = np.moveaxis(image, 2, 0)  # by bands: Pillow multiplies the first three of four by the fourth
+    if image.dtype == np.uint8:
+        return np.stack([resized(np.ascontiguousarray(band)) for band in bands], 2)
+    return np.stack([np.rint(resized(band.astype(np.float32))) for band in bands], 2).astype(image.dtype)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -65,19 +65,19 @@ class MultilabelPair(ImagePair):
 class MultilabelDataset(ImageDataset):
     """Images with the classes of each pixel.
 
-    Items are ``{"image": float32 (3, height, width) in [0, 1], "labels": int64 (num_classes, height, width)}`` of 0 and
+    Items are ``{"image": float32 (channels, height, width) in [0, 1], "labels": int64 (num_classes, height, width)}`` of 0 and
     1, and 255 where ignored.
 
     Args:
         pairs: image and mask files.
         num_classes: number of classes.
-        scale: images and masks are resized by this factor when they are read.
+        scale, channels: see :class:`wavedil.vision.data.dataset.ImageDataset`.
     """
 
     fill_value = IGNORED_BITS
 
-    def __init__(self, pairs: Sequence[MultilabelPair], num_classes: int, scale: float = 1.0):
-        super().__init__(pairs, scale)
+    def __init__(self, pairs: Sequence[MultilabelPair], num_classes: int, scale: float = 1.0, channels: int = 3):
+        super().__init__(pairs, scale, channels)
         self.num_classes = num_classes
 
     def read_truth(self, index: int) -> np.ndarray:

@@ -28,6 +28,7 @@ MAX_PIXELS = 2**27  # 1 GB in memory while an RGB image of this size is read
 MAX_PIXELS_VARIABLE = "WAVEDIL_MAX_PIXELS"
 _BAND = 2**22  # pixels that are converted at a time
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
+_SAMPLES = 277  # tag of TIFF: bands
 _TILES = "wavedil tiles"  # key in Pillow's ``info`` for a copy of ``tile``, the pixel format of the file
 
 
@@ -127,6 +128,17 @@ def has_deep_colors(picture: Image) -> bool:
         return rest[:1] > [255]
     # BGR;16 is 5 or 6 bits for each color.
     return ";16" in str(raw) and not str(raw).startswith("BGR") and picture.mode[0] != "I"
+
+
+def stored_bands(picture: Image) -> int | None:
+    """Bands of an RGB TIFF with more than three, of which Pillow decodes three; None for other pictures."""
+    bands = picture.tag_v2.get(_SAMPLES, 1) if picture.format == "TIFF" and picture.mode == "RGB" else 3
+    return bands if bands > 3 else None
+
+
+def is_premultiplied(picture: Image) -> bool:
+    """Whether the file has colors multiplied by alpha, which Pillow divides by it."""
+    return _arguments(picture)[0] == "RGBa"
 
 
 def is_lossy(picture: Image, path: PathLike) -> bool:

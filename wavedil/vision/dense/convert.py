@@ -90,9 +90,8 @@ class DenseBackbone(fx.GraphModule):
     def config(self) -> dict[str, Any]:
         """The arguments of a model folder: the graph and the attributes as plain values."""
         if "stored" not in self.meta:
-            channels = next(node for node in self.graph.nodes if node.target is check_image).args[1]
             about = json.loads(json.dumps(self.meta["dense"]))
-            self.meta["stored"] = {"graph": describe_graph(self), "about": about, "channels": channels}
+            self.meta["stored"] = {"graph": describe_graph(self), "about": about, "channels": self.in_channels}
         return {"stored": self.meta["stored"]}
 
     @property
@@ -118,6 +117,11 @@ class DenseBackbone(fx.GraphModule):
     level_channels = _metadata("level_channels")
     receptive_field = _metadata("receptive_field")
     center = _metadata("center")
+
+    @property
+    def in_channels(self) -> int:
+        """Bands of the image."""
+        return next(node for node in self.graph.nodes if node.target is check_image).args[1]
 
     @property
     def align(self) -> str:

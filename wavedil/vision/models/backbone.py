@@ -17,25 +17,26 @@ PatchSize = Annotated[int, Range(1, 2**7)]  # 49152 channels
 
 @register
 class SmallBackbone(nn.Module):
-    """3x3 convolutions with batch norm: ``(batch, 3, h, w) -> (batch, channels, h / stride, w / stride)``.
+    """3x3 convolutions with batch norm: ``(batch, in_channels, h, w) -> (batch, channels, h / stride, w / stride)``.
 
     Each downsampling by 2 is a convolution of stride 2 and one of stride 1; the width doubles up to ``channels``.
 
     Args:
         channels: channels of the features; a multiple of ``output_stride``.
         output_stride: stride of the features in pixels, a power of two.
+        in_channels: bands of the images: 3 for RGB, 1 for gray, 4 for RGB and a fourth band.
     """
 
-    def __init__(self, channels: Channels = 48, output_stride: Stride = 4):
+    def __init__(self, channels: Channels = 48, output_stride: Stride = 4, in_channels: Channels = 3):
         super().__init__()
         if output_stride & (output_stride - 1):
             raise WavedilError(f"output_stride is {output_stride}: expected a power of two")
         if channels < output_stride or channels % output_stride:
             raise WavedilError(f"channels is {channels}: expected a multiple of output_stride {output_stride}")
-        self.channels, self.output_stride = channels, output_stride
+        self.channels, self.output_stride, self.in_channels = channels, output_stride, in_channels
         self.align = "corner"  # odd kernels: cell i is centered on pixel i * stride
         width = channels // output_stride
-        blocks: list[nn.Module] = [_conv_block(3, width)]
+        blocks: list[nn.Module] = [_conv_block(in_channels, width)]
         for _ in range(output_stride.bit_length() - 1):
             blocks += [_DownsamplingBlock(width, 2 * width), _conv_block(2 * width, 2 * width)]
             width *= 2
@@ -56,17 +57,19 @@ class SmallBackbone(nn.Module):
 
 @register
 class PixelUnshuffle(nn.Module):
-    """Rearranges image patches to channels, without weights: ``(batch, 3, h, w) -> (batch, 3 s^2, h / s, w / s)``.
+    """Rearranges image patches to channels, without weights: ``(batch, c, h, w) -> (batch, c s^2, h / s, w / s)``.
 
     Patches do not overlap, so only the layers after the backbone combine neighboring cells.
 
     Args:
         output_stride: s, the side of a patch in pixels.
+        in_channels: c, the bands of the images.
     """
 
-    def __init__(self, output_stride: PatchSize = 2):
+    def __init__(self, output_stride: PatchSize = 2, in_channels: Annotated[int, Range(1, 2**7)] = 3):
         super().__init__()
-        self.channels, self.output_stride = 3 * output_stride**2, output_stride
+        self.channels, self.output_stride = in_channels * output_stride**2, output_stride
+        self.in_channels = in_channels
         self.receptive_field = output_stride
 
     def forward(self, image: Tensor) -> Tensor:

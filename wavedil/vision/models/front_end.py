@@ -77,6 +77,7 @@ class VGGFrontEnd(nn.Module):
                 f"widths is {shown(widths)}: expected the channels of the {len(DEPTHS)} stages of VGG-16"
             )
         self.output_stride = self.stride = stride
+        self.in_channels = in_channels
         self.padding = padding
         block = partial(
             ConvBlock,

@@ -17,15 +17,18 @@ from wavedil.vision.models.upsample import ALIGNMENTS, first_cells, upsample, up
 
 #: Mean and standard deviation of ImageNet, red, green and blue in [0, 1]; networks trained on it expect these.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN_OF_BAND, STD_OF_BAND = 0.5, 0.25  # of images that are not RGB
 
 Resize = Annotated[float, Range(2**-8, 2**8)]
-#: Of red, green and blue.
+#: Of each band of the image, e.g. of red, green and blue.
 Mean = Sequence[Scale]
 Std = Sequence[Positive]
 
 
 class DensePredictor(nn.Module):
-    """Predicts values at every pixel: ``(batch, 3, height, width) in [0, 1] -> (batch, num_outputs, height, width)``.
+    """Values at every pixel: ``(batch, bands, height, width) in [0, 1] -> (batch, num_outputs, height, width)``.
+
+    ``in_channels`` of the backbone is the number of bands; 3, red, green and blue, if it has no such attribute.
 
     Base class of :class:`wavedil.vision.Segmenter`, which documents the arguments, and
     :class:`wavedil.vision.Regressor`.
@@ -59,14 +62,26 @@ class DensePredictor(nn.Module):
         align = align or getattr(backbone, "align", "center")
         if align not in ALIGNMENTS:
             raise WavedilError(f"align is {align!r}: expected {one_of(align, ALIGNMENTS)}")
-        if len(mean) != 3 or len(std) != 3:
-            raise WavedilError(f"mean is {shown(mean)} and std is {shown(std)}: expected three numbers each")
+        self.in_channels = getattr(backbone, "in_channels", None) or 3
+        if self.in_channels != 3:  # the defaults are of red, green and blue
+            mean = [MEAN_OF_BAND] * self.in_channels if list(mean) == list(MEAN) else mean
+            std = [STD_OF_BAND] * self.in_channels if list(std) == list(STD) else std
+            if refinement is not None:
+                raise WavedilError(
+                    f"refinement is {with_article(refinement)} and the backbone has in_channels {self.in_channels}: a "
+                    "refinement needs the colors of RGB images, in_channels 3"
+                )
+        if len(mean) != self.in_channels or len(std) != self.in_channels:
+            raise WavedilError(
+                f"mean is {shown(mean)} and std is {shown(std)}: expected {self.in_channels} numbers each, one for "
+                "each band (in_channels of the backbone)"
+            )
         self.backbone, self.head, self.context, self.refinement = backbone, head, context, refinement
         self.auxiliary: nn.Module | None = None
         self.num_outputs, self.scale, self.align = num_outputs, scale, align
         # Not persistent: both are in config.json already.
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     @property
     def output_stride(self) -> int | tuple[int, int]:
@@ -125,10 +140,10 @@ class DensePredictor(nn.Module):
 
     def _padded(self, image: Tensor) -> Tensor:
         """The normalized image, padded to a multiple of the stride."""
-        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point() or 0 in image.shape:
+        if image.ndim != 4 or image.shape[1] != self.in_channels or not image.is_floating_point() or 0 in image.shape:
             raise WavedilError(
                 f"image is {image.dtype} of shape {tuple(image.shape)}: expected floats in [0, 1] of shape "
-                "(batch, 3, height, width)"
+                f"(batch, {self.in_channels}, height, width)"
             )
         x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         height, width = image.shape[2:]

@@ -9,7 +9,7 @@ from wavedil.weights import register
 
 @register
 class Regressor(DensePredictor):
-    """Dense regression network: ``(batch, 3, height, width) in [0, 1] -> (batch, 1, height, width)``.
+    """Dense regression network: ``(batch, bands, height, width) in [0, 1] -> (batch, 1, height, width)``.
 
     Args:
         backbone, head, context, scale, align, mean, std: as in :class:`wavedil.vision.Segmenter`; the head has one

@@ -21,7 +21,7 @@ LabelCount = Annotated[int, Range(1, MAX_CLASSES)]  # label maps have 8 bits
 
 @register
 class Segmenter(DensePredictor):
-    """Segmentation network: ``(batch, 3, height, width) in [0, 1] -> (batch, num_classes, height, width)``.
+    """Segmentation network: ``(batch, bands, height, width) in [0, 1] -> (batch, num_classes, height, width)``.
 
     Images can have any size: the normalized image is padded with zeros (its mean color) at the bottom and on the right
     to a multiple of the backbone's stride. Scores are upsampled bilinearly by the stride and cropped to the image.
@@ -47,7 +47,8 @@ class Segmenter(DensePredictor):
             none.
         auxiliary_level: which map of the backbone's list it reads: -2 is the last but one, -1 the last, which is the
             only one of a backbone without ``levels``.
-        mean, std: mean and standard deviation of red, green and blue; the backbone gets (image - mean) / std.
+        mean, std: mean and standard deviation of each band; the backbone gets (image - mean) / std. Default: those of
+            ImageNet for red, green and blue; 0.5 and 0.25 if ``in_channels`` of the backbone is not 3.
 
     Raises:
         WavedilError: parts that do not fit together.

