@@ -65,8 +65,8 @@ class MultilabelPair(ImagePair):
 class MultilabelDataset(ImageDataset):
     """Images with the classes of each pixel.
 
-    Items are ``{"image": float32 (channels, height, width) in [0, 1], "labels": int64 (num_classes, height, width)}`` of 0 and
-    1, and 255 where ignored.
+    Items are ``{"image": float32 (channels, height, width) in [0, 1], "labels": int64 (num_classes, height, width)}``
+    of 0 and 1, and 255 where ignored.
 
     Args:
         pairs: image and mask files.
