@@ -28,6 +28,7 @@ SHIFTS = 64
 TOLERANCE = 5e-5
 LIMIT = 11.05  # log odds beyond it are rounded to it; no multiple of STEP / SHIFTS is close to it
 BLOCK = 1024  # decisions
+DECODED_LEVELS = 6  # at once, since calls for one sample take longer than their arithmetic
 CHUNK = 32  # blocks that the encoder scores at a time
 _FIRST = ONE * 3 // 4  # probability that a shift is the right one
 _LOWEST = math.floor(-LIMIT / STEP)
@@ -50,28 +51,53 @@ class LogOdds:
     """Log odds of the upper half of ranges of codes, from distribution parameters ``(n, num_parameters)``.
 
     There are ``depth`` levels; the range of level 0 has all codes.
+
+    Args:
+        levels: number of successive levels that are computed at once, from the probabilities of the smallest ranges of
+            these levels.
     """
 
-    def __init__(self, distribution: Distribution, parameters: Tensor):
+    def __init__(self, distribution: Distribution, parameters: Tensor, levels: int = 1):
         if not bool(torch.isfinite(parameters).all()):
             raise WavedilError("the model's numbers overflow: its weights are too large; use an earlier checkpoint")
         self.num_codes = distribution.quantizer.num_codes
         self.depth = (self.num_codes - 1).bit_length()
+        self.levels = levels
         self.setup(distribution, parameters)
 
     def setup(self, distribution: Distribution, parameters: Tensor) -> None:
-        self.distribution, self._twice = distribution, parameters.repeat(2, 1)
+        self.distribution, self.parameters, self.rows = distribution, parameters, np.arange(len(parameters))
 
     def __call__(self, low: np.ndarray, level: int) -> np.ndarray:
-        """For the ranges that start at ``low`` ``(n,)``; minus infinity where no code is in the upper half."""
+        """For the ranges that start at ``low`` ``(n,)``; minus infinity where no code is in the upper half.
+
+        Levels are asked for one after the other, and each range is a half of the one before it.
+        """
+        if level % self.levels == 0:
+            self._compute(low, level)
         half = 1 << (self.depth - 1 - level)
-        middle, high = low + half, np.minimum(low + 2 * half, self.num_codes)
-        alone = middle >= self.num_codes
-        middle = np.where(alone, low, middle)  # any range with codes
-        ends = np.concatenate([low, middle]), np.concatenate([np.where(alone, high, middle), high])
-        ends = (torch.from_numpy(each).to(self._twice.device) for each in ends)
-        lower, upper = self.distribution.log_between(self._twice, *ends).cpu().numpy().reshape(2, -1)
-        return np.where(alone, -np.inf, np.nan_to_num(upper - lower, nan=0.0, posinf=1e6, neginf=-1e6))
+        ranges = (1 << level % self.levels) + (low - self.start) // (2 * half)
+        return np.where(low + half >= self.num_codes, -np.inf, self.odds[self.rows, ranges])
+
+    def _compute(self, low: np.ndarray, level: int) -> None:
+        """Log odds of the ranges of the next levels, as a heap: the halves of range i are 2i and 2i + 1."""
+        count = 1 << min(self.levels, self.depth - level)
+        ends = low[:, None] + np.arange(count + 1) * ((1 << self.depth - level) // count)
+        ends = np.minimum(ends, self.num_codes)
+        empty = ends[:, :-1] == ends[:, 1:]
+        first = np.where(empty, 0, ends[:, :-1])  # any range with codes
+        last = np.where(empty, 1, ends[:, 1:])
+        parameters = self.parameters.repeat_interleave(count, 0)
+        first, last = (torch.from_numpy(each.reshape(-1)).to(parameters.device) for each in (first, last))
+        logs = self.distribution.log_between(parameters, first, last).double().cpu().numpy()
+        logs = np.where(empty, -np.inf, logs.reshape(-1, count))
+        self.start, self.odds = low.copy(), np.zeros((len(low), count))  # a copy, since the decoder changes low
+        while count > 1:
+            lower, upper, count = logs[:, 0::2], logs[:, 1::2], count // 2
+            with np.errstate(invalid="ignore"):
+                self.odds[:, count : 2 * count] = upper - lower
+            logs = np.logaddexp(lower, upper)
+        self.odds = np.nan_to_num(self.odds, copy=False, nan=0.0, posinf=1e6, neginf=-1e6)
 
 
 class CategoricalLogOdds(LogOdds):
@@ -94,9 +120,9 @@ class CategoricalLogOdds(LogOdds):
         return np.where(low + (1 << (self.depth - 1 - level)) >= self.num_codes, -np.inf, odds)
 
 
-def make_log_odds(distribution: Distribution, parameters: Tensor) -> LogOdds:
+def make_log_odds(distribution: Distribution, parameters: Tensor, levels: int = 1) -> LogOdds:
     kind = CategoricalLogOdds if type(distribution) is Categorical else LogOdds
-    return kind(distribution, parameters)
+    return kind(distribution, parameters, levels)
 
 
 def block_samples(num_codes: int, channels: int) -> int:
@@ -155,7 +181,7 @@ def decode_codes(session: Session, time: int, decoder: Decoder) -> Iterator[Tens
                 if shift == SHIFTS:
                     raise WavedilError("the data are damaged")
             table = _PROBABILITIES[shift]
-        log_odds = make_log_odds(session.plan.distribution, session.score(placeholder)[:, :, 0])
+        log_odds = make_log_odds(session.plan.distribution, session.score(placeholder)[:, :, 0], DECODED_LEVELS)
         low = np.zeros(session.batch, np.int64)
         for level in range(log_odds.depth):
             bits = []

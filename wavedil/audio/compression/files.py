@@ -1,17 +1,16 @@
 """Compressed files: a short header, and the codes of the sound in the bits that the model needs for them."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wavedil.audio.compression.arithmetic import Decoder, Encoder
 from wavedil.audio.compression.codes import decode_codes, encode_codes
+from wavedil.audio.compression.header import Header, digest
 from wavedil.audio.conditioning.conditioner import Speaker
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.levels import check_level
@@ -19,15 +18,13 @@ from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.generation.engines.session import Session
 from wavedil.batches import fingerprint
 from wavedil.core.schema import AnyPath, checked
-from wavedil.errors import WavedilError, shown, with_article
+from wavedil.errors import WavedilError, with_article
 from wavedil.files import check_regular_file
 from wavedil.ops.memory import check_memory
 from wavedil.outputs import claim_file
 from wavedil.writing import atomic_write
 
-MAGIC = b"wavedil-sound-1\n"
 SUFFIX = ".wdil"
-_MAX_HEADER = 4096  # bytes
 _FEWEST_BITS = 1e-5  # per sample: what decisions of the largest probability need
 Progress = Callable[[int, int], None]
 
@@ -77,21 +74,14 @@ def compress_file(
         raise WavedilError(
             f"{source} ({info.subtype}) is not the 16-bit sound that this model's codes stand for: convert it to 16 bit"
         )
-    header = {
-        "model": fingerprint(model)[:16],
-        "rate": model.sample_rate,
-        "shape": list(codes.shape),
-        "speaker": speaker,
-        "codes": _digest(codes),
-    }
-    text = json.dumps(header, separators=(",", ":")).encode()
+    header = Header(fingerprint(model)[:8], digest(codes), *codes.shape, speaker).to_bytes()
     encoder, started = Encoder(), time.perf_counter()
     session = _session(model, len(codes), speaker, engine)
     with claim_file(target, [source]):
         for done in encode_codes(session, codes, encoder):
             if progress is not None:
                 progress(done, codes.shape[1])
-        content = MAGIC + len(text).to_bytes(2, "big") + text + encoder.finish()
+        content = header + encoder.finish()
         with atomic_write(target) as beside:
             beside.write_bytes(content)
     seconds = codes.shape[1] / model.sample_rate
@@ -134,15 +124,16 @@ def expand_file(
             differently from the one that compressed it. Nothing is written then.
     """
     _check_model(model)
-    header, data = _read(Path(source))
-    if header["model"] != fingerprint(model)[:16]:
+    check_regular_file(Path(source), "a compressed file")
+    header, data = Header.read(Path(source).read_bytes(), Path(source))
+    if header.model != fingerprint(model)[:8]:
         raise WavedilError(f"{source} was compressed with another model: expand it with the same weights")
-    channels, length = header["shape"]
+    channels, length = header.channels, header.samples
     if channels * length * _FEWEST_BITS > 8 * len(data) + 64:
         raise WavedilError(f"{source} is damaged: {len(data)} bytes cannot hold {length} samples")
     check_memory(24 * channels * length, f"{source} has {length} samples", "expand it on a larger machine")
     started = time.perf_counter()
-    session, decoder, parts = _session(model, channels, header["speaker"], engine), Decoder(data), []
+    session, decoder, parts = _session(model, channels, header.speaker, engine), Decoder(data), []
     with claim_file(target, [source]):
         try:
             for codes in decode_codes(session, length, decoder):
@@ -152,7 +143,7 @@ def expand_file(
         except WavedilError as error:
             raise WavedilError(f"{source}: {error}") from None
         codes = torch.stack(parts, 1)
-        if _digest(codes) != header["codes"]:
+        if digest(codes) != header.codes:
             raise WavedilError(
                 f"{source}: the checksum of the codes differs, since the file is damaged, or engine {engine} computes "
                 "too differently on this machine: try engine torch"
@@ -176,35 +167,3 @@ def _session(model: nn.Module, channels: int, speaker: Speaker | None, engine: s
     plan = model.plan()
     conditioning = model.conditioning(None, speaker, channels)
     return session_class(choose(engine, plan, channels))(plan, model.start(channels), speaker=conditioning.speaker)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Header and data; raises WavedilError if it is not a compressed file."""
-    check_regular_file(path, "a compressed file")
-    content = path.read_bytes()
-    foreign = f"{path} is not a file that wavedil compress wrote, or of a later version"
-    if not content.startswith(MAGIC):
-        raise WavedilError(foreign)
-    start = len(MAGIC) + 2
-    size = int.from_bytes(content[len(MAGIC) : start], "big")
-    try:
-        header = json.loads(content[start : start + min(size, _MAX_HEADER)])
-        shape = header["shape"]
-        is_valid = (
-            all(type(header[key]) is str for key in ("model", "codes"))
-            and len(shape) == 2
-            and all(type(side) is int and 0 < side < 2**40 for side in shape)
-            and shape[0] <= 1024
-            and type(header["speaker"]) in (str, int, type(None))
-        )
-    except (ValueError, KeyError, TypeError, RecursionError):
-        is_valid = False
-    if not is_valid:
-        raise WavedilError(
-            f"{path}: its header is damaged: {shown(content[start : start + 40].decode('ascii', 'replace'))}"
-        )
-    return header, content[start + size :]
-
-
-def _digest(codes: Tensor) -> str:
-    return hashlib.sha256(codes.cpu().numpy().astype("<i4").tobytes()).hexdigest()[:16]
