@@ -198,6 +198,25 @@ def test_a_damaged_confusion_matrix_is_left_out(tmp_path, entries):
 
 
 @pytest.mark.parametrize(
+    ("counts", "shown"),
+    [
+        ([[30, 0], [40, 0], [60, 0]], True),
+        ([[30, 0], [20, 0], [60, 0]], False),
+        ([[30, 0], [40, 0]], False),
+        ([[1, "<b>"]] * 3, False),
+        ([[10**30, 0]] * 3, False),
+        (3, False),
+    ],
+)
+def test_figures_of_several_classes_per_pixel(tmp_path, counts, shown):
+    run = runs.make_image_run(tmp_path / "run")
+    (run / "validation.json").write_text(json.dumps({"step": 9, "counts": counts, "known": 240}))
+    text = Page(write_report(run)).text
+    assert (">recall</th>" in text) == shown == ("<td class=number>0.429</td>" in text) == (">25.0 %</td>" in text)
+    assert "Confusion" not in text
+
+
+@pytest.mark.parametrize(
     ("scores", "shown"),
     [([0.125, None], True), ([0.125], False), ([2, 0], False), ({"a": 1}, False), (["<b>", 0], False)],
 )

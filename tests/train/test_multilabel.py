@@ -97,6 +97,8 @@ def test_it_learns_both_classes_and_evaluates_as_by_hand(run, pictures, capsys):
     assert result["mean_iou"] == pytest.approx(iou.mean()) and result["count"] == 12 * 23 * 30
     assert "at least 0.5" in result["definition"] and "ignore label 128" in result["definition"]
     assert 0.5 < result["boundary_f1"] <= 1
+    page = (run / "report.html").read_text()
+    assert ">boundary F1</th>" in page and "go &amp; see" in page and "Confusion" not in page
     assert "valid_mean_iou" in (run / "metrics.csv").read_text()
 
 

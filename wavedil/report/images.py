@@ -175,41 +175,57 @@ def classes_html(run: Run) -> str:
     if not known:
         return ""
     matrix = _matrix(run.validation, len(known))
-    figures = {} if matrix is None else _figures(matrix, run.validation.get("boundary_f1"))
+    counts, pixels = _counts(run.validation, matrix, len(known))
+    figures = {} if counts is None else _figures(counts, run.validation.get("boundary_f1"))
     rows = []
     for index, (name, color) in enumerate(known):
         swatch = f"<span class=swatch style='background:rgb{color}'></span>{text(name)}"
         cells = ""
-        if matrix is not None:
+        if counts is not None:
             iou = figures["IoU"][index]
             bar = (
                 "" if iou is None else f"<span class=bar aria-hidden=true><i style='width:{100 * iou:.1f}%'></i></span>"
             )
             shown = ["none" if values[index] is None else f"{values[index]:.3f}" for values in figures.values()]
-            shown.append(f"{100 * matrix[index].sum() / max(1, matrix.sum()):.1f} %")
+            shown.append(f"{100 * counts[2, index] / max(1, pixels):.1f} %")
             first, *others = (f"<td class=number>{value}</td>" for value in shown)
             cells = f"{first}<td>{bar}</td>{''.join(others)}"
         rows.append(f"<tr><th scope=row>{swatch}</th>{cells}</tr>")
     titles = [f"<th class=number scope=col>{name}</th>" for name in (*figures, "pixels")]
-    head = "" if matrix is None else f"{titles[0]}<th scope=col>0 to 1</th>{''.join(titles[1:])}"
-    step = "" if matrix is None else f"<p class=note>Held-out images at step {text(run.validation.get('step'))}.</p>"
+    head = "" if counts is None else f"{titles[0]}<th scope=col>0 to 1</th>{''.join(titles[1:])}"
+    step = "" if counts is None else f"<p class=note>Held-out images at step {text(run.validation.get('step'))}.</p>"
     table = f"<table><thead><tr><th scope=col>class</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f"<h2>Classes</h2>{step}<div class=scroll>{table}</div>{_matrix_html(known, matrix)}"
 
 
-def _figures(matrix: np.ndarray, boundary: Any) -> dict[str, list[float | None]]:
-    """Figures of each class by their titles, from the confusion matrix and the boundary F1 of each class."""
+def _counts(validation: dict[str, Any], matrix: np.ndarray | None, count: int) -> tuple[np.ndarray | None, int]:
+    """Correct, predicted and labeled pixels of each class, ``(3, count)``, and all pixels.
+
+    They are in ``validation`` if pixels may have several classes, so that there is no confusion matrix.
+    """
+    if matrix is not None:
+        return np.stack([matrix.diagonal(), matrix.sum(0), matrix.sum(1)]), int(matrix.sum())
+    try:
+        counts, pixels = np.array(validation["counts"]), validation["known"]
+        is_valid = counts.shape == (3, count) and counts.dtype == np.int64 and isinstance(pixels, int)
+        is_valid = is_valid and bool((counts[0] >= 0).all() and (counts[0] <= counts[1:]).all())
+        return (counts if is_valid else None), pixels
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None, 0
+
+
+def _figures(counts: np.ndarray, boundary: Any) -> dict[str, list[float | None]]:
+    """Figures of each class by their titles, from the counts and the boundary F1 of each class."""
     import torch
 
-    from wavedil.vision.metrics import ConfusionMatrix, finite
+    from wavedil.vision.metrics import ClassCounts, finite
 
-    counts = ConfusionMatrix(len(matrix))
-    counts.matrix = torch.from_numpy(matrix)
-    figures = {"IoU": counts.iou, "recall": counts.recall, "precision": counts.precision, "F1": counts.f1}
-    found = {title: finite(values) for title, values in figures.items()}
-    if isinstance(boundary, list) and len(boundary) == len(matrix) and all(map(_is_share, boundary)):
-        found["boundary F1"] = boundary
-    return found
+    found = ClassCounts(torch.from_numpy(counts))
+    figures = {"IoU": found.iou, "recall": found.recall, "precision": found.precision, "F1": found.f1}
+    shown = {title: finite(values) for title, values in figures.items()}
+    if isinstance(boundary, list) and len(boundary) == counts.shape[1] and all(map(_is_share, boundary)):
+        shown["boundary F1"] = boundary
+    return shown
 
 
 def _is_share(value: Any) -> bool:

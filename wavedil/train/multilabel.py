@@ -23,6 +23,7 @@ from wavedil.vision.data.multilabel import (
 from wavedil.vision.data.pairs import FolderLayout, split_pairs
 from wavedil.vision.data.palette import Byte
 from wavedil.vision.losses import BinaryCrossEntropy
+from wavedil.vision.metrics import finite
 from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.multilabel_evaluation import MultilabelCounts
@@ -70,7 +71,9 @@ class MultilabelModule(SegmentationModule):
         self.log("valid/boundary_f1", self.found.boundary.mean)
 
     def validation_details(self) -> dict[str, Any]:
-        return {}
+        """Correct, predicted and labeled pixels, and boundary F1, of each class; and all pixels."""
+        counts, boundary = self.found.counts.tolist(), finite(self.found.boundary.scores)
+        return {"counts": counts, "known": self.found.known, "boundary_f1": boundary}
 
 
 class MultilabelData(SegmentationData):

@@ -55,15 +55,14 @@ def finite(values: Tensor) -> list[float | None]:
 
 
 class ClassCounts:
-    """Base of the metrics of classes: figures of each class, float64 ``(num_classes,)``, NaN where they are 0 / 0.
+    """Figures of each class, float64 ``(num_classes,)``, NaN where they are 0 / 0.
 
-    Subclasses count the pixels.
+    Args:
+        counts: correct (TP), predicted (TP + FP) and labeled (TP + FN) pixels, int64 ``(3, num_classes)``.
     """
 
-    @property
-    def counts(self) -> Tensor:
-        """Correct (TP), predicted (TP + FP) and labeled (TP + FN) pixels of each class, int64 ``(3, num_classes)``."""
-        raise NotImplementedError
+    def __init__(self, counts: Tensor):
+        self.counts = counts
 
     @property
     def iou(self) -> Tensor:
@@ -146,6 +145,7 @@ class ConfusionMatrix(ClassCounts):
 
     @property
     def counts(self) -> Tensor:
+        """Correct, predicted and labeled pixels of each class."""
         return torch.stack([self.matrix.diagonal(), self.matrix.sum(0), self.matrix.sum(1)])
 
     @property

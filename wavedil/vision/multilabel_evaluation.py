@@ -29,27 +29,22 @@ class MultilabelCounts(ClassCounts):
     """
 
     def __init__(self, num_classes: int, tolerance: float = TOLERANCE):
-        #: Correct, predicted and labeled pixels of each class.
-        self.sums = torch.zeros(3, num_classes, dtype=torch.int64)
+        super().__init__(torch.zeros(3, num_classes, dtype=torch.int64))
         self.known = 0  # pixels that are not ignored
         self.boundary = BoundaryF1(num_classes, tolerance)
 
     @property
-    def counts(self) -> Tensor:
-        return self.sums
-
-    @property
     def accuracy(self) -> float:
         """Share of the pairs of a pixel and a class that are right."""
-        correct, predicted, labeled = self.sums.sum(1)
-        return 1 - float(predicted + labeled - 2 * correct) / max(1, self.known * self.sums.shape[1])
+        correct, predicted, labeled = self.counts.sum(1)
+        return 1 - float(predicted + labeled - 2 * correct) / max(1, self.known * self.counts.shape[1])
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Adds an image: predictions, bool, and labels of 0, 1 and 255, both ``(num_classes, height, width)``."""
         predictions, labels = predictions.cpu(), labels.cpu()
         known, truth = labels != IGNORED, labels == 1
         predicted = predictions & known
-        self.sums += torch.stack([(predicted & truth).sum((1, 2)), predicted.sum((1, 2)), truth.sum((1, 2))])
+        self.counts += torch.stack([(predicted & truth).sum((1, 2)), predicted.sum((1, 2)), truth.sum((1, 2))])
         self.known += int(known[0].sum())
         for label in range(len(labels)):
             self.boundary.add(label, predicted[label], truth[label], known[label])
@@ -75,12 +70,12 @@ def evaluate_multilabel(
         for image, bits in read_images(images, numbers, progress):
             masks = torch.from_numpy(predict(model, image, scaled=scaled, **options))
             found.update(masks, unpack(bits, model.num_classes))
-        return [{"sums": found.sums.tolist(), "known": found.known, "boundary": found.boundary.sums.tolist()}]
+        return [{"sums": found.counts.tolist(), "known": found.known, "boundary": found.boundary.sums.tolist()}]
 
     total = MultilabelCounts(model.num_classes, boundary_tolerance)
     settings = {"scaled": scaled, "boundary_tolerance": boundary_tolerance, **options}
     for record in evaluation_records(model, pairs, settings, count, records, batch, progress):
-        total.sums += torch.tensor(record["sums"])
+        total.counts += torch.tensor(record["sums"])
         total.known += record["known"]
         total.boundary.sums += torch.tensor(record["boundary"], dtype=torch.float64)
     if not total.known:
