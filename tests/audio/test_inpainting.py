@@ -10,7 +10,8 @@ from wavedil.audio.conditioning.features import LogMel
 from wavedil.audio.data.pluck import compose, render_melody
 from wavedil.audio.distributions.mixtures import MixtureOfLogistics
 from wavedil.audio.evaluation import nll_by_chunk
-from wavedil.audio.inpainting import _log_likelihood, inpaint, inpaint_file
+from wavedil.audio.gap_candidates import log_likelihood
+from wavedil.audio.inpainting import inpaint, inpaint_file
 from wavedil.audio.linear_prediction import interpolate
 from wavedil.errors import WavedilError
 
@@ -96,7 +97,7 @@ def test_the_sound_after_a_gap_selects_the_candidate():
 @torch.inference_mode()
 def test_the_score_is_the_likelihood_of_evaluation(monkeypatch):
     """Also for mixtures and speakers, and if the parameters are computed in parts."""
-    monkeypatch.setattr("wavedil.audio.inpainting._PARAMETERS", 2 * 256 * 200)
+    monkeypatch.setattr("wavedil.audio.gap_candidates._PARAMETERS", 2 * 256 * 200)
     for options in ({}, {"distribution": "logistics", "num_codes": 1000}, {"speakers": ("ann", "bob")}):
         model, sound = make(**options), noise(300)
         codes, conditioning = (
@@ -107,7 +108,7 @@ def test_the_score_is_the_likelihood_of_evaluation(monkeypatch):
         _, state = model.step(codes[:, :100], None, conditioning.condition(0, 100))
         states = {key: value.expand(5, *value.shape[1:]) for key, value in state.items()}
         condition = conditioning.select([0] * 5).condition(0, 200)
-        scores = _log_likelihood(model, codes[:, 100:].expand(5, -1), states, condition)
+        scores = log_likelihood(model, codes[:, 100:].expand(5, -1), states, condition)
         assert torch.allclose(scores, -nll[100:].sum().expand(5), rtol=1e-5)
 
 

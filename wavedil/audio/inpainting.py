@@ -15,10 +15,9 @@ from wavedil.audio.conditioning.conditioner import Speaker
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.levels import check_level
 from wavedil.audio.data.packed import PackedSound
-from wavedil.audio.data.resampling import resample_crop
 from wavedil.audio.data.streams import coding, open_sound, written_blocks
 from wavedil.audio.distributions.base import Temperature
-from wavedil.audio.generation.generate import Stream
+from wavedil.audio.gap_candidates import MAX_ROUNDS, correction
 from wavedil.audio.linear_prediction import interpolate
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core.schema import AnyPath, Range, SampleRate, checked
@@ -29,10 +28,6 @@ from wavedil.outputs import claim_file
 
 MAX_GAP_MS = 100.0
 CONTEXT_MS = 10.0  # least sound on each side of a gap
-FOLLOW_MS = 20.0  # of sound after a gap that select a candidate
-FADE_MS = 10.0
-_MAX_ROUNDS = 16
-_PARAMETERS = 2**24  # that are computed at a time
 #: How the samples of a coding are read and written without a change: type, and the step between two values.
 _EXACT = {"FLOAT": ("float32", 0), "DOUBLE": ("float64", 0), "ULAW": ("int16", 1), "ALAW": ("int16", 1)}
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
@@ -181,8 +176,8 @@ def _fills(
             row[start:stop] = interpolate(row[:following], start, stop, rate)
         for (start, stop), following in zip(spans, next_starts, strict=True):
             if candidates:
-                first = len(fills) * _MAX_ROUNDS * candidates
-                row[start:stop] += _correction(model, row, start, stop, following, rate, candidates, first, options)
+                first = len(fills) * MAX_ROUNDS * candidates
+                row[start:stop] += correction(model, row, start, stop, following, rate, candidates, first, options)
             row[start:stop] = row[start:stop].clip(-1, 1)
             fills.append((channel, start, row[start:stop].copy()))
             if progress is not None:
@@ -224,97 +219,3 @@ def _spans(gaps: Gaps, rate: int, length: int) -> list[tuple[int, int]]:
                 f"gap {where[0]} has less than {CONTEXT_MS:g} ms of sound {side} it: expected more, on both sides"
             )
     return spans
-
-
-def _correction(
-    model: WaveNet,
-    sound: np.ndarray,
-    start: int,
-    stop: int,
-    following: int,
-    rate: int,
-    candidates: int,
-    first_stream: int,
-    options: dict[str, Any],
-) -> np.ndarray:
-    """What to add to the samples from ``start`` to ``stop``, which linear prediction has filled.
-
-    Args:
-        following: where the next gap begins.
-        first_stream: number of the first candidate, for its random numbers.
-        options: of :class:`Stream`.
-    """
-    model_rate = model.sample_rate
-    low, high = start * model_rate // rate, -(-stop * model_rate // rate)
-    first = max(0, low - model.receptive_field)
-    last = min(following * model_rate // rate, high + max(1, round(FOLLOW_MS * model_rate / 1000)))
-    excerpt = _at_rate(sound, rate, model_rate, first, last)
-    parts = torch.from_numpy(excerpt).float().clamp(-1, 1).split([low - first, high - low, last - high])
-    correction = _best(model, *parts, candidates, first_stream, options).numpy()
-    return _at_rate(correction, model_rate, rate, start, stop, low)
-
-
-def _at_rate(sound: np.ndarray, source_rate: int, rate: int, start: int, stop: int, offset: int = 0) -> np.ndarray:
-    """Samples from ``start`` to ``stop``, at ``rate``, of sound at ``source_rate``.
-
-    The first sample of ``sound`` is number ``offset``; before it and after the last one there is silence.
-    """
-    if source_rate == rate:
-        return sound[start - offset : stop - offset]
-
-    def decode(first: int, frames: int | None) -> np.ndarray:
-        begin, end = (min(max(each - offset, 0), len(sound)) for each in (first, first + frames))
-        part = sound[begin:end].astype(np.float32)
-        before = max(0, min(frames, offset - first))
-        return np.pad(part, (before, frames - before - len(part)))[None]
-
-    return resample_crop(decode, source_rate, rate, start, stop - start)[0]
-
-
-def _best(
-    model: WaveNet,
-    past: Tensor,
-    guide: Tensor,
-    after: Tensor,
-    candidates: int,
-    first_stream: int,
-    options: dict[str, Any],
-) -> Tensor:
-    """What to add to ``guide``, the interpolation of a gap; all tensors are ``(time,)`` at the model's rate."""
-    length, fade = len(guide), max(1, round(FADE_MS * model.sample_rate / 1000))
-    distance = torch.arange(length) + 0.5
-    weight = (math.pi / 2 * (torch.minimum(distance, length - distance) / fade).clamp(max=1)).sin().square()
-    best, best_score, cut = guide, -math.inf, 0
-    for index in range(max(1, min(int(math.log2(length / fade)), _MAX_ROUNDS))):
-        prime = torch.cat([past, best[:cut]]).view(1, 1, -1)
-        first = first_stream + index * candidates
-        source = Stream(model, num=candidates, first=first, prime=prime, **options)
-        # The codes of the cross-faded end are not those that were drawn; the state is that before this end.
-        free = max(0, length - cut - fade)
-        state = source.state()
-        drawn = source.next_sound(free) if free else guide.new_zeros(candidates, 0)
-        state = source.state() if free else state
-        drawn = torch.cat([drawn, source.next_sound(length - cut - free)], 1).cpu()
-        mixed = guide[cut:] + weight[cut:] * (drawn - guide[cut:])
-        before = mixed[:, free - 1] if free else prime[0, 0, -1].expand(candidates)
-        ends = torch.cat([mixed[:, free:], after.expand(candidates, -1)], 1)
-        codes = model.quantizer.encode_sound(ends, before).to(next(model.parameters()).device)
-        scores = _log_likelihood(model, codes, state, source.conditioning.condition(0, codes.shape[1]))
-        if scores.max() > best_score:
-            best_score = float(scores.max())
-            best = torch.cat([best[:cut], mixed[scores.argmax()]])
-        cut = length - (length - cut) // 2
-    return best - guide
-
-
-def _log_likelihood(model: WaveNet, codes: Tensor, state: dict[str, Tensor], condition: Tensor | None) -> Tensor:
-    """Log-likelihood ``(streams,)`` in nats of codes ``(streams, time)`` after a state of the streams."""
-    size = max(1, _PARAMETERS // (model.distribution.num_parameters * codes.shape[1]))
-    scores = []
-    for first in range(0, len(codes), size):
-        rows = slice(first, first + size)
-        part = {key: value[rows] for key, value in state.items()}
-        parameters, _ = model.step(codes[rows], part, None if condition is None else condition[rows])
-        nll = model.distribution.nll(parameters, codes[rows]).double()
-        scores.append(-nll.view(codes[rows].shape).sum(1))
-    return torch.cat(scores).cpu()
