@@ -130,6 +130,7 @@ EXAMPLES = {
     vision.PyramidPooling: lambda: vision.PyramidPooling(4, 3, [1, 2], 4),
     vision.COCO: lambda: vision.COCO(categories=["a"]),
     vision.Cityscapes: vision.Cityscapes,
+    vision.ClassBalance: lambda: vision.ClassBalance(0.3, ["a"]),
     vision.MapillaryVistas: vision.MapillaryVistas,
     vision.OxfordPets: vision.OxfordPets,
     vision.PascalVOC: lambda: vision.PascalVOC(classes=["a", "b"]),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 from importlib import import_module
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
+from jsonargparse.typing import register_type
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -47,6 +49,17 @@ from wavedil.train.recipes import (
 from wavedil.train.run_folder import process_rank
 from wavedil.train.sharding import FSDP
 from wavedil.train.trainer_options import check_trainer, parse_duration
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is not a number")
+    return value
+
+
+register_type(
+    Number, serializer=_number, deserializer=_number, fail_already_registered=False
+)  # of torchvision's transforms
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
 

@@ -22,6 +22,7 @@ SAFE_PACKAGES = (
     "wavedil",
     "torch.nn",
     "torch.optim",
+    "torchvision.transforms.v2",
     *(f"lightning.{part}" for part in ("fabric.plugins", "fabric.strategies", "fabric.accelerators", "fabric.loggers")),
     *(
         f"lightning.pytorch.{part}"

@@ -93,6 +93,7 @@ class RegressionData(SegmentationData):
     ):
         super().__init__(
             format=None,
+            balance=None,
             classes=None,
             mask_values=None,
             ignore_label=None,

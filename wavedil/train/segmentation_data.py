@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from wavedil.core.schema import checked
@@ -14,6 +14,7 @@ from wavedil.errors import WavedilError, shown
 from wavedil.progress import Bar
 from wavedil.train.data import Count, Factor, OptionalCount, Seed, TrainingData, Workers, evenly_spaced
 from wavedil.vision.data import shapes
+from wavedil.vision.data.augmentation import ClassBalance
 from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
 from wavedil.vision.data.formats import ImageFormat
 from wavedil.vision.data.labels import IGNORED
@@ -52,6 +53,10 @@ class SegmentationData(TrainingData):
             writes it.
         scales: minimum and maximum of the random scale of a crop.
         flip: mirror half of the crops horizontally.
+        balance: chooses some of the crops for rare classes, see :class:`wavedil.vision.ClassBalance`; null for none.
+        transforms: transforms of ``torchvision.transforms.v2`` for each crop and its mask, in order, each with
+            class_path and init_args. Masks get the nearest pixel, and are ignored where a transform fills them. Their
+            random numbers depend on the seed and the number of the crop alone. Null for none.
         valid_images: held-out images in each validation, evenly spaced; null for all.
         built_in_images: number of built-in training images; a tenth as many validate.
         max_skipped: maximum number of training images that may become unreadable during training. Each is logged, and
@@ -80,6 +85,8 @@ class SegmentationData(TrainingData):
         exclude: str | None = None,
         scales: tuple[Factor, Factor] = (0.5, 2.0),
         flip: bool = True,
+        balance: ClassBalance | None = None,
+        transforms: list[nn.Module] | None = None,
         valid_images: Count | None = None,
         built_in_images: Count = 400,
         max_skipped: OptionalCount = 0,
@@ -93,7 +100,7 @@ class SegmentationData(TrainingData):
         if format is not None:
             self._check_format()
         self.validation, self.exclude, self.valid_images = validation, exclude, valid_images
-        self.scales, self.flip = scales, flip
+        self.scales, self.flip, self.balance, self.transforms = scales, flip, balance, transforms
         self.built_in_images, self.max_skipped = built_in_images, max_skipped
 
     def _check_format(self) -> None:
@@ -124,15 +131,20 @@ class SegmentationData(TrainingData):
         root = self.built_in_folder() if self.root is None else self.root
         train, valid, note = self.split(root, start)
         labels = self.read_truth(root, train, valid, start)
+        if self.balance is not None:
+            self.balance.set_counts(self.counts, self.scheme.classes)
         self.crops = RandomImageCrops(
             self.train,
             self.crop,
             scales=self.scales,
             flip=self.flip,
+            balance=self.balance,
+            transforms=self.transforms,
             seed=self.seed,
             max_skipped=self.max_skipped,
         )
-        return f"{note}\n{labels}"
+        names = ", ".join(type(each).__name__ for each in self.transforms or ())
+        return f"{note}\n{labels}" + (f"\ntransforms: {names}" if names else "")
 
     def split(self, root: Any, start: DensePredictor | None) -> tuple[list, list, str]:
         """Pairs of files for training and for validation, and a line about the split; arguments as below."""

@@ -6,6 +6,7 @@ from wavedil.renames import renamed_attribute
 from wavedil.vision.boundary_f1 import BoundaryF1
 from wavedil.vision.crf import CRFRNN, DenseCRF
 from wavedil.vision.crf_inputs import Pairwise, position_features, unary_from_labels, unary_from_softmax
+from wavedil.vision.data.augmentation import ClassBalance
 from wavedil.vision.data.formats import (
     COCO,
     SBD,
@@ -68,6 +69,7 @@ __all__ = [
     "COCO",
     "CRFRNN",
     "Cityscapes",
+    "ClassBalance",
     "ConfusionMatrix",
     "ContextModule",
     "Conv1x1Head",

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from wavedil.errors import WavedilError
 from wavedil.skipped import SkippedFiles
+from wavedil.vision.data.augmentation import ClassBalance, JointTransforms
 from wavedil.vision.data.images import (
     full_scale,
     read_image,
@@ -188,6 +189,9 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
             unknown).
         scales: smallest and largest scale factor; its logarithm is uniformly distributed between them.
         flip: mirror half of the crops left to right.
+        balance: chooses some of the crops for a class, see :class:`wavedil.vision.ClassBalance`; None for none.
+        transforms: transforms of ``torchvision.transforms.v2`` for image and mask; their random numbers depend on
+            ``seed`` and i.
         seed: any non-negative integer.
         max_skipped: largest number of images that cannot be read.
     """
@@ -199,6 +203,8 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
         *,
         scales: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
+        balance: ClassBalance | None = None,
+        transforms: Sequence[nn.Module] | None = None,
         seed: int = 0,
         max_skipped: int = 0,
     ):
@@ -206,14 +212,23 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
             raise WavedilError(f"crop is {list(size)}: expected [height, width] in pixels")
         if len(scales) != 2 or not 0 < scales[0] <= scales[1] < math.inf:
             raise WavedilError(f"scales is {list(scales)}: expected [smallest, largest] scale factor, above 0")
+        self.balance = balance
+        self.transforms = JointTransforms(transforms, images.fill_value) if transforms else None
         self.images, self.size, self.scales, self.flip = images, tuple(size), tuple(scales), flip
         self.seed, self.skipped = seed, SkippedFiles(len(images), max_skipped)
 
     def __len__(self) -> int:
         return 2**31
 
-    def _image(self, index: int, attempt: int) -> int:
-        """Number of the image of item ``index``, or of its replacement number ``attempt``."""
+    def _image(self, index: int, attempt: int) -> tuple[int, int | None]:
+        """Number of the image of item ``index``, or of its replacement number ``attempt``, and the class to contain."""
+        if self.balance is not None:
+            chosen = self.balance.choose(np.random.default_rng([self.seed, 3, index, attempt]))
+            if chosen is not None:
+                return chosen
+        return self._unbalanced(index, attempt), None
+
+    def _unbalanced(self, index: int, attempt: int) -> int:
         if attempt:
             return int(np.random.default_rng([self.seed, 2, index, attempt]).integers(len(self.images)))
         epoch, position = divmod(index, len(self.images))
@@ -221,26 +236,41 @@ class RandomImageCrops(Dataset[dict[str, Tensor]]):
 
     def origin(self, index: int) -> str:
         """Image file of crop ``index``, for messages."""
-        return str(self.images.pairs[self.skipped.origin(lambda attempt: (self._image(index, attempt),))[0]].image)
+        return str(self.images.pairs[self.skipped.origin(lambda attempt: self._image(index, attempt))[0]].image)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"crop {index} of {len(self)}")
-        image, truth = self.skipped.read(lambda attempt: (self._image(index, attempt),), self.images.read)
+        image, truth, label = self.skipped.read(lambda attempt: self._image(index, attempt), self._read)
         generator = np.random.default_rng([self.seed, 1, index])
         low, high = np.log(self.scales)
         scale = float(np.exp(generator.uniform(low, high)))
         # The crop in pixels of the unscaled image; it may extend beyond the image.
         window = [max(1, round(side / scale)) for side in self.size]
         slack = [side - part for side, part in zip(truth.shape, window, strict=True)]
-        start = [int(generator.integers(min(0, s), max(0, s) + 1)) for s in slack]
+        places = [(min(0, s), max(0, s)) for s in slack]  # first and last start of the crop
+        pixels = np.argwhere(truth == label) if label is not None else ()
+        if len(pixels):
+            pixel = pixels[np.random.default_rng([self.seed, 4, index]).integers(len(pixels))].tolist()
+            places = [
+                (max(low, at - side + 1), min(high, at))
+                for (low, high), at, side in zip(places, pixel, window, strict=True)
+            ]
+        start = [int(generator.integers(low, high + 1)) for low, high in places]
         mirrored = self.flip and bool(generator.integers(2))
         fill = MEAN_COLOR if image.shape[2] == 3 else image.mean((0, 1)).astype(image.dtype)
         image = scaled_pixels(_crop(image, start, window, fill)).unsqueeze(0)
         image = F.interpolate(image, self.size, mode="bilinear", antialias=scale < 1, align_corners=False)[0]
         truth = torch.from_numpy(_crop(truth, start, window, self.images.fill_value))[None, None].float()
         truth = F.interpolate(truth, self.size, mode="nearest-exact")[0, 0]
-        return self.images.make_item(*((image.flip(-1), truth.flip(-1)) if mirrored else (image, truth)))
+        image, truth = (image.flip(-1), truth.flip(-1)) if mirrored else (image, truth)
+        if self.transforms is not None:
+            truth = truth.to(torch.uint8) if self.images.fill_value == IGNORED else truth
+            image, truth = self.transforms(image, truth, [self.seed, 5, index])
+        return self.images.make_item(image, truth)
+
+    def _read(self, number: int, label: int | None) -> tuple[np.ndarray, np.ndarray, int | None]:
+        return (*self.images.read(number), label)
 
 
 def find_label_scheme(
