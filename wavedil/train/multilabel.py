@@ -105,6 +105,7 @@ class MultilabelData(SegmentationData):
         super().__init__(
             root=root,
             format=None,
+            balance=None,
             classes=classes,
             mask_values=None,
             ignore_label=ignore_label,
