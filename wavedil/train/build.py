@@ -57,9 +57,8 @@ def _number(value: Any) -> int | float:
     return value
 
 
-register_type(
-    Number, serializer=_number, deserializer=_number, fail_already_registered=False
-)  # of torchvision's transforms
+# The type of arguments of torchvision's transforms.
+register_type(Number, serializer=_number, deserializer=_number, fail_already_registered=False)
 
 CHECKPOINT_EVERY = timedelta(minutes=2)
 
