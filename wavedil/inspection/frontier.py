@@ -89,6 +89,7 @@ def plot_frontier(result: dict[str, Any], path: str | Path) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.margins(*((0.35, 0.1) if trained else (0.05, 0.05)))
     metric = str(result.get("metric", "")).removeprefix("valid_")
+    metric = metric.upper() if len(metric) == 3 else metric  # ESR, NLL
     axes.set(xlabel=_NOUNS[unit], ylabel=f"held-out {metric}" if trained else "proxy (higher is better)")
     axes.legend(frameon=False, fontsize=9)
     axes.grid(color="#edf0f4", zorder=0)
