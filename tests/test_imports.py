@@ -19,7 +19,7 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 """
 HEAVY = {"lightning", "librosa", "torchaudio", "numba", "triton", "matplotlib", "soundfile", "soxr", "jsonargparse"}
-HEAVY |= {"PIL", "timm", "torchvision", "scipy"}
+HEAVY |= {"PIL", "timm", "torchvision", "scipy", "nibabel"}
 
 
 def python(code: str) -> str:

@@ -2,9 +2,12 @@
 
 import json
 from contextlib import suppress
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from wavedil.errors import WavedilError
 
 #: What each extra brings, and the packages by which it is recognized.
 EXTRAS = {
@@ -31,12 +34,27 @@ EXTRAS = {
     "live": ("wavedil live: audio devices", ("sounddevice",)),
     "compiler": ("a C compiler for effects, if the system has none", ("ziglang",)),
     "midi": ("piano rolls as MIDI files", ("mido",)),
+    "medical": ("volumes in NIfTI files", ("nibabel",)),
 }
 
 
 def extra_of(package: str) -> str | None:
     """The extra that installs a package."""
     return next((extra for extra, (_, packages) in EXTRAS.items() if package in packages), None)
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Imports a module of an extra.
+
+    Raises:
+        WavedilError: it is not installed; the message has the command that installs the extra.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise WavedilError(f"{error.name} is not installed: {install_extra(extra)}") from None
 
 
 def install_extra(extra: str) -> str:

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wavedil import DilatedStack
+from wavedil.core import ConvBlock
 from wavedil.errors import WavedilError
 from wavedil.vision import tile_exactly
 from wavedil.vision.exact_tiles import tile_margin
@@ -96,3 +98,48 @@ def test_other_models_and_images_are_refused():
         tile_exactly(nn.Conv2d(3, 3, 3).eval(), image, 16)
     with pytest.raises(WavedilError, match="model returns shape"):
         tile_exactly(nn.Sequential(nn.Conv2d(3, 3, 3), nn.Flatten()).eval(), image, 16)
+
+
+def volume_network():
+    """Receptive field (9, 9, 13)."""
+    torch.manual_seed(0)
+    stack = DilatedStack(3, [2, 4, 4, 4], [(1, 2, 2), (2, 1, 1), (1, 1, 3)], block=ConvBlock)
+    return nn.Sequential(stack, nn.BatchNorm3d(4), nn.Conv3d(4, 3, 1)).double().eval()
+
+
+@torch.no_grad()
+def test_tiles_of_a_volume_equal_the_whole():
+    model, volume = volume_network(), torch.rand(1, 2, 13, 16, 21, dtype=torch.float64)
+    expected, calls = model(volume), []
+    for tile, margin in ((6, 6), ((5, 16, 7), (4, 4, 6)), (40, 6), (1, 6)):
+        if tile == 1:
+            volume, expected = volume[..., :3, :3], model(volume[..., :3, :3])
+        found = tile_exactly(model, volume, tile, margin=margin, progress=lambda *numbers: calls.append(numbers))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert calls[0] == (1, 3 * 3 * 4)
+    volume = torch.rand(1, 2, 13, 16, 21, dtype=torch.float64)
+    assert (tile_exactly(model, volume, 6, margin=(4, 4, 5)) - model(volume)).abs().max() > 1e-6
+
+
+@torch.no_grad()
+def test_tiles_of_a_volume_with_strides():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv3d(1, 4, 3, stride=(1, 2, 2), padding=1), nn.ReLU(), nn.Conv3d(4, 2, 3, stride=2, padding=1)
+    )
+    model, volume = model.double().eval(), torch.rand(2, 1, 17, 30, 25, dtype=torch.float64)
+    margin = tile_margin(model, volume)
+    assert margin == 8
+    found = tile_exactly(model, volume, 9, margin=margin)
+    assert found.shape == (2, 2, 9, 8, 7)
+    torch.testing.assert_close(found, model(volume), rtol=0, atol=1e-12)
+
+
+def test_other_volumes_and_networks_are_refused():
+    volume = torch.rand(1, 2, 8, 8, 8)
+    with pytest.raises(WavedilError, match="output of layer 0 depends on the full image"):
+        tile_exactly(nn.Sequential(nn.InstanceNorm3d(2), nn.Conv3d(2, 2, 1)).eval(), volume, 4)
+    with pytest.raises(WavedilError, match="or a volume"):
+        tile_exactly(volume_network().float(), volume[None], 4)
+    with pytest.raises(WavedilError, match="tile is .*one for each of 3 axes"):
+        tile_exactly(volume_network().float(), volume, (4, 4), margin=4)

@@ -20,8 +20,10 @@ from wavedil.vision.data.formats import (
 from wavedil.vision.data.images import read_image
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.palette import overlay
+from wavedil.vision.data.volumes import Volume, read_label_volume, read_volume, write_label_volume
 from wavedil.vision.dense import check_dense, to_dense
 from wavedil.vision.exact_tiles import tile_exactly
+from wavedil.vision.hausdorff import hausdorff_distance
 from wavedil.vision.losses import (
     BinaryCrossEntropy,
     BoundaryLoss,
@@ -107,15 +109,19 @@ __all__ = [
     "Tversky",
     "UNet",
     "VGGFrontEnd",
+    "Volume",
     "WeightedSum",
     "check_dense",
     "dense_classifier",
     "estimate",
+    "hausdorff_distance",
     "load",
     "overlay",
     "position_features",
     "predict",
     "read_image",
+    "read_label_volume",
+    "read_volume",
     "save",
     "tile_exactly",
     "to_dense",
@@ -123,6 +129,7 @@ __all__ = [
     "unary_from_softmax",
     "upsample",
     "vgg16_front_end",
+    "write_label_volume",
 ]
 
 
