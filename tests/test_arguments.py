@@ -107,6 +107,9 @@ EXAMPLES = {
     nam.NAMLSTM: lambda: nam.NAMLSTM(3, 2, metadata={"name": "x"}),
     nam.NAMLinear: lambda: nam.NAMLinear(5, bias=True, metadata={"name": "x"}),
     vision.Segmenter: segmenter,
+    vision.VolumeSegmenter: lambda: vision.VolumeSegmenter(
+        2, 2, 4, [[1, 2, 2], 1], classes=["a", "b"], mean=[1.0, 2.0], std=[0.5, 3.0]
+    ),
     vision.MultilabelSegmenter: lambda: vision.MultilabelSegmenter(
         vision.SmallBackbone(8, 4), vision.Conv1x1Head(8, 2), num_classes=2, classes=["a", "b"], ignore_label=9
     ),

@@ -16,6 +16,7 @@ from wavedil.train.sharding import FSDP
 from wavedil.train.sound import AudioData, AudioModule
 from wavedil.train.sparsity import BlockSparsity
 from wavedil.train.vocoder import VocoderData, VocoderModule
+from wavedil.train.volumes import VolumeData, VolumeModule
 
 __all__ = [
     "AudioData",
@@ -38,6 +39,8 @@ __all__ = [
     "TrainingModule",
     "VocoderData",
     "VocoderModule",
+    "VolumeData",
+    "VolumeModule",
 ]
 
 

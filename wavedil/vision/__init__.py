@@ -59,8 +59,10 @@ from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.models.timm_backbone import TimmBackbone
 from wavedil.vision.models.upsample import LearnedUpsample, upsample
+from wavedil.vision.models.volume_segmenter import VolumeSegmenter
 from wavedil.vision.networks import dense_classifier
 from wavedil.vision.prediction import estimate, predict
+from wavedil.vision.volume_prediction import label_volume
 from wavedil.weights import load, save
 
 __all__ = [
@@ -110,11 +112,13 @@ __all__ = [
     "UNet",
     "VGGFrontEnd",
     "Volume",
+    "VolumeSegmenter",
     "WeightedSum",
     "check_dense",
     "dense_classifier",
     "estimate",
     "hausdorff_distance",
+    "label_volume",
     "load",
     "overlay",
     "position_features",

@@ -59,3 +59,29 @@ def render_predictor(info: dict[str, Any]) -> str:
             ("holes (gridding)", f"{info['holes']} of its cells reach no output; path ratio {info['path_ratio']:,.1f}"),
         ]
     return "\n".join(f"{name:<17} {text}" for name, text in facts)
+
+
+def inspect_volume_segmenter(model: nn.Module) -> dict[str, Any]:
+    """Numbers of a :class:`wavedil.vision.VolumeSegmenter`, as a dictionary for JSON; fields are in voxels."""
+    weight = model.final.weight
+    volume = torch.zeros(1, model.in_channels, 8, 8, 8, dtype=weight.dtype, device=weight.device)
+    return {
+        "classes": list(model.classes),
+        "in_channels": model.in_channels,
+        "parameters": count_parameters(model),
+        "multiply_adds": count_multiply_adds(model, volume) // 8**3,
+        "receptive_field": list(model.receptive_field),
+        "dilations": [list(np.atleast_1d(dilation).tolist()) for dilation in model.stack.dilations],
+    }
+
+
+def render_volume_segmenter(info: dict[str, Any]) -> str:
+    """``info`` as text for a terminal."""
+    facts = {
+        "classes": f"{len(info['classes'])}: {', '.join(info['classes'])}",
+        "parameters": f"{info['parameters']:,}",
+        "multiply-adds": f"{info['multiply_adds']:,} per voxel",
+        "receptive field": f"{' x '.join(map(str, info['receptive_field']))} voxels (depth, height, width)",
+        "dilations": ", ".join("x".join(map(str, dilation)) for dilation in info["dilations"]),
+    }
+    return "\n".join(f"{name:<17} {text}" for name, text in facts.items())

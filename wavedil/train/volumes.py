@@ -1,0 +1,209 @@
+"""Training of segmentation on patches of volumes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Subset
+
+from wavedil.core import Schedule
+from wavedil.core.cost import count_parameters
+from wavedil.core.schema import Channels, Range, checked
+from wavedil.errors import WavedilError
+from wavedil.progress import Bar
+from wavedil.train.data import Count, Decay, NotNegative, OptionalCount, Seed, TrainingData, Workers, evenly_spaced
+from wavedil.train.module import MetricNames, TrainingModule
+from wavedil.vision.data import ellipsoids
+from wavedil.vision.data.labels import IGNORED
+from wavedil.vision.data.volume_pairs import RandomPatches, VolumeDataset, split_volume_pairs
+from wavedil.vision.losses import CrossEntropy
+from wavedil.vision.metrics import ConfusionMatrix
+from wavedil.vision.models.volume_segmenter import DILATIONS, VolumeSegmenter
+from wavedil.vision.volume_prediction import label_volume
+
+
+class VolumeModule(TrainingModule):
+    """Trains a :class:`wavedil.vision.VolumeSegmenter`, which ``configure_model`` builds for the classes of the data.
+
+    The learning rate is proportional to (1 - used fraction of the budget) ** ``lr_power``. Biases and normalization
+    have no weight decay.
+
+    Args:
+        in_channels: channels of the volumes.
+        channels, dilations: see :class:`wavedil.vision.VolumeSegmenter`.
+        optimizer: builds the optimizer from the parameters; in a recipe, a class and its arguments.
+        loss: loss of scores ``(batch, num_classes, depth, height, width)`` and labels ``(batch, depth, height,
+            width)``; default :class:`wavedil.vision.CrossEntropy`.
+        warmup_steps: steps until the full learning rate.
+        lr_power: exponent of the decay.
+        ema_decay: decay of the exponential moving average of the weights, which is validated and saved; 0 for none.
+        compile: train with ``torch.compile``; saved files do not depend on it.
+    """
+
+    metric_names = MetricNames("train_loss", "loss", "valid_mean_iou", "mean IoU {:.4f}", "patches")
+
+    @checked
+    def __init__(
+        self,
+        in_channels: Channels = 1,
+        channels: Channels = 16,
+        dilations: Schedule | Sequence[int | Sequence[int]] = DILATIONS,
+        optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
+        loss: nn.Module | None = None,
+        warmup_steps: OptionalCount = 50,
+        lr_power: NotNegative = 0.9,
+        ema_decay: Decay = 0.0,
+        compile: bool = False,
+    ):
+        super().__init__(optimizer, warmup_steps, 1.0, lr_power, ema_decay, compile)
+        self.in_channels, self.channels, self.dilations = in_channels, channels, dilations
+        self.network = None
+        self.loss = CrossEntropy() if loss is None else loss
+
+    def configure_model(self) -> None:
+        if self.network is not None:
+            return
+        data = self.trainer.datamodule
+        if missing := [name for name in ("classes", "counts", "mean", "std") if not hasattr(data, name)]:
+            raise WavedilError(
+                f"{type(data).__name__} has no {' and no '.join(missing)}: use VolumeData with {type(self).__name__}"
+            )
+        with torch.device("cpu"):  # the initial weights are the same on all accelerators
+            self.network = VolumeSegmenter(
+                len(data.classes),
+                self.in_channels,
+                self.channels,
+                self.dilations,
+                classes=data.classes,
+                mean=data.mean,
+                std=data.std,
+            )
+        if hasattr(self.loss, "set_frequencies"):
+            self.loss.set_frequencies(data.counts)
+        super().configure_model()
+        self.train()  # Lightning keeps the mode of each module
+
+    def summary(self) -> str:
+        field = " x ".join(map(str, self.network.receptive_field))
+        return f"VolumeSegmenter: {count_parameters(self.network):,} parameters, receptive field {field} voxels"
+
+    def num_items(self, batch: dict[str, Tensor]) -> int:
+        return len(batch["image"])
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        parameters = list(self.network.parameters())
+        return [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.loss(self.call(self.network, batch["image"]), batch["labels"])
+        self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.matrix = ConfusionMatrix(self.network.num_classes)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        for volume, labels in zip(batch["image"], batch["labels"], strict=True):
+            self.matrix.update(torch.from_numpy(label_volume(self.eval_network, volume)), labels.cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        # Not reduced: each process validates on all volumes.
+        self.log("valid/mean_iou", self.matrix.mean_iou)
+        self.log("valid/accuracy", self.matrix.accuracy)
+
+    def validation_details(self) -> dict[str, Any]:
+        """The confusion matrix, as label, prediction and number of voxels."""
+        return {"confusion": self.matrix.entries()}
+
+
+class VolumeData(TrainingData):
+    """Random patches of a folder of volumes and label volumes, .nii or .nii.gz; validation on complete volumes.
+
+    The root holds ``images`` and ``masks``, or folders ``train`` and ``val`` that each hold them.
+
+    Args:
+        root: the folder; null for built-in ellipsoids, which are written to ``RUN/data``.
+        patch: depth, height and width of each patch in voxels.
+        batch_size: patches in a batch.
+        foreground: share of the patches that are centered on a voxel of another class than 0.
+        classes: names of the classes, or their number; null counts them in the label volumes.
+        images, masks: names of the folders.
+        validation: only without a folder ``val``: a regular expression on the paths, without suffix, of the volumes to
+            hold out; null: every tenth of the sorted volumes.
+        exclude: volumes or label volumes to leave out, with their partners: a regular expression on paths without
+            suffix, or ``@FILE`` with one path per line.
+        valid_volumes: held-out volumes in each validation, evenly spaced; null for all.
+        built_in_volumes: number of built-in training volumes; a fifth as many validate.
+        seed: seed of the patches.
+        num_workers: number of worker processes of the data loader.
+    """
+
+    @checked
+    def __init__(
+        self,
+        root: str | None = None,
+        patch: tuple[Count, Count, Count] = (16, 32, 32),
+        batch_size: Count = 4,
+        foreground: Annotated[float, Range(0, 1)] = 0.5,
+        classes: list[str] | int | None = None,
+        images: str = "images",
+        masks: str = "masks",
+        validation: str | None = None,
+        exclude: str | None = None,
+        valid_volumes: Count | None = None,
+        built_in_volumes: Count = 40,
+        seed: Seed = 0,
+        num_workers: Workers = 0,
+    ):
+        super().__init__(batch_size, seed, num_workers)
+        self.root, self.patch, self.foreground, self.named = root, patch, foreground, classes
+        self.folders, self.validation, self.exclude = (images, masks), validation, exclude
+        self.valid_volumes, self.built_in_volumes = valid_volumes, built_in_volumes
+
+    def prepare_data(self) -> None:
+        if self.root is None and not self.ready:
+            count = self.built_in_volumes
+            ellipsoids.make_ellipsoids(self.built_in_folder(), count, max(1, count // 5))
+
+    def read_data(self) -> str:
+        channels = getattr(self.trainer.lightning_module, "in_channels", 1)
+        voxels = self.patch[0] * self.patch[1] * self.patch[2]
+        self.check_batch_memory(16 * voxels, f"data.patch is {self.patch}")  # volume, labels, scores: no less
+        root = self.built_in_folder() if self.root is None else self.root
+        train, valid, note = split_volume_pairs(root, *self.folders, self.validation, self.exclude)
+        named = list(ellipsoids.CLASSES) if self.root is None else self.named
+        number = named if isinstance(named, int) or named is None else len(named)
+        self.train, self.valid = (VolumeDataset(pairs, number, channels) for pairs in (train, valid))
+        with Bar("reading volumes") as bar:
+            counts, self.mean, self.std = self.train.statistics(bar.update)
+        known = counts[:, :IGNORED]
+        if not int(known.sum()):
+            raise WavedilError(f"{root}: all voxels of the {len(train)} training volumes are ignored ({IGNORED})")
+        if number is None:
+            number = int(known.sum(0).nonzero().max()) + 1
+            if number < 2:
+                raise WavedilError(f"{root}: all voxels are of class 0: expected labels of at least two classes")
+            self.valid.num_classes = number
+        self.classes = named if isinstance(named, list) else [str(label) for label in range(number)]
+        #: Voxels of each class in each training volume, (volumes, num_classes).
+        self.counts = known[:, :number]
+        self.patches = RandomPatches(self.train, self.patch, foreground=self.foreground, fill=self.mean, seed=self.seed)
+        shares = (self.counts.sum(0) / self.counts.sum() * 100).tolist()
+        names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.classes, shares, strict=True))
+        return f"{note}\n{number} classes with their shares of voxels: {names}"
+
+    def data_files(self) -> list[Sequence[Path]]:
+        pairs = [*self.train.pairs, *self.valid.pairs]
+        return [[pair.image for pair in pairs], [pair.mask for pair in pairs]]
+
+    def train_dataloader(self) -> DataLoader:
+        return self.endless_loader(self.patches)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Subset(self.valid, evenly_spaced(len(self.valid), self.valid_volumes or len(self.valid))))

@@ -1,0 +1,208 @@
+"""Pairs of volumes and label volumes in a folder, their split, and random patches of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wavedil.errors import WavedilError
+from wavedil.files import excluded_paths, pair_by_name, unique_names, walk_files
+from wavedil.shards import is_folder
+from wavedil.splits import describe_split, hold_out
+from wavedil.vision.data.labels import IGNORED, MAX_CLASSES
+from wavedil.vision.data.pairs import all_excluded, parts_of
+from wavedil.vision.data.volumes import check_same_grid, is_volume, read_label_volume, read_volume, stem_of
+
+CACHE_BYTES = 2**30  # maximum size of the volumes in memory
+
+
+@dataclass(frozen=True)
+class VolumePair:
+    """A volume and its labels."""
+
+    image: Path
+    mask: Path
+
+
+def find_volume_pairs(
+    root: str | Path, images: str = "images", masks: str = "masks", exclude: str | None = None
+) -> list[VolumePair]:
+    """All volumes below ``root/images`` with the labels of the same name below ``root/masks``, sorted by name.
+
+    Raises:
+        WavedilError: a folder is missing or empty, a file has no partner, or two have the same name.
+    """
+    found = []
+    for kind, folder in (("image", Path(root, images)), ("mask", Path(root, masks))):
+        if not is_folder(folder):
+            raise WavedilError(f"{folder} is not a folder: expected volumes, .nii or .nii.gz, as {kind}s")
+        paths = [path for path in walk_files(folder, (".nii", ".gz")) if is_volume(path)]
+        if not paths:
+            raise WavedilError(f"{folder}: no volumes: expected files that end in .nii or .nii.gz")
+        names = (path.relative_to(folder).with_name(stem_of(path)).as_posix() for path in paths)
+        found.append(unique_names(zip(names, paths, strict=True), kind))
+    if exclude is not None:
+        excluded = excluded_paths([path for paths in found for path in paths.values()], exclude)
+        dropped = {name for paths in found for name, path in paths.items() if path in excluded}
+        found = [{name: path for name, path in paths.items() if name not in dropped} for paths in found]
+        if not any(found):
+            raise all_excluded(exclude, len(dropped))
+    return [VolumePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), "add it, or remove the file")]
+
+
+def split_volume_pairs(
+    root: str | Path,
+    images: str = "images",
+    masks: str = "masks",
+    validation: str | None = None,
+    exclude: str | None = None,
+) -> tuple[list[VolumePair], list[VolumePair], str]:
+    """Pairs for training, pairs for validation, and a text about the split; see
+    :func:`wavedil.vision.data.pairs.split_pairs`.
+    """
+    root = Path(root)
+    if not is_folder(root):
+        raise WavedilError(f"{root} is not a folder: expected a folder with images and masks")
+    if parts := parts_of(root):
+        if validation is not None:
+            raise WavedilError(f"validation is {validation!r}, but {root} has the folder {parts[1].name}: leave it out")
+        train, valid = (find_volume_pairs(part, images, masks, exclude) for part in parts)
+        rule = f"folders {parts[0].name} and {parts[1].name}"
+    else:
+        pairs = find_volume_pairs(root, images, masks, exclude)
+        held, rule = hold_out([pair.image for pair in pairs], validation, kind="volumes")
+        train, valid = ([pair for pair, out in zip(pairs, held, strict=True) if out == side] for side in (False, True))
+    return train, valid, describe_split(rule, len(train), len(valid), "volumes")
+
+
+class VolumeDataset(Dataset[dict[str, Tensor]]):
+    """Volumes with labels. Items are ``{"image": float32 (channels, depth, height, width), "labels": int64 (depth,
+    height, width)}``; ignored voxels have label 255. Volumes are cached in memory, up to 1 GiB.
+
+    Args:
+        pairs: volume and label files.
+        num_classes: number of classes; None for any.
+        channels: of the volumes.
+    """
+
+    def __init__(self, pairs: Sequence[VolumePair], num_classes: int | None = None, channels: int = 1):
+        self.pairs, self.num_classes, self.channels = list(pairs), num_classes, channels
+        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"volume {index} of {len(self)}")
+        image, labels = self.read(index)
+        return {"image": torch.from_numpy(image), "labels": torch.from_numpy(labels).long()}
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The volume, and its labels as uint8, from the cache if possible."""
+        if index in self._cache:
+            return self._cache[index]
+        pair = self.pairs[index]
+        image, labels = read_volume(pair.image, self.channels), read_label_volume(pair.mask, self.num_classes)
+        check_same_grid(image, labels, pair.image, pair.mask)
+        if (high := int(labels.values.max())) > IGNORED:
+            raise WavedilError(f"{pair.mask}: value {high} is not a class: expected at most {MAX_CLASSES} classes")
+        found = image.values, labels.values.astype(np.uint8)
+        size = sum(each.nbytes for each in found)
+        if self._cached_bytes + size <= CACHE_BYTES:
+            self._cached_bytes += size
+            self._cache[index] = found
+        return found
+
+    def statistics(self, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, list[float], list[float]]:
+        """Voxels of each label in each volume, int64 ``(volumes, 256)``, and mean and deviation of each channel."""
+        counts, count, sums, squares = [], 0, 0.0, 0.0
+        for index in range(len(self)):
+            image, labels = self.read(index)
+            counts.append(np.bincount(labels.ravel(), minlength=IGNORED + 1))
+            values = image.reshape(len(image), -1).astype(np.float64)
+            count += values.shape[1]
+            sums, squares = sums + values.sum(1), squares + np.square(values).sum(1)
+            if progress is not None:
+                progress(index + 1, len(self))
+        deviations = np.sqrt((squares / count - (sums / count) ** 2).clip(min=0))
+        stds = np.where(deviations > 1e-6, deviations, 1.0).tolist()
+        return torch.from_numpy(np.stack(counts)), (sums / count).tolist(), stds
+
+
+class RandomPatches(Dataset[dict[str, Tensor]]):
+    """Random patches of volumes, of which a share is centered on a foreground voxel.
+
+    Each volume is used once before any is used again. Item i depends only on ``seed``, i and the files, so a run that
+    resumes after n items sees the same patches as an uninterrupted one.
+
+    Args:
+        volumes: the volumes.
+        size: (depth, height, width) of the patches. A smaller volume is padded with ``fill``, and its labels are
+            ignored there.
+        foreground: share of the patches whose center is a voxel of another class than 0, as far as the edges of the
+            volume allow; the others are anywhere. A volume without such voxels has only the others.
+        fill: value of each channel outside the volume.
+        seed: any non-negative integer.
+    """
+
+    def __init__(
+        self,
+        volumes: VolumeDataset,
+        size: tuple[int, int, int],
+        *,
+        foreground: float = 0.5,
+        fill: Sequence[float] = (0.0,),
+        seed: int = 0,
+    ):
+        if len(size) != 3 or min(size) < 1:
+            raise WavedilError(f"patch is {list(size)}: expected [depth, height, width] in voxels")
+        if not 0 <= foreground <= 1:
+            raise WavedilError(f"foreground is {foreground}: expected a share of the patches, 0 to 1")
+        self.volumes, self.size, self.foreground, self.seed = volumes, tuple(size), foreground, seed
+        self.fill = np.array(fill, np.float32).reshape(-1, 1, 1, 1)
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def _volume(self, index: int) -> int:
+        epoch, position = divmod(index, len(self.volumes))
+        return int(np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.volumes))[position])
+
+    def origin(self, index: int) -> str:
+        """The file of patch ``index``, for messages."""
+        return str(self.volumes.pairs[self._volume(index)].image)
+
+    def start(self, index: int, labels: np.ndarray) -> list[int]:
+        """First voxel of patch ``index`` along each axis; negative if the volume is smaller than the patch."""
+        generator = np.random.default_rng([self.seed, 1, index])
+        slack = [side - part for side, part in zip(labels.shape, self.size, strict=True)]
+        anywhere = [int(generator.integers(min(0, s), max(0, s) + 1)) for s in slack]
+        if generator.random() >= self.foreground:
+            return anywhere
+        voxels = np.flatnonzero((labels != 0) & (labels != IGNORED))
+        if not len(voxels):
+            return anywhere
+        center = np.unravel_index(voxels[generator.integers(len(voxels))], labels.shape)
+        wanted = (int(at) - part // 2 for at, part in zip(center, self.size, strict=True))
+        return [min(max(at, 0), s) if s >= 0 else other for at, s, other in zip(wanted, slack, anywhere, strict=True)]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"patch {index} of {len(self)}")
+        image, labels = self.volumes.read(self._volume(index))
+        patch = np.broadcast_to(self.fill, (len(image), *self.size)).copy()
+        truth = np.full(self.size, IGNORED, np.uint8)
+        inside, window = [], []
+        for first, part, side in zip(self.start(index, labels), self.size, labels.shape, strict=True):
+            low, high = max(0, first), min(side, first + part)
+            window.append(slice(low, high))
+            inside.append(slice(low - first, high - first))
+        patch[(slice(None), *inside)] = image[(slice(None), *window)]
+        truth[tuple(inside)] = labels[tuple(window)]
+        return {"image": torch.from_numpy(patch), "labels": torch.from_numpy(truth).long()}
