@@ -19,7 +19,7 @@ from wavedil.cli import build_parser, main
 from wavedil.errors import WavedilError
 from wavedil.packaged import find_model
 from wavedil.report.run import Run
-from wavedil.vision import Conv1x1Head, PixelUnshuffle, Segmenter
+from wavedil.vision import Conv1x1Head, PixelUnshuffle, Segmenter, VolumeSegmenter
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -99,6 +99,7 @@ def runs(tmp_path_factory):
     save(Vocoder(LogMel(8000, 4), SpectralGenerator(4, "1", mels=4, sample_rate=8000)), folder / "runs/vocoder/model")
     for recipe in ("tiny", "frontend", "context", "joint"):
         save(Segmenter(PixelUnshuffle(4), Conv1x1Head(48, 2), num_classes=2), folder / "runs" / recipe / "model")
+    save(VolumeSegmenter(2, 1, 4, [1]), folder / "runs" / "volumes" / "model")
     save(Effect(4, 4, "1"), folder / "runs" / "amp" / "model")
     save(TCN(88, 88, 4, "1"), folder / "runs" / "jsb" / "model")
     return folder

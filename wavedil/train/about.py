@@ -39,6 +39,8 @@ def write_about(trainer: L.Trainer, module: TrainingModule) -> None:
         facts |= {"findings": findings.lines, "noise_floor": findings.noise_floor}
     if isinstance(field, int) and isinstance(rate, int | float) and rate:
         facts["receptive_field"] = f"{field} samples = {1000 * field / rate:.1f} ms at {rate} Hz"
+    elif isinstance(field, tuple):
+        facts["receptive_field"] = f"{' x '.join(map(str, field))} voxels"
     elif field is not None:
         facts["receptive_field"] = f"{field} {'pixels' if hasattr(network, 'output_stride') else 'steps'}"
     if hasattr(network, "label_scheme"):

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Subset
 
 from wavedil.core import Schedule
 from wavedil.core.cost import count_parameters
+from wavedil.core.receptive_field import PerAxis
 from wavedil.core.schema import Channels, Range, checked
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
@@ -50,7 +51,7 @@ class VolumeModule(TrainingModule):
         self,
         in_channels: Channels = 1,
         channels: Channels = 16,
-        dilations: Schedule | Sequence[int | Sequence[int]] = DILATIONS,
+        dilations: Schedule | Sequence[PerAxis] = DILATIONS,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         loss: nn.Module | None = None,
         warmup_steps: OptionalCount = 50,

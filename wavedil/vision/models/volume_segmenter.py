@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule
-from wavedil.core.receptive_field import per_axis
+from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Channels
 from wavedil.errors import WavedilError
 from wavedil.vision.data.labels import LabelScheme
@@ -49,7 +49,7 @@ class VolumeSegmenter(nn.Module):
         num_classes: LabelCount,
         in_channels: Channels = 1,
         channels: Channels = 16,
-        dilations: Schedule | Sequence[int | Sequence[int]] = DILATIONS,
+        dilations: Schedule | Sequence[PerAxis] = DILATIONS,
         *,
         classes: Sequence[str] | None = None,
         mean: Mean | None = None,
