@@ -33,10 +33,9 @@ class MultilabelModule(SegmentationModule):
     """Trains a :class:`wavedil.vision.MultilabelSegmenter`, whose pixels may have several classes.
 
     Args:
-        backbone, head, context, auxiliary, auxiliary_level, auxiliary_weight, init, frozen, optimizer,
-            backbone_lr_scale, align, warmup_steps, lr_power, ema_decay, compile: see :class:`SegmentationModule`.
         loss: loss of scores and labels, both ``(batch, num_classes, height, width)``; default
             :class:`wavedil.vision.BinaryCrossEntropy`.
+        **options: those of :class:`SegmentationModule`, without ``refinement``.
     """
 
     data_attributes = ("class_names", "num_outputs", "scale", "counts")
