@@ -77,7 +77,11 @@ def test_chosen_crops_depend_on_seed_and_index_alone(images):
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [(["rar"], "has 'rar': expected .*did you mean rare"), (["none"], "'none', which no training mask has")],
+    [
+        (["rar"], "has 'rar': expected .*did you mean rare"),
+        (["none"], "'none', which no training mask has"),
+        ([], r"is \[\]: expected names of classes, or null"),
+    ],
 )
 def test_classes_that_cannot_be_chosen(images, classes, message):
     with pytest.raises(WavedilError, match=message):
@@ -86,7 +90,8 @@ def test_classes_that_cannot_be_chosen(images, classes, message):
 
 def test_an_image_and_its_mask_are_transformed_together(images):
     plain = RandomImageCrops(images, (12, 9), flip=False)
-    mirrored = RandomImageCrops(images, (12, 9), flip=False, transforms=[v2.RandomHorizontalFlip(1.0)])
+    transforms = [v2.ToPureTensor(), v2.RandomHorizontalFlip(1.0)]
+    mirrored = RandomImageCrops(images, (12, 9), flip=False, transforms=transforms)
     for index in range(8):
         for key in ("image", "labels"):
             assert torch.equal(mirrored[index][key], plain[index][key].flip(-1))
@@ -95,12 +100,15 @@ def test_an_image_and_its_mask_are_transformed_together(images):
 
 GEOMETRY = [
     lambda: v2.RandomRotation((40, 41)),
-    lambda: v2.RandomRotation((40, 41), fill=127, interpolation=v2.InterpolationMode.BILINEAR),
-    lambda: v2.RandomAffine(0, (0.5, 0.5), fill=[1.0, 2.0, 3.0]),
+    lambda: v2.RandomRotation((40, 41), fill=0.5, interpolation=v2.InterpolationMode.BILINEAR),
+    lambda: v2.RandomAffine(0, (0.5, 0.5), fill=[1.0, 0.2, 0.3]),
     lambda: v2.RandomPerspective(0.9, p=1.0),
     lambda: v2.ElasticTransform(300.0, sigma=2.0),
-    lambda: v2.Compose([v2.Pad(9), v2.RandomCrop((24, 20))]),
-    lambda: v2.RandomApply([v2.RandomZoomOut(side_range=(2.0, 2.0), p=1.0), v2.Resize((24, 20))], p=1.0),
+    lambda: v2.Compose([v2.Pad(9), v2.RandomCrop((20, 20))]),
+    lambda: v2.RandomChoice([v2.RandomApply([v2.RandomRotation((40, 41), fill=1.0)], p=1.0)]),
+    lambda: v2.Compose([v2.RandomOrder([v2.RandomAffine(0, (0.5, 0.5))])]),
+    lambda: v2.Compose([v2.CenterCrop(44), v2.Resize((20, 20))]),
+    lambda: v2.RandomApply([v2.RandomZoomOut(side_range=(2.0, 2.0), p=1.0), v2.Resize((20, 20))], p=1.0),
 ]
 
 
@@ -111,9 +119,17 @@ def test_masks_take_the_nearest_pixel_and_are_ignored_where_they_are_filled(tmp_
         (tmp_path / name).mkdir()
         Image.fromarray(stripes if name == "masks" else np.stack([stripes] * 3, -1)).save(tmp_path / name / "a.png")
     found = SegmentationDataset(find_pairs(tmp_path), LabelScheme(["a", "b"], [7, 200]))
-    crops = RandomImageCrops(found, (24, 20), scales=(1, 1), transforms=[GEOMETRY[number]()])
+    # Crops of the image's size have no ignored pixels without the transform.
+    plain, crops = (
+        RandomImageCrops(found, (20, 20), scales=(1, 1), flip=False, transforms=each)
+        for each in (None, [GEOMETRY[number]()])
+    )
+    assert {0, 1} == set(plain[0]["labels"].unique().tolist())
     seen = [set(crops[index]["labels"].flatten().tolist()) for index in range(6)]
     assert all(each <= {0, 1, 255} for each in seen) and {0, 1, 255} in seen
+    labels = [value for index in range(6) for value in crops[index]["labels"].flatten().tolist()]
+    zeros, ones = labels.count(0), labels.count(1)
+    assert zeros < 2 * ones  # half of the image is class 0, and no filled pixel
 
 
 def test_unknown_targets_of_regression_stay_unknown(tmp_path):
@@ -152,9 +168,15 @@ def test_random_numbers_depend_on_seed_and_index_and_those_of_the_process_stay(i
     ("transform", "message"),
     [
         (torch.nn.Identity(), "transforms has an Identity: expected those of torchvision.transforms.v2"),
-        (v2.Resize((5, 6)), "Resize returns 5 x 6 pixels: expected 12 x 9, the crop"),
+        (v2.Resize((5, 6)), "Resize returns 5 x 6 pixels of 3 bands: expected 12 x 9 pixels of 3 bands, the crop"),
         (v2.RandAugment(), r"RandAugment fails for an image of shape \(3, 12, 9\)"),
         (v2.Normalize([0.5], [0.5, 0.5]), "Normalize fails"),
+        (v2.Normalize([0.5], [0.2]), "Normalize return pixels from -2.5 to .*: expected 0 to 1"),
+        (v2.RandomRotation((40, 41), fill=255), "return pixels from .* to 255: expected 0 to 1; set fill"),
+        (v2.Grayscale(), "Grayscale returns 12 x 9 pixels of 1 band: expected 12 x 9 pixels of 3 bands"),
+        (v2.ToDtype(torch.uint8, scale=True), "ToDtype returns torch.uint8 and torch.uint8: expected a torch.float32"),
+        (v2.ToPILImage(), "ToPILImage returns Image and torch.uint8: expected a torch.float32 tensor"),
+        (v2.Compose([torch.nn.Identity()]), "transforms has an Identity: expected those"),
     ],
 )
 def test_transforms_that_cannot_be_used(images, transform, message):

@@ -149,6 +149,9 @@ BAD = [
     (set_in("images", 0, "file_name", "zz.jpg"), r"names 'zz.jpg', which .*train2017 does not have \(1 of 3 images"),
     (set_in("images", 0, "file_name", "../train2017/a1.jpg"), "has the name '../train2017/a1.jpg'"),
     (set_in("images", 0, "file_name", "a2.jpg"), "'a2.jpg' is used before"),
+    (set_in("images", 0, "file_name", ".//a2.jpg"), "'a2.jpg' is used before"),
+    (set_in("annotations", 0, "iscrowd", "0"), r"annotations\[0\]: iscrowd is '0': expected 0 or 1"),
+    (set_in("annotations", 0, "iscrowd", [0]), "iscrowd is .*: expected 0 or 1"),
     (set_in("images", 0, "width", 21), r"segmentation: size is \[16, 20\]: expected .*\[16, 21\]"),
     (set_in("images", 0, "width", 10**9), r"size is \[16, 20\]: expected"),
     (set_in("images", 0, "width", 0), "width is 0"),
@@ -194,6 +197,17 @@ def test_an_image_of_another_size_than_the_file_says_is_refused(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(WavedilError, match=r"train2017.json is 40000 x 30000 pixels and its image .*a2.jpg is 20"):
         COCO().split(tmp_path)
+
+
+def test_an_evaluation_needs_no_training_set(tmp_path):
+    path = coco(tmp_path) / "annotations" / "instances_train2017.json"
+    path.unlink()
+    assert len(COCO().pairs_to_evaluate(tmp_path, held_out=True)) == 2
+    assert list(COCO().label_scheme(tmp_path).classes) == ["background", "dog", "car", "cup"]
+    with pytest.raises(WavedilError, match="instances_train2017.json does not exist"):
+        COCO().pairs_to_evaluate(tmp_path)
+    with pytest.raises(WavedilError, match=r"categories is \[\]: expected names"):
+        COCO(categories=[])
 
 
 def test_categories_of_the_validation_set_must_be_known(tmp_path):

@@ -198,6 +198,23 @@ def test_a_folder_above_the_one_of_voc(tmp_path):
         PascalVOC().split(tmp_path)
 
 
+def test_no_image_trains_and_validates(tmp_path):
+    found = PascalVOC(train="both")
+    lists = voc(tmp_path) / "ImageSets/Segmentation"
+    (lists / "both.txt").write_text((lists / "train.txt").read_text() + (lists / "val.txt").read_text())
+    for call in (found.split, found.pairs_to_evaluate):
+        with pytest.raises(WavedilError, match="train is 'both' and val 'val': .* image.* the same, e.g. .*jpg; name"):
+            call(tmp_path)
+    assert found.pairs_to_evaluate(tmp_path, held_out=True)
+    assert PascalVOC(train="both", val=None).split(tmp_path)
+
+
+def test_names_of_mapillary_that_are_used_twice(tmp_path):
+    labels = [{"name": name, "readable": text, "color": [1, 2, 3]} for name, text in ("aX", "bX", "cY", ("d", ""))]
+    (tmp_path / "config.json").write_text(json.dumps({"labels": labels}))
+    assert list(MapillaryVistas().label_scheme(tmp_path).classes) == ["a", "b", "Y", "d"]
+
+
 LISTS = "ImageSets/Segmentation/train.txt"
 BAD = [
     (voc, PascalVOC(), lambda r: (r / LISTS).unlink(), r"train.txt does not exist: .* has val$"),
@@ -213,6 +230,8 @@ BAD = [
      r"a1.png: value 77 at row 0.* none of the 21 classes and not the ignore_label 255: expected 0 to 20"),
     (voc, PascalVOC(), lambda r: replace_labels(r / "SegmentationClass/a1.png", np.zeros((3, 3))),
      r"a1.png is 3 x 3 pixels and its image .*a1.jpg is 20 x 16"),
+    (voc, PascalVOC(classes=["a", "a"]), lambda r: None, "classes is .*: expected a different name for each class"),
+    (voc, PascalVOC(classes=[]), lambda r: None, "classes has 0 names"),
     (voc, OxfordPets(), lambda r: None, "trainval.txt does not exist"),
     (voc, Cityscapes(), lambda r: None, "has no folder leftImg8bit/train"),
     (voc, MapillaryVistas(), lambda r: None, "has no folder training/v1.2/labels"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core.schema import Range
-from wavedil.errors import WavedilError, first_line, one_of, with_article
+from wavedil.errors import WavedilError, count_text, first_line, one_of, with_article
 from wavedil.extras import install
 from wavedil.weights import register
 
@@ -32,6 +32,8 @@ class ClassBalance:
     """
 
     def __init__(self, probability: Annotated[float, Range(0, 1)] = 0.5, classes: Sequence[str] | None = None):
+        if classes is not None and not classes:
+            raise WavedilError("classes of ClassBalance is []: expected names of classes, or null for all")
         self.probability, self.classes = probability, classes
         self._images: list[tuple[int, np.ndarray]] = []
 
@@ -62,7 +64,7 @@ class ClassBalance:
 class JointTransforms:
     """Transforms of ``torchvision.transforms.v2``, applied to a crop and its ground truth together.
 
-    Geometric transforms of the ground truth take the nearest pixel, and ``fill_value`` outside of the crop.
+    Geometric transforms of the ground truth take the nearest pixel, and ``fill_value`` where they fill the crop.
 
     Args:
         transforms: applied in order.
@@ -78,8 +80,8 @@ class JointTransforms:
             from torchvision.transforms import v2
         except (ImportError, OSError, RuntimeError):  # the last two: built for another torch version
             raise WavedilError(f"transforms needs torchvision: {install('torchvision')}") from None
-        self.transforms = list(transforms)
-        for transform in self.transforms:
+        self.transforms, self.fill_value = list(transforms), fill_value
+        for transform in _with_parts(self.transforms):
             if not isinstance(transform, v2.Transform):
                 raise WavedilError(
                     f"transforms has {with_article(transform)}: expected those of torchvision.transforms.v2, which "
@@ -87,7 +89,7 @@ class JointTransforms:
                 )
             for module in transform.modules():
                 if hasattr(module, "_fill"):  # not public: only this sets the fill of masks alone
-                    module._fill = {**module._fill, tv_tensors.Mask: fill_value}
+                    module._fill = {**module._fill, tv_tensors.Mask: 0}
 
     def __call__(self, image: Tensor, truth: Tensor, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The transformed image ``(channels, height, width)`` and ground truth ``(height, width)``.
@@ -96,11 +98,12 @@ class JointTransforms:
             seed: of all random numbers; those of the process are left unchanged.
 
         Raises:
-            WavedilError: a transform fails, or returns another size.
+            WavedilError: a transform fails, or returns another size, type, or range of pixels.
         """
         from torchvision import tv_tensors
 
-        size, pair = truth.shape, (tv_tensors.Image(image), tv_tensors.Mask(truth))
+        # A second map is 1 where the ground truth is known: some transforms fill with 0 whatever their options are.
+        pair = tv_tensors.Image(image), tv_tensors.Mask(torch.stack([truth, torch.ones_like(truth)]))
         with _seeded(seed):
             for transform in self.transforms:
                 name = type(transform).__name__
@@ -110,11 +113,41 @@ class JointTransforms:
                     raise WavedilError(
                         f"transforms: {name} fails for an image of shape {tuple(image.shape)} ({first_line(error)})"
                     ) from None
-                if pair[0].shape[1:] != size or pair[1].shape != size:
-                    found = " x ".join(map(str, pair[0].shape[1:]))
-                    expected = " x ".join(map(str, size))
-                    raise WavedilError(f"transforms: {name} returns {found} pixels: expected {expected}, the crop")
-        return pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor)
+                if not all(isinstance(each, Tensor) for each in pair) or pair[0].dtype != torch.float32:
+                    found = " and ".join(str(getattr(each, "dtype", type(each).__name__)) for each in pair)
+                    raise WavedilError(
+                        f"transforms: {name} returns {found}: expected a torch.float32 tensor and its mask; leave out "
+                        "transforms of the type"
+                    )
+                if pair[0].shape != image.shape or pair[1].shape[1:] != truth.shape:
+                    found, expected = (_size(each) for each in (pair[0], image))
+                    raise WavedilError(f"transforms: {name} returns {found}: expected {expected}, the crop")
+                # Arithmetic makes plain tensors, and a transform would leave a plain tensor that is the mask unchanged.
+                pair = tv_tensors.Image(pair[0]), tv_tensors.Mask(pair[1])
+        low, high = float(pair[0].amin()), float(pair[0].amax())
+        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+            names = ", ".join(type(each).__name__ for each in self.transforms)
+            raise WavedilError(
+                f"transforms: {names} return pixels from {low:.4g} to {high:.4g}: expected 0 to 1; set fill to such a "
+                "value, and leave out Normalize, which the network does"
+            )
+        truth, known = pair[1].as_subclass(Tensor)
+        return pair[0].as_subclass(Tensor), torch.where(known == 1, truth, self.fill_value)
+
+
+_OVERSHOOT = 0.5  # of bicubic interpolation at edges
+
+
+def _size(image: Tensor) -> str:
+    bands, height, width = image.shape
+    return f"{height} x {width} pixels of {count_text(bands, 'band')}"
+
+
+def _with_parts(transforms: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    """Transforms, and those that they apply: containers of torchvision hold them in plain lists."""
+    for transform in transforms:
+        yield transform
+        yield from _with_parts(getattr(transform, "transforms", ()))
 
 
 @contextmanager

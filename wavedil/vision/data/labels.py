@@ -37,7 +37,7 @@ class LabelScheme:
             the colors of Pascal VOC.
 
     Raises:
-        WavedilError: lists of different lengths, one value for two classes, or more than 255 classes.
+        WavedilError: lists of different lengths, one name or value for two classes, or more than 255 classes.
     """
 
     classes: Sequence[str]
@@ -51,6 +51,8 @@ class LabelScheme:
             raise WavedilError(
                 f"classes has {count} names: expected 1 to {MAX_CLASSES} classes, since label maps have 8 bits"
             )
+        if len(set(self.classes)) != count:
+            raise WavedilError(f"classes is {shown(list(self.classes))}: expected a different name for each class")
         for name, values in (("mask_values", self.mask_values), ("palette", self.palette)):
             if values is not None and len(values) != count:
                 raise WavedilError(f"{name} has {len(values)} entries: expected one for each of {count} classes")

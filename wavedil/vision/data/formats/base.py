@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, count_text, shown
 from wavedil.files import check_regular_file, excluded_paths, normalized, unique_names
 from wavedil.shards import is_folder
 from wavedil.splits import describe_split, hold_out
@@ -54,7 +54,8 @@ class ImageFormat(ABC):
             exclude: images or masks to leave out; see :func:`wavedil.files.excluded_paths`.
 
         Raises:
-            WavedilError: a file or folder is missing or damaged, or no pair is left to train or to validate on.
+            WavedilError: a file or folder is missing or damaged, an image is in both sets, or no pair is left to train
+                or to validate on.
         """
         if self.val is not None and validation is not None:
             raise WavedilError(
@@ -64,6 +65,7 @@ class ImageFormat(ABC):
         train = self._pairs(root, self.train, exclude)
         if self.val is not None:
             valid, rule = self._pairs(root, self.val, exclude), f"sets {self.train} and {self.val}"
+            self._check_disjoint(train, valid)
         else:
             held, rule = hold_out([pair.image for pair in train], validation, kind="images")
             sides = [[pair for pair, out in zip(train, held, strict=True) if out == side] for side in (False, True)]
@@ -79,7 +81,19 @@ class ImageFormat(ABC):
         if validation is not None:
             raise WavedilError(f"validation is {validation!r}: the format {type(self).__name__} has the set {self.val}")
         names = [self.val] if held_out else [name for name in (self.train, self.val) if name is not None]
-        return [pair for name in names for pair in self._pairs(root, name, exclude)]
+        sets = [self._pairs(root, name, exclude) for name in names]
+        if len(sets) == 2:
+            self._check_disjoint(*sets)
+        return [pair for pairs in sets for pair in pairs]
+
+    def _check_disjoint(self, train: Sequence[ImagePair], valid: Sequence[ImagePair]) -> None:
+        """Raises WavedilError if an image is in both sets: its figures would be those of training."""
+        shared = {pair.image for pair in train} & {pair.image for pair in valid}
+        if shared:
+            raise WavedilError(
+                f"train is {self.train!r} and val {self.val!r}: {count_text(len(shared), 'image')} of both sets are "
+                f"the same, e.g. {min(shared)}; name other sets, or set val to null"
+            )
 
     def _pairs(self, root: str | Path, name: str, exclude: str | None) -> list[ImagePair]:
         if not is_folder(root):

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,8 @@ class COCO(ImageFormat):
         images: str = "{set}",
         categories: Sequence[str] | None = None,
     ):
+        if categories is not None and not categories:
+            raise WavedilError("categories is []: expected names of categories, or null for all")
         self.train, self.val, self.categories = train, val, categories
         self.annotations, self.images = annotations, images
         self._read: dict[Path, _Annotations] = {}
@@ -81,9 +83,11 @@ class COCO(ImageFormat):
     def find(self, root: Path, name: str) -> list[ImagePair]:
         path, folder = self._path(root, name), root / self.images.replace("{set}", name)
         file, classes = self._file(path), self._classes(root)
-        every = list(self._file(self._path(root, self.train)).categories.values()) if name == self.val else None
+        training = self._path(root, self.train)
+        # An evaluation needs the validation set alone.
+        every = self._file(training).categories if name == self.val and training.exists() else file.categories
         for category in file.categories.values():
-            if every is not None and category not in every:
+            if category not in every.values():
                 raise WavedilError(f"{path} has the category {category!r}, which the set {self.train} does not have")
         present = set(list_images(folder))
         missing = [image.name for image in file.images.values() if folder / image.name not in present]
@@ -194,13 +198,13 @@ class _Annotations:
             id_, name = _get(each, place, "id", int | str), _get(each, place, "file_name", str)
             width, height = (_get(each, place, key, int) for key in ("width", "height"))
             check_name(path, name)
-            if id_ in file.images or name in names:
+            if id_ in file.images or PurePosixPath(name) in names:
                 raise WavedilError(
                     f"{place}: the id {id_} or the name {name!r} is used before: expected different ones"
                 )
             if min(width, height) < 1:
                 raise WavedilError(f"{place}: width is {width} and height is {height}: expected at least 1")
-            names.add(name)
+            names.add(PurePosixPath(name))  # ./a.png is a.png
             file.images[id_] = _Image(name, (height, width), [])
         for number, each in enumerate(lists[2]):
             place = f"{path}: annotations[{number}]"
@@ -212,7 +216,10 @@ class _Annotations:
                 raise WavedilError(f"{place}: category_id is {category}: expected the id of a category, {known}")
             image = file.images[image_id]
             shape = _shape(each.get("segmentation"), f"{place}: segmentation", image.size)
-            image.objects.append(_Object(category, bool(each.get("iscrowd")), shape))
+            is_crowd = each.get("iscrowd")
+            if is_crowd not in (None, 0, 1):
+                raise WavedilError(f"{place}: iscrowd is {shown(is_crowd)}: expected 0 or 1")
+            image.objects.append(_Object(category, bool(is_crowd), shape))
         return file
 
 

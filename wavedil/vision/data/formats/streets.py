@@ -96,7 +96,11 @@ class MapillaryVistas(ImageFormat):
             raise WavedilError(f"{path} has no list labels: expected the classes of Mapillary Vistas")
         evaluated = [value for value, label in enumerate(labels) if self._is_evaluated(path, value, label)]
         others = [value for value in range(len(labels)) if value not in set(evaluated)]
-        names = [labels[value].get("readable") or labels[value]["name"] for value in evaluated]
+        readable = [labels[value].get("readable") for value in evaluated]
+        names = [
+            text if text and readable.count(text) == 1 else labels[value]["name"]
+            for value, text in zip(evaluated, readable, strict=True)
+        ]
         try:
             return LabelScheme(names, evaluated, others or None, [labels[value]["color"] for value in evaluated])
         except WavedilError as error:

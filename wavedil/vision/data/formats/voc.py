@@ -42,7 +42,7 @@ class PascalVOC(ImageFormat):
         self.train, self.val, self.masks, self.classes = train, val, masks, classes
 
     def label_scheme(self, root: Path) -> LabelScheme:
-        return LabelScheme(list(self.classes or VOC_CLASSES), ignore_label=IGNORED)
+        return LabelScheme(list(VOC_CLASSES if self.classes is None else self.classes), ignore_label=IGNORED)
 
     def find(self, root: Path, name: str) -> list[ImagePair]:
         root = self._folder(root)
