@@ -64,7 +64,12 @@ def test_every_command_imports_modules_first(tmp_path, monkeypatch, refused):
             "--sconds is unknown: did you mean --seconds?; see wavedil sample --help",
         ),
         (["sample", "{model}", "--engin", "torch"], "--engin is unknown: did you mean --engine?"),  # no abbreviations
-        (["sample", "{model}", "--num", "many"], "invalid int value: 'many'"),
+        (["sample", "{model}", "--num", "many"], "--num is 'many': expected an integer of at most 64 bits"),
+        (["sample", "{model}", "--seconds", "1s"], "--seconds is '1s': expected a number"),
+        (["inspect", "1,2", "--ndim", "9" * 30], f"--ndim is '{'9' * 30}': expected an integer of at most 64 bits"),
+        (["inspect", "1,2", "--rate", "0"], "--rate: '0': expected a sample rate in Hz, from 1"),
+        (["search", "--field", "9", "--parameters", "99", "--rate=-5"], "--rate: '-5': expected a sample rate in Hz"),
+        (["segment", "shapes", "crf", "--crf", "--out", "x"], "error: crf does not exist: expected an image"),
         (["sample"], "MODEL"),
         (["inspect", "1,0,2"], "0"),
         (["inspect", ""], "schedule"),

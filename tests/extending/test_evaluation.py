@@ -80,7 +80,7 @@ def test_the_shell_has_the_options_of_the_evaluation(words, capsys):
 def test_bad_options_are_refused_in_one_line(words, capsys):
     for options, message in (
         (["--power", "0"], "power is 0: expected at least 1"),
-        (["--power", "x"], "invalid int value: 'x'"),
+        (["--power", "x"], "--power is 'x': expected an integer"),
         (["--held-out"], "--held-out is not an option of a Scale: expected one of --power, --skip-first"),
     ):
         assert main([*words, *options]) == 2

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from wavedil.cli.options import find_model
+from wavedil.cli.options import add_rate_option, find_model
 from wavedil.errors import WavedilError, one_of, similar
 
 EXAMPLES = (
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--channels", type=int, default=64, help="channels of each layer, to compute parameters and cost (default 64)"
     )
-    parser.add_argument("--rate", type=int, help="sample rate in Hz, to print the receptive field in ms")
+    add_rate_option(parser, "to print the receptive field in ms")
     parser.add_argument("--plot", metavar="FILE", help="plot the receptive field to a .png, .svg or .pdf file")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 

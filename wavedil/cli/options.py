@@ -65,6 +65,17 @@ def add_effect_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rate_option(parser: argparse.ArgumentParser, use: str) -> None:
+    """The sample rate of a schedule."""
+    parser.add_argument("--rate", type=_rate, metavar="HZ", help=f"sample rate, {use}")
+
+
+def _rate(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 11 and 0 < int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a sample rate in Hz, from 1 to {2**31 - 1}")
+    return int(text)
+
+
 def print_result(text: str) -> None:
     """Prints the result of a command; of the processes that ``torchrun`` or SLURM started, only the first does."""
     from wavedil.batches import rank

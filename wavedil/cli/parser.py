@@ -143,10 +143,14 @@ def _line(error: BaseException) -> str:
 
 
 def _about_option(message: str, words: Sequence[str]) -> str:
-    """A message about a Python argument, ``top_k is -1``, as one about the option that was given: ``--top-k is -1``."""
+    """A message about a Python argument, ``top_k is -1``, as one about the option that was given: ``--top-k is -1``.
+
+    A file or folder of that name, which the message may be about instead, leaves it as it is.
+    """
     name, _, rest = message.partition(" ")
     option = f"--{name.replace('_', '-')}"
-    if name.isidentifier() and option in {word.partition("=")[0] for word in words}:
+    values = [word.partition("=")[2] if word.startswith("-") else word for word in words]
+    if name.isidentifier() and option in {word.partition("=")[0] for word in words} and name not in values:
         return f"{option} {re.sub(' or None$', ', or leave it out', rest)}"
     return message
 
@@ -276,7 +280,7 @@ class _Messages(logging.Handler):
 def _integer(text: str) -> int:
     value = int(text)
     if not -(2**63) <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"expected an integer of at most 64 bits, not {shown(value)}")
+        raise ValueError  # the parser names option and value
     return value
 
 
@@ -290,6 +294,11 @@ class _StoreOnce(argparse._StoreAction):
             parser.error(f"{option_string} is given twice: keep one of them")
         self.given = option_string is not None
         super().__call__(parser, namespace, values, option_string)
+
+
+def _name(action: argparse.Action) -> str:
+    """The option or argument in a message."""
+    return "/".join(action.option_strings) or str(action.metavar or action.dest)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -316,10 +325,18 @@ class _Parser(argparse.ArgumentParser):
         found = similar(options[0], self._option_string_actions)
         self.error(f"{options[0]} is unknown" + (f": did you mean {found}?" if found else ""))
 
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        try:
+            return super()._get_value(action, text)
+        except argparse.ArgumentError:
+            if action.type not in (int, float):
+                raise
+            expected = "an integer of at most 64 bits" if action.type is int else "a number"
+            raise WavedilError(f"{_name(action)} is {shown(text)}: expected {expected}") from None
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            option = "/".join(action.option_strings) or action.metavar or action.dest
-            raise WavedilError(f"{option} is {shown(value)}: expected {one_of(value, action.choices)}")
+            raise WavedilError(f"{_name(action)} is {shown(value)}: expected {one_of(value, action.choices)}")
 
     def error(self, message: str) -> NoReturn:
         help = "" if "--help" in message else f"; see {self.prog} --help"

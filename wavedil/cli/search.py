@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from wavedil.cli.options import print_result
+from wavedil.cli.options import add_rate_option, print_result
 from wavedil.errors import WavedilError
 
 EXAMPLES = (
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--candidates", type=int, metavar="N", help="number of training runs for each budget (default 8)"
     )
     parser.add_argument("--out", metavar="FOLDER", help="folder for the training runs (default runs/search-RECIPE)")
-    parser.add_argument("--rate", type=int, help="sample rate in Hz, to print receptive fields in ms")
+    add_rate_option(parser, "to print receptive fields in ms")
     parser.add_argument(
         "--plot", metavar="FILE", help="plot error (or proxy) against cost to a .png, .svg or .pdf file"
     )
