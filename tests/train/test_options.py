@@ -57,6 +57,14 @@ OPTIONS = [
     ("--model.optimizer.lr=.inf", "lr is inf"),
     ("--model.optimizer.betas=[2,2]", "Invalid beta"),
     ("--model.network=wavedil.audio.Wavenet", "wavedil.audio.Wavenet"),
+    (
+        "--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: a, patience: x}}]",
+        "--trainer.callbacks.patience is x: expected an integer$",
+    ),
+    (
+        "--trainer.callbacks+={class_path: wavedil.train.BlockSparsity, init_args: {outputs: [1]}}",
+        r"--trainer.callbacks.outputs is \[1\]: expected an integer$",
+    ),
     ("--trainer.callbacks=[nowhere.Thing]", "No module named 'nowhere'"),
     ("--previews.every=0", "every is 0: expected a positive integer"),
     ("--samples.seconds=.inf", "seconds is inf"),

@@ -39,7 +39,7 @@ def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: A
         if isinstance(cause, WavedilError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _without_alternatives(" ".join(str(error).split()) or type(error).__name__)
     unknown = re.match(r"unrecognized arguments: (\S+)", text)
     if unknown:
         option = unknown[1].partition("=")[0]
@@ -65,6 +65,24 @@ def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: A
     return f"--{place} {explained}" if explained.startswith("is ") else f"--{place}: {explained}"
 
 
+def _without_alternatives(text: str) -> str:
+    """Each problem once, and none of a class that does not know an option whose value another class refuses.
+
+    An option that may be a class or a list of them is tried as either, and an option of a class also as its base's.
+    """
+    head, *problems = text.split(" - Problem with given class_path ")
+    refused = {name for each in problems for name in re.findall(r"Parser key \"([^\"]+)\": Expected", each)}
+    kept: list[str] = []
+    for each in problems:
+        problem, _, end = each.partition(" - ")
+        unknown = re.search(r"': Option '(\w+)' is not accepted$", problem)
+        if problem in kept or (unknown and unknown[1] in refused):
+            kept[-1:] = [f"{kept[-1]} - {end}"] if kept and end else kept[-1:]
+        else:
+            kept.append(each)
+    return " - Problem with given class_path ".join([head, *kept])
+
+
 def _explained(text: str) -> str:
     """The problem, without the list of types that the parser has tried."""
     text = re.sub(r"<class '([^']+)'>", r"\1", text.replace("typing.", "").replace("collections.abc.", ""))
@@ -77,7 +95,8 @@ def _explained(text: str) -> str:
         other = [each for each in problems if not each.startswith(("Expected", "Problem", "Not a valid", "Does not"))]
         if other:
             return shortened(f"{made[1].rpartition('.')[2]} cannot be built: {other[0]}", 400)
-    text = re.sub(r" - Expected a NoneType Given value type: \S+NestedArg .*", "", text)  # of model and data
+    of_class = r"(?:\S+NestedArg |(?:dict|list) Given value: \[?\{'class_path')"
+    text = re.sub(rf" - Expected a NoneType Given value type: {of_class}.*", "", text)  # not of the class's argument
     innermost = re.split(r'Parser key "[^"]+": ', text)[-1]
     cut = re.search(r"(?:Given|Got) value: (.*?)(?: - |\. Got value: | Given value type: |$)", innermost)
     value = cut[1].rstrip(".") if cut else ""
