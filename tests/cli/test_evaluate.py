@@ -97,7 +97,7 @@ def test_help_shows_the_options_of_the_model(capsys, folders):
     for words, shown, hidden in (
         (["evaluate", "--help"], "wavedil evaluate MODEL --help", "--crf"),
         (["evaluate", folders / "segmenter", "--help"], "refine with a dense CRF", "--resample"),
-        (["evaluate", folders / "effect", "--help"], "convert recordings to the model's sample rate", "--crf"),
+        (["evaluate", folders / "effect", "--help"], "resample recordings to the model's sample rate", "--crf"),
     ):
         with pytest.raises(SystemExit, match="0"):
             main([str(word) for word in words])

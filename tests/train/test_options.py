@@ -243,7 +243,7 @@ def test_a_printed_config_is_a_recipe_with_comments(tmp_path, capsys, recipe):
     train(recipe, overrides=["--print_config", "--data.seed=3"])
     text = capsys.readouterr().out
     assert re.search(r"^    seed: 3  # seed of the \w+$", text, re.M) and re.search(
-        r"^  max_steps: \d+  # steps", text, re.M
+        r"^  max_steps: \d+  # maximum number of training steps", text, re.M
     )
     assert all(len(line) <= 120 for line in text.splitlines())
     (tmp_path / "printed.yaml").write_text(text)

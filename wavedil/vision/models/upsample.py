@@ -96,7 +96,8 @@ def _fitting_strides(
         return all(p // s <= c <= -(-p // s) for p, c, s in zip(size, cells, strides, strict=True))
 
     if stride is not None:
-        strides = per_axis("stride", stride, len(cells))
+        # torch.compile cannot trace per_axis for a symbolic integer
+        strides = (stride,) * len(cells) if isinstance(stride, int) else per_axis("stride", stride, len(cells))
         return strides if fits(strides) else None
     powers = [2**power for power in range(12)]
     tried = [(power,) * len(cells) for power in powers] + list(itertools.product(powers, repeat=len(cells)))
