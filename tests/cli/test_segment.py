@@ -219,6 +219,12 @@ def test_inspect(run, models):
         ),
         (["evaluate", "{models}/model", "{data}", "--confusion", "{data}/c.png"], "is in the input folder"),
         (["evaluate", "{models}/model", "{data}", "--confusion", "{models}/model/c.png"], "in a model folder"),
+        (["evaluate", "{models}/model", "{data}", "--confusion", "{models}"], "is a folder: expected a file"),
+        (
+            ["evaluate", "{models}/model", "{data}", "--confusion", "{models}/model/config.json/c.png"],
+            "is a file, expected a folder",
+        ),
+        (["evaluate", "{models}/model", "{data}", "--confusion", ""], "--confusion is empty: expected a file name"),
         (["evaluate", "{models}/model", "{data}", "--boundary-tolerance", "0"], "--boundary-tolerance is 0"),
         (
             ["evaluate", "{models}/sound", "{data}", "--image-ending", "x"],

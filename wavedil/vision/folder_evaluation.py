@@ -6,7 +6,7 @@ from typing import Any
 
 from wavedil.batches import BATCH, check_records
 from wavedil.errors import WavedilError
-from wavedil.outputs import check_outputs
+from wavedil.outputs import claim_file
 from wavedil.vision.data.formats import find_format
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.multilabel import find_multilabel_pairs
@@ -113,7 +113,10 @@ def _class_options(
     if confusion is not None and isinstance(model, MultilabelSegmenter):
         raise WavedilError(f"confusion is {confusion!r}: a MultilabelSegmenter has no confusion matrix; leave it out")
     if confusion is not None:
-        check_outputs([confusion], [data])
+        if not confusion:
+            raise WavedilError("confusion is empty: expected a file name that ends with .png, .svg or .pdf")
+        with claim_file(confusion, [data]):  # before the evaluation, whose result would be lost
+            pass
         if Path(confusion).with_name("config.json").exists():
             raise WavedilError(f"confusion is {confusion!r}, in a model folder: choose another folder")
     return options
