@@ -74,7 +74,7 @@ class PairFormat(Format):
     def weights(self, matrix: np.ndarray) -> np.ndarray:
         """Without dot products, the loop does not clear the lower half when it uses the upper one.
 
-        It then uses the complete word as a float32. So the upper half is chosen such that this float32 is as close to
+        It uses the complete word as a float32. The upper half is therefore chosen so that this float32 is as close to
         the weight as possible; the error is at most that of rounding to bfloat16.
         """
         bits = matrix.view(np.uint32).reshape(-1, 2, matrix.shape[1])
