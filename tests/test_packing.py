@@ -89,7 +89,8 @@ def test_features_are_packed(recordings, packed):
 
 
 def test_images_are_packed(tmp_path):
-    from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
+    from wavedil.vision.data.dataset import SegmentationDataset, find_label_scheme
+    from wavedil.vision.data.image_crops import RandomImageCrops
     from wavedil.vision.data.images import write_image
     from wavedil.vision.data.pairs import split_pairs
 

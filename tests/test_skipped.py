@@ -12,7 +12,8 @@ from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import RandomCrops
 from wavedil.errors import WavedilError
 from wavedil.skipped import SkippedFiles
-from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset
+from wavedil.vision.data.dataset import SegmentationDataset
+from wavedil.vision.data.image_crops import RandomImageCrops
 from wavedil.vision.data.images import write_image
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.pairs import ImagePair

@@ -9,7 +9,8 @@ from PIL import Image
 
 from wavedil.errors import WavedilError
 from wavedil.vision import Conv1x1Head, Regressor, SmallBackbone, SmoothL1, estimate, load, save
-from wavedil.vision.data.dataset import RandomImageCrops, RegressionDataset
+from wavedil.vision.data.dataset import RegressionDataset
+from wavedil.vision.data.image_crops import RandomImageCrops
 from wavedil.vision.data.images import read_target, write_image, write_values
 from wavedil.vision.data.pairs import FolderLayout, find_pairs
 from wavedil.vision.data.spheres import STEP, draw, make_spheres

@@ -15,10 +15,12 @@ from wavedil.progress import Bar
 from wavedil.train.data import Count, Factor, OptionalCount, Seed, TrainingData, Workers, evenly_spaced
 from wavedil.vision.data import shapes
 from wavedil.vision.data.augmentation import ClassBalance
-from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
+from wavedil.vision.data.dataset import SegmentationDataset, find_label_scheme
 from wavedil.vision.data.formats import ImageFormat
+from wavedil.vision.data.image_crops import RandomImageCrops
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.pairs import FolderLayout, split_pairs
+from wavedil.vision.data.shares import describe_classes
 from wavedil.vision.models.predictor import DensePredictor
 
 DEFAULT_LABELS = {"classes": None, "mask_values": None, "ignore_label": IGNORED, "palette": None}
@@ -179,13 +181,10 @@ class SegmentationData(TrainingData):
         with Bar("reading masks") as bar:
             #: Pixels of each class in each training image, (images, num_classes).
             self.counts: Tensor = self.train.count_labels(bar.update)
-        total = int(self.counts.sum())
-        if not total:
-            raise WavedilError(f"{root}: all pixels of the {len(train)} training masks are ignored: check ignore_label")
-        shares = (self.counts.sum(0) / total * 100).tolist()
-        names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.scheme.classes, shares, strict=True))
-        ignored = f"; ignored values: {shown(self.scheme.ignore_label)}" if self.scheme.ignore_label is not None else ""
-        return f"{len(shares)} classes with their shares of pixels: {names}{ignored}"
+        total = self.counts.sum(0)
+        text = describe_classes(self.scheme.classes, total.tolist(), int(total.sum()), source=str(root))
+        ignored = f"\nignored values: {shown(self.scheme.ignore_label)}" if self.scheme.ignore_label is not None else ""
+        return text + ignored
 
     def train_dataloader(self) -> DataLoader:
         return self.endless_loader(self.crops)

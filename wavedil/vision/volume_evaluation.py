@@ -11,9 +11,8 @@ import torch
 
 from wavedil.errors import WavedilError
 from wavedil.extras import import_extra
-from wavedil.splits import hold_out
 from wavedil.vision.data.labels import IGNORED
-from wavedil.vision.data.pairs import parts_of
+from wavedil.vision.data.pairs import held_out_part
 from wavedil.vision.data.volume_pairs import VolumePair, find_volume_pairs
 from wavedil.vision.data.volumes import check_same_grid, read_label_volume, read_volume
 from wavedil.vision.hausdorff import hausdorff_distance
@@ -153,10 +152,4 @@ def _pairs(
 ) -> list[VolumePair]:
     if not (held_out or validation):
         return find_volume_pairs(root, images, masks, exclude)
-    if (parts := parts_of(root)) and validation is None:
-        return find_volume_pairs(parts[1], images, masks, exclude)
-    pairs = find_volume_pairs(root, images, masks, exclude)
-    held, rule = hold_out([pair.image for pair in pairs], validation, kind="volumes")
-    if not any(held):
-        raise WavedilError(f"{rule}: that is none of the volumes in {root}")
-    return [pair for pair, out in zip(pairs, held, strict=True) if out]
+    return held_out_part(root, lambda part: find_volume_pairs(part, images, masks, exclude), validation, "volumes")

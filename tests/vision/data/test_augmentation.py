@@ -9,7 +9,8 @@ from PIL import Image
 
 from wavedil.errors import WavedilError
 from wavedil.vision import ClassBalance
-from wavedil.vision.data.dataset import RandomImageCrops, RegressionDataset, SegmentationDataset
+from wavedil.vision.data.dataset import RegressionDataset, SegmentationDataset
+from wavedil.vision.data.image_crops import RandomImageCrops
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.pairs import FolderLayout, find_pairs
 

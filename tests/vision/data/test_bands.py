@@ -22,7 +22,8 @@ from wavedil.vision import (
     save,
 )
 from wavedil.vision.data.check import check_images
-from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset
+from wavedil.vision.data.dataset import SegmentationDataset
+from wavedil.vision.data.image_crops import RandomImageCrops
 from wavedil.vision.data.images import full_scale, image_size, resize, scaled_pixels, to_rgb
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.pairs import find_pairs

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.dataset import RandomImageCrops, SegmentationDataset, find_label_scheme
+from wavedil.vision.data.dataset import SegmentationDataset, find_label_scheme
+from wavedil.vision.data.image_crops import RandomImageCrops
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.pairs import FolderLayout, ImagePair, find_pairs, held_out_pairs, split_pairs

@@ -1,9 +1,10 @@
 """Pairs of images and masks in a folder, and their split into training and validation set."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from wavedil.splits import describe_split, hold_out
 from wavedil.vision.data.images import image_size, list_images, read_mask
 
 PathLike = str | os.PathLike[str]
+Pair = TypeVar("Pair")
 TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation")
 
 
@@ -81,6 +83,13 @@ def find_pairs(root: PathLike, layout: FolderLayout | None = None, exclude: str 
         WavedilError: a folder is missing or empty, an image has no mask or a mask no image, two files have the same
             name, or a mask has another size than its image. The message names the file.
     """
+    pairs = pair_files(root, layout, exclude)
+    check_sizes(pairs)
+    return pairs
+
+
+def pair_files(root: PathLike, layout: FolderLayout | None = None, exclude: str | None = None) -> list[ImagePair]:
+    """As :func:`find_pairs`, without reading the sizes in the files."""
     layout = layout or FolderLayout()
     found = stems(root, layout)
     if not any(found):
@@ -88,16 +97,25 @@ def find_pairs(root: PathLike, layout: FolderLayout | None = None, exclude: str 
             f"{root}: no image stem ends with image_ending {layout.image_ending!r} and no mask stem with mask_ending "
             f"{layout.mask_ending!r}"
         )
-    if exclude is not None:
-        excluded = excluded_paths([path for paths in found for path in paths.values()], exclude)
-        dropped = {name for paths in found for name, path in paths.items() if path in excluded}
-        found = tuple({name: path for name, path in paths.items() if name not in dropped} for paths in found)
-        if not any(found):
-            raise all_excluded(exclude, len(dropped))
     remedy = "add it, remove the file, or set image_ending and mask_ending to the endings of the names"
-    pairs = [ImagePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
-    check_sizes(pairs)
-    return pairs
+    found = without_excluded(found, exclude)
+    return [ImagePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
+
+
+def without_excluded(found: Sequence[dict[str, Path]], exclude: str | None) -> list[dict[str, Path]]:
+    """Images and masks by name, without those that ``exclude`` leaves out and their partners.
+
+    Raises:
+        WavedilError: none is left.
+    """
+    if exclude is None:
+        return list(found)
+    excluded = excluded_paths([path for paths in found for path in paths.values()], exclude)
+    dropped = {name for paths in found for name, path in paths.items() if path in excluded}
+    kept = [{name: path for name, path in paths.items() if name not in dropped} for paths in found]
+    if not any(kept):
+        raise all_excluded(exclude, len(dropped))
+    return kept
 
 
 def all_excluded(exclude: str, count: int) -> WavedilError:
@@ -126,20 +144,41 @@ def split_pairs(
     Raises:
         WavedilError: as :func:`find_pairs`; or no pair is left to train or to validate on.
     """
+    return split_folder(root, lambda part: find_pairs(part, layout, exclude), validation)
+
+
+def split_folder(
+    root: PathLike, find: Callable[[Path], list[Pair]], validation: str | None = None, kind: str = "images"
+) -> tuple[list[Pair], list[Pair], str]:
+    """As :func:`split_pairs`, of any pairs with a path ``image``.
+
+    Args:
+        find: the pairs in a folder.
+        kind: plural noun, for messages.
+    """
     root = Path(root)
     if not is_folder(root):
-        raise WavedilError(f"{root} is not a folder: expected a folder of images and masks")
+        raise WavedilError(f"{root} is not a folder: expected a folder of {kind} and masks")
     parts = parts_of(root)
     if parts:
         if validation is not None:
             raise WavedilError(f"validation is {validation!r}, but {root} has the folder {parts[1].name}: leave it out")
-        train, valid = (find_pairs(part, layout, exclude) for part in parts)
+        train, valid = (find(part) for part in parts)
         rule = f"folders {parts[0].name} and {parts[1].name}"
     else:
-        pairs = find_pairs(root, layout, exclude)
-        held, rule = hold_out([pair.image for pair in pairs], validation, kind="images")
-        train, valid = ([pair for pair, out in zip(pairs, held, strict=True) if out == side] for side in (False, True))
-    return train, valid, describe_split(rule, len(train), len(valid), "images")
+        train, valid, rule = _by_rule(find(root), validation, kind)
+    return train, valid, describe_split(rule, len(train), len(valid), kind)
+
+
+def find_sets(
+    root: PathLike, find: Callable[[Path], list[Pair]], validation: str | None = None, kind: str = "images"
+) -> dict[str, list[Pair]]:
+    """The pairs of :func:`split_folder` by the name of their set, which may be empty."""
+    parts = parts_of(Path(root))
+    if parts:
+        return {part.name: find(part) for part in parts}
+    train, valid, _ = _by_rule(find(Path(root)), validation, kind)
+    return {TRAIN[0]: train, VALIDATION[0]: valid}
 
 
 def held_out_pairs(
@@ -150,14 +189,26 @@ def held_out_pairs(
     Raises:
         WavedilError: as :func:`find_pairs`; or no pair validates.
     """
+    return held_out_part(root, lambda part: find_pairs(part, layout, exclude), validation)
+
+
+def held_out_part(
+    root: PathLike, find: Callable[[Path], list[Pair]], validation: str | None = None, kind: str = "images"
+) -> list[Pair]:
+    """As :func:`held_out_pairs`, with the arguments of :func:`split_folder`."""
     parts = parts_of(Path(root))
     if parts and validation is None:
-        return find_pairs(parts[1], layout, exclude)
-    pairs = find_pairs(root, layout, exclude)
-    held, rule = hold_out([pair.image for pair in pairs], validation, kind="images")
-    if not any(held):
-        raise WavedilError(f"{rule}: that is none of the images in {root}")
-    return [pair for pair, out in zip(pairs, held, strict=True) if out]
+        return find(parts[1])
+    _, valid, rule = _by_rule(find(Path(root)), validation, kind)
+    if not valid:
+        raise WavedilError(f"{rule}: that is none of the {kind} in {root}")
+    return valid
+
+
+def _by_rule(pairs: list[Pair], validation: str | None, kind: str) -> tuple[list[Pair], list[Pair], str]:
+    held, rule = hold_out([pair.image for pair in pairs], validation, kind=kind)
+    train, valid = ([pair for pair, out in zip(pairs, held, strict=True) if out == side] for side in (False, True))
+    return train, valid, rule
 
 
 def parts_of(root: Path) -> list[Path]:

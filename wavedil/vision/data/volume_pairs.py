@@ -10,14 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wavedil.errors import WavedilError
-from wavedil.files import excluded_paths, pair_by_name, unique_names, walk_files
+from wavedil.files import pair_by_name, unique_names, walk_files
 from wavedil.shards import is_folder
-from wavedil.splits import describe_split, hold_out
 from wavedil.vision.data.labels import IGNORED, MAX_CLASSES
-from wavedil.vision.data.pairs import all_excluded, parts_of
+from wavedil.vision.data.pair_dataset import PairDataset
+from wavedil.vision.data.pairs import split_folder, without_excluded
 from wavedil.vision.data.volumes import check_same_grid, is_volume, read_label_volume, read_volume, stem_of
-
-CACHE_BYTES = 2**30  # maximum size of the volumes in memory
 
 
 @dataclass(frozen=True)
@@ -36,22 +34,31 @@ def find_volume_pairs(
     Raises:
         WavedilError: a folder is missing or empty, a file has no partner, or two have the same name.
     """
+    found = without_excluded(volumes_by_name(root, images, masks), exclude)
+    return [VolumePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), "add it, or remove the file")]
+
+
+def volumes_by_name(root: str | Path, images: str = "images", masks: str = "masks") -> list[dict[str, Path]]:
+    """The volumes below ``root/images`` and those below ``root/masks`` by their names.
+
+    Raises:
+        WavedilError: a folder is missing or empty, or two files have the same name.
+    """
     found = []
     for kind, folder in (("image", Path(root, images)), ("mask", Path(root, masks))):
         if not is_folder(folder):
             raise WavedilError(f"{folder} is not a folder: expected volumes, .nii or .nii.gz, as {kind}s")
-        paths = [path for path in walk_files(folder, (".nii", ".gz")) if is_volume(path)]
+        paths = list_volumes(folder)
         if not paths:
             raise WavedilError(f"{folder}: no volumes: expected files that end in .nii or .nii.gz")
         names = (path.relative_to(folder).with_name(stem_of(path)).as_posix() for path in paths)
         found.append(unique_names(zip(names, paths, strict=True), kind))
-    if exclude is not None:
-        excluded = excluded_paths([path for paths in found for path in paths.values()], exclude)
-        dropped = {name for paths in found for name, path in paths.items() if path in excluded}
-        found = [{name: path for name, path in paths.items() if name not in dropped} for paths in found]
-        if not any(found):
-            raise all_excluded(exclude, len(dropped))
-    return [VolumePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), "add it, or remove the file")]
+    return found
+
+
+def list_volumes(folder: str | Path) -> list[Path]:
+    """Volumes in a folder and its subfolders, sorted by their path within it."""
+    return [path for path in walk_files(folder, (".nii", ".gz")) if is_volume(path)]
 
 
 def split_volume_pairs(
@@ -64,22 +71,10 @@ def split_volume_pairs(
     """Pairs for training, pairs for validation, and a text about the split; see
     :func:`wavedil.vision.data.pairs.split_pairs`.
     """
-    root = Path(root)
-    if not is_folder(root):
-        raise WavedilError(f"{root} is not a folder: expected a folder with images and masks")
-    if parts := parts_of(root):
-        if validation is not None:
-            raise WavedilError(f"validation is {validation!r}, but {root} has the folder {parts[1].name}: leave it out")
-        train, valid = (find_volume_pairs(part, images, masks, exclude) for part in parts)
-        rule = f"folders {parts[0].name} and {parts[1].name}"
-    else:
-        pairs = find_volume_pairs(root, images, masks, exclude)
-        held, rule = hold_out([pair.image for pair in pairs], validation, kind="volumes")
-        train, valid = ([pair for pair, out in zip(pairs, held, strict=True) if out == side] for side in (False, True))
-    return train, valid, describe_split(rule, len(train), len(valid), "volumes")
+    return split_folder(root, lambda part: find_volume_pairs(part, images, masks, exclude), validation, "volumes")
 
 
-class VolumeDataset(Dataset[dict[str, Tensor]]):
+class VolumeDataset(PairDataset):
     """Volumes with labels. Items are ``{"image": float32 (channels, depth, height, width), "labels": int64 (depth,
     height, width)}``; ignored voxels have label 255. Volumes are cached in memory, up to 1 GiB.
 
@@ -90,34 +85,20 @@ class VolumeDataset(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, pairs: Sequence[VolumePair], num_classes: int | None = None, channels: int = 1):
-        self.pairs, self.num_classes, self.channels = list(pairs), num_classes, channels
-        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._cached_bytes = 0
+        super().__init__(pairs)
+        self.num_classes, self.channels = num_classes, channels
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"volume {index} of {len(self)}")
-        image, labels = self.read(index)
-        return {"image": torch.from_numpy(image), "labels": torch.from_numpy(labels).long()}
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The volume, and its labels as uint8, from the cache if possible."""
-        if index in self._cache:
-            return self._cache[index]
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The volume, and its labels as uint8."""
         pair = self.pairs[index]
         image, labels = read_volume(pair.image, self.channels), read_label_volume(pair.mask, self.num_classes)
         check_same_grid(image, labels, pair.image, pair.mask)
         if (high := int(labels.values.max())) > IGNORED:
             raise WavedilError(f"{pair.mask}: value {high} is not a class: expected at most {MAX_CLASSES} classes")
-        found = image.values, labels.values.astype(np.uint8)
-        size = sum(each.nbytes for each in found)
-        if self._cached_bytes + size <= CACHE_BYTES:
-            self._cached_bytes += size
-            self._cache[index] = found
-        return found
+        return image.values, labels.values.astype(np.uint8)
+
+    def item(self, image: np.ndarray, truth: np.ndarray) -> dict[str, Tensor]:
+        return {"image": torch.from_numpy(image), "labels": torch.from_numpy(truth).long()}
 
     def statistics(self, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, list[float], list[float]]:
         """Voxels of each label in each volume, int64 ``(volumes, 256)``, and mean and deviation of each channel."""

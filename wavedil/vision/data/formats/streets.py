@@ -7,7 +7,7 @@ from wavedil.errors import WavedilError, shown
 from wavedil.shards import is_folder
 from wavedil.vision.data.formats.base import ImageFormat, read_json
 from wavedil.vision.data.labels import IGNORED, LabelScheme
-from wavedil.vision.data.pairs import FolderLayout, ImagePair, find_pairs, stems
+from wavedil.vision.data.pairs import FolderLayout, ImagePair, pair_files, stems
 from wavedil.weights import register
 
 #: Name, id, and color of the classes that are evaluated, in the order of their train ids.
@@ -63,7 +63,7 @@ class Cityscapes(ImageFormat):
             raise WavedilError(
                 f"{root / masks} has no *{layout.mask_ending}.png: expected the masks, or set labels of the format"
             )
-        return find_pairs(root, layout)
+        return pair_files(root, layout)
 
 
 @register
@@ -120,4 +120,4 @@ class MapillaryVistas(ImageFormat):
         masks = next((folder for folder in tried if is_folder(root / folder)), None)
         if masks is None:
             raise WavedilError(f"{root} has no folder {tried[0]}: expected a data set of the format MapillaryVistas")
-        return find_pairs(root, FolderLayout(f"{name}/images", masks))
+        return pair_files(root, FolderLayout(f"{name}/images", masks))
