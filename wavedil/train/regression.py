@@ -120,4 +120,5 @@ class RegressionData(SegmentationData):
         if not known:
             raise WavedilError(f"{root}: all pixels of the {len(train)} training targets are unknown (0 or NaN)")
         self.target_std = deviation or 1.0  # 0 if all targets are equal
-        return f"{known:,} pixels have a value: mean {self.target_mean:.4g}, deviation {deviation:.4g}"
+        text = f"{known:,} pixels have a value: mean {self.target_mean:.4g}, deviation {deviation:.4g}"
+        return text if deviation else f"{text}\nwarning: all values are equal: nothing else can be learned"

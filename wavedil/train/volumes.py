@@ -19,6 +19,7 @@ from wavedil.train.data import Count, Decay, NotNegative, OptionalCount, Seed, T
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.vision.data import ellipsoids
 from wavedil.vision.data.labels import IGNORED
+from wavedil.vision.data.shares import describe_classes
 from wavedil.vision.data.volume_pairs import RandomPatches, VolumeDataset, split_volume_pairs
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix
@@ -195,9 +196,9 @@ class VolumeData(TrainingData):
         #: Voxels of each class in each training volume, (volumes, num_classes).
         self.counts = known[:, :number]
         self.patches = RandomPatches(self.train, self.patch, foreground=self.foreground, fill=self.mean, seed=self.seed)
-        shares = (self.counts.sum(0) / self.counts.sum() * 100).tolist()
-        names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.classes, shares, strict=True))
-        return f"{note}\n{number} classes with their shares of voxels: {names}"
+        total = self.counts.sum(0)
+        text = describe_classes(self.classes, total.tolist(), int(total.sum()), source=str(root), unit="voxels")
+        return f"{note}\n{text}"
 
     def data_files(self) -> list[Sequence[Path]]:
         pairs = [*self.train.pairs, *self.valid.pairs]

@@ -15,6 +15,7 @@ from wavedil.vision.boundary_f1 import TOLERANCE, BoundaryF1, Tolerance, definit
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.multilabel import MultilabelDataset, MultilabelPair, unpack
 from wavedil.vision.evaluation import MeanIoU, evaluation_records, read_images
+from wavedil.vision.losses.targets import check_binary
 from wavedil.vision.metrics import CLASS_DEFINITIONS, DEFINITION, ClassCounts
 from wavedil.vision.models.multilabel import THRESHOLD, MultilabelSegmenter
 from wavedil.vision.prediction import Progress, predict
@@ -42,6 +43,7 @@ class MultilabelCounts(ClassCounts):
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Adds an image: predictions, bool, and labels of 0, 1 and 255, both ``(num_classes, height, width)``."""
         predictions, labels = predictions.cpu(), labels.cpu()
+        check_binary(labels)
         known, truth = labels != IGNORED, labels == 1
         predicted = predictions & known
         self.counts += torch.stack([(predicted & truth).sum((1, 2)), predicted.sum((1, 2)), truth.sum((1, 2))])

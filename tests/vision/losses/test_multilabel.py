@@ -7,7 +7,17 @@ import torch
 from torch.nn import functional as F
 
 from wavedil.errors import WavedilError
-from wavedil.vision.losses import BinaryCrossEntropy, Dice, Focal, HardPixels, Lovasz, Tversky
+from wavedil.vision.losses import (
+    BinaryCrossEntropy,
+    BoundaryLoss,
+    CrossEntropy,
+    Dice,
+    Focal,
+    HardPixels,
+    Lovasz,
+    Tversky,
+)
+from wavedil.vision.multilabel_evaluation import MultilabelCounts
 
 LOSSES = [BinaryCrossEntropy(), Dice(), Tversky(), Focal(), HardPixels(), Lovasz()]
 
@@ -96,3 +106,27 @@ def test_refusals():
     for loss in (Dice(), Focal(), HardPixels()):
         with pytest.raises(WavedilError, match=r"labels have shape \(2, 2, 7, 9\)"):
             loss(scores, labels[:, :2])
+
+
+EVERY = [*LOSSES[1:], CrossEntropy(), BoundaryLoss()]
+
+
+@pytest.mark.parametrize("loss", [*EVERY, BinaryCrossEntropy()], ids=lambda loss: type(loss).__name__)
+def test_labels_that_are_no_classes_are_refused(loss):
+    """A mask of 0 and 128, or the labels of another number of classes, would train without an error."""
+    scores, labels = example()
+    for value in (2, 128, 256, -1, 0.5) if not isinstance(loss, CrossEntropy) else ():
+        wrong = labels.to(torch.float32 if value == 0.5 else torch.int64).masked_fill(labels == 1, value)
+        with pytest.raises(WavedilError, match=f"labels have the value {value:g}: expected 0 or 1 for each class"):
+            loss(scores, wrong)
+    for value in (3, 254, 256, -1, -100) if loss in EVERY else ():
+        with pytest.raises(WavedilError, match=f"labels have the value {value}: expected 0 to 2, the classes"):
+            loss(scores, labels[:, 0].clone().fill_(value))
+    for kind in (torch.int32, torch.uint8, torch.float32, torch.bool) if loss in EVERY else ():
+        with pytest.raises(WavedilError, match=f"labels have the type {kind}: expected torch.int64"):
+            loss(scores, labels[:, 0].to(kind))
+
+
+def test_counts_of_an_evaluation_refuse_them_too():
+    with pytest.raises(WavedilError, match="labels have the value 3"):
+        MultilabelCounts(2).update(torch.zeros(2, 3, 4, dtype=torch.bool), torch.full((2, 3, 4), 3))

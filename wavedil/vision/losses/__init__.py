@@ -7,7 +7,8 @@
   is the sigmoid of its score.
 
 Where the label is 255, the pixel, or the class at this pixel, is ignored. If all are ignored, the loss is 0 with a
-gradient of 0. A loss with class weights gets the class frequencies by ``set_frequencies`` before training.
+gradient of 0. Labels of other shapes or values raise WavedilError. A loss with class weights gets the class frequencies
+by ``set_frequencies`` before training.
 """
 
 from wavedil.losses import WeightedSum

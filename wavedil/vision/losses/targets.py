@@ -12,16 +12,36 @@ def is_multilabel(scores: Tensor, labels: Tensor) -> bool:
     """Whether pixels may have several classes: labels of the shape of the scores.
 
     Raises:
-        WavedilError: labels of another shape than ``(batch, *space)`` or ``(batch, num_classes, *space)``.
+        WavedilError: labels of another shape than ``(batch, *space)`` or ``(batch, num_classes, *space)``, of another
+            type, or with values that are no classes.
     """
     if labels.shape == scores.shape:
+        check_binary(labels)
         return True
     if labels.shape != (len(scores), *scores.shape[2:]):
         raise WavedilError(
             f"labels have shape {tuple(labels.shape)} and scores {tuple(scores.shape)}: expected (batch, *space), or "
             "(batch, num_classes, *space) if a pixel may have several classes"
         )
+    if labels.dtype != torch.int64:
+        raise WavedilError(f"labels have the type {labels.dtype}: expected torch.int64 for one class per pixel")
+    last = scores.shape[1] - 1
+    _check_values(labels, (labels >= 0) & (labels <= last), f"0 to {last}, the classes of the scores")
     return False
+
+
+def check_binary(labels: Tensor) -> None:
+    """Raises WavedilError unless labels of several classes per pixel are 0, 1 or, where ignored, 255."""
+    _check_values(labels, (labels == 0) | (labels == 1), "0 or 1 for each class")
+
+
+def _check_values(labels: Tensor, is_class: Tensor, expected: str) -> None:
+    if torch.compiler.is_compiling():
+        return
+    valid = is_class | (labels == IGNORED)
+    if not valid.all():
+        value, ignored = labels[~valid][0].item(), "ignored pixels"
+        raise WavedilError(f"labels have the value {value:g}: expected {expected}, and {IGNORED} for {ignored}")
 
 
 def full_precision(scores: Tensor) -> Tensor:
