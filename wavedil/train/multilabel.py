@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from wavedil.core.schema import checked
-from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 from wavedil.train.segmentation import SegmentationModule
 from wavedil.train.segmentation_data import SegmentationData
+from wavedil.vision.data import overlaps
 from wavedil.vision.data.multilabel import (
     MultilabelDataset,
     check_names,
@@ -22,6 +22,7 @@ from wavedil.vision.data.multilabel import (
 )
 from wavedil.vision.data.pairs import FolderLayout, split_pairs
 from wavedil.vision.data.palette import Byte
+from wavedil.vision.data.shares import describe_classes
 from wavedil.vision.losses import BinaryCrossEntropy
 from wavedil.vision.metrics import finite
 from wavedil.vision.models.multilabel import MultilabelSegmenter
@@ -82,14 +83,14 @@ class MultilabelData(SegmentationData):
     folder for each class with a mask for each image, in which pixels of the class are not 0.
 
     Args:
-        root: the folder.
+        root: the folder; null for built-in overlapping shapes, which are written to ``RUN/data``.
         classes: names of the folders of the classes; null for all folders in ``masks``, sorted by name. If this and the
             next two have their defaults, those of the module's ``init`` are used.
         ignore_label: value of ignored pixels in masks, e.g. 128; a pixel that is ignored in one mask is ignored for all
             classes. null: none.
         palette: [red, green, blue] of each class in overlays.
         **options: crop, batch_size, scale, images, masks, image_ending, mask_ending, validation, exclude, scales, flip,
-            valid_images, max_skipped, seed, num_workers; see :class:`SegmentationData`.
+            valid_images, built_in_images, max_skipped, seed, num_workers; see :class:`SegmentationData`.
     """
 
     @checked
@@ -109,15 +110,17 @@ class MultilabelData(SegmentationData):
             mask_values=None,
             ignore_label=ignore_label,
             palette=palette,
-            built_in_images=1,
             **options,
         )
-        if root is None:
-            raise WavedilError("root is null: expected a folder with images and masks/CLASS (no images are built in)")
         check_names(classes or ())
+
+    def write_built_in(self, train: int, val: int) -> None:
+        overlaps.make_overlaps(self.built_in_folder(), train, val)
 
     def split(self, root: Any, start: DensePredictor | None) -> tuple[list, list, str]:
         labels = self.labels
+        if self.root is None:
+            labels |= {"classes": list(overlaps.CLASSES), "ignore_label": None, "palette": list(overlaps.PALETTE)}
         if isinstance(start, MultilabelSegmenter) and not any(value is not None for value in labels.values()):
             labels["classes"], labels["palette"] = list(start.classes), list(start.palette)
             labels["ignore_label"] = start.mask_ignore_label
@@ -143,11 +146,8 @@ class MultilabelData(SegmentationData):
         )
         with Bar("reading masks") as bar:
             self.counts, known = self.train.count_labels(bar.update)
-        if not known:
-            raise WavedilError(f"{root}: all pixels of the {len(train)} training masks are ignored: check ignore_label")
-        shares = (self.counts.sum(0) / known * 100).tolist()
-        names = ", ".join(f"{name} {share:.1f} %" for name, share in zip(self.class_names, shares, strict=True))
-        return f"{len(shares)} classes with their shares of pixels, of which each may have several: {names}"
+        counts = self.counts.sum(0).tolist()
+        return describe_classes(self.class_names, counts, known, source=str(root), several=True)
 
     def data_files(self) -> list[Sequence[Path]]:
         pairs = [*self.train.pairs, *self.valid.pairs]
