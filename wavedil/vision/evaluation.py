@@ -12,11 +12,11 @@ from torch import Tensor
 
 from wavedil.batches import BATCH, Batches, Record, fingerprint, fingerprint_paths, rank
 from wavedil.core.schema import checked
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, one_of, shown
 from wavedil.figures import check_figure_path
 from wavedil.vision.boundary_f1 import TOLERANCE, BoundaryF1, Tolerance, definition
 from wavedil.vision.data.dataset import ImageDataset, RegressionDataset, SegmentationDataset
-from wavedil.vision.data.labels import LabelScheme
+from wavedil.vision.data.labels import IGNORED, LabelScheme
 from wavedil.vision.data.pairs import ImagePair
 from wavedil.vision.metrics import (
     CLASS_DEFINITIONS,
@@ -28,6 +28,8 @@ from wavedil.vision.metrics import (
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import Progress, estimate, predict
+from wavedil.vision.rand_score import DEFINITION as RAND_DEFINITION
+from wavedil.vision.rand_score import BorderScores
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,22 @@ class MeanIoU:
     per_class: dict[str, dict[str, float | None]]  # iou, recall, precision, f1, boundary_f1 and pixels of each class
     definition: str  # of mean_iou
     definitions: dict[str, str]  # of the other figures
+    rand: dict[str, float] | None = None  # with a border class: see wavedil.vision.rand_score.DEFINITION
 
     def __str__(self) -> str:
         boundary = "none" if self.boundary_f1 is None else f"{self.boundary_f1:.4f}"
         mean = "none" if self.mean_iou is None else f"{self.mean_iou:.4f}"
         means = f"mean IoU {mean}, mean boundary F1 {boundary}"
         counted = f"accuracy {self.accuracy:.4f} over {self.count:,} pixels of {self.images} images"
-        return "\n".join([class_table(self.per_class), means, counted, f"({self.definition})"])
+        lines = [class_table(self.per_class), means, *([] if self.rand is None else [_rand_text(**self.rand)]), counted]
+        return "\n".join([*lines, f"({self.definition})"])
+
+
+def _rand_text(v_rand: float, split: float, merge: float, threshold: float, v_rand_at_half: float) -> str:
+    return (
+        f"V^Rand {v_rand:.4f} (split {split:.4f}, merge {merge:.4f}) at a border probability of {threshold}, the best "
+        f"on these images; {v_rand_at_half:.4f} at 0.5"
+    )
 
 
 def class_table(figures: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -72,6 +83,7 @@ def evaluate(
     label_scheme: LabelScheme | None = None,
     scaled: bool = False,
     boundary_tolerance: Tolerance = TOLERANCE,
+    border: str | None = None,
     confusion: str | Path | None = None,
     records: str | Path | None = None,
     batch: int = BATCH,
@@ -88,6 +100,8 @@ def evaluate(
         scaled: compare at the resolution of the network, with images and masks resized by the model's ``scale`` as in
             training; default: at the size of the masks.
         boundary_tolerance: of boundary F1, as a fraction of the diagonal of the image.
+        border: class of the borders between objects, e.g. membrane; the result then has their Rand score, see
+            :func:`wavedil.vision.rand_score`.
         confusion: file for a picture of the confusion matrix, .png, .svg or .pdf.
         records: folder for the counts of each batch of images; the call then continues earlier ones with the same
             arguments, and shares the work with other processes (:mod:`wavedil.batches`).
@@ -104,23 +118,37 @@ def evaluate(
             f"the data has the classes {shown(list(scheme.classes))} and the model {shown(list(model.classes))}: "
             "expected the same in the same order"
         )
+    if border is not None and border not in model.classes:
+        raise WavedilError(f"border is {border!r}: expected {one_of(border, model.classes)}")
     images = SegmentationDataset(pairs, scheme, model.scale if scaled else 1.0, model.in_channels)
+    borders = None if border is None else BorderScores()
 
     def count(numbers: range, progress: Progress | None = None) -> list[Record]:
         matrix, boundary = ConfusionMatrix(model.num_classes), BoundaryF1(model.num_classes, boundary_tolerance)
+        objects = None if border is None else BorderScores()
         for image, labels in read_images(images, numbers, progress):
-            labeled = torch.from_numpy(predict(model, image, scaled=scaled, **options))
+            found = predict(model, image, scaled=scaled, probabilities=objects is not None, **options)
+            if objects is not None:
+                label = model.classes.index(border)
+                objects.update(found[label], labels.numpy() == label, labels.numpy() == IGNORED)
+                found = found.argmax(0)
+            labeled = torch.from_numpy(found)
             matrix.update(labeled, labels)
             boundary.update(labeled, labels)
-        return [{"entries": matrix.entries(), "boundary": boundary.sums.tolist()}]
+        record = {"entries": matrix.entries(), "boundary": boundary.sums.tolist()}
+        return [record if objects is None else record | {"rand": objects.sums.tolist()}]
 
     matrix, boundary = ConfusionMatrix(model.num_classes), BoundaryF1(model.num_classes, boundary_tolerance)
     settings = {"scaled": scaled, "boundary_tolerance": boundary_tolerance, **options}
     if label_scheme is not None:
         settings["label_scheme"] = label_scheme
+    if border is not None:
+        settings["border"] = border
     for record in evaluation_records(model, pairs, settings, count, records, batch, progress):
         matrix.add_entries(record["entries"])
         boundary.sums += torch.tensor(record["boundary"], dtype=torch.float64)
+        if borders is not None:
+            borders.sums += torch.tensor(record["rand"], dtype=torch.float64)
     if not matrix.count:
         raise WavedilError(f"{pairs[0].mask.parent}: all pixels of {len(pairs)} masks are ignored: see ignore_label")
     if confusion is not None and rank() == 0:
@@ -136,7 +164,10 @@ def evaluate(
         classes={name: values["iou"] for name, values in figures.items()},
         per_class=figures,
         definition=f"{DEFINITION}; {size}; ignore label {scheme.ignore_label}",
-        definitions=CLASS_DEFINITIONS | {"boundary_f1": definition(boundary_tolerance)},
+        definitions=CLASS_DEFINITIONS
+        | {"boundary_f1": definition(boundary_tolerance)}
+        | ({} if borders is None else {"rand": RAND_DEFINITION}),
+        rand=None if borders is None else borders.figures(),
     )
 
 

@@ -39,6 +39,7 @@ def evaluate_folder(
     crf: bool = False,
     crf_preset: str | None = None,
     boundary_tolerance: float | None = None,
+    border: str | None = None,
     confusion: str | None = None,
     records: str | None = None,
     batch: int | None = None,
@@ -65,6 +66,8 @@ def evaluate_folder(
         crf_preset: refine with a dense CRF with published parameters, by name, e.g. densecrf (Segmenter only).
         boundary_tolerance: distance at which boundaries match, as a fraction of the image's diagonal; default 0.0075
             (Segmenter only).
+        border: class of the borders between objects, e.g. membrane: also the Rand score of the objects (Segmenter
+            only).
         confusion: plot the confusion matrix to a .png, .svg or .pdf file (Segmenter only).
         records: folder for the results of each batch of images. Repeat the command to continue after an interruption;
             run it several times in parallel to share the work.
@@ -76,7 +79,7 @@ def evaluate_folder(
     """
     check_records(records, batch, data)
     options = prediction_options(model, tile, scales, flip, crf, crf_preset)
-    options |= _class_options(model, data, boundary_tolerance, confusion)
+    options |= _class_options(model, data, boundary_tolerance, border, confusion)
     masks = masks or ("targets" if isinstance(model, Regressor) else "masks")
     layout = FolderLayout(images, masks, image_ending, mask_ending)
 
@@ -102,14 +105,20 @@ def evaluate_folder(
 
 
 def _class_options(
-    model: Segmenter | Regressor, data: str | Path, boundary_tolerance: float | None, confusion: str | None
+    model: Segmenter | Regressor,
+    data: str | Path,
+    boundary_tolerance: float | None,
+    border: str | None,
+    confusion: str | None,
 ) -> dict[str, Any]:
     """Options of :func:`evaluate` that only classes have, if they are set."""
-    options = {"boundary_tolerance": boundary_tolerance, "confusion": confusion}
+    options = {"boundary_tolerance": boundary_tolerance, "border": border, "confusion": confusion}
     options = {name: value for name, value in options.items() if value is not None}
     if options and isinstance(model, Regressor):
         name, value = next(iter(options.items()))
         raise WavedilError(f"{name} is {value!r}: a Regressor has no classes; leave it out")
+    if border is not None and isinstance(model, MultilabelSegmenter):
+        raise WavedilError(f"border is {border!r}: a MultilabelSegmenter has no border between objects; leave it out")
     if confusion is not None and isinstance(model, MultilabelSegmenter):
         raise WavedilError(f"confusion is {confusion!r}: a MultilabelSegmenter has no confusion matrix; leave it out")
     if confusion is not None:

@@ -283,3 +283,18 @@ def test_load_raises_for_another_class_than_expected(tmp_path):
     folder = save(small(), tmp_path / "model")
     with pytest.raises(WavedilError, match="holds a Segmenter: expected a WaveNet"):
         load(folder, expect=WaveNet)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 8])
+def test_the_levels_of_the_small_backbone(tmp_path, stride):
+    torch.manual_seed(0)
+    backbone, image = SmallBackbone(16, stride, 1, levels=True).eval(), torch.rand(1, 1, 24, 16)
+    maps, strides = backbone(image), [2**step for step in range(stride.bit_length())]
+    assert backbone.level_channels == [16 * s // stride for s in strides] == [each.shape[1] for each in maps]
+    assert [each.shape[2:] for each in maps] == [(24 // s, 16 // s) for s in strides]
+    single = SmallBackbone(16, stride, 1).eval()
+    single.load_state_dict(backbone.state_dict())
+    assert torch.equal(maps[-1], single(image)) and single.level_channels is None
+    if stride > 1:
+        model = Segmenter(backbone, UNet(backbone.level_channels, 2), num_classes=2).eval()
+        assert torch.equal(load(save(model, tmp_path / "model"))(image), model(image))

@@ -25,9 +25,17 @@ class SmallBackbone(nn.Module):
         channels: channels of the features; a multiple of ``output_stride``.
         output_stride: stride of the features in pixels, a power of two.
         in_channels: bands of the images: 3 for RGB, 1 for gray, 4 for RGB and a fourth band.
+        levels: return a list with the feature map of each stride from 1 to ``output_stride``, from fine to coarse, for
+            heads such as U-Net.
     """
 
-    def __init__(self, channels: Channels = 48, output_stride: Stride = 4, in_channels: Channels = 3):
+    def __init__(
+        self,
+        channels: Channels = 48,
+        output_stride: Stride = 4,
+        in_channels: Channels = 3,
+        levels: bool = False,
+    ):
         super().__init__()
         if output_stride & (output_stride - 1):
             raise WavedilError(f"output_stride is {output_stride}: expected a power of two")
@@ -40,6 +48,8 @@ class SmallBackbone(nn.Module):
         for _ in range(output_stride.bit_length() - 1):
             blocks += [_DownsamplingBlock(width, 2 * width), _conv_block(2 * width, 2 * width)]
             width *= 2
+        steps = range(output_stride.bit_length())
+        self.level_channels = [channels // output_stride << step for step in steps] if levels else None
         self.blocks = nn.Sequential(*blocks)
 
     @property
@@ -51,8 +61,15 @@ class SmallBackbone(nn.Module):
             stride *= block.stride if isinstance(block, _DownsamplingBlock) else 1
         return field
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.blocks(image)
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        if self.level_channels is None:
+            return self.blocks(image)
+        maps = []
+        for block in self.blocks:
+            if isinstance(block, _DownsamplingBlock):
+                maps.append(image)
+            image = block(image)
+        return [*maps, image]
 
 
 @register
