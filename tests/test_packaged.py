@@ -80,9 +80,20 @@ def test_a_folder_of_that_name_wins(here):
         load("pluck")
 
 
+@pytest.mark.parametrize("name", ["hf://someone/amp", "https://example.org/a/amp.nam", "s3://a/b"])
+@pytest.mark.parametrize("command", ["process MODEL a.wav b.wav", "inspect MODEL", "sample MODEL", "live MODEL"])
+def test_an_address_is_refused_as_it_was_given(here, capsys, name, command):
+    """A path would shorten its slashes."""
+    assert main(command.replace("MODEL", name).split()) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: {name} is an address: expected a model folder or a file; download")
+    assert ("wavedil convert hf://someone/amp FOLDER" in error) == name.startswith("hf")
+
+
 @pytest.mark.parametrize("name", ["pluk", "Pluck", "pluck "])
 def test_a_wrong_name_is_answered_with_the_names(here, capsys, name):
-    message = "give RUN/model of a run, or one of overdrive, pluck, shapes; did you mean pluck?"
+    message = "does not exist: expected a model folder (RUN/model of a run), a .nam file, or "
+    message += "one of overdrive, pluck, shapes; did you mean pluck?"
     for words in (["sample", name], ["evaluate", name, "x.wav"], ["process", name, "a.wav", "b.wav"]):
         assert main(words) == 2
         assert capsys.readouterr().err.rstrip().endswith(message)

@@ -1,7 +1,10 @@
 """What ``load`` and the commands accept as a model: folders, files of other programs, and names of packaged models."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
+
+from wavedil.errors import WavedilError, one_of, similar
 
 FOLDER = Path(__file__).parent / "models"
 
@@ -50,6 +53,27 @@ def find_model(name: str | Path) -> Path:
     """The folder of a model: ``name`` if there is such a folder, else that of the packaged model of this name."""
     path = Path(name)
     return FOLDER / path if str(name) in packaged_names() and not path.is_dir() else path
+
+
+def check_not_an_address(name: str | Path) -> None:
+    """Raises WavedilError for a URL, in the form in which it was given; a Path would shorten its slashes."""
+    if "://" in str(name) and not Path(name).exists():
+        remedy = "download the model first" + f": wavedil convert {name} FOLDER" * str(name).startswith("hf://")
+        raise WavedilError(f"{name} is an address: expected a model folder or a file; {remedy}")
+
+
+def missing_model(path: Path) -> str:
+    """The error message about a model that does not exist."""
+    try:
+        beside = [each for each in itertools.islice(path.parent.iterdir(), 1000) if is_model(each)]
+    except OSError:
+        beside = []
+    meant = similar(path.name, [*packaged_names(), *(each.name for each in beside)])
+    place = next((str(each) for each in beside if each.name == meant), meant)
+    return (
+        f"{path} does not exist: expected a model folder (RUN/model of a run), a .nam file, or "
+        f"{one_of('', packaged_names())}" + f"; did you mean {place}?" * bool(meant)
+    )
 
 
 def is_file_of_another_program(path: str | Path) -> bool:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from wavedil.allocation import AllocationLimit, AllocationLimitError
 from wavedil.core.schema import AnyPath, checked
 from wavedil.device import check_device
-from wavedil.errors import WavedilError, one_of, shortened, shown, with_article
+from wavedil.errors import WavedilError, shortened, shown, with_article
 from wavedil.files import check_regular_file
 from wavedil.outputs import check_folder_name
-from wavedil.packaged import READERS, find_model, is_file_of_another_program, packaged_names
+from wavedil.packaged import READERS, check_not_an_address, find_model, is_file_of_another_program, missing_model
 from wavedil.registry import (
     build,
     check_nesting,
@@ -167,6 +167,7 @@ def load(
 
     device = check_device(device)
     trust(imports)
+    check_not_an_address(folder)
     folder = find_model(folder)
     if is_file_of_another_program(folder):
         model = _read_file(folder)
@@ -217,6 +218,7 @@ def model_class(folder: str | Path) -> type[nn.Module]:
     Raises:
         WavedilError: the folder has no readable ``config.json``, or the class is not registered.
     """
+    check_not_an_address(folder)
     if is_file_of_another_program(folder):
         return type(_read_file(Path(folder)))
     path = find_model(folder) / CONFIG
@@ -292,7 +294,8 @@ def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
             raise WavedilError(f"{path} is not a wavedil config: it has {keys}, expected format, class and arguments")
         return config["class"], config["arguments"], version == 1
     except OSError as error:
-        remedy = "" if path.parent.exists() else f", or {one_of(path.parent, packaged_names())}"
+        if not path.parent.exists():
+            raise WavedilError(missing_model(path.parent)) from None
         inner = path.parent / "model"
         model = inner if (inner / CONFIG).is_file() else "RUN/model of a run"
         if path.parent.is_file():
@@ -300,7 +303,7 @@ def _read_config(path: Path) -> tuple[Any, dict[str, Any], bool]:
                 f"the folder that `wavedil convert {path.parent} FOLDER` makes of it, if it is another program's model"
             )
         raise WavedilError(
-            f"{path.parent} is not a model folder: cannot read {CONFIG} ({error.strerror}); give {model}{remedy}"
+            f"{path.parent} is not a model folder: cannot read {CONFIG} ({error.strerror}); give {model}"
         ) from None
     except WavedilError:
         raise

@@ -95,7 +95,7 @@ def test_bad_files_and_targets_are_refused(refused, tmp_path, amp):
     assert "expected a file that ends in .nam, .onnx or .c" in refused("export", tmp_path / "amp", "amp.wav")
     assert "model is a WaveNet: expected a NAM" in refused("export", tmp_path / "wavenet", tmp_path / "a.nam")
     assert "streaming is for .onnx" in refused("export", tmp_path / "amp", "a.nam", "--streaming")
-    assert "not a model folder" in refused("export", tmp_path / "nothing", tmp_path / "a.nam")
+    assert "nothing does not exist" in refused("export", tmp_path / "nothing", tmp_path / "a.nam")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["amp", "bad.nam", "wavenet"]
 
 

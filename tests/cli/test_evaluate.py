@@ -79,7 +79,7 @@ def folders(tmp_path_factory):
         ("regressor", "--crf", "crf and crf_preset refine class scores, which a Regressor does not have"),
         ("regressor", "--confusion=c.png", "confusion is 'c.png': a Regressor has no classes"),
         ("wn", "--crf", "holds a WN, which has no evaluation"),
-        ("nothing", "--crf", "nothing is not a model folder"),
+        ("nothing", "--crf", "nothing does not exist"),
         ("segmenter", "--resynthesise", "--resynthesise is now called --resynthesize"),
         ("segmenter", "--scale", "--scale is not an option"),  # no abbreviations
     ],

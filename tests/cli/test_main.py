@@ -57,7 +57,7 @@ def test_every_command_imports_modules_first(tmp_path, monkeypatch, refused):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sample", "nowhere"], "nowhere is not a model folder"),
+        (["sample", "nowhere"], "nowhere does not exist: expected a model folder"),
         (["evaluate", "{model}", "nowhere"], "nowhere"),
         (
             ["sample", "{model}", "--sconds", "1"],

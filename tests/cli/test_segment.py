@@ -184,7 +184,7 @@ def test_inspect(run, models):
     ("words", "message"),
     [
         (["segment", "{models}/model", "nowhere.png"], "nowhere.png does not exist"),
-        (["segment", "nowhere", "{data}/images/00.png"], "nowhere is not a model folder"),
+        (["segment", "nowhere", "{data}/images/00.png"], "nowhere does not exist: expected a model folder"),
         (["segment", "{models}/sound", "{data}/images/00.png"], "holds a WaveNet, which does not label images"),
         (["segment", "{models}/part", "{data}/images/00.png"], "holds a ContextModule, which does not label images"),
         (["evaluate", "{models}/part", "{data}"], "holds a ContextModule, which has no evaluation"),

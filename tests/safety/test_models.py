@@ -100,7 +100,7 @@ def test_a_load_between_two_renames_waits(tmp_path, monkeypatch):
 
 def test_a_missing_folder_is_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(weights.time, "sleep", lambda _: pytest.fail("waited"))
-    with pytest.raises(WavedilError, match="is not a model folder"):
+    with pytest.raises(WavedilError, match="model does not exist: expected a model folder"):
         load(tmp_path / "model")
     (tmp_path / "model").mkdir()
     with pytest.raises(WavedilError, match="is not a model folder"):

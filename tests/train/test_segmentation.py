@@ -233,7 +233,7 @@ def test_number_of_validated_and_shown_images(pictures):
         (["--data.crop=3"], "data.crop"),
         (["--data.batch_size=0"], "batch_size is 0"),
         (["--data.scale=-1"], "scale is -1"),
-        (["--model.init=/nowhere/model"], "/nowhere/model is not a model folder"),
+        (["--model.init=/nowhere/model"], "/nowhere/model does not exist"),
         (["--model.frozen=[neck]"], "frozen is \\['neck'\\]"),
         (["--model.frozen=[backbone, head, context]"], "no parameter is left to train"),
         (["--model.context=null", "--model.frozen=[context]"], "there is no context"),

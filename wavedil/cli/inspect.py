@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
             sys.path.insert(0, os.getcwd())
         model, title = networks.build_network(arguments.subject), arguments.subject
         info, render, measure = networks.inspect_network(model), networks.render_network, networks.measure_network
-    elif arguments.subject and Path(arguments.subject).exists():
+    elif arguments.subject and (Path(arguments.subject).exists() or re.search(r"/|\.nam$", arguments.subject, re.I)):
         from wavedil.inspection.model import inspect_model, render_model
         from wavedil.weights import load
 
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         from wavedil.packaged import packaged_names
 
         subject, names = arguments.subject, packaged_names()
-        if similar(subject, names) or "/" in subject or not any(char.isdigit() or char == "(" for char in subject):
+        if similar(subject, names) or not any(char.isdigit() or char == "(" for char in subject):
             expected = f'a schedule, e.g. "1..512 x3", a model folder or .nam file, or {one_of(subject, names)}'
             raise WavedilError(f"SCHEDULE|MODEL is {subject!r}: expected {expected}")
         info = inspect_schedule(subject, arguments.ndim, arguments.kernel_size, arguments.channels, arguments.rate)

@@ -272,7 +272,7 @@ def describe(hint: Any, plural: bool = False) -> str:
     if kind in (Union, types.UnionType):
         return " or ".join(describe(option, plural) for option in options)
     if kind is Literal:
-        return f"one of {', '.join(map(str, options))}"
+        return f"{'one of ' * (len(options) > 1)}{', '.join(map(str, options))}"
     if kind in _PLAIN:
         return _PLAIN[kind][1 + plural]
     if kind is Callable:

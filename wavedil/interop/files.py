@@ -29,23 +29,24 @@ def read_model(
     Returns:
         The model, and the name of the format, ``"the hub"`` or the model folder.
     """
+    if source.startswith(SCHEME):
+        if format or options or prefix:
+            raise WavedilError(f"{source} is a model on the hub: omit format, set and prefix")
+        from wavedil.interop.hub import download
+
+        return download(source.removeprefix(SCHEME)), "the hub"
     folder = find_model(source)
-    if not folder.is_dir():
-        check_regular_file(folder, "a file of weights or a model folder")
-    if not source.startswith(SCHEME) and not folder.exists():
+    if folder.is_dir():
+        if format or options or prefix:
+            raise WavedilError(f"{source} is a model folder: omit format, set and prefix")
+        return load(folder), str(folder)
+    check_regular_file(folder, "a file of weights or a model folder")
+    if not folder.exists():
         raise WavedilError(
             f"{source} does not exist: expected a file of weights, a model folder, {SCHEME}OWNER/NAME, or "
             f"{one_of(source, packaged_names())}"
         )
-    if folder.is_file():
-        return convert(source, format, options, prefix)
-    if format or options or prefix:
-        raise WavedilError(f"{source} is a model folder: omit format, set and prefix")
-    if folder.is_dir():
-        return load(folder), str(folder)
-    from wavedil.interop.hub import download
-
-    return download(source.removeprefix(SCHEME)), "the hub"
+    return convert(source, format, options, prefix)
 
 
 def write_model(

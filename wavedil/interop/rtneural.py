@@ -7,7 +7,7 @@ Sources: ``RTNeural/model_loader.h``, and in AIDA-X ``applyModel``: the output i
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,31 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.models.layer_chain import LayerChain
-from wavedil.errors import WavedilError, one_of, shown, with_article
+from wavedil.errors import WavedilError, one_of, shown
 from wavedil.files import check_regular_file
+from wavedil.interop.objects import ANY, Object, check_object
 
 _log = logging.getLogger("wavedil")
 
 MAX_BYTES = 2**26  # of a file; a model of 100,000 weights has 4 MB
 MAX_LAYERS, MAX_KNOBS, MAX_RECEPTIVE_FIELD = 200, 16, 2**23
 _DB = -200, 200
-#: Keys at the top of a file, and of its parts. Those of ``_NOTES`` change nothing.
-_NOTES = ("metadata", "esr", "author", "input_batch", "output_batch")
-_KERAS = ("in_shape", "layers", "in_skip", "in_gain", "out_gain", "samplerate", *_NOTES)
-_LAYER = ("type", "activation", "shape", "weights", "kernel_size", "dilation")
-_TORCH = ("model_data", "state_dict", *_NOTES)
-_MODEL_DATA = (
-    "model", "input_size", "skip", "output_size", "unit_type", "num_layers", "hidden_size", "bias_fl",
-)  # fmt: skip
+#: At the top of a file, and its parts. The keys of ``_NOTES`` change nothing.
+_NOTES = dict.fromkeys(("metadata", "esr", "author", "input_batch", "output_batch"), Any)
+_SIZE = list | float  # a number, or a list that ends with it
+_KERAS = Object(
+    {"in_shape": _SIZE, "layers": list},
+    {"in_skip": Any, "in_gain": Any, "out_gain": Any, "samplerate": Any, **_NOTES},
+)
+_LAYER = Object(
+    {"type": str, "shape": _SIZE, "weights": list},
+    {"activation": str | None, "kernel_size": _SIZE, "dilation": _SIZE},
+)
+_TORCH = Object({"model_data": ANY, "state_dict": ANY}, _NOTES)
+_MODEL_DATA = Object(
+    {"input_size": float, "unit_type": str, "hidden_size": float},
+    {"model": str, "skip": Any, "output_size": float, "num_layers": float, "bias_fl": Any},
+)
 _TYPES = ("lstm", "gru", "dense", "time-distributed-dense", "conv1d", "activation", "prelu")
 _ACTIVATIONS = {"": None, "tanh": "Tanh", "relu": "ReLU", "sigmoid": "Sigmoid", "elu": "ELU"}
 
@@ -70,16 +79,16 @@ def read_rtneural(path: str | Path, sample_rate: int | None = None) -> LayerChai
 
 
 def _read_keras(content: Mapping[str, Any], sample_rate: int | None) -> LayerChain:
-    _check_keys(content, _KERAS, ("in_shape",), "the file")
+    check_object(content, _KERAS)
     layers = content["layers"]
-    if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
-        raise WavedilError(f"layers: expected a list of 1 to {MAX_LAYERS}")
+    if not 0 < len(layers) <= MAX_LAYERS:
+        raise WavedilError(f"layers has {len(layers)} entries: expected 1 to {MAX_LAYERS}")
     inputs = width = _last(content["in_shape"], "in_shape")
     specs: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for number, layer in enumerate(layers):
         place = f"layers[{number}]"
-        _check_keys(layer, _LAYER, ("type", "shape", "weights"), place)
+        check_object(layer, _LAYER, place)
         kind, activation = layer["type"], layer.get("activation") or ""
         if kind not in list(_TYPES):
             raise WavedilError(f"{place}.type is {shown(kind)}: expected {one_of(kind, _TYPES)}")
@@ -87,8 +96,6 @@ def _read_keras(content: Mapping[str, Any], sample_rate: int | None) -> LayerCha
             raise WavedilError(
                 f"{place}.activation is {shown(activation)}: expected {one_of(activation, _ACTIVATIONS)}"
             )
-        if not isinstance(layer["weights"], list):
-            raise WavedilError(f"{place}.weights is {with_article(layer['weights'])}: expected a list")
         if kind in ("activation", "prelu"):
             if not specs or specs[-1]["activation"]:
                 raise WavedilError(f"{place} is an activation: expected a layer without one before it")
@@ -147,9 +154,9 @@ def _read_layer(
 
 
 def _read_torch(content: Mapping[str, Any], sample_rate: int | None) -> LayerChain:
-    _check_keys(content, _TORCH, ("state_dict",), "the file")
+    check_object(content, _TORCH)
     data, weights = content["model_data"], content["state_dict"]
-    _check_keys(data, _MODEL_DATA, ("input_size", "unit_type", "hidden_size"), "model_data")
+    check_object(data, _MODEL_DATA, "model_data")
     if data.get("model", "SimpleRNN") != "SimpleRNN" or data["unit_type"] not in ("LSTM", "GRU"):
         found = f"model {shown(data.get('model'))} and unit_type {shown(data['unit_type'])}"
         raise WavedilError(f"model_data has {found}: expected SimpleRNN with LSTM or GRU")
@@ -158,9 +165,11 @@ def _read_torch(content: Mapping[str, Any], sample_rate: int | None) -> LayerCha
     has_bias = _whole(data.get("bias_fl", 1), "model_data.bias_fl", 0, 1)
     _whole(data.get("output_size", 1), "model_data.output_size", 1, 1)
     gates = 4 if data["unit_type"] == "LSTM" else 3
+    if f"rec.weight_ih_l{num_layers}" in weights:
+        raise WavedilError(f"model_data.num_layers is {num_layers}: expected that of state_dict, which has more layers")
     names = [f"{part}_{side}" for part in ("weight", "bias")[: 1 + has_bias] for side in ("ih", "hh")]
     known = [*(f"rec.{name}_l{layer}" for layer in range(num_layers) for name in names), "lin.weight", "lin.bias"]
-    _check_keys(weights, known, known, "state_dict")
+    check_object(weights, Object(dict.fromkeys(known, list)), "state_dict")
     specs, tensors, width = [], {}, inputs
     for number in range(num_layers):
         shapes = [(gates * channels, width), (gates * channels, channels), *[(gates * channels,)] * 2]
@@ -210,17 +219,6 @@ def _build(
     return model
 
 
-def _check_keys(value: Any, known: Sequence[str], needed: Sequence[str], place: str) -> None:
-    if not isinstance(value, Mapping):
-        raise WavedilError(f"{place} is {with_article(value)}: expected an object")
-    for key in value:
-        if key not in known:
-            raise WavedilError(f"{place} has the unknown key {shown(key)}: expected {one_of(key, known, some=True)}")
-    for key in needed:
-        if key not in value:
-            raise WavedilError(f"{place} has no {key}: the file is incomplete")
-
-
 def _arrays(layer: Mapping[str, Any], place: str, *shapes: tuple[int, ...]) -> list[Tensor]:
     if len(layer["weights"]) != len(shapes):
         raise WavedilError(f"{place}.weights has {len(layer['weights'])} arrays: expected {len(shapes)}")
@@ -236,7 +234,7 @@ def _array(value: Any, place: str, shape: tuple[int, ...]) -> Tensor:
     if tuple(found.shape) != shape:
         raise WavedilError(f"{place} has shape {tuple(found.shape)}: expected {shape}")
     if not found.isfinite().all():
-        raise WavedilError(f"{place} has values that are not finite")
+        raise WavedilError(f"{place} has NaN or infinity: expected finite numbers")
     return found
 
 

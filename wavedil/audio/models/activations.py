@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavedil.errors import WavedilError, one_of
+from wavedil.errors import WavedilError, one_of, shown
 
 ActivationSpec = str | Mapping[str, Any]
 
@@ -94,29 +94,33 @@ PARAMETERS = {
 }
 
 
-def make_activation(spec: ActivationSpec) -> nn.Module:
+def make_activation(spec: ActivationSpec, place: str = "activation") -> nn.Module:
     """Builds an activation from e.g. ``"Tanh"`` or ``{"type": "LeakyReLU", "negative_slope": 0.1}``.
+
+    Errors name it by ``place``.
 
     Raises:
         WavedilError: the name or a parameter is unknown.
     """
     parameters = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    if isinstance(spec, Mapping) and "type" not in spec:
+        raise WavedilError(f"{place} has no type: expected {one_of('', ACTIVATIONS)}")
     name = parameters.pop("type", None)
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise WavedilError(f"activation is {spec!r}: expected {one_of(name, ACTIVATIONS)}")
+        raise WavedilError(f"{place} is {shown(spec)}: expected {one_of(name, ACTIVATIONS)}")
     for key, value in parameters.items():
         if key not in PARAMETERS.get(name, ()):
             known = one_of(key, PARAMETERS.get(name, ()))
-            raise WavedilError(f"activation is {spec!r}: {name} has no parameter {key!r}, expected {known}")
+            raise WavedilError(f"{place} is {shown(spec)}: {name} has no parameter {key!r}, expected {known}")
         values = value if key == "negative_slopes" and isinstance(value, list | tuple) and value else [value]
         if not all(type(item) in (int, float) and math.isfinite(item) for item in values):
-            raise WavedilError(f"activation is {spec!r}: expected numbers as the parameters of {name}")
+            raise WavedilError(f"{place} is {shown(spec)}: expected numbers as the parameters of {name}")
     if len(parameters) == 2 and name == "PReLU":
-        raise WavedilError(f"activation is {spec!r}: expected only one of {' and '.join(parameters)}")
+        raise WavedilError(f"{place} is {shown(spec)}: expected only one of {' and '.join(parameters)}")
     try:
         return ACTIVATIONS[name](**parameters)
     except (TypeError, ValueError) as error:
-        raise WavedilError(f"activation is {spec!r}: {error}") from None
+        raise WavedilError(f"{place} is {shown(spec)}: {error}") from None
 
 
 def make_gated_activation(gating: str, primary: ActivationSpec, secondary: ActivationSpec | None) -> nn.Module:

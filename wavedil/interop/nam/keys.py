@@ -1,85 +1,90 @@
-"""The keys that ``.nam`` files may have. Another one could change the sound, so it is refused, whatever its value."""
+"""The keys that ``.nam`` files may have, and their types. Another key could change the sound, so it is refused."""
 
-from collections.abc import Mapping, Set
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from wavedil.audio.models.nam.layer import FILM_PLACES
-from wavedil.errors import WavedilError, one_of, shown
+from wavedil.core.schema import Channels, Dilation, Layers, Range, Scale, Taps
+from wavedil.errors import WavedilError
+from wavedil.interop.objects import ANY, Object, Switch, check_object
 
 FILMS = tuple(f"{place}_film" for place in FILM_PLACES)
 SLIMMING = "slice_channels_uniform"
 
-TOP = {"version", "metadata", "architecture", "config", "weights", "sample_rate", "notes"}
+#: Of keys with only one value that a sound of one channel can have.
+One = Literal[1]
+Activation = str | Mapping[str, Any]
+Activations = Activation | Sequence[Activation | None] | None
+PerLayer = Taps | Sequence[Taps]
+
+TOP = Object(
+    {"architecture": str, "config": ANY},
+    {"version": str | float, "metadata": ANY, "weights": Any, "notes": Any,
+     "sample_rate": Annotated[float, Range(1, 10**7)] | None},
+)  # fmt: skip
+_SOUND = {"in_channels": One, "out_channels": One}
 #: Of the config, by architecture.
 CONFIG = {
-    "WaveNet": {"layers", "head", "head_scale", "condition_dsp", "in_channels"},
-    "LSTM": {"input_size", "hidden_size", "num_layers", "in_channels", "out_channels"},
-    "ConvNet": {"channels", "dilations", "batchnorm", "activation", "groups", "in_channels", "out_channels"},
-    "Linear": {"receptive_field", "bias", "in_channels", "out_channels"},
-    "SlimmableContainer": {"submodels"},
-}
-#: Keys of a config with only one value that a sound of one channel can have.
-ONE = ("in_channels", "out_channels", "input_size", "groups")
-LAYER = {
-    "input_size", "condition_size", "channels", "dilations", "activation",
-    "kernel_size", "gated", "head_size", "head_bias",  # version 0.5
-    "kernel_sizes", "gating_mode", "secondary_activation", "bottleneck", "head", "head1x1", "layer1x1",
-    "head_1x1",  # head1x1 in early files of version 0.6
-    "groups_input", "groups_input_mixin", "slimmable", *FILMS,
+    "WaveNet": Object(
+        {"layers": list}, {"head": Any, "head_scale": Scale, "condition_dsp": Any, "in_channels": One}
+    ),
+    "LSTM": Object({"hidden_size": Channels}, {"num_layers": Layers, "input_size": One, **_SOUND}),
+    "ConvNet": Object(
+        {"channels": Channels, "dilations": Sequence[Dilation], "batchnorm": bool, "activation": Activation},
+        {"groups": One, **_SOUND},
+    ),
+    "Linear": Object({"receptive_field": Annotated[int, Range(1, 2**20)]}, {"bias": bool, **_SOUND}),
+    "SlimmableContainer": Object({"submodels": list}),
 }  # fmt: skip
-#: Of the objects in a layer array.
-PARTS = {
-    "head": {"out_channels", "kernel_size", "bias", "head_dilation"},
-    "head1x1": {"active", "out_channels", "groups"},
-    "head_1x1": {"active", "out_channels", "groups"},
-    "layer1x1": {"active", "groups"},
-    "slimmable": {"method", "kwargs"},
-    **{film: {"active", "shift", "groups"} for film in FILMS},
-}
-SWITCHED = ("head1x1", "head_1x1", "layer1x1")
-SLIMMING_OPTIONS = {"allowed_channels", "boosting", "init_strategy"}  # the last two matter in training only
-POST_HEAD = {"channels", "kernel_sizes", "activation", "out_channels", "in_channels"}
-SUBMODEL = {"max_value", "model"}
+_HEAD1X1 = Object({}, {"active": bool, "out_channels": Channels, "groups": Channels})
+ACTIVE_HEAD1X1 = Object({"out_channels": Channels}, _HEAD1X1.optional)
+# Without active, the Python package takes a modulation as inactive and the C++ core as active.
+_FILM = Switch({"active": bool}, {"shift": bool, "groups": Channels})
+LAYER = Object(
+    {"input_size": Channels, "condition_size": Channels, "channels": Channels, "dilations": Sequence[Dilation],
+     "activation": Activations},
+    {
+        "kernel_size": PerLayer | None, "gated": bool | None,  # version 0.5
+        "head_size": Channels | None, "head_bias": bool | None,  # version 0.5
+        "kernel_sizes": PerLayer | None, "gating_mode": str | Sequence[str] | None,
+        "secondary_activation": Activations, "bottleneck": Channels | None,
+        "head": Object({"out_channels": Channels, "kernel_size": Taps, "bias": bool}, {"head_dilation": Dilation}),
+        "head1x1": _HEAD1X1, "head_1x1": _HEAD1X1,  # the second in early files of version 0.6
+        "layer1x1": Object({}, {"active": bool, "groups": Channels}),
+        "groups_input": Channels, "groups_input_mixin": Channels,
+        "slimmable": Object({"method": Literal["slice_channels_uniform"]}, {
+            # The last two matter in training only.
+            "kwargs": Object({}, {"allowed_channels": Sequence[Channels] | None, "boosting": Any, "init_strategy": Any})
+        }),
+        **dict.fromkeys(FILMS, _FILM),
+    },
+)  # fmt: skip
+POST_HEAD = Object(
+    {"channels": Channels, "kernel_sizes": Sequence[Taps], "activation": Activation, "out_channels": Channels},
+    {"in_channels": Channels | None},
+)
+SUBMODEL = Object({"max_value": Annotated[float, Range(0, 1e6)], "model": ANY})
 #: Keys with one meaning in different versions: only one of them may be set.
 ALTERNATIVES = (
-    {"kernel_size", "kernel_sizes"}, {"gated", "gating_mode"}, {"head", "head_size"}, {"head", "head_bias"},
-    {"head1x1", "head_1x1"},
+    ("kernel_sizes", "kernel_size"), ("gated", "gating_mode"), ("head", "head_size"), ("head", "head_bias"),
+    ("head1x1", "head_1x1"),
 )  # fmt: skip
+NEEDED = ("kernel_sizes", "head")  # one of its alternatives must be set
 
 
-def check_keys(value: Any, known: Set[str], name: str = "") -> Mapping[str, Any]:
-    """Returns ``value``; raises WavedilError unless it is an object with no other keys. ``name`` is its place."""
-    if not isinstance(value, Mapping):
-        raise WavedilError(
-            f"{name or 'the content'} is {shown(value)}: expected an object with {', '.join(sorted(known))}"
-        )
-    for key in value:
-        if key not in known:
-            place = f"{name}.{key}" if name else key
-            raise WavedilError(f"{place} is not supported: expected {one_of(key, sorted(known), some=True)}")
-    return value
-
-
-def check_array(layer: Any, name: str) -> None:
-    """Checks the keys of a layer array and of its parts."""
-    check_keys(layer, LAYER, name)
-    for part, known in PARTS.items():
-        if layer.get(part) is not None and not (part in FILMS and layer[part] is False):
-            check_keys(layer[part], known, f"{name}.{part}")
-    if layer.get("slimmable") is not None:
-        check_keys(layer["slimmable"].get("kwargs") or {}, SLIMMING_OPTIONS, f"{name}.slimmable.kwargs")
-        if layer["slimmable"].get("method") != SLIMMING:
-            raise WavedilError(
-                f"{name}.slimmable.method is {shown(layer['slimmable'].get('method'))}: expected {SLIMMING}"
-            )
-    for film in FILMS:
-        # Without active, the Python package takes a modulation as inactive and the C++ core as active.
-        if isinstance(layer.get(film), Mapping) and type(layer[film].get("active")) is not bool:
-            raise WavedilError(f"{name}.{film}.active is {shown(layer[film].get('active'))}: expected true or false")
-    switches = {f"{part}.active": layer[part].get("active", True) for part in SWITCHED if layer.get(part) is not None}
-    for switch, value in {**switches, "gated": layer.get("gated") or False}.items():
-        if type(value) is not bool:  # "false" and 0 would be taken for true by one program and for false by another
-            raise WavedilError(f"{name}.{switch} is {shown(value)}: expected true or false")
+def check_array(layer: Any, place: str) -> None:
+    """Checks a layer array, whose keys depend on the version of the file."""
+    check_object(layer, LAYER, place)
+    if not layer["dilations"]:
+        raise WavedilError(f"{place}.dilations is empty: expected one for each layer")
     for keys in ALTERNATIVES:
-        if len(given := sorted(key for key in keys if layer.get(key) is not None)) > 1:
-            raise WavedilError(f"{name}: {given[0]} and {given[1]} are both set: expected only one of them")
+        found = [key for key in keys if layer.get(key) is not None]
+        if len(found) > 1:
+            raise WavedilError(f"{place}: {' and '.join(sorted(found))} are both set: expected only one of them")
+        if not found and keys[0] in NEEDED:
+            raise WavedilError(f"{place}.{keys[0]} is missing, and so is {keys[1]}: expected one of them")
+    if layer.get("head") is None and layer.get("head_bias") is None:
+        raise WavedilError(f"{place}.head_bias is missing: expected true or false")
+    if (layer.get("head1x1") or layer.get("head_1x1") or {}).get("active"):
+        part = "head1x1" if layer.get("head1x1") else "head_1x1"
+        check_object(layer[part], ACTIVE_HEAD1X1, f"{place}.{part}")

@@ -1,7 +1,8 @@
 """Reads ``.nam`` files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ from torch import Tensor
 from wavedil.audio.models.activations import make_activation
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.audio.models.nam import NAM, NAMLSTM, LayerArray, NAMContainer, NAMConvNet, NAMLinear
-from wavedil.errors import WavedilError, one_of, shown
+from wavedil.errors import WavedilError, first_line, one_of, shown
 from wavedil.interop.nam import keys
-from wavedil.interop.nam.keys import check_keys
 from wavedil.interop.nam.weights import count, fill
+from wavedil.interop.objects import check_object
 
 #: 3 minutes at 48 kHz, more than any amplifier; a malformed file with more would exhaust memory.
 MAX_RECEPTIVE_FIELD = 2**23
 MAX_NESTING = 8  # of networks in each other
 MAX_LAYERS = 2000  # of all networks; those of NAM have 20
+LARGEST = torch.finfo(torch.float32).max
 
 
 def read_nam(path: str | Path) -> EffectModel:
@@ -38,7 +40,7 @@ def read_nam(path: str | Path) -> EffectModel:
         raise WavedilError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise WavedilError(f"{path} is not a .nam file: expected JSON ({error})") from None
-    if not isinstance(content, Mapping) or not {"architecture", "config"} <= content.keys():
+    if not isinstance(content, Mapping) or not {"architecture", "config"} & content.keys():
         raise WavedilError(f"{path} is not a .nam file: expected an object with architecture, config and weights")
     try:
         return _Reader().read(content, "").eval()
@@ -46,7 +48,7 @@ def read_nam(path: str | Path) -> EffectModel:
         raise WavedilError(f"{path}: {error}") from None
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError, MemoryError) as error:
         raise WavedilError(
-            f"{path} is not a .nam file, or its config is incomplete or malformed ({type(error).__name__}: {error})"
+            f"{path} is damaged ({type(error).__name__}: {first_line(error)}): expected a .nam file"
         ) from None
 
 
@@ -67,27 +69,22 @@ class _Reader:
         self.depth += 1
         if self.depth > MAX_NESTING:
             raise WavedilError(f"networks are nested deeper than {MAX_NESTING}: the file is damaged")
-        check_keys(content, keys.TOP, place)
-        name = content["architecture"]
-        if name not in list(keys.CONFIG):
-            raise WavedilError(f"architecture is {shown(name)}: expected {one_of(name, keys.CONFIG)}")
-        version = str(content.get("version", "0.5.0"))
-        if [int(part) for part in version.split(".")[:2]] > [0, 7]:
-            raise WavedilError(f"version is {version}: expected 0.7 or older")
         prefix = f"{place}." if place else ""
-        config = check_keys(content["config"], keys.CONFIG[name], f"{prefix}config")
-        for key in keys.ONE:
-            if config.get(key, 1) != 1:
-                raise WavedilError(f"{prefix}config.{key} is {shown(config[key])}: expected 1")
-        options = {"sample_rate": _sample_rate(content, rate), "metadata": _metadata(content, prefix)}
+        check_object(content, keys.TOP, place)
+        name = content["architecture"]
+        if name not in keys.CONFIG:
+            raise WavedilError(f"{prefix}architecture is {shown(name)}: expected {one_of(name, keys.CONFIG)}")
+        _check_version(content.get("version", "0.5.0"), prefix)
+        config = check_object(content["config"], keys.CONFIG[name], f"{prefix}config")
+        options = {"sample_rate": _sample_rate(content, rate, prefix), "metadata": content.get("metadata")}
         if name == "SlimmableContainer":
-            model = self._container(config, content.get("weights"), f"{prefix}config", options)
+            model = self._container(config, content.get("weights"), prefix, options)
         else:
-            weights = _parse_weights(content["weights"])
+            weights = _parse_weights(content, f"{prefix}weights")
             if name == "WaveNet":
-                model = self._wavenet(config, weights, f"{prefix}config", any_output, options)
+                model = self._wavenet(config, weights, prefix, any_output, options)
             else:
-                model = self._other(name, config, weights, options)
+                model = self._other(name, config, weights, prefix, options)
         self.depth -= 1
         return model
 
@@ -96,38 +93,42 @@ class _Reader:
         if self.layers > MAX_LAYERS:
             raise WavedilError(f"the file has more than {MAX_LAYERS} layers: it is damaged")
 
-    def _container(self, config: Mapping[str, Any], weights: Any, place: str, options: dict[str, Any]) -> EffectModel:
+    def _container(self, config: Mapping[str, Any], weights: Any, prefix: str, options: dict[str, Any]) -> EffectModel:
         if weights:
-            raise WavedilError("weights has numbers: expected none, since the submodels have their own")
-        if not isinstance(config["submodels"], list):
-            raise WavedilError(f"{place}.submodels is {shown(config['submodels'])}: expected a list")
-        self._count_layers(len(config["submodels"]))
+            raise WavedilError(f"{prefix}weights has numbers: expected none, since the submodels have their own")
+        place, submodels = f"{prefix}config.submodels", config["submodels"]
+        if not submodels:
+            raise WavedilError(f"{place} is empty: expected at least one network")
+        self._count_layers(len(submodels))
         networks, ends = [], []
-        for index, entry in enumerate(config["submodels"]):
-            name = f"{place}.submodels[{index}]"
-            check_keys(entry, keys.SUBMODEL, name)
-            networks.append(self.read(entry["model"], f"{name}.model", options["sample_rate"]))
+        for index, entry in enumerate(submodels):
+            check_object(entry, keys.SUBMODEL, f"{place}[{index}]")
+            networks.append(self.read(entry["model"], f"{place}[{index}].model", options["sample_rate"]))
             ends.append(entry["max_value"])
-        if networks and networks[0].sample_rate != options["sample_rate"]:
+        if networks[0].sample_rate != options["sample_rate"]:
             raise WavedilError(
-                f"sample_rate is {options['sample_rate']} and that of the submodels {networks[0].sample_rate}: "
+                f"{prefix}sample_rate is {options['sample_rate']} and that of the submodels {networks[0].sample_rate}: "
                 "expected the same"
             )
-        return NAMContainer(networks, ends, metadata=options["metadata"])
+        with _names(place):
+            return NAMContainer(networks, ends, metadata=options["metadata"])
 
     def _wavenet(
-        self, config: Mapping[str, Any], weights: Tensor, place: str, any_output: bool, options: dict[str, Any]
+        self, config: Mapping[str, Any], weights: Tensor, prefix: str, any_output: bool, options: dict[str, Any]
     ) -> EffectModel:
-        for index, layer in enumerate(config["layers"]):
+        place, layers = f"{prefix}config", config["layers"]
+        if not layers:
+            raise WavedilError(f"{place}.layers is empty: expected at least one layer array")
+        for index, layer in enumerate(layers):
             keys.check_array(layer, f"{place}.layers[{index}]")
-            if not isinstance(layer["dilations"], list):
-                raise WavedilError(f"{place}.layers[{index}].dilations is {shown(layer['dilations'])}: expected a list")
+            for key in ("activation", "secondary_activation"):
+                _check_activation(layer.get(key), f"{place}.layers[{index}].{key}")
             self._count_layers(1 + len(layer["dilations"]))
         head = config.get("head")
         if head is not None:
-            check_keys(head, keys.POST_HEAD, f"{place}.head")
+            check_object(head, keys.POST_HEAD, f"{place}.head")
             self._count_layers(len(head["kernel_sizes"]))
-            _activation(head["activation"])
+            _check_activation(head["activation"], f"{place}.head.activation")
         condition = config.get("condition_dsp")
         if condition is not None:
             condition = self.read(condition, f"{place}.condition_dsp", options["sample_rate"], any_output=True)
@@ -137,47 +138,63 @@ class _Reader:
         scale, last = float(config.get("head_scale", 1.0)), float(weights[-1])
 
         def build() -> NAM:
-            arrays = [_array(layer) for layer in config["layers"]]
-            channels = _post_head_channels(arrays, head) if head else arrays[-1].head_channels if arrays else 1
-            return NAM(
-                arrays,
-                head_scale=scale if abs(scale - last) <= 1e-5 else last,
-                head=head and {key: head[key] for key in sorted(keys.POST_HEAD - {"in_channels"})},
-                condition=condition,
-                out_channels=channels if any_output else 1,
-                **options,
-            )
+            arrays = []
+            for index, layer in enumerate(layers):
+                with _names(f"{place}.layers[{index}]"):
+                    arrays.append(_array(layer))
+            with _names(place):
+                channels = _post_head_channels(arrays, head) if head else arrays[-1].head_channels
+                return NAM(
+                    arrays,
+                    head_scale=scale if abs(scale - last) <= 1e-5 else last,
+                    head=head and {key: head[key] for key in sorted(keys.POST_HEAD.required)},
+                    condition=condition,
+                    out_channels=channels if any_output else 1,
+                    **options,
+                )
 
-        return _filled(build, weights[:-1], 1)
+        return _filled(build, weights[:-1], prefix, 1)
 
-    def _other(self, name: str, config: Mapping[str, Any], weights: Tensor, options: dict[str, Any]) -> EffectModel:
-        self._count_layers(1)
-        if name == "Linear":
-            return _filled(lambda: NAMLinear(config["receptive_field"], config.get("bias", False), **options), weights)
-        if name == "LSTM":
-            self._count_layers(config.get("num_layers", 1))
-            return _filled(lambda: NAMLSTM(config["hidden_size"], config.get("num_layers", 1), **options), weights)
-        self._count_layers(len(config["dilations"]))
-        activation, batchnorm = _activation(config["activation"]), config["batchnorm"]
-        return _filled(
-            lambda: NAMConvNet(config["channels"], config["dilations"], activation, batchnorm=batchnorm, **options),
-            weights,
-        )
+    def _other(
+        self, name: str, config: Mapping[str, Any], weights: Tensor, prefix: str, options: dict[str, Any]
+    ) -> EffectModel:
+        settings = {key: value for key, value in config.items() if keys.CONFIG[name].keys[key] is not keys.One}
+        depth = len(config["dilations"]) if name == "ConvNet" else config.get("num_layers", 1)
+        self._count_layers(1 + depth)
+        if name == "ConvNet":
+            _check_activation(config["activation"], f"{prefix}config.activation")
+        network = {"Linear": NAMLinear, "LSTM": NAMLSTM, "ConvNet": NAMConvNet}[name]
+
+        def build() -> EffectModel:
+            with _names(f"{prefix}config"):
+                return network(**settings, **options)
+
+        return _filled(build, weights, prefix)
 
 
-def _filled(build: Any, weights: Tensor, further: int = 0) -> EffectModel:
+@contextmanager
+def _names(place: str) -> Iterator[None]:
+    """Adds the place in the file to errors of constructors, which name their arguments."""
+    try:
+        yield
+    except WavedilError as error:
+        raise WavedilError(f"{place}: {error}") from None
+
+
+def _filled(build: Callable[[], EffectModel], weights: Tensor, prefix: str, further: int = 0) -> EffectModel:
     """The model that ``build`` returns, with these weights; the file has ``further`` numbers after them."""
     with torch.device("meta"):  # counts the weights before it allocates them: a malformed config may need any number
         wanted = count(build())
     if len(weights) != wanted:
         raise WavedilError(
-            f"weights has {len(weights) + further} numbers: expected {wanted + further} by the config; it may be "
-            "truncated"
+            f"{prefix}weights has {len(weights) + further} numbers: expected {wanted + further} by the config; it may "
+            "be truncated"
         )
     model = build()
     if model.receptive_field > MAX_RECEPTIVE_FIELD:
         raise WavedilError(
-            f"the receptive field is {model.receptive_field} samples: expected at most {MAX_RECEPTIVE_FIELD}"
+            f"{prefix}config: the receptive field is {model.receptive_field} samples: expected at most "
+            f"{MAX_RECEPTIVE_FIELD}"
         )
     fill(model, weights)
     return model
@@ -202,9 +219,9 @@ def _array(layer: Mapping[str, Any]) -> LayerArray:
         head["out_channels"],
         layer["dilations"],
         layer["kernel_sizes"] if layer.get("kernel_sizes") is not None else layer["kernel_size"],
-        activation=_activation(layer["activation"]),
+        activation=layer["activation"],
         gating=gating,
-        secondary="Sigmoid" if secondary is None else _activation(secondary),
+        secondary="Sigmoid" if secondary is None else secondary,
         bottleneck=layer.get("bottleneck"),
         condition_channels=layer["condition_size"],
         head_kernel_size=head["kernel_size"],
@@ -230,44 +247,54 @@ def _slimmable(layer: Mapping[str, Any]) -> list[int] | None:
 
 def _post_head_channels(arrays: list[LayerArray], head: Mapping[str, Any]) -> int:
     inputs = head.get("in_channels")
-    if inputs is not None and arrays and inputs != arrays[-1].head_channels:
+    if inputs is not None and inputs != arrays[-1].head_channels:
         raise WavedilError(
             f"head.in_channels is {inputs!r}: expected {arrays[-1].head_channels}, as the last layer has"
         )
     return head["out_channels"]
 
 
-def _activation(spec: Any) -> Any:
-    """Returns ``spec``, one or a list, of which none has an unknown key, also if no layer uses it.
+def _check_activation(spec: Any, place: str) -> None:
+    """Raises WavedilError for an unknown name or parameter, also of an activation that no layer uses.
 
     A PReLU without slopes is refused, since other programs set them differently.
     """
-    for one in [one for one in (spec if isinstance(spec, list) else [spec]) if one is not None]:
-        name = one.get("type") if isinstance(one, Mapping) else one
+    for index, one in enumerate(spec if isinstance(spec, list) else [spec]):
+        name, inner = one.get("type") if isinstance(one, Mapping) else one, f"{place}[{index}]"
+        inner = inner if isinstance(spec, list) else place
         if name == "PReLU" and (isinstance(one, str) or len(one) == 1):
-            raise WavedilError(f"activation is {shown(one)}: expected PReLU with negative_slope or negative_slopes")
-        make_activation(one)
-    return spec
+            raise WavedilError(f"{inner} is {shown(one)}: expected PReLU with negative_slope or negative_slopes")
+        if one is not None:
+            make_activation(one, inner)
 
 
-def _sample_rate(content: Mapping[str, Any], rate: int | None) -> int:
+def _check_version(version: str | float, prefix: str) -> None:
+    parts = str(version).split(".")[:2]
+    if not all(part.isdecimal() and len(part) < 9 for part in parts):
+        raise WavedilError(f"{prefix}version is {shown(version)}: expected a version such as '0.7.0'")
+    if list(map(int, parts)) > [0, 7]:
+        raise WavedilError(f"{prefix}version is {version}: expected 0.7 or older")
+
+
+def _sample_rate(content: Mapping[str, Any], rate: int | None, prefix: str) -> int:
     found = content.get("sample_rate") or rate or 48000  # missing in early files; NAM captures at 48 kHz
     if found != int(found):
-        raise WavedilError(f"sample_rate is {found!r}: expected Hz as an integer")
+        raise WavedilError(f"{prefix}sample_rate is {found!r}: expected Hz as an integer")
     return int(found)
 
 
-def _metadata(content: Mapping[str, Any], prefix: str) -> dict[str, Any] | None:
-    metadata = content.get("metadata")
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise WavedilError(f"{prefix}metadata is {shown(metadata)}: expected an object")
-    return metadata
-
-
-def _parse_weights(weights: Any) -> Tensor:
-    if not isinstance(weights, list) or not all(type(w) in (int, float) for w in weights) or not weights:
-        raise WavedilError("weights is not a list of numbers: the file is damaged")
-    numbers = torch.tensor(weights, dtype=torch.float64)
-    if not bool(numbers.float().isfinite().all()):
-        raise WavedilError("weights has NaN or infinity in float32: the file is damaged, or the training diverged")
-    return numbers
+def _parse_weights(content: Mapping[str, Any], place: str) -> Tensor:
+    if "weights" not in content:
+        raise WavedilError(f"{place} is missing: expected a list of numbers")
+    weights = content["weights"]
+    if not isinstance(weights, list) or not weights:
+        raise WavedilError(f"{place} is {shown(weights)}: expected a list of numbers")
+    for index, number in enumerate(weights):
+        if type(number) not in (int, float):
+            raise WavedilError(f"{place}[{index}] is {shown(number)}: expected a number")
+        if not abs(number) <= LARGEST:
+            raise WavedilError(
+                f"{place}[{index}] is {shown(number)}: expected a finite number in float32; the file is damaged, or "
+                "its training diverged"
+            )
+    return torch.tensor(weights, dtype=torch.float64)
