@@ -21,7 +21,9 @@ def test_three_ways_to_choose():
 
 def test_description():
     rule = hold_out(PATHS, kind="recordings")[1]
-    assert describe_split(rule, 4, 1) == "one of every 10 sorted recordings validates: 4 train, 1 validate"
+    assert (
+        describe_split(rule, 4, 1) == "one of every 10 sorted recordings is held out: 4 for training, 1 for validation"
+    )
     for counts in ((0, 3), (3, 0)):
         with pytest.raises(WavedilError, match=f"{counts[0]} images to train on and {counts[1]} to validate on"):
             describe_split(rule, *counts, "images")

@@ -38,10 +38,10 @@ def hold_out(
     if every < 2:
         raise WavedilError(f"every is {every}: expected 2 or more; 10 holds out a tenth")
     if validation is None:
-        return [index % every == 0 for index in range(len(paths))], f"one of every {every} sorted {kind} validates"
+        return [index % every == 0 for index in range(len(paths))], f"one of every {every} sorted {kind} is held out"
     if isinstance(validation, str):
         held = matching_paths(paths, validation, "validation")
-        rule = f"{kind} matching {validation!r} validate"
+        rule = f"{kind} matching {validation!r} are held out"
     else:
         held = {Path(path) for path in validation}
         missing = sorted(held - set(paths))
@@ -50,7 +50,7 @@ def hold_out(
                 f"validation lists {missing[0]}, which is not among the {len(paths)} {kind}: write paths as in the "
                 f"list of {kind}"
             )
-        rule = f"the listed {kind} validate"
+        rule = f"the listed {kind} are held out"
     return [path in held for path in paths], rule
 
 
@@ -64,4 +64,4 @@ def describe_split(rule: str, num_train: int, num_valid: int, kind: str = "files
         raise WavedilError(
             f"{rule}: {num_train} {kind} to train on and {num_valid} to validate on; both need at least one"
         )
-    return f"{rule}: {num_train} train, {num_valid} validate"
+    return f"{rule}: {num_train} for training, {num_valid} for validation"

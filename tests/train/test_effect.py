@@ -182,7 +182,8 @@ def test_a_pair_of_networks_trains_on_a_pair_of_files(tmp_path, monkeypatch):
     folder = train("nam_a2", out=str(tmp_path / "run"), overrides=[o for o in options if "built_in" not in o])
     page = (folder / "report.html").read_text()
     assert (
-        "wet.wav: delay 30 samples (7.5 ms), corrected to 1 samples" in page and "noise floor of the recordings" in page
+        "wet.wav: delay of 30 samples (7.5 ms), reduced to 1 samples" in page
+        and "noise floor of the recordings" in page
     )
     validation = json.loads((folder / "validation.json").read_text())
     assert [each["name"] for each in validation["networks"]] == ["quality below 0.5", "quality 0.5 to 1"]

@@ -118,7 +118,10 @@ def test_built_in_volumes(tmp_path):
     assert values[labels == 1].mean() > values[labels == 0].mean() + 30
     root = make_ellipsoids(tmp_path, 2, 1, (8, 9, 10))
     train_pairs, valid, note = split_volume_pairs(root)
-    assert (len(train_pairs), len(valid)) == (2, 1) and note == "folders train and val: 2 train, 1 validate"
+    assert (len(train_pairs), len(valid)) == (
+        2,
+        1,
+    ) and note == "folders train and val: 2 for training, 1 for validation"
     with pytest.raises(WavedilError, match="train is 0"):
         make_ellipsoids(tmp_path, 0)
 

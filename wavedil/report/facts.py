@@ -103,7 +103,7 @@ def figures_html(run: Run) -> str:
         items.append(("zero weights", f"{zeros:.1%}", "share of the saved model's weights"))
     floor = run.about.get("noise_floor")
     if isinstance(floor, int | float):
-        note = "between two passes of one passage of the input; noise alone leaves a model half of it"
+        note = "between two recordings of one passage; the best possible model has half of it"
         items.append(("noise floor of the recordings, ESR", f"{floor:.3g} %", note))
     for column, values in run.columns("train_"):
         if values:

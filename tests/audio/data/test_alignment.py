@@ -68,9 +68,9 @@ def test_delayed_pairs_are_aligned(tmp_path, strings, shift):
         audio_files.write(tmp_path / f"{name}.wav", sound, RATE, "FLOAT")
     pair = find_recordings(f"{tmp_path}/dry.wav,{tmp_path}/wet.wav")
     train, valid, findings = split_recordings(pair, RATE, context=300)
-    assert f"wet.wav: delay {shift} samples" in str(findings) and "corrected" in str(findings)
+    assert f"wet.wav: delay of {shift} samples" in str(findings) and "reduced" in str(findings)
     shift -= 4  # a quarter of a millisecond is left for filters
-    assert f"corrected to 4 samples (0.25 ms) for filters: without the first {abs(shift)} samples" in str(findings)
+    assert f"reduced to 4 samples (0.25 ms), which filters may cause: the first {abs(shift)} samples" in str(findings)
     first = max(0, -shift)
     np.testing.assert_array_equal(train[0].input, strings[first : first + len(train[0])])
     size = len(train[0]) - 10
@@ -79,7 +79,7 @@ def test_delayed_pairs_are_aligned(tmp_path, strings, shift):
     )
     assert len(train[0]) + len(valid[0]) - valid[0].skip == len(strings) - abs(shift)
     train, _, findings = split_recordings(pair, RATE, context=300, align=shift)
-    assert len(train[0]) == size + 10 and "as data.align says" in str(findings)
+    assert len(train[0]) == size + 10 and "as set by data.align" in str(findings)
     train, _, findings = split_recordings(pair, RATE, context=300, align="none")
     assert len(train[0]) == len(strings) * 9 // 10 and "wet.wav: delay" not in str(findings)
     for bad in ("often", 11 * RATE, 1.5, None):

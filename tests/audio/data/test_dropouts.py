@@ -117,5 +117,5 @@ def test_lines_have_position_and_figure(dry, wet, tmp_path):
     lines = [line for line in split_recordings(pair, RATE, context=100)[2].lines if "drop-out" in line]
     assert len(lines) == 2
     times = [f"{start / RATE + 0.5:.2f} s" for start in starts]
-    assert f"wet.wav: drop-out? 400 samples (50 ms) from {times[0]} on are silent, but the input is not" in lines[0]
-    assert f"from {times[1]} on are those of 400 samples before" in lines[1]
+    assert f"possible drop-out: 400 samples (50 ms) from {times[0]} on are silent, but the input is not" in lines[0]
+    assert f"from {times[1]} on repeat the samples 400 earlier" in lines[1]

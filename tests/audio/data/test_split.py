@@ -16,7 +16,7 @@ def test_every_tenth_sorted_file_validates():
     assert len(split.train) == 22
     assert not {p.path for p in split.train} & {p.path for p in split.validation}
     assert split == split_files(files)
-    assert "22 train, 3 validate" in split.note
+    assert "22 for training, 3 for validation" in split.note
     assert len(split_files(files[:2]).train) == 1
     assert len(split_files(files, every=5).validation) == 5
 
@@ -25,7 +25,7 @@ def test_a_single_file_is_split_in_time(tmp_path):
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, 1000).astype(np.float32)
     path = audio_files.write(tmp_path / "a.wav", sound, 8000, subtype="FLOAT")
     split = split_files([path])
-    assert "its first 90% trains and its last 10% validates" in split.note
+    assert "its first 90% is for training, its last 10% for validation" in split.note
     train, held_out = Corpus(split.train, 8000), Corpus(split.validation, 8000)
     np.testing.assert_array_equal(train.sound(0), sound[:900])
     np.testing.assert_array_equal(held_out.sound(0), sound[900:])

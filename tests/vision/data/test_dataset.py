@@ -160,7 +160,7 @@ def test_errors_name_the_file_that_does_not_match(tmp_path, spoil, message):
 def test_splits(tmp_path):
     write_dataset(tmp_path, count=12)
     train, held, note = split_pairs(tmp_path)
-    assert names(held) == ["00", "10"] and len(train) == 10 and "2 validate" in note
+    assert names(held) == ["00", "10"] and len(train) == 10 and "2 for validation" in note
     assert names(split_pairs(tmp_path, validation="^0[3-5]")[1]) == ["03", "04", "05"]
     assert names(held_out_pairs(tmp_path)) == names(held)
     for bad, message in (("zzz", "0 to validate"), ("", "0 to train|12 to validate"), ("(", "regular expression")):

@@ -154,7 +154,7 @@ def test_pairs_classes_and_labels(tmp_path, name):
     root = write(tmp_path)
     train, valid, note = found.split(root)
     stems = [[pair.image.stem.partition("_")[0] for pair in pairs] for pairs in (train, valid)]
-    assert stems == list(NAMES.values()) and "3 train, 2 validate" in note
+    assert stems == list(NAMES.values()) and "3 for training, 2 for validation" in note
     scheme = found.label_scheme(root)
     images = SegmentationDataset([*train, *valid], scheme)
     assert len(scheme.classes) == classes == len(set(scheme.classes))

@@ -48,12 +48,12 @@ def level_findings(name: str, sound: np.ndarray) -> list[str]:
     if len(runs) >= 3 or (runs and peak >= FULL_SCALE):
         share = 100 * sum(runs) / len(sound)
         found.append(
-            f"{name}: clipped? {sum(runs)} samples ({share:.2g} %) in {len(runs)} runs of {_RUN} or more at the peak, "
-            f"{peak:.3f}; left, but record again with less level unless the effect itself does this"
+            f"{name}: possible clipping: {sum(runs)} samples ({share:.2g} %) in {len(runs)} runs of {_RUN} or more "
+            f"at the peak, {peak:.3f}; not corrected: unless the effect itself clips, record again at a lower level"
         )
     mean = float(sound.mean(dtype=np.float64))
     if abs(mean) > OFFSET:
-        found.append(f"{name}: offset, mean {mean:+.3f} of full scale; left, the model learns that of a target")
+        found.append(f"{name}: DC offset, mean {mean:+.3f} of full scale; not corrected: models learn that of a target")
     return found
 
 
@@ -81,29 +81,33 @@ def cut_short(dry: np.ndarray, wet: np.ndarray, sample_rate: int) -> int | None:
 def delay_line(name: str, dry_name: str, delay: Delay | None, shift: int, align: Align, sample_rate: int) -> str | None:
     """The line about the delay of a target, and about its polarity."""
     if align != "auto":
-        return f"{name}: moved by {_time(shift, sample_rate)}, as data.align says" if shift else None
+        return f"{name}: shifted by {_time(shift, sample_rate)}, as set by data.align" if shift else None
     if delay is None:
-        return f"{name}: delay not estimated, the recording is too short or silent; data.align corrects one"
+        return f"{name}: delay unknown, since the recording is too short or silent; to correct one, set data.align"
     if abs(delay.correlation) < UNRELATED:
         return (
             f"{name} does not resemble its input (correlation {abs(delay.correlation):.2f} at best, up to a second "
             "apart): check that the two files belong together"
         )
-    polarity = f"; polarity inverted (correlation {delay.correlation:.2f}), left: the model learns it"
+    polarity = f"; inverted polarity (correlation {delay.correlation:.2f}), which a model can learn"
     polarity = polarity if delay.correlation < 0 else ""
     time = _time(delay.samples, sample_rate)
     if not delay.certain:
         return (
-            f"{name}: delay not certain, {time} or another (correlations {abs(delay.correlation):.2f} and "
-            f"{delay.other:.2f}); left, data.align corrects one{polarity}"
+            f"{name}: delay uncertain: {time} or another (correlations {abs(delay.correlation):.2f} and "
+            f"{delay.other:.2f}); not corrected: to correct one, set data.align{polarity}"
         )
     if shift == 0:
-        reason = f"; up to {1e3 * TOLERANCE:g} ms may be filters of the effect, so it is left" if delay.samples else ""
-        return f"{name}: delay {time}{reason}{polarity}"
+        reason = (
+            f", not corrected: filters of the effect may cause up to {1e3 * TOLERANCE:g} ms" if delay.samples else ""
+        )
+        return f"{name}: delay of {time}{reason}{polarity}"
     late, early = (name, dry_name) if shift > 0 else (dry_name, name)
-    removed = f"without the first {abs(shift)} samples of {late} and the last {abs(shift)} of {early}"
+    removed = f"the first {abs(shift)} samples of {late} and the last {abs(shift)} of {early} are removed"
     rest = delay.samples - shift
-    return f"{name}: delay {time}, corrected to {_time(rest, sample_rate)} for filters: {removed}{polarity}"
+    return (
+        f"{name}: delay of {time}, reduced to {_time(rest, sample_rate)}, which filters may cause: {removed}{polarity}"
+    )
 
 
 def _time(samples: int, sample_rate: int) -> str:
@@ -122,11 +126,11 @@ class Replicate:
     def line(self, name: str, dry_name: str, sample_rate: int) -> str:
         first, second, length = (each / sample_rate for each in (self.first, self.second, self.length))
         if not self.esr_percent:
-            result = "are equal: no noise"
+            result = "are equal, so there is no noise"
         else:
-            result = f"differ by an ESR of {self.esr_percent:.3g} %, of which noise alone leaves a model half"
-        passage = f"the {length:.2f} s of {dry_name} from {first:.2f} s repeat at {second:.2f} s"
-        return f"{name}: noise floor, {passage}, and the two passes {result}"
+            result = f"differ by an ESR of {self.esr_percent:.3g} %; the best possible model has half of it"
+        passage = f"{length:.2f} s of {dry_name} from {first:.2f} s on are repeated at {second:.2f} s"
+        return f"{name}: noise floor: {passage}; the two recordings of this passage {result}"
 
 
 def find_replicate(dry: np.ndarray, wet: np.ndarray, settle: int) -> Replicate | None:

@@ -51,10 +51,10 @@ class Fault:
             value = "silent" if abs(self.value) <= _FLAT else f"constant at {self.value:.3g}"
             what = f"{size} from {at} on are {value}, but the input is not"
         elif self.kind == "repeated":
-            what = f"{size} from {at} on are those of {int(self.value)} samples before, but the input is not"
+            what = f"{size} from {at} on repeat the samples {int(self.value)} earlier, but the input does not"
         else:
-            what = f"about {size} are {'lost' if self.samples > 0 else 'too many'} near {at}, all after it is shifted"
-        return f"{name}: drop-out? {what}; left, record again or cut both files there"
+            what = f"about {size} are {'lost' if self.samples > 0 else 'too many'} near {at}; later ones are shifted"
+        return f"{name}: possible drop-out: {what}; not corrected: record again, or cut both files there"
 
 
 def find_faults(dry: np.ndarray, wet: np.ndarray, sample_rate: int) -> list[Fault]:

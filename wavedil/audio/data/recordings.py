@@ -71,11 +71,11 @@ def split_recordings(
     if any(recording.held_out is not None for recording in recordings):
         if validation is not None:
             raise WavedilError(f"validation is {validation!r}, but the table has a column held_out: remove one of them")
-        counts, rule = [recording.held_out or 0 for recording in recordings], "held_out of the table"
+        counts, rule = [recording.held_out or 0 for recording in recordings], "column held_out of the table"
     elif validation is not None or len(recordings) >= EVERY:
         held, rule = hold_out([recording.input for recording in recordings], validation, kind="recordings")
     else:
-        rule = "the last tenth of each recording validates"
+        rule = "the last tenth of each recording is held out"
     found, findings = read_recordings(recordings, sample_rate, context=context, resample=resample, align=align)
     train, valid = [], []
     for index, segments in enumerate(found):
@@ -226,7 +226,7 @@ def _read_pair(
     channels = [each.channels for each in properties]
     if channels[0] != channels[1]:
         findings.lines.append(
-            f"{paths[1]} has {channels[1]} channels and {paths[0]} {channels[0]}: both mixed to one by the mean"
+            f"{paths[1]} has {channels[1]} channels and {paths[0]} {channels[0]}: both are mixed to mono"
         )
     dry, wet = (check_level(audio_files.read(path, sample_rate=sample_rate)[0][0], path, levels) for path in paths)
     for path, sound in zip(paths, (dry, wet), strict=True):
@@ -247,16 +247,14 @@ def _equal_lengths(
             raise WavedilError(f"{text}: expected the same; cut them to the part that they share")
         rest = max(sizes) - size
         longer = recording.input if sizes[0] > sizes[1] else recording.target
-        findings.lines.append(
-            f"{text}: corrected, the last {rest} samples ({rest / sample_rate:.3g} s) of {longer} are not used"
-        )
+        findings.lines.append(f"{text}: the last {rest} samples ({rest / sample_rate:.3g} s) of {longer} are ignored")
         dry, wet = dry[:size], wet[:size]
     stop = None if recording.segment else cut_short(dry, wet, sample_rate)
     if stop is not None:
         text = f"{recording.target} is silent from {stop / sample_rate:.2f} s to its end at {size / sample_rate:.2f} s"
         if stop < (1 - _UNEQUAL) * size:
             raise WavedilError(f"{text}, but {recording.input} is not: record it again, or cut both files")
-        findings.lines.append(f"{text}, but {recording.input} is not: corrected, both are used up to there")
+        findings.lines.append(f"{text}, but {recording.input} is not: the rest of both files is ignored")
         dry, wet = dry[:stop], wet[:stop]
     return dry, wet
 

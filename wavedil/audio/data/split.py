@@ -37,14 +37,15 @@ def split_files(
     validation: str | Sequence[PathLike] | None = None,
     exclude: str | None = None,
 ) -> Split:
-    """Splits files into training and validation: by default every tenth of the sorted files validates.
+    """Splits files into training and validation: by default, every tenth of the sorted files is held out for
+    validation.
 
-    A recording is never in both. A single file is split in time: its last tenth validates.
+    A recording is never in both. A single file is split in time: its last tenth is held out.
 
     Args:
         files: in any order; duplicates count once.
-        every: one file in this many validates, if ``validation`` is None.
-        validation: the files that validate, as a list or as a regular expression searched in each path below the
+        every: one file in this many is held out, if ``validation`` is None.
+        validation: the held-out files, as a list or as a regular expression searched in each path below the
             common folder of the files, without suffix (``r"_[0-4]$"`` matches ``7_jackson_3.wav``).
         exclude: files to exclude from both; see :func:`wavedil.files.excluded_paths`.
 
@@ -63,7 +64,7 @@ def split_files(
     held, rule = hold_out(paths, validation, every)
     if validation is None and len(paths) == 1:
         border = 1 - 1 / every
-        note = f"one file: its first {border:.0%} trains and its last {1 - border:.0%} validates"
+        note = f"one file: its first {border:.0%} is for training, its last {1 - border:.0%} for validation"
         return Split([Piece(paths[0], 0.0, border)], [Piece(paths[0], border, 1.0)], note)
     train = [Piece(path) for path, out in zip(paths, held, strict=True) if not out]
     valid = [Piece(path) for path, out in zip(paths, held, strict=True) if out]
