@@ -2,20 +2,23 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from wavedil.errors import count_text, printable
+from wavedil.errors import WavedilError, count_text, printable
 from wavedil.figures import write_figure
 from wavedil.writing import atomic_write
 
 #: Kind of finding for files that cannot be used.
 BROKEN = "broken"
 KINDS = (BROKEN, "silent", "quiet", "clipped", "level", "offset", "duplicate", "rate", "channels")  # of sounds
-KINDS += ("unpaired", "size", "constant")  # of images and masks
+KINDS += ("unpaired", "size", "constant", "shared", "unknown", "unlabeled")  # of images, volumes and their masks
+KINDS += ("grid", "spacing", "orientation")  # of volumes
 _SHOWN = 20  # findings of a kind in the text
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,34 @@ class DataCheck:
         if kind not in KINDS:
             raise ValueError(f"{kind!r} is not in KINDS")
         self.findings.append(Finding(os.fspath(path), kind, text))
+
+    def attempt(
+        self, path: str | os.PathLike[str], kind: str, read: Callable[..., Value], *arguments: Any
+    ) -> Value | None:
+        """The result of ``read(*arguments)``; None, with a finding about ``path``, if it raises WavedilError."""
+        try:
+            return read(*arguments)
+        except WavedilError as error:
+            self.add(path, kind, str(error).removeprefix(f"{path} ").removeprefix(f"{path}: "))
+            return None
+
+    def complete(self, found: Sequence[Mapping[str, Path]], kinds: Sequence[str]) -> list[tuple[Path, ...]]:
+        """The files of each name that has one of each kind, sorted by name; a finding for each other name.
+
+        Args:
+            found: for each kind, its files by name.
+            kinds: nouns for them.
+        """
+        self.count += sum(map(len, found))
+        complete = []
+        for name in sorted(set().union(*found)):
+            files = [paths.get(name) for paths in found]
+            missing = [kind for path, kind in zip(files, kinds, strict=True) if path is None]
+            if missing:
+                self.add(next(filter(None, files)), "unpaired", f"has no {' and no '.join(missing)}")
+            else:
+                complete.append(tuple(files))
+        return complete
 
     def paths(self, kinds: Collection[str]) -> list[str]:
         """Files with a finding of one of the kinds, each once."""
@@ -106,5 +137,7 @@ def plot(check: DataCheck, path: str | Path) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} ({number})" for key, number in value.items())
+        return ", ".join(f"{printable(key)} ({number:,})" for key, number in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(printable, value))
     return f"{value:,.2f}" if isinstance(value, float) else str(value)

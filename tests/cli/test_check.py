@@ -1,6 +1,7 @@
 """``wavedil check``, and recipes that leave out what it lists."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from wavedil.audio.data import audio_files
 from wavedil.audio.data.split import split_files
 from wavedil.cli import main
 from wavedil.errors import WavedilError
-from wavedil.vision.data.images import write_image
+from wavedil.vision.data.images import read_mask, write_image
 from wavedil.vision.data.pairs import find_pairs, split_pairs
 
 
@@ -146,3 +147,45 @@ def test_wrong_folders_are_refused(tmp_path, capsys):
         assert main(["check", str(folder)]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_recipe_says_what_the_masks_are(images, capsys):
+    for path in (images / "masks").iterdir():
+        write_image(path, 100 * (np.array(read_mask(path, False)[..., None] > 0) * np.ones(3)).astype(np.uint8))
+    write_image(images / "masks" / "03.png", np.full((8, 9, 3), 9, np.uint8))
+    status, result = check(capsys, images, "-c", "tiny", "--data.mask_values", "[0,100]", "--data.validation", "^0")
+    assert status == 0 and [each["kind"] for each in result["findings"]] == ["unknown"]
+    assert result["facts"]["sets"] == {"train": 2, "val": 10}
+    assert set(result["facts"]["classes in % of pixels"]) == {"0", "1"}
+    status, result = check(capsys, images, "-c", "depth", "--data.targets", "masks", "--data.exclude", "03")
+    assert status == 0 and result["facts"]["target values"] == "100 to 100, mean 100"
+    status, result = check(capsys, images, "-c", "tiny", "--data.exclude", "03", "--data.ignore_label=100")
+    assert "masks have values 0 besides the ignore_label 100" in result["facts"]["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "DATA is missing"),
+        (["-c", "tiny"], "-c tiny: its data are built in"),
+        (["-c", "pluck", "DATA"], "-c pluck: AudioData has no check"),
+        (["-c", "tiny", "DATA", "--masks", "labels"], "--masks is for DATA without -c: set --data.masks"),
+        (["-c", "tiny", "DATA", "--data.root", "x"], "data.root is given twice"),
+        (["-c", "tiny", "DATA", "--data.clases", "3"], "did you mean"),
+        (["-c", "tiny", "DATA", "--data.classes", "1"], None),
+        (["-c", "volumes", "DATA"], "no volumes: expected files that end in .nii or .nii.gz"),
+        (["-c", "multilabel", "DATA"], "no folder for each class"),
+        (["DATA", "--format", "PascalVOCC"], "did you mean PascalVOC"),
+        (["DATA", "--format", "PascalVOC"], "has no folder JPEGImages"),
+        (["DATA", "--format", "PascalVOC", "--images", "x"], "leave out --images"),
+        (["DATA", "--images", "x", "--masks", "y"], "has no folder x"),
+        (["DATA", "--masks", "x"], "x is not a folder"),
+        (["DATA", "--data.classes", "3"], "--data.classes"),
+        (["DATA", "--mask-ending", "_x"], "none of 12 files has a partner"),
+    ],
+)
+def test_wrong_options_for_images_are_one_line(images, capsys, words, message):
+    words = [str(images) if word == "DATA" else word for word in words]
+    status, error = main(["check", *words]), capsys.readouterr().err
+    assert status == (0 if message is None else 2), error
+    assert message is None or (re.search(message, error) and error.startswith("error: ") and error.count("\n") == 1)

@@ -10,15 +10,35 @@ from wavedil.progress import Bar
 EXAMPLES = (
     "wavedil check recordings/ --list broken.txt",
     "wavedil check street/ --images photos --masks labels --plot street.png",
+    "wavedil check VOCdevkit/VOC2012 --format PascalVOC",
+    "wavedil check scans/ -c volumes --data.classes [background,organ]",
 )
+_LAYOUT = ("images", "masks", "image_ending", "mask_ending", "format")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "data", metavar="DATA", help="a folder of audio files, or a folder with images and masks (or train and val)"
+    parser.epilog = (
+        "Images may have masks, a folder of masks for each class, or targets; volumes are .nii or .nii.gz. With -c "
+        "RECIPE the data are checked as this recipe reads them: with its folders, format, classes and split. All other "
+        "options are then keys of the recipe, as in wavedil train."
     )
-    parser.add_argument("--images", default="images", help="folder of the images in DATA (default images)")
-    parser.add_argument("--masks", default="masks", help="folder of the masks in DATA (default masks)")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="a folder of audio files, or a folder with images or volumes and masks (or train and val); with -c, "
+        "default data.root of the recipe",
+    )
+    parser.add_argument(
+        "-c", "--config", action="append", metavar="RECIPE", help="check the data as this recipe reads them"
+    )
+    parser.add_argument(
+        "--format", metavar="NAME", help="a published format of images, e.g. PascalVOC, as in a recipe's data"
+    )
+    parser.add_argument("--images", metavar="NAME", help="folder of the images in DATA (default images)")
+    parser.add_argument("--masks", metavar="NAME", help="folder of the masks in DATA (default masks, else targets)")
+    parser.add_argument("--image-ending", metavar="END", help="ending of the image names that masks do not have")
+    parser.add_argument("--mask-ending", metavar="END", help="ending of the mask names that images do not have")
     parser.add_argument(
         "--list", metavar="FILE", help="write a list of the files to exclude, for wavedil train --data.exclude @FILE"
     )
@@ -33,6 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", metavar="FILE", help="plot the distributions of the data to a .png, .svg or .pdf file"
     )
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    parser.set_defaults(overrides=[])
+
+
+def take_unknown(arguments: argparse.Namespace, words: list[str]) -> list[str]:
+    """Keeps the keys of the recipe."""
+    if arguments.config is None:
+        return words
+    arguments.overrides = words
+    return []
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise WavedilError(f"--kinds {unknown}: expected {one_of(unknown, KINDS, some=True)}")
     if arguments.plot is not None:
         check_figure_path(arguments.plot)
-    check_outputs([path for path in (arguments.list, arguments.plot) if path is not None], [arguments.data])
+    inputs = [path for path in (arguments.data, *(arguments.config or ())) if path is not None]
+    check_outputs([path for path in (arguments.list, arguments.plot) if path is not None], inputs)
     with Bar("checking") as bar:
         check = _check(arguments, bar)
     if arguments.list is not None:
@@ -59,15 +89,38 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace, bar: Bar):
+    chosen = {name: value for name in _LAYOUT if (value := getattr(arguments, name)) is not None}
+    if arguments.config is not None:
+        if chosen:
+            name = next(iter(chosen))
+            raise WavedilError(f"--{name.replace('_', '-')} is for DATA without -c: set --data.{name}")
+        return _check_recipe(arguments, bar)
+    if arguments.data is None:
+        raise WavedilError("DATA is missing: name a folder, or a recipe with -c")
     from wavedil.audio.data.check import check_recordings
     from wavedil.shards import is_folder
     from wavedil.vision.data.check import check_images
-    from wavedil.vision.data.pairs import FolderLayout, parts_of
+    from wavedil.vision.data.check_folder import check_folder
+    from wavedil.vision.data.formats import find_format
+    from wavedil.vision.data.pairs import FolderLayout
 
-    root = Path(arguments.data)
+    root, name = Path(arguments.data), chosen.pop("format", None)
     if not root.exists() and not is_folder(root):
         raise WavedilError(f"{root} does not exist: expected a folder of recordings, or of images and masks")
-    parts = parts_of(root) or [root]
-    if any(is_folder(part / name) for part in parts for name in (arguments.images, arguments.masks)):
-        return check_images(root, FolderLayout(arguments.images, arguments.masks), progress=bar.update)
-    return check_recordings(root, progress=bar.update)
+    if name is not None:
+        if chosen:
+            raise WavedilError(f"--format is {name!r}, which has its own folders: leave out --{next(iter(chosen))}")
+        return check_images(root, format=find_format(name), progress=bar.update)
+    check = check_folder(root, FolderLayout(**chosen), progress=bar.update)
+    if check is None and chosen:
+        raise WavedilError(f"{root} has no folder {chosen.get('images', 'images')}: expected images and masks")
+    return check or check_recordings(root, progress=bar.update)
+
+
+def _check_recipe(arguments: argparse.Namespace, bar: Bar):
+    from wavedil.train.check import check_recipe
+
+    overrides = arguments.overrides
+    if arguments.data is not None:
+        overrides = [*overrides, f"--data.root={arguments.data}"]
+    return check_recipe(arguments.config, overrides, progress=bar.update)

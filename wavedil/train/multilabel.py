@@ -13,6 +13,7 @@ from wavedil.progress import Bar
 from wavedil.train.segmentation import SegmentationModule
 from wavedil.train.segmentation_data import SegmentationData
 from wavedil.vision.data import overlaps
+from wavedil.vision.data.check_truth import ClassFolders
 from wavedil.vision.data.multilabel import (
     MultilabelDataset,
     check_names,
@@ -117,13 +118,20 @@ class MultilabelData(SegmentationData):
     def write_built_in(self, train: int, val: int) -> None:
         overlaps.make_overlaps(self.built_in_folder(), train, val)
 
+    def use_labels_of(self, start: DensePredictor | None) -> None:
+        labels = self.labels
+        if isinstance(start, MultilabelSegmenter) and not any(value is not None for value in labels.values()):
+            labels["classes"], labels["palette"] = list(start.classes), list(start.palette)
+            labels["ignore_label"] = start.mask_ignore_label
+
+    def truth_to_check(self) -> ClassFolders:
+        return ClassFolders(self.labels["classes"], self.labels["ignore_label"])
+
     def split(self, root: Any, start: DensePredictor | None) -> tuple[list, list, str]:
         labels = self.labels
         if self.root is None:
             labels |= {"classes": list(overlaps.CLASSES), "ignore_label": None, "palette": list(overlaps.PALETTE)}
-        if isinstance(start, MultilabelSegmenter) and not any(value is not None for value in labels.values()):
-            labels["classes"], labels["palette"] = list(start.classes), list(start.palette)
-            labels["ignore_label"] = start.mask_ignore_label
+        self.use_labels_of(start)
         self.class_names = labels["classes"] or class_folders(multilabel_root(root) / self.layout.masks)
         check_names(self.class_names)
 

@@ -12,6 +12,7 @@ from wavedil.train.module import MetricNames
 from wavedil.train.segmentation import SegmentationModule
 from wavedil.train.segmentation_data import SegmentationData
 from wavedil.vision.data import spheres
+from wavedil.vision.data.check_truth import TargetMaps
 from wavedil.vision.data.dataset import RegressionDataset
 from wavedil.vision.losses import SmoothL1
 from wavedil.vision.metrics import RegressionMetrics
@@ -108,6 +109,12 @@ class RegressionData(SegmentationData):
 
     def write_built_in(self, train: int, val: int) -> None:
         spheres.make_spheres(self.built_in_folder(), train, val)
+
+    def use_labels_of(self, start: DensePredictor | None) -> None:
+        """Targets have no classes."""
+
+    def truth_to_check(self) -> TargetMaps:
+        return TargetMaps(self.step)
 
     def read_truth(self, root: Any, train: list, valid: list, start: DensePredictor | None) -> str:
         if self.root is None:

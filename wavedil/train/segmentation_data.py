@@ -1,21 +1,25 @@
 """Data of dense prediction: folders of images and masks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from wavedil.core.schema import checked
+from wavedil.data_check import DataCheck
 from wavedil.errors import WavedilError, shown
 from wavedil.progress import Bar
 from wavedil.train.data import Count, Factor, OptionalCount, Seed, TrainingData, Workers, evenly_spaced
 from wavedil.vision.data import shapes
 from wavedil.vision.data.augmentation import ClassBalance
-from wavedil.vision.data.dataset import SegmentationDataset, find_label_scheme
+from wavedil.vision.data.check import check_images
+from wavedil.vision.data.check_truth import ClassMasks, MaskValues, Truth
+from wavedil.vision.data.dataset import SegmentationDataset, find_label_scheme, known_scheme
 from wavedil.vision.data.formats import ImageFormat
 from wavedil.vision.data.image_crops import RandomImageCrops
 from wavedil.vision.data.labels import IGNORED
@@ -154,6 +158,30 @@ class SegmentationData(TrainingData):
             return split_pairs(root, self.layout, self.validation, self.exclude)
         return self.format.split(root, self.validation, self.exclude)
 
+    def use_labels_of(self, start: DensePredictor | None) -> None:
+        """Replaces classes that are not set by those of the module's ``init``."""
+        if start is not None and self.labels == DEFAULT_LABELS:
+            self.labels = {name: getattr(start.label_scheme, name) for name in DEFAULT_LABELS}
+
+    def check_data(self, module: L.LightningModule, progress: Callable[[int, int], None] | None = None) -> DataCheck:
+        """Checks all files before training, for ``wavedil check -c RECIPE``."""
+        self.use_labels_of(getattr(module, "initial_network", None))
+        return check_images(
+            self.root,
+            self.layout,
+            truth=self.truth_to_check(),
+            format=self.format,
+            channels=getattr(module, "in_channels", 3),
+            validation=self.validation,
+            exclude=self.exclude,
+            progress=progress,
+        )
+
+    def truth_to_check(self) -> Truth:
+        """What the masks are, for a check of folders."""
+        scheme = known_scheme(**self.labels)
+        return MaskValues(self.labels["ignore_label"]) if scheme is None else ClassMasks(scheme)
+
     def data_files(self) -> list[Sequence[Path]]:
         pairs = [*self.train.pairs, *self.valid.pairs]
         return [[pair.image for pair in pairs], list(dict.fromkeys(pair.mask for pair in pairs))]
@@ -166,8 +194,7 @@ class SegmentationData(TrainingData):
             train, valid: pairs of files.
             start: the model of the module's ``init``.
         """
-        if start is not None and self.labels == DEFAULT_LABELS:
-            self.labels = {name: getattr(start.label_scheme, name) for name in DEFAULT_LABELS}
+        self.use_labels_of(start)
         if self.root is None:
             self.labels |= {"classes": list(shapes.CLASSES), "palette": list(shapes.PALETTE)}
         if self.format is None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,11 +14,13 @@ from wavedil.core import Schedule
 from wavedil.core.cost import count_parameters
 from wavedil.core.receptive_field import PerAxis
 from wavedil.core.schema import Channels, Range, checked
+from wavedil.data_check import DataCheck
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 from wavedil.train.data import Count, Decay, NotNegative, OptionalCount, Seed, TrainingData, Workers, evenly_spaced
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.vision.data import ellipsoids
+from wavedil.vision.data.check_volumes import check_volumes
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.shares import describe_classes
 from wavedil.vision.data.volume_pairs import RandomPatches, VolumeDataset, split_volume_pairs
@@ -199,6 +202,18 @@ class VolumeData(TrainingData):
         total = self.counts.sum(0)
         text = describe_classes(self.classes, total.tolist(), int(total.sum()), source=str(root), unit="voxels")
         return f"{note}\n{text}"
+
+    def check_data(self, module: L.LightningModule, progress: Callable[[int, int], None] | None = None) -> DataCheck:
+        """Checks all files before training, for ``wavedil check -c RECIPE``."""
+        return check_volumes(
+            self.root,
+            *self.folders,
+            classes=self.named,
+            channels=getattr(module, "in_channels", 1),
+            validation=self.validation,
+            exclude=self.exclude,
+            progress=progress,
+        )
 
     def data_files(self) -> list[Sequence[Path]]:
         pairs = [*self.train.pairs, *self.valid.pairs]

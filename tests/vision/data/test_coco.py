@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from wavedil.errors import WavedilError
+from wavedil.vision.data.check import check_images
 from wavedil.vision.data.dataset import SegmentationDataset
 from wavedil.vision.data.formats import COCO
 from wavedil.vision.data.images import write_image
@@ -218,3 +219,11 @@ def test_categories_of_the_validation_set_must_be_known(tmp_path):
     (tmp_path / "annotations" / "instances_train2017.json").write_text('{"images": [')
     with pytest.raises(WavedilError, match="instances_train2017.json is not JSON"):
         COCO().split(tmp_path)
+
+
+def test_a_check_names_images_since_one_file_has_all_masks(tmp_path):
+    root = coco(tmp_path / "data")
+    write_image(root / "train2017" / "a2.jpg", np.zeros((8, 8, 3), np.uint8))
+    check = check_images(root, format=COCO())
+    assert check.paths(["size"]) == [str(root / "train2017" / "a2.jpg")] and check.count == 7
+    assert list(check.facts["images by class"].values()) == [5, 5, 5, 5]

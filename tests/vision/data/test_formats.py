@@ -4,6 +4,7 @@ The functions write small data sets. Blocks of 4 x 4 pixels have one class; red 
 """
 
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from wavedil.errors import WavedilError
+from wavedil.vision.data.check import check_images
 from wavedil.vision.data.dataset import SegmentationDataset
 from wavedil.vision.data.formats import (
     SBD,
@@ -299,3 +301,23 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
         TorchvisionDataset("OxfordIIITPet", download=True).prepare(tmp_path / "new")
     pets(tmp_path / "oxford-iiit-pet")
     TorchvisionDataset("OxfordIIITPet", download=True).prepare(tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_check_counts_the_classes_of_a_format_and_finds_broken_files(tmp_path, name):
+    found, write, classes, _ = FORMATS[name]
+    root = write(tmp_path / "data")
+    check = check_images(root, format=found)
+    train, valid, _ = found.split(root)
+    images, scheme = SegmentationDataset(train + valid, found.label_scheme(root)), found.label_scheme(root)
+    counts = images.count_labels().sum(0)
+    shares = dict(zip(scheme.classes, (100 * counts / counts.sum()).tolist(), strict=True))
+    assert check.facts["classes in % of pixels"] == pytest.approx(shares, abs=1e-3) and len(shares) == classes
+    assert check.facts["sets"] == {found.train: 3, found.val: 2} and not check.paths(["broken", "size", "unknown"])
+    train[0].image.write_bytes(b"broken")
+    train[1].mask.write_bytes(b"broken")
+    shutil.copy(train[2].image, valid[0].image)
+    check = check_images(root, format=found)
+    assert check.paths(["broken"]) == [str(train[0].image), str(train[1].mask)]
+    assert check.paths(["shared"]) == [str(valid[0].image)]
+    assert check_images(root, format=found, exclude="a1|a2").paths(["broken"]) == []

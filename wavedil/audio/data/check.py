@@ -13,7 +13,6 @@ from wavedil.audio.data.corpus import SILENCE
 from wavedil.audio.data.levels import OUTSIDE
 from wavedil.audio.data.streams import read_blocks
 from wavedil.data_check import BROKEN, DataCheck
-from wavedil.errors import WavedilError
 
 FULL_SCALE = 0.999
 CLIPPED_RUN = 3  # samples in a row at full scale
@@ -41,12 +40,10 @@ def check_recordings(root: str | Path, *, progress: Callable[[int, int], None] |
     check = DataCheck(str(root), len(paths))
     usable, seen = [], {}
     for number, path in enumerate(paths, 1):
-        try:
-            properties, sound = info(path), _Sound(path)
-        except WavedilError as error:
-            check.add(path, BROKEN, str(error).removeprefix(f"{path} ").removeprefix(f"{path}: "))
-        else:
-            usable.append((path, properties, sound))
+        found = check.attempt(path, BROKEN, lambda path: (info(path), _Sound(path)), path)
+        if found is not None:
+            sound = found[1]
+            usable.append((path, *found))
             for kind, text in sound.findings():
                 check.add(path, kind, text)
             if sound.digest in seen:

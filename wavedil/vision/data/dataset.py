@@ -98,7 +98,7 @@ class SegmentationDataset(ImageDataset):
 
     def read_truth(self, index: int) -> np.ndarray:
         pair = self.pairs[index]
-        mask = pair.read_mask(colors=True) if self.label_scheme.by_color else _read_gray_mask(pair)
+        mask = read_values(pair, self.label_scheme.by_color)
         return self.label_scheme.encode(resize_mask(mask, scaled_size(mask.shape[:2], self.scale)), pair.mask)
 
     @staticmethod
@@ -173,26 +173,47 @@ def find_label_scheme(
     Raises:
         WavedilError: the masks have fewer than two classes, or their values are not 0, 1, 2 and so on.
     """
-    if classes is None and mask_values is not None:
-        classes = len(mask_values)
-    if classes is None:
-        counts = count_values(pairs)
-        ignored = ignore_label if isinstance(ignore_label, list | tuple) else [ignore_label]
-        for value in ignored:
-            if isinstance(value, int) and value < len(counts):
-                counts[value] = 0
-        values = np.flatnonzero(counts).tolist()
-        # A missing number is either a class that occurs in no image or the sign of a stray value.
-        if len(values) < 2 or values != list(range(len(values))) or values[-1] >= IGNORED:
-            listed = ", ".join(map(str, values[:10])) + (" ..." if len(values) > 10 else "")
-            raise WavedilError(
-                f"{pairs[0].mask.parent}: masks have {f'values {listed}' if values else 'no value'} besides the "
-                f"ignore_label {ignore_label!r}: expected 0, 1, 2 ...; set classes to their number or names, or "
-                "mask_values to their values, e.g. mask_values [0, 255] and ignore_label null"
-            )
-        classes = values[-1] + 1
+    scheme = known_scheme(classes, mask_values, ignore_label, palette)
+    if scheme is None:
+        classes = count_classes(count_values(pairs), ignore_label, str(pairs[0].mask.parent))
+        scheme = known_scheme(classes, mask_values, ignore_label, palette)
+    return scheme
+
+
+def known_scheme(
+    classes: Sequence[str] | int | None,
+    mask_values: Sequence[Value] | None,
+    ignore_label: Ignored,
+    palette: Sequence[Color] | None,
+) -> LabelScheme | None:
+    """As :func:`find_label_scheme`; None if the classes have to be counted in the masks."""
+    if classes is None and mask_values is None:
+        return None
+    classes = len(mask_values) if classes is None else classes
     names = [str(label) for label in range(classes)] if isinstance(classes, int) else list(classes)
     return LabelScheme(names, mask_values, ignore_label, palette)
+
+
+def count_classes(counts: np.ndarray, ignore_label: Ignored, source: str) -> int:
+    """Number of classes of masks by the number of pixels of each gray value.
+
+    Raises:
+        WavedilError: there are fewer than two, or their values are not 0, 1, 2 and so on; ``source`` names the masks.
+    """
+    counts = counts.copy()
+    for value in ignore_label if isinstance(ignore_label, list | tuple) else [ignore_label]:
+        if isinstance(value, int) and value < len(counts):
+            counts[value] = 0
+    values = np.flatnonzero(counts).tolist()
+    # A missing number is either a class that occurs in no image or the sign of a stray value.
+    if len(values) < 2 or values != list(range(len(values))) or values[-1] >= IGNORED:
+        listed = ", ".join(map(str, values[:10])) + (" ..." if len(values) > 10 else "")
+        raise WavedilError(
+            f"{source}: masks have {f'values {listed}' if values else 'no value'} besides the "
+            f"ignore_label {ignore_label!r}: expected 0, 1, 2 ...; set classes to their number or names, or "
+            "mask_values to their values, e.g. mask_values [0, 255] and ignore_label null"
+        )
+    return len(values)
 
 
 def count_values(pairs: Sequence[ImagePair]) -> np.ndarray:
@@ -203,14 +224,19 @@ def count_values(pairs: Sequence[ImagePair]) -> np.ndarray:
     """
     counts = np.zeros(1, np.int64)
     for pair in pairs:
-        found = np.bincount(_read_gray_mask(pair).ravel())
+        found = np.bincount(read_values(pair).ravel())
         counts, found = sorted((counts, found), key=len, reverse=True)
         counts[: len(found)] += found
     return counts
 
 
-def _read_gray_mask(pair: ImagePair) -> np.ndarray:
-    mask = pair.read_mask(colors=False)
-    if mask.min() < 0 or mask.max() >= 2**16:
+def read_values(pair: ImagePair, by_color: bool = False) -> np.ndarray:
+    """The gray values ``(height, width)`` of a mask, 0 to 65535, or its colors ``(height, width, 3)``.
+
+    Raises:
+        WavedilError: naming the file.
+    """
+    mask = pair.read_mask(colors=by_color)
+    if not by_color and (mask.min() < 0 or mask.max() >= 2**16):
         raise WavedilError(f"{pair.mask} has values from {mask.min()} to {mask.max()}: expected 0 to 65535")
     return mask

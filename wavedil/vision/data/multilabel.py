@@ -51,13 +51,19 @@ class MultilabelPair(ImagePair):
 
     def read_mask(self, colors: bool = False) -> np.ndarray:
         """Bits of the classes, int32 ``(height, width)``; 2^23 where the pixel is ignored."""
-        bits, ignored = None, False
-        for label, path in enumerate(self.masks):
-            mask = read_mask(path, colors=False)
-            if bits is not None and mask.shape != bits.shape:
-                raise WavedilError(f"{path} has the size {mask.shape} and {self.mask} {bits.shape}: expected the same")
-            present = (mask != 0).astype(np.int32) << label
-            bits = present if bits is None else bits | present
+        masks = [read_mask(path, colors=False) for path in self.masks]
+        for path, mask in zip(self.masks, masks, strict=True):
+            if mask.shape != masks[0].shape:
+                raise WavedilError(
+                    f"{path} has the size {mask.shape} and {self.mask} {masks[0].shape}: expected the same"
+                )
+        return self.combine(masks)
+
+    def combine(self, masks: Sequence[np.ndarray]) -> np.ndarray:
+        """Bits of the classes, as :meth:`read_mask`, of one mask for each class."""
+        bits, ignored = np.zeros(masks[0].shape, np.int32), np.zeros(masks[0].shape, bool)
+        for label, mask in enumerate(masks):
+            bits |= (mask != 0).astype(np.int32) << label
             ignored |= mask == self.ignore_label
         return np.where(ignored, np.int32(IGNORED_BITS), bits)
 

@@ -12,10 +12,17 @@ from torch.utils.data import Dataset
 from wavedil.errors import WavedilError
 from wavedil.files import pair_by_name, unique_names, walk_files
 from wavedil.shards import is_folder
-from wavedil.vision.data.labels import IGNORED, MAX_CLASSES
+from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.pair_dataset import PairDataset
 from wavedil.vision.data.pairs import split_folder, without_excluded
-from wavedil.vision.data.volumes import check_same_grid, is_volume, read_label_volume, read_volume, stem_of
+from wavedil.vision.data.volumes import (
+    check_classes,
+    check_same_grid,
+    is_volume,
+    read_label_volume,
+    read_volume,
+    stem_of,
+)
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,9 @@ class VolumeDataset(PairDataset):
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The volume, and its labels as uint8."""
         pair = self.pairs[index]
-        image, labels = read_volume(pair.image, self.channels), read_label_volume(pair.mask, self.num_classes)
+        image, labels = read_volume(pair.image, self.channels), read_label_volume(pair.mask)
         check_same_grid(image, labels, pair.image, pair.mask)
-        if (high := int(labels.values.max())) > IGNORED:
-            raise WavedilError(f"{pair.mask}: value {high} is not a class: expected at most {MAX_CLASSES} classes")
-        return image.values, labels.values.astype(np.uint8)
+        return image.values, check_classes(labels.values, self.num_classes, pair.mask)
 
     def item(self, image: np.ndarray, truth: np.ndarray) -> dict[str, Tensor]:
         return {"image": torch.from_numpy(image), "labels": torch.from_numpy(truth).long()}

@@ -20,7 +20,7 @@ from wavedil.extras import import_extra
 from wavedil.files import check_regular_file
 from wavedil.ops.memory import check_memory
 from wavedil.shards import open_file
-from wavedil.vision.data.labels import IGNORED
+from wavedil.vision.data.labels import IGNORED, MAX_CLASSES
 from wavedil.writing import atomic_write
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -86,15 +86,30 @@ def read_label_volume(path: AnyPath, num_classes: Classes | None = None) -> Volu
             raise WavedilError(f"{path}: value {values[bad][0]} is not an integer: expected a volume of labels")
     low, high = int(values.min()), int(values.max())
     if num_classes is not None:
-        known = ((values >= 0) & (values < num_classes)) | (values == IGNORED)
-        if not known.all():
-            raise WavedilError(
-                f"{path}: value {int(values[~known][0])} is not a class: expected 0 to {num_classes - 1}, or {IGNORED} "
-                "where voxels are ignored"
-            )
+        check_classes(values, num_classes, path)
     elif low < 0 or high >= 2**31:
         raise WavedilError(f"{path}: values from {low} to {high}: expected classes, 0 or more")
     return Volume(values.astype(np.int64), affine, voxel_sizes(affine))
+
+
+def check_classes(values: np.ndarray, num_classes: int | None, path: Any) -> np.ndarray:
+    """Labels as uint8, 255 where they are ignored.
+
+    Args:
+        num_classes: labels are below it; None for at most 255 classes.
+
+    Raises:
+        WavedilError: naming ``path``, for another value.
+    """
+    high = MAX_CLASSES if num_classes is None else num_classes
+    known = ((values >= 0) & (values < high)) | (values == IGNORED)
+    if not known.all():
+        limit = f"at most {MAX_CLASSES} classes" if num_classes is None else f"0 to {num_classes - 1}"
+        raise WavedilError(
+            f"{path}: value {int(values[~known][0])} is not a class: expected {limit}, or {IGNORED} where voxels are "
+            "ignored"
+        )
+    return values.astype(np.uint8)
 
 
 @checked
@@ -132,6 +147,13 @@ def write_label_volume(path: AnyPath, labels: np.ndarray, affine: np.ndarray) ->
         content = gzip.compress(content, compresslevel=6, mtime=0)
     with atomic_write(path) as beside:
         beside.write_bytes(content)
+
+
+def count_channels(path: str | os.PathLike[str]) -> int:
+    """Channels of a volume by its header: the length of its fourth axis, or 1."""
+    with _opened(path) as (stream, _, _):
+        shape = _understand(_read_header(stream, path), path)[0]
+    return shape[3] if len(shape) > 3 else 1
 
 
 def is_volume(path: str | os.PathLike[str]) -> bool:

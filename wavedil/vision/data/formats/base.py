@@ -72,6 +72,25 @@ class ImageFormat(ABC):
             train, valid = sides
         return train, valid, f"{type(self).__name__}, {describe_split(rule, len(train), len(valid), 'images')}"
 
+    def sets(
+        self, root: str | Path, validation: str | None = None, exclude: str | None = None
+    ) -> dict[str, list[ImagePair]]:
+        """The pairs of :meth:`split` by the name of their set, without reading the sizes in the files.
+
+        A set may be empty, and an image in both.
+        """
+        train = self._listed(root, self.train, exclude)
+        if self.val is None:
+            held, _ = hold_out([pair.image for pair in train], validation, kind="images")
+            return {
+                name: [pair for pair, out in zip(train, held, strict=True) if out == side]
+                for name, side in (("train", False), ("val", True))
+            }
+        valid = self._listed(root, self.val, exclude)
+        if self.train == self.val:
+            self._check_disjoint(train, valid)
+        return {self.train: train, self.val: valid}
+
     def pairs_to_evaluate(
         self, root: str | Path, held_out: bool = False, validation: str | None = None, exclude: str | None = None
     ) -> list[ImagePair]:
@@ -96,6 +115,11 @@ class ImageFormat(ABC):
             )
 
     def _pairs(self, root: str | Path, name: str, exclude: str | None) -> list[ImagePair]:
+        pairs = self._listed(root, name, exclude)
+        check_sizes(pairs)
+        return pairs
+
+    def _listed(self, root: str | Path, name: str, exclude: str | None) -> list[ImagePair]:
         if not is_folder(root):
             raise WavedilError(f"{root} is not a folder: expected a data set of the format {type(self).__name__}")
         pairs = self.find(Path(root), name)
@@ -107,7 +131,6 @@ class ImageFormat(ABC):
             if not kept:
                 raise all_excluded(exclude, len(pairs))
             pairs = kept
-        check_sizes(pairs)
         return pairs
 
 
