@@ -73,6 +73,15 @@ def test_threads_get_the_results_of_one(model, effect, make):
     assert not torch.equal(alone[0], alone[1])
 
 
+@pytest.mark.parametrize("engine", ["torch", "numba"])
+def test_a_stream_that_begins_in_inference_mode_continues_outside_it(model, engine):
+    options = {"condition": torch.zeros(1, 4, 8), "speaker": 0, "engine": engine, "chunk": 50, "seed": 3}
+    with torch.inference_mode():
+        chunks = stream(model, **options)
+        first = next(chunks)
+    assert torch.equal(torch.cat([first, *chunks], 2), torch.cat(list(stream(model, **options)), 2))
+
+
 class Clips(IterableDataset):
     """Generated clips and processed sound."""
 

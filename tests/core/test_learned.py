@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wavedil import ConvBlock, DilatedConv, DilatedStack, GatedBlock, LearnedDilation, measure_receptive_field, register
-from wavedil.core import fold_dilations
+from wavedil.core import MergeableDilations, fold_dilations
 from wavedil.core.cost import count_multiply_adds
 from wavedil.errors import WavedilError
 from wavedil.ops.dilated_conv import dilated_conv
@@ -250,6 +250,14 @@ def test_damaged_offsets_are_refused():
 def test_bad_arguments_are_refused(arguments, options, message):
     with pytest.raises(WavedilError, match=message):
         LearnedDilation(*arguments, **options)
+
+
+def test_what_is_folded_in_inference_mode_can_be_trained():
+    for layer in (LearnedDilation(1, 2, 3, 3, window=9), MergeableDilations(1, 2, 3, 3, dilation=4)):
+        with torch.inference_mode():
+            fold_dilations(nn.Sequential(layer))
+        layer(torch.randn(1, 2, 20)).sum().backward()
+        assert layer.weight.grad is not None
 
 
 def test_positions_that_are_not_finite_are_not_snapped():

@@ -163,6 +163,18 @@ def test_mean_field_equals_reference(labels, threads, with_matrix):
 
 
 @needs_numba
+@pytest.mark.parametrize("points", [4000, 20000])
+def test_threads_in_inference_mode(points):
+    """The mode belongs to a thread, and a tensor that was made in it must not be changed in place outside it."""
+    lattice, values = build_lattice(features(2, points, 0.5)), torch.randn(points, 8)
+    torch.set_num_threads(2)
+    expected = lattice_filter(values, lattice), mean_field(values.t(), [lattice], [2.0])
+    with torch.inference_mode():
+        found = lattice_filter(values, lattice), mean_field(values.t(), [lattice], [2.0])
+    assert all(map(torch.equal, found, expected))
+
+
+@needs_numba
 def test_offsets_above_32_bits(monkeypatch):
     lattices = [build_lattice(features(2, 300))]
     scores = torch.randn(3, 300)

@@ -136,6 +136,7 @@ class LearnedDilation(PaddedConv):
         """Whether the taps are at integer positions; see :meth:`snap`."""
         return self._unique is not None
 
+    @torch.inference_mode(False)  # the result can be trained
     @torch.no_grad()
     def snap(self) -> "LearnedDilation":
         """Rounds the positions, in place, and returns self. The result is a convolution with irregular taps.

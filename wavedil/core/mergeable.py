@@ -112,6 +112,7 @@ class MergeableDilations(PaddedConv):
             raise WavedilError("branches are not merged: call fold_dilations(model) of wavedil.core first")
         return self.weight, self.offsets
 
+    @torch.inference_mode(False)  # the result can be trained
     @torch.no_grad()
     def merge(self) -> "MergeableDilations":
         """Replaces the branches by one convolution with their weights and running statistics, in place; returns self.

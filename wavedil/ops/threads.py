@@ -34,7 +34,9 @@ def run_in_threads(kernel: Callable[[int, int], None], rows: int, elements_per_r
     if _pool is None:
         _pool = ThreadPoolExecutor(max(os.cpu_count() or 2, 2), thread_name_prefix="wavedil")
     bounds = [rows * i // threads for i in range(threads + 1)]
-    others = [_pool.submit(kernel, bounds[i], bounds[i + 1]) for i in range(1, threads)]
+    # Inference mode belongs to a thread: without it, a kernel must not change the tensors that the caller made in it.
+    call = torch.inference_mode(torch.is_inference_mode_enabled())(kernel)
+    others = [_pool.submit(call, bounds[i], bounds[i + 1]) for i in range(1, threads)]
     kernel(0, bounds[1])
     for other in others:
         other.result()

@@ -382,3 +382,9 @@ def test_errors_say_what_to_do(call, message):
     model = make()
     with pytest.raises(WavedilError, match=message):
         call(model, model.features(sounds(1)))
+
+
+def test_bands_that_are_computed_in_inference_mode_can_be_used_outside_it():
+    with torch.inference_mode():
+        bands = LogMel(**MEL).bands()
+    assert not bands.is_inference()

@@ -123,7 +123,7 @@ class LogMel(Features):
                     f"log-mel features need torchaudio, which cannot be imported ({type(error).__name__}): "
                     f"{install_extra('train')}, or a torchaudio that fits this torch"
                 ) from None
-            with torch.device("cpu"):
+            with torch.device("cpu"), torch.inference_mode(False):  # used in any mode
                 self._bands = melscale_fbanks(
                     self.n_fft // 2 + 1, self.fmin, self.fmax, self.channels, self.sample_rate, "slaney", "slaney"
                 ).T.contiguous()

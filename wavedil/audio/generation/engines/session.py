@@ -71,7 +71,8 @@ class Session:
             unguided = substate(state, UNGUIDED) or guided
             state = {key: torch.cat([guided[key], value]) for key, value in unguided.items()}
         self.speaker = self._check_conditioning("speaker", speaker, (self.batch, plan.speaker_channels))
-        self.setup(state)
+        with torch.inference_mode(False):  # a session that is made in inference mode may be used outside it
+            self.setup(state)
 
     @classmethod
     def obstacle(cls, plan: GenerationPlan, batch: int) -> str | None:
