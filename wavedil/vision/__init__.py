@@ -62,7 +62,7 @@ from wavedil.vision.models.upsample import LearnedUpsample, upsample
 from wavedil.vision.models.volume_segmenter import VolumeSegmenter
 from wavedil.vision.networks import dense_classifier
 from wavedil.vision.prediction import estimate, predict
-from wavedil.vision.rand_score import rand_score
+from wavedil.vision.rand import rand_score
 from wavedil.vision.volume_prediction import label_volume
 from wavedil.weights import load, save
 

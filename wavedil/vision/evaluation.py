@@ -28,8 +28,8 @@ from wavedil.vision.metrics import (
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import Progress, estimate, predict
-from wavedil.vision.rand_score import DEFINITION as RAND_DEFINITION
-from wavedil.vision.rand_score import BorderScores
+from wavedil.vision.rand import DEFINITION as RAND_DEFINITION
+from wavedil.vision.rand import BorderScores
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MeanIoU:
     per_class: dict[str, dict[str, float | None]]  # iou, recall, precision, f1, boundary_f1 and pixels of each class
     definition: str  # of mean_iou
     definitions: dict[str, str]  # of the other figures
-    rand: dict[str, float] | None = None  # with a border class: see wavedil.vision.rand_score.DEFINITION
+    rand: dict[str, float] | None = None  # with a border class: see wavedil.vision.rand.DEFINITION
 
     def __str__(self) -> str:
         boundary = "none" if self.boundary_f1 is None else f"{self.boundary_f1:.4f}"

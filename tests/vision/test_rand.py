@@ -11,7 +11,7 @@ from torch import nn
 from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.vision import PixelUnshuffle, Segmenter, rand_score, save
-from wavedil.vision.rand_score import BorderScores
+from wavedil.vision.rand import BorderScores
 from wavedil.weights import register
 
 pytest.importorskip("scipy")
