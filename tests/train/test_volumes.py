@@ -1,5 +1,7 @@
 """Training on volumes: patches, classes, a run, and its continuation."""
 
+import csv
+import json
 import re
 from types import SimpleNamespace
 
@@ -11,9 +13,10 @@ import yaml
 from wavedil.errors import WavedilError
 from wavedil.train import VolumeData, VolumeModule
 from wavedil.train.run import train
-from wavedil.vision import load, write_label_volume
+from wavedil.vision import load, read_image, read_label_volume, read_volume, write_label_volume
 from wavedil.vision.data.ellipsoids import draw, make_ellipsoids
 from wavedil.vision.data.volume_pairs import RandomPatches, VolumeDataset, find_volume_pairs, split_volume_pairs
+from wavedil.vision.volume_evaluation import evaluate_volumes
 
 pytest.importorskip("nibabel")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Lightning
@@ -37,7 +40,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path, data):
-    def recipe(**options):
+    def recipe(model=(), **options):
+        model = dict(model)
         small = {
             "model": {
                 "class_path": "wavedil.train.VolumeModule",
@@ -46,6 +50,7 @@ def recipe(tmp_path, data):
                     "dilations": [[1, 1, 1]],
                     "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.03}},
                     "warmup_steps": 2,
+                    **model,
                 },
             },
             "data": {
@@ -90,26 +95,79 @@ def test_patches_depend_on_seed_and_number_only(data):
 
 
 def test_patches_larger_than_the_volume_are_filled_and_ignored(data):
-    large = patches(data, (13, 12, 16), fill=[7.0])
+    large = patches(data, (13, 12, 16))
     for index in range(6):
         item, labels = large[index], large.volumes.read(large._volume(index))[1]
         outside = item["labels"] == 255
-        assert outside.sum() == 13 * 12 * 16 - labels.size and (item["image"][0][outside] == 7).all()
+        assert outside.sum() == 13 * 12 * 16 - labels.size and (item["image"][0][outside] == 0).all()
         assert (item["labels"] == 1).sum() == (labels == 1).sum()
+
+
+def mean_iou(folder):
+    rows = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+    return max(float(row["valid_mean_iou"]) for row in rows if row["valid_mean_iou"] not in ("", "nan"))
 
 
 def test_a_run_learns_and_continues_as_if_it_was_not_interrupted(recipe, data, tmp_path, interrupted_at):
     whole = train(recipe(), out=str(tmp_path / "whole"))
     model = load(whole / "model")
     assert model.classes == ["0", "1"] and 40 < float(model.mean) < 60
-    rows = (whole / "metrics.csv").read_text().splitlines()
-    scores = [float(row.split(",")[3]) for row in rows[1:] if row.split(",")[3]]
-    assert scores[-1] > 0.85
+    assert mean_iou(whole) > 0.85
     interrupted_at(VolumeModule, 20, lambda: train(recipe(), out=str(tmp_path / "parts")))
     parts = train(out=str(tmp_path / "parts"), resume="auto")
     for name, value in load(parts / "model").state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=0, atol=0)
     assert "receptive field" in (page := (whole / "report.html").read_text()) and "5 x 5 x 5 voxels" in page
+
+
+NORMALIZED = {"normalization": {"class_path": "NormalizeIntensity", "init_args": {"nonzero": True}}}
+AUGMENTED = {"augmentation": {"class_path": "PatchAugmentation", "init_args": {"noise": 0.1, "gamma": [0.8, 1.2]}}}
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory, data):
+    """The volumes of ``data``, each in another unit, in folders of other names."""
+    root = tmp_path_factory.mktemp("scanned")
+    for index, pair in enumerate(find_volume_pairs(data)):
+        volume, labels = read_volume(pair.image), read_label_volume(pair.mask)
+        values = volume.values[0].astype(int) * 3**index
+        write_label_volume(root / "scans" / pair.image.name, values, volume.affine)
+        write_label_volume(root / "masks" / pair.mask.name, labels.values, labels.affine)
+    return root
+
+
+def test_normalized_and_augmented_patches(recipe, scanned, tmp_path, interrupted_at):
+    """A model learns volumes in different units, continues as if it was not interrupted, and is a start for others."""
+    normalized = recipe(NORMALIZED, root=str(scanned), images="scans", **AUGMENTED)
+    whole = train(normalized, out=str(tmp_path / "whole"), overrides=["--previews.first=10", "--samples.num=1"])
+    model = load(whole / "model")
+    assert model.normalization.nonzero and mean_iou(whole) > 0.8
+    assert evaluate_volumes(model, scanned, images="scans").mean_iou > 0.8
+    pictures = [whole / "previews" / "step_000010_0.png", whole / "samples" / "image_000.png"]
+    assert [read_image(path).shape for path in pictures] == [(12, 3 * 10 + 2 * 4, 3)] * 2
+    captions = json.loads((whole / "samples" / "captions.json").read_text())["image_000"]
+    most = read_label_volume(scanned / "masks" / captions["file"]).values.sum((1, 2)).argmax()
+    assert captions == {"file": "0.nii.gz", "slice": f"{most + 1} of 6"}
+    page = (whole / "report.html").read_text()
+    assert "Classes</h2>" in page and "Confusion matrix</h3>" in page and captions["slice"] in page
+    interrupted_at(VolumeModule, 20, lambda: train(normalized, out=str(tmp_path / "parts")))
+    parts = train(out=str(tmp_path / "parts"), resume="auto", overrides=["--data.num_workers=1"])
+    for name, value in load(parts / "model").state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=0, atol=0)
+
+    start = ["--model.normalization=null", f"--model.init={whole / 'model'}", "--trainer.max_steps=1"]
+    options = ["--model.optimizer.lr=0", "--trainer.val_check_interval=1"]
+    tuned = train(normalized, out=str(tmp_path / "tuned"), overrides=[*start, *options])
+    found = load(tuned / "model")
+    assert found.normalization.nonzero and torch.equal(found.final.weight, model.final.weight)
+    for option, message in [
+        ("--model.channels=8", f"channels is 8 and that of {whole / 'model'} 4: set it to null"),
+        ("--model.dilations=[[1,2,2]]", "dilations is [[1, 2, 2]] and that of"),
+        ("--data.classes=3", f"{whole / 'model'} has 2 classes and the data 3: expected the same"),
+        (f"--model.init={tmp_path}", "is not a model folder"),
+    ]:
+        with pytest.raises(WavedilError, match=re.escape(message)):
+            train(normalized, out=str(tmp_path / "refused"), overrides=[*start, option])
 
 
 def test_built_in_volumes(tmp_path):

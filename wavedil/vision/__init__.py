@@ -20,6 +20,7 @@ from wavedil.vision.data.formats import (
 from wavedil.vision.data.images import read_image
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.palette import overlay
+from wavedil.vision.data.patch_augmentation import PatchAugmentation
 from wavedil.vision.data.volumes import Volume, read_label_volume, read_volume, write_label_volume
 from wavedil.vision.dense import check_dense, to_dense
 from wavedil.vision.exact_tiles import tile_exactly
@@ -54,6 +55,7 @@ from wavedil.vision.models.heads import (
     SummedDilations,
     UNet,
 )
+from wavedil.vision.models.intensity import NormalizeIntensity, ScaleIntensityRange
 from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
@@ -94,14 +96,17 @@ __all__ = [
     "MapillaryVistas",
     "MultilabelSegmenter",
     "NonLocal",
+    "NormalizeIntensity",
     "OxfordPets",
     "Pairwise",
     "PascalVOC",
     "ParallelDilations",
+    "PatchAugmentation",
     "PixelUnshuffle",
     "PyramidPooling",
     "Regressor",
     "SBD",
+    "ScaleIntensityRange",
     "Segmenter",
     "SmallBackbone",
     "SmoothL1",

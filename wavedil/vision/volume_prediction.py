@@ -32,7 +32,7 @@ class _Labels(nn.Module):
         self.training = model.training
 
     def forward(self, volume: Tensor) -> Tensor:
-        return self.model(volume).argmax(1, keepdim=True).to(torch.uint8)
+        return self.model.scores(volume).argmax(1, keepdim=True).to(torch.uint8)
 
 
 @checked
@@ -51,6 +51,19 @@ def label_volume(
     Raises:
         WavedilError: other shapes, or the model is in training mode.
     """
+    return _label(model, _normalized(model, volume), tile)
+
+
+@torch.inference_mode()
+def label_slice(model: VolumeSegmenter, volume: np.ndarray | Tensor, index: int) -> np.ndarray:
+    """Slice ``index`` of :func:`label_volume`, uint8 ``(height, width)``, computed from the slices around it."""
+    values, margin = _normalized(model, volume), model.receptive_field[0] // 2
+    first = max(0, index - margin)
+    return _label(model, values[:, :, first : index + margin + 1], None)[index - first]
+
+
+def _normalized(model: VolumeSegmenter, volume: np.ndarray | Tensor) -> Tensor:
+    """The complete volume, checked and normalized, ``(1, channels, depth, height, width)``."""
     values = torch.as_tensor(volume)
     if values.ndim != 4 or len(values) != model.in_channels or not values.is_floating_point() or 0 in values.shape:
         raise WavedilError(
@@ -59,12 +72,15 @@ def label_volume(
         )
     if model.training:
         raise WavedilError("model is in training mode, where it depends on the full batch: call model.eval()")
-    values = values.to(model.final.weight).unsqueeze(0)
-    if tile is None and values[0, 0].numel() > MAX_UNTILED_VOXELS:
+    return model.normalize(values.to(model.final.weight).unsqueeze(0))
+
+
+def _label(model: VolumeSegmenter, normalized: Tensor, tile: Pixels | Sequence[Pixels] | None) -> np.ndarray:
+    if tile is None and normalized[0, 0].numel() > MAX_UNTILED_VOXELS:
         tile = DEFAULT_TILE
     network = _Labels(model)
     margin = [field // 2 for field in model.receptive_field]
-    labels = network(values) if tile is None else tile_exactly(network, values, tile, margin=margin)
+    labels = network(normalized) if tile is None else tile_exactly(network, normalized, tile, margin=margin)
     return labels[0, 0].cpu().numpy()
 
 

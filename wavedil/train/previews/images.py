@@ -1,6 +1,8 @@
 """Images of a dense predictor: image, ground truth and prediction side by side."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -22,10 +24,13 @@ from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.segmenter import Segmenter
 
 GAP = 4  # pixels between images
+
+#: Captions, and image, ground truth and prediction side by side, of each held-out item.
+Panels = Iterator[tuple[dict[str, Any], np.ndarray]]
 UNKNOWN = (40, 80, 160)  # color of unknown targets
 
 
-def _side_by_side(*images: np.ndarray) -> np.ndarray:
+def side_by_side(*images: np.ndarray) -> np.ndarray:
     gap = np.full((images[0].shape[0], GAP, 3), 255, np.uint8)
     return np.concatenate([part for image in images for part in (gap, image)][1:], axis=1)
 
@@ -43,11 +48,11 @@ def panel(network: DensePredictor, image: np.ndarray, truth: np.ndarray) -> np.n
         labels = unpack(torch.from_numpy(truth), network.num_classes)
         predicted = network.decide(network.probabilities(output, 0)).cpu() & (labels != IGNORED)
         masks = ((labels == 1).numpy(), predicted.numpy())
-        return _side_by_side(image, *(overlay_masks(image, each, network.palette) for each in masks))
+        return side_by_side(image, *(overlay_masks(image, each, network.palette) for each in masks))
     if isinstance(network, Segmenter):
         predicted = output.argmax(0).to(torch.uint8).cpu().numpy()
         predicted[truth == IGNORED] = IGNORED
-        return _side_by_side(image, *(overlay(image, each, network.palette) for each in (truth, predicted)))
+        return side_by_side(image, *(overlay(image, each, network.palette) for each in (truth, predicted)))
     known = truth[~np.isnan(truth)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     shares = (
@@ -55,7 +60,14 @@ def panel(network: DensePredictor, image: np.ndarray, truth: np.ndarray) -> np.n
     )
     grays = [np.repeat(share[..., None] * 255, 3, axis=2).astype(np.uint8) for share in shares]
     grays[0][np.isnan(truth)] = UNKNOWN
-    return _side_by_side(image, *grays)
+    return side_by_side(image, *grays)
+
+
+def image_panels(network: DensePredictor, data: L.LightningDataModule, num: int) -> Panels:
+    """The panels of held-out images."""
+    names = preview_names(data, num)
+    for name, (image, truth) in zip(names, data.preview_images(num), strict=False):
+        yield {"file": name}, panel(network, image, truth)
 
 
 class ImagePreviews(Previews):
@@ -68,6 +80,7 @@ class ImagePreviews(Previews):
     """
 
     needs = ["preview_images"]
+    panels = staticmethod(image_panels)
 
     @checked
     def __init__(self, first: OptionalCount = 100, every: Count = 500, num: Count = 3):
@@ -75,12 +88,10 @@ class ImagePreviews(Previews):
         self.num = num
 
     def write_outputs(self, trainer: L.Trainer, module: TrainingModule, step: int) -> None:
-        names = preview_names(trainer.datamodule, self.num)
-        for number, (image, target) in enumerate(trainer.datamodule.preview_images(self.num)):
+        for number, (facts, picture) in enumerate(self.panels(module.eval_network, trainer.datamodule, self.num)):
             name = f"step_{step:06d}_{number}"
-            picture = panel(module.eval_network, image, target)
             write_image(self.folder(trainer) / f"{name}.png", picture)
-            add_captions(self.folder(trainer), {name: {"file": names[number]}})
+            add_captions(self.folder(trainer), {name: facts})
             log_file(trainer, self.folder(trainer) / f"{name}.png", f"image_{number}", step)
 
 
@@ -92,14 +103,15 @@ class ImageSamples(Samples):
     """
 
     needs = ["preview_images"]
+    panels = staticmethod(image_panels)
+    kind, example = "images", "IMAGE... --out labeled"
 
     @checked
     def __init__(self, num: OptionalCount = 8):
         self.num = num
 
     def write(self, network: nn.Module, data: L.LightningDataModule | None, folder: Path) -> str:
-        names = preview_names(data, self.num)
-        for number, (image, target) in enumerate(data.preview_images(self.num)):
-            add_captions(folder / "samples", {f"image_{number:03d}": {"file": names[number]}})
-            write_image(folder / "samples" / f"image_{number:03d}.png", panel(network, image, target))
-        return f"Look: {folder / 'report.html'}\nmore images: wavedil segment {folder / 'model'} IMAGE... --out labeled"
+        for number, (facts, picture) in enumerate(self.panels(network, data, self.num)):
+            add_captions(folder / "samples", {f"image_{number:03d}": facts})
+            write_image(folder / "samples" / f"image_{number:03d}.png", picture)
+        return f"Look: {folder / 'report.html'}\nmore {self.kind}: wavedil segment {folder / 'model'} {self.example}"

@@ -15,6 +15,7 @@ from wavedil.shards import is_folder
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.pair_dataset import PairDataset
 from wavedil.vision.data.pairs import split_folder, without_excluded
+from wavedil.vision.data.patch_augmentation import PatchAugmentation
 from wavedil.vision.data.volumes import (
     check_classes,
     check_same_grid,
@@ -89,18 +90,32 @@ class VolumeDataset(PairDataset):
         pairs: volume and label files.
         num_classes: number of classes; None for any.
         channels: of the volumes.
+
+    Attributes:
+        voxel_sizes: millimeters along (depth, height, width) of each volume that was read, by its number.
     """
 
     def __init__(self, pairs: Sequence[VolumePair], num_classes: int | None = None, channels: int = 1):
         super().__init__(pairs)
         self.num_classes, self.channels = num_classes, channels
+        self.voxel_sizes: dict[int, tuple[float, float, float]] = {}
+        self._normalize: Callable[[Tensor], Tensor] | None = None
+
+    def normalize_with(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Applies a function of ``(1, channels, depth, height, width)`` to each volume from now on."""
+        self._normalize = function
+        self._cache = {index: (self._normalized(image), truth) for index, (image, truth) in self._cache.items()}
+
+    def _normalized(self, image: np.ndarray) -> np.ndarray:
+        return image if self._normalize is None else self._normalize(torch.from_numpy(image)[None])[0].numpy()
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """The volume, and its labels as uint8."""
         pair = self.pairs[index]
         image, labels = read_volume(pair.image, self.channels), read_label_volume(pair.mask)
         check_same_grid(image, labels, pair.image, pair.mask)
-        return image.values, check_classes(labels.values, self.num_classes, pair.mask)
+        self.voxel_sizes[index] = image.voxel_size
+        return self._normalized(image.values), check_classes(labels.values, self.num_classes, pair.mask)
 
     def item(self, image: np.ndarray, truth: np.ndarray) -> dict[str, Tensor]:
         return {"image": torch.from_numpy(image), "labels": torch.from_numpy(truth).long()}
@@ -129,11 +144,11 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
 
     Args:
         volumes: the volumes.
-        size: (depth, height, width) of the patches. A smaller volume is padded with ``fill``, and its labels are
-            ignored there.
+        size: (depth, height, width) of the patches. A smaller volume is padded with 0, and its labels are ignored
+            there.
         foreground: share of the patches whose center is a voxel of another class than 0, as far as the edges of the
             volume allow; the others are anywhere. A volume without such voxels has only the others.
-        fill: value of each channel outside the volume.
+        augmentation: changes patches and their labels, see :class:`wavedil.vision.PatchAugmentation`; None: none.
         seed: any non-negative integer.
     """
 
@@ -143,7 +158,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         size: tuple[int, int, int],
         *,
         foreground: float = 0.5,
-        fill: Sequence[float] = (0.0,),
+        augmentation: PatchAugmentation | None = None,
         seed: int = 0,
     ):
         if len(size) != 3 or min(size) < 1:
@@ -151,7 +166,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
         if not 0 <= foreground <= 1:
             raise WavedilError(f"foreground is {foreground}: expected a share of the patches, 0 to 1")
         self.volumes, self.size, self.foreground, self.seed = volumes, tuple(size), foreground, seed
-        self.fill = np.array(fill, np.float32).reshape(-1, 1, 1, 1)
+        self.augmentation = augmentation
 
     def __len__(self) -> int:
         return 2**31
@@ -181,8 +196,9 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"patch {index} of {len(self)}")
-        image, labels = self.volumes.read(self._volume(index))
-        patch = np.broadcast_to(self.fill, (len(image), *self.size)).copy()
+        number = self._volume(index)
+        image, labels = self.volumes.read(number)
+        patch = np.zeros((len(image), *self.size), np.float32)
         truth = np.full(self.size, IGNORED, np.uint8)
         inside, window = [], []
         for first, part, side in zip(self.start(index, labels), self.size, labels.shape, strict=True):
@@ -191,4 +207,7 @@ class RandomPatches(Dataset[dict[str, Tensor]]):
             inside.append(slice(low - first, high - first))
         patch[(slice(None), *inside)] = image[(slice(None), *window)]
         truth[tuple(inside)] = labels[tuple(window)]
+        if self.augmentation is not None:
+            generator = np.random.default_rng([self.seed, 2, index])
+            patch, truth = self.augmentation(patch, truth, self.volumes.voxel_sizes[number], generator)
         return {"image": torch.from_numpy(patch), "labels": torch.from_numpy(truth).long()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule
 from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Channels
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, with_article
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.models.predictor import Mean, Std
 from wavedil.vision.models.segmenter import LabelCount
@@ -36,10 +36,12 @@ class VolumeSegmenter(nn.Module):
         dilations: a schedule, or a list in which a layer has one integer per axis (depth, height, width), e.g. smaller
             ones along the depth if voxels are deeper than wide.
         classes: class names; default ``"0"``, ``"1"``, ...
-        mean, std: mean and standard deviation of each channel; the layers get (volume - mean) / std.
+        normalization: from volumes ``(batch, channels, *space)`` to normalized ones of the same shape, e.g.
+            :class:`wavedil.vision.NormalizeIntensity`; None: (volume - mean) / std.
+        mean, std: mean and standard deviation of each channel, without ``normalization``.
 
     Raises:
-        WavedilError: names, means or deviations of another number than classes or channels.
+        WavedilError: names, means or deviations of another number than classes or channels, or besides a normalization.
     """
 
     title = "a VolumeSegmenter"
@@ -52,6 +54,7 @@ class VolumeSegmenter(nn.Module):
         dilations: Schedule | Sequence[PerAxis] = DILATIONS,
         *,
         classes: Sequence[str] | None = None,
+        normalization: nn.Module | None = None,
         mean: Mean | None = None,
         std: Std | None = None,
     ):
@@ -59,6 +62,11 @@ class VolumeSegmenter(nn.Module):
         names = [str(label) for label in range(num_classes)] if classes is None else classes
         if len(names) != num_classes:
             raise WavedilError(f"classes has {len(names)} names: expected one for each of {num_classes} classes")
+        if normalization is not None and (mean is not None or std is not None):
+            raise WavedilError(
+                f"mean and std are set, and normalization is {with_article(normalization)}: leave them out"
+            )
+        self.normalization = normalization
         mean, std = mean or [0.0] * in_channels, std or [1.0] * in_channels
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != in_channels:
@@ -109,7 +117,31 @@ class VolumeSegmenter(nn.Module):
                 f"volume is {volume.dtype} of shape {tuple(volume.shape)}: expected floats of shape (batch, "
                 f"{self.in_channels}, depth, height, width)"
             )
-        return self.final(self.stack(self.first((volume - self.mean) / self.std)))
+        return self.scores(self.normalize(volume))
+
+    def normalize(self, volume: Tensor) -> Tensor:
+        """Normalized volumes, which have to be complete: parts of a volume may have other statistics."""
+        if self.normalization is None:
+            return _standardize(volume, self.mean, self.std)
+        return self.normalization(volume)
+
+    def scores(self, normalized: Tensor) -> Tensor:
+        """Class scores of normalized volumes, or of parts of them."""
+        return self.final(self.stack(self.first(normalized)))
+
+
+def normalizer(
+    normalization: nn.Module | None = None, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+) -> Callable[[Tensor], Tensor]:
+    """:meth:`VolumeSegmenter.normalize` of a network with these arguments."""
+    if normalization is not None:
+        return normalization
+    views = {name: torch.tensor(values).view(-1, 1, 1, 1) for name, values in (("mean", mean), ("std", std))}
+    return partial(_standardize, **views)
+
+
+def _standardize(volume: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return (volume - mean) / std
 
 
 def _norm_relu(channels: int) -> nn.Module:
