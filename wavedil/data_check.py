@@ -60,7 +60,8 @@ class DataCheck:
         try:
             return read(*arguments)
         except WavedilError as error:
-            self.add(path, kind, str(error).removeprefix(f"{path} ").removeprefix(f"{path}: "))
+            name = printable(path)
+            self.add(path, kind, str(error).removeprefix(f"{name} ").removeprefix(f"{name}: "))
             return None
 
     def complete(self, found: Sequence[Mapping[str, Path]], kinds: Sequence[str]) -> list[tuple[Path, ...]]:
@@ -106,7 +107,7 @@ class DataCheck:
 
     def __str__(self) -> str:
         lines = [f"{count_text(self.count, 'file')} in {printable(self.data)}"]
-        lines += [f"{name}: {_text(value)}" for name, value in self.facts.items()]
+        lines += [f"{name}: {_text(value)}" for name, value in self.facts.items() if value not in ({}, [])]
         for kind, number in Counter(finding.kind for finding in self.findings).most_common():
             lines.append(f"\n{kind}: {number}")
             found = [finding for finding in self.findings if finding.kind == kind]

@@ -68,6 +68,8 @@ def test_what_is_listed_is_left_out(sounds, tmp_path, capsys):
     for name in ("04.wav", "10.wav"):
         (sounds / name).write_bytes(b"broken")
     listed = tmp_path / "lists" / "broken.txt"
+    status, result = check(capsys, sounds, "-c", "pluck", "--data.exclude", "04")
+    assert status == 1 and result["count"] == 19
     status, result = check(capsys, sounds, "--list", listed, "--plot", tmp_path / "levels.png")
     assert status == 1 and listed.read_text() == "../sounds/04.wav\n../sounds/10.wav\n"
     assert (tmp_path / "levels.png").stat().st_size > 5000
@@ -168,7 +170,8 @@ def test_a_recipe_says_what_the_masks_are(images, capsys):
     [
         ([], "DATA is missing"),
         (["-c", "tiny"], "-c tiny: its data are built in"),
-        (["-c", "pluck", "DATA"], "-c pluck: AudioData has no check"),
+        (["-c", "jsb", "DATA"], "-c jsb: MusicData has no check before training"),
+        (["-c", "pluck", "DATA"], "no audio files"),
         (["-c", "tiny", "DATA", "--masks", "labels"], "--masks is for DATA without -c: set --data.masks"),
         (["-c", "tiny", "DATA", "--data.root", "x"], "data.root is given twice"),
         (["-c", "tiny", "DATA", "--data.clases", "3"], "did you mean"),

@@ -95,9 +95,11 @@ def _check(arguments: argparse.Namespace, bar: Bar):
             name = next(iter(chosen))
             raise WavedilError(f"--{name.replace('_', '-')} is for DATA without -c: set --data.{name}")
         return _check_recipe(arguments, bar)
-    if arguments.data is None:
+    if not arguments.data:
         raise WavedilError("DATA is missing: name a folder, or a recipe with -c")
+    from wavedil.audio.data.audio_files import FORMATS
     from wavedil.audio.data.check import check_recordings
+    from wavedil.files import walk_files
     from wavedil.shards import is_folder
     from wavedil.vision.data.check import check_images
     from wavedil.vision.data.check_folder import check_folder
@@ -114,7 +116,15 @@ def _check(arguments: argparse.Namespace, bar: Bar):
     check = check_folder(root, FolderLayout(**chosen), progress=bar.update)
     if check is None and chosen:
         raise WavedilError(f"{root} has no folder {chosen.get('images', 'images')}: expected images and masks")
-    return check or check_recordings(root, progress=bar.update)
+    try:
+        return check or check_recordings(root, progress=bar.update)
+    except WavedilError:
+        if not is_folder(root) or walk_files(root, FORMATS):
+            raise
+        raise WavedilError(
+            f"{root}: no audio files, and no folder images or masks: name these folders with --images and --masks, or "
+            "another layout with --format, or a recipe with -c"
+        ) from None
 
 
 def _check_recipe(arguments: argparse.Namespace, bar: Bar):

@@ -1,16 +1,19 @@
 """The base class of the data modules that train on folders of recordings."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 
 from wavedil.audio.data import audio_files, pluck
+from wavedil.audio.data.check import check_recordings
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.published import find_published
 from wavedil.audio.data.resampling import log_resampling
 from wavedil.audio.data.split import split_files
+from wavedil.data_check import DataCheck
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar
 from wavedil.train.data import TrainingData
@@ -68,6 +71,11 @@ class RecordingsData(TrainingData):
         is_one_file = split.train[0].path == split.validation[0].path
         log_resampling(self.train.rates + (Counter() if is_one_file else self.valid.rates), sample_rate)
         return f"{split.note}\ntrain: {self.train}\nvalid: {self.valid}", folder, speakers
+
+    def check_data(self, module: L.LightningModule, progress: Callable[[int, int], None] | None = None) -> DataCheck:
+        """Checks all files before training, for ``wavedil check -c RECIPE``."""
+        folder = self.root if self.dataset is None else find_published(self.dataset, self.root)[0]
+        return check_recordings(folder, exclude=self.exclude, progress=progress)
 
     def data_files(self) -> list[Sequence[Path]]:
         return [self.train.paths, self.valid.paths]

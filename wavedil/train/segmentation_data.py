@@ -180,7 +180,9 @@ class SegmentationData(TrainingData):
     def truth_to_check(self) -> Truth:
         """What the masks are, for a check of folders."""
         scheme = known_scheme(**self.labels)
-        return MaskValues(self.labels["ignore_label"]) if scheme is None else ClassMasks(scheme)
+        if scheme is None:
+            return MaskValues(self.labels["ignore_label"], self.labels["palette"])
+        return ClassMasks(scheme)
 
     def data_files(self) -> list[Sequence[Path]]:
         pairs = [*self.train.pairs, *self.valid.pairs]

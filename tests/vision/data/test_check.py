@@ -10,7 +10,7 @@ from wavedil.vision import write_label_volume
 from wavedil.vision.data import overlaps
 from wavedil.vision.data.check import check_images
 from wavedil.vision.data.check_folder import check_folder
-from wavedil.vision.data.check_truth import ClassMasks
+from wavedil.vision.data.check_truth import ClassMasks, MaskValues
 from wavedil.vision.data.check_volumes import check_volumes
 from wavedil.vision.data.images import write_image
 from wavedil.vision.data.labels import LabelScheme
@@ -154,3 +154,25 @@ def test_folders_that_are_no_data_are_refused(tmp_path):
     gray(tmp_path / "images" / "a.png", [[1]])
     with pytest.raises(WavedilError, match=r"masks is not a folder"):
         check_folder(tmp_path)
+
+
+def test_a_stray_mask_or_class_does_not_hide_the_classes(tmp_path):
+    root = overlaps.make_overlaps(tmp_path / "data", 2, 1, 32)
+    shutil.copy(root / "train/masks/disc/0000.png", root / "train/masks/0000.png")
+    shutil.copytree(root / "val/masks/disc", root / "val/masks/hexagon")
+    (root / "val/images/a\nb.png").write_bytes(b"x")
+    for name in overlaps.CLASSES:
+        shutil.copy(root / "val/masks/disc/0000.png", root / f"val/masks/{name}/a\nb.png")
+    check = check_folder(root)
+    assert list(check.facts["classes in % of pixels"]) == sorted(overlaps.CLASSES)
+    assert "has ['hexagon'], which the training set does not have" in check.facts["warnings"][0]
+    assert [each.text for each in check.findings if each.kind == "broken"][0].startswith("is not an image")
+
+
+def test_volumes_without_labels_and_a_palette_that_does_not_fit(tmp_path, street):
+    pytest.importorskip("nibabel")
+    write_label_volume(tmp_path / "scans" / "images" / "1.nii", np.zeros((2, 2, 2), int), np.eye(4))
+    with pytest.raises(WavedilError, match=r"masks is not a folder: expected volumes"):
+        check_folder(tmp_path / "scans")
+    check = check_images(street, truth=MaskValues(palette=[(1, 2, 3)]))
+    assert check.facts["warnings"] == ["palette has 1 entries: expected one for each of 3 classes"]

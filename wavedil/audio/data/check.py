@@ -13,6 +13,7 @@ from wavedil.audio.data.corpus import SILENCE
 from wavedil.audio.data.levels import OUTSIDE
 from wavedil.audio.data.streams import read_blocks
 from wavedil.data_check import BROKEN, DataCheck
+from wavedil.files import excluded_paths
 
 FULL_SCALE = 0.999
 CLIPPED_RUN = 3  # samples in a row at full scale
@@ -21,7 +22,9 @@ QUIET_DB = -40.0  # peak, relative to full scale
 _BLOCK = 2**18  # samples
 
 
-def check_recordings(root: str | Path, *, progress: Callable[[int, int], None] | None = None) -> DataCheck:
+def check_recordings(
+    root: str | Path, *, exclude: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> DataCheck:
     """Decodes every audio file below a folder.
 
     Findings are ``broken`` (cannot be decoded, is empty, or has NaN or infinity), ``silent`` (peak below -80 dB of full
@@ -31,12 +34,16 @@ def check_recordings(root: str | Path, *, progress: Callable[[int, int], None] |
 
     Args:
         root: a folder, or one file.
+        exclude: files to leave out; see :func:`wavedil.files.excluded_paths`.
         progress: called with the numbers of finished and of all files.
 
     Raises:
         WavedilError: the folder is missing or has no audio files.
     """
     paths = list_audio_files(root)
+    if exclude is not None:
+        excluded = excluded_paths(paths, exclude)
+        paths = [path for path in paths if path not in excluded]
     check = DataCheck(str(root), len(paths))
     usable, seen = [], {}
     for number, path in enumerate(paths, 1):

@@ -1,7 +1,9 @@
 """Checks a folder of images or volumes, whose kind the names of its files tell."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from wavedil.data_check import DataCheck
@@ -33,20 +35,25 @@ def check_folder(
         None if the root has neither of the folders of ``layout``.
     """
     root, layout = Path(root), layout or FolderLayout()
+    with warnings.catch_warnings(action="ignore"):  # the check lists the same folders again
+        check = _find_check(root, layout)
+    return check and check(exclude=exclude, progress=progress)
+
+
+def _find_check(root: Path, layout: FolderLayout) -> Callable[..., DataCheck] | None:
     part = (parts_of(root) or [root])[0]
     if layout.masks == FolderLayout().masks and not is_folder(part / layout.masks) and is_folder(part / TARGETS):
-        layout = replace(layout, masks=TARGETS)
-        return check_images(root, layout, truth=TargetMaps(), exclude=exclude, progress=progress)
-    folders = [part / name for name in (layout.images, layout.masks)]
-    if not any(map(is_folder, folders)):
+        return partial(check_images, root, replace(layout, masks=TARGETS), truth=TargetMaps())
+    folders = [folder for name in (layout.images, layout.masks) if is_folder(folder := part / name)]
+    if not folders:
         return None
-    if all(map(is_folder, folders)) and any(map(list_volumes, folders)):
-        return check_volumes(root, layout.images, layout.masks, exclude=exclude, progress=progress)
-    return check_images(root, layout, truth=_truth(part, layout), exclude=exclude, progress=progress)
+    if any(map(list_volumes, folders)):
+        return partial(check_volumes, root, layout.images, layout.masks)
+    return partial(check_images, root, layout, truth=_find_truth(part, layout))
 
 
-def _truth(part: Path, layout: FolderLayout) -> Truth:
-    """Masks in a folder for each class if their names are those of images without the first folder."""
+def _find_truth(part: Path, layout: FolderLayout) -> Truth:
+    """Masks in a folder for each class if more of their names, without the first folder, are names of images."""
     images, masks = stems(part, layout)
-    apart = not images.keys() & masks.keys() and any(name.partition("/")[2] in images for name in masks)
-    return ClassFolders() if apart else MaskValues()
+    is_apart = sum(name.partition("/")[2] in images for name in masks) > len(images.keys() & masks.keys())
+    return ClassFolders() if is_apart else MaskValues()

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from wavedil.data_check import BROKEN, DataCheck
-from wavedil.errors import WavedilError
-from wavedil.vision.data.dataset import count_classes, read_values
+from wavedil.errors import WavedilError, shown
+from wavedil.vision.data.dataset import count_classes, known_scheme, read_values
 from wavedil.vision.data.images import read_mask, read_target
 from wavedil.vision.data.labels import IGNORED, Ignored, LabelScheme
 from wavedil.vision.data.multilabel import IGNORED_BITS, MultilabelPair, class_folders
 from wavedil.vision.data.pairs import FolderLayout, ImagePair, stems, without_excluded
+from wavedil.vision.data.palette import Color
 from wavedil.vision.data.shares import class_shares, class_warnings
 
 _VALUES = 64  # values of masks in the summary
@@ -51,8 +52,9 @@ class Truth:
 class MaskValues(Truth):
     """Masks whose classes are not known: their values are counted."""
 
-    def __init__(self, ignore_label: Ignored = IGNORED):
-        self.ignore_label, self.values, self.source = ignore_label, Counter(), ""
+    def __init__(self, ignore_label: Ignored = IGNORED, palette: Sequence[Color] | None = None):
+        self.ignore_label, self.palette = ignore_label, palette
+        self.values, self.source = Counter(), ""
 
     def read(self, check: DataCheck, pair: ImagePair, path: Path, part: str) -> Iterator[tuple[Path, tuple[int, int]]]:
         mask = check.attempt(path, BROKEN, _gray_or_colors, pair)
@@ -74,7 +76,9 @@ class MaskValues(Truth):
             counts = np.zeros(max(self.values) + 1, np.int64)
             counts[list(self.values)] = list(self.values.values())
             try:
-                facts["classes"] = count_classes(counts, self.ignore_label, self.source)
+                number = count_classes(counts, self.ignore_label, self.source)
+                known_scheme(number, None, self.ignore_label, self.palette)
+                facts["classes"] = number
             except WavedilError as error:
                 facts["warnings"] = [str(error)]
         return facts
@@ -165,11 +169,17 @@ class ClassFolders(Truth):
     """A folder of masks for each class: pixels may have several."""
 
     def __init__(self, names: Sequence[str] | None = None, ignore_label: int | None = None):
-        self.tally, self.ignore_label = ClassTally(names, several=True), ignore_label
-        self.facts, self.distributions = self.tally.facts, self.tally.distributions
+        self.tally, self.names, self.ignore_label = ClassTally(names, several=True), names, ignore_label
+        self.notes: list[str] = []
+        self.distributions = self.tally.distributions
 
     def find(self, check: DataCheck, folder: Path, layout: FolderLayout, exclude: str | None) -> list[MultilabelPair]:
-        names = self.tally.names = self.tally.names or class_folders(folder / layout.masks)
+        if self.names is None:
+            others = [name for name in class_folders(folder / layout.masks) if name not in (self.tally.names or ())]
+            if self.tally.names and others:
+                self.notes.append(f"{folder / layout.masks} has {shown(others)}, which the training set does not have")
+            self.tally.names = self.tally.names or others
+        names = self.tally.names
         found = [stems(folder, replace(layout, masks=f"{layout.masks}/{name}")) for name in names]
         found = without_excluded([found[0][0], *(masks for _, masks in found)], exclude)
         kinds = ("image", *(f"mask of {name}" for name in names))
@@ -196,6 +206,11 @@ class ClassFolders(Truth):
             check.add(pair.image, "unlabeled", "all pixels are ignored")
         counts = np.array([int(((bits >> label) & 1)[~ignored].sum()) for label in range(len(masks))])
         self.tally.add(counts, int((~ignored).sum()), bits.size, part)
+
+    def facts(self, train: str) -> dict[str, Any]:
+        facts = self.tally.facts(train)
+        warnings = [*self.notes, *facts.get("warnings", ())]
+        return facts | ({"warnings": warnings} if warnings else {})
 
 
 class TargetMaps(Truth):

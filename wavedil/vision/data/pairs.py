@@ -159,10 +159,7 @@ def split_folder(
     root = Path(root)
     if not is_folder(root):
         raise WavedilError(f"{root} is not a folder: expected a folder of {kind} and masks")
-    parts = parts_of(root)
-    if parts:
-        if validation is not None:
-            raise WavedilError(f"validation is {validation!r}, but {root} has the folder {parts[1].name}: leave it out")
+    if parts := _parts(root, validation):
         train, valid = (find(part) for part in parts)
         rule = f"folders {parts[0].name} and {parts[1].name}"
     else:
@@ -174,8 +171,7 @@ def find_sets(
     root: PathLike, find: Callable[[Path], list[Pair]], validation: str | None = None, kind: str = "images"
 ) -> dict[str, list[Pair]]:
     """The pairs of :func:`split_folder` by the name of their set, which may be empty."""
-    parts = parts_of(Path(root))
-    if parts:
+    if parts := _parts(Path(root), validation):
         return {part.name: find(part) for part in parts}
     train, valid, _ = _by_rule(find(Path(root)), validation, kind)
     return {TRAIN[0]: train, VALIDATION[0]: valid}
@@ -203,6 +199,13 @@ def held_out_part(
     if not valid:
         raise WavedilError(f"{rule}: that is none of the {kind} in {root}")
     return valid
+
+
+def _parts(root: Path, validation: str | None) -> list[Path]:
+    parts = parts_of(root)
+    if parts and validation is not None:
+        raise WavedilError(f"validation is {validation!r}, but {root} has the folder {parts[1].name}: leave it out")
+    return parts
 
 
 def _by_rule(pairs: list[Pair], validation: str | None, kind: str) -> tuple[list[Pair], list[Pair], str]:
