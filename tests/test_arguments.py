@@ -110,6 +110,9 @@ EXAMPLES = {
     vision.VolumeSegmenter: lambda: vision.VolumeSegmenter(
         2, 2, 4, [[1, 2, 2], 1], classes=["a", "b"], mean=[1.0, 2.0], std=[0.5, 3.0]
     ),
+    vision.NormalizeIntensity: vision.NormalizeIntensity,
+    vision.ScaleIntensityRange: lambda: vision.ScaleIntensityRange(-160, 240),
+    vision.PatchAugmentation: lambda: vision.PatchAugmentation(["width"], gamma=[0.7, 1.5]),
     vision.MultilabelSegmenter: lambda: vision.MultilabelSegmenter(
         vision.SmallBackbone(8, 4), vision.Conv1x1Head(8, 2), num_classes=2, classes=["a", "b"], ignore_label=9
     ),

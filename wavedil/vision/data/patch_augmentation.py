@@ -13,6 +13,7 @@ from wavedil.weights import register
 AXES = ("depth", "height", "width")
 #: Voxel sizes of two axes that are equal up to this share may be exchanged.
 _EQUAL = 0.01
+Exponent = Annotated[float, Range(0, 10, exclude_low=True)]
 
 
 @register
@@ -33,7 +34,7 @@ class PatchAugmentation:
             logarithm is uniformly distributed. Null: no such change.
 
     Raises:
-        WavedilError: unknown axes, or a minimum that is not above 0, or above the maximum.
+        WavedilError: unknown axes, or a minimum above the maximum.
     """
 
     def __init__(
@@ -43,10 +44,10 @@ class PatchAugmentation:
         scale: Annotated[float, Range(0, 1)] = 0.1,
         shift: Annotated[float, Range(0, 1e3)] = 0.1,
         noise: Annotated[float, Range(0, 1e3)] = 0.0,
-        gamma: tuple[float, float] | None = None,
+        gamma: tuple[Exponent, Exponent] | None = None,
     ):
-        if gamma is not None and not 0 < gamma[0] <= gamma[1] <= 10:
-            raise WavedilError(f"gamma is {list(gamma)}: expected [minimum, maximum] exponent, above 0 and at most 10")
+        if gamma is not None and gamma[0] > gamma[1]:
+            raise WavedilError(f"gamma is {list(gamma)}: expected [minimum, maximum] exponent")
         self.flip, self.rotate, self.scale, self.shift, self.noise = tuple(flip), rotate, scale, shift, noise
         self.gamma = gamma
 
