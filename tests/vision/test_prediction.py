@@ -23,8 +23,9 @@ from wavedil.vision import (
     to_dense,
 )
 from wavedil.vision.data.dataset import ImagePair
-from wavedil.vision.data.images import resize, write_image, write_labels
+from wavedil.vision.data.images import write_image, write_labels
 from wavedil.vision.data.palette import default_palette
+from wavedil.vision.data.pixels import resize
 from wavedil.vision.evaluation import evaluate
 from wavedil.vision.prediction import predict, probabilities
 from wavedil.vision.tiles import score_map, tile_margin

@@ -14,7 +14,8 @@ from wavedil.core.schema import Range, checked
 from wavedil.core.tensors import to_tensor
 from wavedil.errors import WavedilError, shown
 from wavedil.ops.memory import check_memory
-from wavedil.vision.data.images import full_scale, pillow_pixels, resize, scaled_size
+from wavedil.vision.data.images import pillow_pixels
+from wavedil.vision.data.pixels import full_scale, resize, scaled_size
 from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.regressor import Regressor

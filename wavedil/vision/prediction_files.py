@@ -12,8 +12,9 @@ from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths, ref
 from wavedil.errors import WavedilError
 from wavedil.outputs import check_folder_name, claim_folder, name_outputs
 from wavedil.vision.crf import DenseCRF
-from wavedil.vision.data.images import list_images, read_image, to_rgb, write_image, write_labels, write_values
+from wavedil.vision.data.images import list_images, read_image, write_image, write_labels, write_values
 from wavedil.vision.data.palette import overlay, overlay_masks
+from wavedil.vision.data.pixels import to_rgb
 from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wavedil.core.receptive_field import per_axis
 from wavedil.errors import WavedilError
-from wavedil.vision.data.images import full_scale
+from wavedil.vision.data.pixels import full_scale
 from wavedil.vision.models.predictor import DensePredictor
 
 

@@ -24,9 +24,10 @@ from wavedil.vision import (
 from wavedil.vision.data.check import check_images
 from wavedil.vision.data.dataset import SegmentationDataset
 from wavedil.vision.data.image_crops import RandomImageCrops
-from wavedil.vision.data.images import full_scale, image_size, resize, scaled_pixels, to_rgb
+from wavedil.vision.data.images import image_size
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.data.pairs import find_pairs
+from wavedil.vision.data.pixels import full_scale, resize, scaled_pixels, to_rgb
 
 RNG = np.random.default_rng(0)
 DEEP = RNG.integers(0, 65536, (6, 9, 1), dtype=np.uint16)

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.images import image_size, list_images, read_image, read_mask, resize, resize_mask, write_labels
+from wavedil.vision.data.images import image_size, list_images, read_image, read_mask, write_labels
 from wavedil.vision.data.palette import colorize, default_palette, overlay
+from wavedil.vision.data.pixels import resize, resize_mask
 
 GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 RGB = np.stack([GRAY, 255 - GRAY, GRAY // 2], axis=-1)

@@ -15,10 +15,11 @@ from wavedil.train.data import Count, OptionalCount
 from wavedil.train.loggers import log_file
 from wavedil.train.module import TrainingModule
 from wavedil.train.previews import Previews, Samples, preview_names
-from wavedil.vision.data.images import scaled_pixels, to_rgb, write_image
+from wavedil.vision.data.images import write_image
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.multilabel import unpack
 from wavedil.vision.data.palette import overlay, overlay_masks
+from wavedil.vision.data.pixels import scaled_pixels, to_rgb
 from wavedil.vision.models.multilabel import MultilabelSegmenter
 from wavedil.vision.models.predictor import DensePredictor
 from wavedil.vision.models.segmenter import Segmenter

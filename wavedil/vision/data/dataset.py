@@ -8,19 +8,12 @@ import torch
 from torch import Tensor
 
 from wavedil.errors import WavedilError
-from wavedil.vision.data.images import (
-    full_scale,
-    read_image,
-    read_target,
-    resize,
-    resize_mask,
-    scaled_pixels,
-    scaled_size,
-)
+from wavedil.vision.data.images import read_image, read_target
 from wavedil.vision.data.labels import IGNORED, Ignored, LabelScheme, Value
 from wavedil.vision.data.pair_dataset import PairDataset
 from wavedil.vision.data.pairs import ImagePair
 from wavedil.vision.data.palette import Color
+from wavedil.vision.data.pixels import full_scale, resize, resize_mask, scaled_pixels, scaled_size
 
 
 class ImageDataset(PairDataset):

@@ -13,8 +13,8 @@ from wavedil.errors import WavedilError
 from wavedil.skipped import SkippedFiles
 from wavedil.vision.data.augmentation import ClassBalance, JointTransforms
 from wavedil.vision.data.dataset import ImageDataset
-from wavedil.vision.data.images import scaled_pixels
 from wavedil.vision.data.labels import IGNORED
+from wavedil.vision.data.pixels import scaled_pixels
 
 MEAN_COLOR = (124, 116, 104)  # mean of ImageNet
 

@@ -17,9 +17,10 @@ from wavedil.core.schema import Range
 from wavedil.errors import WavedilError, shown
 from wavedil.files import normalized
 from wavedil.vision.data.dataset import ImageDataset
-from wavedil.vision.data.images import list_images, read_mask, resize_mask, scaled_size
+from wavedil.vision.data.images import list_images, read_mask
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.data.pairs import FolderLayout, ImagePair, PathLike
+from wavedil.vision.data.pixels import resize_mask, scaled_size
 
 MAX_CLASSES = 23  # crops hold the bits in float32, which is exact up to 2^24
 ClassCount = Annotated[int, Range(1, MAX_CLASSES)]
