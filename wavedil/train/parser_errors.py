@@ -27,6 +27,17 @@ _KINDS = {
 _CLASSES = ("wavedil.train", "wavedil.train.loggers", "wavedil.audio", "wavedil.vision", "torch.optim")
 _CLASSES += ("wavedil.audio.models.nam", "wavedil.audio.models.tcn", "wavedil.audio.effects.losses")
 _CLASSES += ("wavedil.vision.losses", "wavedil.vision.crf")
+_LOSSES, _HEADS = ("wavedil.vision.losses", "wavedil.audio.effects.losses"), ("wavedil.vision.models.heads",)
+#: Of some options, by the end of their key: only these are suggested for them.
+_CLASSES_OF = {
+    "loss": _LOSSES,
+    "losses": _LOSSES,
+    "head": _HEADS,
+    "auxiliary": _HEADS,
+    "optimizer": ("torch.optim",),
+    "callbacks": ("wavedil.train", "lightning.pytorch.callbacks"),
+    "logger": ("wavedil.train.loggers", "lightning.pytorch.loggers"),
+}
 _CLASSES += tuple(
     f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "strategies", "plugins", "profilers")
 )
@@ -54,7 +65,8 @@ def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: A
     chain = [key for key in re.findall(r'[Pp]arser key "([^"]+)"', text) if key != "config"]
     nested = max(re.findall(r"NestedArg\(key='([^']+)'", text), key=len, default="")
     keys = [*chain[:1], nested] if nested.count(".") + 2 >= len(chain) and nested else chain
-    explained, place = _explained(text), ".".join(keys)
+    place = ".".join(keys)
+    explained = _explained(text, place)
     if not keys:
         return explained
     option = re.fullmatch(r"Option '(.*)' is not accepted", explained)
@@ -83,8 +95,8 @@ def _without_alternatives(text: str) -> str:
     return " - Problem with given class_path ".join([head, *kept])
 
 
-def _explained(text: str) -> str:
-    """The problem, without the list of types that the parser has tried."""
+def _explained(text: str, place: str) -> str:
+    """The problem with the option ``place``, without the list of types that the parser has tried."""
     text = re.sub(r"<class '([^']+)'>", r"\1", text.replace("typing.", "").replace("collections.abc.", ""))
     found = re.search(r"Option '[^']*' is not accepted", text)
     if found:
@@ -103,7 +115,7 @@ def _explained(text: str) -> str:
     missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", innermost)
     if missing:
         name = ".".join(missing.groups())
-        return f"{name} is not a known class{_similar_class(name)}"
+        return f"{name} is not a known class{_similar_class(name, place)}"
     callables = re.search(r"expects a function or a callable class: (.+?)(?:\. Got value: | - |$)", innermost)
     if callables and "is not accepted" not in callables[1] and "a dot import path" not in callables[1]:
         return f"is {value}: expected a class, or a function that returns a part ({callables[1]})"
@@ -113,7 +125,7 @@ def _explained(text: str) -> str:
         return problems[-1].removeprefix("Problem with given class_path ").replace("HINT: ", "")
     unknown = re.search(r"Expected a dot import path string: (.+?)(?: - | Given |$)", innermost)
     if unknown:
-        similar_class = _similar_class(unknown[1])
+        similar_class = _similar_class(unknown[1], place)
         if "did you mean" in similar_class or not (set(kinds) - {"null", "a list"}):
             return f"{unknown[1]} is not a known class{similar_class}"
     if kinds and cut:
@@ -134,9 +146,10 @@ def _kinds(text: str) -> Iterator[str]:
             yield _KINDS[one]
 
 
-def _similar_class(name: str) -> str:
-    """The end of an error about an unknown class: a class with a similar name."""
-    modules = [*_CLASSES, *(each for each in [name.rpartition(".")[0]] if each in sys.modules)]
+def _similar_class(name: str, place: str) -> str:
+    """The end of an error about an unknown class: a class with a similar name, of a kind that the option can have."""
+    modules = _CLASSES_OF.get(place.rpartition(".")[2], _CLASSES)
+    modules += tuple(each for each in [name.rpartition(".")[0]] if each in sys.modules)
     names = {each for module in modules for each in dir(import_module(module)) if each[0].isupper()}
     found = similar(name.rpartition(".")[2], names)
     return f": did you mean {found}?" if found else ": expected an import path, e.g. my_package.MyClass"

@@ -144,6 +144,7 @@ def test_damaged_foreign_and_other_models_files_are_refused(source, tmp_path):
         with pytest.raises(WavedilError, match=message) as error:
             expand_file(other, packed, out)
         assert "\n" not in str(error.value) and not out.exists()
+        assert "compress" in str(error.value)  # the remedy, or what is expected
 
     refuses("another model", other=make(residual_scale=0.5))
     refuses("not a file that wavedil compress wrote", b"RIFF" + content)

@@ -10,9 +10,9 @@ from wavedil.errors import WavedilError
 from wavedil.vision.losses import (
     CrossEntropy,
     Dice,
-    Focal,
-    HardPixels,
+    FocalLoss,
     Lovasz,
+    OHEMCrossEntropy,
     Tversky,
     WeightedSum,
     median_frequency,
@@ -163,11 +163,11 @@ def test_focal_is_the_mean_over_labeled_pixels(gamma):
         -((1 - p[image, labels[image, y, x], y, x]) ** gamma) * p[image, labels[image, y, x], y, x].log()
         for image, y, x in (labels != 255).nonzero().tolist()
     ]
-    value, slope = grad(Focal(gamma), scores, labels)
+    value, slope = grad(FocalLoss(gamma), scores, labels)
     torch.testing.assert_close(value.double(), torch.stack(terms).mean(), rtol=1e-5, atol=1e-6)
     assert slope.isfinite().all() and (slope[:, 0][labels == 255] == 0).all()
     certain = torch.nn.functional.one_hot(labels % 255, 4).movedim(-1, 1).float() * 200
-    assert grad(Focal(gamma), certain, labels % 255)[1].isfinite().all()
+    assert grad(FocalLoss(gamma), certain, labels % 255)[1].isfinite().all()
     if gamma == 0:
         torch.testing.assert_close(value, CrossEntropy()(scores, labels))
 
@@ -176,11 +176,11 @@ def test_hard_pixels_keeps_the_hardest():
     scores, labels = batch(ignored=0.3)
     nats = F.cross_entropy(scores, labels, ignore_index=255, reduction="none")[labels != 255]
     expected = nats[nats > -torch.tensor(0.4).log()].mean()
-    torch.testing.assert_close(HardPixels(0.4, 0.0)(scores, labels), expected)
+    torch.testing.assert_close(OHEMCrossEntropy(0.4, 0.0)(scores, labels), expected)
     share = nats.sort(descending=True).values[: -(-len(nats) // 4)].mean()
-    torch.testing.assert_close(HardPixels(0.0, 0.25)(scores, labels), share)
-    torch.testing.assert_close(HardPixels(1.0)(scores, labels), CrossEntropy()(scores, labels))
-    slope = grad(HardPixels(0.0, 0.25), scores, labels)[1]
+    torch.testing.assert_close(OHEMCrossEntropy(0.0, 0.25)(scores, labels), share)
+    torch.testing.assert_close(OHEMCrossEntropy(1.0)(scores, labels), CrossEntropy()(scores, labels))
+    slope = grad(OHEMCrossEntropy(0.0, 0.25), scores, labels)[1]
     assert int((slope.abs().sum(1) > 0).sum()) == -(-len(nats) // 4)
 
 
@@ -196,11 +196,12 @@ def test_tversky_by_hand_and_as_dice():
     torch.testing.assert_close(Tversky()(scores, labels), torch.stack(values).mean())
 
 
-@pytest.mark.parametrize("loss", [Focal(), HardPixels(), Tversky()])
+@pytest.mark.parametrize("loss", [FocalLoss(), OHEMCrossEntropy(), Tversky()])
 def test_other_losses_without_a_labeled_pixel(loss):
     scores, labels = batch()
     value, slope = grad(loss, scores, torch.full_like(labels, 255))
     assert value == 0 and (slope == 0).all()
-    for cls, name in ((Focal, "gamma"), (HardPixels, "threshold"), (HardPixels, "least"), (Tversky, "alpha")):
+    hard = OHEMCrossEntropy
+    for cls, name in ((FocalLoss, "gamma"), (hard, "threshold"), (hard, "min_kept"), (Tversky, "alpha")):
         with pytest.raises(WavedilError, match=f"{name} is -1"):
             cls(**{name: -1})

@@ -12,14 +12,14 @@ from wavedil.vision.losses import (
     BoundaryLoss,
     CrossEntropy,
     Dice,
-    Focal,
-    HardPixels,
+    FocalLoss,
     Lovasz,
+    OHEMCrossEntropy,
     Tversky,
 )
 from wavedil.vision.multilabel_evaluation import MultilabelCounts
 
-LOSSES = [BinaryCrossEntropy(), Dice(), Tversky(), Focal(), HardPixels(), Lovasz()]
+LOSSES = [BinaryCrossEntropy(), Dice(), Tversky(), FocalLoss(), OHEMCrossEntropy(), Lovasz()]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_equal_to_segmentation_models_pytorch(smp, name):
     ours, theirs = {
         "dice": (Dice(), smp.DiceLoss("multilabel")),
         "tversky": (Tversky(0.3, 0.7), smp.TverskyLoss("multilabel", alpha=0.3, beta=0.7)),
-        "focal": (Focal(2.0), smp.FocalLoss("multilabel", gamma=2.0)),
+        "focal": (FocalLoss(2.0), smp.FocalLoss("multilabel", gamma=2.0)),
         "lovasz": (Lovasz(), None),
     }[name]
     if theirs is None:  # theirs is Lovasz hinge; ours of two classes is their softmax, with scores 0 for the other
@@ -71,7 +71,7 @@ def test_equal_to_segmentation_models_pytorch(smp, name):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", [Focal(), HardPixels(0.5, 0.1)])
+@pytest.mark.parametrize("loss", [FocalLoss(), OHEMCrossEntropy(0.5, 0.1)])
 def test_one_class_is_a_softmax_of_two_whose_other_score_is_0(loss):
     scores, labels = example(classes=1, ignored=0.2)
     two = torch.cat([torch.zeros_like(scores), scores], 1)
@@ -103,7 +103,7 @@ def test_refusals():
     for weight in (-1.0, "x", [1.0, float("nan")]):
         with pytest.raises(WavedilError, match="positive_weight"):
             BinaryCrossEntropy(weight)
-    for loss in (Dice(), Focal(), HardPixels()):
+    for loss in (Dice(), FocalLoss(), OHEMCrossEntropy()):
         with pytest.raises(WavedilError, match=r"labels have shape \(2, 2, 7, 9\)"):
             loss(scores, labels[:, :2])
 

@@ -3,6 +3,8 @@
 from wavedil.errors import WavedilError
 
 ONE = 1 << 16  # a probability of 1; those of decisions are from 1 to ONE - 1
+#: For files that are damaged.
+REMEDY = "copy the file again, or compress the sound again"
 _FULL = 0xFFFFFFFF
 _TOP = 0xFF000000
 
@@ -67,7 +69,7 @@ class Decoder:
             self._low = middle + 1
         while not (self._low ^ self._high) & _TOP:
             if self._at > len(self._data) + 8:
-                raise WavedilError("the data end too early")
+                raise WavedilError(f"the data end too early: {REMEDY}")
             following = self._data[self._at] if self._at < len(self._data) else 0
             self._low, self._high = self._low << 8 & _FULL, self._high << 8 & _FULL | 0xFF
             self._value = self._value << 8 & _FULL | following

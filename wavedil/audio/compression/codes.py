@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavedil.audio.compression.arithmetic import ONE, Decoder, Encoder
+from wavedil.audio.compression.arithmetic import ONE, REMEDY, Decoder, Encoder
 from wavedil.audio.distributions.base import Distribution
 from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.generation.engines.session import Session
@@ -179,7 +179,7 @@ def decode_codes(session: Session, time: int, decoder: Decoder) -> Iterator[Tens
             while not decoder.decode(_FIRST):
                 shift += 1
                 if shift == SHIFTS:
-                    raise WavedilError("the data are damaged")
+                    raise WavedilError(f"the data are damaged: {REMEDY}")
             table = _PROBABILITIES[shift]
         log_odds = make_log_odds(session.plan.distribution, session.score(placeholder)[:, :, 0], DECODED_LEVELS)
         low = np.zeros(session.batch, np.int64)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wavedil.audio.compression.arithmetic import Decoder, Encoder
+from wavedil.audio.compression.arithmetic import REMEDY, Decoder, Encoder
 from wavedil.audio.compression.codes import decode_codes, encode_codes
 from wavedil.audio.compression.header import Header, digest
 from wavedil.audio.conditioning.conditioner import Speaker
@@ -130,7 +130,7 @@ def expand_file(
         raise WavedilError(f"{source} was compressed with another model: expand it with the same weights")
     channels, length = header.channels, header.samples
     if channels * length * _FEWEST_BITS > 8 * len(data) + 64:
-        raise WavedilError(f"{source} is damaged: {len(data)} bytes cannot hold {length} samples")
+        raise WavedilError(f"{source} is damaged: {len(data)} bytes cannot hold {length} samples; {REMEDY}")
     check_memory(24 * channels * length, f"{source} has {length} samples", "expand it on a larger machine")
     started = time.perf_counter()
     session, decoder, parts = _session(model, channels, header.speaker, engine), Decoder(data), []
@@ -146,10 +146,10 @@ def expand_file(
         if digest(codes) != header.codes:
             raise WavedilError(
                 f"{source}: the checksum of the codes differs, since the file is damaged, or engine {engine} computes "
-                "too differently on this machine: try engine torch"
+                f"too differently on this machine: try engine torch, or {REMEDY}"
             )
         if not decoder.is_at_end():
-            raise WavedilError(f"{source} is damaged: its data do not end with the sound")
+            raise WavedilError(f"{source} is damaged: its data do not end with the sound; {REMEDY}")
         audio_files.write(target, model.decode(codes), model.sample_rate)
     seconds = length / model.sample_rate
     factor = round(seconds / (time.perf_counter() - started), 3)

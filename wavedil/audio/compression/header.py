@@ -15,6 +15,7 @@ from typing import Self
 
 from torch import Tensor
 
+from wavedil.audio.compression.arithmetic import REMEDY
 from wavedil.audio.conditioning.conditioner import Speaker
 from wavedil.errors import WavedilError, shown
 
@@ -64,7 +65,7 @@ class Header:
         except (ValueError, RecursionError):
             is_valid = False
         if len(content) < end or not is_valid:
-            raise WavedilError(f"{path}: its header is damaged: {content[:_SIZE].hex()}")
+            raise WavedilError(f"{path}: its header is damaged ({content[:_SIZE].hex()}): {REMEDY}")
         return cls(*(field.hex() for field in fields), channels, samples, speaker), content[end:]
 
 

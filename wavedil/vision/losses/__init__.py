@@ -13,7 +13,7 @@ by ``set_frequencies`` before training.
 
 from wavedil.losses import WeightedSum
 from wavedil.vision.losses.boundary import BoundaryLoss, signed_distance
-from wavedil.vision.losses.pixels import BinaryCrossEntropy, CrossEntropy, Focal, HardPixels, median_frequency
+from wavedil.vision.losses.pixels import BinaryCrossEntropy, CrossEntropy, FocalLoss, OHEMCrossEntropy, median_frequency
 from wavedil.vision.losses.regions import Dice, Lovasz, Tversky
 from wavedil.vision.losses.values import SmoothL1
 
@@ -22,8 +22,8 @@ __all__ = [
     "BoundaryLoss",
     "CrossEntropy",
     "Dice",
-    "Focal",
-    "HardPixels",
+    "FocalLoss",
+    "OHEMCrossEntropy",
     "Lovasz",
     "SmoothL1",
     "Tversky",

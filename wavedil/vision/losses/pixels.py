@@ -14,6 +14,7 @@ from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.losses.targets import full_precision, is_multilabel, nats
 
 Weight = Annotated[float, Range(0, 1e9)]
+Fraction = Annotated[float, Range(0, 1)]
 CLASS_WEIGHTS = ("median_frequency", "sqrt_median_frequency")
 
 
@@ -115,7 +116,7 @@ def _check_count(name: str, weights: Tensor | None, num_classes: int) -> None:
         raise WavedilError(f"{name} has {len(weights)} numbers: expected one for each of {num_classes} classes")
 
 
-class Focal(nn.Module):
+class FocalLoss(nn.Module):
     """Mean of -(1 - p)^gamma log p over the pixels that are not ignored, with p = p(label).
 
     Lin et al. 2017, arXiv 1708.02002, equation 4: easy pixels count less.
@@ -137,23 +138,23 @@ class Focal(nn.Module):
         return (weights * losses).sum() / (labels != IGNORED).sum().clamp(min=1)
 
 
-class HardPixels(nn.Module):
+class OHEMCrossEntropy(nn.Module):
     """Cross entropy of the hardest pixels only (online hard example mining, OHEM).
 
-    The mean over the pixels with p(label) below ``threshold``, and over at least the fraction ``least`` of all pixels
-    that are not ignored, the hardest ones. After Shrivastava et al. 2016, arXiv 1604.03540.
+    The mean over the pixels with p(label) below ``threshold``, and over at least the fraction ``min_kept`` of all
+    pixels that are not ignored, the hardest ones. After Shrivastava et al. 2016, arXiv 1604.03540.
     """
 
     @checked
-    def __init__(self, threshold: Annotated[float, Range(0, 1)] = 0.7, least: Annotated[float, Range(0, 1)] = 0.0625):
+    def __init__(self, threshold: Fraction = 0.7, min_kept: Fraction = 0.0625):
         super().__init__()
-        self.threshold, self.least = threshold, least
+        self.threshold, self.min_kept = threshold, min_kept
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         labeled = (labels != IGNORED).flatten()
         losses = nats(scores, labels).flatten()
         order = torch.where(labeled, losses.detach(), -1).argsort(descending=True)
         rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(losses), device=losses.device))
-        kept = (losses.detach() > -math.log(max(self.threshold, 1e-30))) | (rank < self.least * labeled.sum())
+        kept = (losses.detach() > -math.log(max(self.threshold, 1e-30))) | (rank < self.min_kept * labeled.sum())
         kept = kept & labeled
         return (losses * kept).sum() / kept.sum().clamp(min=1)
