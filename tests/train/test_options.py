@@ -53,7 +53,7 @@ OPTIONS = [
     ("--seed_everything=-1", "seed_everything is -1"),
     ("--model.network.channels=[1,2]", "--model.network.channels is .*: expected an integer"),
     ("--model.network.channels=true", "--model.network.channels is .*: expected an integer"),
-    ("--model.optimizer.lr=-1", "Invalid learning rate: -1"),
+    ("--model.optimizer.lr=-1", "^--model.optimizer: Invalid learning rate: -1"),
     ("--model.optimizer.lr=.inf", "lr is inf"),
     ("--model.optimizer.betas=[2,2]", "Invalid beta"),
     ("--model.network=wavedil.audio.Wavenet", "wavedil.audio.Wavenet"),
@@ -72,6 +72,23 @@ OPTIONS = [
     ("--data.num_workers=-1", "num_workers is -1"),
     ("--data={root: a, root: b}", "root"),
     ("word", "word is not an option"),
+    ("--trainer.logger.foo=1", "^--trainer.logger.foo is unknown, since --trainer.logger names no class: give"),
+    ("--trainer.profiler.foo=1", "^--trainer.profiler.foo is unknown, since --trainer.profiler names no class"),
+    ("--trainer.strategy.foo=1", "^--trainer.strategy.foo is unknown: --trainer.strategy is a text$"),
+    ("--trainer.callbacks=[EarlyStopping]", "^--trainer.callbacks: EarlyStopping needs monitor: add --trainer.callb"),
+    (
+        "--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: a, mode: foo}}",
+        r"^--trainer.callbacks\[0\]: EarlyStopping cannot be built: `mode` can be min, max, got foo$",
+    ),
+    (
+        "--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: a}},"
+        " {class_path: wavedil.train.BlockSparsity, init_args: {sparsity: 5}}]",
+        r"^--trainer.callbacks\[1\].sparsity is 5.0: expected a number above 0 and below 1$",
+    ),
+    ("--trainer.plugins=foo", "^--trainer.plugins: foo is not a known class: expected an import path"),
+    ("--trainer.devices=-3", "^--trainer.devices: "),
+    ("--model.network.channels=-3", "^--model.network.channels is -3: expected a positive integer up to"),
+    ("--model.drop_condition=5", "^--model.drop_condition is 5.0: expected a number from 0 to 1$"),
 ]
 
 
@@ -104,6 +121,13 @@ def test_a_mistake_in_an_option_is_one_line(refusal, option, message):
         ("tiny", "--model.frozen=[heads]", r"frozen is \['heads'\]: .*did you mean head"),
         ("tiny", "--data.crop=[1]", r"--data.crop is \[1\]: expected a list with 2 elements"),
         ("depth", "--model.head=Conv1x1", "did you mean Conv1x1Head"),
+        ("tiny", "--model.loss=Boundary", "did you mean BoundaryLoss"),
+        ("tiny", "--model.head=Dicee", "--model.head: Dicee is not a known class: expected an import path"),
+        (
+            "tiny",
+            "--model.loss={class_path: FocalLoss, init_args: {gamma: -4}}",
+            "^--model.loss.gamma is -4.0: ",
+        ),
     ],
 )
 def test_a_mistake_in_an_option_of_other_recipes_is_one_line(refusal, recipe, option, message):

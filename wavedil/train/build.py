@@ -32,7 +32,7 @@ from wavedil.train.checkpoints import SafeCheckpointIO
 from wavedil.train.divergence import RestartOnDivergence, StopOnNaN
 from wavedil.train.loggers import with_folders
 from wavedil.train.module import TrainingModule
-from wavedil.train.parser_errors import reason
+from wavedil.train.parser_errors import reason, with_option
 from wavedil.train.recipe_help import classes_of, commented, key_groups
 from wavedil.train.recipe_text import load_yaml, parse_yaml, strict_yaml
 from wavedil.train.recipes import (
@@ -124,7 +124,12 @@ class RecipeCLI(LightningCLI):
         for cls in _parts(self.config.model):
             with suppress(WavedilError):  # a class that cannot be registered is refused if it is part of the network
                 register(cls)
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except ImportError:
+            raise
+        except Exception as error:
+            raise WavedilError(with_option(reason(error), self.config)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self.config.trainer

@@ -340,7 +340,7 @@ def _check_optimizer(make_optimizer: Callable[[Iterable], Optimizer]) -> None:
     try:
         groups = make_optimizer([nn.Parameter(torch.zeros(1, 1))]).param_groups
     except ValueError as error:
-        raise WavedilError(f"the optimizer rejects its settings: {error}") from None
+        raise WavedilError(f"optimizer: {error}") from None
     for name, value in groups[0].items():
         if isinstance(value, float) and not np.isfinite(value):
             raise WavedilError(f"optimizer: {name} is {value}: expected a finite number")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
-from wavedil.errors import WavedilError, shortened, similar
+from wavedil.errors import WavedilError, shortened, shown, similar
 from wavedil.train.recipe_help import classes_of, key_groups
 
 _KINDS = {
@@ -77,6 +77,53 @@ def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: A
     return f"--{place} {explained}" if explained.startswith("is ") else f"--{place}: {explained}"
 
 
+def with_option(text: str, settings: Namespace) -> str:
+    """An error of a constructor, e.g. ``"lr is -1: …"`` or ``"SGD cannot be built: …"``, with the option it is about.
+
+    Args:
+        settings: the parsed recipe. Without exactly one option of this name and value, the text is returned unchanged.
+    """
+    options = list(_options(settings))
+    if found := re.match(r"(\w+) is ", text):
+        rest = text[found.end() :]
+        places = [place for place, value in options if _name(place) == found[1] and _begins_with(rest, value)]
+        text_of_option = f"{text[found.end(1) :]}"
+    elif found := re.match(r"(\w+) cannot be built: ", text):
+        places = [place for place, value in options if getattr(value, "class_path", "").endswith(f".{found[1]}")]
+        text_of_option = f": {text}"
+    elif found := re.match(r"`?(\w+)(: |` )", text):
+        places = [place for place, _ in options if _name(place) == found[1]]
+        text_of_option = f": {text[found.end() :] if found[2] == ': ' else text}"
+    else:
+        places = []
+    return f"--{places[0]}{text_of_option}" if len(places) == 1 else text
+
+
+def _name(place: str) -> str:
+    return place.rpartition(".")[2]
+
+
+def _begins_with(text: str, value: Any) -> bool:
+    """Whether a text begins with a value, as messages write it; a constructor may have made a float of an integer."""
+    texts = {str(value), shown(value), *([str(float(value))] if type(value) is int else [])}
+    return any(re.match(rf"{re.escape(each)}(?!\w)", text) for each in texts)
+
+
+def _options(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """All options of a parsed recipe and their values; entries of a list as ``callbacks[0]``."""
+    if isinstance(value, Namespace) and "class_path" in value:
+        yield place, value
+        value = value.get("init_args")
+    if isinstance(value, Namespace):
+        for key, item in vars(value).items():
+            yield from _options(item, f"{place}.{key}" if place else key)
+    elif isinstance(value, list) and any(isinstance(item, Namespace) for item in value):
+        for index, item in enumerate(value):
+            yield from _options(item, f"{place}[{index}]")
+    else:
+        yield place, value
+
+
 def _without_alternatives(text: str) -> str:
     """Each problem once, and none of a class that does not know an option whose value another class refuses.
 
@@ -97,6 +144,14 @@ def _without_alternatives(text: str) -> str:
 
 def _explained(text: str, place: str) -> str:
     """The problem with the option ``place``, without the list of types that the parser has tried."""
+    missing = re.search(
+        r"Problem with given class_path '[\w.]*?(\w+)': the following arguments are required: (\w+)", text
+    )
+    if missing:
+        return f"{missing[1]} needs {missing[2]}: add --{place}.{missing[2]}"
+    if "is abstract" in text and "NestedArg(" in text:
+        option = f"--{place.rpartition('.')[0]}"
+        return f"is unknown, since {option} names no class: give {option} CLASS before it"
     text = re.sub(r"<class '([^']+)'>", r"\1", text.replace("typing.", "").replace("collections.abc.", ""))
     found = re.search(r"Option '[^']*' is not accepted", text)
     if found:
@@ -131,6 +186,8 @@ def _explained(text: str, place: str) -> str:
     if kinds and cut:
         meant = similar(value, kinds)
         expected = " or ".join([", ".join(kinds[:-1]), kinds[-1]] if len(kinds) > 1 else kinds)
+        if value.startswith("NestedArg("):
+            return f"is unknown: --{place.rpartition('.')[0]} is {expected}"
         return f"is {value}: expected {expected}" + (f"; did you mean {meant}?" if meant else "")
     return innermost if len(innermost) <= 300 else f"{innermost[:300]}..."
 
@@ -150,14 +207,20 @@ def _similar_class(name: str, place: str) -> str:
     """The end of an error about an unknown class: a class with a similar name, of a kind that the option can have."""
     modules = _CLASSES_OF.get(place.rpartition(".")[2], _CLASSES)
     modules += tuple(each for each in [name.rpartition(".")[0]] if each in sys.modules)
-    names = {each for module in modules for each in dir(import_module(module)) if each[0].isupper()}
+    names = {
+        name
+        for module in map(import_module, modules)
+        for name in dir(module)
+        if isinstance(getattr(module, name), type)
+    }
     found = similar(name.rpartition(".")[2], names)
     return f": did you mean {found}?" if found else ": expected an import path, e.g. my_package.MyClass"
 
 
 def _suggestion(key: str, parser: ArgumentParser | None, recipe: Any) -> str:
     """The end of an error about an unknown key: a key with a similar name."""
-    known = {action.dest: None for action in parser._actions if action.dest} if parser is not None else {}
+    actions = [] if parser is None else parser._actions
+    known = {each.dest: None for each in actions if each.dest and not each.dest.endswith(".help")}
     known |= {place: None for place, _ in classes_of(recipe)}
     known |= {each.name: None for group in key_groups(recipe) for each in group.keys}
     plain = key.replace(".init_args", "")

@@ -26,6 +26,7 @@ from wavedil.train.callbacks import SaveModel
 from wavedil.train.checkpoints import newest_readable
 from wavedil.train.loggers import log_file, log_recipe, loggers_may_fail
 from wavedil.train.module import TrainingModule
+from wavedil.train.parser_errors import with_option
 from wavedil.train.previews import has_methods
 from wavedil.train.recipes import find_recipes
 from wavedil.train.resume import ExactResume, signals_interrupt
@@ -138,6 +139,8 @@ def run_recipe(
                 process.kill()  # it may wait for this process without end
             if isinstance(error, OSError):
                 raise _unwritable(error, folder) from error
+            if type(error) is WavedilError and cli is not None:  # not its subclasses, which are no mistakes
+                raise WavedilError(with_option(str(error), cli.config)) from error
             raise
         finally:
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
