@@ -9,6 +9,7 @@ import torch
 from wavedil.cli import main
 from wavedil.errors import WavedilError
 from wavedil.vision import (
+    ScaleIntensityRange,
     VolumeSegmenter,
     hausdorff_distance,
     label_volume,
@@ -19,6 +20,7 @@ from wavedil.vision import (
     tile_exactly,
     write_label_volume,
 )
+from wavedil.vision.inspection import inspect_volume_segmenter
 from wavedil.vision.volume_evaluation import class_figures, evaluate_volumes
 
 pytest.importorskip("nibabel")
@@ -105,7 +107,10 @@ def test_the_figures_are_those_of_each_volume(folder, capsys):
     main(["evaluate", str(folder / "model"), str(folder), "--held-out"])
     assert "voxels of 1 volumes" in capsys.readouterr().out
     main(["inspect", str(folder / "model")])
-    assert "7 x 9 x 9 voxels" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "7 x 9 x 9 voxels" in text and "mean 100, standard deviation 50" in text
+    info = inspect_volume_segmenter(VolumeSegmenter(2, normalization=ScaleIntensityRange(-160, 240)))
+    assert info["normalization"] == "ScaleIntensityRange(a_min=-160, a_max=240)"
 
 
 def test_classes_that_are_missing_in_a_volume_have_no_distance():

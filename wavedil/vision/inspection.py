@@ -72,7 +72,16 @@ def inspect_volume_segmenter(model: nn.Module) -> dict[str, Any]:
         "multiply_adds": count_multiply_adds(model, volume) // 8**3,
         "receptive_field": list(model.receptive_field),
         "dilations": [list(np.atleast_1d(dilation).tolist()) for dilation in model.stack.dilations],
+        "normalization": _normalization(model),
     }
+
+
+def _normalization(model: nn.Module) -> str:
+    if model.normalization is None:
+        mean, std = (", ".join(f"{value:g}" for value in each.flatten().tolist()) for each in (model.mean, model.std))
+        return f"mean {mean}, standard deviation {std}"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in model.normalization.config.items())
+    return f"{type(model.normalization).__name__}({arguments})"
 
 
 def render_volume_segmenter(info: dict[str, Any]) -> str:
@@ -83,5 +92,6 @@ def render_volume_segmenter(info: dict[str, Any]) -> str:
         "multiply-adds": f"{info['multiply_adds']:,} per voxel",
         "receptive field": f"{' x '.join(map(str, info['receptive_field']))} voxels (depth, height, width)",
         "dilations": ", ".join("x".join(map(str, dilation)) for dilation in info["dilations"]),
+        "normalization": info["normalization"],
     }
     return "\n".join(f"{name:<17} {text}" for name, text in facts.items())

@@ -36,7 +36,8 @@ class NormalizeIntensity(nn.Module):
         mean = x.sum(axes, keepdim=True, dtype=torch.float64) / count  # that of zeros is 0
         mean = mean.to(x.dtype)
         centered = torch.where(known, x - mean, 0)
-        std = (centered.square().sum(axes, keepdim=True, dtype=torch.float64) / count).sqrt().to(x.dtype)
+        std = torch.linalg.vector_norm(centered, dim=axes, keepdim=True, dtype=torch.float64) / count.sqrt()
+        std = std.to(x.dtype)
         varies = std > _CONSTANT * mean.abs()
         return torch.where(varies, centered / torch.where(varies, std, 1), 0).to(volume.dtype)
 
