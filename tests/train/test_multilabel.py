@@ -11,6 +11,8 @@ from PIL import Image
 
 from wavedil.cli import main
 from wavedil.errors import WavedilError
+from wavedil.train.build import build
+from wavedil.train.recipes import find_recipe
 from wavedil.train.run import train
 from wavedil.vision import Conv1x1Head, DenseCRF, MultilabelSegmenter, SmallBackbone, load, predict, read_image
 from wavedil.vision.data import overlaps
@@ -154,6 +156,7 @@ def test_probabilities_are_sigmoids_and_models_save():
         (None, ["--data.ignore_label=-1"], "ignore_label is -1"),
         (None, ["--model.loss=CrossEntropy"], "use BinaryCrossEntropy"),
         (None, ["--data.masks=images"], "no folder for each class"),
+        (None, ["--data.classes=[]"], "classes has 0 names: expected 1 to 23"),
     ],
 )
 def test_bad_data_are_refused_in_one_line(tmp_path, pictures, recipe, change, options, message):
@@ -206,3 +209,21 @@ def test_the_built_in_images_have_pixels_of_several_classes_and_of_none(tmp_path
     several = MultilabelDataset(pairs, len(names))[1]["labels"].sum(0)
     assert several.min() == 0 and several.max() > 1
     assert (overlaps.draw(48, np.random.default_rng([0, 0, 1]))[1].sum(0) == several.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("multilabel", "--data.classes=[disc,blob]", "classes is ['disc', 'blob'], but the built-in images"),
+        ("multilabel", "--data.ignore_label=0", "ignore_label is 0, but the built-in images"),
+        ("tiny", "--data.mask_values=[0,1]", "mask_values is [0, 1], but the built-in images"),
+        ("tiny", "--data.classes=7", "classes is 7, but the built-in images"),
+        ("tiny", "--data.ignore_label=null", "ignore_label is None, but the built-in images"),
+        ("depth", "--data.step=0.5", "step is 0.5, but the built-in images"),
+        ("volumes", "--data.classes=2", "classes is 2, but the built-in volumes"),
+    ],
+)
+def test_classes_of_built_in_data_cannot_be_replaced(tmp_path, name, option, message):
+    with pytest.raises(WavedilError) as error:
+        build(find_recipe(name), tmp_path, [option])
+    assert message in str(error.value) and "set root, or leave it out" in str(error.value)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wavedil.core.schema import checked
 from wavedil.progress import Bar
 from wavedil.train.segmentation import SegmentationModule
-from wavedil.train.segmentation_data import SegmentationData
+from wavedil.train.segmentation_data import DEFAULT_LABELS, SegmentationData
 from wavedil.vision.data import overlaps
 from wavedil.vision.data.check_truth import ClassFolders
 from wavedil.vision.data.multilabel import (
@@ -94,6 +94,8 @@ class MultilabelData(SegmentationData):
             valid_images, built_in_images, max_skipped, seed, num_workers; see :class:`SegmentationData`.
     """
 
+    default_labels = {**DEFAULT_LABELS, "ignore_label": None}
+
     @checked
     def __init__(
         self,
@@ -113,14 +115,15 @@ class MultilabelData(SegmentationData):
             palette=palette,
             **options,
         )
-        check_names(classes or ())
+        if classes is not None:
+            check_names(classes)
 
     def write_built_in(self, train: int, val: int) -> None:
         overlaps.make_overlaps(self.built_in_folder(), train, val)
 
     def use_labels_of(self, start: DensePredictor | None) -> None:
         labels = self.labels
-        if isinstance(start, MultilabelSegmenter) and not any(value is not None for value in labels.values()):
+        if isinstance(start, MultilabelSegmenter) and labels == self.default_labels:
             labels["classes"], labels["palette"] = list(start.classes), list(start.palette)
             labels["ignore_label"] = start.mask_ignore_label
 

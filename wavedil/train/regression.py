@@ -10,7 +10,7 @@ from wavedil.errors import WavedilError
 from wavedil.train.data import Count, Factor
 from wavedil.train.module import MetricNames
 from wavedil.train.segmentation import SegmentationModule
-from wavedil.train.segmentation_data import SegmentationData
+from wavedil.train.segmentation_data import DEFAULT_LABELS, SegmentationData
 from wavedil.vision.data import spheres
 from wavedil.vision.data.check_truth import TargetMaps
 from wavedil.vision.data.dataset import RegressionDataset
@@ -82,6 +82,8 @@ class RegressionData(SegmentationData):
             max_skipped, seed, num_workers; see :class:`SegmentationData`.
     """
 
+    default_labels = {**DEFAULT_LABELS, "ignore_label": None}
+
     @checked
     def __init__(
         self,
@@ -105,6 +107,8 @@ class RegressionData(SegmentationData):
             built_in_images=built_in_images,
             **options,
         )
+        if self.root is None and step != 1.0:
+            raise WavedilError(f"step is {step}, but the built-in images have their own; set root, or leave it out")
         self.step = step
 
     def write_built_in(self, train: int, val: int) -> None:

@@ -71,6 +71,9 @@ class SegmentationData(TrainingData):
         num_workers: number of worker processes of the data loader.
     """
 
+    #: Values of the arguments about classes that are replaced by those of the module's ``init``.
+    default_labels = DEFAULT_LABELS
+
     @checked
     def __init__(
         self,
@@ -105,6 +108,8 @@ class SegmentationData(TrainingData):
         self.layout = FolderLayout(images, masks, image_ending, mask_ending)
         if format is not None:
             self._check_format()
+        elif root is None:
+            self._check_set_by("the built-in images have their own; set root, or", self.labels)
         self.validation, self.exclude, self.valid_images = validation, exclude, valid_images
         self.scales, self.flip, self.balance, self.transforms = scales, flip, balance, transforms
         self.built_in_images, self.max_skipped = built_in_images, max_skipped
@@ -114,10 +119,13 @@ class SegmentationData(TrainingData):
         name = type(self.format).__name__
         if self.root is None:
             raise WavedilError(f"format is {name}, but root is null: expected the folder of the data set")
-        values, defaults = self.labels | vars(self.layout), DEFAULT_LABELS | vars(FolderLayout())
+        self._check_set_by(f"the format {name} sets it:", self.labels | vars(self.layout))
+
+    def _check_set_by(self, source: str, values: dict[str, Any]) -> None:
+        defaults = self.default_labels | vars(FolderLayout())
         for key, value in values.items():
             if value != defaults[key]:
-                raise WavedilError(f"{key} is {shown(value)}, but the format {name} sets it: leave it out")
+                raise WavedilError(f"{key} is {shown(value)}, but {source} leave it out")
 
     def prepare_data(self) -> None:
         if self.format is not None:
@@ -160,7 +168,7 @@ class SegmentationData(TrainingData):
 
     def use_labels_of(self, start: DensePredictor | None) -> None:
         """Replaces classes that are not set by those of the module's ``init``."""
-        if start is not None and self.labels == DEFAULT_LABELS:
+        if start is not None and self.labels == self.default_labels:
             self.labels = {name: getattr(start.label_scheme, name) for name in DEFAULT_LABELS}
 
     def check_data(self, module: L.LightningModule, progress: Callable[[int, int], None] | None = None) -> DataCheck:

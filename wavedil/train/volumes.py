@@ -221,6 +221,10 @@ class VolumeData(TrainingData):
         num_workers: Workers = 0,
     ):
         super().__init__(batch_size, seed, num_workers)
+        if root is None and classes is not None:
+            raise WavedilError(
+                f"classes is {shown(classes)}, but the built-in volumes have their own; set root, or leave it out"
+            )
         self.root, self.patch, self.foreground, self.named = root, patch, foreground, classes
         self.folders, self.validation, self.exclude = (images, masks), validation, exclude
         self.valid_volumes, self.built_in_volumes, self.augmentation = valid_volumes, built_in_volumes, augmentation
@@ -269,7 +273,7 @@ class VolumeData(TrainingData):
         return check_volumes(
             self.root,
             *self.folders,
-            classes=self.named,
+            classes=self.named or getattr(getattr(module, "initial_network", None), "classes", None),
             channels=getattr(module, "in_channels", 1),
             validation=self.validation,
             exclude=self.exclude,

@@ -34,8 +34,8 @@ def check_names(classes: Sequence[str]) -> None:
             raise WavedilError(f"classes has {shown(name)}: expected the name of a folder of masks")
     if len({normalized(name).casefold() for name in classes}) < len(classes):
         raise WavedilError(f"classes is {shown(list(classes))}: expected different names")
-    if len(classes) > MAX_CLASSES:
-        raise WavedilError(f"classes has {len(classes)} names: expected at most {MAX_CLASSES}")
+    if not 1 <= len(classes) <= MAX_CLASSES:
+        raise WavedilError(f"classes has {len(classes)} names: expected 1 to {MAX_CLASSES}")
 
 
 @dataclass(frozen=True)
