@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data",
         metavar="DATA",
         nargs="?",
-        help="a folder of audio files, or a folder with images or volumes and masks (or train and val); with -c, "
-        "default data.root of the recipe",
+        help="a folder of audio files, or a folder with images or volumes and masks (or train and val); with -c it "
+        "replaces data.root of the recipe",
     )
     parser.add_argument(
         "-c", "--config", action="append", metavar="RECIPE", help="check the data as this recipe reads them"
