@@ -104,6 +104,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         ("fuzz --json .", ". is a folder"),
         ("kills --number 0", "number is 0: expected a positive integer"),
         ("trainers --minutes 0", "--minutes 0: expected positive numbers"),
+        ("trainers --set lr", "--set lr: expected KEY=VALUE"),
+        ("trainers --only wavedil --set model.lr_powr=8", "--model.lr_powr is unknown: did you mean"),
         ("trainers --recordings none.csv", "none.csv does not exist: expected DRY.wav,WET.wav"),
         ("inpaint --model pluck --recordings none", "none: no such folder"),
         ("inpaint --model pluck --recordings . --gap-ms 200", "--gap-ms 200: expected 0.1 to 100"),

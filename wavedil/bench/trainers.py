@@ -9,7 +9,9 @@ to zero at the end; its clock does not stop. Of both, the weights of the best va
 import argparse
 import copy
 import csv
+import importlib
 import json
+import re
 import tempfile
 import time
 import warnings
@@ -54,6 +56,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[5.0, 15.0, 30.0],
         help="CPU minutes of each budget",
     )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an option of wavedil train -c nam, e.g. model.lr_power=8; can be repeated",
+    )
     parser.add_argument("--only", choices=("wavedil", "nam"), help="only one of the trainers")
 
 
@@ -62,7 +71,12 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     wrong = [each for each in arguments.minutes if not 0 < each <= MAX_MINUTES]
     if wrong:
         raise WavedilError(f"--minutes {wrong[0]:g}: expected positive numbers of minutes, at most {MAX_MINUTES}")
+    for each in arguments.set:
+        if not re.fullmatch(r"\w[\w.]*=.*", each):
+            raise WavedilError(f"--set {each}: expected KEY=VALUE, e.g. model.lr_power=8")
     NAM(sample_rate=arguments.sample_rate)  # checks it
+    if arguments.only != "wavedil":
+        _check_installed()
     budgets, rows = sorted(arguments.minutes), []
     with tempfile.TemporaryDirectory() as folder, torch_threads(1):
         root = arguments.recordings
@@ -72,12 +86,12 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         train, valid, findings = split_recordings(find_recordings(root), arguments.sample_rate, context=context)
         print(findings)
         print(json.dumps(describe("trainers", "cpu")), flush=True)
+        for minutes in budgets if arguments.only != "nam" else ():  # first, since wrong options are found soon
+            found = _wavedil(root, arguments.sample_rate, minutes, Path(folder) / f"{minutes:g}", arguments.set)
+            _report(rows, "wavedil", valid, *found)
         if arguments.only != "wavedil":
             report = partial(_report, rows, "neural-amp-modeler", valid)
             _neural_amp_modeler(train, valid, arguments.sample_rate, budgets, Path(folder), report)
-        for minutes in budgets if arguments.only != "nam" else ():
-            found = _wavedil(root, arguments.sample_rate, minutes, Path(folder) / f"{minutes:g}")
-            _report(rows, "wavedil", valid, *found)
     return rows
 
 
@@ -88,7 +102,18 @@ def _report(rows: list, name: str, valid: Sequence[Segment], minutes: float, ste
     print(f"{name}: {minutes:.1f} CPU minutes, {steps} steps, ESR {esr:.4f} %", flush=True)
 
 
-def _wavedil(root: str, sample_rate: int, minutes: float, folder: Path) -> tuple[float, int, EffectModel]:
+def _check_installed() -> None:
+    try:
+        importlib.import_module("nam.train.core")
+    except ImportError as error:
+        raise WavedilError(
+            f"neural-amp-modeler is not installed ({error}): pip install neural-amp-modeler==0.13 or use --only wavedil"
+        ) from None
+
+
+def _wavedil(
+    root: str, sample_rate: int, minutes: float, folder: Path, settings: Sequence[str]
+) -> tuple[float, int, EffectModel]:
     """CPU minutes, steps, and the model."""
     from wavedil.audio import load
     from wavedil.train.run import train
@@ -101,6 +126,7 @@ def _wavedil(root: str, sample_rate: int, minutes: float, folder: Path) -> tuple
         "--trainer.max_steps=-1",
         "--previews.first=0",
         "--samples.num=0",
+        *(f"--{each}" for each in settings),
     ]
     start = time.process_time()
     path = train("nam", out=str(folder), overrides=options)
@@ -119,15 +145,11 @@ def _neural_amp_modeler(
     report: Callable[[float, int, EffectModel], None],
 ) -> None:
     """Reports CPU minutes, steps, and the best model so far, at each budget."""
-    try:
-        import pytorch_lightning as pl
-        from nam.data import ConcatDataset, Dataset, get_joint_dataset_hooks
-        from nam.train.core import _get_packed_model_config
-        from nam.train.lightning_module import LightningModule
-    except ImportError as error:
-        raise WavedilError(
-            f"neural-amp-modeler is not installed ({error}): pip install neural-amp-modeler==0.13"
-        ) from None
+    import pytorch_lightning as pl
+    from nam.data import ConcatDataset, Dataset, get_joint_dataset_hooks
+    from nam.train.core import _get_packed_model_config
+    from nam.train.lightning_module import LightningModule
+
     torch.manual_seed(0)
     standard = write_nam(NAM(sample_rate=sample_rate), folder / "standard.nam")
     config = _get_packed_model_config()

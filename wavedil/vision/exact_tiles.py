@@ -44,7 +44,9 @@ def tile_exactly(
             size.
         tile: side of a tile in pixels, or one for each axis, rounded up to the largest stride.
         margin: pixels on each side of a tile, or one number for each axis; None measures it, which can take a minute
-            for deep networks: call :func:`tile_margin`, which reports progress, once for several images.
+            for deep networks: call :func:`tile_margin`, which reports progress, once for several images. A given
+            margin is not checked: the result is wrong if it is smaller than half the receptive field, or if a layer
+            depends on the full image, e.g. on its mean.
         progress: called with the number of finished tiles and the number of all tiles.
 
     Raises:
