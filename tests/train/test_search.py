@@ -1,12 +1,14 @@
 """``wavedil search -c RECIPE``: costs of the recipe's network, trainings, resumption."""
 
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wavedil import WavedilError
-from wavedil.audio import load
+from wavedil.audio import load, write
 from wavedil.cli import main
 from wavedil.core.cost import count_parameters
 from wavedil.errors import Diverged, Interrupted
@@ -44,7 +46,7 @@ def test_trainings_are_finished_once_and_describe_their_model(small, capsys):
     assert again["candidates"] == result["candidates"] and "training" not in capsys.readouterr().err
     assert times == {path: path.stat().st_mtime_ns for path in Path("found").rglob("*.csv")}
     with pytest.raises(
-        WavedilError, match=r"found holds a search with other options, data.crop \(200, now 100\), steps .*"
+        WavedilError, match=r"found holds a search with other options or data, data.crop \(200, now 100\), steps .*"
     ):
         search_schedules(**small | {"overrides": ["--data.crop", "100"], "steps": 3})
 
@@ -58,6 +60,32 @@ def test_an_interrupted_search_continues(small, interrupted_at):
         path.unlink()
     result = search_schedules(**{**small, "candidates": 1})
     assert [each["error"] is not None for each in result["candidates"] if each["run"]] == [True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12, for threads of torch
+def test_a_killed_search_continues_with_the_same_recipe_and_data_only(small, monkeypatch):
+    for name in ("sounds/a.wav", "sounds/b.wav"):
+        write(name, np.sin(np.arange(4000) / 9).astype(np.float32) / 2, 4000)
+    small |= {"candidates": 1, "overrides": ["--data.root", "sounds", "--data.valid_seconds", "0.2"]}
+    if not (child := os.fork()):
+        monkeypatch.setattr(AudioModule, "training_step", lambda *_: os._exit(9))  # as SIGKILL: nothing is cleaned up
+        search_schedules(**small)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert list(Path("found").glob("*/config.yaml"))
+    recipe = Path(small["recipe"]).read_text()
+    Path(small["recipe"]).write_text(recipe.replace("crop: 200", "crop: 300"))
+    with pytest.raises(
+        WavedilError, match=r"^found holds .* options or data, data.crop \(200, now 300\): choose"
+    ):
+        search_schedules(**small)
+    Path(small["recipe"]).write_text(recipe)
+    write("sounds/c.wav", np.zeros(4000, np.float32), 4000)
+    with pytest.raises(WavedilError, match=r"^found holds .* data, files \('2 files .*', now '3 files .*'\): choose"):
+        search_schedules(**small)
+    Path("sounds/c.wav").unlink()
+    assert [each["error"] is not None for each in search_schedules(**small)["candidates"] if each["run"]] == [True]
 
 
 def test_a_diverged_training_does_not_end_the_search(small, monkeypatch):

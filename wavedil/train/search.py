@@ -3,6 +3,7 @@
 import json
 import re
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -15,12 +16,14 @@ from torch import nn
 
 from wavedil.core import Schedule, format_schedule, parse_schedule
 from wavedil.core.cost import count_parameters
-from wavedil.errors import Diverged, Interrupted, WavedilError, shown, with_article
+from wavedil.errors import Diverged, Interrupted, WavedilError, count_text, shown, with_article
+from wavedil.fingerprints import compared, fingerprint
 from wavedil.inspection.candidates import choose, measure_nanoseconds, rank_correlation, rank_schedules
 from wavedil.inspection.model import multiply_adds_per_position, with_example
 from wavedil.metrics import read_metrics
 from wavedil.outputs import claim_folder
 from wavedil.progress import clock, say, without_details
+from wavedil.shards import is_url
 from wavedil.train.build import build
 from wavedil.train.changes import changes, describe
 from wavedil.train.recipes import check_given_once, find_recipes
@@ -111,11 +114,11 @@ def search_schedules(
     if steps and candidates:
         settings = yaml.safe_load(cli.parser.dump(cli.config))
         settings["trainer"].pop("default_root_dir")
-        inputs = (
-            [root] if isinstance(root := getattr(cli.datamodule, "root", None), str) and Path(root).is_dir() else []
-        )
+        root = getattr(cli.datamodule, "root", None)
+        inputs = [root] if isinstance(root, str) and Path(root).is_dir() else []
         with claim_folder(folder, [RESULT], inputs):
-            result["settings"] = _same_settings({**settings, "steps": steps}, folder)
+            settings |= {"steps": steps, "files": _files_of(root)}
+            result["settings"] = _same_settings(settings, folder)
             chosen = [
                 each for b in result["budgets"] for each in choose([c for c in found if c.budget == b], candidates)
             ]
@@ -131,6 +134,7 @@ def _train(
     steps, seconds = result["steps"], []
     for row in rows:
         row["run"] = str(folder / _run_name(row))
+    _write(result, folder)  # the settings, before a training can be killed
     waiting = [row for row in rows if not is_finished(Path(row["run"]), steps)]
     for row in rows:
         if row not in waiting:
@@ -168,6 +172,10 @@ def _record(row: dict, result: dict, folder: Path) -> None:
         trained = [each for each in result["candidates"] if each["budget"] == budget and each["error"] is not None]
         scores, errors = ([each[key] for each in trained] for key in ("score", "error"))
         result["rank_correlation"][f"{budget:g}"] = rank_correlation(scores, errors)
+    _write(result, folder)
+
+
+def _write(result: dict, folder: Path) -> None:
     with atomic_write(folder / RESULT) as beside:
         beside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -231,6 +239,20 @@ def _training_options(steps: int) -> list[str]:
     return [*budget, f"--trainer.val_check_interval={steps}"]
 
 
+def _files_of(root: Any) -> str | None:
+    """Number and checksum of the data files, which must stay the same; None for built-in data and URLs."""
+    if not isinstance(root, str) or is_url(root):
+        return None
+    files = []
+    for place in map(Path, root.split(",")):  # DRY.wav,WET.wav
+        found = place.rglob("[!.]*") if place.is_dir() else [place]
+        files += sorted(path for path in found if path.is_file())
+    checksum = 0
+    for path in compared(files):
+        checksum = zlib.crc32(f"{path.name} {fingerprint(path)}".encode(errors="surrogateescape"), checksum)
+    return f"{count_text(len(files), 'file')} with checksum {checksum:08x}"
+
+
 def _same_settings(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The settings, if those of an earlier search in the folder are equal."""
     settings = json.loads(json.dumps(settings, default=str))
@@ -241,7 +263,9 @@ def _same_settings(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise WavedilError(f"{folder / RESULT} is not the result of a search: choose another --out") from None
     if found := list(changes(before, settings)):
-        raise WavedilError(f"{folder} holds a search with other options, {describe(found)}: choose another --out")
+        raise WavedilError(
+            f"{folder} holds a search with other options or data, {describe(found)}: choose another --out"
+        )
     return settings
 
 
