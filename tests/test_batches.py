@@ -170,7 +170,8 @@ def test_records_are_kept_apart_from_models_and_data(tmp_path, wavenet, capsys):
     words = ["evaluate", wavenet, tmp_path / "sounds"]
     assert "is a model folder" in refused(capsys, *words, "--records", wavenet)
     assert "is in the input folder" in refused(capsys, *words, "--records", tmp_path / "sounds" / "records")
-    assert "batch is 4, but records is not set" in refused(capsys, *words, "--batch", 4)
+    message = "--batch is 4, but --records is not set: set it to a folder, or leave --batch out"
+    assert message in refused(capsys, *words, "--batch", 4)
     assert sorted(path.name for path in wavenet.iterdir()) == ["config.json", "model.safetensors"]
     assert os.listdir(tmp_path / "sounds") == ["a.wav"]
 

@@ -24,7 +24,7 @@ def test_gaps_are_filled_as_by_the_function(run, wavenet, sounds, tmp_path):
     ("words", "message"),
     [
         ([], "--gap"),
-        (["--gap", "0.03"], "--gap: '0.03': expected START:STOP"),
+        (["--gap", "0.03"], "--gap is '0.03': expected START:STOP"),
         (["--gap", "a:b"], "expected START:STOP"),
         (["--gap", "0.03:0.04:0.05"], "expected START:STOP"),
         (["--gap", "0.04:0.03"], "gap 0.04:0.03: expected 0 <= start < stop"),

@@ -27,7 +27,7 @@ def test_schedules(run):
         ("1,2 shapes", "unexpected argument 'shapes'"),
         ("1,2 --kernal-size 3", "--kernal-size is unknown: did you mean --kernel-size?"),
         ("pulck", "did you mean pluck?"),
-        ("runs/none", "SCHEDULE|MODEL is 'runs/none': expected a schedule"),
+        ("runs/none", "runs/none does not exist: expected a model folder"),
         ("nothing", 'expected a schedule, e.g. "1..512 x3", a model folder or .nam file, or one of overdrive, pluck'),
         ("1,2,x", "'x' is not an integer"),
     ],

@@ -149,7 +149,7 @@ def test_evaluate(run, folder):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav"], "knob 'gain' is not set: give a value in 0..1"),
+        (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav"], "error: --knob 'gain' is not set: give a value in 0..1"),
         (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav", "--knob", "gain=3"], "knob 'gain' is 3: expected"),
         (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav", "--knob", "tone=3"], "knob 'tone' is unknown"),
         (["process", "{0}/model", "{0}/in.wav", "{1}/o.wav", "--knob", "gain"], "expected NAME=NUMBER"),

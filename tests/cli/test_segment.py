@@ -224,7 +224,7 @@ def test_inspect(run, models):
             ["evaluate", "{models}/model", "{data}", "--confusion", "{models}/model/config.json/c.png"],
             "is a file, expected a folder",
         ),
-        (["evaluate", "{models}/model", "{data}", "--confusion", ""], "--confusion is empty: expected a file name"),
+        (["evaluate", "{models}/model", "{data}", "--confusion", ""], "--confusion is empty: expected a value"),
         (["evaluate", "{models}/model", "{data}", "--boundary-tolerance", "0"], "--boundary-tolerance is 0"),
         (
             ["evaluate", "{models}/sound", "{data}", "--image-ending", "x"],

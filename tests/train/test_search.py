@@ -76,9 +76,7 @@ def test_a_killed_search_continues_with_the_same_recipe_and_data_only(small, mon
     assert list(Path("found").glob("*/config.yaml"))
     recipe = Path(small["recipe"]).read_text()
     Path(small["recipe"]).write_text(recipe.replace("crop: 200", "crop: 300"))
-    with pytest.raises(
-        WavedilError, match=r"^found holds .* options or data, data.crop \(200, now 300\): choose"
-    ):
+    with pytest.raises(WavedilError, match=r"^found holds .* options or data, data.crop \(200, now 300\): choose"):
         search_schedules(**small)
     Path(small["recipe"]).write_text(recipe)
     write("sounds/c.wav", np.zeros(4000, np.float32), 4000)

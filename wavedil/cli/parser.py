@@ -18,7 +18,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib import import_module, metadata
 from types import ModuleType
@@ -95,11 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.setLevel(logging.INFO)
     format_warning = warnings.formatwarning
     warnings.formatwarning = _warning_line
-    words = sys.argv[1:] if argv is None else list(argv)
+    words, options = sys.argv[1:] if argv is None else list(argv), set()
     try:
         status = 0
         with printing():
-            status = _run(words)
+            status = _run(words, options)
         return status
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = extra_of(package)
         return _fail(f"{error.name} is not installed{f': {install_extra(extra)}' if extra else ''}")
     except (WavedilError, OSError) as error:
-        return _fail(_about_option(_line(error), words), getattr(error, "status", 2))
+        return _fail(_about_option(_line(error), words, options), getattr(error, "status", 2))
     except MemoryError as error:
         return _fail(f"not enough memory{f' ({first_line(error)})' if str(error) else ''}: ask for less")
     except KeyboardInterrupt:
@@ -142,20 +142,28 @@ def _line(error: BaseException) -> str:
     return printable(re.sub(r"\[Errno \d+\] ", "", " ".join(str(error).split())))
 
 
-def _about_option(message: str, words: Sequence[str]) -> str:
-    """A message about a Python argument, ``top_k is -1``, as one about the option that was given: ``--top-k is -1``.
+def _about_option(message: str, words: Sequence[str], options: Collection[str]) -> str:
+    """A message about a Python argument, ``top_k is -1``, as one about the command's option: ``--top-k is -1``.
 
-    A file or folder of that name, which the message may be about instead, leaves it as it is.
+    Arguments in its remedy, ``lower field``, become options, too. A file or folder that was given, which the message
+    may be about instead, leaves it as it is.
     """
-    name, _, rest = message.partition(" ")
-    option = f"--{name.replace('_', '-')}"
+
+    def as_option(name: str) -> str:
+        option = f"--{name.replace('_', '-')}"
+        return option if name.isidentifier() and option in options and name not in values else name
+
     values = [word.partition("=")[2] if word.startswith("-") else word for word in words]
-    if name.isidentifier() and option in {word.partition("=")[0] for word in words} and name not in values:
-        return f"{option} {re.sub(' or None$', ', or leave it out', rest)}"
-    return message
+    name, _, rest = message.partition(" ")
+    given = {word.partition("=")[0] for word in words}
+    if (option := as_option(name)) in given or (option != name and re.match(r"is |has |'", rest)):
+        message = f"{option} {re.sub(' or None$', ', or leave it out', rest)}"
+    remedy = r"\b(add|but|leave|lower|omit|set) ([a-z_]+)\b(?! of)"
+    return re.sub(remedy, lambda found: f"{found[1]} {as_option(found[2])}", message)
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], options: set[str]) -> int:
+    """Runs a command, and adds its options to ``options``."""
     try:
         os.getcwd()
     except OSError:  # MKL would end the process
@@ -165,6 +173,7 @@ def _run(words: list[str]) -> int:
     imports = import_named_modules(words)  # they may register commands, and classes whose options the parser needs
     parser = build_parser(words)
     _check_command(words)
+    options.update(parser.chosen._option_string_actions if parser.chosen else ())
     arguments, unknown = parser.parse_known_args(words)
     if arguments.command is None:
         if unknown:
@@ -193,7 +202,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__, help="print the version and exit")
     add_common_options(parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    chosen, parser.commands = _command_index(words), {}
+    chosen, parser.chosen, parser.commands = _command_index(words), None, {}
     for name, (_, text) in _commands().items():
         subparser = subparsers.add_parser(name, help=text, description=text)
         parser.commands[name] = subparser
@@ -285,13 +294,15 @@ def _integer(text: str) -> int:
 
 
 class _StoreOnce(argparse._StoreAction):
-    """Stores the value of an option, and refuses a second one: argparse would ignore the first."""
+    """Stores the value of an option, and refuses an empty one, and a second one: argparse would ignore the first."""
 
     given = False
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
         if option_string and self.given:
             parser.error(f"{option_string} is given twice: keep one of them")
+        if option_string and values in ("", [""]):
+            parser.error(f"{option_string} is empty: expected a value, or leave it out")
         self.given = option_string is not None
         super().__call__(parser, namespace, values, option_string)
 
@@ -339,5 +350,7 @@ class _Parser(argparse.ArgumentParser):
             raise WavedilError(f"{_name(action)} is {shown(value)}: expected {one_of(value, action.choices)}")
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub("^argument ([^:]+): '", r"\1 is '", message)  # as the other errors about options
+        message = message.removeprefix("argument ")
         help = "" if "--help" in message else f"; see {self.prog} --help"
         raise WavedilError(f"{message}{help}")

@@ -223,7 +223,7 @@ def read_features(
         device: that computes the features.
     """
     if features is None:
-        raise WavedilError("this model takes no condition: leave it out")
+        raise WavedilError("condition is given, but this model takes no condition: leave it out")
     if Path(path).suffix == ".npy":
         found = feature_files.read_features(path, features.channels).unsqueeze(0)
         return found, found.shape[-1] * features.hop_length
@@ -241,6 +241,6 @@ def _concatenate(features: Tensor | None, speaker: Tensor | None, time: int) -> 
 
 def _check_presence(name: str, value: object, module: nn.Module | None, expected: str) -> None:
     if value is not None and module is None:
-        raise WavedilError(f"this model takes no {name}: leave it out")
+        raise WavedilError(f"{name} is given, but this model takes no {name}: leave it out")
     if value is None and module is not None:
         raise WavedilError(f"this model needs a {name}: {expected}")
