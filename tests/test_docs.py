@@ -97,7 +97,7 @@ def runs(tmp_path_factory):
     for recipe in ("speech", "wavenet_vocoder", "digits", "speakers", "music"):
         save(WaveNet(4, 4, "1"), folder / "runs" / recipe / "model")
     save(Vocoder(LogMel(8000, 4), SpectralGenerator(4, "1", mels=4, sample_rate=8000)), folder / "runs/vocoder/model")
-    for recipe in ("tiny", "frontend", "context", "joint", "isbi"):
+    for recipe in ("tiny", "frontend", "context", "joint", "isbi", "camvid"):
         save(Segmenter(PixelUnshuffle(4), Conv1x1Head(48, 2), num_classes=2), folder / "runs" / recipe / "model")
     save(VolumeSegmenter(2, 1, 4, [1]), folder / "runs" / "volumes" / "model")
     save(Effect(4, 4, "1"), folder / "runs" / "amp" / "model")
