@@ -182,4 +182,6 @@ def test_a_service_that_fails(caplog):
 def test_an_error_of_a_constructor_is_shown(recipe, tmp_path, capsys):
     words = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=x", "--trainer.callbacks.mode=bad"]
     assert main(["train", "-c", recipe, "--out", str(tmp_path / "run"), *words]) == 2
-    assert capsys.readouterr().err == "error: ModelCheckpoint cannot be built: `mode` can be min, max but got bad\n"
+    assert capsys.readouterr().err == (
+        "error: --trainer.callbacks[0]: ModelCheckpoint cannot be built: `mode` can be min, max but got bad\n"
+    )
