@@ -170,7 +170,7 @@ def test_a_recipe_says_what_the_masks_are(images, capsys):
     [
         ([], "DATA is missing"),
         (["-c", "tiny"], "-c tiny: its data are built in"),
-        (["-c", "jsb", "DATA"], "-c jsb: MusicData has no check before training"),
+        (["-c", "jsb", "DATA"], "-c jsb: wavedil check cannot read MusicData"),
         (["-c", "pluck", "DATA"], "no audio files"),
         (["-c", "tiny", "DATA", "--masks", "labels"], "--masks is for DATA without -c: set --data.masks"),
         (["-c", "tiny", "DATA", "--data.root", "x"], "data.root is given twice"),
@@ -185,10 +185,15 @@ def test_a_recipe_says_what_the_masks_are(images, capsys):
         (["DATA", "--masks", "x"], "x is not a folder"),
         (["DATA", "--data.classes", "3"], "--data.classes"),
         (["DATA", "--mask-ending", "_x"], "none of 12 files has a partner"),
+        (["DATA/images/03.png"], "03.png is not an audio file: expected a folder"),
+        (["-c", "tiny", "--data.root", "DATA", "--data.classes", "1"], None),
+        (["--data.classes", "1", "-c", "tiny", "DATA"], None),
+        (["--seed_everything", "3", "-c", "tiny", "--data.root=DATA", "--data.classes", "1"], None),
+        (["-c", "tiny", "--data.classes", "[a,b]"], "data.classes is .*'a', 'b'.*built-in"),
     ],
 )
 def test_wrong_options_for_images_are_one_line(images, capsys, words, message):
-    words = [str(images) if word == "DATA" else word for word in words]
+    words = [word.replace("DATA", str(images)) for word in words]
     status, error = main(["check", *words]), capsys.readouterr().err
     assert status == (0 if message is None else 2), error
     assert message is None or (re.search(message, error) and error.startswith("error: ") and error.count("\n") == 1)

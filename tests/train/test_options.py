@@ -122,6 +122,23 @@ def test_a_mistake_in_an_option_is_one_line(refusal, option, message):
         ("tiny", "--data.crop=[1]", r"--data.crop is \[1\]: expected a list with 2 elements"),
         ("depth", "--model.head=Conv1x1", "did you mean Conv1x1Head"),
         ("tiny", "--model.loss=Boundary", "did you mean BoundaryLoss"),
+        (
+            "volumes",
+            "--data.augmentation=NormalizeIntensity",
+            "--data.augmentation: NormalizeIntensity is not a known class of this option",
+        ),
+        ("nam", "--model.lr_power=", "^--model.lr_power is empty: expected a value"),
+        ("volumes", "--model.normalization=", "^--model.normalization is empty: expected a value"),
+        (
+            "volumes",
+            "--data.augmentation={class_path: PatchAugmentation, init_args: {gamma: [2, 0.5]}}",
+            r"^--data.augmentation.gamma is \[2.0, 0.5\]: ",
+        ),
+        (
+            "volumes",
+            "--model.normalization={class_path: ScaleIntensityRange, init_args: {a_min: 200, a_max: 100}}",
+            "^--model.normalization.a_min is 200 and a_max 100: ",
+        ),
         ("tiny", "--model.head=Dicee", "--model.head: Dicee is not a known class: expected an import path"),
         (
             "tiny",

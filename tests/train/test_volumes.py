@@ -212,3 +212,15 @@ def test_data_that_cannot_be_trained_on_are_refused_in_a_line(tmp_path, data):
             module.trainer = SimpleNamespace(lightning_module=SimpleNamespace(in_channels=1))
             module.read_data()
         assert "\n" not in str(error.value)
+
+
+def test_small_intensities_have_a_deviation_and_constant_ones_have_none(tmp_path):
+    import nibabel
+
+    values = np.random.default_rng(0).normal(1e-9, 2e-10, (6, 5, 4)).astype(np.float32)
+    (tmp_path / "images").mkdir()
+    write_label_volume(tmp_path / "masks" / "1.nii", np.ones((4, 5, 6), int), np.eye(4))
+    for image, expected in ((values, values.std()), (np.full_like(values, 1e-9), 1), (np.full_like(values, 1e8), 1)):
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "images" / "1.nii")
+        _, (mean,), (std,) = VolumeDataset(find_volume_pairs(tmp_path)).statistics()
+        assert mean == pytest.approx(image.mean(dtype=float)) and std == pytest.approx(expected, rel=1e-4)

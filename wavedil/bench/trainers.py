@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     if wrong:
         raise WavedilError(f"--minutes {wrong[0]:g}: expected positive numbers of minutes, at most {MAX_MINUTES}")
     for each in arguments.set:
-        if not re.fullmatch(r"\w[\w.]*=.*", each):
+        if not re.fullmatch(r"\w[\w.]*=.+", each):
             raise WavedilError(f"--set {each}: expected KEY=VALUE, e.g. model.lr_power=8")
     NAM(sample_rate=arguments.sample_rate)  # checks it
     if arguments.only != "wavedil":

@@ -113,6 +113,8 @@ def _check(arguments: argparse.Namespace, bar: Bar):
         if chosen:
             raise WavedilError(f"--format is {name!r}, which has its own folders: leave out --{next(iter(chosen))}")
         return check_images(root, format=find_format(name), progress=bar.update)
+    if root.is_file() and root.suffix.lower() not in FORMATS:
+        raise WavedilError(f"{root} is not an audio file: expected a folder of recordings, or of images and masks")
     check = check_folder(root, FolderLayout(**chosen), progress=bar.update)
     if check is None and chosen:
         raise WavedilError(f"{root} has no folder {chosen.get('images', 'images')}: expected images and masks")

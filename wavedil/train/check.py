@@ -34,7 +34,9 @@ def check_recipe(
     data = cli.datamodule
     if not hasattr(data, "check_data"):
         name = type(data).__name__
-        raise WavedilError(f"-c {recipes[-1]}: {name} has no check before training, which reads all files")
+        raise WavedilError(
+            f"-c {recipes[-1]}: wavedil check cannot read {name}; its files are checked when training starts"
+        )
     if getattr(data, "root", True) is None:
         raise WavedilError(f"-c {recipes[-1]}: its data are built in; name your own as DATA or --data.root")
     return data.check_data(cli.model, progress)

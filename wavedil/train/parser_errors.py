@@ -105,7 +105,10 @@ def _name(place: str) -> str:
 
 def _begins_with(text: str, value: Any) -> bool:
     """Whether a text begins with a value, as messages write it; a constructor may have made a float of an integer."""
-    texts = {str(value), shown(value), *([str(float(value))] if type(value) is int else [])}
+    value = list(value) if isinstance(value, tuple) else value
+    texts = {str(value), shown(value)}
+    if type(value) in (int, float):
+        texts |= {str(float(value)), f"{value:g}"}
     return any(re.match(rf"{re.escape(each)}(?!\w)", text) for each in texts)
 
 
@@ -149,6 +152,8 @@ def _explained(text: str, place: str) -> str:
     )
     if missing:
         return f"{missing[1]} needs {missing[2]}: add --{place}.{missing[2]}"
+    if re.search(r"value:( -|$)|import path string: - ", text):
+        return "is empty: expected a value"
     if "is abstract" in text and "NestedArg(" in text:
         option = f"--{place.rpartition('.')[0]}"
         return f"is unknown, since {option} names no class: give {option} CLASS before it"
@@ -214,6 +219,8 @@ def _similar_class(name: str, place: str) -> str:
         if isinstance(getattr(module, name), type)
     }
     found = similar(name.rpartition(".")[2], names)
+    if found == name.rpartition(".")[2]:
+        return " of this option"
     return f": did you mean {found}?" if found else ": expected an import path, e.g. my_package.MyClass"
 
 

@@ -144,6 +144,10 @@ def test_volumes(tmp_path):
     check = check_volumes(tmp_path, classes=["background", "organ"], exclude="09|11")
     kinds = {each.kind for each in check.findings if each.path.endswith("04.nii")}
     assert kinds == {"unknown"} and check.facts["volumes by class"] == {"background": 7, "organ": 8}
+    for path in tmp_path.rglob("0[1-9]*"):
+        path.unlink()
+    check = check_volumes(tmp_path, exclude="10|11")
+    assert check.facts["warnings"][0] == "set train is empty: training needs both sets"
 
 
 def test_folders_that_are_no_data_are_refused(tmp_path):
@@ -167,6 +171,15 @@ def test_a_stray_mask_or_class_does_not_hide_the_classes(tmp_path):
     assert list(check.facts["classes in % of pixels"]) == sorted(overlaps.CLASSES)
     assert "has ['hexagon'], which the training set does not have" in check.facts["warnings"][0]
     assert [each.text for each in check.findings if each.kind == "broken"][0].startswith("is not an image")
+    strays = [each.path for each in check.findings if each.text == "is not in the folder of a class"]
+    assert strays == [str(root / "train/masks/0000.png")]
+
+
+def test_a_set_without_files_is_a_warning(tmp_path):
+    generator = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        gray(tmp_path / kind / "a.png", generator.integers(0, 2, (5, 4)))
+    assert check_folder(tmp_path).facts["warnings"] == ["set train is empty: training needs both sets"]
 
 
 def test_volumes_without_labels_and_a_palette_that_does_not_fit(tmp_path, street):

@@ -328,3 +328,10 @@ def test_a_file_that_is_replaced_or_removed_after_the_pairs_were_found_is_an_err
     (tmp_path / "images" / "00.png").unlink()
     with pytest.raises(WavedilError, match=r"images/00.png does not exist"):
         dataset[0]
+
+
+def test_an_image_without_the_mask_of_a_class_is_named_with_its_folder(tmp_path):
+    for name in ("images/a", "images/b", "masks/cat/a"):
+        write_image(tmp_path / f"{name}.png", np.zeros((4, 5), np.uint8))
+    with pytest.raises(WavedilError, match=r"b.png has no mask in masks/cat of the same name \(1 of 2 files"):
+        find_pairs(tmp_path, FolderLayout(masks="masks/cat"))

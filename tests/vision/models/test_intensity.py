@@ -32,6 +32,12 @@ def test_each_channel_of_each_volume_has_mean_0_and_deviation_1():
     torch.testing.assert_close(NormalizeIntensity()(x[1:]), y[1:], rtol=0, atol=0)  # other volumes do not matter
 
 
+def test_integers_become_float32():
+    x = torch.arange(24).view(1, 1, 2, 3, 4)
+    for dtype in (torch.uint8, torch.int16, torch.int64):
+        torch.testing.assert_close(NormalizeIntensity()(x.to(dtype)), NormalizeIntensity()(x.float()))
+
+
 def test_voxels_of_0_are_left_out_and_stay_0():
     x = volumes(1, 1, 6, 6, 6)
     x[..., :2] = 0

@@ -80,6 +80,7 @@ def check_images(
                 progress(done, total)
     check.facts = {"pairs": total, "sets": {name: len(pairs) for name, pairs in sets.items()}}
     check.facts |= {"image sizes": dict(sizes.most_common(10)), **truth.facts(next(iter(sets)))}
+    warn_of_empty_sets(check)
     check.distributions = truth.distributions()
     return check
 
@@ -93,6 +94,13 @@ def count_pairs(check: DataCheck, sets: Mapping[str, Sequence]) -> int:
             "with equal names; set the folders, or image_ending and mask_ending to the endings of the names"
         )
     return total
+
+
+def warn_of_empty_sets(check: DataCheck) -> None:
+    """Adds a warning about each set without files, with which training would be an error."""
+    empty = [f"set {name} is empty: training needs both sets" for name, size in check.facts["sets"].items() if not size]
+    if empty:
+        check.facts["warnings"] = [*empty, *check.facts.get("warnings", [])]
 
 
 class Duplicates:

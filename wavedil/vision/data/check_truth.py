@@ -11,7 +11,7 @@ import numpy as np
 from wavedil.data_check import BROKEN, DataCheck
 from wavedil.errors import WavedilError, shown
 from wavedil.vision.data.dataset import count_classes, known_scheme, read_values
-from wavedil.vision.data.images import read_mask, read_target
+from wavedil.vision.data.images import list_images, read_mask, read_target
 from wavedil.vision.data.labels import IGNORED, Ignored, LabelScheme
 from wavedil.vision.data.multilabel import IGNORED_BITS, MultilabelPair, class_folders
 from wavedil.vision.data.pairs import FolderLayout, ImagePair, stems, without_excluded
@@ -180,6 +180,9 @@ class ClassFolders(Truth):
                 self.notes.append(f"{folder / layout.masks} has {shown(others)}, which the training set does not have")
             self.tally.names = self.tally.names or others
         names = self.tally.names
+        for path in list_images(folder / layout.masks):
+            if path.parent == folder / layout.masks:
+                check.add(path, "unpaired", "is not in the folder of a class")
         found = [stems(folder, replace(layout, masks=f"{layout.masks}/{name}")) for name in names]
         found = without_excluded([found[0][0], *(masks for _, masks in found)], exclude)
         kinds = ("image", *(f"mask of {name}" for name in names))

@@ -9,7 +9,7 @@ import numpy as np
 
 from wavedil.data_check import BROKEN, DataCheck
 from wavedil.extras import import_extra
-from wavedil.vision.data.check import Duplicates, count_pairs
+from wavedil.vision.data.check import Duplicates, count_pairs, warn_of_empty_sets
 from wavedil.vision.data.check_truth import ClassTally
 from wavedil.vision.data.pairs import find_sets, without_excluded
 from wavedil.vision.data.volume_pairs import VolumePair, volumes_by_name
@@ -102,6 +102,7 @@ def check_volumes(
     if properties:
         check.facts["intensities"] = f"{low:.6g} to {high:.6g}"
     check.facts |= tally.facts(next(iter(sets)))
+    warn_of_empty_sets(check)
     check.distributions = tally.distributions()
     return check
 

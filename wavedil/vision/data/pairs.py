@@ -99,7 +99,8 @@ def pair_files(root: PathLike, layout: FolderLayout | None = None, exclude: str 
         )
     remedy = "add it, remove the file, or set image_ending and mask_ending to the endings of the names"
     found = without_excluded(found, exclude)
-    return [ImagePair(*pair) for pair in pair_by_name(*found, ("image", "mask"), remedy)]
+    mask = f"mask in {layout.masks}" if "/" in layout.masks else "mask"  # e.g. of a class
+    return [ImagePair(*pair) for pair in pair_by_name(*found, ("image", mask), remedy)]
 
 
 def without_excluded(found: Sequence[dict[str, Path]], exclude: str | None) -> list[dict[str, Path]]:

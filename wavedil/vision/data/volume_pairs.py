@@ -131,9 +131,10 @@ class VolumeDataset(PairDataset):
             sums, squares = sums + values.sum(1), squares + np.square(values).sum(1)
             if progress is not None:
                 progress(index + 1, len(self))
-        deviations = np.sqrt((squares / count - (sums / count) ** 2).clip(min=0))
-        stds = np.where(deviations > 1e-6, deviations, 1.0).tolist()
-        return torch.from_numpy(np.stack(counts)), (sums / count).tolist(), stds
+        means = sums / count
+        deviations = np.sqrt((squares / count - means**2).clip(min=0))
+        stds = np.where(deviations > 1e-6 * abs(means), deviations, 1.0).tolist()  # less: rounding errors of a constant
+        return torch.from_numpy(np.stack(counts)), means.tolist(), stds
 
 
 class RandomPatches(Dataset[dict[str, Tensor]]):

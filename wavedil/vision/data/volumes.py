@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from wavedil.core.schema import AnyPath, Channels, Classes, checked
-from wavedil.errors import WavedilError, first_line, shown
+from wavedil.errors import WavedilError, count_text, first_line, shown
 from wavedil.extras import import_extra
 from wavedil.files import check_regular_file
 from wavedil.ops.memory import check_memory
@@ -64,7 +64,9 @@ def read_volume(path: AnyPath, channels: Channels = 1) -> Volume:
         values = values.astype(np.float32)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
-        raise WavedilError(f"{path}: {bad:,} values are not finite in float32: replace them, e.g. by 0")
+        raise WavedilError(
+            f"{path}: NaN, or too large for float32, at {count_text(bad, 'voxel')}: replace it, e.g. by 0"
+        )
     return Volume(values, affine, voxel_sizes(affine))
 
 
@@ -104,10 +106,9 @@ def check_classes(values: np.ndarray, num_classes: int | None, path: Any) -> np.
     high = MAX_CLASSES if num_classes is None else num_classes
     known = ((values >= 0) & (values < high)) | (values == IGNORED)
     if not known.all():
-        limit = f"at most {MAX_CLASSES} classes" if num_classes is None else f"0 to {num_classes - 1}"
         raise WavedilError(
-            f"{path}: value {int(values[~known][0])} is not a class: expected {limit}, or {IGNORED} where voxels are "
-            "ignored"
+            f"{path}: value {int(values[~known][0])} is not a class: expected 0 to {high - 1}, or {IGNORED} where "
+            "voxels are ignored"
         )
     return values.astype(np.uint8)
 

@@ -17,7 +17,7 @@ class NormalizeIntensity(nn.Module):
 
     ``(batch, channels, *space) -> (batch, channels, *space)``. The usual normalization of magnetic resonance images;
     the same as ``NormalizeIntensity(channel_wise=True)`` of MONAI and ``ZScoreNormalization`` of nnU-Net. A constant
-    channel becomes 0.
+    channel becomes 0. The result of integers is float32.
 
     Args:
         nonzero: the mean and the deviation are those of the voxels that are not 0, and voxels that are 0 stay 0, e.g.
@@ -29,6 +29,7 @@ class NormalizeIntensity(nn.Module):
         self.nonzero = nonzero
 
     def forward(self, volume: Tensor) -> Tensor:
+        dtype = volume.dtype if volume.is_floating_point() else torch.float32
         x = volume.to(torch.promote_types(volume.dtype, torch.float32))
         axes = tuple(range(2, x.ndim))
         known = x != 0 if self.nonzero else torch.ones_like(x, dtype=torch.bool)
@@ -39,7 +40,7 @@ class NormalizeIntensity(nn.Module):
         std = torch.linalg.vector_norm(centered, dim=axes, keepdim=True, dtype=torch.float64) / count.sqrt()
         std = std.to(x.dtype)
         varies = std > _CONSTANT * mean.abs()
-        return torch.where(varies, centered / torch.where(varies, std, 1), 0).to(volume.dtype)
+        return torch.where(varies, centered / torch.where(varies, std, 1), 0).to(dtype)
 
 
 @register
