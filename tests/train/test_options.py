@@ -127,6 +127,14 @@ def test_a_mistake_in_an_option_is_one_line(refusal, option, message):
             "--data.augmentation=NormalizeIntensity",
             "--data.augmentation: NormalizeIntensity is not a known class of this option",
         ),
+        ("volumes", "--model.normalization=CrossEntropy", "normalization is CrossEntropy: expected a module without"),
+        (
+            "volumes",
+            "--model.normalization={class_path: torch.nn.Conv3d, init_args: {in_channels: 1, out_channels: 1, "
+            "kernel_size: 1}}",
+            "normalization is Conv3d: expected a module without weights",
+        ),
+        ("volumes", "--model.normalization={class_path: torch.nn.Flatten}", "normalization is Flatten: "),
         ("nam", "--model.lr_power=", "^--model.lr_power is empty: expected a value"),
         ("volumes", "--model.normalization=", "^--model.normalization is empty: expected a value"),
         (

@@ -30,6 +30,7 @@ from wavedil.vision.data.shares import describe_classes
 from wavedil.vision.data.volume_pairs import RandomPatches, VolumeDataset, split_volume_pairs
 from wavedil.vision.losses import CrossEntropy
 from wavedil.vision.metrics import ConfusionMatrix
+from wavedil.vision.models.intensity import check_normalization
 from wavedil.vision.models.volume_segmenter import VolumeSegmenter, normalizer
 from wavedil.vision.volume_prediction import label_volume
 from wavedil.weights import check_savable, load
@@ -85,6 +86,8 @@ class VolumeModule(TrainingModule):
         self.sizes = {name: value for name, value in sizes if value is not None}
         if start is not None:
             self._check_sizes(init, start)
+        if normalization is not None:
+            check_normalization(normalization, self.in_channels)
         self.init, self.network = init, None
         self.loss = CrossEntropy() if loss is None else loss
 

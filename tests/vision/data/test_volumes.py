@@ -118,7 +118,10 @@ DAMAGED = {
     "offset nan": (corrupt(108, float("nan")), "vox_offset is nan"),
     "far offset": (corrupt(108, 1e6), "it is truncated"),
     "pair": (corrupt(344, 0x696E, 0x31), "header of a pair"),
-    "not finite": (lambda path, data: write(path, np.where(data > 0, np.nan, data)), "values are not finite"),
+    "not finite": (
+        lambda path, data: write(path, np.where(data > 0, np.nan, data)),
+        "NaN, or too large for float32, at",
+    ),
     "truncated": (lambda path, data: path.write_bytes(write(path, data).read_bytes()[:-40]), "it is truncated"),
     "damaged": (
         lambda path, data: path.write_bytes((content := write(path, data).read_bytes())[:-6] + b"xx" + content[-4:]),

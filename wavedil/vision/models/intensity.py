@@ -1,5 +1,7 @@
 """Normalization of the intensities of volumes, which a model applies in training and in prediction."""
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
@@ -65,3 +67,15 @@ class ScaleIntensityRange(nn.Module):
 
     def forward(self, volume: Tensor) -> Tensor:
         return ((volume - self.a_min) / (self.a_max - self.a_min)).clamp(0, 1)
+
+
+def check_normalization(normalization: nn.Module, channels: int) -> None:
+    """Raises WavedilError unless a module maps a volume to one of the same shape and has no weights."""
+    volume, result = torch.arange(8.0 * channels).view(1, channels, 2, 2, 2), None
+    with suppress(Exception):  # modules of other kinds raise errors of all kinds
+        result = normalization(volume)
+    if getattr(result, "shape", None) != volume.shape or any(True for _ in normalization.parameters()):
+        raise WavedilError(
+            f"normalization is {type(normalization).__name__}: expected a module without weights that maps a volume to "
+            "one of the same shape, e.g. NormalizeIntensity"
+        )
