@@ -162,12 +162,15 @@ def _about_option(message: str, words: Sequence[str], options: Collection[str]) 
     return re.sub(remedy, lambda found: f"{found[1]} {as_option(found[2])}", message)
 
 
-def _with_values(words: Sequence[str]) -> list[str]:
-    """Keys of recipes with their values, ``--data.root=DIR``, since argparse would take DIR as an argument."""
+def _with_values(words: Sequence[str], options: Collection[str]) -> list[str]:
+    """Keys of recipes, which are none of the command's ``options``, with their values, ``--data.root=DIR``.
+
+    argparse would take DIR as an argument of the command.
+    """
     joined: list[str] = []
     for word in words:
         is_key = bool(joined) and re.fullmatch(r"--\w+[._][\w.]*\+?", joined[-1])
-        if is_key and not re.match(r"--?[A-Za-z]", word):
+        if is_key and joined[-1] not in options and not re.match(r"--?[A-Za-z]", word):
             joined[-1] += f"={word}"
         else:
             joined.append(word)
@@ -186,7 +189,7 @@ def _run(words: list[str], options: set[str]) -> int:
     parser = build_parser(words)
     _check_command(words)
     options.update(parser.chosen._option_string_actions if parser.chosen else ())
-    arguments, unknown = parser.parse_known_args(_with_values(words))
+    arguments, unknown = parser.parse_known_args(_with_values(words, options))
     if arguments.command is None:
         if unknown:
             parser.refuse(unknown)
