@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from wavedil.cli.options import keep_recipe_keys
 from wavedil.errors import WavedilError, one_of
 from wavedil.progress import Bar
 
@@ -56,12 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(overrides=[])
 
 
-def take_unknown(arguments: argparse.Namespace, words: list[str]) -> list[str]:
-    """Keeps the keys of the recipe."""
-    if arguments.config is None:
-        return words
-    arguments.overrides = words
-    return []
+take_unknown = keep_recipe_keys
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -65,6 +65,14 @@ def add_effect_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def keep_recipe_keys(arguments: argparse.Namespace, words: list[str]) -> list[str]:
+    """``take_unknown`` of commands with ``-c``: the words are keys of the recipe."""
+    if arguments.config is None:
+        return words
+    arguments.overrides = words
+    return []
+
+
 def add_rate_option(parser: argparse.ArgumentParser, use: str) -> None:
     """The sample rate of a schedule."""
     parser.add_argument("--rate", type=_rate, metavar="HZ", help=f"sample rate, {use}")

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from wavedil.cli.options import add_rate_option, print_result
+from wavedil.cli.options import add_rate_option, keep_recipe_keys, print_result
 from wavedil.errors import WavedilError
 
 EXAMPLES = (
@@ -65,12 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(overrides=[])
 
 
-def take_unknown(arguments: argparse.Namespace, words: list[str]) -> list[str]:
-    """Keeps the keys of the recipe."""
-    if arguments.config is None:
-        return words
-    arguments.overrides = words
-    return []
+take_unknown = keep_recipe_keys
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wavedil.errors import WavedilError
+from wavedil.vision.data.built_in import check_numbers, items
 from wavedil.vision.data.volumes import write_label_volume
 from wavedil.writing import check_replaceable
 
@@ -58,17 +58,12 @@ def make_ellipsoids(
     Raises:
         WavedilError: numbers out of range, nibabel is missing, or the folder has links or files of other names.
     """
-    if min(train, val) < 1 or min(size) < 8:
-        raise WavedilError(
-            f"train is {train}, val is {val}, size is {size}: expected at least 1 volume each, sizes of at least 8"
-        )
+    check_numbers(train, val, size, 8, "volume")
     folder = Path(folder)
     subfolders = ("train", "val", "train/images", "train/masks", "val/images", "val/masks")
     check_replaceable(folder, r"(train|val)/(images|masks)/\d{4,}\.nii\.gz", subfolders=subfolders)
     affine = np.diag([*VOXEL_SIZE[::-1], 1.0])
-    for part_number, (part, count) in enumerate((("train", train), ("val", val))):
-        for i in range(count):
-            both = draw(size, np.random.default_rng([seed, part_number, i]))
-            for kind, values in zip(("images", "masks"), both, strict=True):
-                write_label_volume(folder / part / kind / f"{i:04d}.nii.gz", values, affine)
+    for part, name, generator in items(folder, train, val, seed):
+        for kind, values in zip(("images", "masks"), draw(size, generator), strict=True):
+            write_label_volume(part / kind / f"{name}.nii.gz", values, affine)
     return folder

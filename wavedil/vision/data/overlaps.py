@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wavedil.errors import WavedilError
+from wavedil.vision.data.built_in import check_numbers, items
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.writing import check_replaceable
 
@@ -51,20 +51,15 @@ def make_overlaps(
     Raises:
         WavedilError: numbers out of range, or the folder has links or files of other names.
     """
-    if min(train, val) < 1 or size < 16:
-        raise WavedilError(
-            f"train is {train}, val is {val}, size is {size}: expected at least 1 image each, size at least 16"
-        )
+    check_numbers(train, val, size, 16)
     folder = Path(folder)
     kinds = ("images", "masks", *(f"masks/{name}" for name in CLASSES))
     subfolders = ("train", "val", *(f"{part}/{kind}" for part in ("train", "val") for kind in kinds))
     names = rf"(train|val)/(images|masks/({'|'.join(CLASSES)}))/\d{{4,}}\.png"
     check_replaceable(folder, names, subfolders=subfolders)
-    for part_number, (part, count) in enumerate((("train", train), ("val", val))):
-        for i in range(count):
-            image, masks = draw(size, np.random.default_rng([seed, part_number, i]))
-            write_image(folder / part / "images" / f"{i:04d}.png", image)
-            for name, color, mask in zip(CLASSES, PALETTE, masks, strict=True):
-                path = folder / part / "masks" / name / f"{i:04d}.png"
-                write_labels(path, mask.astype(np.uint8), ((0, 0, 0), color))
+    for part, name, generator in items(folder, train, val, seed):
+        image, masks = draw(size, generator)
+        write_image(part / "images" / f"{name}.png", image)
+        for label, color, mask in zip(CLASSES, PALETTE, masks, strict=True):
+            write_labels(part / "masks" / label / f"{name}.png", mask.astype(np.uint8), ((0, 0, 0), color))
     return folder

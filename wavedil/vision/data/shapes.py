@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wavedil.errors import WavedilError
+from wavedil.vision.data.built_in import check_numbers, items
 from wavedil.vision.data.images import write_image, write_labels
 from wavedil.writing import atomic_write, check_replaceable
 
@@ -82,10 +82,7 @@ def make_shapes(folder: str | os.PathLike[str], train: int = 400, val: int = 40,
     Raises:
         WavedilError: numbers out of range, or the folder has links or files of other names.
     """
-    if min(train, val) < 1 or size < 80:
-        raise WavedilError(
-            f"train is {train}, val is {val}, size is {size}: expected at least 1 image each, size at least 80"
-        )
+    check_numbers(train, val, size, 80)
     folder = Path(folder)
     subfolders = ("train", "val", "train/images", "train/masks", "val/images", "val/masks")
     check_replaceable(folder, r"(train|val)/(images|masks)/\d{4,}\.png", "shapes.json", subfolders)
@@ -101,11 +98,10 @@ def make_shapes(folder: str | os.PathLike[str], train: int = 400, val: int = 40,
         return folder
     # Removed first and written last, so the index exists only in complete folders.
     index.unlink(missing_ok=True)
-    for part_number, (part, count) in enumerate((("train", train), ("val", val))):
-        for i in range(count):
-            image, labels = draw(size, np.random.default_rng([seed, part_number, i]))
-            write_image(folder / part / "images" / f"{i:04d}.png", image)
-            write_labels(folder / part / "masks" / f"{i:04d}.png", labels, PALETTE)
+    for part, name, generator in items(folder, train, val, seed):
+        image, labels = draw(size, generator)
+        write_image(part / "images" / f"{name}.png", image)
+        write_labels(part / "masks" / f"{name}.png", labels, PALETTE)
     with atomic_write(index) as beside:
         beside.write_text(json.dumps({"settings": settings, "classes": CLASSES}))
     return folder

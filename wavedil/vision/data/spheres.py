@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wavedil.errors import WavedilError
+from wavedil.vision.data.built_in import check_numbers, items
 from wavedil.vision.data.images import write_image, write_values
 from wavedil.writing import check_replaceable
 
@@ -52,16 +52,12 @@ def make_spheres(
     Raises:
         WavedilError: numbers out of range, or the folder has links or files of other names.
     """
-    if min(train, val) < 1 or size < 16:
-        raise WavedilError(
-            f"train is {train}, val is {val}, size is {size}: expected at least 1 image each, size at least 16"
-        )
+    check_numbers(train, val, size, 16)
     folder = Path(folder)
     subfolders = ("train", "val", "train/images", "train/targets", "val/images", "val/targets")
     check_replaceable(folder, r"(train|val)/(images|targets)/\d{4,}\.png", subfolders=subfolders)
-    for part_number, (part, count) in enumerate((("train", train), ("val", val))):
-        for i in range(count):
-            image, depth = draw(size, np.random.default_rng([seed, part_number, i]))
-            write_image(folder / part / "images" / f"{i:04d}.png", image)
-            write_values(folder / part / "targets" / f"{i:04d}.png", depth, STEP)
+    for part, name, generator in items(folder, train, val, seed):
+        image, depth = draw(size, generator)
+        write_image(part / "images" / f"{name}.png", image)
+        write_values(part / "targets" / f"{name}.png", depth, STEP)
     return folder
