@@ -243,7 +243,7 @@ BAD = [
     (cityscapes, Cityscapes(labels="labelTrainIds"), lambda r: None, r"has no \*_gtFine_labelTrainIds.png"),
     (cityscapes, Cityscapes(annotations="gtCoarse"), lambda r: None, "has no folder gtCoarse/train"),
     (cityscapes, Cityscapes(), lambda r: (r / "gtFine/train/ulm/a1_gtFine_labelIds.png").unlink(),
-     "a1_leftImg8bit.png has no mask of the same name"),
+     "a1_leftImg8bit.png has no mask in gtFine.train of the same name"),
     (mapillary, MapillaryVistas(), lambda r: (r / "config_v1.2.json").unlink(), "config_v1.2.json does not exist"),
     (mapillary, MapillaryVistas(), lambda r: (r / "config_v1.2.json").write_text("{"), "config_v1.2.json is not JSON"),
     (mapillary, MapillaryVistas(), lambda r: (r / "config_v1.2.json").write_text("[" * 10**5), "nested too deep"),
