@@ -56,7 +56,7 @@ def find_model(name: str | Path) -> Path:
 
 
 def check_not_an_address(name: str | Path) -> None:
-    """Raises WavedilError for a URL, in the form in which it was given; a Path would shorten its slashes."""
+    """Raises WavedilError if ``name`` is a URL. Call it before ``Path(name)``, which turns ``//`` into ``/``."""
     if "://" in str(name) and not Path(name).exists():
         remedy = "download the model first" + f": wavedil convert {name} FOLDER" * str(name).startswith("hf://")
         raise WavedilError(f"{name} is an address: expected a model folder or a file; {remedy}")

@@ -145,8 +145,8 @@ def _line(error: BaseException) -> str:
 def _about_option(message: str, words: Sequence[str], options: Collection[str]) -> str:
     """A message about a Python argument, ``top_k is -1``, as one about the command's option: ``--top-k is -1``.
 
-    Arguments in its remedy, ``lower field``, become options, too. A file or folder that was given, which the message
-    may be about instead, leaves it as it is.
+    Python arguments in the rest of the message become options, too: ``lower field`` becomes ``lower --field``. Words
+    that the user gave as values, e.g. the name of a file, are not changed.
     """
 
     def as_option(name: str) -> str:

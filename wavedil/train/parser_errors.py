@@ -168,7 +168,7 @@ def _explained(text: str, place: str) -> str:
         if other:
             return shortened(f"{made[1].rpartition('.')[2]} cannot be built: {other[0]}", 400)
     of_class = r"(?:\S+NestedArg |(?:dict|list) Given value: \[?\{'class_path')"
-    text = re.sub(rf" - Expected a NoneType Given value type: {of_class}.*", "", text)  # not of the class's argument
+    text = re.sub(rf" - Expected a NoneType Given value type: {of_class}.*", "", text)  # about null
     innermost = re.split(r'Parser key "[^"]+": ', text)[-1]
     cut = re.search(r"(?:Given|Got) value: (.*?)(?: - |\. Got value: | Given value type: |$)", innermost)
     value = cut[1].rstrip(".") if cut else ""

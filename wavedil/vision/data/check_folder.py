@@ -1,4 +1,4 @@
-"""Checks a folder of images or volumes, whose kind the names of its files tell."""
+"""Checks a folder of images or volumes; the kind of data is recognized by the file names."""
 
 import warnings
 from collections.abc import Callable

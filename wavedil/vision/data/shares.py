@@ -1,4 +1,4 @@
-"""Shares of the classes among labeled pixels or voxels, and what is unusual about them."""
+"""Share of each class among labeled pixels or voxels, and warnings, e.g. about classes without pixels."""
 
 from collections.abc import Sequence
 

@@ -15,7 +15,7 @@ _CONSTANT = 1e-6
 
 @register
 class NormalizeIntensity(nn.Module):
-    """Subtracts the mean of each volume and divides by its standard deviation, for each channel on its own.
+    """Subtracts the mean and divides by the standard deviation of each channel of each volume.
 
     ``(batch, channels, *space) -> (batch, channels, *space)``. The usual normalization of magnetic resonance images;
     the same as ``NormalizeIntensity(channel_wise=True)`` of MONAI and ``ZScoreNormalization`` of nnU-Net. A constant
