@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wavedil.batches import BATCH, Batches, Record, fingerprint, fingerprint_paths, rank
 from wavedil.core.schema import checked
-from wavedil.errors import WavedilError, one_of, shown
+from wavedil.errors import WavedilError, shown
 from wavedil.figures import check_figure_path
 from wavedil.vision.boundary_f1 import TOLERANCE, BoundaryF1, Tolerance, definition
 from wavedil.vision.data.dataset import ImageDataset, RegressionDataset, SegmentationDataset
@@ -29,7 +29,7 @@ from wavedil.vision.models.regressor import Regressor
 from wavedil.vision.models.segmenter import Segmenter
 from wavedil.vision.prediction import Progress, estimate, predict
 from wavedil.vision.rand import DEFINITION as RAND_DEFINITION
-from wavedil.vision.rand import BorderScores
+from wavedil.vision.rand import BorderScores, figures_text, find_border
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,8 @@ class MeanIoU:
         mean = "none" if self.mean_iou is None else f"{self.mean_iou:.4f}"
         means = f"mean IoU {mean}, mean boundary F1 {boundary}"
         counted = f"accuracy {self.accuracy:.4f} over {self.count:,} pixels of {self.images} images"
-        lines = [class_table(self.per_class), means, *([] if self.rand is None else [_rand_text(**self.rand)]), counted]
+        lines = [class_table(self.per_class), means, *([] if self.rand is None else [figures_text(self.rand)]), counted]
         return "\n".join([*lines, f"({self.definition})"])
-
-
-def _rand_text(v_rand: float, split: float, merge: float, threshold: float, v_rand_at_half: float) -> str:
-    return (
-        f"V^Rand {v_rand:.4f} (split {split:.4f}, merge {merge:.4f}) at a border probability of {threshold}, the best "
-        f"on these images; {v_rand_at_half:.4f} at 0.5"
-    )
 
 
 def class_table(figures: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -118,8 +111,7 @@ def evaluate(
             f"the data has the classes {shown(list(scheme.classes))} and the model {shown(list(model.classes))}: "
             "expected the same in the same order"
         )
-    if border is not None and border not in model.classes:
-        raise WavedilError(f"border is {border!r}: expected {one_of(border, model.classes)}")
+    label = None if border is None else find_border(border, model.classes)
     images = SegmentationDataset(pairs, scheme, model.scale if scaled else 1.0, model.in_channels)
     borders = None if border is None else BorderScores()
 
@@ -129,7 +121,6 @@ def evaluate(
         for image, labels in read_images(images, numbers, progress):
             found = predict(model, image, scaled=scaled, probabilities=objects is not None, **options)
             if objects is not None:
-                label = model.classes.index(border)
                 objects.update(found[label], labels.numpy() == label, labels.numpy() == IGNORED)
                 found = found.argmax(0)
             labeled = torch.from_numpy(found)

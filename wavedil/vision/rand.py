@@ -3,14 +3,15 @@
 scikit-image's ``adapted_rand_error`` is the same from label images, up to terms of 1 / pixels, but is not a dependency.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from wavedil.core.schema import checked
-from wavedil.errors import WavedilError
+from wavedil.core.schema import Positive, checked
+from wavedil.errors import WavedilError, one_of, shown
 from wavedil.extras import import_extra
 
 THRESHOLDS = tuple(step / 10 for step in range(1, 10))
@@ -22,6 +23,18 @@ DEFINITION = (
     "sum p^2 / sum t^2 and merge sum p^2 / sum s^2; the mean over images; threshold is the one of 0.1 to 0.9 with the "
     "highest v_rand, which is chosen on these images, and v_rand_at_half is v_rand at 0.5"
 )
+#: Of volumes; :func:`definition_of` has both.
+_OF_VOLUMES = {"edges of pixels": "faces of voxels", "pixel": "voxel", "nearest one;": "nearest one in millimeters;"}
+_PART = 2**22  # voxels that are counted at a time
+
+
+def definition_of(items: str) -> str:
+    """``DEFINITION`` for ``items``: images, volumes or slices (of volumes)."""
+    text = DEFINITION.replace("images", items)
+    if items == "volumes":
+        for of_images, of_volumes in _OF_VOLUMES.items():
+            text = text.replace(of_images, of_volumes)
+    return text
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,13 @@ class RandScore:
 
 
 @checked
-def rand_score(borders: np.ndarray, labeled: np.ndarray, ignored: np.ndarray | None = None) -> RandScore | None:
+def rand_score(
+    borders: np.ndarray,
+    labeled: np.ndarray,
+    ignored: np.ndarray | None = None,
+    *,
+    spacing: Sequence[Positive] | None = None,
+) -> RandScore | None:
     """The foreground-restricted Rand score V^Rand (Arganda-Carreras et al. 2015, Front. Neuroanat. 9:142).
 
     Objects are connected components of the pixels that are no borders; pixels are connected across their edges, voxels
@@ -44,6 +63,7 @@ def rand_score(borders: np.ndarray, labeled: np.ndarray, ignored: np.ndarray | N
         borders: bool, of any number of axes: the pixels of predicted borders between objects.
         labeled: bool, of the same shape: the pixels of true borders, which do not count.
         ignored: bool, of the same shape: other pixels that do not count; None: none.
+        spacing: size of a pixel or voxel along each axis, which decides what is nearest; None: equal sizes.
 
     Returns:
         None if no pixel counts.
@@ -57,22 +77,53 @@ def rand_score(borders: np.ndarray, labeled: np.ndarray, ignored: np.ndarray | N
             raise WavedilError(
                 f"{name} is {mask.dtype} of shape {mask.shape}: expected bool of the shape of labeled, {labeled.shape}"
             )
-    known = ~labeled & ~ignored
-    if not known.any():
-        return None
+    if spacing is not None and len(spacing) != labeled.ndim:
+        raise WavedilError(f"spacing is {shown(spacing)}: expected one number for each of {labeled.ndim} axes")
+    return next(_scores([borders], labeled, ignored, spacing))
+
+
+def _scores(
+    predictions: Iterable[np.ndarray], labeled: np.ndarray, ignored: np.ndarray, spacing: Sequence[float] | None
+) -> Iterator[RandScore | None]:
+    """:func:`rand_score` of several predicted borders."""
+    known = ~(labeled | ignored)
     image = import_extra("scipy.ndimage", "medical")
-    predicted, count = image.label(~borders)
+    truth = image.label(~labeled)[0] if known.any() else None
+    for borders in predictions:
+        yield None if truth is None else _score(_joined(borders, spacing), truth, known)
+
+
+def _joined(borders: np.ndarray, spacing: Sequence[float] | None) -> np.ndarray:
+    """The number of the object that each pixel belongs to or joins, int32; 0 if there is no object."""
+    image = import_extra("scipy.ndimage", "medical")
+    objects, count = image.label(~borders)
     if count:
-        nearest = image.distance_transform_edt(borders, return_distances=False, return_indices=True)
-        predicted = predicted[tuple(nearest)]
-    truth, number = image.label(~labeled)
-    joint = truth[known].astype(np.int64) * (count + 1) + predicted[known]
-    pairs, sizes = np.unique(joint, return_counts=True)
-    sizes = sizes.astype(np.float64)
-    true = np.bincount(pairs // (count + 1), sizes, number + 1)
-    found = np.bincount(pairs % (count + 1), sizes, count + 1)
-    together, true, found = (float(np.square(each).sum()) for each in (sizes, true, found))
-    return RandScore(2 * together / (true + found), together / true, together / found)
+        nearest = image.distance_transform_edt(borders, spacing, return_distances=False, return_indices=True)
+        flat = objects.reshape(-1)
+        for part in _parts(flat.size):
+            indices = tuple(axis.reshape(-1)[part] for axis in nearest)
+            flat[part] = objects[indices]  # in place: objects are their own nearest ones
+    return objects
+
+
+def _score(found: np.ndarray, truth: np.ndarray, known: np.ndarray) -> RandScore:
+    found, truth, known = found.reshape(-1), truth.reshape(-1), known.reshape(-1)
+    width = int(found.max()) + 1
+    pairs, sizes = np.empty(0, np.int64), np.empty(0, np.int64)
+    for part in _parts(len(known)):  # sorting all pixels at a time would need several times their memory
+        joint = truth[part][known[part]].astype(np.int64) * width + found[part][known[part]]
+        new, number = np.unique(joint, return_counts=True)
+        pairs, place = np.unique(np.concatenate([pairs, new]), return_inverse=True)
+        sizes = np.bincount(place, np.concatenate([sizes, number]), len(pairs))
+    together, true, predicted = (
+        float(np.square(each).sum())
+        for each in (sizes, np.bincount(pairs // width, sizes), np.bincount(pairs % width, sizes))
+    )
+    return RandScore(2 * together / (true + predicted), together / true, together / predicted)
+
+
+def _parts(size: int) -> Iterator[slice]:
+    return (slice(first, first + _PART) for first in range(0, size, _PART))
 
 
 class BorderScores:
@@ -83,9 +134,16 @@ class BorderScores:
         #: v_rand, split and merge at each threshold, summed over images; the last row counts the images.
         self.sums = torch.zeros(len(THRESHOLDS) + 1, 3, dtype=torch.float64)
 
-    def update(self, probability: np.ndarray, labeled: np.ndarray, ignored: np.ndarray) -> None:
-        """Adds one image: the probability of the borders, and bool arrays as in :func:`rand_score`."""
-        scores = [rand_score(probability >= threshold, labeled, ignored) for threshold in THRESHOLDS]
+    def update(
+        self,
+        probability: np.ndarray,
+        labeled: np.ndarray,
+        ignored: np.ndarray,
+        spacing: Sequence[float] | None = None,
+    ) -> None:
+        """Adds one image or volume: the probability of the borders, and the other arguments of :func:`rand_score`."""
+        predictions = (probability >= threshold for threshold in THRESHOLDS)
+        scores = list(_scores(predictions, labeled, ignored, spacing))
         if scores[0] is not None:
             rows = [[score.v_rand, score.split, score.merge] for score in scores]
             self.sums += torch.tensor([*rows, [1.0] * 3], dtype=torch.float64)
@@ -98,3 +156,18 @@ class BorderScores:
         best = max(range(len(means)), key=lambda index: means[index][0])
         figures = dict(zip(("v_rand", "split", "merge"), means[best], strict=True))
         return figures | {"threshold": THRESHOLDS[best], "v_rand_at_half": means[THRESHOLDS.index(0.5)][0]}
+
+
+def find_border(border: str, classes: Sequence[str]) -> int:
+    """The label of the class of borders; raises WavedilError, with the classes, if there is none of this name."""
+    if border not in classes:
+        raise WavedilError(f"border is {border!r}: expected {one_of(border, classes)}")
+    return list(classes).index(border)
+
+
+def figures_text(figures: dict[str, Any], items: str = "images") -> str:
+    """The figures of :class:`BorderScores` in a sentence."""
+    return (
+        "V^Rand {v_rand:.4f} (split {split:.4f}, merge {merge:.4f}) at a border probability of {threshold}, the best "
+        "on these {items}; {v_rand_at_half:.4f} at 0.5"
+    ).format(**figures, items=items)

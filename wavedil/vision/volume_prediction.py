@@ -24,15 +24,22 @@ DEFAULT_TILE = 96  # voxels
 
 
 class _Labels(nn.Module):
-    """The labels of a network, so that tiles are joined without their scores, which need more memory."""
+    """The labels of a network, so that tiles are joined without their scores, which need more memory.
 
-    def __init__(self, model: nn.Module):
+    With ``label``, a second channel has the probability of that class.
+    """
+
+    def __init__(self, model: nn.Module, label: int | None = None):
         super().__init__()
-        self.model = model
+        self.model, self.label = model, label
         self.training = model.training
 
     def forward(self, volume: Tensor) -> Tensor:
-        return self.model.scores(volume).argmax(1, keepdim=True).to(torch.uint8)
+        scores = self.model.scores(volume)
+        labels = scores.argmax(1, keepdim=True)
+        if self.label is None:
+            return labels.to(torch.uint8)
+        return torch.cat([labels.float(), scores.float().softmax(1)[:, self.label, None]], 1)
 
 
 @checked
@@ -51,7 +58,16 @@ def label_volume(
     Raises:
         WavedilError: other shapes, or the model is in training mode.
     """
-    return _label(model, _normalized(model, volume), tile)
+    return _label(model, _normalized(model, volume), tile)[0]
+
+
+@torch.inference_mode()
+def label_volume_with_probability(
+    model: VolumeSegmenter, volume: np.ndarray | Tensor, label: int, tile: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The result of :func:`label_volume`, and the probability of class ``label``, float32 of the same shape."""
+    labels, probability = _label(model, _normalized(model, volume), tile, label)
+    return labels.astype(np.uint8), probability
 
 
 @torch.inference_mode()
@@ -59,7 +75,7 @@ def label_slice(model: VolumeSegmenter, volume: np.ndarray | Tensor, index: int)
     """Slice ``index`` of :func:`label_volume`, uint8 ``(height, width)``, computed from the slices around it."""
     values, margin = _normalized(model, volume), model.receptive_field[0] // 2
     first = max(0, index - margin)
-    return _label(model, values[:, :, first : index + margin + 1], None)[index - first]
+    return _label(model, values[:, :, first : index + margin + 1], None)[0, index - first]
 
 
 def _normalized(model: VolumeSegmenter, volume: np.ndarray | Tensor) -> Tensor:
@@ -75,13 +91,16 @@ def _normalized(model: VolumeSegmenter, volume: np.ndarray | Tensor) -> Tensor:
     return model.normalize(values.to(model.final.weight).unsqueeze(0))
 
 
-def _label(model: VolumeSegmenter, normalized: Tensor, tile: Pixels | Sequence[Pixels] | None) -> np.ndarray:
+def _label(
+    model: VolumeSegmenter, normalized: Tensor, tile: Pixels | Sequence[Pixels] | None, label: int | None = None
+) -> np.ndarray:
+    """The channels of :class:`_Labels`, ``(channels, depth, height, width)``."""
     if tile is None and normalized[0, 0].numel() > MAX_UNTILED_VOXELS:
         tile = DEFAULT_TILE
-    network = _Labels(model)
+    network = _Labels(model, label)
     margin = [field // 2 for field in model.receptive_field]
-    labels = network(normalized) if tile is None else tile_exactly(network, normalized, tile, margin=margin)
-    return labels[0, 0].cpu().numpy()
+    found = network(normalized) if tile is None else tile_exactly(network, normalized, tile, margin=margin)
+    return found[0].cpu().numpy()
 
 
 def list_volumes(folder: str | Path) -> list[Path]:
