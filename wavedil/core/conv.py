@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from wavedil.core.padded_conv import PaddedConv
+from wavedil.core.padded_conv import PaddedConv, tap_offsets
 from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Dimensions, Width, checked
 from wavedil.errors import WavedilError
@@ -84,6 +84,10 @@ class DilatedConv(PaddedConv):
     def span(self) -> tuple[int, ...]:
         """(k - 1) * d per axis: the distance between the first and the last input of one output."""
         return tuple((k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True))
+
+    def taps(self) -> tuple[Tensor, list[tuple[int, ...]]]:
+        """Weights ``(out_channels, in_channels / groups, taps)`` and their offsets in ``span``."""
+        return self.weight.flatten(2), tap_offsets(self.kernel_size, self.dilation, (0,) * self.ndim)
 
     def _apply_taps(self, x: Tensor, pads: list[tuple[int, int]]) -> Tensor:
         return dilated_conv(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from wavedil.core.conv import MAX_WEIGHTS
-from wavedil.core.padded_conv import PaddedConv, check_taps, positions_before
+from wavedil.core.padded_conv import PaddedConv, check_taps, positions_before, tap_offsets
 from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Dimensions, Range, Width, checked
 from wavedil.errors import WavedilError
@@ -99,8 +99,7 @@ class LearnedDilation(PaddedConv):
             positions_before(name, size - 1) - positions_before(name, span)
             for name, size, span in zip(self.padding, self.window, spans, strict=True)
         ]
-        grid = itertools.product(*(range(k) for k in self.kernel_size))
-        self._regular = [[f + i * d for f, i, d in zip(first, tap, dilations, strict=True)] for tap in grid]
+        self._regular = tap_offsets(self.kernel_size, dilations, first)
         self.positions = nn.Parameter(torch.empty(shape))
         self.sigma = nn.Parameter(torch.empty(shape)) if interpolation == "gaussian" else None
         self._initial_sigma = sigma

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from wavedil.core.batch_norm import BATCH_NORMS
 from wavedil.core.conv import DilatedConv
 from wavedil.core.learned import LearnedDilation
-from wavedil.core.padded_conv import PaddedConv, check_taps, positions_before
+from wavedil.core.padded_conv import PaddedConv, check_taps, positions_before, tap_offsets
 from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Dimensions, Width, checked
 from wavedil.errors import WavedilError, shown
@@ -82,7 +82,7 @@ class MergeableDilations(PaddedConv):
             for each in spans
         ]
         check_taps("kernel_size", sum(math.prod(kernel) for kernel, _ in pairs))
-        places = [_offsets(*pair, start) for pair, start in zip(pairs, self._starts, strict=True)]
+        places = [tap_offsets(*pair, start) for pair, start in zip(pairs, self._starts, strict=True)]
         self.offsets = sorted(set(itertools.chain(*places)))
         numbers = {place: number for number, place in enumerate(self.offsets)}
         self._indices = [[numbers[place] for place in each] for each in places]
@@ -160,12 +160,6 @@ class MergeableDilations(PaddedConv):
     def extra_repr(self) -> str:
         taps = f"{len(self.offsets)} taps" + ", merged" * self.merged
         return f"{self.ndim}-D, {self.in_channels} -> {self.out_channels}, {taps}" + self._parameters_for_repr()
-
-
-def _offsets(kernel: Sequence[int], dilation: Sequence[int], start: Sequence[int]) -> list[tuple[int, ...]]:
-    """The offsets of the taps of a kernel, in the order of its weights."""
-    axes = zip(kernel, dilation, start, strict=True)
-    return list(itertools.product(*([first + i * d for i in range(k)] for k, d, first in axes)))
 
 
 def fold_dilations(module: nn.Module) -> nn.Module:

@@ -1,5 +1,6 @@
 """Padding, streaming and checks of all convolutions of the core; their subclasses say where the taps are."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -51,6 +52,12 @@ def check_taps(name: str, taps: int) -> None:
 def positions_before(padding: str, span: int) -> int:
     """Positions of a kernel before that of the output: all of ``span`` with ``"causal"`` padding, else half of it."""
     return span if padding == "causal" else span // 2
+
+
+def tap_offsets(kernel_size: Sequence[int], dilation: Sequence[int], first: Sequence[int]) -> list[tuple[int, ...]]:
+    """The offsets of regular taps in the order of a kernel's weights; ``first`` is that of the first tap, per axis."""
+    axes = zip(kernel_size, dilation, first, strict=True)
+    return list(itertools.product(*([start + i * d for i in range(k)] for k, d, start in axes)))
 
 
 class PaddedConv(nn.Module):

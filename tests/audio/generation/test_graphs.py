@@ -91,6 +91,15 @@ def test_codes_state_and_scores_equal_the_torch_engines(chunk, batch, options, s
     assert torch.equal(again.sample(uniforms), session.sample(uniforms))
 
 
+def test_irregular_taps(set_taps):
+    model = set_taps(WaveNet(8, 12, [1] * 4, num_codes=31), [[30, 1], [3], [0], [11, 4, 0]]).to(DEVICE).eval()
+    uniforms = Uniforms(0, 2).draw(40).to(DEVICE)
+    reference, session = (engine(model.plan(), model.start(2)) for engine in (TorchSession, UncapturedSession))
+    assert torch.equal(session.sample(uniforms), reference.sample(uniforms))
+    ours, theirs = session.state(), reference.state()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
 @pytest.mark.parametrize("distribution", [Categorical, ReadsNumbers])
 def test_conditions_speakers_and_distributions_that_read_numbers(distribution):
     torch.manual_seed(0)

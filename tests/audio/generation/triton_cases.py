@@ -98,6 +98,19 @@ def test_ring_buffers_wrap_around_many_times():
         assert close(torch.cat(parts, 2), model(codes))
 
 
+def test_irregular_taps_of_layers_with_different_numbers(set_taps):
+    model = set_taps(make(dilations="1,1,1,1"), [[8, 1], [3, 0], [0], [5, 2, 0]])
+    with torch.no_grad():
+        _, state = model.step(torch.randint(31, (2, 20), device=DEVICE))
+    plan, uniforms = model.plan(), Uniforms(0, 2).draw(6).to(DEVICE)
+    reference, session = TorchSession(plan, state), TritonSession(plan, state)
+    assert torch.equal(session.sample(uniforms), reference.sample(uniforms))
+    forced = torch.randint(31, (2, 11), device=DEVICE)  # further than the longest ring buffer
+    assert close(session.score(forced), reference.score(forced))
+    ours, exact = session.state(), reference.state()
+    assert all(close(ours[key], exact[key]) for key in exact)
+
+
 @pytest.mark.parametrize(
     "settings", [{"temperature": 0.0}, {"temperature": 0.7, "top_k": 5}, {"top_p": 0.6}, {"top_k": 9, "top_p": 0.8}]
 )

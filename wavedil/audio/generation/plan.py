@@ -5,7 +5,7 @@ A plan holds the weights of a model as flat float tensors. They compute one samp
     x = sum over taps of tables[tap][code at t - taps + 1 + tap]                   (with a CodeEmbeddingPlan)
     x = bias + sum over taps of weight[tap] * amplitude of that code               (with an AmplitudeEmbeddingPlan)
     for each layer:  h = bias + condition @ [features at t, speaker]               (if the model is conditioned)
-                         + sum over taps j of weight[j] @ x[t - (taps - 1 - j) * dilation]
+                         + sum over taps j of weight[j] @ x[t - delays[j]]
                      z = tanh(h[:hidden]) * sigmoid(h[hidden:])
                      x = (x + residual @ z + residual_bias) * residual_scale       (if the layer has a residual)
     y = skip_weight @ concatenated z + skip_bias
@@ -34,9 +34,10 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.audio.distributions.base import Distribution
-from wavedil.core import DilatedConv, GatedBlock
+from wavedil.core import DilatedConv, GatedBlock, LearnedDilation, MergeableDilations
+from wavedil.core.padded_conv import PaddedConv, axes_value
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError, with_article
+from wavedil.errors import WavedilError, shown, with_article
 
 PREVIOUS = "previous"
 INPUT_HISTORY = "input_embedding.history"
@@ -115,43 +116,83 @@ class AmplitudeEmbeddingPlan:
 class LayerPlan:
     """One gated layer. ``weight`` (taps, 2 * hidden, channels), oldest tap first; the tanh half comes first.
 
+    ``delays`` has the delay of each tap in samples, from the largest to 0: ``(d, 0)`` for two taps with dilation d.
     ``condition`` is (2 * hidden, condition channels + speaker channels).
     """
 
-    dilation: int
+    delays: tuple[int, ...]
     weight: Tensor
     bias: Tensor
     condition: Tensor | None
     residual: Tensor | None
     residual_bias: Tensor | None
 
+    def __post_init__(self) -> None:
+        delays = self.delays
+        if len(delays) != len(self.weight) or list(delays) != sorted({0, *delays}, reverse=True) or delays[-1] < 0:
+            taps = len(self.weight)
+            raise WavedilError(f"delays is {shown(delays)} for {taps} taps: expected one per tap, decreasing to 0")
+
     @property
     def span(self) -> int:
         """Number of past inputs that the layer needs."""
-        return (len(self.weight) - 1) * self.dilation
+        return self.delays[0]
 
     @classmethod
     def of(cls, block: GatedBlock) -> Self:
-        """The plan of a block."""
-        if not isinstance(block.conv, DilatedConv):
-            raise WavedilError(
-                f"a layer has {with_article(block.conv)}: engines generate with regular dilations; use step()"
-            )
-        weight, bias = block.conv.weight.detach(), block.conv.bias.detach()
+        """The plan of a block.
+
+        Raises:
+            WavedilError: a block or convolution that engines cannot compute, e.g. with taps that are not snapped.
+        """
+        _check_methods(block, (GatedBlock,), "forward_gated", "step_gated", "_combine")
+        delays, weight = _causal_taps(block.conv)
+        bias = _bias(block.conv)
         condition = None if block.condition is None else block.condition.weight.detach().flatten(1)
         if block.gate_order == "sigmoid_first":
-            hidden = len(weight) // 2
-            weight, bias = weight.roll(hidden, 0), bias.roll(hidden, 0)
+            hidden = len(bias) // 2
+            weight, bias = weight.roll(hidden, 1), bias.roll(hidden, 0)
             condition = None if condition is None else condition.roll(hidden, 0)
         residual = block.residual
         return cls(
-            dilation=block.conv.dilation[0],
-            weight=weight.permute(2, 0, 1),
+            delays=delays,
+            weight=weight,
             bias=bias,
             condition=condition,
             residual=None if residual is None else residual.weight.detach().flatten(1),
-            residual_bias=None if residual is None else residual.bias.detach(),
+            residual_bias=None if residual is None else _bias(residual),
         )
+
+
+def _causal_taps(conv: nn.Module) -> tuple[tuple[int, ...], Tensor]:
+    """Delays and weights (taps, outputs, inputs) of a convolution as in :class:`LayerPlan`."""
+    _check_methods(conv, (DilatedConv, LearnedDilation, MergeableDilations), "forward", "step", "_apply_taps")
+    is_causal = conv.padding == ("causal",) or conv.span == (0,)
+    if not is_causal or conv.stride != (1,) or conv.groups != 1:
+        found = f"padding {axes_value(conv.padding)}, stride {axes_value(conv.stride)} and groups {conv.groups}"
+        raise WavedilError(f"a layer has {found}: engines generate with padding causal, stride 1 and groups 1")
+    weight, offsets = conv.taps()
+    weight = weight.detach().permute(2, 0, 1)
+    delays = tuple(conv.span[0] - offset for (offset,) in offsets)
+    if delays[-1] != 0:  # engines multiply the present separately from the past
+        delays, weight = (*delays, 0), torch.cat([weight, torch.zeros_like(weight[:1])])
+    return delays, weight
+
+
+def _check_methods(part: nn.Module, known: Sequence[type], *methods: str) -> None:
+    """Raises WavedilError unless a part has the methods of a known class, of which the plan has the weights."""
+    names = " and ".join(", ".join(kind.__name__ for kind in known).rsplit(", ", 1))
+    kind = next((kind for kind in known if isinstance(part, kind)), None)
+    if kind is None:
+        raise WavedilError(f"a layer has {with_article(part)}: engines generate with {names}; use step()")
+    for method in methods:
+        if getattr(type(part), method) is not getattr(kind, method):
+            text = f"a layer has {with_article(part)} with its own {method}: engines generate with {names}"
+            raise WavedilError(f"{text}; use step()")
+
+
+def _bias(conv: PaddedConv) -> Tensor:
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,8 @@ class TorchSession(Session):
         condition = torch.cat(condition, 1).double() if condition else None
         gates = torch.empty(len(x), hidden * len(plan.layers), device=plan.device, dtype=torch.float64)
         for index, (layer, ring) in enumerate(zip(plan.layers, self.rings, strict=True)):
-            k = len(layer.weight)
             now = self.rounded(x)
-            inputs = torch.cat([*(ring.get((k - 1 - j) * layer.dilation) for j in range(k - 1)), now], dim=1)
+            inputs = torch.cat([*(ring.get(delay) for delay in layer.delays[:-1]), now], dim=1)
             h = torch.addmm(layer.bias, inputs, self.weights[index])
             if condition is not None:
                 h = torch.addmm(h, condition, self.conditions[index])

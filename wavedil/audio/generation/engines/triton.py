@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from wavedil.audio.distributions.categorical import Categorical
 from wavedil.audio.generation.engines.session import Session
-from wavedil.audio.generation.engines.triton_packing import TILE, Tiling, pack_weights, pad_zeros
+from wavedil.audio.generation.engines.triton_packing import TILE, Tiling, max_taps, pack_weights, pad_zeros, padded_taps
 from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan, make_state, read_state
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError
@@ -90,8 +90,9 @@ class TritonSession(Session):
             history = pad_zeros(history, layer.span, self.streams, tiling.C).to(plan.device)
             past = self.rings[:, start + 1 : start + 1 + layer.span]
             past.copy_(history.unflatten(1, (tiles, TILE)).transpose(0, 1))
-        columns = [[layer.dilation for layer in plan.layers], first, [0] * len(first)]
-        self.schedule = torch.tensor(columns, dtype=torch.int32, device=plan.device).T.contiguous()
+        taps = max_taps(plan)
+        rows = [[start, 0, *padded_taps(layer, taps)[0]] for start, layer in zip(first, plan.layers, strict=True)]
+        self.schedule = torch.tensor(rows, dtype=torch.int32, device=plan.device)
         self.recent = pad_zeros(codes.T.int(), codes.shape[1], self.streams).to(plan.device)  # (taps, streams)
 
     @torch.no_grad()
@@ -148,7 +149,7 @@ class TritonSession(Session):
                 INPUT_TAPS=taps,
                 ROWS=embedding.num_codes + 1,
                 SCALAR=not isinstance(embedding, CodeEmbeddingPlan),
-                TAPS=len(plan.layers[0].weight),
+                TAPS=max_taps(plan),
                 STREAM_BIAS=self.speaker is not None,
                 FORCED=forced,
                 GREEDY=sampling.temperature == 0,
@@ -159,7 +160,7 @@ class TritonSession(Session):
                 num_stages=tiling.STAGES,
             )
         self.recent = codes[steps:]
-        self.schedule[:, 2] = (self.schedule[:, 2] + steps) % self.sizes
+        self.schedule[:, 1] = (self.schedule[:, 1] + steps) % self.sizes
         if forced:
             return parameters[:, : self.batch, : self._num_codes].permute(1, 2, 0)
         return codes[taps:, : self.batch].T.long()
@@ -170,7 +171,7 @@ class TritonSession(Session):
 
     def current_state(self) -> State:
         histories = []
-        for layer, (_, first, now) in zip(self.plan.layers, self.schedule.tolist(), strict=True):
+        for layer, (first, now, *_) in zip(self.plan.layers, self.schedule.tolist(), strict=True):
             ring = self.rings[:, first : first + layer.span + 1].roll(-now, 1)[:, 1:]  # oldest first
             history = ring.transpose(0, 1).flatten(1, 2)[:, : self.batch, : self.plan.channels]
             histories.append(history.permute(1, 2, 0).float().contiguous())
@@ -183,9 +184,6 @@ def _unsupported_feature(plan: GenerationPlan) -> str | None:
         return f"the distribution {type(plan.distribution).__name__}"
     if plan.unusual_head:
         return plan.unusual_head
-    kernel_sizes = {len(layer.weight) for layer in plan.layers}
-    if len(kernel_sizes) > 1:
-        return f"layers of different kernel sizes, {sorted(kernel_sizes)}"
     return None
 
 

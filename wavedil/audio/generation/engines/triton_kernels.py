@@ -64,7 +64,7 @@ def sample_steps(
     features,  # (steps, streams, F)
     parameters,  # (steps, streams, Q) float32; written if FORCED
     rings,  # (tiles, slots, TILE, C): ring buffers with past inputs of all layers
-    schedule,  # (layers, 3) int32: dilation, first slot, index of the next input among the layer's slots
+    schedule,  # (layers, 2 + taps) int32: first slot, index of the next input among the layer's slots, delays of taps
     tables,  # (taps, rows, C) float32, or (taps, C) if SCALAR
     levels,  # (rows,) float32 if SCALAR
     input_bias,  # (C,) float32 if SCALAR
@@ -137,12 +137,12 @@ def sample_steps(
         for index in tl.range(LAYERS * BLOCKS, num_stages=STAGES):
             layer = index // BLOCKS
             block = index % BLOCKS
-            dilation = tl.load(schedule + 3 * layer)
-            first = tl.load(schedule + 3 * layer + 1)
+            delays = schedule + (2 + TAPS) * layer + 2
+            first = tl.load(delays - 2)
             # A layer has one slot more than past inputs, so the slot that is written now is not read in this step: no
             # barrier is needed between layers, and the inputs of later layers may be loaded early.
-            size = (TAPS - 1) * dilation + 1
-            now = (tl.load(schedule + 3 * layer + 2) + t) % size
+            size = tl.load(delays) + 1
+            now = (tl.load(delays - 1) + t) % size
             new = x.to(rings.dtype.element_ty)
             if TAPS > 1:
                 tl.store(rings + (first + now).to(tl.int64) * SLOT, new, mask=(row >= 0)[:, None] & (block == 0))
@@ -157,7 +157,7 @@ def sample_steps(
                 sigmoid_input = _product(feature, tl.load(weight + F * BLOCK), sigmoid_input)
             weight = weights + index * (TAPS * 2 * C * BLOCK) + channel[:, None] * BLOCK + unit[None, :]
             for tap in tl.static_range(TAPS - 1):
-                slot = now - (TAPS - 1 - tap) * dilation
+                slot = now - tl.load(delays + tap)
                 slot = tl.where(slot < 0, slot + size, slot)
                 old = tl.load(rings + (first + slot).to(tl.int64) * SLOT)
                 tanh_input = _product(old, tl.load(weight + tap * 2 * C * BLOCK), tanh_input)
@@ -196,7 +196,7 @@ def sample_steps(
             tl.store(codes + (t + INPUT_TAPS) * streams + stream, drawn.to(tl.int32))
         # Which thread holds which element of a tensor differs from one operation to the next. So one thread may read in
         # the next step what another wrote above (inputs in the rings, the code), and one may overwrite in the next step
-        # a slot that another has read in this one, (TAPS - 1) * dilation steps after it was written.
+        # a slot that another has read in this one: the oldest input of a layer.
         tl.debug_barrier()
         t += 1
 

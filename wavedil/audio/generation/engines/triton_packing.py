@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan
+from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan, LayerPlan
 
 TILE = 16  # streams per program
 BYTES = {"fp32": 4, "bf16": 2}
@@ -38,7 +38,7 @@ class Tiling:
         skip = len(plan.skip_bias)
         widths = [_padded_width(n) for n in (plan.channels, plan.hidden, skip, len(head), len(out))]
         features = _padded_width(plan.condition_channels) if plan.condition_channels else 0
-        taps = len(plan.layers[0].weight)
+        taps = max_taps(plan)
         for stages in (3, 2, 1):
             for block in (64, 32, 16):
                 tiling = cls(*widths, features, min(block, widths[1]), min(32, widths[3]), stages)
@@ -81,7 +81,7 @@ def pack_weights(plan: GenerationPlan, tiling: Tiling, dtype: torch.dtype, biase
     else:
         tables, levels = pad_zeros(embedding.weight, embedding.taps, C), F.pad(embedding.levels, (0, 1))
         input_bias = pad_zeros(embedding.bias, C)
-    weights = torch.stack([layer.weight for layer in plan.layers])  # (layers, taps, 2 * hidden, channels)
+    weights = torch.stack([padded_taps(layer, max_taps(plan))[1] for layer in plan.layers])
     conditions = empty
     if plan.condition_channels:
         conditions = torch.stack([layer.condition[:, : plan.condition_channels] for layer in plan.layers])
@@ -93,7 +93,7 @@ def pack_weights(plan: GenerationPlan, tiling: Tiling, dtype: torch.dtype, biase
             residual_biases[index, : plan.channels] = layer.residual_bias
     (head, head_bias), (out, out_bias) = plan.head
     in_dtype = {
-        "weights": split_gates(weights, C).movedim(1, 2),  # (layers, blocks, taps, 2, C, BLOCK)
+        "weights": split_gates(weights, C).movedim(1, 2),
         "conditions": conditions,
         "residuals": residuals,
         "skips": pad_zeros(plan.skip_weight.T.unflatten(0, (depth, hidden)), depth, H, S),
@@ -112,6 +112,17 @@ def pack_weights(plan: GenerationPlan, tiling: Tiling, dtype: torch.dtype, biase
     }
     packed = {name: values.to(dtype).contiguous() for name, values in in_dtype.items()}
     return packed | {name: values.float().contiguous() for name, values in in_float32.items()}
+
+
+def max_taps(plan: GenerationPlan) -> int:
+    """The number of taps that every layer has in the kernel."""
+    return max(len(layer.delays) for layer in plan.layers)
+
+
+def padded_taps(layer: LayerPlan, taps: int) -> tuple[tuple[int, ...], Tensor]:
+    """Delays and weights of a layer with zero weights for further taps, at its largest delay."""
+    missing = taps - len(layer.delays)
+    return (layer.span,) * missing + layer.delays, F.pad(layer.weight, (0, 0, 0, 0, missing, 0))
 
 
 def _padded_width(width: int) -> int:

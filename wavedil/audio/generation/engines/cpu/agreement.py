@@ -128,14 +128,14 @@ def _small_plan(distribution: Distribution) -> GenerationPlan:
         embedding = AmplitudeEmbeddingPlan(weight(1, channels) * 4, weight(channels), levels)
     layers = [
         LayerPlan(
-            dilation=dilation,
-            weight=weight(2, 2 * hidden, channels),
+            delays=delays,
+            weight=weight(len(delays), 2 * hidden, channels),
             bias=weight(2 * hidden),
             condition=weight(2 * hidden, features),
             residual=weight(channels, hidden),
             residual_bias=weight(channels),
         )
-        for dilation in (1, 2, 17)
+        for delays in ((1, 0), (2, 0), (17, 6, 0))
     ]
     layers[1].weight[..., 8:] = 0
     outputs = distribution.num_parameters

@@ -13,11 +13,12 @@ import numpy as np
 
 from wavedil.audio.generation.engines.cpu.specs import CategoricalSpec, MixtureSpec
 
-#: Columns of ``PackedWeights.layers``. RING is the index of the layer's first slot among the ring buffer slots of all
-#: layers, SLOTS the number of its slots, and BLOCK the number of steps for which the products with past inputs are
-#: computed at once. The last four are numbers of matrices, -1 if there is none: those for the condition, the past
+#: Columns of ``PackedWeights.layers``. DELAYS is the index of the layer's first delay in ``PackedWeights.delays``, TAPS
+#: the number of its taps, the present included. RING is the index of the layer's first slot among the ring buffer slots
+#: of all layers, SLOTS the number of its slots, and BLOCK the number of steps for which the products with past inputs
+#: are computed at once. The last four are numbers of matrices, -1 if there is none: those for the condition, the past
 #: inputs (one per tap), the current input and the residual.
-DILATION, TAPS, RING, SLOTS, BLOCK, CONDITION, PAST, CURRENT, RESIDUAL = range(9)
+DELAYS, TAPS, RING, SLOTS, BLOCK, CONDITION, PAST, CURRENT, RESIDUAL = range(9)
 LAYER_COLUMNS = 9
 
 
@@ -45,6 +46,7 @@ class PackedWeights(NamedTuple):
     words: np.ndarray  # float32; uint32: pairs of bfloat16; int32: four int8
     starts: np.ndarray  # int64 (matrices,): index of the first word; of a sparse matrix its bitwise complement
     layers: np.ndarray  # int64 (layers, LAYER_COLUMNS)
+    delays: np.ndarray  # int64 (past taps of all layers,): oldest tap first
     skip: int
     head: int
     out: int

@@ -2,8 +2,8 @@
 
 It takes streams sample by sample through embedding, layers, skip product and head, and draws codes. It allocates
 nothing. The arithmetic is that at the top of ``plan.py``, with one difference in order: the products of a layer with
-its past inputs can be computed some steps early (as many as its dilation). So they are computed for a block of steps as
-one product, which loads their weights once per block.
+its past inputs can be computed some steps early (as many as its smallest delay). So they are computed for a block of
+steps as one product, which loads their weights once per block.
 
 Two threads can share one stream. Each computes one half of the gates (and of the head's hidden layer) and its half of
 the products with them; after each layer they exchange these partial sums. A single thread adds the same two partial
@@ -20,7 +20,7 @@ from wavedil.audio.generation.engines.cpu.layout import (
     BLOCK,
     CONDITION,
     CURRENT,
-    DILATION,
+    DELAYS,
     PAST,
     RESIDUAL,
     RING,
@@ -73,10 +73,10 @@ def _copy(values, out):
 
 @numba.njit(**PART)
 def _start_block(
-    kind, words, starts, rings, bias, condition, layer, gate_inputs, i, steps, time, first_half, num_halves
+    kind, words, starts, rings, bias, condition, layer, delays, gate_inputs, i, steps, time, first_half, num_halves
 ):
     """Sets ``gate_inputs`` of some halves to bias + condition + past inputs, for ``steps`` steps from step i on."""
-    dilation, taps, ring, slots = layer[DILATION], layer[TAPS], layer[RING], layer[SLOTS]
+    taps, ring, slots = layer[TAPS], layer[RING], layer[SLOTS]
     batch, row_bytes, half = rings.shape[1], 4 * rings.shape[2], gate_inputs.shape[1] // 2
     first, columns = half * first_half, half * num_halves
     count = rings.shape[2] - num_scales(kind)
@@ -89,7 +89,7 @@ def _start_block(
         product(kind, words, start, x, x_row, x + 4 * k, x_row, y, y_row, k, columns, steps * batch)
     for tap in range(taps - 1):
         start = starts[layer[PAST] + (3 - num_halves) * tap + first_half]
-        slot = (time + i - (taps - 1 - tap) * dilation) % slots
+        slot = (time + i - delays[layer[DELAYS] + tap]) % slots
         done = 0
         while done < steps:  # in two parts if the ring buffer wraps around in between
             now = min(steps - done, slots - slot)
@@ -146,8 +146,8 @@ def _layer(
     first, columns, block = 2 * widths.hidden * first_half, 2 * widths.hidden * num_halves, layer[BLOCK]
     if i % block == 0:
         _start_block(
-            kind, words, starts, buffers.rings, bias, condition, layer, gate_inputs, i, min(block, steps - i), time,
-            first_half, num_halves,
+            kind, words, starts, buffers.rings, bias, condition, layer, weights.delays, gate_inputs, i,
+            min(block, steps - i), time, first_half, num_halves,
         )  # fmt: skip
     gate_inputs = gate_inputs[i % block * batch : (i % block + 1) * batch]
     now = buffers.rings[layer[RING] + (time + i) % layer[SLOTS]]

@@ -59,7 +59,7 @@ def pack(plan: GenerationPlan, numbers: Format, threads: int, longest_block: int
     # The matrices that are not read in every step come first, so that those that are follow each other in memory.
     blocks = [_block_length(layer, longest_block) for layer in plan.layers]
     separate = {index: add_block_products(index) for index, block in enumerate(blocks) if block > 1}
-    ring = 0
+    ring, delays = 0, []
     for index, (row, layer) in enumerate(zip(rows, plan.layers, strict=True)):
         condition, past = separate[index] if index in separate else add_block_products(index)
         current = add_gate_product(taps[index][-1], widths.channels)
@@ -69,8 +69,9 @@ def pack(plan: GenerationPlan, numbers: Format, threads: int, longest_block: int
             parts = [_columns(weight[half], range(channels), widths.channels) for half in halves]
             residual = [writer.add([part], widths.hidden) for part in parts][0]
         slots = layer.span + 1
-        row[:] = (layer.dilation, len(taps[index]), ring, slots, blocks[index], condition, past, current, residual)
+        row[:] = (len(delays), len(taps[index]), ring, slots, blocks[index], condition, past, current, residual)
         ring += slots
+        delays += layer.delays[:-1]
     skip_weight = _numpy(plan.skip_weight).T.reshape(len(plan.layers), hidden, -1)
     skip = []
     for half in halves:
@@ -95,6 +96,7 @@ def pack(plan: GenerationPlan, numbers: Format, threads: int, longest_block: int
         words=writer.words(),
         starts=np.array(writer.starts, np.int64),
         layers=rows,
+        delays=np.array(delays, np.int64),
         skip=skip[0],
         head=head,
         out=out[0],
@@ -138,8 +140,8 @@ def to_words(values: Tensor, numbers: Format, width: int) -> np.ndarray:
 
 
 def _block_length(layer: LayerPlan, longest: int) -> int:
-    """Steps for which the layer's past inputs are known in advance: a power of two, at most its dilation."""
-    known = min(longest, layer.dilation) if layer.span else longest
+    """Steps for which the layer's past inputs are known in advance: a power of two, at most its smallest delay."""
+    known = min((longest, *layer.delays[-2:-1]))  # the last delay is 0
     return 1 << known.bit_length() - 1
 
 
