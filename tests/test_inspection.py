@@ -9,12 +9,13 @@ from wavedil.audio.models.layer_chain import LayerChain
 from wavedil.audio.models.nam import NAM, NAMContainer
 from wavedil.audio.models.nam.others import NAMLSTM, NAMLinear
 from wavedil.audio.models.tcn import TCN
+from wavedil.core import ConvBlock, DilatedStack, LearnedDilation, MergeableDilations, fold_dilations
 from wavedil.core.schedule import parse_schedule
 from wavedil.errors import WavedilError
 from wavedil.inspection.model import inspect_model, measure_model, render_model
 from wavedil.inspection.schedule import inspect_schedule
 from wavedil.inspection.text import render_text
-from wavedil.vision import Conv1x1Head, Segmenter, SmallBackbone
+from wavedil.vision import ContextModule, Conv1x1Head, Segmenter, SmallBackbone
 
 KEYS = {
     "dilations", "layers", "kernel_size", "ndim", "channels", "parameters", "multiply_adds", "receptive_field",
@@ -108,6 +109,27 @@ def test_model():
     assert "9 samples" in render_text(json.loads(json.dumps(info)))
     with pytest.raises(WavedilError, match="Linear has no dilations"):
         inspect_model(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("conv", [LearnedDilation, MergeableDilations])
+def test_models_with_irregular_taps_have_no_gridding_of_their_schedule(conv):
+    stack = DilatedStack(1, 4, "1..8", 2, causal=True, conv=conv)
+    for layer in stack.layers if conv is LearnedDilation else ():
+        torch.nn.init.constant_(layer.conv.positions[0, 0], 0.9 * layer.conv.span[0])
+    wavenet, effect, tcn = WaveNet(4, 4, "1..8"), Effect(4, 4, "1..8", 2), TCN(4, 2, 4, "1..8")
+    for model in (wavenet, effect):
+        model.stack = stack
+    tcn.stack = DilatedStack(1, 4, "1..8", 2, block=ConvBlock, causal=True, conv=conv)
+    context = ContextModule(3, dilations="1,2")
+    context.stack = DilatedStack(2, 3, "1,2", 3, conv=conv)
+    vision = Segmenter(SmallBackbone(4, output_stride=4), Conv1x1Head(4, 3), context, num_classes=3)
+    for model in (wavenet, effect, tcn, vision):
+        inspect, render = model.inspection() if hasattr(model, "inspection") else (inspect_model, render_model)
+        for _ in range(2):
+            info = json.loads(json.dumps(inspect(model)))
+            assert info["receptive_field"] == model.receptive_field and info.get("holes") is None
+            assert info.get("dilations") is None and "holes" not in render(info) and info["multiply_adds"] > 0
+            fold_dilations(model)
 
 
 def lstm_weights(inputs, hidden):

@@ -6,21 +6,23 @@ import math
 import shutil
 import signal
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from wavedil import receptive_field
+from wavedil import LearnedDilation, receptive_field
 from wavedil.audio import WaveNet, generate, load
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.corpus import Corpus
 from wavedil.audio.data.crops import FirstSamples, WholeFiles
 from wavedil.audio.evaluation import evaluate
+from wavedil.core import fold_dilations
 from wavedil.errors import WavedilError
 from wavedil.train import AudioData, AudioModule
-from wavedil.train.previews.sound import SoundSamples
+from wavedil.train.previews.sound import SoundPreviews, SoundSamples
 from wavedil.train.recipes import find_recipe, known_recipes, module_class
 from wavedil.train.run import train
 
@@ -306,6 +308,21 @@ def test_clips_are_written_if_a_recording_has_become_unreadable(tmp_path, capsys
     SoundSamples(num=1, seconds=0.01).write(network, Data(), tmp_path)
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["captions.json", "sample_000.wav"]
     assert "recordings for comparison skipped: a.wav: gone" in capsys.readouterr().err
+
+
+def test_clips_of_learned_taps_are_those_of_a_folded_copy(tmp_path, monkeypatch):
+    network = WaveNet(channels=4, skip_channels=4, dilations="1..2", sample_rate=8000)
+    for layer in network.stack.layers:
+        layer.conv = LearnedDilation(1, 4, 8, 2, window=9, padding="causal")
+    clips = []
+    monkeypatch.setattr(SoundPreviews, "write_clip", lambda previews, trainer, clip, *_: clips.append(clip))
+    trainer = SimpleNamespace(datamodule=None, default_root_dir=tmp_path)
+    SoundPreviews(seconds=0.01).write_outputs(trainer, SimpleNamespace(eval_network=network), 1)
+    SoundSamples(num=1, seconds=0.01).write(network, None, tmp_path)
+    assert not network.stack.layers[0].conv.snapped
+    clips.append(torch.from_numpy(audio_files.read(tmp_path / "samples" / "sample_000.wav")[0])[0])
+    expected = generate(fold_dilations(network), 80)[0, 0]
+    assert len(clips) == 2 and all(torch.allclose(clip, expected, rtol=0, atol=2**-15) for clip in clips)
 
 
 @pytest.mark.parametrize(

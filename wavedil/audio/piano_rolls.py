@@ -197,7 +197,7 @@ def evaluate_roll_file(
     Raises:
         WavedilError: the file cannot be read, or the model's channels are not piano keys.
     """
-    channels = model.config["in_channels"], model.config["out_channels"]
+    channels = model.config.get("in_channels"), model.config.get("out_channels")
     if channels != (KEYS, KEYS):
         raise WavedilError(f"in_channels and out_channels are {channels}: expected {KEYS} of each, the keys")
     rolls = read_rolls(data)

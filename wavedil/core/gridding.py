@@ -149,7 +149,7 @@ def audit_gridding(
     if hasattr(dilations, "dilations") and hasattr(dilations, "kernel_size"):
         stack, ndim = dilations, getattr(dilations, "ndim", ndim)
         dilations, kernel_size = stack.dilations, stack.kernel_size if kernel_size is None else kernel_size
-        if any(hasattr(part, "offsets") for part in getattr(stack, "modules", list)()):
+        if has_irregular_taps(stack):
             raise WavedilError(
                 "dilations is a stack with learned or merged taps: its schedule does not say where they are; use "
                 "measure_receptive_field, whose footprint has the holes"
@@ -157,6 +157,11 @@ def audit_gridding(
         if any(isinstance(each, tuple) for each in dilations):
             raise WavedilError("dilations differ between the axes: audit each axis, e.g. [2, 4] of [(1, 2), (1, 4)]")
     return audit_branches([dilations], kernel_size, ndim)
+
+
+def has_irregular_taps(model: Any) -> bool:
+    """Whether a module has learned or merged taps, whose positions do not follow from the dilations."""
+    return any(hasattr(part, "offsets") for part in getattr(model, "modules", list)())
 
 
 @checked

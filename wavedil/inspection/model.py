@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from wavedil.core.cost import count_multiply_adds, count_parameters, zero_share
-from wavedil.core.gridding import audit_gridding
+from wavedil.core.gridding import audit_gridding, has_irregular_taps
 from wavedil.core.measured_field import MeasuredField, measure_receptive_field
 from wavedil.errors import WavedilError, count_text
 from wavedil.inspection.schedule import audit_info
-from wavedil.inspection.text import field_text, render_text
+from wavedil.inspection.text import UNITS, field_text, render_text
 
 _log = logging.getLogger("wavedil")
 
@@ -28,7 +28,7 @@ def measure_model(model: nn.Module, progress: Callable[[int, int], None] | None 
     config = getattr(model, "config", {})
     part, ndim, channels, size = model, getattr(model, "ndim", 1), config.get("in_channels") or 1, None
     if hasattr(model, "input_embedding"):
-        part, channels = _Stack(model), config["channels"]
+        part, channels = _Stack(model), model.stack.layers[0].channels
     elif getattr(model, "knobs", None):
         part = _Effect(model)
     elif hasattr(model, "coarse_scores"):
@@ -76,9 +76,9 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
     """The dict of :func:`wavedil.inspection.schedule.inspect_schedule` for a model.
 
     ``parameters`` is the number of parameters of the model, ``multiply_adds`` is per position of the input, and
-    ``zero_weights`` is the share of weights that are zero. For an
-    effect without one schedule the dict has only ``parameters``, ``multiply_adds``, ``receptive_field`` (in samples;
-    None for a recurrent network, which has no limit), ``receptive_field_ms``, ``sample_rate``, ``recurrent_layers`` and
+    ``zero_weights`` is the share of weights that are zero. For an effect without one schedule, and for a model with
+    learned or merged taps, the dict has only ``ndim``, ``parameters``, ``multiply_adds``, ``receptive_field`` (None for
+    a recurrent network, which has no limit), ``receptive_field_ms``, ``sample_rate``, ``recurrent_layers`` and
     ``networks``, which describes each network of a model that has several.
 
     Args:
@@ -92,19 +92,20 @@ def inspect_model(model: nn.Module, example_input: Tensor | None = None) -> dict
     """
     missing = [n for n in ("dilations", "kernel_size", "receptive_field") if not hasattr(model, n)]
     if _is_effect(model) and (missing or len(model.parts()) > 1):
-        return _without_schedule(model)
+        return _without_schedule(model, example_input)
+    if has_irregular_taps(model) and "receptive_field" not in missing:
+        return _without_schedule(model, example_input)
     if missing:
         raise WavedilError(
             f'{type(model).__name__} has no {" and no ".join(missing)}: inspect its schedule instead, e.g. "1..512 x3"'
         )
     ndim = getattr(model, "ndim", 1)
-    field: Any = model.receptive_field
     info = audit_info(
         audit_gridding(model.dilations, model.kernel_size, ndim),
         channels=getattr(model, "channels", getattr(model, "config", {}).get("channels")),
         parameters=count_parameters(model),
         multiply_adds=multiply_adds_per_position(model, example_input),
-        receptive_field=field if isinstance(field, int) else max(field),
+        receptive_field=_longest(model.receptive_field),
         sample_rate=getattr(model, "sample_rate", None),
     )
     return info | {"zero_weights": zero_share(model)}
@@ -144,12 +145,12 @@ def render_model(info: dict[str, Any]) -> str:
     if "dilations" in info:
         return render_text(info)
     recurrent = count_text(info["recurrent_layers"], "recurrent layer")
-    facts = [
-        ("receptive field", f"unlimited ({recurrent})" if info["recurrent_layers"] else field_text(info)),
-        ("sample rate", f"{info['sample_rate']} Hz"),
-        ("parameters", f"{info['parameters']:,}"),
-        ("multiply-adds", f"{info['multiply_adds']:,} per output sample"),
-    ]
+    facts = [("receptive field", f"unlimited ({recurrent})" if info["recurrent_layers"] else field_text(info))]
+    if info["sample_rate"] is not None:
+        facts.append(("sample rate", f"{info['sample_rate']} Hz"))
+    facts.append(("parameters", f"{info['parameters']:,}"))
+    if info["multiply_adds"] is not None:
+        facts.append(("multiply-adds", f"{info['multiply_adds']:,} per output {UNITS[info['ndim']][:-1]}"))
     for each in info["networks"]:
         text = f"{each['parameters']:,} parameters, {each['multiply_adds']:,} multiply-adds per output sample"
         facts.append((each["name"], text))
@@ -157,24 +158,30 @@ def render_model(info: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}} {text}" for name, text in facts)
 
 
-def _without_schedule(model: nn.Module) -> dict[str, Any]:
+def _without_schedule(model: nn.Module, example_input: Tensor | None) -> dict[str, Any]:
     selected = getattr(model, "selected", model)  # the network of a container that runs
     cells = [part for part in selected.modules() if isinstance(part, nn.RNNBase)]
-    field = None if cells else model.receptive_field
+    field, rate = None if cells else _longest(model.receptive_field), getattr(model, "sample_rate", None)
+    parts = zip(model.part_names(), model.parts(), strict=True) if _is_effect(model) else ()
     return {
-        "ndim": 1,
+        "ndim": getattr(model, "ndim", 1),
         "parameters": count_parameters(model),
-        "multiply_adds": _effect_cost(model),
+        "multiply_adds": multiply_adds_per_position(model, example_input),
         "receptive_field": field,
-        "receptive_field_ms": None if field is None else 1000 * field / model.sample_rate,
-        "sample_rate": model.sample_rate,
+        "receptive_field_ms": None if field is None or rate is None else 1000 * field / rate,
+        "sample_rate": rate,
         "recurrent_layers": sum(cell.num_layers for cell in cells),
         "networks": [
             {"name": name, "parameters": count_parameters(part), "multiply_adds": _effect_cost(part)}
-            for name, part in zip(model.part_names(), model.parts(), strict=True)
+            for name, part in parts
             if part is not model
         ],
     }
+
+
+def _longest(field: int | tuple[int, ...]) -> int:
+    """A receptive field along its longest axis."""
+    return field if isinstance(field, int) else max(field)
 
 
 def _effect_cost(model: nn.Module) -> int:

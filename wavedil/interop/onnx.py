@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wavedil.audio.distributions.quantizers import QUANTIZERS
 from wavedil.core.stream import State
 from wavedil.errors import WavedilError, with_article
 from wavedil.writing import atomic_write
@@ -188,8 +189,9 @@ def _metadata(model: nn.Module, settings: Mapping[str, float]) -> dict[str, str]
         values["knobs"] = {name: list(ends) for name, ends in model.knobs.items()}
     if hasattr(model, "quantizer"):
         quantizer = model.quantizer
-        values["quantizer"] = {"name": model.config["quantizer"], "num_codes": quantizer.num_codes}
-        values["quantizer"]["pre_emphasis"] = quantizer.pre_emphasis
+        name = next(name for name, kind in QUANTIZERS.items() if isinstance(quantizer, kind))
+        pre_emphasis = quantizer.pre_emphasis
+        values["quantizer"] = {"name": name, "num_codes": quantizer.num_codes, "pre_emphasis": pre_emphasis}
     if settings:
         values["start_knobs"] = settings
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}

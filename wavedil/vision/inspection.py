@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wavedil.core.cost import count_multiply_adds, count_parameters
-from wavedil.core.gridding import audit_gridding
+from wavedil.core.gridding import audit_gridding, has_irregular_taps
 
 
 def inspect_predictor(model: nn.Module) -> dict[str, Any]:
@@ -16,14 +16,16 @@ def inspect_predictor(model: nn.Module) -> dict[str, Any]:
     ``classes`` is empty for a regressor. ``parameters`` counts all parts, ``multiply_adds`` is per pixel of the image
     (without the auxiliary head, which is for training only),
     ``receptive_field`` is in pixels along one axis (None: the entire image). ``dilations``, ``holes``, ``path_ratio``
-    and ``hdc_m2`` describe the context module, in cells of the feature map; they are None without one.
+    and ``hdc_m2`` describe the context module, in cells of the feature map; they are None without one, or if its taps
+    are learned or merged.
     """
     parts = {name: getattr(model, name) for name in ("backbone", "head", "context", "refinement", "auxiliary")}
     height, width = (16 * stride for stride in model.strides)
     like = model.mean
     image = torch.zeros(1, model.in_channels, height, width, dtype=like.dtype, device=like.device)
     stack = getattr(model.context, "stack", None)
-    audit = None if stack is None else audit_gridding(stack.dilations, stack.kernel_size, 2)
+    is_regular = stack is not None and not has_irregular_taps(stack)
+    audit = audit_gridding(stack.dilations, stack.kernel_size, 2) if is_regular else None
     return {
         "classes": list(getattr(model, "classes", ())),
         "parts": {

@@ -14,6 +14,7 @@ from wavedil.audio.compression.header import Header, digest
 from wavedil.audio.conditioning.conditioner import Speaker
 from wavedil.audio.data import audio_files
 from wavedil.audio.data.levels import check_level
+from wavedil.audio.distributions.quantizers import Linear
 from wavedil.audio.generation.engines import choose, session_class
 from wavedil.audio.generation.engines.session import Session
 from wavedil.batches import fingerprint
@@ -70,7 +71,7 @@ def compress_file(
     sound = torch.from_numpy(check_level(audio_files.read(source, mono=False)[0], source))
     codes = model.encode(sound)
     exact = bool(torch.equal(model.decode(codes), sound))
-    if not exact and model.config.get("quantizer") == "linear" and model.num_codes == 65536:
+    if not exact and isinstance(model.quantizer, Linear) and model.num_codes == 65536:
         raise WavedilError(
             f"{source} ({info.subtype}) is not the 16-bit sound that this model's codes stand for: convert it to 16 bit"
         )

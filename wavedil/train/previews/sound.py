@@ -1,5 +1,6 @@
 """Clips of an audio generator."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import nn
 from wavedil.audio.data.audio_files import write
 from wavedil.audio.generation.generate import generate
 from wavedil.audio.resynthesis import griffin_lim, log_mel_features
+from wavedil.core import fold_dilations
+from wavedil.core.gridding import has_irregular_taps
 from wavedil.core.schema import Seconds, checked
 from wavedil.errors import WavedilError
 from wavedil.progress import Bar, say
@@ -54,7 +57,7 @@ class SoundPreviews(Previews):
         network = module.eval_network
         samples = max(1, round(self.seconds * network.sample_rate))
         conditioning = _conditioning(network, trainer.datamodule, samples, self.num)
-        sound = generate(network, samples, num=self.num, seed=0, **conditioning)
+        sound = generate(_folded(network), samples, num=self.num, seed=0, **conditioning)
         if sound.shape[2] < samples:
             raise KeyboardInterrupt  # generate returns early on Ctrl-C, which was meant for the run
         for index, clip in enumerate(sound[:, 0]):
@@ -86,7 +89,7 @@ class SoundSamples(Samples):
         total = max(1, round(self.seconds * network.sample_rate))
         options = _conditioning(network, data, total, self.num) | {"temperature": self.temperature}
         with Bar("sampling", network.sample_rate) as bar:
-            sound = generate(network, total, num=self.num, progress=bar.update, **options)
+            sound = generate(_folded(network), total, num=self.num, progress=bar.update, **options)
         belongs = network.conditioner.upsampling is not None
         sounds = recordings_of(data)
         for index, clip in enumerate(sound):
@@ -104,6 +107,11 @@ class SoundSamples(Samples):
             f"Listen: {folder / 'report.html'}\n"
             f"more clips: wavedil sample {folder / 'model'}{_sample_options(network)} --num 4 --seed 1 --out clips"
         )
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """The network, or a copy with its learned taps snapped and its branches merged, as engines need it."""
+    return fold_dilations(copy.deepcopy(network)) if has_irregular_taps(network) else network
 
 
 def recordings_of(data: L.LightningDataModule | None) -> Sequence[np.ndarray]:
