@@ -174,7 +174,7 @@ def test_plans_that_the_kernel_cannot_run_are_refused():
         TritonSession(plan, model.start(1))
     wide = make(channels=2048, hidden_channels=8, dilations="1")
     assert Tiling.choose(wide.plan(), "fp32", 227 * 1024) is None
-    with pytest.raises(WavedilError, match="2048 channels and 12 skip channels: too wide"):
+    with pytest.raises(WavedilError, match="2048 channels, 2 taps per layer and 12 skip channels: too wide"):
         TritonSession(wide.plan(), wide.start(1))
     with pytest.raises(WavedilError, match="codes are in 0 to 31: expected 0 to 30"):
         TritonSession(model.plan(), model.start(1)).score(torch.tensor([[0, 31]], device=DEVICE))

@@ -21,7 +21,7 @@ from wavedil.audio.generation.engines.session import Session
 from wavedil.audio.generation.engines.triton_packing import TILE, Tiling, max_taps, pack_weights, pad_zeros, padded_taps
 from wavedil.audio.generation.plan import CodeEmbeddingPlan, GenerationPlan, make_state, read_state
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 from wavedil.extras import install
 
 WARPS = 8  # per program
@@ -58,7 +58,8 @@ class TritonSession(Session):
         tiling = Tiling.choose(plan, self.precision, shared)
         if tiling is None:
             raise WavedilError(
-                f"the model has {plan.channels} channels and {len(plan.skip_bias)} skip channels: too wide for the "
+                f"the model has {plan.channels} channels, {count_text(max_taps(plan), 'tap')} per layer and "
+                f"{count_text(len(plan.skip_bias), 'skip channel')}: too wide for the "
                 f"{shared} bytes of shared memory of this GPU; use engine='graphs'"
             )
         self.tiling = tiling
