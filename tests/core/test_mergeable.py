@@ -1,5 +1,7 @@
 """Parallel dilated branches with batch norm equal the one convolution into which they merge."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -92,6 +94,22 @@ def test_a_stream_goes_on_after_merging(ndim, block):
     rest, state = stack.step(x[..., 9:], state)
     torch.testing.assert_close(torch.cat([first, rest], -1), expected)
     torch.testing.assert_close(stack(x), expected)
+
+
+@pytest.mark.parametrize("ndim", [1, 2])
+@pytest.mark.parametrize(
+    "conv", [MergeableDilations, LearnedDilation, partial(LearnedDilation, interpolation="gaussian")]
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_chunk_may_be_empty(ndim, conv, training):
+    conv = conv(ndim, 4, 6, 2, dilation=3, padding=("same", "causal")[-ndim:]).train(training)
+    for _ in range(2):
+        for state in (None, conv.step(torch.randn(2, 4, *[5, 7][-ndim:]))[1]):
+            y, after = conv.step(torch.zeros(2, 4, *[5, 0][-ndim:]), state)
+            assert y.shape == (2, 6, *[5, 0][-ndim:])
+            expected = torch.zeros_like(after["history"]) if state is None else state["history"]
+            assert torch.equal(after["history"], expected)
+        fold_dilations(conv)
 
 
 def test_merged_in_float32_is_rounded_once():

@@ -146,6 +146,10 @@ class MergeableDilations(PaddedConv):
             options = {"stride": self.stride, "padding": pads, "groups": self.groups}
             return tap_conv(x, self.weight, self.bias, offsets=self.offsets, span=self.span, **options)
         x = F.pad(x, [side for pair in reversed(pads) for side in pair])
+        if not torch.compiler.is_exporting():  # sizes may be symbols, which cannot be compared
+            sizes = [(n - span - 1) // s + 1 for n, span, s in zip(x.shape[2:], self.span, self.stride, strict=True)]
+            if min(sizes) < 1:  # an empty chunk of a stream
+                return x.new_zeros(x.shape[0], self.out_channels, *sizes)
         total = None
         for branch, start in zip(self.branches, self._starts, strict=True):
             rest = (whole - own - first for whole, own, first in zip(self.span, branch[0].span, start, strict=True))
