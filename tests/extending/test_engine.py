@@ -36,9 +36,8 @@ class ShortSession(Session):
             gates = []
             for index, layer in enumerate(plan.layers):
                 inputs = torch.cat([self.histories[index], x.unsqueeze(2)], 2)
-                h = layer.bias + sum(
-                    inputs[:, :, tap * layer.dilation] @ weight.T for tap, weight in enumerate(layer.weight)
-                )
+                taps = zip(layer.delays, layer.weight, strict=True)
+                h = layer.bias + sum(inputs[:, :, layer.span - delay] @ weight.T for delay, weight in taps)
                 self.histories[index] = inputs[:, :, 1:]
                 gates.append(h[:, : plan.hidden].tanh() * h[:, plan.hidden :].sigmoid())
                 if layer.residual is not None:
