@@ -102,6 +102,8 @@ def matching_paths(paths: Sequence[Path], pattern: str, option: str) -> set[Path
     Raises:
         WavedilError: ``pattern`` is not a regular expression.
     """
+    if not pattern:
+        raise WavedilError(f"{option} is empty: expected a regular expression; leave it out for none")
     try:
         expression = re.compile(normalized(pattern))
     except re.error as error:
@@ -125,6 +127,8 @@ def excluded_paths(paths: Sequence[Path], exclude: str) -> set[Path]:
     """
     if not exclude.startswith("@"):
         return matching_paths(paths, exclude, "exclude")
+    if exclude == "@":
+        raise WavedilError("exclude is '@': expected the name of a file after @, a list of files")
     source = Path(exclude[1:])
     check_regular_file(source, "a list of files")
     try:

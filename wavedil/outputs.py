@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -64,6 +64,17 @@ def claim_file(
     if not place.name:
         raise WavedilError(f"{path} is the root folder: expected a file in a folder")
     with _locked(place.with_name(f".{place.name[:50]}.lock"), path):
+        yield
+
+
+@contextmanager
+def claim_files(paths: Iterable[PathLike | None], inputs: Iterable[PathLike] = ()) -> Iterator[None]:
+    """As :func:`claim_file`, for the files among ``paths`` that are not None; before long work, not after it."""
+    named, inputs = [path for path in paths if path is not None], list(inputs)
+    check_outputs(named, inputs)
+    with ExitStack() as stack:
+        for path in named:
+            stack.enter_context(claim_file(path, inputs))
         yield
 
 
@@ -195,17 +206,8 @@ def _locked(lock: Path, path: PathLike) -> Iterator[None]:
     exists = next(folder for folder in lock.parents if folder.exists())
     if not exists.is_dir():
         raise WavedilError(f"{path} cannot be written: {exists} is a file, expected a folder")
-    for tries_left in reversed(range(100)):
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            handle = lock_file(lock)
-            break
-        except (FileNotFoundError, FileExistsError):  # another process has removed the folder, which was empty
-            if not tries_left:
-                raise
     try:
-        if handle is None:
-            raise WavedilError(f"{path} is being written by another process: wait for its end, or choose another name")
+        handle = _lock(lock, path)
         try:
             yield
         finally:
@@ -216,3 +218,19 @@ def _locked(lock: Path, path: PathLike) -> Iterator[None]:
         with suppress(OSError):
             for folder in missing:
                 folder.rmdir()
+
+
+def _lock(lock: Path, path: PathLike) -> int:
+    """The handle of :func:`lock_file`, in a folder that is created; errors name ``path``."""
+    for tries_left in reversed(range(100)):
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            handle = lock_file(lock)
+            break
+        except OSError as error:
+            # Another process may have removed the folder, which was empty.
+            if not (tries_left and isinstance(error, FileNotFoundError | FileExistsError)):
+                raise WavedilError(f"{path} cannot be written: {reason(error)}; choose another folder") from error
+    if handle is None:
+        raise WavedilError(f"{path} is being written by another process: wait for its end, or choose another name")
+    return handle

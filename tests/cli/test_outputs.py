@@ -315,3 +315,35 @@ def test_a_working_folder_that_was_removed(refused, tmp_path, monkeypatch):
     (tmp_path / "gone").rmdir()
     for words in ("inspect 1,2", "sample model", "train"):
         assert "the working folder does not exist any more" in refused(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        (["check", "clips", "--list", "new/bad.txt"], "wavedil.cli.check._check"),
+        (["check", "clips", "--plot", "new.png"], "wavedil.cli.check._check"),
+        (
+            ["search", "--field", "9", "--parameters", "99", "--plot", "new.svg"],
+            "wavedil.inspection.candidates.rank_schedules",
+        ),
+        (["search", "-c", "amp", "--steps", "1", "--out", "new"], "wavedil.train.search.rank_schedules"),
+        (["surprise", "wavenet", "in.wav", "--csv", "new.csv"], "wavedil.audio.surprise.surprise_of_file"),
+        (["compress", "wavenet", "in.wav", "new.wdil"], "wavedil.audio.compression.files._session"),
+        (["inspect", "1,2", "--plot", "new.png"], "wavedil.inspection.plot.plot"),
+        (["bench", "codes", "--json", "new/x.json"], "wavedil.bench.run_benchmark"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_before_the_work(place, words, work, monkeypatch, capsys):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    def called(*_, **__):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("wavedil.outputs.lock_file", refused)
+    monkeypatch.setattr(work, called)
+    before = contents(place)
+    assert main(words) == 2
+    name = words[-1]
+    assert f"error: {name} cannot be written: Permission denied; choose another folder\n" == capsys.readouterr().err
+    assert contents(place) == before

@@ -197,7 +197,10 @@ def test_inspect(run, models):
         (["segment", "{models}/model", "{models}/hidden.png"], "hidden.png has transparent pixels"),
         (["segment", "{models}/model", "{models}/part"], "has no images"),
         (["segment", "{models}/model", "{data}/images/00.png", "--scales", "nan"], "scales"),
-        (["segment", "{models}/model", "{data}/images/00.png", "--crf-preset", "x"], "CRF preset is 'x'"),
+        (
+            ["segment", "{models}/model", "{data}/images/00.png", "--crf-preset", "voc"],
+            "--crf-preset is 'voc': expected one of densecrf",
+        ),
         (["segment", "{models}/pooled", "{data}/images/00.png", "--tile", "8"], "full image"),
         (["segment", "{models}/model", "{data}/images/00.png", "--tile", "0"], "tile is 0"),
         (["segment", "{models}/model", "{data}/images/00.png", "{data}/masks/00.png"], "both be written as 00.png"),

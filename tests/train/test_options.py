@@ -88,6 +88,13 @@ OPTIONS = [
     ("--trainer.plugins=foo", "^--trainer.plugins: foo is not a known class: expected an import path"),
     ("--trainer.devices=-3", "^--trainer.devices: "),
     ("--model.network.channels=-3", "^--model.network.channels is -3: expected a positive integer up to"),
+    ("--data.root=", "^--data.root is empty: expected a path"),
+    ("--data={root: '', crop: 100}", "^--data.root is empty: expected a path"),
+    ("--data.speakers=", "^--data.speakers is empty: expected a path"),
+    ("--model.network.dilations=1..5x", "^--model.network.dilations: schedule '1..5x': '5x' is not an integer"),
+    ("--model.network.dilations=[2,0,1]", "^--model.network.dilations: dilation of layer 2 is 0: expected an integer"),
+    ("--model.network=Segmenter", "--model.network is Segmenter, which is a network of images: .* one of Effect, NAM"),
+    ("--model.network.class_path=Dice", "^--model.network is Dice, which is a loss: expected an audio network"),
     ("--model.drop_condition=5", "^--model.drop_condition is 5.0: expected a number from 0 to 1$"),
 ]
 
@@ -147,6 +154,25 @@ def test_a_mistake_in_an_option_is_one_line(refusal, option, message):
             "--model.normalization={class_path: ScaleIntensityRange, init_args: {a_min: 200, a_max: 100}}",
             "^--model.normalization.a_min is 200 and a_max 100: ",
         ),
+        ("tiny", "--model.init=", "^--model.init is empty: expected a path"),
+        ("depth", "--data.root=", "^--data.root is empty: expected a path"),
+        ("amp", "--data.root=", "^--data.root is empty: expected a path"),
+        (
+            "tiny",
+            "--model.head=CrossEntropy",
+            "^--model.head is CrossEntropy, which is a loss: .* one of ASPP, Conv1x1",
+        ),
+        ("tiny", "--model.context=UNet", "^--model.context is UNet, which is a head: .* one of ContextModule$"),
+        ("depth", "--model.backbone=wavedil.vision.ASPP", "^--model.backbone is ASPP, .* one of PixelUnshuffle, Small"),
+        ("tiny", "--model.optimizer={class_path: Dice}", "^--model.optimizer is Dice, which is a loss: .* AdamW, "),
+        ("amp", "--model.loss=torch.optim.SGD", "^--model.loss is SGD, which is an optimizer: expected a loss, one of"),
+        (
+            "tiny",
+            "--model.loss={class_path: WeightedSum, init_args: {losses: [Dice, {class_path: UNet}]}}",
+            "^--model.loss.losses is UNet, which is a head: expected a loss",
+        ),
+        ("tiny", "--data=AudioData", "^--data is AudioData, whose batches .* cannot use: expected SegmentationData$"),
+        ("amp", "--model=VolumeData", "^--model is VolumeData, which is a data module: expected a training module"),
         ("tiny", "--model.head=Dicee", "--model.head: Dicee is not a known class: expected an import path"),
         (
             "tiny",
@@ -157,6 +183,29 @@ def test_a_mistake_in_an_option_is_one_line(refusal, option, message):
 )
 def test_a_mistake_in_an_option_of_other_recipes_is_one_line(refusal, recipe, option, message):
     assert re.search(message, found := refusal(option, recipe=recipe)) and "Given" not in found, found
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "message"),
+    [
+        ("speech", "--data.root=./nowhere/", "^--data.root: nowhere: no such folder; expected a folder with audio"),
+        ("jsb", "--data.root=nowhere.mat", "^--data.root: nowhere.mat does not exist: expected a MATLAB file$"),
+        ("isbi", "--seed_everything=1", "^--data.root: isbi is not a folder: expected a folder of images and masks$"),
+        ("multilabel", "--data.root=nowhere", "^--data.root: nowhere/masks is not a folder: "),
+        ("pluck", "--data.exclude=", "^--data.exclude is empty: expected a regular expression; leave it out for none$"),
+        ("pluck", "--data.exclude=@", "^--data.exclude is '@': expected the name of a file after @"),
+        (
+            "multilabel",
+            "--model.loss={class_path: BinaryCrossEntropy, init_args: {positive_weight: [1, 2]}}",
+            "^--model.loss.positive_weight: positive_weight has 2 numbers: expected one for each of 3 classes$",
+        ),
+    ],
+)
+def test_errors_about_data_name_the_option(tmp_path, monkeypatch, recipe, option, message):
+    monkeypatch.chdir(tmp_path)
+    small = {"multilabel": ["--data.built_in_images=4"], "pluck": ["--data.built_in_seconds=12"]}.get(recipe, [])
+    with pytest.raises(WavedilError, match=message):
+        train(recipe, out="run", overrides=[option, *small, "--trainer.logger=false"])
 
 
 @pytest.mark.parametrize(

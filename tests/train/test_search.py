@@ -128,7 +128,12 @@ def run_search(capsys):
         ({"recipe": "ampp"}, "did you mean amp?"),
         ({"steps": -1}, "steps is -1"),
         ({"candidates": 1.5}, "candidates is 1.5"),
-        ({"overrides": ["--trainer.max_steps", "3"]}, "--trainer.max_steps is given twice"),
+        (
+            {"overrides": ["--trainer.max_steps", "3"]},
+            "--trainer.max_steps is given twice: a search sets it from its st",
+        ),
+        ({"overrides": ["--trainer={max_time: 9s}"]}, "leave --trainer.max_time out, or leave steps out"),
+        ({"overrides": ["--data.root=nowhere"]}, "--data.root: nowhere does not exist"),
         ({"budgets": [1]}, "multiply_adds is 1: too small"),
         ({"out": "small.yaml"}, "out small.yaml is a file"),
     ],

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from wavedil.cli.options import keep_recipe_keys
-from wavedil.errors import WavedilError, one_of
+from wavedil.errors import WavedilError, count_text, one_of
 from wavedil.progress import Bar
 
 EXAMPLES = (
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Returns 1 if a file is broken."""
     from wavedil.data_check import BROKEN, KINDS, plot
     from wavedil.figures import check_figure_path
-    from wavedil.outputs import check_outputs
+    from wavedil.outputs import claim_files
 
     unknown = next((kind for kind in arguments.kinds if kind not in KINDS), None)
     if unknown is not None:
@@ -72,14 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         check_figure_path(arguments.plot)
     inputs = [path for path in (arguments.data, *(arguments.config or ())) if path is not None]
-    check_outputs([path for path in (arguments.list, arguments.plot) if path is not None], inputs)
-    with Bar("checking") as bar:
-        check = _check(arguments, bar)
-    if arguments.list is not None:
-        number = check.write_list(arguments.list, arguments.kinds)
-        check.facts["left out"] = f"{number} files are in {arguments.list}"
-    if arguments.plot is not None:
-        plot(check, arguments.plot)
+    with claim_files([arguments.list, arguments.plot], inputs):
+        with Bar("checking") as bar:
+            check = _check(arguments, bar)
+        if arguments.list is not None:
+            number = check.write_list(arguments.list, arguments.kinds)
+            check.facts["left out"] = f"{count_text(number, 'file')} in {arguments.list}"
+        if arguments.plot is not None:
+            plot(check, arguments.plot)
     print(json.dumps(check.json(), indent=2) if arguments.json else check)
     return int(bool(check.paths([BROKEN])))
 

@@ -309,15 +309,13 @@ def _integer(text: str) -> int:
 
 
 class _StoreOnce(argparse._StoreAction):
-    """Stores the value of an option, and refuses an empty one, and a second one: argparse would ignore the first."""
+    """Stores the value of an option, and refuses a second one: argparse would ignore the first."""
 
     given = False
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
         if option_string and self.given:
             parser.error(f"{option_string} is given twice: keep one of them")
-        if option_string and values in ("", [""]):
-            parser.error(f"{option_string} is empty: expected a value, or leave it out")
         self.given = option_string is not None
         super().__call__(parser, namespace, values, option_string)
 
@@ -350,6 +348,12 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument {words[0]!r}")
         found = similar(options[0], self._option_string_actions)
         self.error(f"{options[0]} is unknown" + (f": did you mean {found}?" if found else ""))
+
+    def _get_values(self, action: argparse.Action, words: Sequence[str]) -> Any:
+        # As a path, "" would be the working folder. The words of a command are checked by its own parser.
+        if "" in words and action.nargs not in (argparse.PARSER, argparse.REMAINDER):
+            self.error(f"{_name(action)} is empty: expected a value" + ", or leave it out" * (not action.required))
+        return super()._get_values(action, words)
 
     def _get_value(self, action: argparse.Action, text: str) -> Any:
         try:

@@ -71,7 +71,7 @@ take_unknown = keep_recipe_keys
 def run(arguments: argparse.Namespace) -> None:
     from wavedil.inspection.candidates import rank_schedules
     from wavedil.inspection.frontier import plot_frontier, render_frontier
-    from wavedil.outputs import check_outputs
+    from wavedil.outputs import claim_files
     from wavedil.progress import Bar
 
     given = {unit: getattr(arguments, unit) for unit in _UNITS if getattr(arguments, unit)}
@@ -81,46 +81,46 @@ def run(arguments: argparse.Namespace) -> None:
         from wavedil.figures import check_figure_path
 
         check_figure_path(arguments.plot)
-        check_outputs([arguments.plot], arguments.config or [])
-    if arguments.config is None:
-        for name in ("steps", "candidates", "out"):
-            if getattr(arguments, name) is not None:
-                raise WavedilError(f"--{name} is for training runs: name the recipe with -c, or leave it out")
-        if arguments.field is None or not budgets:
-            missing = "--field" if arguments.field is None else "--multiply-adds, --parameters or --nanoseconds"
-            raise WavedilError(f"{missing} is missing: set it, or name a recipe with -c")
-        with Bar("candidates") as bar:
-            found = rank_schedules(
-                arguments.field,
-                budgets,
-                unit,
-                ndim=arguments.ndim or 1,
-                schedules=arguments.schedule,
-                progress=bar.update,
-                **options,
-            )
-        result = {"field": arguments.field, "unit": unit, "candidates": [vars(each) for each in found]}
-    else:
-        from wavedil.train.search import search_schedules
+    with claim_files([arguments.plot], arguments.config or []):
+        if arguments.config is None:
+            for name in ("steps", "candidates", "out"):
+                if getattr(arguments, name) is not None:
+                    raise WavedilError(f"--{name} is for training runs: name the recipe with -c, or leave it out")
+            if arguments.field is None or not budgets:
+                missing = "--field" if arguments.field is None else "--multiply-adds, --parameters or --nanoseconds"
+                raise WavedilError(f"{missing} is missing: set it, or name a recipe with -c")
+            with Bar("candidates") as bar:
+                found = rank_schedules(
+                    arguments.field,
+                    budgets,
+                    unit,
+                    ndim=arguments.ndim or 1,
+                    schedules=arguments.schedule,
+                    progress=bar.update,
+                    **options,
+                )
+            result = {"field": arguments.field, "unit": unit, "candidates": [vars(each) for each in found]}
+        else:
+            from wavedil.train.search import search_schedules
 
-        if arguments.ndim not in (None, 1):
-            raise WavedilError(f"--ndim is {arguments.ndim}: recipes are searched along time only, leave it out")
-        for name in ("steps", "candidates"):
-            if getattr(arguments, name) is not None:
-                options[name] = getattr(arguments, name)
-        with Bar("candidates") as bar:
-            result = search_schedules(
-                arguments.config,
-                arguments.out,
-                field=arguments.field,
-                budgets=budgets,
-                unit=unit,
-                schedules=arguments.schedule,
-                overrides=arguments.overrides,
-                progress=bar.update,
-                **options,
-            )
-    if arguments.plot:
-        plot_frontier(result, arguments.plot)
-        print(f"wrote {arguments.plot}", file=sys.stderr)
+            if arguments.ndim not in (None, 1):
+                raise WavedilError(f"--ndim is {arguments.ndim}: recipes are searched along time only, leave it out")
+            for name in ("steps", "candidates"):
+                if getattr(arguments, name) is not None:
+                    options[name] = getattr(arguments, name)
+            with Bar("candidates") as bar:
+                result = search_schedules(
+                    arguments.config,
+                    arguments.out,
+                    field=arguments.field,
+                    budgets=budgets,
+                    unit=unit,
+                    schedules=arguments.schedule,
+                    overrides=arguments.overrides,
+                    progress=bar.update,
+                    **options,
+                )
+        if arguments.plot:
+            plot_frontier(result, arguments.plot)
+            print(f"wrote {arguments.plot}", file=sys.stderr)
     print_result(json.dumps(result, indent=2) if arguments.json else render_frontier(result, arguments.rate))

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     from wavedil.audio.models.wavenet import WaveNet
     from wavedil.audio.surprise import draw, surprise_of_file, write_csv
     from wavedil.figures import check_figure_path
-    from wavedil.outputs import check_outputs, claim_file
+    from wavedil.outputs import check_outputs, claim_files
     from wavedil.weights import load
 
     outputs = [path for path in (arguments.csv, arguments.plot) if path is not None]
@@ -39,13 +39,13 @@ def run(arguments: argparse.Namespace) -> None:
         check_figure_path(arguments.plot)
     model = load(arguments.model, arguments.device, expect=WaveNet)
     options = {"speaker": arguments.speaker, "window_ms": arguments.window_ms}
-    with Bar("measuring", model.sample_rate) as bar:
-        result, sound = surprise_of_file(model, arguments.input, **options, progress=bar.update)
-    for path in outputs:
-        with claim_file(path, [arguments.input]):
+    with claim_files(outputs, [arguments.input, arguments.model]):
+        with Bar("measuring", model.sample_rate) as bar:
+            result, sound = surprise_of_file(model, arguments.input, **options, progress=bar.update)
+        for path in outputs:
             if path == arguments.csv:
                 write_csv(result, path)
             else:
                 draw(result, sound, path, arguments.input)
-        print(f"wrote {path}", file=sys.stderr)
+            print(f"wrote {path}", file=sys.stderr)
     print(result.as_json() if arguments.json else result)

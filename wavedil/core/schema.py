@@ -152,7 +152,8 @@ def check(name: str, value: Any, hint: Any) -> Any:
     try:
         return _fitted(hint, value)
     except _MisfitError:
-        raise WavedilError(f"{name} is {shown(value)}: expected {describe(hint)}") from None
+        found = "empty" if isinstance(value, str) and not value else shown(value)
+        raise WavedilError(f"{name} is {found}: expected {describe(hint)}") from None
 
 
 class _MisfitError(Exception):
@@ -243,9 +244,12 @@ def plain(value: Any) -> Any:
 class _PathRule:
     """Paths that every common file system can have."""
 
+    def __repr__(self) -> str:  # in the help of recipes
+        return "path"
+
     def allows(self, value: Any) -> bool:
         text = os.fspath(value)
-        if isinstance(text, bytes) or "\0" in text:
+        if not text or isinstance(text, bytes) or "\0" in text:
             return False
         return all(len(part.encode(errors="surrogateescape")) <= 255 for part in text.replace("\\", "/").split("/"))
 
@@ -254,6 +258,7 @@ class _PathRule:
 
 
 AnyPath = Annotated[str | os.PathLike, _PathRule()]
+PathText = Annotated[str, _PathRule()]  # of recipes; Path("") would be the working folder
 
 
 def _require(value: Any, condition: bool) -> Any:

@@ -33,6 +33,7 @@ from wavedil.train.divergence import RestartOnDivergence, StopOnNaN
 from wavedil.train.loggers import with_folders
 from wavedil.train.module import TrainingModule
 from wavedil.train.parser_errors import reason, with_option
+from wavedil.train.parts import check_parts
 from wavedil.train.recipe_help import classes_of, commented, key_groups
 from wavedil.train.recipe_text import load_yaml, parse_yaml, strict_yaml
 from wavedil.train.recipes import (
@@ -212,6 +213,7 @@ def build(
     configs = [config] if isinstance(config, Path) else list(config)
     recipe, recipes, renamed = read_recipes(configs)
     check_options(overrides, recipe)
+    check_parts(recipe, overrides)
     config = configs[-1]
     is_record = config.name == "config.yaml" and (config.parent / "checkpoints").is_dir()
     trainer = recipe.get("trainer")

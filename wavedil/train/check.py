@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from wavedil.data_check import DataCheck
 from wavedil.errors import WavedilError
 from wavedil.train.build import build
+from wavedil.train.parser_errors import errors_name_options
 from wavedil.train.recipes import check_given_once, find_recipes
 from wavedil.train.run import silence_lightning
 
@@ -39,4 +40,5 @@ def check_recipe(
         )
     if getattr(data, "root", True) is None:
         raise WavedilError(f"-c {recipes[-1]}: its data are built in; name your own as DATA or --data.root")
-    return data.check_data(cli.model, progress)
+    with errors_name_options(cli.config):
+        return data.check_data(cli.model, progress)

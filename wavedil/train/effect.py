@@ -19,7 +19,7 @@ from wavedil.audio.effects.losses import ESR, compute_loss
 from wavedil.audio.effects.process import apply_model
 from wavedil.audio.models.effect_model import EffectModel
 from wavedil.core.cost import count_parameters
-from wavedil.core.schema import Seconds, checked
+from wavedil.core.schema import PathText, Seconds, checked
 from wavedil.errors import WavedilError
 from wavedil.train.data import (
     Count,
@@ -152,7 +152,7 @@ class EffectData(TrainingData):
     @checked
     def __init__(
         self,
-        root: str | None = None,
+        root: PathText | None = None,
         crop: Count = 8192,
         context: OptionalCount | None = None,
         batch_size: Count = 3,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wavedil.core.schema import checked
+from wavedil.core.schema import PathText, checked
 from wavedil.progress import Bar
 from wavedil.train.segmentation import SegmentationModule
 from wavedil.train.segmentation_data import DEFAULT_LABELS, SegmentationData
@@ -99,7 +99,7 @@ class MultilabelData(SegmentationData):
     @checked
     def __init__(
         self,
-        root: str | None = None,
+        root: PathText | None = None,
         classes: list[str] | None = None,
         ignore_label: Byte | None = None,
         palette: list[tuple[int, int, int]] | None = None,

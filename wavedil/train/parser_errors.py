@@ -3,7 +3,9 @@
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -24,9 +26,9 @@ _KINDS = {
     "NoneType": "null",
 }
 #: Modules with the classes that options may name without a path.
-_CLASSES = ("wavedil.train", "wavedil.train.loggers", "wavedil.audio", "wavedil.vision", "torch.optim")
-_CLASSES += ("wavedil.audio.models.nam", "wavedil.audio.models.tcn", "wavedil.audio.effects.losses")
-_CLASSES += ("wavedil.vision.losses", "wavedil.vision.crf")
+CLASSES = ("wavedil.train", "wavedil.train.loggers", "wavedil.audio", "wavedil.vision", "torch.optim")
+CLASSES += ("wavedil.audio.models.nam", "wavedil.audio.models.tcn", "wavedil.audio.effects.losses")
+CLASSES += ("wavedil.vision.losses", "wavedil.vision.crf")
 _LOSSES, _HEADS = ("wavedil.vision.losses", "wavedil.audio.effects.losses"), ("wavedil.vision.models.heads",)
 #: Of some options, by the end of their key: only these are suggested for them.
 _CLASSES_OF = {
@@ -38,9 +40,8 @@ _CLASSES_OF = {
     "callbacks": ("wavedil.train", "lightning.pytorch.callbacks"),
     "logger": ("wavedil.train.loggers", "lightning.pytorch.loggers"),
 }
-_CLASSES += tuple(
-    f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "strategies", "plugins", "profilers")
-)
+_PATHS = ("root", "init", "speakers")  # options that are paths
+CLASSES += tuple(f"lightning.pytorch.{name}" for name in ("callbacks", "loggers", "strategies", "plugins", "profilers"))
 
 
 def reason(error: BaseException, parser: ArgumentParser | None = None, recipe: Any = None) -> str:
@@ -91,12 +92,41 @@ def with_option(text: str, settings: Namespace) -> str:
     elif found := re.match(r"(\w+) cannot be built: ", text):
         places = [place for place, value in options if getattr(value, "class_path", "").endswith(f".{found[1]}")]
         text_of_option = f": {text}"
-    elif found := re.match(r"`?(\w+)(: |` )", text):
+    elif found := re.match(r"(\w+) of layer \d+ is ", text):  # an entry of a list
+        places = [place for place, _ in options if _name(place) == f"{found[1]}s"]
+        text_of_option = f": {text}"
+    elif found := re.match(r"`?(\w+)(: |` | has )", text):
         places = [place for place, _ in options if _name(place) == found[1]]
         text_of_option = f": {text[found.end() :] if found[2] == ': ' else text}"
+    elif found := re.match(r"\w+ (?=')", text):  # schedule '1..5x': …
+        rest = text[found.end() :]
+        places = [place for place, value in options if isinstance(value, str) and _begins_with(rest, value)]
+        text_of_option = f": {text}"
     else:
         places = []
+    if not places:
+        places = [place for place, value in options if _name(place) in _PATHS and _is_about(text, value)]
+        text_of_option = f": {text}"
     return f"--{places[0]}{text_of_option}" if len(places) == 1 else text
+
+
+@contextmanager
+def errors_name_options(settings: Namespace) -> Iterator[None]:
+    """Errors of the block begin with the option that they are about, see :func:`with_option`."""
+    try:
+        yield
+    except WavedilError as error:
+        if type(error) is not WavedilError:  # its subclasses are no mistakes
+            raise
+        raise WavedilError(with_option(str(error), settings)) from error
+
+
+def _is_about(text: str, value: Any) -> bool:
+    """Whether an error is about a path, or about a folder that is missing below it."""
+    if not isinstance(value, str) or not value:
+        return False
+    path = re.escape(str(Path(value)))
+    return re.match(rf"{path}( |: |/\S+ is not a folder)", text) is not None
 
 
 def _name(place: str) -> str:
@@ -106,7 +136,7 @@ def _name(place: str) -> str:
 def _begins_with(text: str, value: Any) -> bool:
     """Whether a text begins with a value, as messages write it; a constructor may have made a float of an integer."""
     value = list(value) if isinstance(value, tuple) else value
-    texts = {str(value), shown(value)}
+    texts = {str(value), shown(value)} if value != "" else {"empty"}
     if type(value) in (int, float):
         texts |= {str(float(value)), f"{value:g}"}
     return any(re.match(rf"{re.escape(each)}(?!\w)", text) for each in texts)
@@ -210,7 +240,7 @@ def _kinds(text: str) -> Iterator[str]:
 
 def _similar_class(name: str, place: str) -> str:
     """The end of an error about an unknown class: a class with a similar name, of a kind that the option can have."""
-    modules = _CLASSES_OF.get(place.rpartition(".")[2], _CLASSES)
+    modules = _CLASSES_OF.get(place.rpartition(".")[2], CLASSES)
     modules += tuple(each for each in [name.rpartition(".")[0]] if each in sys.modules)
     names = {
         name

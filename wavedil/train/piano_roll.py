@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wavedil.audio.piano_rolls import KEYS, collate, make_rolls, read_rolls, roll_nll, transpose
 from wavedil.core.cost import count_parameters
-from wavedil.core.schema import Range, checked
+from wavedil.core.schema import PathText, Range, checked
 from wavedil.errors import WavedilError
 from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, TrainingData
 from wavedil.train.module import MetricNames, TrainingModule
@@ -111,7 +111,7 @@ class MusicData(TrainingData):
     @checked
     def __init__(
         self,
-        root: str | None = None,
+        root: PathText | None = None,
         batch_size: Count = 16,
         transpose: Annotated[int, Range(0, KEYS - 1)] = 0,
         transpose_batches: Count | None = None,

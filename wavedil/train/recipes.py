@@ -1,6 +1,6 @@
 """Finds, reads and checks recipes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -48,9 +48,10 @@ def find_recipe(name: str | None) -> Path:
             names = one_of(Path(name).stem, recipes)
             raise WavedilError(f"recipe {name} does not exist: expected a YAML file, or {names}")
         return Path(name)
-    if (name or DEFAULT) not in recipes:
+    name = DEFAULT if name is None else name
+    if name not in recipes:
         raise WavedilError(f"recipe {name!r} is unknown: expected a YAML file, or {one_of(name, recipes)}")
-    return recipes[name or DEFAULT]
+    return recipes[name]
 
 
 def read_recipe(path: Path, before: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -124,8 +125,13 @@ def check_options(options: Sequence[str], recipe: dict[str, Any]) -> None:
             raise WavedilError(f"{option} is {value}, a name of version 0.1: it is now {new_value}")
 
 
-def check_given_once(options: Sequence[str]) -> None:
-    """Raises WavedilError if two options set the same key, of which the first would be ignored."""
+def check_given_once(options: Sequence[str], of_search: Collection[str] = ()) -> None:
+    """Raises WavedilError if two options set the same key, of which the first would be ignored.
+
+    Args:
+        options: options of a recipe.
+        of_search: those that a search sets for its trainings.
+    """
     given: dict[str, str] = {}
     for index, text in enumerate(options):
         if not text.startswith("--"):
@@ -136,6 +142,10 @@ def check_given_once(options: Sequence[str]) -> None:
             given = {key: first for key, first in given.items() if not key.startswith(f"{option[:-1]}.")}
             continue
         for key in _keys_set(option.replace(".init_args", ""), value):
+            if key in of_search:
+                raise WavedilError(
+                    f"{key} is given twice: a search sets it from its steps; leave {key} out, or leave steps out"
+                )
             if key in given:
                 raise WavedilError(f"{key} is given twice: {given[key]} and {text}; keep one of them")
             given[key] = text

@@ -5,6 +5,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -23,7 +24,7 @@ from wavedil.inspection.model import multiply_adds_per_position, with_example
 from wavedil.metrics import read_metrics
 from wavedil.outputs import claim_folder
 from wavedil.progress import clock, say, without_details
-from wavedil.shards import is_url
+from wavedil.shards import is_folder, is_url
 from wavedil.train.build import build
 from wavedil.train.changes import changes, describe
 from wavedil.train.recipes import check_given_once, find_recipes
@@ -87,36 +88,40 @@ def search_schedules(
             raise WavedilError(f"{name} is {shown(value)}: expected an integer from 0")
     paths = find_recipes(recipe)
     folder = Path(out or f"runs/search-{paths[-1].stem}")
-    check_given_once([*overrides, *_training_options(steps)])
+    check_given_once(overrides, [option.partition("=")[0] for option in _training_options(steps)])
     silence_lightning()
     cli = build(paths, folder, overrides)
     network = _Variants(getattr(cli.model, "network", None), paths[-1])
-    own = network.schedule, network.kernel_size
-    default = network.nanoseconds if unit == "nanoseconds" else partial(network.cost_in, unit)
-    found = rank_schedules(
-        network.field if field is None else field,
-        list(budgets) or [default(*own, network.channels)],
-        unit,
-        kernel_sizes,
-        schedules=[own, *schedules],
-        network=network,
-        progress=progress,
-    )
-    result = {
-        "field": network.field if field is None else field,
-        "unit": unit,
-        "budgets": sorted({each.budget for each in found}),
-        "steps": steps,
-        "metric": cli.model.metric_names.valid,
-        "candidates": [{**asdict(each), "run": None, "error": None, "note": ""} for each in found],
-        "rank_correlation": {},
-    }
-    if steps and candidates:
-        settings = yaml.safe_load(cli.parser.dump(cli.config))
-        settings["trainer"].pop("default_root_dir")
-        root = getattr(cli.datamodule, "root", None)
-        inputs = [root] if isinstance(root, str) and Path(root).is_dir() else []
-        with claim_folder(folder, [RESULT], inputs):
+    root = getattr(cli.datamodule, "root", None)
+    if steps and isinstance(root, str) and not is_url(root):  # found before the candidates, which take time
+        missing = next((each for each in root.split(",") if not (Path(each).exists() or is_folder(each))), None)
+        if missing is not None:
+            raise WavedilError(f"--data.root: {missing} does not exist: expected the data of the trainings")
+    inputs = [root] if isinstance(root, str) and Path(root).is_dir() else []
+    with claim_folder(folder, [RESULT], inputs) if steps and candidates else nullcontext():
+        own = network.schedule, network.kernel_size
+        default = network.nanoseconds if unit == "nanoseconds" else partial(network.cost_in, unit)
+        found = rank_schedules(
+            network.field if field is None else field,
+            list(budgets) or [default(*own, network.channels)],
+            unit,
+            kernel_sizes,
+            schedules=[own, *schedules],
+            network=network,
+            progress=progress,
+        )
+        result = {
+            "field": network.field if field is None else field,
+            "unit": unit,
+            "budgets": sorted({each.budget for each in found}),
+            "steps": steps,
+            "metric": cli.model.metric_names.valid,
+            "candidates": [{**asdict(each), "run": None, "error": None, "note": ""} for each in found],
+            "rank_correlation": {},
+        }
+        if steps and candidates:
+            settings = yaml.safe_load(cli.parser.dump(cli.config))
+            settings["trainer"].pop("default_root_dir")
             settings |= {"steps": steps, "files": _files_of(root)}
             result["settings"] = _same_settings(settings, folder)
             chosen = [

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wavedil.core.cost import count_parameters
-from wavedil.core.schema import checked
+from wavedil.core.schema import PathText, checked
 from wavedil.errors import WavedilError, first_line, one_of
 from wavedil.train.data import Decay, NotNegative, OptionalCount
 from wavedil.train.module import MetricNames, TrainingModule
@@ -75,7 +75,7 @@ class SegmentationModule(TrainingModule):
         auxiliary: Callable[[int, int], nn.Module] | None = None,
         auxiliary_level: Level = -2,
         auxiliary_weight: NotNegative = 0.4,
-        init: str | None = None,
+        init: PathText | None = None,
         frozen: Sequence[str] = (),
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         loss: nn.Module | None = None,

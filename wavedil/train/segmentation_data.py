@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from wavedil.core.schema import checked
+from wavedil.core.schema import PathText, checked
 from wavedil.data_check import DataCheck
 from wavedil.errors import WavedilError, shown
 from wavedil.progress import Bar
@@ -77,7 +77,7 @@ class SegmentationData(TrainingData):
     @checked
     def __init__(
         self,
-        root: str | None = None,
+        root: PathText | None = None,
         format: ImageFormat | None = None,
         crop: tuple[Count, Count] = (96, 96),
         batch_size: Count = 8,

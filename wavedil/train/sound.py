@@ -21,7 +21,7 @@ from wavedil.audio.data.crops import FeatureExcerpt, FirstSamples, RandomCrops, 
 from wavedil.audio.data.feature_files import FeatureFiles
 from wavedil.audio.evaluation import nll_by_chunk
 from wavedil.audio.models.wavenet import WaveNet
-from wavedil.core.schema import Positive, Seconds, checked
+from wavedil.core.schema import PathText, Positive, Seconds, checked
 from wavedil.errors import WavedilError, with_article
 from wavedil.train.carried_state import CarriedState
 from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, Workers, activation_bytes
@@ -187,7 +187,7 @@ class AudioData(RecordingsData):
     @checked
     def __init__(
         self,
-        root: str | None = None,
+        root: PathText | None = None,
         dataset: str | None = None,
         download: bool = False,
         crop: Count = 8000,
@@ -196,7 +196,7 @@ class AudioData(RecordingsData):
         truncated_bptt: bool = False,
         validation: str | None = None,
         exclude: str | None = None,
-        speakers: str | None = None,
+        speakers: PathText | None = None,
         balance: Literal["files", "speakers"] | None = None,
         normalize: str | None = None,
         trim_db: Positive | None = None,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from wavedil.audio.data.crops import FeatureExcerpt, SoundCrops
 from wavedil.audio.models.vocoder import Vocoder
-from wavedil.core.schema import Positive, Seconds, checked
+from wavedil.core.schema import PathText, Positive, Seconds, checked
 from wavedil.errors import WavedilError
 from wavedil.train.data import Count, Decay, Fraction, OptionalCount, Seed, Workers, activation_bytes
 from wavedil.train.module import MetricNames, TrainingModule, describe_network
@@ -101,7 +101,7 @@ class VocoderData(RecordingsData):
     @checked
     def __init__(
         self,
-        root: str | None = None,
+        root: PathText | None = None,
         dataset: str | None = None,
         download: bool = False,
         crop: Count = 12800,

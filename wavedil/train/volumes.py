@@ -15,7 +15,7 @@ from wavedil.core import Schedule
 from wavedil.core.cost import count_parameters
 from wavedil.core.receptive_field import PerAxis
 from wavedil.core.schedule import parse_layers
-from wavedil.core.schema import Channels, Range, checked
+from wavedil.core.schema import Channels, PathText, Range, checked
 from wavedil.data_check import DataCheck
 from wavedil.errors import WavedilError, shown
 from wavedil.progress import Bar
@@ -70,7 +70,7 @@ class VolumeModule(TrainingModule):
         channels: Channels | None = None,
         dilations: Schedule | Sequence[PerAxis] | None = None,
         normalization: nn.Module | None = None,
-        init: str | None = None,
+        init: PathText | None = None,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         loss: nn.Module | None = None,
         warmup_steps: OptionalCount = 50,
@@ -208,7 +208,7 @@ class VolumeData(TrainingData):
     @checked
     def __init__(
         self,
-        root: str | None = None,
+        root: PathText | None = None,
         patch: tuple[Count, Count, Count] = (16, 32, 32),
         batch_size: Count = 4,
         foreground: Annotated[float, Range(0, 1)] = 0.5,

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from wavedil.batches import Batches, Record, fingerprint, fingerprint_paths, refuse_batches
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, one_of
 from wavedil.outputs import check_folder_name, claim_folder, name_outputs
-from wavedil.vision.crf import DenseCRF
+from wavedil.vision.crf import PRESETS, DenseCRF
 from wavedil.vision.data.images import list_images, read_image, write_image, write_labels, write_values
 from wavedil.vision.data.palette import overlay, overlay_masks
 from wavedil.vision.data.pixels import to_rgb
@@ -131,6 +131,8 @@ def prediction_options(
             f"crf and crf_preset need the colors of RGB images, and the model takes {model.in_channels} bands: leave "
             "them out"
         )
+    if preset is not None and preset not in PRESETS:
+        raise WavedilError(f"crf_preset is {preset!r}: expected {one_of(preset, PRESETS)}")
     return options | {"refine": DenseCRF() if preset is None else DenseCRF.preset(preset)}
 
 

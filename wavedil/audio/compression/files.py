@@ -77,8 +77,8 @@ def compress_file(
         )
     header = Header(fingerprint(model)[:8], digest(codes), *codes.shape, speaker).to_bytes()
     encoder, started = Encoder(), time.perf_counter()
-    session = _session(model, len(codes), speaker, engine)
     with claim_file(target, [source]):
+        session = _session(model, len(codes), speaker, engine)
         for done in encode_codes(session, codes, encoder):
             if progress is not None:
                 progress(done, codes.shape[1])
@@ -134,8 +134,9 @@ def expand_file(
         raise WavedilError(f"{source} is damaged: {len(data)} bytes cannot hold {length} samples; {REMEDY}")
     check_memory(24 * channels * length, f"{source} has {length} samples", "expand it on a larger machine")
     started = time.perf_counter()
-    session, decoder, parts = _session(model, channels, header.speaker, engine), Decoder(data), []
+    decoder, parts = Decoder(data), []
     with claim_file(target, [source]):
+        session = _session(model, channels, header.speaker, engine)
         try:
             for codes in decode_codes(session, length, decoder):
                 parts.append(codes.cpu())

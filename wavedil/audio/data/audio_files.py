@@ -172,7 +172,7 @@ def list_audio_files(root: str | os.PathLike[str]) -> list[Path]:
         return [root]
     if not is_folder(root):
         check_regular_file(root, "a folder with audio files")
-        raise WavedilError(f"{root}: no such folder; expected a folder with audio files (in a recipe: data.root)")
+        raise WavedilError(f"{root}: no such folder; expected a folder with audio files")
     found = walk_files(root, FORMATS)
     if not found:
         raise WavedilError(f"{root}: no audio files in this folder: expected files that end in {SUFFIXES}")
