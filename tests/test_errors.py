@@ -3,7 +3,7 @@
 import pytest
 
 from wavedil.audio.data.audio_files import read
-from wavedil.errors import WavedilError, one_of, printable, similar, with_article
+from wavedil.errors import WavedilError, count_text, one_of, printable, similar, with_article
 
 
 def test_control_characters_and_bytes_that_are_not_text_are_escaped(tmp_path):
@@ -19,6 +19,11 @@ def test_unknown_names_are_answered_with_a_similar_one():
     assert one_of("Theoo", ["theo", "ann"], some=True) == "some of theo, ann; did you mean theo?"
     assert one_of("x", [1, 2]) == "one of 1, 2" and one_of("x", []) == "none"
     assert similar("max_stepz", ["max_time", "max_steps"]) == "max_steps" and similar(3, ["max_steps"]) is None
+
+
+def test_counted_nouns_have_their_plural():
+    assert [count_text(count, "class") for count in (0, 1, 2)] == ["0 classes", "1 class", "2 classes"]
+    assert [count_text(1, "axis"), count_text(3, "axis"), count_text(2, "entry")] == ["1 axis", "3 axes", "2 entries"]
 
 
 def test_class_names_have_articles():

@@ -62,8 +62,11 @@ def one_of(name: object, known: Iterable[object], some: bool = False) -> str:
 
 
 def count_text(count: int, noun: str) -> str:
-    """A number and its noun, e.g. "1 file" or "2 files"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
+    """A number and its noun, e.g. "1 file", "2 classes" or "3 entries"."""
+    if count == 1:
+        return f"{count} {noun}"
+    plural = {"axis": "axes", "entry": "entries", "class": "classes"}.get(noun, f"{noun}s")
+    return f"{count} {plural}"
 
 
 def with_article(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 
 
 class WeightedSum(nn.Module):
@@ -23,7 +23,8 @@ class WeightedSum(nn.Module):
         self.losses, self.weights = nn.ModuleList(losses), [1.0] * len(losses) if weights is None else weights
         if not losses or len(self.weights) != len(losses):
             raise WavedilError(
-                f"losses has {len(losses)} entries and weights {len(self.weights)}: expected one weight for each loss"
+                f"losses has {count_text(len(losses), 'entry')} and weights {len(self.weights)}: "
+                "expected one weight for each loss"
             )
 
     def set_frequencies(self, counts: Tensor) -> None:

@@ -99,7 +99,7 @@ def test_bad_arguments_are_refused(package):
     tensors = peer(package).state_dict()
     with pytest.raises(WavedilError, match="stacks is 4: expected a divisor of the 6 layers"):
         from_wavenet_vocoder(tensors, stacks=4)
-    with pytest.raises(WavedilError, match="speakers has 1 names: expected one per speaker, 0"):
+    with pytest.raises(WavedilError, match="speakers has 1 name: expected one per speaker, 0"):
         from_wavenet_vocoder(tensors, stacks=2, speakers=["ann"])
     with pytest.raises(WavedilError, match="the network has 2 inputs and 16 outputs"):
         from_wavenet_vocoder({**tensors, "first_conv.weight_v": torch.ones(6, 2, 1)}, stacks=2)

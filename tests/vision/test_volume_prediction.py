@@ -105,7 +105,7 @@ def test_the_figures_are_those_of_each_volume(folder, capsys):
     assert row["dice"] == pytest.approx(np.mean(dice)) and row["hausdorff_mm"] == pytest.approx(np.mean(distances))
     assert row["iou"] == pytest.approx(iou[1]) and 0 < row["hausdorff95_mm"] <= row["hausdorff_mm"]
     main(["evaluate", str(folder / "model"), str(folder), "--held-out"])
-    assert "voxels of 1 volumes" in capsys.readouterr().out
+    assert "voxels of 1 volume\n" in capsys.readouterr().out
     main(["inspect", str(folder / "model")])
     text = capsys.readouterr().out
     assert "7 x 9 x 9 voxels" in text and "mean 100, standard deviation 50" in text
@@ -146,7 +146,7 @@ def test_other_volumes_are_refused(folder, tmp_path):
             with pytest.raises(WavedilError, match=message):
                 evaluate_volumes(model, folder, **options)
     for options, message in [
-        ({"classes": ["a"]}, "classes has 1 names"),
+        ({"classes": ["a"]}, "classes has 1 name:"),
         ({"mean": [1.0, 2.0]}, "mean has 2 numbers"),
     ]:
         with pytest.raises(WavedilError, match=message):

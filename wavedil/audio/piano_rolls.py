@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.audio.data.pluck import pluck
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 from wavedil.matlab import read_cells
 
 KEYS = 88  # keys of a piano
@@ -39,7 +39,7 @@ class PianoRolls:
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{name} {len(rolls)} pieces of {sum(map(len, rolls))} steps"
+            f"{name} {count_text(len(rolls), 'piece')} of {sum(map(len, rolls))} steps"
             for name, rolls in (("train", self.train), ("valid", self.valid), ("test", self.test))
         )
 
@@ -153,7 +153,9 @@ class RollLikelihood:
     definition: str = DEFINITION
 
     def __str__(self) -> str:
-        text = f"{self.nll_nats_per_step:.4f} nats per step over {self.count} steps of {self.pieces} pieces"
+        text = (
+            f"{self.nll_nats_per_step:.4f} nats per step over {self.count} steps of {count_text(self.pieces, 'piece')}"
+        )
         return f"{text}\n({self.definition})"
 
 

@@ -13,7 +13,7 @@ from wavedil.audio.models.vocoder import Vocoder
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.audio.spectrogram import invert_frames, reconstruct_phases
 from wavedil.audio.speech_measures import DEFINITION, FFT, UNITS, mean_measures, speech_measures
-from wavedil.errors import WavedilError, matched
+from wavedil.errors import WavedilError, count_text, matched
 
 #: What is compared with the recordings, by the keys of ``Resynthesis.measures``.
 SOURCES = {
@@ -52,7 +52,7 @@ class Resynthesis:
             rows.append([text, *("-" if value is None else f"{value:.2f}" for value in values)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{self.clips} clips", f"({self.definition})"])
+        return "\n".join([*lines, count_text(self.clips, "clip"), f"({self.definition})"])
 
 
 def griffin_lim(features: LogMel, mels: Tensor, iterations: int = 60, seed: int = 0) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 
 from wavedil.core.schedule import Schedule, parse_schedule
 from wavedil.core.schema import Dilation, Dimensions, Stride, Taps, checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 
 PerAxis = Dilation | Sequence[Dilation]  # also of kernels, which are limited by their number of weights
 
@@ -94,7 +94,9 @@ def per_layer(name: str, value: Any, layers: int) -> tuple:
     sequence = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
     values = tuple(value) if sequence else (value,) * layers
     if len(values) != layers:
-        raise WavedilError(f"{name} has {len(values)} values: expected one, or one for each of {layers} layers")
+        raise WavedilError(
+            f"{name} has {count_text(len(values), 'value')}: expected one, or one for each of {layers} layers"
+        )
     return values
 
 

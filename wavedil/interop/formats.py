@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from wavedil.core.schema import SampleRate, check
-from wavedil.errors import WavedilError, one_of
+from wavedil.errors import WavedilError, count_text, one_of
 from wavedil.interop.diffwave import from_diffwave
 from wavedil.interop.kan_bayashi import from_kan_bayashi
 from wavedil.interop.nam import read_nam
@@ -106,7 +106,8 @@ def _detect(tensors: Mapping[str, Any], path: Path) -> str:
             return name
     names = sorted(tensors)
     raise WavedilError(
-        f"{path} has {len(names)} tensors, e.g. {names[0]}, of an unknown format: expected one of {', '.join(NAMES)}; "
+        f"{path} has {count_text(len(names), 'tensor')}, e.g. {names[0]}, of an unknown format: expected one of "
+        f"{', '.join(NAMES)}; "
         "give --prefix if the network is part of a larger model"
     )
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wavedil.audio.models.layer_chain import LayerChain
-from wavedil.errors import WavedilError, one_of, shown
+from wavedil.errors import WavedilError, count_text, one_of, shown
 from wavedil.files import check_regular_file
 from wavedil.interop.objects import ANY, Object, check_object
 
@@ -82,7 +82,7 @@ def _read_keras(content: Mapping[str, Any], sample_rate: int | None) -> LayerCha
     check_object(content, _KERAS)
     layers = content["layers"]
     if not 0 < len(layers) <= MAX_LAYERS:
-        raise WavedilError(f"layers has {len(layers)} entries: expected 1 to {MAX_LAYERS}")
+        raise WavedilError(f"layers has {count_text(len(layers), 'entry')}: expected 1 to {MAX_LAYERS}")
     inputs = width = _last(content["in_shape"], "in_shape")
     specs: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}

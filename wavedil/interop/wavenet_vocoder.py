@@ -9,7 +9,7 @@ from wavedil.audio.conditioning.features import Features
 from wavedil.audio.conditioning.upsampling import ImageUpsampling
 from wavedil.audio.models.wavenet import WaveNet
 from wavedil.core.stream import add_prefix
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 from wavedil.interop.tensors import ForeignTensors, doubling_dilations
 
 
@@ -119,7 +119,7 @@ def _names(speakers: Sequence[str] | None, table: Tensor | None) -> list[str]:
     count = 0 if table is None else len(table)
     names = [str(index) for index in range(count)] if speakers is None else list(speakers)
     if len(names) != count:
-        raise WavedilError(f"speakers has {len(names)} names: expected one per speaker, {count}")
+        raise WavedilError(f"speakers has {count_text(len(names), 'name')}: expected one per speaker, {count}")
     return names
 
 

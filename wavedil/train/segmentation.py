@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from wavedil.core.cost import count_parameters
 from wavedil.core.schema import PathText, checked
-from wavedil.errors import WavedilError, first_line, one_of
+from wavedil.errors import WavedilError, count_text, first_line, one_of
 from wavedil.train.data import Decay, NotNegative, OptionalCount
 from wavedil.train.module import MetricNames, TrainingModule
 from wavedil.train.previews.images import ImagePreviews, ImageSamples
@@ -167,7 +167,8 @@ class SegmentationModule(TrainingModule):
         start, backbone, head = self.initial_network, self.parts["backbone"], self.parts["head"]
         if start is not None and start.num_outputs != num_outputs:
             raise WavedilError(
-                f"{self.init} has {start.num_outputs} classes and the data {num_outputs}: expected the same"
+                f"{self.init} has {count_text(start.num_outputs, 'class')} and the data {num_outputs}: expected "
+                "the same"
             )
         if backbone is None:
             backbone = start.backbone

@@ -17,7 +17,7 @@ from wavedil.core.receptive_field import PerAxis
 from wavedil.core.schedule import parse_layers
 from wavedil.core.schema import Channels, PathText, Range, checked
 from wavedil.data_check import DataCheck
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, count_text, shown
 from wavedil.progress import Bar
 from wavedil.train.data import Count, Decay, NotNegative, OptionalCount, Seed, TrainingData, Workers, evenly_spaced
 from wavedil.train.module import MetricNames, TrainingModule
@@ -139,7 +139,9 @@ class VolumeModule(TrainingModule):
     def _build_network(self, data: Any) -> VolumeSegmenter:
         start, number = self.initial_network, len(data.classes)
         if start is not None and start.num_classes != number:
-            raise WavedilError(f"{self.init} has {start.num_classes} classes and the data {number}: expected the same")
+            raise WavedilError(
+                f"{self.init} has {count_text(start.num_classes, 'class')} and the data {number}: expected the same"
+            )
         sizes = self.sizes if start is None else {name: start.config[name] for name in SIZES}
         network = VolumeSegmenter(number, classes=data.classes, **sizes, **self.normalization(data.mean, data.std))
         if start is not None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from wavedil.core.schema import Positive, Range, check
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError, one_of
+from wavedil.errors import WavedilError, count_text, one_of
 from wavedil.ops.permutohedral import build_lattice, exact_mean_field, lattice_filter, mean_field
 from wavedil.vision.crf_inputs import (
     Deviations,
@@ -167,7 +167,8 @@ class DenseCRF:
             return None
         if len(found) != labels:
             raise WavedilError(
-                f"compatibility has {len(found)} labels and scores have {labels}: expected the same number"
+                f"compatibility has {count_text(len(found), 'label')} and scores have {labels}: expected "
+                "the same number"
             )
         return found
 
@@ -218,7 +219,9 @@ class CRFRNN(nn.Module):
         if images is None:
             raise WavedilError("image is None: expected an image")
         if batch.shape[1] != self.num_classes:
-            raise WavedilError(f"scores have {batch.shape[1]} labels: expected num_classes {self.num_classes}")
+            raise WavedilError(
+                f"scores have {count_text(batch.shape[1], 'label')}: expected num_classes {self.num_classes}"
+            )
         dtype = torch.promote_types(batch.dtype, torch.float32)
         with torch.autocast("cpu", enabled=False):
             rows = batch.to("cpu", dtype).flatten(2).transpose(1, 2)  # (batch, points, classes)

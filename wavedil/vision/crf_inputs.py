@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wavedil.core.schema import Positive, Range, check, checked
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, count_text, shown
 from wavedil.ops.memory import check_memory
 
 MIN_PROBABILITY = 1e-5  # as in pydensecrf's unary_from_softmax: a label with probability 0 would stay at 0
@@ -158,7 +158,9 @@ def per_axis_deviations(name: str, value: Deviations, count: int, what: str) -> 
     """One number for each axis or channel."""
     values = (value,) * count if isinstance(value, int | float) else tuple(value)
     if len(values) != count:
-        raise WavedilError(f"{name} has {len(values)} numbers: expected one, or one for each of {count} {what}")
+        raise WavedilError(
+            f"{name} has {count_text(len(values), 'number')}: expected one, or one for each of {count} {what}"
+        )
     return values
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wavedil.batches import BATCH, Batches, Record, fingerprint, fingerprint_paths, rank
 from wavedil.core.schema import checked
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, count_text, shown
 from wavedil.figures import check_figure_path
 from wavedil.vision.boundary_f1 import TOLERANCE, BoundaryF1, Tolerance, definition
 from wavedil.vision.data.dataset import ImageDataset, RegressionDataset, SegmentationDataset
@@ -51,7 +51,7 @@ class MeanIoU:
         boundary = "none" if self.boundary_f1 is None else f"{self.boundary_f1:.4f}"
         mean = "none" if self.mean_iou is None else f"{self.mean_iou:.4f}"
         means = f"mean IoU {mean}, mean boundary F1 {boundary}"
-        counted = f"accuracy {self.accuracy:.4f} over {self.count:,} pixels of {self.images} images"
+        counted = f"accuracy {self.accuracy:.4f} over {self.count:,} pixels of {count_text(self.images, 'image')}"
         lines = [class_table(self.per_class), means, *([] if self.rand is None else [figures_text(self.rand)]), counted]
         return "\n".join([*lines, f"({self.definition})"])
 
@@ -174,7 +174,7 @@ class ValueErrors:
 
     def __str__(self) -> str:
         lines = [f"{'RMSE':<20} {self.rmse:.4g}", f"{'relative error':<20} {self.abs_rel:.4f}"]
-        lines.append(f"{self.count:,} pixels of {self.images} images")
+        lines.append(f"{self.count:,} pixels of {count_text(self.images, 'image')}")
         return "\n".join([*lines, f"({self.definition})"])
 
 

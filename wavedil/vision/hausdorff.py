@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from wavedil.core.schema import Positive, Range, checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 from wavedil.extras import import_extra
 
 Percentile = Annotated[float, Range(0, 100)]
@@ -42,7 +42,9 @@ def hausdorff_distance(
                 f"{name} is {region.dtype} of shape {region.shape}: expected bool, both of shape {labeled.shape}"
             )
     if len(spacing) != labeled.ndim:
-        raise WavedilError(f"spacing has {len(spacing)} numbers: expected one for each of {labeled.ndim} axes")
+        raise WavedilError(
+            f"spacing has {count_text(len(spacing), 'number')}: expected one for each of {labeled.ndim} axes"
+        )
     if not (predicted.any() and labeled.any()):
         return None
     box = _bounds(predicted | labeled)

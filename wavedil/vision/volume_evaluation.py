@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from wavedil.batches import Record, check_records
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 from wavedil.extras import import_extra
 from wavedil.ops.memory import check_memory
 from wavedil.vision.data.labels import IGNORED
@@ -66,7 +66,7 @@ class VolumeFigures:
         lines.append(f"mean IoU {_text(self.mean_iou)}")
         if self.rand is not None:
             lines.append(figures_text(self.rand, "volumes"))
-        lines.append(f"accuracy {self.accuracy:.4f} over {self.count:,} voxels of {self.volumes} volumes")
+        lines.append(f"accuracy {self.accuracy:.4f} over {self.count:,} voxels of {count_text(self.volumes, 'volume')}")
         return "\n".join([*lines, f"({self.definition})"])
 
 

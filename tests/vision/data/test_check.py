@@ -188,4 +188,4 @@ def test_volumes_without_labels_and_a_palette_that_does_not_fit(tmp_path, street
     with pytest.raises(WavedilError, match=r"masks is not a folder: expected volumes"):
         check_folder(tmp_path / "scans")
     check = check_images(street, truth=MaskValues(palette=[(1, 2, 3)]))
-    assert check.facts["warnings"] == ["palette has 1 entries: expected one for each of 3 classes"]
+    assert check.facts["warnings"] == ["palette has 1 entry: expected one for each of 3 classes"]

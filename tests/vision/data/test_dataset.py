@@ -57,7 +57,7 @@ def test_colors_are_encoded():
     [
         (lambda: LabelScheme([]), "classes has 0 names"),
         (lambda: LabelScheme([str(i) for i in range(256)]), "classes has 256 names"),
-        (lambda: LabelScheme(["a", "b"], [0]), "mask_values has 1 entries: expected one for each of 2"),
+        (lambda: LabelScheme(["a", "b"], [0]), "mask_values has 1 entry: expected one for each of 2"),
         (lambda: LabelScheme(["a", "b"], [0, 0]), "a different value for each"),
         (lambda: LabelScheme(["a", "b"], [0, [1, 2, 3]]), "mask_values is"),
         (lambda: LabelScheme(["a", "b"], [0, -1]), "mask_values is"),

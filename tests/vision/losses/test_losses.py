@@ -146,7 +146,7 @@ def test_a_sum_of_losses():
         (lambda: CrossEntropy(label_smoothing=1.5), "label_smoothing is 1.5"),
         (lambda: CrossEntropy()(*batch()[:1], torch.zeros(2, 4, 7, 9)), "labels have several: use BinaryCrossEntropy"),
         (lambda: CrossEntropy()(batch()[0], torch.zeros(2, 7, 8)), r"labels have shape \(2, 7, 8\)"),
-        (lambda: WeightedSum([Dice()], [1.0, 2.0]), "losses has 1 entries and weights 2"),
+        (lambda: WeightedSum([Dice()], [1.0, 2.0]), "losses has 1 entry and weights 2"),
         (lambda: WeightedSum([]), "losses has 0 entries"),
     ],
 )

@@ -155,7 +155,7 @@ def test_a_trained_refinement_is_saved_and_loaded(tmp_path):
             lambda: Segmenter(nn.Conv2d(3, 4, 3), Conv1x1Head(4, 2), num_classes=2),
             "a Conv2d without channels and output_stride: expected",
         ),
-        (lambda: small(classes=["a"]), "classes has 1 names: expected one for each of 3"),
+        (lambda: small(classes=["a"]), "classes has 1 name: expected one for each of 3"),
         (lambda: small(align="left"), "align is 'left'"),
         (lambda: small(std=(1, 1, 0)), "std is .*: expected a list of numbers above 0"),
         (lambda: small()(torch.rand(3, 8, 8)), "image is torch.float32 of shape"),

@@ -28,7 +28,7 @@ from wavedil.audio.data.levels import check_level
 from wavedil.audio.generation.plan import checked_weight
 from wavedil.core.schema import checked
 from wavedil.core.tensors import to_tensor
-from wavedil.errors import WavedilError, one_of, with_article
+from wavedil.errors import WavedilError, count_text, one_of, with_article
 
 #: Speakers as users name them: one for all streams or one per stream; or embeddings ``(num, speaker_channels)``.
 Speaker = Tensor | str | int | Sequence[str | int]
@@ -201,7 +201,9 @@ def speaker_indices(speaker: str | int | Sequence[str | int], speakers: Sequence
     """Indices of the speakers of ``num`` streams, from names or indices, one for all or one per stream."""
     names = [speaker] * num if isinstance(speaker, str | int) else list(speaker)
     if len(names) != num:
-        raise WavedilError(f"speaker has {len(names)} names for {num} streams: expected one, or one per stream")
+        raise WavedilError(
+            f"speaker has {count_text(len(names), 'name')} for {num} streams: expected one, or one per stream"
+        )
     indices = []
     for name in names:
         known = name in speakers if isinstance(name, str) else isinstance(name, int) and 0 <= name < len(speakers)

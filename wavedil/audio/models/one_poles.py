@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from wavedil.core.schema import SampleRate, Scale, Seconds, checked
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 
 BLOCK = 128  # samples that one matrix product filters
 
@@ -33,7 +33,8 @@ class OnePoles(nn.Module):
         charges = [0.0] * len(time_constants) if charges is None else list(charges)
         if len(charges) != len(time_constants):
             raise WavedilError(
-                f"charges has {len(charges)} values: expected one per time constant, {len(time_constants)}"
+                f"charges has {count_text(len(charges), 'value')}: expected one per time constant, "
+                f"{len(time_constants)}"
             )
         self.time_constants, self.charges = tuple(time_constants), tuple(charges)
         samples = torch.tensor([t * sample_rate for t in time_constants])

@@ -12,7 +12,7 @@ import numpy as np
 
 from wavedil.arrays import ArrayFile, open_array
 from wavedil.core.schema import AnyPath, Range, checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 from wavedil.files import walk_files
 from wavedil.shards import is_folder
 from wavedil.vision.data.pictures import (
@@ -88,7 +88,7 @@ def _converter(picture: Image, path: PathLike, channels: int) -> Callable[[Image
     """A function from a part of a picture to its pixels ``(height, width, channels)``."""
     mode, name = picture.mode, f"{path} has the color mode {picture.mode}"
     if stored_bands(picture) is not None:
-        raise WavedilError(f"{path} has {stored_bands(picture)} bands: expected 1, 3 or 4")
+        raise WavedilError(f"{path} has {count_text(stored_bands(picture), 'band')}: expected 1, 3 or 4")
     if channels == 3:
         if mode[0] in "IF":
             raise WavedilError(
@@ -110,7 +110,7 @@ def _converter(picture: Image, path: PathLike, channels: int) -> Callable[[Image
                 f"{path} has colors that are multiplied by alpha: write it with an alpha channel that is not associated"
             )
         return np.asarray
-    raise WavedilError(f"the network takes {channels} bands: expected 1, 3 or 4, as {path} may have")
+    raise WavedilError(f"the network takes {count_text(channels, 'band')}: expected 1, 3 or 4, as {path} may have")
 
 
 def _one_band(band: Image, path: PathLike) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from wavedil.core.schema import Range
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, count_text, shown
 from wavedil.vision.data.palette import Color, default_palette
 
 #: The label of ignored pixels in all tensors and arrays of this package. Mask files may use another (``ignore_label``).
@@ -49,13 +49,16 @@ class LabelScheme:
         count = len(self.classes)
         if not 1 <= count <= MAX_CLASSES:
             raise WavedilError(
-                f"classes has {count} names: expected 1 to {MAX_CLASSES} classes, since label maps have 8 bits"
+                f"classes has {count_text(count, 'name')}: expected 1 to {MAX_CLASSES} classes, since "
+                "label maps have 8 bits"
             )
         if len(set(self.classes)) != count:
             raise WavedilError(f"classes is {shown(list(self.classes))}: expected a different name for each class")
         for name, values in (("mask_values", self.mask_values), ("palette", self.palette)):
             if values is not None and len(values) != count:
-                raise WavedilError(f"{name} has {len(values)} entries: expected one for each of {count} classes")
+                raise WavedilError(
+                    f"{name} has {count_text(len(values), 'entry')}: expected one for each of {count} classes"
+                )
         if not all(_is_color(value) for value in self.palette or ()):
             raise WavedilError(f"palette is {self.palette!r}: expected [red, green, blue] of 0 to 255 for each class")
         values = self._values

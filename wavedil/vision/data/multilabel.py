@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wavedil.core.schema import Range
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, count_text, shown
 from wavedil.files import normalized
 from wavedil.vision.data.dataset import ImageDataset
 from wavedil.vision.data.images import list_images, read_mask
@@ -35,7 +35,7 @@ def check_names(classes: Sequence[str]) -> None:
     if len({normalized(name).casefold() for name in classes}) < len(classes):
         raise WavedilError(f"classes is {shown(list(classes))}: expected different names")
     if not 1 <= len(classes) <= MAX_CLASSES:
-        raise WavedilError(f"classes has {len(classes)} names: expected 1 to {MAX_CLASSES}")
+        raise WavedilError(f"classes has {count_text(len(classes), 'name')}: expected 1 to {MAX_CLASSES}")
 
 
 @dataclass(frozen=True)

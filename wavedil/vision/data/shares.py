@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from wavedil.errors import WavedilError, shortened
+from wavedil.errors import WavedilError, count_text, shortened
 
 _SHOWN = 200  # characters of a list of classes
 
@@ -47,4 +47,6 @@ def describe_classes(
     shares = ", ".join(f"{name} {share:.1f} %" for name, share in class_shares(names, counts, known).items())
     text = f"with their shares of {unit}" + (", of which each may have several" if several else "")
     warnings = class_warnings(names, counts, known, several=several, unit=unit)
-    return "\n".join([f"{len(names)} classes {text}: {shares}", *(f"warning: {each}" for each in warnings)])
+    return "\n".join(
+        [f"{count_text(len(names), 'class')} {text}: {shares}", *(f"warning: {each}" for each in warnings)]
+    )

@@ -316,7 +316,9 @@ def _with_channels(shape: tuple[int, ...], channels: int, path: Any) -> tuple[in
     found = shape if len(shape) == 4 else (*shape, 1)
     if len(shape) not in (3, 4) or found[3] != channels:
         expected = "3 axes" if channels == 1 else f"4 axes, the last for {channels} channels"
-        raise WavedilError(f"{path} has {len(shape)} axes, {' x '.join(map(str, shape))}: expected {expected}")
+        raise WavedilError(
+            f"{path} has {count_text(len(shape), 'axis')}, {' x '.join(map(str, shape))}: expected {expected}"
+        )
     return found
 
 

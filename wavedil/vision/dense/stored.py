@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from wavedil.errors import WavedilError, first_line, shown
+from wavedil.errors import WavedilError, count_text, first_line, shown
 from wavedil.vision.dense import layers
 from wavedil.vision.dense.trace import SAMPLE_SIZE, copy_module
 from wavedil.vision.dense.window import Window
@@ -134,7 +134,9 @@ def _check_sizes(module: fx.GraphModule, channels: int) -> None:
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
             if isinstance(value, torch.Tensor) and value.numel() > MAX_ELEMENTS:
-                raise WavedilError(f"graph: {n.name} has {value.numel()} numbers: expected at most {MAX_ELEMENTS}")
+                raise WavedilError(
+                    f"graph: {n.name} has {count_text(value.numel(), 'number')}: expected at most {MAX_ELEMENTS}"
+                )
             return value
 
     run = Limited(skeleton)

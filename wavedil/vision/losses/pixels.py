@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wavedil.core.schema import Range, checked
-from wavedil.errors import WavedilError
+from wavedil.errors import WavedilError, count_text
 from wavedil.vision.data.labels import IGNORED
 from wavedil.vision.losses.targets import full_precision, is_multilabel, nats
 
@@ -113,7 +113,9 @@ class BinaryCrossEntropy(nn.Module):
 
 def _check_count(name: str, weights: Tensor | None, num_classes: int) -> None:
     if weights is not None and len(weights) != num_classes:
-        raise WavedilError(f"{name} has {len(weights)} numbers: expected one for each of {num_classes} classes")
+        raise WavedilError(
+            f"{name} has {count_text(len(weights), 'number')}: expected one for each of {num_classes} classes"
+        )
 
 
 class FocalLoss(nn.Module):

@@ -75,7 +75,9 @@ class Segmenter(DensePredictor):
     ):
         names = [str(label) for label in range(num_classes)] if classes is None else classes
         if len(names) != num_classes:
-            raise WavedilError(f"classes has {len(names)} names: expected one for each of {num_classes} classes")
+            raise WavedilError(
+                f"classes has {count_text(len(names), 'name')}: expected one for each of {num_classes} classes"
+            )
         super().__init__(backbone, head, context, refinement, num_classes, scale, align, mean, std)
         self.num_classes = num_classes
         self.auxiliary, self.auxiliary_level = auxiliary, auxiliary_level

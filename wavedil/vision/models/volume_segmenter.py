@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wavedil.core import ConvBlock, DilatedConv, DilatedStack, Schedule
 from wavedil.core.receptive_field import PerAxis, per_axis
 from wavedil.core.schema import Channels
-from wavedil.errors import WavedilError, with_article
+from wavedil.errors import WavedilError, count_text, with_article
 from wavedil.vision.data.labels import LabelScheme
 from wavedil.vision.models.predictor import Mean, Std
 from wavedil.vision.models.segmenter import LabelCount
@@ -61,7 +61,9 @@ class VolumeSegmenter(nn.Module):
         super().__init__()
         names = [str(label) for label in range(num_classes)] if classes is None else classes
         if len(names) != num_classes:
-            raise WavedilError(f"classes has {len(names)} names: expected one for each of {num_classes} classes")
+            raise WavedilError(
+                f"classes has {count_text(len(names), 'name')}: expected one for each of {num_classes} classes"
+            )
         if normalization is not None and (mean is not None or std is not None):
             raise WavedilError(
                 f"mean and std are set, and normalization is {with_article(normalization)}: leave them out"
@@ -70,7 +72,9 @@ class VolumeSegmenter(nn.Module):
         mean, std = mean or [0.0] * in_channels, std or [1.0] * in_channels
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != in_channels:
-                raise WavedilError(f"{name} has {len(values)} numbers: expected one for each of {in_channels} channels")
+                raise WavedilError(
+                    f"{name} has {count_text(len(values), 'number')}: expected one for each of {in_channels} channels"
+                )
         self.num_classes, self.in_channels, self.label_scheme = num_classes, in_channels, LabelScheme(names)
         layer = partial(ConvBlock, activation=partial(_norm_relu, channels), bias=False)
         self.first = layer(3, in_channels, channels)

@@ -10,7 +10,7 @@ from wavedil.audio.models.effect_model import EffectModel, Quality
 from wavedil.audio.models.nam.model import NAM
 from wavedil.core.schema import Range, SampleRate, checked
 from wavedil.core.stream import State
-from wavedil.errors import WavedilError, shown
+from wavedil.errors import WavedilError, count_text, shown
 from wavedil.weights import register
 
 
@@ -47,7 +47,7 @@ class NAMContainer(EffectModel):
         if max_values is None:
             max_values = [(index + 1) / len(networks) for index in range(len(networks))]
         if len(networks) != len(max_values) or not networks:
-            raise WavedilError(f"max_values has {len(max_values)} entries: expected one for each network")
+            raise WavedilError(f"max_values has {count_text(len(max_values), 'entry')}: expected one for each network")
         if list(max_values) != sorted(set(max_values)) or not max_values[-1] >= 1:
             raise WavedilError(f"max_values is {shown(max_values)}: expected ascending numbers of which the last is 1")
         for index, network in enumerate(networks):

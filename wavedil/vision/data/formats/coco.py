@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wavedil.errors import WavedilError, one_of, shown
+from wavedil.errors import WavedilError, count_text, one_of, shown
 from wavedil.extras import install_extra
 from wavedil.vision.data.formats.base import ImageFormat, check_name, read_json
 from wavedil.vision.data.images import list_images
@@ -244,7 +244,7 @@ def _polygon(points: Any, place: str, size: tuple[int, int]) -> np.ndarray:
     if not isinstance(points, list) or not all(type(value) in (int, float) for value in points):
         raise WavedilError(f"{place} is {shown(points)}: expected a list of numbers x1, y1, x2, y2, ...")
     if len(points) % 2 or len(points) < 6:
-        raise WavedilError(f"{place} has {len(points)} numbers: expected x and y of at least 3 points")
+        raise WavedilError(f"{place} has {count_text(len(points), 'number')}: expected x and y of at least 3 points")
     height, width = size
     try:
         found = np.array(points, np.float64).reshape(-1, 2)
