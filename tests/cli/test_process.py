@@ -101,7 +101,7 @@ def test_one_file_goes_to_a_folder_or_to_a_file(run, folder, tmp_path):
         (["empty", "out"], "no audio files in this folder"),
         (["takes", "takes/c.wav"], "out takes/c.wav is a file: expected a folder"),
         (["takes", "model"], "is in the input folder"),
-        (["solo.wav", ""], "OUT is '': expected a file or a folder"),
+        (["solo.wav", ""], "OUT is empty: expected a value"),
         (["solo.wav", "-"], "OUT is '-': expected a file or a folder"),
     ],
 )

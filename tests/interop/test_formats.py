@@ -139,7 +139,7 @@ def test_bad_files_and_options_are_refused(tmp_path):
         (
             "other.pt",
             {},
-            r"other.pt has 1 tensors, e.g. a, of an unknown format: expected one of nam, rtneural, parallel",
+            r"other.pt has 1 tensor, e.g. a, of an unknown format: expected one of nam, rtneural, parallel",
         ),
         ("vits.pt", {"name": "mp3"}, "format is 'mp3': expected one of nam, rtneural, parallel-wavegan"),
         ("vits.pt", {"name": "nam"}, "vits.pt is not a .nam file"),

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from wavedil.weights import load
 
     inputs, output = arguments.inputs, arguments.output
-    if output in ("", "-"):
+    if output == "-":
         raise WavedilError(f"OUT is {output!r}: expected a file or a folder")
     several = len(inputs) > 1 or os.path.isdir(inputs[0])
     if not several:

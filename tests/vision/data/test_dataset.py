@@ -163,7 +163,12 @@ def test_splits(tmp_path):
     assert names(held) == ["00", "10"] and len(train) == 10 and "2 for validation" in note
     assert names(split_pairs(tmp_path, validation="^0[3-5]")[1]) == ["03", "04", "05"]
     assert names(held_out_pairs(tmp_path)) == names(held)
-    for bad, message in (("zzz", "0 to validate"), ("", "0 to train|12 to validate"), ("(", "regular expression")):
+    for bad, message in [
+        ("zzz", "0 to validate"),
+        ("", "validation is empty"),
+        (".", "0 to train|12 to validate"),
+        ("(", "regular expression"),
+    ]:
         with pytest.raises(WavedilError, match=message):
             split_pairs(tmp_path, validation=bad)
     write_dataset(tmp_path / "both" / "train", count=2), write_dataset(tmp_path / "both" / "val", count=1)
