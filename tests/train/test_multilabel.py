@@ -171,7 +171,7 @@ def test_bad_data_are_refused_in_one_line(tmp_path, pictures, recipe, change, op
 
 
 def test_the_data_modules_are_not_mixed_up(tmp_path, pictures, recipe):
-    with pytest.raises(WavedilError, match="MultilabelData has no scheme"):
+    with pytest.raises(WavedilError, match="--data is MultilabelData, whose batches SegmentationModule cannot use"):
         train(recipe, out=str(tmp_path / "run"), overrides=[
             f"--data.root={pictures}", "--model=wavedil.train.SegmentationModule", "--model.backbone=SmallBackbone",
         ])  # fmt: skip
