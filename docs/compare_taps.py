@@ -8,8 +8,8 @@ import argparse
 import time
 
 import torch
+from tap_kinds import KINDS, learned_layers, make_optimizer, replace_taps, snap_layers
 
-from wavedil import LearnedDilation, MergeableDilations
 from wavedil.audio import Effect
 from wavedil.audio.data.recording_files import find_recordings
 from wavedil.audio.data.recordings import split_recordings
@@ -17,7 +17,6 @@ from wavedil.audio.effects.evaluation import evaluate_pairs
 from wavedil.audio.effects.losses import ESR
 from wavedil.core import fold_dilations
 
-KINDS = ("regular", "learned", "mergeable")
 CHANNELS, DILATIONS, BATCH, CROP = 8, "1..512", 2, 11025
 
 
@@ -25,36 +24,18 @@ def make_network(kind: str, sample_rate: int) -> Effect:
     network = Effect(
         CHANNELS, CHANNELS, DILATIONS, time_constants=[0.05, 0.005], charges=[100.0, 0.0], sample_rate=sample_rate
     )
-    for layer in network.stack.layers if kind != "regular" else ():
-        old = layer.conv
-        options = {"dilation": old.dilation, "padding": "causal"}
-        if kind == "learned":
-            layer.conv = LearnedDilation(1, old.in_channels, old.out_channels, 3, **options)
-            layer.conv.load_state_dict({**layer.conv.state_dict(), **old.state_dict()})
-        else:  # the branches have no taps but those of the regular convolution
-            branches = [(2, old.dilation), (1, 1)]
-            layer.conv = MergeableDilations(1, old.in_channels, old.out_channels, 3, branches=branches, **options)
+    replace_taps(network.stack.layers, kind)
     return network
 
 
 def train(network: Effect, segments: list, steps: int, seed: int) -> None:
-    """Adam with a learning rate that falls to zero. Learned taps are snapped after three quarters of the steps."""
+    """Learned taps are snapped after three quarters of the steps."""
     torch.manual_seed(seed)
-    groups = [{"params": [], "lr": 6e-3}]
-    for name, parameter in network.named_parameters():
-        if name.endswith("positions"):  # each may pass through its window
-            window = network.get_submodule(name.rpartition(".")[0]).window[0]
-            groups.append({"params": [parameter], "lr": 2 * window / steps})
-        else:
-            groups[0]["params"].append(parameter)
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    optimizer, schedule = make_optimizer(network, 6e-3, steps)
     loss = ESR(0.01)
     for step in range(steps):
         if step == steps * 3 // 4:
-            for layer in network.stack.layers:
-                if isinstance(layer.conv, LearnedDilation):
-                    layer.conv.snap()
+            snap_layers(network)
         drawn = [segments[i] for i in torch.randint(len(segments), (BATCH,))]
         x, y = (
             torch.stack([torch.from_numpy(getattr(one, name)) for one in drawn])[:, None]
@@ -90,8 +71,7 @@ def main() -> None:
             print(f"seed {seed}, {kind}: {esr:.2f} % after {seconds:.0f} s of CPU time", flush=True)
             if kind == "learned":
                 delays = [
-                    sorted((layer.conv.window[0] - 1 - layer.conv.offsets[0]).tolist())
-                    for layer in network.stack.layers
+                    sorted((layer.window[0] - 1 - layer.offsets[0]).tolist()) for _, layer in learned_layers(network)
                 ]
                 print(f"delays: {delays}", flush=True)
 
