@@ -217,6 +217,15 @@ def test_groups_of_the_optimizer():
     assert groups == [(1e-3, 1e-2, 24), (1e-3, 0.0, 3), (5e-4, 1e-2, convolutions), (5e-4, 0.0, norms)]
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "frozen", "noted"), [(1, [], True), (2, [], False), (1, ["backbone"], False), (1, ["head"], True)]
+)
+def test_batch_norms_that_are_trained_with_one_crop_per_batch_are_noted(pictures, batch_size, frozen, noted):
+    module = SegmentationModule(SmallBackbone(8, 4), frozen=frozen)
+    configure(module, SegmentationData(str(pictures), crop=(24, 24), batch_size=batch_size))
+    assert ("batch norms" in module.summary()) is noted
+
+
 def test_number_of_validated_and_shown_images(pictures):
     data = set_up(SegmentationData(str(pictures), valid_images=1))
     assert len(data.val_dataloader()) == 1 and len(data.preview_images(5)) == 2

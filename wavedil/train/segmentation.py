@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from wavedil.core.cost import count_parameters
@@ -211,7 +212,19 @@ class SegmentationModule(TrainingModule):
         field = network.receptive_field
         field = "receptive field: the full image" if field is None else f"receptive field {field} pixels"
         frozen = f", {' and '.join(self.frozen)} frozen" if self.frozen else ""
-        return f"{names}: {count_parameters(network):,} parameters, stride {network.output_stride}, {field}{frozen}"
+        text = f"{names}: {count_parameters(network):,} parameters, stride {network.output_stride}, {field}{frozen}"
+        return text + self._note_about_batch_norm()
+
+    def _note_about_batch_norm(self) -> str:
+        """A line for networks whose batch norms are trained with one crop per batch, else nothing."""
+        norms = (module for module in self.network.modules() if isinstance(module, _BatchNorm))
+        trained = any(norm.weight is None or norm.weight.requires_grad for norm in norms)
+        if getattr(self.trainer.datamodule, "batch_size", None) != 1 or not trained:
+            return ""
+        return (
+            "\nbatch_size is 1 and the network has batch norms that are trained: their statistics are then those of "
+            "single crops, and results are often worse; use several crops, e.g. smaller ones (data.crop)"
+        )
 
     def num_items(self, batch: dict[str, Tensor]) -> int:
         return len(batch["image"])
