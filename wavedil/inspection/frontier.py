@@ -56,7 +56,7 @@ def plot_frontier(result: dict[str, Any], path: str | Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     unit = result["unit"]
     trained = [row for row in result["candidates"] if row.get("error") is not None]
@@ -81,6 +81,7 @@ def plot_frontier(result: dict[str, Any], path: str | Path) -> None:
         errors = [row["error"] for row in rows]
         if 0 < 3 * min(errors) < max(errors):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))  # else a short axis has one number
     axes.set_xscale("log")
     budgets = sorted({row["budget"] for row in rows})
     axes.set_xticks(budgets, [f"{budget:,.6g}" for budget in budgets])
