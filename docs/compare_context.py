@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import torch
-from tap_kinds import make_optimizer, replace_taps, snap_layers
+from tap_kinds import replace_taps, train
 from torch import Tensor, nn
 
 from wavedil.core import fold_dilations
@@ -74,19 +74,14 @@ def make_context(num_classes: int, options: dict, kind: str) -> ContextModule:
     return context
 
 
-def train(context: ContextModule, scores: Scores, loss: nn.Module, lr: float, steps: int, seed: int) -> None:
-    """Learned taps are snapped after three quarters of the steps."""
+def train_context(context: ContextModule, scores: Scores, loss: nn.Module, lr: float, steps: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    optimizer, schedule = make_optimizer(context, lr, steps)
-    for step in range(steps):
-        if step == steps * 3 // 4:
-            snap_layers(context)
+
+    def loss_of_step(step: int) -> Tensor:
         numbers = torch.randint(len(scores.items), (BATCH,), generator=generator).tolist()
-        optimizer.zero_grad()
-        loss(*scores.at_pixels(context, numbers)).backward()
-        nn.utils.clip_grad_norm_(context.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        return loss(*scores.at_pixels(context, numbers))
+
+    train(context, steps, lr, 1.0, loss_of_step)
 
 
 def compare(folder: str, seed: int, data: Path, steps: int, modules: list[str], refined: list[str]) -> None:
@@ -107,7 +102,7 @@ def compare(folder: str, seed: int, data: Path, steps: int, modules: list[str], 
         context = make_context(model.num_classes, options, kind).eval()
         report(f"{name}, before training", context)
         start = time.process_time()
-        train(context.train(), training, loss, lr, steps, seed)
+        train_context(context.train(), training, loss, lr, steps, seed)
         seconds = time.process_time() - start
         report(name, fold_dilations(context.eval()), seconds)
 

@@ -8,7 +8,7 @@ import argparse
 import time
 
 import torch
-from tap_kinds import KINDS, learned_layers, make_optimizer, replace_taps, snap_layers
+from tap_kinds import KINDS, learned_layers, replace_taps, train
 
 from wavedil.audio import Effect
 from wavedil.audio.data.recording_files import find_recordings
@@ -28,24 +28,19 @@ def make_network(kind: str, sample_rate: int) -> Effect:
     return network
 
 
-def train(network: Effect, segments: list, steps: int, seed: int) -> None:
-    """Learned taps are snapped after three quarters of the steps."""
-    torch.manual_seed(seed)
-    optimizer, schedule = make_optimizer(network, 6e-3, steps)
-    loss = ESR(0.01)
-    for step in range(steps):
-        if step == steps * 3 // 4:
-            snap_layers(network)
+def train_network(network: Effect, segments: list, steps: int, seed: int) -> None:
+    esr = ESR(0.01)
+
+    def loss(step: int) -> torch.Tensor:
         drawn = [segments[i] for i in torch.randint(len(segments), (BATCH,))]
         x, y = (
             torch.stack([torch.from_numpy(getattr(one, name)) for one in drawn])[:, None]
             for name in ("input", "target")
         )
-        optimizer.zero_grad()
-        loss(network(x, skip=x.shape[2] - CROP), y[:, :, -CROP:]).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        return esr(network(x, skip=x.shape[2] - CROP), y[:, :, -CROP:])
+
+    torch.manual_seed(seed)
+    train(network, steps, 6e-3, 1.0, loss)
 
 
 def main() -> None:
@@ -64,7 +59,7 @@ def main() -> None:
             torch.manual_seed(seed)
             network = make_network(kind, arguments.sample_rate)
             start = time.process_time()
-            train(network, segments, arguments.steps, seed)
+            train_network(network, segments, arguments.steps, seed)
             seconds = time.process_time() - start
             fold_dilations(network.eval())
             esr = evaluate_pairs(network, held_out).esr_percent

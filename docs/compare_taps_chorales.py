@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import torch
-from tap_kinds import KINDS, learned_layers, make_optimizer, replace_taps, snap_layers
+from tap_kinds import KINDS, learned_layers, replace_taps, train
 
 from wavedil.audio.models.tcn import TCN
 from wavedil.audio.piano_rolls import evaluate_rolls, read_rolls, roll_nll
@@ -19,20 +19,13 @@ from wavedil.train.piano_roll import RollBatches
 CHANNELS, DILATIONS, BATCH, WINDOW = 128, "1,2,4", 8, 16
 
 
-def train(network: TCN, batches: list[dict[str, torch.Tensor]], seed: int) -> None:
-    """Learned taps are snapped after three quarters of the steps."""
+def train_network(network: TCN, batches: list[dict[str, torch.Tensor]], seed: int) -> None:
+    def loss(step: int) -> torch.Tensor:
+        nats, count = roll_nll(network, batches[step]["roll"], batches[step]["mask"])
+        return nats / count
+
     torch.manual_seed(seed)
-    steps = len(batches)
-    optimizer, schedule = make_optimizer(network, 2e-3, steps)
-    for step, batch in enumerate(batches):
-        if step == steps * 3 // 4:
-            snap_layers(network)
-        nats, count = roll_nll(network, batch["roll"], batch["mask"])
-        optimizer.zero_grad()
-        (nats / count).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.4)
-        optimizer.step()
-        schedule.step()
+    train(network, len(batches), 2e-3, 0.4, loss)
 
 
 def main() -> None:
@@ -56,7 +49,7 @@ def main() -> None:
             # Chords change at once, so a position needs the gradients of the Gaussian interpolation.
             replace_taps(parts, kind, window=WINDOW, interpolation="gaussian", sigma=1.0)
             start = time.process_time()
-            train(network, batches, seed)
+            train_network(network, batches, seed)
             seconds = time.process_time() - start
             fold_dilations(network.eval())
             valid, test = (evaluate_rolls(network, rolls).nll_nats_per_step for rolls in (rolls.valid, rolls.test))

@@ -1,6 +1,6 @@
 """Replaces the convolutions of a network by learned or mergeable ones, for the comparisons beside this file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -51,6 +51,15 @@ def make_optimizer(network: nn.Module, lr: float, steps: int) -> tuple[torch.opt
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
 
 
-def snap_layers(network: nn.Module) -> None:
-    for _, layer in learned_layers(network):
-        layer.snap()
+def train(network: nn.Module, steps: int, lr: float, max_norm: float, loss: Callable[[int], torch.Tensor]) -> None:
+    """Minimizes ``loss(step)``. Learned taps are snapped after three quarters of the steps."""
+    optimizer, schedule = make_optimizer(network, lr, steps)
+    for step in range(steps):
+        if step == steps * 3 // 4:
+            for _, layer in learned_layers(network):
+                layer.snap()
+        optimizer.zero_grad()
+        loss(step).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), max_norm)
+        optimizer.step()
+        schedule.step()

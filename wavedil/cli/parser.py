@@ -350,7 +350,7 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"{options[0]} is unknown" + (f": did you mean {found}?" if found else ""))
 
     def _get_values(self, action: argparse.Action, words: Sequence[str]) -> Any:
-        # As a path, "" would be the working folder. The words of a command are checked by its own parser.
+        # Path("") is the working folder. The arguments of a subcommand are checked by the parser of the subcommand.
         if "" in words and action.nargs not in (argparse.PARSER, argparse.REMAINDER):
             self.error(f"{_name(action)} is empty: expected a value" + ", or leave it out" * (not action.required))
         return super()._get_values(action, words)
